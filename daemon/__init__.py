@@ -1,0 +1,1 @@
+"""The daemon: it watches, queues, dispatches and publishes. It never imports torch."""

@@ -1,0 +1,1 @@
+"""HTTP: the API, the metrics and the health checks."""

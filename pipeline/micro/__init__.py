@@ -1,0 +1,1 @@
+"""The embedded demonstration model: a tiny I2VGen-XL in `checkpoint/`, and how it was trained."""

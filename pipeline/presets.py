@@ -1,0 +1,78 @@
+"""Presets: the few named sets of settings that users know, one table per model family.
+
+A family is what the daemon must know of a model without loading it: its presets, the sides it can
+make, and the size it was trained at. Single settings and their ranges stand in spec.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MICRO = "micro"
+"""The model setting that means the embedded demonstration checkpoint."""
+
+MICRO_FOLDER = Path(__file__).parent / "micro" / "checkpoint"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`side`: pixels of the square with the clip's area; `fps`: the file's; `quality`: a CRF."""
+
+    side: int
+    frames: int
+    steps: int
+    guidance: float
+    fps: int = 8
+    quality: int = 18
+
+
+@dataclass(frozen=True)
+class Family:
+    """`multiple` divides every side of a clip; `sides` are the ladder's steps, descending."""
+
+    name: str
+    presets: dict[str, Preset]
+    multiple: int
+    sides: tuple[int, ...]
+    trained: tuple[int, int]
+    motion_fps: int = 16
+
+    @property
+    def largest_side(self) -> int:
+        """The largest side in pixels that a clip of this family may have."""
+        return self.sides[0] * 2
+
+
+I2VGEN_XL = Family(
+    name="i2vgen-xl",
+    presets={
+        "draft": Preset(side=256, frames=8, steps=20, guidance=9.0, quality=23),
+        "preview": Preset(side=512, frames=8, steps=30, guidance=9.0, quality=20),
+        "standard": Preset(side=512, frames=16, steps=50, guidance=9.0),
+        "high": Preset(side=768, frames=24, steps=80, guidance=9.0, quality=16),
+        "ultra": Preset(side=1024, frames=32, steps=80, guidance=9.0, quality=16),
+    },
+    multiple=64,
+    sides=(1024, 768, 512, 384, 256),
+    trained=(1280, 704),
+)
+
+MICRO_FAMILY = Family(
+    name="micro",
+    presets={
+        "draft": Preset(side=32, frames=8, steps=10, guidance=1.0, quality=12),
+        "preview": Preset(side=48, frames=8, steps=10, guidance=1.0, quality=12),
+        "standard": Preset(side=64, frames=8, steps=12, guidance=1.0, quality=12),
+        "high": Preset(side=64, frames=16, steps=16, guidance=1.0, quality=12),
+        "ultra": Preset(side=96, frames=16, steps=20, guidance=1.0, quality=12),
+    },
+    multiple=8,
+    sides=(96, 64, 48, 32),
+    trained=(64, 64),
+)
+
+
+def family_of(model: str) -> Family:
+    """The family of a `model` setting: "micro", a folder, or a hub id."""
+    if model == MICRO or Path(model).resolve() == MICRO_FOLDER:
+        return MICRO_FAMILY
+    return I2VGEN_XL

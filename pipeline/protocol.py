@@ -1,0 +1,223 @@
+"""What the daemon and its two children say to each other: JSON lines on a private descriptor.
+
+The picture child answers Inspect and Prepare; the worker answers Load and Make. Each request gets
+exactly one final message; after it the child is ready for the next. Progress may come before it,
+and is the heartbeat: a child that is silent for longer than its stage's limit is hung.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from pipeline.ladder import Mode
+from pipeline.spec import Framing, Spec
+
+CHANNEL_FD = "I2VD_CHANNEL"
+"""Name of the variable that holds the number of the child's end of the channel."""
+
+Stage = Literal["start", "load", "encode", "denoise", "decode", "write"]
+"""Stages of an attempt in their order; "encode" is prompt and picture, "write" the MP4."""
+
+SILENCE: dict[Stage, float] = {
+    "start": 120.0,
+    "load": 900.0,
+    "encode": 120.0,
+    "denoise": 300.0,
+    "decode": 300.0,
+    "write": 120.0,
+}
+"""Seconds without a message after which a child in this stage is taken for hung."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- to the picture child
+
+
+class Inspect(_Message):
+    """Decode the file to its end and say what it is."""
+
+    type: Literal["inspect"] = "inspect"
+    path: str
+
+
+class Prepare(_Message):
+    """Decode the file again, frame it to width x height pixels and write a clean PNG."""
+
+    type: Literal["prepare"] = "prepare"
+    path: str
+    sha256: str
+    width: int
+    height: int
+    framing: Framing
+    output: str
+
+
+# --- from the picture child
+
+
+class Inspected(_Message):
+    """A whole, sound picture; width and height in pixels after orientation, `size` in bytes."""
+
+    type: Literal["inspected"] = "inspected"
+    sha256: str
+    size: int
+    width: int
+    height: int
+    format: str
+    caption: str = ""
+
+
+class Prepared(_Message):
+    """The clean PNG is written and fsynced."""
+
+    type: Literal["prepared"] = "prepared"
+
+
+class Rejected(_Message):
+    """The file is not a picture we can use; `gone` when it vanished or holds other bytes now."""
+
+    type: Literal["rejected"] = "rejected"
+    reason: str
+    gone: bool = False
+
+
+# --- to the worker
+
+
+class Load(_Message):
+    """Load the model: "micro", a folder in diffusers layout, or a hub id that was pulled before."""
+
+    type: Literal["load"] = "load"
+    model: str
+    device: str
+    dtype: Literal["float16", "bfloat16", "float32"]
+
+
+class Make(_Message):
+    """Make one clip from the clean PNG at `picture`; leave it as `clip.mp4` in `staging`."""
+
+    type: Literal["make"] = "make"
+    job: str
+    spec: Spec
+    mode: Mode
+    width: int
+    height: int
+    frames: int
+    picture: str
+    staging: str
+
+
+class Cancel(_Message):
+    """Give up the clip that is being made, at the next step."""
+
+    type: Literal["cancel"] = "cancel"
+
+
+# --- from the worker
+
+
+class Hello(_Message):
+    """First message of any child: its imports are done."""
+
+    type: Literal["hello"] = "hello"
+
+
+class Loaded(_Message):
+    """The model is on the device. `weights` is the sha256 over the weight files' digests."""
+
+    type: Literal["loaded"] = "loaded"
+    model: str
+    weights: str
+    device: str
+    device_name: str
+    memory: int | None
+    """Bytes of the device in all; None on a CPU."""
+    versions: dict[str, str]
+    seconds: float
+
+
+class Progress(_Message):
+    """Still at work: `step` of `steps` within `stage` is done."""
+
+    type: Literal["progress"] = "progress"
+    stage: Stage
+    step: int
+    steps: int
+
+
+class Made(_Message):
+    """The clip is in staging, read back, checked and fsynced. Final."""
+
+    type: Literal["made"] = "made"
+    sha256: str
+    size: int
+    codec: str
+    width: int
+    height: int
+    frames: int
+    fps: int
+    duration: float
+    seconds: dict[str, float]
+    """Seconds per stage."""
+    peak_memory: int | None
+    """Most bytes reserved on the device; None where the device does not count them."""
+
+
+class OutOfMemory(_Message):
+    """The device's memory did not suffice in `stage`; what was held is released. Final."""
+
+    type: Literal["out_of_memory"] = "out_of_memory"
+    stage: Stage
+    detail: str
+
+
+class Failed(_Message):
+    """The request could not be done; `retry` says whether another try may help. Final."""
+
+    type: Literal["failed"] = "failed"
+    stage: Stage
+    reason: str
+    retry: bool
+
+
+class Cancelled(_Message):
+    """Given up as asked. Final."""
+
+    type: Literal["cancelled"] = "cancelled"
+
+
+Request = Annotated[Inspect | Prepare | Load | Make | Cancel, Field(discriminator="type")]
+Reply = Annotated[
+    Hello
+    | Inspected
+    | Prepared
+    | Rejected
+    | Loaded
+    | Progress
+    | Made
+    | OutOfMemory
+    | Failed
+    | Cancelled,
+    Field(discriminator="type"),
+]
+
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
+_REPLIES: TypeAdapter[Reply] = TypeAdapter(Reply)
+
+
+def dump(message: BaseModel) -> bytes:
+    """One message as one line."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def read_request(line: bytes) -> Request:
+    """Parse a line from the parent. Raises pydantic.ValidationError."""
+    return _REQUESTS.validate_json(line)
+
+
+def read_reply(line: bytes) -> Reply:
+    """Parse a line from a child. Raises pydantic.ValidationError."""
+    return _REPLIES.validate_json(line)

@@ -1,0 +1,255 @@
+"""Spec: one clip's complete request, and how it is resolved from what was asked.
+
+`Request` is what a rule, a picture's sidecar or the command line may ask: every key optional, each
+with its range. `resolve` adds preset, picture and seed once, at intake; the Spec that comes out is
+kept with the job, so that no later change of rules or presets touches queued work.
+"""
+
+import difflib
+import math
+import random
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
+
+from pipeline.presets import Family
+
+Framing = Literal["crop", "fit", "blur"]
+Sampler = Literal["ddim", "dpm++2m", "unipc"]
+Spacing = Literal["leading", "trailing"]
+Encoder = Literal["x264", "nvenc"]
+Fallback = Literal["auto", "keep-size", "never"]
+
+Side = Annotated[int, Field(ge=32, le=2048)]
+Frames = Annotated[int, Field(ge=8, le=32)]
+Fps = Annotated[int, Field(ge=4, le=24)]
+MotionFps = Annotated[int, Field(ge=1, le=60)]
+Steps = Annotated[int, Field(ge=10, le=100)]
+Guidance = Annotated[float, Field(ge=1.0, le=20.0, allow_inf_nan=False)]
+Rescale = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Quality = Annotated[int, Field(ge=0, le=51)]
+SeedNumber = Annotated[int, Field(ge=0, lt=2**63)]
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
+
+_RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
+_MOST_OBLONG = 4.0
+_PLAIN_ENGLISH = re.compile(r"[\x20-\x7e\u2018\u2019\u201c\u201d\u2013\u2014\u2026\s]*")
+_VAGUE = ("beautiful", "nice", "amazing", "awesome", "great", "good", "cool", "pretty", "stunning")
+
+
+class Request(BaseModel):
+    """What may be asked of a clip. A key left out is taken from the preset or has its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: Prompt | None = None
+    negative_prompt: Prompt | None = None
+    preset: str | None = None
+    size: Side | None = None
+    """Side in pixels of the square that has the clip's area ("512p")."""
+    aspect: str | None = None
+    """"square", "source" (the picture's own shape) or a ratio such as "16:9"."""
+    framing: Framing | None = None
+    frames: Frames | None = None
+    fps: Fps | None = None
+    """Rate of the file."""
+    motion_fps: MotionFps | None = None
+    """Rate that the model is told; higher means less motion from frame to frame."""
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    guidance_rescale: Rescale | None = None
+    sampler: Sampler | None = None
+    spacing: Spacing | None = None
+    seed: SeedNumber | Literal["random", "content"] | None = None
+    quality: Quality | None = None
+    """Constant rate factor of H.264: lower is better and larger, 18 is visually lossless."""
+    encoder: Encoder | None = None
+    fallback: Fallback | None = None
+
+    @field_validator("aspect")
+    @classmethod
+    def _known_aspect(cls, value: str | None) -> str | None:
+        if value is None or value in ("square", "source"):
+            return value
+        if not (ratio := _RATIO.fullmatch(value)):
+            raise ValueError('must be "square", "source" or a ratio such as "16:9"')
+        if not 1 / _MOST_OBLONG <= int(ratio[1]) / int(ratio[2]) <= _MOST_OBLONG:
+            raise ValueError("must lie between 1:4 and 4:1")
+        return value
+
+    def over(self, base: "Request") -> "Request":
+        """This request where it says something, `base` elsewhere."""
+        return base.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class Spec(BaseModel):
+    """One clip, complete: the same Spec and picture give the same bytes on the same machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str
+    negative_prompt: str = ""
+    preset: str
+    width: int
+    height: int
+    framing: Framing = "crop"
+    frames: Frames
+    fps: Fps
+    motion_fps: MotionFps
+    steps: Steps
+    guidance: Guidance
+    guidance_rescale: Rescale = 0.0
+    sampler: Sampler = "ddim"
+    spacing: Spacing | None = None
+    """None: as the model's own configuration says."""
+    seed: SeedNumber
+    quality: Quality = 18
+    encoder: Encoder = "x264"
+    fallback: Fallback = "auto"
+
+
+class Problem(NamedTuple):
+    """A mistake (`fatal`) or a warning about one key of a request."""
+
+    key: str
+    message: str
+    fatal: bool = True
+
+
+def resolve(
+    asked: Request, family: Family, *, source: tuple[int, int], sha256: str, rng: random.Random
+) -> Spec:
+    """Complete a checked request for a picture of `source` = (width, height) pixels.
+
+    Raises ValueError on a request that `check` would have refused.
+    """
+    name = asked.preset or "standard"
+    if name not in family.presets:
+        raise ValueError(_unknown("preset", name, family.presets))
+    preset = family.presets[name]
+    width, height = clip_size(
+        asked.size or preset.side, asked.aspect or "square", source, family.multiple
+    )
+    return Spec(
+        prompt=asked.prompt or "",
+        negative_prompt=asked.negative_prompt or "",
+        preset=name,
+        width=width,
+        height=height,
+        framing=asked.framing or "crop",
+        frames=asked.frames or preset.frames,
+        fps=asked.fps or preset.fps,
+        motion_fps=asked.motion_fps or family.motion_fps,
+        steps=asked.steps or preset.steps,
+        guidance=asked.guidance or preset.guidance,
+        guidance_rescale=asked.guidance_rescale or 0.0,
+        sampler=asked.sampler or "ddim",
+        spacing=asked.spacing,
+        seed=_seed(asked.seed, sha256, rng),
+        quality=preset.quality if asked.quality is None else asked.quality,
+        encoder=asked.encoder or "x264",
+        fallback=asked.fallback or "auto",
+    )
+
+
+def _seed(asked: int | str | None, sha256: str, rng: random.Random) -> int:
+    if isinstance(asked, int):
+        return asked
+    if asked == "content":
+        return int(sha256[:8], 16)
+    return rng.randrange(2**32)
+
+
+def clip_size(side: int, aspect: str, source: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """(width, height) in pixels: about `side` x `side` in area, in the shape that `aspect` names.
+
+    Both are multiples of `multiple`. "source" is held between 1:4 and 4:1.
+    """
+    if aspect == "square":
+        ratio = 1.0
+    elif aspect == "source":
+        ratio = min(max(source[0] / source[1], 1 / _MOST_OBLONG), _MOST_OBLONG)
+    else:
+        across, down = aspect.split(":")
+        ratio = int(across) / int(down)
+    height = side / math.sqrt(ratio)
+
+    def near(pixels: float) -> int:
+        return max(multiple, round(pixels / multiple) * multiple)
+
+    return near(height * ratio), near(height)
+
+
+def check(settings: Mapping[str, Any], family: Family) -> list[Problem]:
+    """Everything wrong or unwise about the settings of a rule, all at once."""
+    problems = _mistakes(settings)
+    preset = settings.get("preset", "standard")
+    if isinstance(preset, str) and preset not in family.presets:
+        problems.append(Problem("preset", _unknown("preset", preset, family.presets)))
+    size = settings.get("size")
+    if isinstance(size, int) and size % family.multiple:
+        near = max(family.multiple, round(size / family.multiple) * family.multiple)
+        problems.append(
+            Problem("size", f"{size} is not a multiple of {family.multiple}; nearest: {near}")
+        )
+    if isinstance(size, int) and size > family.largest_side:
+        problems.append(Problem("size", f"{size} is over {family.largest_side}"))
+    return problems + _warnings(settings, family)
+
+
+def _mistakes(settings: Mapping[str, Any]) -> list[Problem]:
+    try:
+        Request.model_validate(settings)
+    except ValidationError as error:
+        return list({p.key: p for p in map(_mistake, error.errors())}.values())
+    return []
+
+
+def _mistake(error: Any) -> Problem:
+    key = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        return Problem(key, _unknown("key", key, Request.model_fields))
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], (str, int, float, bool)):
+        message = f"{error['input']!r}: {message[:1].lower()}{message[1:]}"
+    return Problem(key, message)
+
+
+def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:
+    found = []
+    prompt = settings.get("prompt")
+    if isinstance(prompt, str):
+        vague = [w for w in _VAGUE if re.search(rf"\b{w}\b", prompt, re.IGNORECASE)]
+        if vague:
+            message = f"{', '.join(map(repr, vague))} says nothing about motion; name what moves"
+            found.append(Problem("prompt", f"{message}, which way, how fast", fatal=False))
+        if not _PLAIN_ENGLISH.fullmatch(prompt):
+            found.append(Problem("prompt", "the model reads English only", fatal=False))
+    guidance = settings.get("guidance")
+    if family.name != "micro" and isinstance(guidance, (int, float)):
+        if 1.0 <= guidance < 7.0:
+            found.append(Problem("guidance", f"{guidance} is under 7: weak motion", fatal=False))
+        if 12.0 < guidance <= 20.0:
+            found.append(
+                Problem("guidance", f"{guidance} is over 12: burnt colours, jitter", fatal=False)
+            )
+    size = settings.get("size")
+    if isinstance(size, int) and size not in family.sides and size % family.multiple == 0:
+        sides = ", ".join(map(str, family.sides))
+        found.append(Problem("size", f"{size} is untried; usual sides: {sides}", fatal=False))
+    return found

@@ -1,0 +1,1 @@
+"""The GPU child. Only this package imports torch, diffusers, transformers, numpy and av."""
