@@ -10,8 +10,10 @@ import math
 import random
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from annotated_types import Ge, Le
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,6 +22,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from pipeline.presets import Family
 
@@ -37,19 +40,25 @@ Steps = Annotated[int, Field(ge=10, le=100)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0, allow_inf_nan=False)]
 Rescale = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Quality = Annotated[int, Field(ge=0, le=51)]
-SeedNumber = Annotated[int, Field(ge=0, lt=2**63)]
+SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
 _RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
 _MOST_OBLONG = 4.0
 _PLAIN_ENGLISH = re.compile(r"[\x20-\x7e\u2018\u2019\u201c\u201d\u2013\u2014\u2026\s]*")
+_KINDS = {
+    "int_type": "a whole number, ",
+    "int_from_float": "a whole number, ",
+    "float_type": "a number, ",
+}
 _VAGUE = ("beautiful", "nice", "amazing", "awesome", "great", "good", "cool", "pretty", "stunning")
 
 
 class Request(BaseModel):
     """What may be asked of a clip. A key left out is taken from the preset or has its default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # strict: `frames = "16"` and `guidance = true` in a rule are slips of the pen, not numbers
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     prompt: Prompt | None = None
     negative_prompt: Prompt | None = None
@@ -195,20 +204,24 @@ def check(settings: Mapping[str, Any], family: Family) -> list[Problem]:
     preset = settings.get("preset", "standard")
     if isinstance(preset, str) and preset not in family.presets:
         problems.append(Problem("preset", _unknown("preset", preset, family.presets)))
+    wrong = {problem.key for problem in problems}
+    settings = {key: value for key, value in settings.items() if key not in wrong}
     size = settings.get("size")
     if isinstance(size, int) and size % family.multiple:
         near = max(family.multiple, round(size / family.multiple) * family.multiple)
         problems.append(
             Problem("size", f"{size} is not a multiple of {family.multiple}; nearest: {near}")
         )
-    if isinstance(size, int) and size > family.largest_side:
-        problems.append(Problem("size", f"{size} is over {family.largest_side}"))
+    elif isinstance(size, int) and size > family.largest_side:
+        problems.append(
+            Problem("size", f"{size}; allowed: {family.multiple} to {family.largest_side}")
+        )
     return problems + _warnings(settings, family)
 
 
 def _mistakes(settings: Mapping[str, Any]) -> list[Problem]:
     try:
-        Request.model_validate(settings)
+        Request.model_validate(dict(settings))
     except ValidationError as error:
         return list({p.key: p for p in map(_mistake, error.errors())}.values())
     return []
@@ -218,16 +231,55 @@ def _mistake(error: Any) -> Problem:
     key = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return Problem(key, _unknown("key", key, Request.model_fields))
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], (str, int, float, bool)):
-        message = f"{error['input']!r}: {message[:1].lower()}{message[1:]}"
-    return Problem(key, message)
+    value = _shown(error["input"])
+    if key == "aspect" and error["type"] == "value_error":
+        return Problem(key, f"{value}: {error['msg'].removeprefix('Value error, ')}")
+    return Problem(key, f"{value}; allowed: {_KINDS.get(error['type'], '')}{allowed(key)}")
+
+
+def allowed(key: str) -> str:
+    """The values that a key of Request may have, in words: "8 to 32". Raises KeyError."""
+    if key == "aspect":
+        return '"square", "source" or a ratio such as "16:9"'
+    if key == "preset":
+        return "the name of a preset"
+    return _either([_in_words(part) for part in _parts(Request.model_fields[key].annotation)])
+
+
+def _parts(annotation: Any) -> list[Any]:
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return [part for member in get_args(annotation) for part in _parts(member)]
+    return [] if annotation is NoneType else [annotation]
+
+
+def _in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return _either([f'"{word}"' for word in get_args(annotation)])
+    kind, limit = get_args(annotation)
+    if kind is str:
+        return f"a text of up to {limit.max_length} characters"
+    bounds = FieldInfo.from_annotation(annotation).metadata
+    least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
+    most = next(bound.le for bound in bounds if isinstance(bound, Le))
+    return f"{least} to {most}"
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
+    return f"unknown {what} {_shown(name)}; {hint}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        return "this number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:
