@@ -255,9 +255,9 @@ class Ledger:
             result=result,
         )  # fmt: skip
 
-    def unpublished(self) -> list[Job]:
-        """Jobs whose publication a crash interrupted."""
-        return self._select(jobs.c.state == "publishing")
+    def unpublished(self, owner: str) -> list[Job]:
+        """Jobs of this owner that are past the fence, but not yet in the outbox."""
+        return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
 
     # --- the picture, once its jobs are over
 
