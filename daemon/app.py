@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from daemon.hint import Hint
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
-from daemon.lock import Lock
 from daemon.metrics import Metrics, free_bytes
 from daemon.settings import Settings
 from daemon.watch import Watcher
@@ -265,6 +264,7 @@ class App:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
         intake = Intake(
+            self.settings,
             self.ledger,
             self.history,
             self.decoder,
@@ -275,7 +275,7 @@ class App:
         )
         return Watcher(inbox, self.settings.scan_interval, intake.take)
 
-    def _child_died(self, child: str):  # type: ignore[no-untyped-def]
+    def _child_died(self, child: str) -> Callable[[str], None]:
         def note(why: str) -> None:
             log.error("child lost", child=child, why=why)
             self.metrics.child_deaths.labels(child).inc()
@@ -283,7 +283,7 @@ class App:
         return note
 
 
-def _line(child: str):  # type: ignore[no-untyped-def]
+def _line(child: str) -> Callable[[str], None]:
     """Forward a line of a child's stderr, with the child's name."""
 
     def forward(text: str) -> None:
@@ -302,26 +302,3 @@ def devices(wanted: Iterable[str]) -> list[str]:
         cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
         found += [f"cuda:{number}" for number in range(len(cards))] or ["cpu"]
     return found
-
-
-def make_folders(settings: Settings) -> list[Path]:
-    """Create the folders that are missing; those that were made."""
-    wanted = [settings.state]
-    for inbox in settings.inbox:
-        wanted += [inbox.path, inbox.outbox, inbox.archive, inbox.failed, inbox.rules]
-    made = []
-    for folder in dict.fromkeys(wanted):
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            made.append(folder)
-    return made
-
-
-@contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
-    """An App that holds the state folder's lock."""
-    lock = Lock(settings.state)
-    try:
-        yield App(settings)
-    finally:
-        lock.release()

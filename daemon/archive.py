@@ -11,10 +11,10 @@ from pathlib import Path
 
 import structlog
 
-from daemon.job import Job
+from daemon.job import OPEN, Job
 from daemon.ledger import Ledger
 from daemon.place import move, write_durably
-from daemon.settings import Inbox
+from daemon.settings import Inbox, Settings
 from daemon.watch import Seen
 
 SIDECAR_ENDINGS = (".toml", ".txt")
@@ -22,13 +22,15 @@ SIDECAR_ENDINGS = (".toml", ".txt")
 log = structlog.get_logger()
 
 
-def settle(ledger: Ledger, inbox: Inbox, siblings: Sequence[Job]) -> None:
-    """Put the picture of one drop where it belongs now. `siblings` are all jobs of the drop."""
-    job = siblings[0]
+def settle(ledger: Ledger, settings: Settings, job: Job) -> None:
+    """Put the picture of a job's drop where it belongs, once no job needs it any more."""
+    inbox = settings.inbox_named(job.inbox)
+    siblings = ledger.siblings(job)
+    if inbox is None or any(sibling.state in OPEN for sibling in siblings):
+        return
     picture = inbox.path / job.path
     succeeded = any(sibling.state == "done" for sibling in siblings)
-    unsuccessful = [sibling for sibling in siblings if sibling.state != "done"]
-    if not _is_still(picture, job):
+    if not _is_still(picture, siblings[0]):
         ledger.moved(job, "gone")
     elif succeeded and inbox.after == "keep":
         pass
@@ -39,11 +41,11 @@ def settle(ledger: Ledger, inbox: Inbox, siblings: Sequence[Job]) -> None:
         folder = (inbox.archive if succeeded else inbox.failed) / Path(job.path).parent
         there = _move_with_sidecars(picture, folder)
         ledger.moved(job, "archive" if succeeded else "failed", str(there))
-        if not succeeded:
-            write_reason(there, unsuccessful)
         log.info(
             "picture archived" if succeeded else "picture put aside", job=job.id, path=str(there)
         )
+        if not succeeded:
+            _write_reason(there, siblings)
 
 
 def bring_back(inbox: Inbox, job: Job) -> bool:
@@ -63,7 +65,7 @@ def bring_back(inbox: Inbox, job: Job) -> bool:
     return True
 
 
-def write_reason(picture: Path, failed: Sequence[Job]) -> None:
+def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
     """Say beside a picture in the failed folder why there is no clip, and what can be done."""
     reasons = [
         {

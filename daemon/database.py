@@ -58,6 +58,7 @@ sa.Index(
     sqlite_where=jobs.c.state == "queued",
     postgresql_where=jobs.c.state == "queued",
 )
+sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
 
 events = sa.Table(

@@ -341,10 +341,7 @@ class Dispatcher:
             await self._settle(job)
 
     async def _settle(self, job: Job) -> None:
-        inbox = self._settings.inbox_named(job.inbox)
-        siblings = await asyncio.to_thread(self._ledger.siblings, job)
-        if inbox and not any(s.state in ("queued", "running", "publishing") for s in siblings):
-            await asyncio.to_thread(archive.settle, self._ledger, inbox, siblings)
+        await asyncio.to_thread(archive.settle, self._ledger, self._settings, job)
 
     # --- housekeeping
 

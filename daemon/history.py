@@ -52,10 +52,14 @@ class History:
             clause &= jobs.c.id < before
         return self._select(clause, newest_first=True, limit=limit)
 
-    def history(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
+    def at(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
         """All jobs of a place in an inbox, newest first."""
         clause = (jobs.c.inbox == inbox) & (jobs.c.path == path)
         return self._select(clause, newest_first=True, limit=limit)
+
+    def of_content(self, sha256: str, limit: int = 20) -> list[Job]:
+        """All jobs of a picture with this content, newest first."""
+        return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
 
     def finished_like(self, preset: str, limit: int = 50) -> list[Job]:
         """The newest done jobs of a preset, for estimates."""

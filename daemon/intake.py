@@ -16,7 +16,7 @@ from daemon import archive
 from daemon.history import History
 from daemon.job import Drop
 from daemon.ledger import Ledger
-from daemon.settings import Inbox
+from daemon.settings import Inbox, Settings
 from daemon.watch import Later, Seen
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
@@ -90,6 +90,7 @@ class Intake:
 
     def __init__(
         self,
+        settings: Settings,
         ledger: Ledger,
         history: History,
         decoder: Decoder,
@@ -98,6 +99,7 @@ class Intake:
         on_queued: Callable[[], None],
         on_rejected: Callable[[str], None],
     ) -> None:
+        self._settings = settings
         self._ledger = ledger
         self._history = history
         self._decoder = decoder
@@ -177,4 +179,4 @@ class Intake:
         self._on_rejected(kind)
         rejected = await asyncio.to_thread(self._history.job, job)
         assert rejected is not None
-        await asyncio.to_thread(archive.settle, self._ledger, inbox, [rejected])
+        await asyncio.to_thread(archive.settle, self._ledger, self._settings, rejected)

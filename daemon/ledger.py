@@ -9,8 +9,7 @@ and an attempt number; every later statement is fenced by that number, and its r
 won. Methods block (some milliseconds); the event loop calls them in a thread.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -308,12 +307,11 @@ class Ledger:
                 self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
             return state is not None
 
-    @contextmanager
-    def retry(self, job_id: int) -> Iterator[Job | None]:
+    def retry(self, job_id: int, bring_back: Callable[[Job], bool]) -> bool:
         """Put a failed or cancelled job back into the queue, all its tries restored.
 
-        Yields the job as it was (None when it cannot be retried), within the transaction: the
-        caller brings the picture back into the inbox meanwhile, and nobody can see one half.
+        `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
+        half. False when there is no such job, or no picture.
         """
         with self._database.write() as db:
             row = db.execute(
@@ -323,22 +321,18 @@ class Ledger:
                     jobs.c.spec.is_not(None),
                 )
             ).first()
-            yield as_job(row) if row else None
-            if row:
-                db.execute(
-                    jobs.update()
-                    .where(_same_drop(row))
-                    .values(whereabouts="inbox", whereabouts_path=None)
-                )
-                db.execute(
-                    jobs.update()
-                    .where(jobs.c.id == job_id)
-                    .values(
-                        state="queued", failures=0, rung=0, cancel=False, error=None, due=0,
-                        finished=None,
-                    )
-                )  # fmt: skip
-                self._note(db, job_id, "queued", "retried by the operator")
+            if row is None or not bring_back(as_job(row)):
+                return False
+            back = {"whereabouts": "inbox", "whereabouts_path": None}
+            db.execute(jobs.update().where(_same_drop(row)).values(back))
+            fresh = {"failures": 0, "rung": 0, "cancel": False, "error": None, "due": 0}
+            db.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id)
+                .values(state="queued", finished=None, **fresh)
+            )
+            self._note(db, job_id, "queued", "retried by the operator")
+            return True
 
     def pause(self, paused: bool) -> None:
         """Stop or resume claiming; running attempts go on. Survives restarts."""

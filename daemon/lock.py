@@ -27,6 +27,9 @@ class Lock:
         self._file.write(f"{os.getpid()}\n")
         self._file.flush()
 
-    def release(self) -> None:
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let another daemon in."""
         self._file.close()

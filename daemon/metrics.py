@@ -25,7 +25,6 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.build = Gauge("i2vd_build_info", "Version of i2vd; always 1.", ["version"], registry=r)
-        self.ready = Gauge("i2vd_ready", "1 when /readyz says yes.", registry=r)
         self.clip_seconds = Histogram(
             "i2vd_clip_seconds",
             "Seconds from a picture's arrival to its published clip.",

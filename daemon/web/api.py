@@ -3,6 +3,7 @@
 Answers only to names of this machine (against DNS rebinding) and refuses posts from other sites.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Response
@@ -11,12 +12,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from daemon import archive
+from daemon import operate
 from daemon.dispatch import progress_of
+from daemon.history import History
 from daemon.job import Event, Job, State
+from daemon.ledger import Ledger
+from daemon.settings import Settings
 
 if TYPE_CHECKING:
     from daemon.app import App
+
+Operation = Callable[[Settings, Ledger, History, int], Job]
 
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 
@@ -96,6 +102,12 @@ def _jobs(api: FastAPI, app: "App") -> None:
             raise HTTPException(404, f"there is no job {job_id}")
         return job
 
+    def operated(operation: Operation, job_id: int) -> Job:
+        try:
+            return operation(app.settings, app.ledger, app.history, found(job_id).id)
+        except operate.Refused as refusal:
+            raise HTTPException(409, str(refusal)) from refusal
+
     @api.get("/api/jobs")
     def jobs(
         state: State | None = None,
@@ -118,19 +130,12 @@ def _jobs(api: FastAPI, app: "App") -> None:
     @api.post("/api/jobs/{job_id}/cancel")
     def cancel(job_id: int) -> Job:
         """A waiting job at once, a running one at its next step."""
-        if not app.ledger.cancel(job_id):
-            raise HTTPException(409, f"job {job_id} is {found(job_id).state}, not open")
-        app.settle(found(job_id))
-        return found(job_id)
+        return operated(operate.cancel, job_id)
 
     @api.post("/api/jobs/{job_id}/retry")
-    async def retry(job_id: int) -> Job:
-        """Put a failed or cancelled job, and its picture, back."""
-        refusal = await asyncio.to_thread(_retry, app, job_id)
-        if refusal:
-            raise HTTPException(409, refusal)
-        app.dispatcher.wake()
-        return await asyncio.to_thread(found, job_id)
+    def retry(job_id: int) -> Job:
+        """Put a failed or cancelled job into the queue, and its picture into the inbox."""
+        return operated(operate.retry, job_id)
 
     @api.post("/api/pause")
     def pause() -> dict[str, bool]:
@@ -139,10 +144,9 @@ def _jobs(api: FastAPI, app: "App") -> None:
         return {"paused": True}
 
     @api.post("/api/resume")
-    async def resume() -> dict[str, bool]:
+    def resume() -> dict[str, bool]:
         """Claim again."""
-        await asyncio.to_thread(app.ledger.pause, False)
-        app.dispatcher.wake()
+        app.ledger.pause(False)
         return {"paused": False}
 
 
@@ -168,18 +172,3 @@ def _rules(api: FastAPI, app: "App") -> None:
             name: {"ok": result.ok, "mistakes": [str(m) for m in result.mistakes]}
             for name, result in app.reload_rules().items()
         }
-
-
-def _retry(app: "App", job_id: int) -> str | None:
-    """Why the job cannot be tried again; None when it is queued."""
-    with app.ledger.retry(job_id) as job:
-        if job is None:
-            return f"job {job_id} is not one that failed or was cancelled, or never had a rule"
-        inbox = app.settings.inbox_named(job.inbox)
-        if inbox is None or not archive.bring_back(inbox, job):
-            raise _PictureGone(job_id)
-    return None
-
-
-class _PictureGone(Exception):
-    """The transaction must not go on."""
