@@ -5,6 +5,7 @@ a time; `sample` walks the times; one callback per step serves progress and canc
 all arithmetic on them are float32 whatever the model's type is.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ def sample(
     on_step: Callable[[], None],
 ) -> Tensor:
     """The clip's latents, shaped and placed as `noise`. `on_step` may raise to give up."""
-    scheduler.set_timesteps(steps)
+    set_times(scheduler, steps)
     latents: Tensor = noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         prediction = predict(scheduler.scale_model_input(latents, time), time)
@@ -54,6 +55,13 @@ def sample(
         )
         on_step()
     return latents
+
+
+def set_times(scheduler: Any, steps: int) -> None:
+    """Choose the times of so many steps."""
+    with warnings.catch_warnings():  # diffusers' multistep solvers make numpy arrays of tensors
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps)
 
 
 def _fold(clip: Tensor) -> Tensor:

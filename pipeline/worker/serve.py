@@ -50,7 +50,10 @@ class Server:
         self._model = None
         gc.collect()
         watch = Watch(self._channel, "load", fault=self._unless_conditional())
-        return self._answer(lambda: self._load(order, watch), watch)
+        reply = self._answer(lambda: self._load(order, watch), watch)
+        if isinstance(reply, OutOfMemory):  # no smaller rung can help here
+            return Failed(stage="load", reason=reply.detail, retry=True)
+        return reply
 
     def make(self, order: Make) -> Final:
         """Make one clip."""
