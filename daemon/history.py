@@ -17,8 +17,9 @@ class History:
         """Jobs in each state."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
         with self._database.read() as db:
-            found: dict[str, int] = dict(db.execute(query).tuples().all())
-        return {state: found.get(state, 0) for state in STATES}
+            counts = dict.fromkeys(STATES, 0)
+            counts.update((row[0], row[1]) for row in db.execute(query))
+        return counts
 
     def outcomes(self) -> list[tuple[State, str, str, int]]:
         """Finished jobs as (state, rule, preset, count)."""

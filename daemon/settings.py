@@ -6,11 +6,12 @@ the configuration file, or to the working folder where there is none.
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -95,8 +96,15 @@ class Model(_Section):
 class Http(_Section):
     """The API, the health checks and the metrics."""
 
-    listen: str = Field(default="127.0.0.1:7860", pattern=r"^(127\.0\.0\.1|localhost):\d{1,5}$")
+    listen: str = "127.0.0.1:7860"
     """Loopback only: there is no login. Put a reverse proxy before it for more."""
+
+    @field_validator("listen")
+    @classmethod
+    def _is_loopback(cls, value: str) -> str:
+        if not re.fullmatch(r"(127\.0\.0\.1|localhost):\d{1,5}", value):
+            raise ValueError("must be 127.0.0.1:PORT; for others put a reverse proxy before it")
+        return value
 
 
 class Log(_Section):
@@ -120,7 +128,7 @@ class Settings(BaseSettings):
     """Seconds between two looks at each inbox; file events only shorten the wait."""
     stop_grace: Seconds = 90.0
     """Seconds that the running attempt may take to finish after a first SIGTERM."""
-    inbox: tuple[Inbox, ...] = Field(default=(Inbox(),), min_length=1)
+    inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
     http: Http = Http()
@@ -140,6 +148,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _inboxes_are_apart(self) -> "Settings":
+        if not self.inbox:
+            raise ValueError("there is no [[inbox]]")
         names = [inbox.name for inbox in self.inbox]
         if len(set(names)) < len(names):
             raise ValueError("two inboxes have the same name; give each [[inbox]] its own")
