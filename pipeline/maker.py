@@ -84,12 +84,14 @@ class Maker:
         on_line: Callable[[str], None],
         on_death: Callable[[str], None],
         env: Mapping[str, str] | None = None,
+        module: str = "pipeline.worker",
     ) -> None:
         self.loaded: Loaded | None = None
         self._load = load
         self._on_line = on_line
         self._on_death = on_death
         self._env = env
+        self._module = module
         self._child: Child | None = None
         self._cancelled = False
 
@@ -107,7 +109,7 @@ class Maker:
         """Have a child with the model loaded; at once when there is one already."""
         if self._child is not None and self.loaded is not None:
             return self.loaded
-        self._child = await Child.spawn("pipeline.worker", self._on_line, self._env)
+        self._child = await Child.spawn(self._module, self._on_line, self._env)
         hello = await self._final("start", report)
         if isinstance(hello, NoClip):
             return hello

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from worker_kit import Peer, a_picture, a_spec
+from tests.pipeline.worker_kit import Peer, a_picture, a_spec
 
 from pipeline import protocol
 from pipeline.ladder import Mode
