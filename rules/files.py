@@ -44,10 +44,14 @@ def read(file: Path, *, follow: bool) -> bytes:
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        with open(os.open(file, flags), "rb") as opened:  # noqa: PTH123  # a descriptor, no path
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        descriptor = os.open(file, flags)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Unreadable("is not a regular file")
-            content = opened.read(LARGEST + 1)
+            with open(descriptor, "rb", closefd=False) as opened:
+                content = opened.read(LARGEST + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise Unreadable(_reason(error, file)) from error
     if len(content) > LARGEST:
