@@ -6,6 +6,7 @@ of the clip: a checker that the caller hands in says what is wrong or unwise abo
 
 import difflib
 import itertools
+import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -258,7 +259,7 @@ class _Place(NamedTuple):
 
     def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> Mistake:
         full = f"{table}.{key}" if table and key else table or key
-        return Mistake(self.file, self._line(table, key), shown(full), message, fatal)
+        return Mistake(self.file, self._line(table, key), shown(full), _printable(message), fatal)
 
     def _line(self, table: str, key: str) -> int | None:
         """A light search, good for what people write: a key on its line, under its table."""
@@ -287,8 +288,7 @@ def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
         elif key in MAKE_KEYS or key in PROMPTS:
             yield place.mistake("", key, "belongs under [make]")
         else:
-            hint = _nearest(key, TOP_KEYS)
-            yield place.mistake("", key, f"unknown key; {hint}; a clip's settings go under [make]")
+            yield place.mistake("", key, f"unknown key; {_nearest(key, TOP_KEYS)}")
     if isinstance(output := table.get("output"), str):
         for why in template.mistakes(output, OUTPUT_VARIABLES):
             yield place.mistake("", "output", why)
@@ -329,7 +329,7 @@ def _make(
         if key in MAKE_KEYS:
             yield from _value(place, where, key, value, MAKE_KEYS[key])
         elif near:
-            yield place.mistake(where, key, f"unknown key; did you mean {near[0]!r}?")
+            yield place.mistake(where, key, f'unknown key; did you mean "{near[0]}"?')
         elif key in MATCH_KEYS:
             yield place.mistake(where, key, "belongs under [match] of a rule")
         elif key in ("description", "enabled", "output"):
@@ -351,17 +351,21 @@ def _value(place: _Place, table: str, key: str, value: object, known: Key) -> It
 
 def _nearest(key: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
 
 
 def _value_shown(value: object) -> str:
     try:
-        return shown(repr(value))
+        return shown(json.dumps(value, ensure_ascii=False, default=str))
     except ValueError:  # Python refuses to write out a number of thousands of digits
         return "this number"
 
 
 def shown(text: str) -> str:
     """A text from a file, short and printable, for one line of a message."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = _printable(text)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -16,7 +16,7 @@ def mistakes(text: str, known: Collection[str]) -> list[str]:
     found = []
     for piece in _PIECE.finditer(text):
         if piece[0] in ("{", "}"):
-            found.append(f"a lone {piece[0]!r}; write {piece[0] * 2!r} for the character itself")
+            found.append(f'a lone "{piece[0]}"; write "{piece[0] * 2}" for the character itself')
         elif piece[1] is not None and piece[1] not in known:
             near = difflib.get_close_matches(piece[1], known, n=1)
             name = f"{{{piece[1][:40]}}}"
