@@ -136,9 +136,17 @@ class Problem(NamedTuple):
 
 
 def resolve(
-    asked: Request, family: Family, *, source: tuple[int, int], sha256: str, rng: random.Random
+    asked: Request,
+    family: Family,
+    *,
+    source: tuple[int, int],
+    sha256: str,
+    rng: random.Random,
+    variant: int = 0,
 ) -> Spec:
     """Complete a checked request for a picture of `source` = (width, height) pixels.
+
+    Further variants of one picture count up from the seed of the first.
 
     Raises ValueError on a request that `check` would have refused.
     """
@@ -164,7 +172,7 @@ def resolve(
         guidance_rescale=asked.guidance_rescale or 0.0,
         sampler=asked.sampler or "ddim",
         spacing=asked.spacing,
-        seed=_seed(asked.seed, sha256, rng),
+        seed=(_seed(asked.seed, sha256, rng) + variant) % 2**63,
         quality=preset.quality if asked.quality is None else asked.quality,
         encoder=asked.encoder or "x264",
         fallback=asked.fallback or "auto",

@@ -1,0 +1,68 @@
+"""The GPU child: loads a model, makes clips one after the other, and ends with its channel.
+
+    python -m pipeline.worker
+
+torch is imported when the first Load comes, with progress told in the stage "start", so that an
+import that hangs is noticed. What is below Exception is not caught: the child says nothing and
+dies, and the parent reads the exit code.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from pipeline.channel import Channel, ParentGone
+from pipeline.protocol import Cancel, Failed, Load, Make, Progress
+
+if TYPE_CHECKING:
+    from pipeline.worker.serve import Server
+
+
+def main() -> None:
+    """Serve until the parent is gone."""
+    _quiet()
+    channel = Channel.open()
+    server: Server | None = None
+    try:
+        while True:
+            request = channel.receive()
+            if isinstance(request, Load):
+                server = server or _server(channel)
+                channel.send(server.load(request))
+            elif isinstance(request, Make) and server:
+                channel.send(server.make(request))
+            elif not isinstance(request, Cancel):
+                reason = f"{request.type}: no model is loaded"
+                channel.send(Failed(stage="start", reason=reason, retry=False))
+    except ParentGone:
+        sys.exit(0)
+
+
+def _quiet() -> None:
+    """Libraries keep their progress bars and advice to themselves; the parent shows ours."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+
+def _server(channel: Channel) -> "Server":
+    channel.send(Progress(stage="start", step=0, steps=2))
+    import torch
+
+    if threads := os.environ.get("I2VD_TORCH_THREADS"):
+        torch.set_num_threads(int(threads))
+    channel.send(Progress(stage="start", step=1, steps=2))
+    from pipeline.worker.serve import Server
+
+    channel.send(Progress(stage="start", step=2, steps=2))
+    return Server(channel)
+
+
+if __name__ == "__main__":
+    main()

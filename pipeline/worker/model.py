@@ -1,0 +1,173 @@
+"""The model in memory: built, mapped, assigned; then its weights brought to the device.
+
+The three moves of loading are `_build` (on `meta`: shapes only, no memory, no initialisation),
+`read` (the files mapped) and `assign` (the mapped tensors become the parameters).
+"""
+
+import platform
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, I2VGenXLUNet
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from pipeline.source import NETWORKS, ModelUnusable, Source, find
+from pipeline.worker.errors import is_out_of_memory
+from pipeline.worker.weights import Weights, assign, read
+
+
+@dataclass
+class Model:
+    """The parts of one checkpoint, and where they are."""
+
+    name: str
+    digest: str
+    dtype: torch.dtype
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    image_encoder: Any
+    tokenizer: Any
+    scheduler: dict[str, Any]
+    """The scheduler's configuration."""
+    eye: dict[str, Any]
+    """The configuration of CLIP's picture preprocessing: crop_size, image_mean, image_std."""
+    weights: Weights
+    prompts: dict[str, Tensor]
+    """Embeddings of the prompts seen last, on the host."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the work is done."""
+        return self.weights.device
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent cell, along each side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def multiple(self) -> int:
+        """What divides both sides of a clip, in pixels: 64 for the full model."""
+        return int(self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All that has weights."""
+        return self.unet, self.vae, self.text_encoder, self.image_encoder
+
+    def bring_all(self) -> None:
+        """Have every network on the device; where it cannot hold all, leave them on the host.
+
+        Then each clip brings what its mode needs.
+        """
+        try:
+            for network in self.networks:
+                self.weights.bring(network)
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        for network in self.networks:
+            self.weights.leave(network)
+        print(f"{self.device} cannot hold all of {self.name} at once", file=sys.stderr)
+
+
+def load(
+    name: str, device: str, dtype: str, *, copy: bool = False, on_step: Callable[[], None]
+) -> Model:
+    """Load a model, ready to work on `device`.
+
+    Its weights are mapped on the host; `bring_all` or each clip brings them to the device.
+    `on_step` is called five times. Raises ModelUnusable.
+    """
+    where = checked_device(device)
+    kind = getattr(torch, dtype)
+    source = find(name, small=kind != torch.float32)
+    on_step()
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(source.digest)
+        weights = Weights(where, copy=copy)
+        networks = {}
+        for part in NETWORKS:
+            networks[part] = _network(part, source, kind)
+            weights.hold(networks[part])
+            on_step()
+        return Model(
+            name=name,
+            digest=digest.result(),
+            dtype=kind,
+            tokenizer=CLIPTokenizer.from_pretrained(source.folder / "tokenizer"),
+            scheduler=dict(source.configs["scheduler"]),
+            eye=dict(source.configs["feature_extractor"]),
+            weights=weights,
+            prompts={},
+            **networks,
+        )
+
+
+def checked_device(name: str) -> torch.device:
+    """The device, if this machine has it. Raises ModelUnusable."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        first = str(error).splitlines()[0]
+        raise ModelUnusable(f"the device {name!r} cannot be used: {first}") from None
+    return device
+
+
+def device_facts(device: torch.device) -> tuple[str, int | None]:
+    """Its name, and its memory in bytes (None on a CPU)."""
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        return facts.name, facts.total_memory
+    return _cpu_name(), None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _network(part: str, source: Source, dtype: torch.dtype) -> nn.Module:
+    network = _build(part, source)
+    network.requires_grad_(False).eval()
+    assign(network, read(source.weights[part], dtype), part)
+    return network
+
+
+def _build(part: str, source: Source) -> nn.Module:
+    config = source.configs[part]
+    try:
+        with torch.device("meta"):
+            network: nn.Module
+            if part == "unet":
+                network = I2VGenXLUNet.from_config(config)
+            elif part == "vae":
+                network = AutoencoderKL.from_config(config)
+            elif part == "text_encoder":
+                network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+            else:
+                network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(dict(config)))
+    except (TypeError, ValueError) as error:
+        raise ModelUnusable(f"{source.folder / part}: {error}") from error
+    return network

@@ -1,0 +1,126 @@
+"""Sampling: from noise to a clip's latents, step by step.
+
+Plain functions over diffusers' schedulers. A `Predict` tells the model's prediction for a latent at
+a time; `sample` walks the times; one callback per step serves progress and cancel. The latents and
+all arithmetic on them are float32 whatever the model's type is.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from pipeline.spec import Sampler, Spacing
+from pipeline.worker.conditions import Conditions
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(latents (1, 4, frames, height, width) float32, time) -> prediction of the same shape."""
+
+_SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "dpm++2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
+
+def scheduler_for(config: Mapping[str, Any], sampler: Sampler, spacing: Spacing | None) -> Any:
+    """A fresh scheduler with the model's noise schedule; `spacing` overrides its own if given."""
+    changes = {} if spacing is None else {"timestep_spacing": spacing}
+    known = {key: value for key, value in config.items() if not key.startswith("_")}
+    return _SCHEDULERS[sampler].from_config(known, **changes)
+
+
+def noise_for(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise, float32, drawn on the CPU: a seed means the same on every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def sample(
+    predict: Predict,
+    noise: Tensor,
+    scheduler: Any,
+    steps: int,
+    on_step: Callable[[], None],
+) -> Tensor:
+    """The clip's latents, shaped and placed as `noise`. `on_step` may raise to give up."""
+    set_times(scheduler, steps)
+    latents: Tensor = noise * scheduler.init_noise_sigma
+    for time in scheduler.timesteps:
+        prediction = predict(scheduler.scale_model_input(latents, time), time)
+        latents = _unfold(
+            scheduler.step(_fold(prediction), time, _fold(latents)).prev_sample, len(noise)
+        )
+        on_step()
+    return latents
+
+
+def set_times(scheduler: Any, steps: int) -> None:
+    """Choose the times of so many steps."""
+    with warnings.catch_warnings():  # diffusers' multistep solvers make numpy arrays of tensors
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps)
+
+
+def _fold(clip: Tensor) -> Tensor:
+    """Frames into the batch: the solvers know pictures only."""
+    return clip.transpose(1, 2).flatten(0, 1)
+
+
+def _unfold(frames: Tensor, clips: int) -> Tensor:
+    return frames.reshape(clips, -1, *frames.shape[1:]).transpose(1, 2)
+
+
+def plain(unet: Any, conditions: Conditions) -> Predict:
+    """The model's prediction as it is, for a batch as large as the conditions'."""
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        prediction: Tensor = unet(
+            latents.to(conditions.text.dtype),
+            time,
+            fps=conditions.fps,
+            image_latents=conditions.latents,
+            image_embeddings=conditions.image,
+            encoder_hidden_states=conditions.text,
+            return_dict=False,
+        )[0]
+        return prediction.float()
+
+    return predict
+
+
+def guided(
+    unet: Any,
+    wanted: Conditions,
+    unwanted: Conditions,
+    guidance: float,
+    *,
+    rescale: float = 0.0,
+    halves: bool = False,
+) -> Predict:
+    """Classifier-free guidance (Ho & Salimans 2022), optionally rescaled.
+
+    Both branches go through the model as one batch, or with `halves` one after the other, which
+    takes half the memory and gives the same up to rounding.
+    """
+    both = plain(unet, unwanted.join(wanted))
+    away, towards = plain(unet, unwanted), plain(unet, wanted)
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        if halves:
+            without, with_prompt = away(latents, time), towards(latents, time)
+        else:
+            without, with_prompt = both(torch.cat([latents, latents]), time).chunk(2)
+        prediction = without + guidance * (with_prompt - without)
+        return rescaled(prediction, with_prompt, rescale) if rescale else prediction
+
+    return predict
+
+
+def rescaled(guided: Tensor, with_prompt: Tensor, amount: float) -> Tensor:
+    """Give back the deviation that guidance inflates (Lin et al. 2023, equations 15 and 16)."""
+    every = tuple(range(1, guided.ndim))
+    factor = with_prompt.std(every, keepdim=True) / guided.std(every, keepdim=True)
+    return amount * (guided * factor) + (1.0 - amount) * guided

@@ -1,0 +1,138 @@
+"""Requests become replies: whatever happens to one ends in exactly one final message.
+
+Only a lost device ends the process instead, for nothing after it could succeed.
+"""
+
+import gc
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+
+from pipeline.channel import Channel, ParentGone
+from pipeline.protocol import Cancelled as CancelledReply
+from pipeline.protocol import Failed, Load, Loaded, Made, Make, OutOfMemory
+from pipeline.source import ModelUnusable
+from pipeline.worker import budget, clip, fault
+from pipeline.worker.decode import release
+from pipeline.worker.errors import (
+    EXIT_DEVICE_LOST,
+    Cancelled,
+    Refused,
+    first_line,
+    is_device_lost,
+    is_out_of_memory,
+)
+from pipeline.worker.model import Model, checked_device, device_facts, load
+from pipeline.worker.watch import Watch
+
+Final = Loaded | Made | OutOfMemory | Failed | CancelledReply
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "av", "pillow")
+_LOAD_STEPS = 6
+
+
+class Server:
+    """Holds the one model that is loaded."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._fault = fault.from_environment()
+        self._limit = budget.from_environment()
+        self._model: Model | None = None
+        self._budget = budget.Budget(torch.device("cpu"), None)
+
+    def load(self, order: Load) -> Final:
+        """Load a model in place of the present one."""
+        self._model = None
+        gc.collect()
+        watch = Watch(self._channel, "load", fault=self._unless_conditional())
+        reply = self._answer(lambda: self._load(order, watch), watch)
+        if isinstance(reply, OutOfMemory):  # no smaller rung can help here
+            return Failed(stage="load", reason=reply.detail, retry=True)
+        return reply
+
+    def make(self, order: Make) -> Final:
+        """Make one clip."""
+        model = self._model
+        watch = Watch(
+            self._channel,
+            "encode",
+            fault=self._fault if self._fault and self._fault.concerns(order) else None,
+            settle=self._settle,
+        )
+        if model is None:
+            return Failed(stage="start", reason="no model is loaded", retry=False)
+
+        def made() -> Made:
+            with self._budget.kept():
+                return clip.make(model, order, watch, self._budget)
+
+        return self._answer(made, watch)
+
+    def _load(self, order: Load, watch: Watch) -> Loaded:
+        since = time.monotonic()
+        watch.enter("load", _LOAD_STEPS)
+        device = checked_device(order.device)
+        self._budget = budget.Budget(device, self._limit)
+        model = load(
+            order.model,
+            order.device,
+            order.dtype,
+            copy=self._budget.counts,
+            on_step=watch.step,
+        )
+        with self._budget.kept():
+            model.bring_all()
+        self._model = model
+        watch.step()
+        name, memory = device_facts(device)
+        return Loaded(
+            model=order.model,
+            weights=model.digest,
+            device=order.device,
+            device_name=name,
+            memory=memory,
+            versions={name: version(name) for name in _LIBRARIES}
+            | {"python": platform.python_version()},
+            seconds=round(time.monotonic() - since, 3),
+        )
+
+    def _answer(self, work: Callable[[], Final], watch: Watch) -> Final:
+        try:
+            return work()
+        except ParentGone:
+            raise
+        except Exception as error:
+            reply = _reply(error, watch)
+        self._after_failure()
+        return reply
+
+    def _after_failure(self) -> None:
+        release(self._model.device if self._model else torch.device("cpu"))
+
+    def _settle(self) -> None:
+        if self._model and self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+
+    def _unless_conditional(self) -> "fault.Fault | None":
+        return self._fault if self._fault and not self._fault.when else None
+
+
+def _reply(error: Exception, watch: Watch) -> Final:
+    """What an error means to the parent. A lost device ends the process."""
+    if isinstance(error, Cancelled):
+        return CancelledReply()
+    if is_device_lost(error):
+        print(f"the device is lost: {first_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_DEVICE_LOST)
+    if is_out_of_memory(error):
+        return OutOfMemory(stage=watch.stage, detail=first_line(error))
+    final = isinstance(error, (Refused, ModelUnusable))
+    if not final:
+        sys.excepthook(type(error), error, error.__traceback__)
+    reason = first_line(error) if final else f"{type(error).__name__}: {first_line(error)}"
+    return Failed(stage=watch.stage, reason=reason, retry=not final)

@@ -1,0 +1,64 @@
+"""The watch over one request: tells the parent of each step, times the stages, heeds a cancel."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from pipeline.channel import Channel
+from pipeline.protocol import Cancel, Progress, Stage
+from pipeline.worker.errors import Cancelled
+from pipeline.worker.fault import Fault
+
+
+class Watch:
+    """Where a request stands. `settle` waits until the device has done what it was given."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        stage: Stage,
+        *,
+        fault: Fault | None = None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.stage: Stage = stage
+        self.seconds: dict[str, float] = {}
+        self._channel = channel
+        self._fault = fault
+        self._settle = settle
+        self._done = self._of = 0
+        self._since = time.monotonic()
+
+    def enter(self, stage: Stage, steps: int) -> None:
+        """The next stage begins, of so many steps."""
+        self.end()
+        self.stage, self._done, self._of = stage, 0, steps
+        self._tell()
+
+    def step(self, done: int | None = None) -> None:
+        """One step, or `done` steps in all, are behind us. Raises Cancelled, ParentGone."""
+        self._settle()
+        self._done = self._done + 1 if done is None else done
+        self._tell()
+        if self._fault:
+            self._fault.strike(self.stage)
+
+    def end(self) -> None:
+        """The present stage is over."""
+        now = time.monotonic()
+        spent = self.seconds.get(self.stage, 0.0) + now - self._since
+        self.seconds[self.stage] = round(spent, 3)
+        self._since = now
+
+    def note(self, finding: str) -> None:
+        """Something that the log should tell of this clip."""
+        print(f"{self.stage}: {finding}", file=sys.stderr)
+
+    def _tell(self) -> None:
+        self._channel.send(Progress(stage=self.stage, step=self._done, steps=self._of))
+        if not self._channel.waiting():
+            return
+        request = self._channel.receive()
+        if not isinstance(request, Cancel):
+            raise RuntimeError(f"{request.type} while another request is being served")
+        raise Cancelled

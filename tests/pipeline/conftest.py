@@ -1,0 +1,73 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from worker_kit import Peer, a_picture, a_spec
+
+from pipeline import protocol
+from pipeline.ladder import Mode
+from pipeline.presets import MICRO
+from pipeline.worker.model import Model, load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def micro() -> Model:
+    """The embedded checkpoint on the CPU in float32."""
+    model = load(MICRO, "cpu", "float32", on_step=lambda: None)
+    model.bring_all()
+    return model
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Path:
+    path = tmp_path / "clean.png"
+    a_picture().save(path)
+    return path
+
+
+Order = Callable[..., protocol.Make]
+
+
+@pytest.fixture
+def order(tmp_path: Path, png: Path) -> Order:
+    """Makes a request; what the Spec does not know is taken from it or given as a keyword."""
+
+    def make(**changes: Any) -> protocol.Make:
+        rung = {k: changes.pop(k) for k in ("mode", "rung_width", "rung_height") if k in changes}
+        picture = changes.pop("picture", png)
+        spec = a_spec(**changes)
+        staging = tmp_path / "staging"
+        staging.mkdir(exist_ok=True)
+        return protocol.Make(
+            job="job",
+            spec=spec,
+            mode=rung.get("mode", Mode.RESIDENT),
+            width=rung.get("rung_width", spec.width),
+            height=rung.get("rung_height", spec.height),
+            frames=spec.frames,
+            picture=str(picture),
+            staging=str(staging),
+        )
+
+    return make
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[..., Peer]]:
+    """Starts worker processes; none outlives its test."""
+    started: list[Peer] = []
+
+    def start(**environment: str) -> Peer:
+        started.append(Peer(tmp_path, **environment))
+        return started[-1]
+
+    yield start
+    for peer in started:
+        peer.end()

@@ -1,0 +1,253 @@
+"""The sampling loop and what it is fed, held against the deprecated pipeline of diffusers."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
+from torch import Tensor
+from worker_kit import a_picture
+
+from pipeline.presets import MICRO_FOLDER
+from pipeline.worker.conditions import conditions, embed_text
+from pipeline.worker.decode import decode
+from pipeline.worker.model import Model
+from pipeline.worker.sampler import (
+    guided,
+    noise_for,
+    plain,
+    rescaled,
+    sample,
+    scheduler_for,
+    set_times,
+)
+
+_PROMPT = "the camera pans left"
+_NEGATIVE = "blurry, static"
+_FRAMES = 8
+
+# ali-vilab/i2vgen-xl, scheduler/scheduler_config.json
+_FULL_SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+@pytest.fixture(scope="module")
+def reference() -> I2VGenXLPipeline:
+    """Loaded by diffusers' own code, with what transformers 5 took from its text encoder."""
+    pipeline = I2VGenXLPipeline.from_pretrained(MICRO_FOLDER, dtype=torch.float32)
+    object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def mode_for_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference draws the picture's latents from the global generator; we take the mode."""
+    monkeypatch.setattr(
+        DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
+    )
+
+
+@torch.no_grad()
+def ours(
+    model: Model,
+    noise: Tensor,
+    *,
+    guidance: float,
+    steps: int = 4,
+    halves: bool = False,
+    scheduler: dict[str, Any] | None = None,
+    size: tuple[int, int] = (32, 32),
+) -> Tensor:
+    wanted, unwanted = conditions(
+        model,
+        a_picture(*size),
+        _PROMPT,
+        _NEGATIVE if guidance > 1 else None,
+        frames=_FRAMES,
+        fps=16,
+        keep_encoders=True,
+        on_step=lambda: None,
+    )
+    predict = (
+        guided(model.unet, wanted, unwanted, guidance, halves=halves)
+        if unwanted
+        else plain(model.unet, wanted)
+    )
+    how = scheduler_for(scheduler or model.scheduler, "ddim", None)
+    return sample(predict, noise, how, steps, lambda: None)
+
+
+def noise(size: tuple[int, int] = (32, 32)) -> Tensor:
+    return noise_for(5, (1, 4, _FRAMES, size[1] // 2, size[0] // 2))
+
+
+def theirs(
+    pipeline: I2VGenXLPipeline, latents: Tensor, guidance: float, output_type: str = "latent"
+) -> Any:
+    height, width = (2 * side for side in latents.shape[-2:])
+    return pipeline(
+        prompt=_PROMPT,
+        negative_prompt=_NEGATIVE,
+        image=a_picture(width, height),
+        height=height,
+        width=width,
+        target_fps=16,
+        num_frames=_FRAMES,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        latents=latents.clone(),
+        output_type=output_type,
+    ).frames
+
+
+@pytest.mark.usefixtures("mode_for_sample")
+@pytest.mark.parametrize("guidance", [1.0, 9.0])
+def test_same_latents_as_the_reference(
+    micro: Model, reference: I2VGenXLPipeline, guidance: float
+) -> None:
+    mine, other = ours(micro, noise(), guidance=guidance), theirs(reference, noise(), guidance)
+
+    assert mine.abs().mean() > 0.05
+    torch.testing.assert_close(mine, other, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("mode_for_sample")
+@pytest.mark.parametrize("guidance", [1.0, 9.0])
+def test_same_latents_as_the_reference_with_the_full_models_schedule(
+    micro: Model,
+    reference: I2VGenXLPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    guidance: float,
+) -> None:
+    monkeypatch.setattr(reference, "scheduler", DDIMScheduler.from_config(_FULL_SCHEDULER))
+
+    mine = ours(micro, noise(), guidance=guidance, scheduler=_FULL_SCHEDULER)
+
+    other = theirs(reference, noise(), guidance)
+    torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("mode_for_sample")
+def test_same_frames_as_the_reference(micro: Model, reference: I2VGenXLPipeline) -> None:
+    with torch.no_grad():
+        latents = ours(micro, noise(), guidance=1.0)
+        mine = decode(micro, latents, together=1, on_step=lambda _: None)
+
+    other = theirs(reference, noise(), 1.0, output_type="np")[0]
+    assert abs(mine / 255.0 - other).max() <= 0.6 / 255.0
+
+
+def test_the_prompt_is_embedded_by_the_last_layer_but_one(
+    micro: Model, reference: I2VGenXLPipeline
+) -> None:
+    reference._guidance_scale = 9.0
+    with torch.no_grad():
+        text, negative = reference.encode_prompt(
+            _PROMPT, torch.device("cpu"), 1, _NEGATIVE, clip_skip=1
+        )
+        torch.testing.assert_close(embed_text(micro, _PROMPT), text)
+        torch.testing.assert_close(embed_text(micro, _NEGATIVE), negative)
+        last = reference.encode_prompt(_PROMPT, torch.device("cpu"), 1, _NEGATIVE)[0]
+    assert not torch.allclose(text, last)
+
+
+def test_a_prompt_is_embedded_once(micro: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad():
+        first = embed_text(micro, "a prompt of its own")
+        monkeypatch.setattr(micro, "text_encoder", None)
+        assert torch.equal(embed_text(micro, "a prompt of its own"), first)
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_told(
+    micro: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.no_grad():
+        assert embed_text(micro, "wave " * 100 + "tail").shape[1] == 77
+    assert "tail" in capsys.readouterr().err
+
+
+def test_both_branches_in_one_batch_or_one_after_the_other(micro: Model) -> None:
+    together = ours(micro, noise(), guidance=9.0)
+    halves = ours(micro, noise(), guidance=9.0, halves=True)
+    torch.testing.assert_close(halves, together, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps", "first"),
+    [("trailing", 50, 999), ("trailing", 10, 999), (None, 50, 981), ("leading", 10, 901)],
+)
+def test_trailing_spacing_starts_at_pure_noise(spacing: Any, steps: int, first: int) -> None:
+    for sampler in ("ddim", "dpm++2m", "unipc"):
+        scheduler = scheduler_for(_FULL_SCHEDULER, sampler, spacing)
+        set_times(scheduler, steps)
+        assert len(scheduler.timesteps) == steps
+        if sampler == "ddim" or spacing == "trailing":
+            assert scheduler.timesteps[0] == first
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++2m", "unipc"])
+def test_every_sampler_finds_a_known_clip(sampler: Any) -> None:
+    """A model that knows the answer, in v-prediction: all samplers must arrive there."""
+    clip = torch.linspace(-1, 1, 2 * 3 * 4).reshape(1, 1, 2, 3, 4)
+    scheduler = scheduler_for(_FULL_SCHEDULER, sampler, "trailing")
+    shape = DDIMScheduler.from_config(_FULL_SCHEDULER).alphas_cumprod
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        kept, lost = shape[int(time)].sqrt(), (1 - shape[int(time)]).sqrt()
+        wrong = (latents - kept * clip) / lost
+        return kept * wrong - lost * clip
+
+    start = noise_for(1, tuple(clip.shape))
+    found = sample(predict, start, scheduler, 12, lambda: None)
+
+    torch.testing.assert_close(found, clip, atol=0.02, rtol=0)
+
+
+def test_a_seed_is_the_same_noise_every_time() -> None:
+    torch.manual_seed(0)
+    first = noise_for(2**63 - 1, (2, 3))
+    torch.manual_seed(1)
+    assert torch.equal(noise_for(2**63 - 1, (2, 3)), first)
+    assert not torch.equal(noise_for(7, (2, 3)), first)
+
+
+def test_the_global_generator_has_no_part_in_it(micro: Model) -> None:
+    torch.manual_seed(0)
+    first = ours(micro, noise(), guidance=1.0, steps=2)
+    torch.manual_seed(1)
+    assert torch.equal(ours(micro, noise(), guidance=1.0, steps=2), first)
+
+
+def test_rescaling_gives_back_the_deviation() -> None:
+    prompt = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    inflated = 5 * prompt + 0.1
+
+    torch.testing.assert_close(rescaled(inflated, prompt, 1.0).std(), prompt.std())
+    torch.testing.assert_close(rescaled(inflated, prompt, 0.0), inflated)
+
+
+def test_giving_up_between_two_steps() -> None:
+    done = []
+
+    def step() -> None:
+        done.append(1)
+        if len(done) == 3:
+            raise KeyError
+
+    start = noise_for(1, (1, 4, 2, 2, 2))
+    with pytest.raises(KeyError):
+        sample(lambda x, t: x, start, scheduler_for(_FULL_SCHEDULER, "ddim", None), 10, step)
+    assert len(done) == 3

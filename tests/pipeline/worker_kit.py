@@ -1,0 +1,100 @@
+"""What the tests of the worker are made with: a picture, a Spec, the parent's end of a child."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline import protocol
+from pipeline.presets import MICRO
+from pipeline.spec import Spec
+
+
+def a_picture(width: int = 64, height: int = 64) -> Image.Image:
+    down, across = np.mgrid[0:height, 0:width]
+    red, green = across * 255 // (width - 1), down * 255 // (height - 1)
+    blue = 255 * ((across // 8 + down // 8) % 2)
+    return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
+
+
+def a_spec(**changes: Any) -> Spec:
+    given = {
+        "prompt": "pan left",
+        "preset": "draft",
+        "width": 32,
+        "height": 32,
+        "frames": 8,
+        "fps": 8,
+        "motion_fps": 16,
+        "steps": 10,
+        "guidance": 1.0,
+        "seed": 5,
+    }
+    return Spec.model_validate(given | changes)
+
+
+class Peer:
+    """The parent's end of a real worker process, for tests."""
+
+    def __init__(self, tmp_path: Path, **environment: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("I2VD_")}
+        self._log = (tmp_path / f"worker-{theirs.fileno()}.log").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker"],
+            pass_fds=[theirs.fileno()],
+            stderr=self._log,
+            stdout=subprocess.DEVNULL,
+            env=inherited
+            | {protocol.CHANNEL_FD: str(theirs.fileno()), "I2VD_TORCH_THREADS": "1"}
+            | environment,
+        )
+        theirs.close()
+        self._lines = self.socket.makefile("rb")
+        self.progress: list[tuple[str, int, int]] = []
+
+    def send(self, message: Any) -> None:
+        self.socket.sendall(protocol.dump(message))
+
+    def receive(self, seconds: float = 60.0) -> Any:
+        """The next message; None when the channel has ended."""
+        if not self._lines.peek(1) and not select.select([self.socket], [], [], seconds)[0]:
+            raise TimeoutError
+        line = self._lines.readline()
+        return protocol.read_reply(line) if line else None
+
+    def final(self) -> Any:
+        """The next message that is not progress; progress is kept."""
+        while isinstance(reply := self.receive(), protocol.Progress):
+            self.progress.append((reply.stage, reply.step, reply.steps))
+        return reply
+
+    def load(self) -> Any:
+        hello = self.receive()
+        if hello is None:
+            return None
+        assert hello.type == "hello"
+        self.send(protocol.Load(model=MICRO, device="cpu", dtype="float32"))
+        return self.final()
+
+    def log(self) -> str:
+        self._log.flush()
+        return Path(self._log.name).read_text()
+
+    def close(self) -> int:
+        self._lines.close()
+        self.socket.close()
+        return self.process.wait(20)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._lines.close()
+        self.socket.close()
+        self._log.close()
