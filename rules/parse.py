@@ -49,6 +49,9 @@ class Mistake(NamedTuple):
         return f"{place}: {warning}{key}{self.message}"
 
 
+_MOST_KEYS = 100
+
+
 class Parsed(NamedTuple):
     """`rules` is None when any of the mistakes is fatal."""
 
@@ -203,11 +206,13 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
         return None, [table]
     place = _Place(name, text)
     nested = "make" in table
-    others = [k for k in table if k != "make"] if nested else []
     found = [
         place.mistake("", key, "stands outside [make]; here all keys go under it, or none")
-        for key in others
+        for key in table
+        if nested and key != "make"
     ]
+    if nested:
+        found += _value(place, "", "make", table["make"], TOP_KEYS["make"])
     found += _make(place, table if nested else {"make": table}, checker, flat=not nested)
     if any(m.fatal for m in found):
         return None, found
@@ -234,7 +239,10 @@ def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[Mis
 
 def _toml(name: str, text: str) -> dict[str, Any] | Mistake:
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
+        if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MOST_KEYS:
+            return Mistake(name, None, "", f"has over {_MOST_KEYS} keys; a rule has a few")
+        return table
     except RecursionError:
         return Mistake(name, None, "", "is nested too deeply")
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
@@ -263,20 +271,25 @@ class _Place(NamedTuple):
 
     def _line(self, table: str, key: str) -> int | None:
         """A light search, good for what people write: a key on its line, under its table."""
-        spelt = rf"""(["']?){re.escape(key)}\1\s*(=|\.)"""
-        full = rf"""(["']?){re.escape(table)}\1\s*\.\s*(["']?){re.escape(key)}\2\s*="""
+        if not (table and key):
+            table, key = "", table or key
         current, of_table = "", None
         for number, line in enumerate(self.text.split("\n"), 1):
-            line = line.strip()  # noqa: PLW2901
-            if header := re.match(r"""\[\s*(["']?)([^\[\]]*?)\1\s*\]""", line):
+            if header := re.match(r"""\s*\[\s*(["']?)([^\[\]]*?)\1\s*\]""", line):
                 current = header[2]
-                if current == (table or key):
-                    of_table = number
-                    if not (table and key):
-                        return number
-            elif re.match(spelt if current == table else full, line) and current in ("", table):
+                if not table and current == key:
+                    return number
+            elif current == table and re.match(rf"\s*{_spelt(key)}\s*[=.]", line):
                 return number
+            elif table and not current and re.match(rf"\s*{_spelt(table)}\s*[=.]", line):
+                of_table = of_table or number
+                if re.match(rf"\s*{_spelt(table)}\s*\.\s*{_spelt(key)}\s*[=.]", line):
+                    return number
         return of_table
+
+
+def _spelt(key: str) -> str:
+    return rf"""(?:{re.escape(key)}|"{re.escape(key)}"|'{re.escape(key)}')"""
 
 
 def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
+_MOST_TOLD = 8
+
 
 def mistakes(text: str, known: Collection[str]) -> list[str]:
     """What is wrong with a template that may use the `known` variables; empty when nothing is."""
@@ -26,7 +28,7 @@ def mistakes(text: str, known: Collection[str]) -> list[str]:
                 else "known: " + ", ".join(f"{{{k}}}" for k in known)
             )
             found.append(f"unknown variable {name}; {hint}")
-    return found
+    return list(dict.fromkeys(found))[:_MOST_TOLD]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
