@@ -1,6 +1,7 @@
 """The ladder: only down, never the same twice, and to the floor."""
 
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ def test_it_starts_as_asked_and_only_goes_down(spec: Spec):
     assert ladder[0] == Rung(Mode.RESIDENT, spec.width, spec.height, spec.frames)
     assert len(set(ladder)) == len(ladder)
     modes = list(Mode)
-    for upper, lower in zip(ladder, ladder[1:], strict=False):
+    for upper, lower in pairwise(ladder):
         assert lower.width <= upper.width
         assert lower.height <= upper.height
         assert lower.frames <= upper.frames
@@ -62,9 +63,7 @@ def test_every_rung_is_a_size_that_the_model_can_make(spec: Spec):
 
 
 def test_the_ladder_of_the_standard_preset():
-    spec = resolve(
-        Request(), I2VGEN_XL, source=(640, 480), sha256="0" * 64, rng=random.Random(1)
-    )
+    spec = resolve(Request(), I2VGEN_XL, source=(640, 480), sha256="0" * 64, rng=random.Random(1))
     assert [str(rung) for rung in rungs(spec, I2VGEN_XL)] == [
         "512x512, 16 frames, resident",
         "512x512, 16 frames, lean",
