@@ -20,13 +20,15 @@ import structlog
 
 from daemon import systemd
 from daemon.database import Database
-from daemon.dispatch import Dispatcher, Slot, progress_of
+from daemon.dispatch import Dispatcher
 from daemon.hint import Hint
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
+from daemon.parts import Parts
 from daemon.settings import Settings
+from daemon.slot import Slot
 from daemon.watch import Watcher
 from daemon.web import server
 from pipeline.decoder import Decoder
@@ -48,17 +50,18 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.family = family_of(settings.model.name)
-        self.metrics = Metrics()
-        self.metrics.build.labels(version("i2vd")).set(1)
         self.database = Database(settings.queue_url)
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
+        self.metrics = Metrics()
+        self.metrics.build.labels(version("i2vd")).set(1)
+        family = family_of(settings.model.name)
+        self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.decoder = Decoder(_line("picture"), self._child_died("picture"))
-        self.rules = {i.name: LiveRules(i.rules, checker(self.family)) for i in settings.inbox}
-        self.dispatcher = Dispatcher(
-            settings, self.family, self.ledger, self.decoder, self.metrics, socket.gethostname()
+        self.parts = Parts(
+            settings, family, self.ledger, self.history, self.decoder, self.metrics, self.rules
         )
+        self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
         self.hint = Hint()
@@ -180,7 +183,7 @@ class App:
         counts = self.history.counts()
         parts = [f"{counts['queued']} queued"]
         for slot in self.slots:
-            if slot.job and (p := progress_of(slot)):
+            if slot.job and (p := slot.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
                 parts.append(f"#{slot.job.id} {slot.job.path}: {step}{eta}")
@@ -194,7 +197,7 @@ class App:
             if not os.environ.get("NOTIFY_SOCKET"):
                 continue
             now = time.monotonic()
-            alive = all(now - slot.seen_alive < _STUCK for slot in self.slots)
+            alive = all(now - slot.alive_at < _STUCK for slot in self.slots)
             if beat and alive and now - last >= beat:
                 systemd.notify("WATCHDOG=1")
                 last = now
@@ -263,16 +266,7 @@ class App:
     def _watcher(self, name: str) -> Watcher:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
-        intake = Intake(
-            self.settings,
-            self.ledger,
-            self.history,
-            self.decoder,
-            self.rules,
-            self.family,
-            self.dispatcher.wake,
-            lambda reason: self.metrics.rejected.labels(reason).inc(),
-        )
+        intake = Intake(self.parts, self.dispatcher.wake)
         return Watcher(inbox, self.settings.scan_interval, intake.take)
 
     def _child_died(self, child: str) -> Callable[[str], None]:

@@ -13,16 +13,13 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from daemon import archive
-from daemon.history import History
 from daemon.job import Drop
-from daemon.ledger import Ledger
-from daemon.settings import Inbox, Settings
+from daemon.parts import Parts
+from daemon.settings import Inbox
 from daemon.watch import Later, Seen
-from pipeline.decoder import Decoder
 from pipeline.presets import Family
 from pipeline.protocol import Inspected, Rejected
 from pipeline.spec import Problem, Request, Spec, check, resolve
-from rules.live import LiveRules
 from rules.parse import Mistake, read_sidecar
 from rules.rule import Choice, Make, Picture, RuleSet
 
@@ -88,25 +85,10 @@ def plan(
 class Intake:
     """Takes whole files, one after another, into the ledger."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: Ledger,
-        history: History,
-        decoder: Decoder,
-        rules: Mapping[str, LiveRules],
-        family: Family,
-        on_queued: Callable[[], None],
-        on_rejected: Callable[[str], None],
-    ) -> None:
-        self._settings = settings
-        self._ledger = ledger
-        self._history = history
-        self._decoder = decoder
-        self._rules = rules
-        self._family = family
+    def __init__(self, parts: Parts, on_queued: Callable[[], None]) -> None:
+        self._parts = parts
+        self._ledger = parts.ledger
         self._on_queued = on_queued
-        self._on_rejected = on_rejected
         self._rng = random.SystemRandom()
         self._undecodable: dict[tuple[str, str], str] = {}
         """Fingerprints of files that could not be decoded once and are given more time."""
@@ -116,12 +98,14 @@ class Intake:
         if await asyncio.to_thread(self._ledger.knows, inbox.name, path, seen.fingerprint):
             return None
         file = inbox.path / path
-        picture = await self._decoder.inspect(file)
+        picture = await self._parts.decoder.inspect(file)
         if isinstance(picture, Rejected):
             return await self._refuse(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)
-        rules = self._rules[inbox.name].rules
-        planned = await asyncio.to_thread(plan, file, path, picture, rules, self._family, self._rng)
+        rules = self._parts.rules[inbox.name].rules
+        planned = await asyncio.to_thread(
+            plan, file, path, picture, rules, self._parts.family, self._rng
+        )
         drop = Drop(
             inbox=inbox.name,
             path=path,
@@ -176,7 +160,7 @@ class Intake:
         if job is None:
             return
         log.error("rejected", job=job, inbox=inbox.name, path=drop.path, why=reason)
-        self._on_rejected(kind)
-        rejected = await asyncio.to_thread(self._history.job, job)
+        self._parts.metrics.rejected.labels(kind).inc()
+        rejected = await asyncio.to_thread(self._parts.history.job, job)
         assert rejected is not None
-        await asyncio.to_thread(archive.settle, self._ledger, self._settings, rejected)
+        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, rejected)

@@ -1,36 +1,34 @@
 """What an operator may do with a job: cancel it, or try it again."""
 
 from daemon import archive
-from daemon.history import History
 from daemon.job import Job
-from daemon.ledger import Ledger
-from daemon.settings import Settings
+from daemon.parts import Parts
 
 
 class Refused(Exception):
     """The job is not in a state for that; the message says so."""
 
 
-def cancel(settings: Settings, ledger: Ledger, history: History, job_id: int) -> Job:
+def cancel(parts: Parts, job_id: int) -> Job:
     """A waiting job at once, a running one at its next step. Raises Refused."""
-    if not ledger.cancel(job_id):
-        raise Refused(f"job {job_id} is {_job(history, job_id).state}, not waiting or running")
-    archive.settle(ledger, settings, _job(history, job_id))
-    return _job(history, job_id)
+    if not parts.ledger.cancel(job_id):
+        raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting or running")
+    archive.settle(parts.ledger, parts.settings, _job(parts, job_id))
+    return _job(parts, job_id)
 
 
-def retry(settings: Settings, ledger: Ledger, history: History, job_id: int) -> Job:
+def retry(parts: Parts, job_id: int) -> Job:
     """Put a failed or cancelled job into the queue, and its picture into the inbox.
 
     Raises Refused.
     """
 
     def bring_back(job: Job) -> bool:
-        inbox = settings.inbox_named(job.inbox)
+        inbox = parts.settings.inbox_named(job.inbox)
         return inbox is not None and archive.bring_back(inbox, job)
 
-    if not ledger.retry(job_id, bring_back):
-        job = _job(history, job_id)
+    if not parts.ledger.retry(job_id, bring_back):
+        job = _job(parts, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
         if job.spec is None:
@@ -39,11 +37,11 @@ def retry(settings: Settings, ledger: Ledger, history: History, job_id: int) -> 
             f"the picture of job {job_id} is not at {job.whereabouts_path} any more, or another "
             f"lies at {job.path} in the inbox; drop it again"
         )
-    return _job(history, job_id)
+    return _job(parts, job_id)
 
 
-def _job(history: History, job_id: int) -> Job:
-    job = history.job(job_id)
+def _job(parts: Parts, job_id: int) -> Job:
+    job = parts.history.job(job_id)
     if job is None:
         raise Refused(f"there is no job {job_id}")
     return job

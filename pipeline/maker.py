@@ -94,6 +94,11 @@ class Maker:
         self._cancelled = False
 
     @property
+    def dtype(self) -> str:
+        """The type in which the model is asked for."""
+        return self._load.dtype
+
+    @property
     def pid(self) -> int | None:
         """Process id of the child, if there is one."""
         return self._child.pid if self._child else None

@@ -131,9 +131,7 @@ def _tell(rendered: Rendered, console: Console) -> None:
 @model.command("pull")
 def pull(
     repository: Annotated[str, typer.Argument()] = "ali-vilab/i2vgen-xl",
-    folder: Annotated[
-        Path | None, typer.Option(help="Instead of the hub cache.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Instead of the hub cache.")] = None,
     revision: Annotated[str | None, typer.Option()] = None,
     yes: Annotated[bool, typer.Option("--yes", help="The licence is understood.")] = False,
 ) -> None:

@@ -13,16 +13,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from daemon import operate
-from daemon.dispatch import progress_of
-from daemon.history import History
 from daemon.job import Event, Job, State
-from daemon.ledger import Ledger
-from daemon.settings import Settings
+from daemon.parts import Parts
 
 if TYPE_CHECKING:
     from daemon.app import App
 
-Operation = Callable[[Settings, Ledger, History, int], Job]
+Operation = Callable[[Parts, int], Job]
 
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 
@@ -87,7 +84,7 @@ def _health(api: FastAPI, app: "App") -> None:
                     "device": slot.device,
                     "job": slot.job.id if slot.job else None,
                     "path": slot.job.path if slot.job else None,
-                    "progress": progress_of(slot),
+                    "progress": slot.told(),
                     "pid": slot.maker.pid,
                 }
                 for slot in app.slots
@@ -104,7 +101,7 @@ def _jobs(api: FastAPI, app: "App") -> None:
 
     def operated(operation: Operation, job_id: int) -> Job:
         try:
-            return operation(app.settings, app.ledger, app.history, found(job_id).id)
+            return operation(app.parts, found(job_id).id)
         except operate.Refused as refusal:
             raise HTTPException(409, str(refusal)) from refusal
 
