@@ -95,8 +95,14 @@ def test_every_format_is_recognised_by_content_and_prepared(tmp_path, kind):
     assert close(prepared(tmp_path, data, (96, 64)), scene())
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"])
-@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG"])
+MODES = {
+    "TIFF": ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"],
+    "PNG": ["1", "L", "P", "RGB", "I;16"],
+    "JPEG": ["L", "RGB", "CMYK", "YCbCr"],
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(k, mode) for k in MODES for mode in MODES[k]])
 def test_every_mode_keeps_its_greys(tmp_path, kind, mode):
     grey = Image.linear_gradient("L").resize((96, 96))
     if mode in ("I;16", "I"):
@@ -108,11 +114,7 @@ def test_every_mode_keeps_its_greys(tmp_path, kind, mode):
         image = ImageCms.profileToProfile(grey.convert("RGB"), *to_lab, outputMode="LAB")
     else:
         image = grey.convert(mode)
-    try:
-        data = encoded(image, kind)
-    except (OSError, ValueError):
-        pytest.skip(f"{kind} has no {mode}")
-    clean = prepared(tmp_path, data, (96, 96))
+    clean = prepared(tmp_path, encoded(image, kind), (96, 96))
     if mode == "1":
         clean, grey = clean.resize((12, 12)), grey.resize((12, 12))
     assert close(clean, grey.convert("RGB"), 16.0 if mode == "1" else 6.0)
@@ -137,13 +139,20 @@ def test_sixteen_bit_colours_are_scaled(tmp_path):
     assert prepared(tmp_path, data, (32, 32)).getpixel((5, 5)) == (128, 255, 1)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "GIF"])
+TRANSPARENT = {
+    "PNG": ["RGBA", "LA", "P"],
+    "TIFF": ["RGBA", "LA"],
+    "WEBP": ["RGBA"],
+    "GIF": ["RGBA"],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [(k, mode) for k in TRANSPARENT for mode in TRANSPARENT[k]]
+)
 def test_what_is_transparent_becomes_white(tmp_path, kind, mode):
     image = Image.new("RGBA", (64, 64), (10, 20, 30, 255))
     image.paste((200, 0, 0, 0), (32, 0, 64, 64))
-    if (kind, mode) in (("TIFF", "P"), ("GIF", "P"), ("GIF", "LA")):
-        pytest.skip(f"Pillow writes no transparency to {kind} from {mode}")
     if mode == "P":
         image = image.quantize()
     elif mode == "LA":
