@@ -9,7 +9,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import math
 import os
 import re
 import resource
@@ -18,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pillow_heif
 from PIL import (
@@ -27,9 +26,7 @@ from PIL import (
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageCms,
     ImageFile,
-    ImageFilter,
     IptcImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,  # noqa: F401
@@ -39,9 +36,8 @@ from PIL import (
 )
 
 from pipeline.channel import Channel, ParentGone
-from pipeline.framing import Box, crop_box, fit_box
+from pipeline.pixels import ColoursNotSupported, framed
 from pipeline.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
-from pipeline.spec import Framing
 
 MEMORY = "I2VD_PICTURE_MEMORY"
 """Variable: MiB of address space that this process may have."""
@@ -60,6 +56,12 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF")
 _NAMES = {"MPO": "JPEG", "WEBP": "WebP", "HEIF": "HEIC"}
 _KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC or AVIF"
 
+_BEGINS_WELL = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM|GIF8|....ftyp(hei|hev|mif1|msf1|avi)",
+    re.DOTALL,
+)
+"""The beginnings of pictures that can be read if they are whole."""
+
 _LOOKS_LIKE = (
     (re.compile(rb"\s*<(!doctype\s+html|html)", re.IGNORECASE), "a web page"),
     (re.compile(rb"\s*<(\?xml|svg)", re.IGNORECASE), "an SVG or XML file"),
@@ -67,13 +69,6 @@ _LOOKS_LIKE = (
     (re.compile(rb"....ftyp(isom|mp4|qt|M4V|avc)", re.DOTALL), "a video"),
     (re.compile(rb"PK\x03\x04"), "an archive"),
 )
-
-_WHITE = (255, 255, 255)
-"""Under transparency: cut-outs and drawings are made for a white page, and the video model is
-weak on black."""
-
-_GREY = (128, 128, 128)
-"""Beside a picture that is fitted in; black bars would weaken the motion."""
 
 _CAMERA_NOISE = re.compile(
     r"(olympus|sony|minolta|konica minolta|samsung|kodak)?\s*(digital camera|dsc|dcim)\b.*"
@@ -83,10 +78,9 @@ _CAMERA_NOISE = re.compile(
 """What cameras and tools write as a description by themselves."""
 
 _DAMAGED = "the picture is damaged or cut short; was it still being copied?"
+"""Also said of zeros only, which is what a file looks like whose place was reserved first."""
 
 _IPTC_CAPTION = (2, 120)
-
-_SRGB = ImageCms.createProfile("sRGB")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,9 +126,13 @@ def prepare(request: Prepare) -> Prepared | Rejected | Failed:
         if hashlib.sha256(data).hexdigest() != request.sha256:
             raise NotUsable("the file has changed since it was first looked at", gone=True)
         picture = decode(data, needed=2 * max(request.width, request.height))
-        clean = framed(picture, request.width, request.height, request.framing)
+        clean = framed(
+            picture.image, picture.profile, request.width, request.height, request.framing
+        )
         png = io.BytesIO()
         clean.save(png, "PNG")
+    except ColoursNotSupported as mode:
+        return Rejected(reason=f"the picture's colours are of an unsupported kind, {mode}")
     except (NotUsable, MemoryError) as why:
         return _rejected(why)
     try:
@@ -156,13 +154,18 @@ def read(path: Path) -> bytes:
     """The whole of a regular file, by no link and without waiting on a pipe. Raises NotUsable."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     try:
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123  # a descriptor, no path
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise NotUsable("it is not a regular file")
             if status.st_size > _LARGEST_FILE:
-                raise NotUsable(_too_large(status.st_size))
-            data = file.read(_LARGEST_FILE + 1)
+                has, most = status.st_size // 2**20, _LARGEST_FILE // 2**20
+                raise NotUsable(f"the file has {has} MiB; allowed: up to {most}")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(status.st_size + 1)  # reserved at once, so no more than that
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise NotUsable("it is a symbolic link") from error
@@ -173,13 +176,9 @@ def read(path: Path) -> bytes:
         raise NotUsable(f"the file cannot be read: {_strerror(error)}") from error
     if not data:
         raise NotUsable("the file is empty")
-    if len(data) > _LARGEST_FILE:
-        raise NotUsable(_too_large(len(data)))
+    if len(data) != status.st_size:
+        raise NotUsable("the file is still being written")
     return data
-
-
-def _too_large(size: int) -> str:
-    return f"the file has {size // 2**20} MiB; allowed: up to {_LARGEST_FILE // 2**20}"
 
 
 class Picture(NamedTuple):
@@ -214,7 +213,7 @@ def decode(data: bytes, *, needed: int) -> Picture:
         except UnidentifiedImageError as error:
             raise NotUsable(_not_known(data)) from error
         except Exception as error:  # decoders raise what they like
-            print(f"{type(error).__name__}: {error}"[:500], file=sys.stderr)
+            print(repr(error)[:500], file=sys.stderr)
             if "memory" in str(error):
                 raise MemoryError from error
             raise NotUsable(_DAMAGED) from error
@@ -249,6 +248,8 @@ def _decode(data: bytes, needed: int) -> Picture:
 
 
 def _not_known(data: bytes) -> str:
+    if _BEGINS_WELL.match(data) or not data.strip(b"\0"):
+        return _DAMAGED
     looks = next((what for start, what in _LOOKS_LIKE if start.match(data)), "something else")
     return f"it is not a picture in {_KNOWN}, but {looks}"
 
@@ -256,6 +257,8 @@ def _not_known(data: bytes) -> str:
 def _exif(image: ImageFile.ImageFile) -> Mapping[int, Any]:
     try:
         return dict(image.getexif())
+    except MemoryError:
+        raise
     except Exception:  # a broken EXIF block takes nothing from the pixels
         return {}
 
@@ -286,81 +289,6 @@ def _text(value: object) -> str:
         utf16 = b"\0" in value
         return value.decode("utf-16-le" if utf16 else "utf-8", "replace").rstrip("\0")
     return ""
-
-
-def framed(picture: Picture, width: int, height: int, framing: Framing) -> Image.Image:
-    """The picture in exactly width x height pixels, sRGB, opaque. Raises NotUsable, MemoryError."""
-    try:
-        image = _plain(picture.image)
-    except (ValueError, OSError) as error:
-        reason = f"the picture's colours are of a kind that is not supported: {picture.image.mode}"
-        raise NotUsable(reason) from error
-
-    def scaled(size: tuple[int, int], box: Box) -> Image.Image:
-        small = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-        return _to_srgb(small, picture.profile)
-
-    target = (width, height)
-    cover = crop_box(image.size, target)
-    if framing == "crop":
-        return _bare(scaled(target, cover))
-    left, upper, right, lower = fit_box(image.size, target)
-    whole = scaled((right - left, lower - upper), (0, 0, *image.size))
-    if framing == "fit":
-        ground = Image.new("RGB", target, _GREY)
-    else:
-        blur = ImageFilter.GaussianBlur(min(target) / 16)
-        ground = scaled(target, cover).filter(blur)
-    ground.paste(whole, (left, upper))
-    return _bare(ground)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture in a mode that can be scaled, without transparency: L, RGB, CMYK or LAB."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGB", image.size, _WHITE)
-        page.paste(image, mask=image.getchannel("A"))
-        return page
-    if image.mode in ("L", "RGB", "CMYK", "LAB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Deep greys, scaled by what their range must be; Pillow's own conversion would clip them."""
-    deep = image if image.mode == "F" else image.convert("I")
-    least, most = cast("tuple[float, float]", deep.getextrema())
-    if image.mode.startswith("I;16"):
-        most = 65535
-    elif not (math.isfinite(least) and math.isfinite(most)):
-        raise ValueError("values that are not numbers")
-    limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    white = next((limit for limit in limits if most <= limit), most)
-    scale = 255.0 / white
-    return deep.convert("F").point(lambda value: value * scale + 0.5).convert("L")
-
-
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The same colours in sRGB. A profile that is broken, or for other colours, is passed over."""
-    if image.mode == "LAB":
-        source: Any = ImageCms.createProfile("LAB")
-    else:
-        source = io.BytesIO(profile) if profile else None
-    if source is not None:
-        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
-            converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
-            if converted is not None:
-                return converted
-    return image.convert("RGB")
-
-
-def _bare(image: Image.Image) -> Image.Image:
-    """The pixels alone: Pillow would save a profile, a resolution or a transparent colour too."""
-    image.info = {}
-    return image
 
 
 def write(output: Path, content: memoryview) -> None:

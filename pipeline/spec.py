@@ -6,6 +6,7 @@ kept with the job, so that no later change of rules or presets touches queued wo
 """
 
 import difflib
+import json
 import math
 import random
 import re
@@ -251,7 +252,9 @@ def allowed(key: str) -> str:
         return '"square", "source" or a ratio such as "16:9"'
     if key == "preset":
         return "the name of a preset"
-    return _either([_in_words(part) for part in _parts(Request.model_fields[key].annotation)])
+    parts = _parts(Request.model_fields[key].annotation)
+    words = [word for part in parts for word in _in_words(part)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _parts(annotation: Any) -> list[Any]:
@@ -260,31 +263,28 @@ def _parts(annotation: Any) -> list[Any]:
     return [] if annotation is NoneType else [annotation]
 
 
-def _in_words(annotation: Any) -> str:
+def _in_words(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
-        return _either([f'"{word}"' for word in get_args(annotation)])
+        return [f'"{word}"' for word in get_args(annotation)]
     kind, limit = get_args(annotation)
     if kind is str:
-        return f"a text of up to {limit.max_length} characters"
+        return [f"a text of up to {limit.max_length} characters"]
     bounds = FieldInfo.from_annotation(annotation).metadata
     least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
     most = next(bound.le for bound in bounds if isinstance(bound, Le))
-    return f"{least} to {most}"
-
-
-def _either(words: list[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+    return [f"{least} to {most}"]
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
     return f"unknown {what} {_shown(name)}; {hint}"
 
 
 def _shown(value: object) -> str:
+    """A value as a rule file has it, cut when it is long."""
     try:
-        text = repr(value)
+        text = json.dumps(value, ensure_ascii=False, default=str)
     except ValueError:  # Python refuses to write out a number of thousands of digits
         return "this number"
     return text if len(text) <= 60 else f"{text[:57]}..."

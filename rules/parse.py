@@ -6,6 +6,7 @@ of the clip: a checker that the caller hands in says what is wrong or unwise abo
 
 import difflib
 import itertools
+import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -46,6 +47,9 @@ class Mistake(NamedTuple):
         warning = "" if self.fatal else "warning: "
         key = f"{self.key}: " if self.key else ""
         return f"{place}: {warning}{key}{self.message}"
+
+
+_MOST_KEYS = 100
 
 
 class Parsed(NamedTuple):
@@ -202,11 +206,13 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
         return None, [table]
     place = _Place(name, text)
     nested = "make" in table
-    others = [k for k in table if k != "make"] if nested else []
     found = [
         place.mistake("", key, "stands outside [make]; here all keys go under it, or none")
-        for key in others
+        for key in table
+        if nested and key != "make"
     ]
+    if nested:
+        found += _value(place, "", "make", table["make"], TOP_KEYS["make"])
     found += _make(place, table if nested else {"make": table}, checker, flat=not nested)
     if any(m.fatal for m in found):
         return None, found
@@ -233,7 +239,10 @@ def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[Mis
 
 def _toml(name: str, text: str) -> dict[str, Any] | Mistake:
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
+        if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MOST_KEYS:
+            return Mistake(name, None, "", f"has over {_MOST_KEYS} keys; a rule has a few")
+        return table
     except RecursionError:
         return Mistake(name, None, "", "is nested too deeply")
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
@@ -258,24 +267,29 @@ class _Place(NamedTuple):
 
     def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> Mistake:
         full = f"{table}.{key}" if table and key else table or key
-        return Mistake(self.file, self._line(table, key), shown(full), message, fatal)
+        return Mistake(self.file, self._line(table, key), shown(full), _printable(message), fatal)
 
     def _line(self, table: str, key: str) -> int | None:
         """A light search, good for what people write: a key on its line, under its table."""
-        spelt = rf"""(["']?){re.escape(key)}\1\s*(=|\.)"""
-        full = rf"""(["']?){re.escape(table)}\1\s*\.\s*(["']?){re.escape(key)}\2\s*="""
+        if not (table and key):
+            table, key = "", table or key
         current, of_table = "", None
         for number, line in enumerate(self.text.split("\n"), 1):
-            line = line.strip()  # noqa: PLW2901
-            if header := re.match(r"""\[\s*(["']?)([^\[\]]*?)\1\s*\]""", line):
+            if header := re.match(r"""\s*\[\s*(["']?)([^\[\]]*?)\1\s*\]""", line):
                 current = header[2]
-                if current == (table or key):
-                    of_table = number
-                    if not (table and key):
-                        return number
-            elif re.match(spelt if current == table else full, line) and current in ("", table):
+                if not table and current == key:
+                    return number
+            elif current == table and re.match(rf"\s*{_spelt(key)}\s*[=.]", line):
                 return number
+            elif table and not current and re.match(rf"\s*{_spelt(table)}\s*[=.]", line):
+                of_table = of_table or number
+                if re.match(rf"\s*{_spelt(table)}\s*\.\s*{_spelt(key)}\s*[=.]", line):
+                    return number
         return of_table
+
+
+def _spelt(key: str) -> str:
+    return rf"""(?:{re.escape(key)}|"{re.escape(key)}"|'{re.escape(key)}')"""
 
 
 def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
@@ -287,8 +301,7 @@ def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
         elif key in MAKE_KEYS or key in PROMPTS:
             yield place.mistake("", key, "belongs under [make]")
         else:
-            hint = _nearest(key, TOP_KEYS)
-            yield place.mistake("", key, f"unknown key; {hint}; a clip's settings go under [make]")
+            yield place.mistake("", key, f"unknown key; {_nearest(key, TOP_KEYS)}")
     if isinstance(output := table.get("output"), str):
         for why in template.mistakes(output, OUTPUT_VARIABLES):
             yield place.mistake("", "output", why)
@@ -329,7 +342,7 @@ def _make(
         if key in MAKE_KEYS:
             yield from _value(place, where, key, value, MAKE_KEYS[key])
         elif near:
-            yield place.mistake(where, key, f"unknown key; did you mean {near[0]!r}?")
+            yield place.mistake(where, key, f'unknown key; did you mean "{near[0]}"?')
         elif key in MATCH_KEYS:
             yield place.mistake(where, key, "belongs under [match] of a rule")
         elif key in ("description", "enabled", "output"):
@@ -351,17 +364,21 @@ def _value(place: _Place, table: str, key: str, value: object, known: Key) -> It
 
 def _nearest(key: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
 
 
 def _value_shown(value: object) -> str:
     try:
-        return shown(repr(value))
+        return shown(json.dumps(value, ensure_ascii=False, default=str))
     except ValueError:  # Python refuses to write out a number of thousands of digits
         return "this number"
 
 
 def shown(text: str) -> str:
     """A text from a file, short and printable, for one line of a message."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = _printable(text)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

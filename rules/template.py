@@ -10,13 +10,15 @@ from collections.abc import Collection, Mapping
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
+_MOST_TOLD = 8
+
 
 def mistakes(text: str, known: Collection[str]) -> list[str]:
     """What is wrong with a template that may use the `known` variables; empty when nothing is."""
     found = []
     for piece in _PIECE.finditer(text):
         if piece[0] in ("{", "}"):
-            found.append(f"a lone {piece[0]!r}; write {piece[0] * 2!r} for the character itself")
+            found.append(f'a lone "{piece[0]}"; write "{piece[0] * 2}" for the character itself')
         elif piece[1] is not None and piece[1] not in known:
             near = difflib.get_close_matches(piece[1], known, n=1)
             name = f"{{{piece[1][:40]}}}"
@@ -26,7 +28,7 @@ def mistakes(text: str, known: Collection[str]) -> list[str]:
                 else "known: " + ", ".join(f"{{{k}}}" for k in known)
             )
             found.append(f"unknown variable {name}; {hint}")
-    return found
+    return list(dict.fromkeys(found))[:_MOST_TOLD]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
