@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.framing import kept_fraction
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +18,7 @@ from daemon.settings import Inbox, Settings
 from daemon.watch import is_junk, is_picture
 from pipeline import ladder
 from pipeline.decoder import Decoder
+from pipeline.framing import kept_fraction
 from pipeline.memory import predicted_peak
 from pipeline.presets import Family, family_of
 from pipeline.protocol import Inspected, Rejected
@@ -99,8 +99,8 @@ def _tell_plan(
     if not planned.specs:
         return
     spec = planned.specs[0]
-    if spec.framing == "crop":
-        answer.kept = kept_fraction((looked.width, looked.height), spec.width, spec.height)
+    source = (looked.width, looked.height)
+    answer.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
     dtype = settings.model.dtype
     first = ladder.rungs(spec, family)[0]
     answer.predicted_bytes = predicted_peak(first, family, "float16" if dtype == "auto" else dtype)

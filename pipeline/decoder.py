@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.client import Child, Died, Silent
 from pipeline.protocol import (
     SILENCE,
+    Failed,
     Hello,
     Inspect,
     Inspected,
@@ -40,7 +41,10 @@ class Decoder:
     async def prepare(
         self, path: Path, sha256: str, spec: Spec, output: Path
     ) -> Prepared | Rejected:
-        """Write the picture, framed as the Spec says, as a clean PNG to `output`."""
+        """Write the picture, framed as the Spec says, as a clean PNG to `output`.
+
+        Raises OSError when there is no place for it.
+        """
         answer = await self._ask(
             Prepare(
                 path=str(path),
@@ -51,6 +55,8 @@ class Decoder:
                 output=str(output),
             )
         )
+        if isinstance(answer, Failed):
+            raise OSError(f"{output}: {answer.reason}")
         assert isinstance(answer, (Prepared, Rejected))
         return answer
 
@@ -60,12 +66,12 @@ class Decoder:
             await self._child.close()
             self._child = None
 
-    async def _ask(self, request: Inspect | Prepare) -> Inspected | Prepared | Rejected:
+    async def _ask(self, request: Inspect | Prepare) -> Inspected | Prepared | Rejected | Failed:
         async with self._turn:
             why = ""
             for _ in range(_TRIES):
                 match await self._exchange(request):
-                    case Inspected() | Prepared() | Rejected() as answer:
+                    case Inspected() | Prepared() | Rejected() | Failed() as answer:
                         return answer
                     case Died() as death:
                         why = f"the picture decoder {death} while reading it"
@@ -76,7 +82,7 @@ class Decoder:
 
     async def _exchange(
         self, request: Inspect | Prepare
-    ) -> Inspected | Prepared | Rejected | Died | Silent:
+    ) -> Inspected | Prepared | Rejected | Failed | Died | Silent:
         if self._child is None:
             self._child = await Child.spawn("pipeline.picture", self._on_line)
             hello = await self._child.receive(SILENCE["start"])
@@ -84,7 +90,7 @@ class Decoder:
                 return hello if isinstance(hello, (Died, Silent)) else Died("did not say hello")
         await self._child.send(request)
         match await self._child.receive(_LIMIT):
-            case Inspected() | Prepared() | Rejected() | Died() | Silent() as answer:
+            case (Inspected() | Prepared() | Rejected() | Failed() | Died() | Silent()) as answer:
                 return answer
             case other:
                 return Died(f"answered out of turn ({other.type})")

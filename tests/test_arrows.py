@@ -36,7 +36,7 @@ def forbidden(path: Path) -> set[str]:
         no |= {"pipeline"}
     if package == "daemon":
         no |= {"pipeline.worker"}
-    if not in_worker and path.name not in ("picture.py", "framing.py"):
+    if not in_worker and path.name not in ("picture.py", "pixels.py"):
         no |= {"PIL", "pillow_heif"}
     return no
 
