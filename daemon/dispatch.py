@@ -42,12 +42,14 @@ class Dispatcher:
         self._carrying_on = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Carry on what a crash interrupted, before anything new is claimed."""
+        """Put right what a crash left, before anything new is claimed."""
         for recovered in await asyncio.to_thread(self._ledger.recover, self._owner):
             log.warning("recovered", job=recovered)
-        await self._carry_on()
         for job in await asyncio.to_thread(self._ledger.unsettled):
-            await self._outcomes.settle(job)
+            try:
+                await self._outcomes.settle(job)
+            except OSError as error:  # the next start will try again
+                log.error("the picture stays in the inbox", job=job.id, why=_told(error))
         await asyncio.to_thread(self._sweep)
 
     def wake(self) -> None:
@@ -55,8 +57,14 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self, slot: Slot) -> None:
-        """Work until told to stop."""
+        """Carry on what was being published, then work until told to stop."""
+        await self._look_again(slot)
         while not self.stopping.is_set():
+            self._wake.clear()
+            if slot.trouble:
+                await self._rest(_TROUBLE)
+                await self._look_again(slot)
+                continue
             slot.alive_at = time.monotonic()
             lease = self._parts.settings.queue.lease
             job = await asyncio.to_thread(self._ledger.claim, self._owner, lease)
@@ -65,9 +73,6 @@ class Dispatcher:
                 continue
             with structlog.contextvars.bound_contextvars(job=job.id):
                 await self._attempt(slot, job)
-            while slot.trouble and not self.stopping.is_set():
-                await self._rest(_TROUBLE)
-                await self._look_again(slot)
         await slot.maker.close()
 
     async def _attempt(self, slot: Slot, job: Job) -> None:
@@ -90,21 +95,18 @@ class Dispatcher:
             slot.take(None)
             await asyncio.to_thread(self._discard, inbox, job)
 
-    async def _carry_on(self) -> None:
-        """Finish what stands between the fence and the outbox."""
-        async with self._carrying_on:
-            for job in await asyncio.to_thread(self._ledger.unpublished, self._owner):
-                log.warning("carrying on the publication", job=job.id)
-                await self._outcomes.publish(job)
-
     async def _look_again(self, slot: Slot) -> None:
-        """After trouble: publish what waits for it, then let the slot claim again."""
+        """Finish what stands between the fence and the outbox; then the slot may claim."""
         slot.alive_at = time.monotonic()
         try:
-            await self._carry_on()
+            async with self._carrying_on:
+                for job in await asyncio.to_thread(self._ledger.unpublished, self._owner):
+                    log.warning("carrying on the publication", job=job.id)
+                    await self._outcomes.publish(job)
             slot.trouble = None
         except OSError as error:
             slot.trouble = _told(error)
+            log.error("could not publish, trying again", why=slot.trouble)
 
     def _discard(self, inbox: Inbox, job: Job) -> None:
         """Remove the staging folder, unless a clip in it still waits to be published."""
@@ -121,7 +123,6 @@ class Dispatcher:
 
     async def _rest(self, seconds: float) -> None:
         """Wait for work, a while, or the end."""
-        self._wake.clear()
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), seconds)
