@@ -40,6 +40,7 @@ class Dispatcher:
         self._outcomes = Outcomes(parts)
         self._wake = asyncio.Event()
         self._carrying_on = asyncio.Lock()
+        self._slots: list[Slot] = []
 
     async def begin(self) -> None:
         """Put right what a crash left, before anything new is claimed."""
@@ -58,14 +59,13 @@ class Dispatcher:
 
     async def run(self, slot: Slot) -> None:
         """Carry on what was being published, then work until told to stop."""
-        await self._look_again(slot)
+        self._slots.append(slot)
         while not self.stopping.is_set():
-            self._wake.clear()
-            if slot.trouble:
-                await self._rest(_TROUBLE)
-                await self._look_again(slot)
-                continue
             slot.alive_at = time.monotonic()
+            self._wake.clear()
+            if not await self._all_published(slot):
+                await self._rest(_TROUBLE)
+                continue
             lease = self._parts.settings.queue.lease
             job = await asyncio.to_thread(self._ledger.claim, self._owner, lease)
             if job is None:
@@ -73,6 +73,8 @@ class Dispatcher:
                 continue
             with structlog.contextvars.bound_contextvars(job=job.id):
                 await self._attempt(slot, job)
+            if slot.trouble:
+                await self._rest(_TROUBLE)
         await slot.maker.close()
 
     async def _attempt(self, slot: Slot, job: Job) -> None:
@@ -95,18 +97,21 @@ class Dispatcher:
             slot.take(None)
             await asyncio.to_thread(self._discard, inbox, job)
 
-    async def _look_again(self, slot: Slot) -> None:
-        """Finish what stands between the fence and the outbox; then the slot may claim."""
-        slot.alive_at = time.monotonic()
-        try:
-            async with self._carrying_on:
-                for job in await asyncio.to_thread(self._ledger.unpublished, self._owner):
-                    log.warning("carrying on the publication", job=job.id)
+    async def _all_published(self, slot: Slot) -> bool:
+        """Finish what stands between the fence and the outbox; False when that cannot be done."""
+        async with self._carrying_on:
+            for job in await asyncio.to_thread(self._ledger.unpublished, self._owner):
+                if any(busy.job and busy.job.id == job.id for busy in self._slots):
+                    continue
+                log.warning("carrying on the publication", job=job.id)
+                try:
                     await self._outcomes.publish(job)
-            slot.trouble = None
-        except OSError as error:
-            slot.trouble = _told(error)
-            log.error("could not publish, trying again", why=slot.trouble)
+                except OSError as error:
+                    slot.trouble = _told(error)
+                    log.error("could not publish, trying again", job=job.id, why=slot.trouble)
+                    return False
+                slot.trouble = None
+        return True
 
     def _discard(self, inbox: Inbox, job: Job) -> None:
         """Remove the staging folder, unless a clip in it still waits to be published."""

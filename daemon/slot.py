@@ -25,11 +25,13 @@ class Slot:
 
     def take(self, job: Job | None) -> None:
         """Begin with a job, or be free again."""
-        self.job, self.progress, self.trouble = job, None, None if job else self.trouble
+        self.job, self.progress = job, None
 
     def note(self, progress: Progress) -> int:
         """Take news of the attempt in; how many denoising steps were done since the last."""
         last, self.progress = self.progress, progress
+        if progress.stage == "denoise":
+            self.trouble = None
         if last is None or last.stage != progress.stage:
             self._stage_began = time.monotonic()
             return progress.step if progress.stage == "denoise" else 0
