@@ -101,7 +101,8 @@ class Dispatcher:
         """Finish what stands between the fence and the outbox; False when that cannot be done."""
         async with self._carrying_on:
             for job in await asyncio.to_thread(self._ledger.unpublished, self._owner):
-                if any(busy.job and busy.job.id == job.id for busy in self._slots):
+                in_hand = any(busy.job and busy.job.id == job.id for busy in self._slots)
+                if in_hand or self._parts.settings.inbox_named(job.inbox) is None:
                     continue
                 log.warning("carrying on the publication", job=job.id)
                 try:

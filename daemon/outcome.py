@@ -73,9 +73,9 @@ class Outcomes:
     async def publish(self, job: Job) -> None:
         """`publishing -> done`; also what carries on after a crash."""
         inbox = self._parts.settings.inbox_named(job.inbox)
-        if inbox is None or job.spec is None or job.result is None:
-            log.error("cannot publish: its inbox is not configured any more", job=job.id)
-            return
+        assert inbox is not None
+        assert job.spec is not None
+        assert job.result is not None
         staging = staging_of(inbox, job)
         clip = await asyncio.to_thread(
             publish,
