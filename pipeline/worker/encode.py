@@ -20,8 +20,12 @@ from pipeline.spec import Encoder
 from pipeline.worker.decode import Frames
 from pipeline.worker.errors import Spoilt, first_line
 
-_THREADS = 4
-"""x264's result depends on the number of its threads, so it is not left to the machine."""
+_THREADS = 1
+"""x264's bytes depend on its number of threads; with four they were even seen to change from one
+run to the next on a busy machine. A clip takes one thread seconds where denoising takes minutes."""
+
+_BEST = 1
+"""x264 takes 0 for lossless, which the High profile does not have."""
 
 _X264 = {"preset": "medium", "profile": "high"}
 _NVENC = {"preset": "p6", "tune": "hq", "profile": "high", "rc": "vbr"}
@@ -86,7 +90,7 @@ def _encoder(wanted: Encoder, quality: int) -> tuple[str, dict[str, str]]:
         if _nvenc_opens():
             return "h264_nvenc", _NVENC | {"cq": str(quality)}
         print("nvenc cannot be opened here; x264 encodes", file=sys.stderr)
-    return "libx264", _X264 | {"crf": str(quality)}
+    return "libx264", _X264 | {"crf": str(max(quality, _BEST))}
 
 
 def _nvenc_opens() -> bool:
