@@ -81,7 +81,9 @@ def test_same_frames_same_bytes(tmp_path: Path) -> None:
 
 
 def test_quality_is_heeded(tmp_path: Path) -> None:
-    assert written(tmp_path / "a.mp4", quality=8).size > written(tmp_path / "b.mp4", quality=40).size
+    assert (
+        written(tmp_path / "a.mp4", quality=8).size > written(tmp_path / "b.mp4", quality=40).size
+    )
 
 
 def test_steps_are_told_and_may_stop_it(tmp_path: Path) -> None:
@@ -96,9 +98,7 @@ def test_steps_are_told_and_may_stop_it(tmp_path: Path) -> None:
         written(tmp_path / "other.mp4", on_step=stop)
 
 
-def test_nvenc_that_is_not_there_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nvenc_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "_nvenc_opens", lambda: False)
     clip = written(tmp_path / "clip.mp4", encoder="nvenc")
     assert clip.codec == "h264 (libx264; nvenc is not to be had)"
