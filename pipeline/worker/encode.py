@@ -21,9 +21,14 @@ from pipeline.worker.decode import Frames
 from pipeline.worker.errors import Spoilt, first_line
 
 _THREADS = 4
-"""x264's result depends on the number of its threads, so it is not left to the machine."""
+"""x264's bytes depend on the number of its threads, so it is not left to the machine."""
 
-_X264 = {"preset": "medium", "profile": "high"}
+_BEST = 1
+"""x264 takes 0 for lossless, which the High profile does not have."""
+
+# mbtree reads memory that nobody wrote, at least in small frames (seen with MALLOC_PERTURB_), so
+# that the same frames now and then gave another file; short clips lose little without it
+_X264 = {"preset": "medium", "profile": "high", "x264-params": "mbtree=0"}
 _NVENC = {"preset": "p6", "tune": "hq", "profile": "high", "rc": "vbr"}
 
 
@@ -86,7 +91,7 @@ def _encoder(wanted: Encoder, quality: int) -> tuple[str, dict[str, str]]:
         if _nvenc_opens():
             return "h264_nvenc", _NVENC | {"cq": str(quality)}
         print("nvenc cannot be opened here; x264 encodes", file=sys.stderr)
-    return "libx264", _X264 | {"crf": str(quality)}
+    return "libx264", _X264 | {"crf": str(max(quality, _BEST))}
 
 
 def _nvenc_opens() -> bool:

@@ -1,0 +1,141 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.worker import encode
+from pipeline.worker.encode import write
+from pipeline.worker.errors import Spoilt
+
+
+def a_clip(frames: int = 9, width: int = 80, height: int = 48) -> Any:
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    pictures = []
+    for n in range(frames):
+        red = np.tile(np.roll(ramp, 2 * n), (height, 1))
+        pictures.append(np.stack([red, red // 2 + 60, np.full_like(red, 90)], -1))
+    return np.stack(pictures)
+
+
+def written(path: Path, **changes: Any) -> encode.Clip:
+    given = {
+        "fps": 7,
+        "quality": 10,
+        "encoder": "x264",
+        "metadata": {},
+        "on_step": lambda _: None,
+    }
+    return write(path, changes.pop("frames", a_clip()), **(given | changes))
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    clip = written(tmp_path / "clip.mp4")
+
+    assert (clip.width, clip.height, clip.frames, clip.fps) == (80, 48, 9, 7)
+    assert clip.duration == pytest.approx(9 / 7)
+    assert clip.size == (tmp_path / "clip.mp4").stat().st_size
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert (context.name, context.profile, context.pix_fmt) == ("h264", "High", "yuv420p")
+        assert stream.average_rate == 7
+        assert context.colorspace == context.color_primaries == context.color_trc == 1
+        assert context.color_range == 1
+        frames = list(container.decode(stream))
+    assert [frame.time for frame in frames] == pytest.approx([n / 7 for n in range(9)])
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    """A wrong matrix (BT.601 for BT.709) is off by some ten levels."""
+    flat = np.zeros((3, 64, 64, 3), np.uint8)
+    flat[:] = (200, 40, 90)
+    written(tmp_path / "clip.mp4", frames=flat)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        for frame in container.decode(video=0):
+            shown = frame.reformat(format="rgb24", src_colorspace=1).to_ndarray()
+            assert abs(shown.astype(int) - flat[0]).max() <= 3
+
+
+def test_the_index_comes_first(tmp_path: Path) -> None:
+    written(tmp_path / "clip.mp4")
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+def test_metadata_is_kept_by_the_container(tmp_path: Path) -> None:
+    facts = json.dumps({"prompt": 'ünder "quotes"', "seed": 2**63 - 1}, ensure_ascii=False)
+    said = {"title": "pan ← left", "artist": "i2vd", "description": "AI-generated"}
+    written(tmp_path / "clip.mp4", metadata=said | {"comment": facts})
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert container.metadata.items() >= (said | {"comment": facts}).items()
+
+
+def test_same_frames_same_bytes(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.mp4", metadata={"title": "x"})
+    second = written(tmp_path / "b.mp4", metadata={"title": "x"})
+    assert first.sha256 == second.sha256
+
+
+def test_quality_is_heeded(tmp_path: Path) -> None:
+    assert (
+        written(tmp_path / "a.mp4", quality=8).size > written(tmp_path / "b.mp4", quality=40).size
+    )
+
+
+def test_steps_are_told_and_may_stop_it(tmp_path: Path) -> None:
+    told: list[int] = []
+    written(tmp_path / "clip.mp4", on_step=told.append)
+    assert told == list(range(1, 10))
+
+    def stop(_: int) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        written(tmp_path / "other.mp4", on_step=stop)
+
+
+def test_nvenc_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "_nvenc_opens", lambda: False)
+    clip = written(tmp_path / "clip.mp4", encoder="nvenc")
+    assert clip.codec == "h264 (libx264; nvenc is not to be had)"
+
+
+def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    written(tmp_path / "clip.mp4")
+    assert synced == [str(tmp_path / "clip.mp4"), str(tmp_path)]
+
+
+def test_a_file_that_is_not_what_was_written_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mux = encode._mux
+
+    def lossy(path: Path, frames: Any, **how: Any) -> None:
+        mux(path, frames[:-1], **how)
+
+    monkeypatch.setattr(encode, "_mux", lossy)
+    with pytest.raises(Spoilt, match="8 frames"):
+        written(tmp_path / "clip.mp4")
+
+    def cut(path: Path, frames: Any, **how: Any) -> None:
+        mux(path, frames, **how)
+        path.write_bytes(path.read_bytes()[:-200])
+
+    monkeypatch.setattr(encode, "_mux", cut)
+    with pytest.raises(Spoilt):
+        written(tmp_path / "clip.mp4")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        written(tmp_path / "nowhere" / "clip.mp4")

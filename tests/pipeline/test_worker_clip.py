@@ -1,0 +1,251 @@
+"""One clip within the process: modes, sizes, lack of memory, the gate."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from worker_kit import a_picture
+
+from pipeline.ladder import Mode
+from pipeline.protocol import Made, Make, Progress
+from pipeline.worker import clip, decode
+from pipeline.worker.budget import Budget
+from pipeline.worker.conditions import picture_latents, read_picture, with_places
+from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.gate import findings
+from pipeline.worker.model import Model, load
+from pipeline.worker.watch import Watch
+
+Order = Callable[..., Make]
+
+
+class Silence:
+    """A channel that nobody listens to."""
+
+    def __init__(self) -> None:
+        self.told: list[Progress] = []
+
+    def send(self, reply: Any) -> None:
+        self.told.append(reply)
+
+    def waiting(self) -> bool:
+        return False
+
+
+def made(model: Model, order: Make, budget: Budget | None = None) -> Made:
+    watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
+    budget = budget or Budget(torch.device("cpu"), None)
+    with budget.kept():
+        return clip.make(model, order, watch, budget)
+
+
+def shown(order: Make) -> Any:
+    with av.open(str(Path(order.staging) / "clip.mp4")) as container:
+        return np.stack([f.to_ndarray(format="gray") for f in container.decode(video=0)])
+
+
+def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
+    asked = order(width=64, height=64, steps=10, quality=8)
+    result = made(micro, asked)
+
+    assert (result.width, result.height, result.frames, result.fps) == (64, 64, 8, 8)
+    assert list(result.seconds) == ["encode", "denoise", "decode", "write"]
+    assert result.peak_memory is None
+    picture = np.asarray(a_picture().convert("L"), float)
+    assert np.abs(shown(asked)[0] - picture).mean() < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_every_mode_gives_the_same_frames(micro: Model, order: Order, guidance: float) -> None:
+    frames = {}
+    for mode in (*Mode, Mode.RESIDENT):
+        asked = order(mode=mode, guidance=guidance, quality=0)
+        made(micro, asked)
+        frames[mode] = shown(asked).astype(int)
+    for mode in Mode:
+        assert np.abs(frames[mode] - frames[Mode.RESIDENT]).max() <= 2, mode
+
+
+def test_same_spec_same_file(micro: Model, order: Order) -> None:
+    first = made(micro, order())
+    torch.manual_seed(99)
+    assert made(micro, order()).sha256 == first.sha256
+    assert made(micro, order(seed=6)).sha256 != first.sha256
+
+
+def test_a_smaller_rung_shows_the_whole_picture_smaller(micro: Model, order: Order) -> None:
+    asked = order(width=64, height=64, rung_width=32, rung_height=32, quality=8)
+    result = made(micro, asked)
+
+    assert (result.width, result.height) == (32, 32)
+    small = np.asarray(a_picture().resize((32, 32)).convert("L"), float)
+    assert np.abs(shown(asked)[0] - small).mean() < 25
+
+
+def test_the_pictures_edge_is_used_as_it_is(tmp_path: Path, micro: Model) -> None:
+    """The reference gives sizes such as 512x512 a black column, which conditions every frame."""
+    for width, height in ((64, 64), (40, 64), (64, 40), (48, 48)):
+        Image.new("RGB", (width, height), (255, 250, 240)).save(tmp_path / "white.png")
+        picture = read_picture(tmp_path / "white.png", width, height)
+        assert picture.getextrema() == ((255, 255), (250, 250), (240, 240))
+        with torch.no_grad():
+            latents = picture_latents(micro, picture)
+            values = micro.vae.decode(latents[:, :, 0]).sample
+        assert values[..., 0].min() > 0.5 and values[..., -1, :].min() > 0.5
+
+
+def test_a_picture_of_another_shape_is_covered_and_cropped(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (200, 40), (255, 0, 0))
+    wide.paste((0, 255, 0), (80, 0, 120, 40))
+    wide.save(tmp_path / "wide.png")
+    picture = read_picture(tmp_path / "wide.png", 32, 32)
+    assert picture.size == (32, 32)
+    assert picture.getpixel((16, 16)) == (0, 255, 0)
+    assert all(picture.getpixel((x, 16))[1] > 200 for x in range(2, 30))  # type: ignore[index]
+
+
+def test_only_png_is_opened(tmp_path: Path) -> None:
+    a_picture().save(tmp_path / "clean.png", format="JPEG")
+    with pytest.raises(Refused, match="cannot be read"):
+        read_picture(tmp_path / "clean.png", 64, 64)
+    with pytest.raises(Refused, match="No such file"):
+        read_picture(tmp_path / "gone.png", 64, 64)
+
+
+def test_each_frame_is_told_its_place() -> None:
+    first = torch.full((1, 4, 1, 2, 2), 0.3)
+    places = with_places(first, 5)
+    assert places[0, 0, :, 0, 0].tolist() == pytest.approx([0.3, 0.25, 0.5, 0.75, 1.0])
+
+
+def test_sizes_that_the_model_cannot_make_are_refused(micro: Model, order: Order) -> None:
+    assert micro.multiple == 4
+    with pytest.raises(Refused, match="width 34 is not a multiple of 4"):
+        made(micro, order(width=34))
+
+
+def test_decoding_falls_back_to_smaller_pieces(
+    micro: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = torch.randn(1, 4, 6, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = decode.decode(micro, latents, together=3, on_step=lambda _: None)
+    real, sizes = micro.vae.decode, []
+
+    def limited(cells: Any) -> Any:
+        sizes.append((len(cells), micro.vae.use_tiling))
+        if len(cells) > 1 or (len(sizes) > 3 and not micro.vae.use_tiling):
+            raise torch.OutOfMemoryError("no memory")
+        return real(cells)
+
+    monkeypatch.setattr(micro.vae, "decode", limited)
+    with torch.no_grad():
+        pieces = decode.decode(micro, latents, together=3, on_step=lambda _: None)
+
+    assert sizes[0] == (3, False) and sizes[1] == (1, False) and sizes[-1] == (1, True)
+    assert not micro.vae.use_tiling
+    assert whole.shape == pieces.shape == (6, 32, 32, 3)
+    assert np.abs(whole.astype(int) - pieces).mean() < 12
+    assert capsys.readouterr().err.count("smaller pieces") == 2
+
+
+def test_half_precision_that_overflows_is_decoded_in_single(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = load("micro", "cpu", "bfloat16", on_step=lambda: None)
+    model.bring_all()
+    latents = torch.randn(1, 4, 2, 8, 8)
+    real, types = model.vae.decode, []
+
+    def overflowing(cells: torch.Tensor) -> Any:
+        types.append(cells.dtype)
+        result = real(cells)
+        if cells.dtype == torch.bfloat16:
+            result.sample[..., 0, 0] = float("nan")
+        return result
+
+    monkeypatch.setattr(model.vae, "decode", overflowing)
+    with torch.no_grad():
+        frames = decode.decode(model, latents, together=2, on_step=lambda _: None)
+    assert frames.shape == (2, 16, 16, 3)
+    assert types == [torch.bfloat16, torch.float32]
+
+
+def test_frames_that_are_no_numbers_are_no_clip(micro: Model) -> None:
+    latents = torch.full((1, 4, 2, 8, 8), float("inf"))
+    with torch.no_grad(), pytest.raises(Spoilt, match="not numbers"):
+        decode.decode(micro, latents, together=2, on_step=lambda _: None)
+
+
+def test_the_gate() -> None:
+    good = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
+    assert findings(good) == []
+    with pytest.raises(Spoilt, match="black"):
+        findings(np.zeros_like(good))
+    flash = good.copy()
+    flash[2] = 0
+    assert findings(flash) == ["black frames: 2"]
+    grey = good.copy()
+    grey[-1] = 127
+    assert findings(grey) == ["the last frame is 100% mid-grey"]
+
+
+@pytest.fixture(scope="module")
+def budgeted() -> Callable[[int], tuple[Model, Budget]]:
+    def make(limit: int) -> tuple[Model, Budget]:
+        budget = Budget(torch.device("cpu"), limit)
+        model = load("micro", "cpu", "float32", copy=True, on_step=lambda: None)
+        with budget.kept():
+            model.bring_all()
+        return model, budget
+
+    return make
+
+
+@pytest.mark.slow
+def test_each_mode_needs_less_than_the_one_before(
+    budgeted: Callable[[int], tuple[Model, Budget]], order: Order
+) -> None:
+    model, budget = budgeted(10**12)
+    peaks = []
+    for mode in Mode:
+        asked = order(mode=mode, guidance=3.0)
+        peaks.append(made(model, asked, budget).peak_memory)
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == len(Mode)
+
+
+def test_over_the_budget_memory_runs_out_and_all_is_released(
+    budgeted: Callable[[int], tuple[Model, Budget]], order: Order
+) -> None:
+    model, budget = budgeted(10**12)
+    ledger = budget._ledger
+    assert ledger is not None
+    held = ledger.live
+    ledger.limit = held + 1_000_000
+    try:
+        made(model, order())
+    except torch.OutOfMemoryError:
+        pytest.fail("outside of the budget nothing is counted")
+    with pytest.raises(torch.OutOfMemoryError, match="the budget is"):
+        made(model, order(width=64, height=64), budget)
+    decode.release(model.device)
+    assert ledger.live == held
+
+
+def test_a_model_over_the_budget_stays_on_the_host(
+    budgeted: Callable[[int], tuple[Model, Budget]],
+    order: Order,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, budget = budgeted(6_000_000)
+    assert "cannot hold all" in capsys.readouterr().err
+    assert budget._ledger is not None
+    assert budget._ledger.live == 0
+    assert made(model, order(mode=Mode.OFFLOAD, steps=10), budget).frames == 8

@@ -1,0 +1,161 @@
+"""The real child process, driven over its channel as the daemon does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+from worker_kit import Peer
+
+from pipeline.ladder import Mode
+from pipeline.protocol import Cancel, Load, Make
+from pipeline.worker.errors import EXIT_DEVICE_LOST
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Peer]
+Order = Callable[..., Make]
+
+
+def test_load_make_and_end(worker: Start, order: Order) -> None:
+    peer = worker()
+    loaded = peer.load()
+    assert (loaded.type, loaded.device, loaded.memory) == ("loaded", "cpu", None)
+    assert len(loaded.weights) == 64
+    assert loaded.versions.keys() >= {"torch", "diffusers", "transformers", "av"}
+    assert [stage for stage, *_ in peer.progress][0] == "start"
+    peer.progress.clear()
+
+    asked = order(prompt='pan "left" ü')
+    peer.send(asked)
+    made = peer.final()
+
+    assert made.type == "made"
+    assert list(dict.fromkeys(s for s, *_ in peer.progress)) == [
+        *("encode", "denoise", "decode", "write")
+    ]
+    assert [p for p in peer.progress if p[0] == "denoise"] == [
+        ("denoise", n, 10) for n in range(11)
+    ]
+    with av.open(str(Path(asked.staging) / "clip.mp4")) as container:
+        assert container.metadata["title"] == 'pan "left" ü'
+        assert container.metadata["description"] == "AI-generated"
+        facts = json.loads(container.metadata["comment"])
+    assert facts["seed"] == 5
+    assert facts["model"] == "micro"
+    assert facts["weights"] == loaded.weights
+    assert peer.close() == 0
+
+
+def test_same_spec_same_file_in_two_processes(worker: Start, order: Order) -> None:
+    digests = set()
+    for _ in range(2):
+        peer = worker()
+        peer.load()
+        peer.send(order())
+        digests.add(peer.final().sha256)
+        peer.close()
+    assert len(digests) == 1
+
+
+def test_cancel_between_two_steps_and_go_on(worker: Start, order: Order) -> None:
+    peer = worker()
+    peer.load()
+    peer.send(order(steps=100))
+    while (reply := peer.receive()).type == "progress" and reply.stage != "denoise":
+        pass
+    peer.send(Cancel())
+    assert peer.final().type == "cancelled"
+    assert peer.progress[-1][:2] < ("denoise", 20)
+
+    peer.send(Cancel())  # too late for the last clip, too early for the next: it means nothing
+    peer.send(order())
+    assert peer.final().type == "made"
+
+
+def test_it_ends_when_its_parent_is_gone(worker: Start, order: Order) -> None:
+    peer = worker()
+    peer.load()
+    peer.send(order(steps=100))
+    peer.receive()
+    assert peer.close() == 0
+
+
+def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> None:
+    peer = worker()
+    assert peer.receive().type == "hello"
+    peer.send(order())
+    refused = peer.final()
+    assert (refused.type, refused.retry) == ("failed", False)
+
+    peer.send(Load(model="nobody/nothing", device="cpu", dtype="float32"))
+    failed = peer.final()
+    assert failed.stage == "load"
+    assert "i2vd model pull nobody/nothing" in failed.reason
+    peer.send(Load(model="micro", device="cuda", dtype="float16"))
+    assert "the device 'cuda' cannot be used" in peer.final().reason
+
+    peer.send(Load(model="micro", device="cpu", dtype="float32"))
+    assert peer.final().type == "loaded"
+    peer.send(order(width=33))
+    refused = peer.final()
+    assert (refused.retry, refused.reason) == (False, "width 33 is not a multiple of 4")
+    peer.send(order())
+    assert peer.final().type == "made"
+
+
+@pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
+def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage: str) -> None:
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:resident,lean")
+    peer.load()
+    peer.send(order(mode=Mode.RESIDENT))
+    reply = peer.final()
+    assert (reply.type, reply.stage) == ("out_of_memory", stage)
+    peer.send(order(mode=Mode.SLICED))
+    assert peer.final().type == "made"
+
+
+def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
+    peer = worker(I2VD_CPU_BUDGET="3000000")
+    peer.load()
+    peer.send(order(mode=Mode.RESIDENT, width=64, height=64))
+    reply = peer.final()
+    assert reply.type == "out_of_memory"
+    assert "the budget is 3000000" in reply.detail
+
+
+def test_a_failure_is_told_and_survived(worker: Start, order: Order) -> None:
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="fail:denoise:poison")
+    peer.load()
+    peer.send(order(prompt="a poison prompt"))
+    reply = peer.final()
+    assert (reply.type, reply.stage, reply.retry) == ("failed", "denoise", True)
+    assert "on purpose" in reply.reason
+    peer.send(order())
+    assert peer.final().type == "made"
+
+
+@pytest.mark.parametrize(("fault", "code"), [("die", -9), ("lost", EXIT_DEVICE_LOST)])
+def test_a_death_is_silent(worker: Start, order: Order, fault: str, code: int) -> None:
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"{fault}:decode")
+    peer.load()
+    peer.send(order())
+    assert peer.final() is None
+    assert peer.process.wait(20) == code
+
+
+def test_a_hang_is_silent(worker: Start, order: Order) -> None:
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:encode")
+    peer.load()
+    peer.send(order())
+    with pytest.raises(TimeoutError):
+        while True:
+            peer.receive(2.0)
+
+
+def test_faults_are_for_tests_only(worker: Start) -> None:
+    peer = worker(I2VD_TEST_FAULT="die:denoise")
+    peer.load()
+    assert peer.process.wait(20) == 1
+    assert "I2VD_TESTING" in peer.log()
