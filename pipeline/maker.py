@@ -136,6 +136,8 @@ class Maker:
             return loaded
         steps_down: list[StepDown] = []
         for rung in order.ladder:
+            if self._cancelled:  # while the model was loading, or between two rungs
+                return NoClip("cancelled", "cancelled", retry=False)
             answer = await self._try(order, rung, report)
             match answer:
                 case Made():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Operation = Callable[[Parts, int], Job]
 
-LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
+LOCAL_NAMES = ["127.0.0.1", "localhost"]
 
 
 class _SameSite:

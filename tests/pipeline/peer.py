@@ -37,6 +37,9 @@ def main() -> None:
                 case Load(model="broken"):
                     channel.send(Failed(stage="load", reason="no such model", retry=False))
                 case Load() as load:
+                    if load.model == "slow":
+                        channel.send(Progress(stage="load", step=0, steps=1))
+                        time.sleep(0.5)
                     channel.send(loaded(load))
                 case Make() as order:
                     words = order.spec.prompt.split()

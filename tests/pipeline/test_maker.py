@@ -141,6 +141,19 @@ async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:
     assert bench.deaths == []
 
 
+async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
+    bench = Bench(model="slow")
+    making = asyncio.create_task(bench.make("made"))
+    while not bench.news:
+        await asyncio.sleep(0.01)
+    await bench.maker.cancel()
+    outcome = await making
+    assert isinstance(outcome, NoClip)
+    assert outcome.kind == "cancelled"
+    assert isinstance(await bench.make("made"), Clip)
+    await bench.maker.close()
+
+
 async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("hang"))
     while not any(isinstance(news, Progress) for news in bench.news):
