@@ -19,11 +19,10 @@ def columns(outbox: Path, archive: Path) -> list[tuple[Image.Image, list[Image.I
     for clip in sorted(outbox.glob("*.mp4")):
         picture = next(archive.glob(f"{clip.stem}.*"))
         with Image.open(picture) as image, av.open(str(clip)) as container:
-            frames = [frame.to_image() for frame in container.decode(video=0)]
-            shown = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
-            found.append(
-                (shown, [f.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for f in frames])
-            )
+            size = (SIDE, SIDE)
+            arrays = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [Image.fromarray(a).resize(size, Image.Resampling.BICUBIC) for a in arrays]
+            found.append((ImageOps.fit(image, size, Image.Resampling.LANCZOS), frames))
     return found
 
 
