@@ -79,6 +79,16 @@ def test_a_running_job_is_cancelled_at_its_next_step(shared: Studio) -> None:
     assert shared.slot()["pid"] == worker, "the worker and its model stay"
 
 
+def test_a_job_can_be_cancelled_while_the_model_is_loaded_for_it(studio_in: Open) -> None:
+    studio = studio_in().start()
+    studio.drop("hasty.png", picture(7))
+    (job,) = studio.until_state("hasty.png", "running")
+    assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
+    (job,) = studio.until_settled("hasty.png", "cancelled", "failed", "done")
+    assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
+    assert studio.metric("i2vd_child_deaths_total", child="worker") == 0
+
+
 def test_what_cannot_be_done_with_a_job_is_said(shared: Studio) -> None:
     shared.drop("finished.png", picture(6))
     (job,) = shared.until_settled("finished.png", "done")
