@@ -64,3 +64,12 @@ def test_a_second_sigterm_stops_at_once(studio_in: Open) -> None:
     assert "given back" in studio.events(job["id"])
     (job,) = studio.jobs("cat.png")
     assert (job["state"] in ("queued", "running"), job["failures"]) == (True, 0)
+
+
+def test_a_notify_socket_that_nobody_reads_does_not_end_the_daemon(studio_in: Open) -> None:
+    studio = studio_in(NOTIFY_SOCKET="/nowhere/notify")
+    studio.start().post("/api/pause")
+    studio.drop("cat.png", picture(4))
+    studio.until_state("cat.png", "queued")
+    studio.until(lambda: studio.metric("i2vd_queue_oldest_seconds") > 1.5, "a status is due")
+    assert studio.stop() == 0
