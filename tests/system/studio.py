@@ -231,7 +231,10 @@ class Studio:
 
     def get(self, path: str, **params: Any) -> Any:
         """The API's answer to a question."""
-        answer = self._http.get(path, params=params)
+        try:
+            answer = self._http.get(path, params=params)
+        except httpx.TransportError as error:
+            raise AssertionError(f"GET {path}: {error}\n{self.log_tail()}") from None
         assert answer.is_success, f"GET {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
