@@ -67,7 +67,7 @@ def test_cancel_between_two_steps_and_go_on(worker: Start, order: Order) -> None
         pass
     peer.send(Cancel())
     assert peer.final().type == "cancelled"
-    assert peer.progress[-1][:2] < ("denoise", 20)
+    assert len(peer.progress) < 50
 
     peer.send(Cancel())  # too late for the last clip, too early for the next: it means nothing
     peer.send(order())
