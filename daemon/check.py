@@ -57,6 +57,9 @@ def _state(settings: Settings) -> Iterator[Finding]:
     if writable:
         yield Finding("mistake", "state", writable)
         return
+    if settings.queue.url is None and not settings.state.is_dir():
+        yield Finding("ok", "queue", f"{settings.queue_url}, made by the first `i2vd run`")
+        return
     try:
         Database(settings.queue_url).close()
         yield Finding("ok", "queue", settings.queue_url)
@@ -73,6 +76,9 @@ def _folders(inbox: Inbox) -> Iterator[Finding]:
         problem = _writable(folder)
         if problem:
             yield Finding("mistake", name, problem)
+            continue
+        if not folder.is_dir():
+            yield Finding("warning", name, f"{folder} is missing; `i2vd run` makes it")
             continue
         free = free_bytes(folder) or 0.0
         detail = f"{folder}, {free / 1e9:.1f} GB free"

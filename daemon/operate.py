@@ -1,8 +1,12 @@
 """What an operator may do with a job: cancel it, or try it again."""
 
+import structlog
+
 from daemon import archive
 from daemon.job import Job
 from daemon.parts import Parts
+
+log = structlog.get_logger()
 
 
 class Refused(Exception):
@@ -13,7 +17,9 @@ def cancel(parts: Parts, job_id: int) -> Job:
     """A waiting job at once, a running one at its next step. Raises Refused."""
     if not parts.ledger.cancel(job_id):
         raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting or running")
-    archive.settle(parts.ledger, parts.settings, _job(parts, job_id))
+    job = _job(parts, job_id)
+    log.info("cancelled" if job.state == "cancelled" else "cancel asked", job=job_id, path=job.path)
+    archive.settle(parts.ledger, parts.settings, job)
     return _job(parts, job_id)
 
 
@@ -37,7 +43,9 @@ def retry(parts: Parts, job_id: int) -> Job:
             f"the picture of job {job_id} is not at {job.whereabouts_path} any more, or another "
             f"lies at {job.path} in the inbox; drop it again"
         )
-    return _job(parts, job_id)
+    job = _job(parts, job_id)
+    log.info("queued again", job=job_id, path=job.path)
+    return job
 
 
 def _job(parts: Parts, job_id: int) -> Job:

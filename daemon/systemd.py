@@ -3,19 +3,26 @@
 The protocol is one datagram to the socket in $NOTIFY_SOCKET; without it nothing is sent.
 """
 
+import contextlib
 import os
 import socket
 import time
 
 
 def notify(*states: str) -> None:
-    """Send lines such as "READY=1" or "STATUS=3 queued"."""
+    """Send lines such as "READY=1" or "STATUS=3 queued".
+
+    Nobody listening is no reason to stop working, so errors are passed over, as sd_notify(3) says.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+    ):
         sock.connect(address)
         sock.sendall("\n".join(states).encode())
 

@@ -123,6 +123,9 @@ class Maker:
             case Failed():
                 await self._bury(f"could not load the model: {loaded.reason}")
                 return NoClip("load", loaded.reason, loaded.retry)
+            case Cancelled():  # a child without a model is of no use, and no loss
+                await self.close()
+                return NoClip("cancelled", "cancelled", retry=False)
             case NoClip():
                 return loaded
             case other:
