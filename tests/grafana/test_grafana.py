@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from needs import missing, needs
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.system.needs import missing, needs
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAFANA = ROOT / "grafana"

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from booted import Machine
-from needs import needs
 
 from daemon import settings
+from tests.system.booted import Machine
+from tests.system.needs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "systemd"
