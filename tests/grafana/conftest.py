@@ -12,7 +12,6 @@ from urllib.error import URLError
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/system"))  # needs.py
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
-from needs import needs
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.system.needs import missing, needs
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAFANA = ROOT / "grafana"
@@ -202,7 +204,8 @@ def test_panels_do_not_overlap():
 
 
 def test_the_board_is_what_the_script_makes():
-    pytest.importorskip("grafana_foundation_sdk", reason="pip install grafana-foundation-sdk")
+    if find_spec("grafana_foundation_sdk") is None:
+        missing("this test needs: pip install -c constraints.txt grafana-foundation-sdk")
     made = subprocess.run(
         [sys.executable, str(GRAFANA / "dashboard.py")],
         capture_output=True,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from needs import missing, needs
+from tests.system.needs import missing, needs
 
 SCRIPT = Path(__file__).with_name("booted_systemd.sh")
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
