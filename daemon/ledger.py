@@ -19,6 +19,8 @@ from daemon.database import Database, events, jobs, meta
 from daemon.job import OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.spec import Spec
 
+CANCELLED = "cancelled by the operator"
+
 
 class Ledger:
     """The transitions of a job. Who only wants to know reads `History`."""
@@ -138,18 +140,24 @@ class Ledger:
             rows = db.execute(
                 jobs.update()
                 .where(jobs.c.state == "running", jobs.c.owner == owner)
-                .values(
-                    state=sa.case((jobs.c.cancel, "cancelled"), else_="queued"),
-                    owner=None,
-                    lease=None,
-                    progress=None,
-                )
-                .returning(jobs.c.id)
-            )
-            recovered = list(rows.scalars().all())
-            for job in recovered:
-                self._note(db, job, "recovered", "the daemon ended while it was running")
-            return recovered
+                .values(self._abandoned())
+                .returning(jobs.c.id, jobs.c.state)
+            ).all()
+            for job, state in rows:
+                event = "cancelled" if state == "cancelled" else "recovered"
+                self._note(db, job, event, "the daemon ended while it was running")
+            return [job for job, _ in rows]
+
+    def _abandoned(self) -> dict[str, Any]:
+        """What becomes of a running row whose attempt is lost; uncounted, and a cancel holds."""
+        return {
+            "state": sa.case((jobs.c.cancel, "cancelled"), else_="queued"),
+            "error": sa.case((jobs.c.cancel, CANCELLED), else_=jobs.c.error),
+            "finished": sa.case((jobs.c.cancel, self._now), else_=None),
+            "owner": None,
+            "lease": None,
+            "progress": None,
+        }
 
     def claim(self, owner: str, lease: float) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
@@ -162,12 +170,7 @@ class Ledger:
             db.execute(
                 jobs.update()
                 .where(jobs.c.state == "running", jobs.c.lease < self._now)
-                .values(
-                    state=sa.case((jobs.c.cancel, "cancelled"), else_="queued"),
-                    owner=None,
-                    lease=None,
-                    progress=None,
-                )
+                .values(self._abandoned())
             )
             pick = (
                 sa.select(jobs.c.id)
@@ -298,6 +301,7 @@ class Ledger:
                 .where(jobs.c.id == job_id, jobs.c.state.in_(["queued", "running"]))
                 .values(
                     cancel=True,
+                    error=sa.case((jobs.c.state == "queued", CANCELLED), else_=jobs.c.error),
                     finished=sa.case((jobs.c.state == "queued", self._now), else_=None),
                     state=sa.case((jobs.c.state == "queued", "cancelled"), else_=jobs.c.state),
                 )

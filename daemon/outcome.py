@@ -12,6 +12,7 @@ import structlog
 
 from daemon import archive
 from daemon.job import Job
+from daemon.ledger import CANCELLED
 from daemon.parts import Parts
 from daemon.place import Method, probe, write_durably
 from daemon.publish import SIDECAR, publish
@@ -56,7 +57,7 @@ class Outcomes:
                 await asyncio.to_thread(self._ledger.give_back, job, "the daemon was stopped")
             case NoClip(kind="cancelled"):
                 log.info("cancelled")
-                await asyncio.to_thread(self._ledger.cancelled, job, "cancelled by the operator")
+                await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
                 await self.settle(job)
             case NoClip(kind="load"):
                 slot.trouble = f"the model does not load: {outcome.reason}"

@@ -1,6 +1,8 @@
 """What an operator may do with jobs: hold, order, cancel, try again."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +55,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_can_come_back(shared: Studio) ->
         assert shared.post(f"/api/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
         shared.until_settled("unwanted.png", "cancelled")
         assert (shared.failed / "unwanted.png").is_file()
+        assert shared.reason("unwanted.png") == "cancelled by the operator"
         again = shared.post(f"/api/jobs/{job['id']}/cancel")
         assert (again.status_code, "cancelled" in again.text) == (409, True)
 
@@ -73,6 +76,7 @@ def test_a_running_job_is_cancelled_at_its_next_step(shared: Studio) -> None:
     assert shared.post(f"/api/jobs/{job['id']}/cancel").is_success
     shared.until_settled("slow-unwanted.png", "cancelled")
     assert (shared.failed / "slow-unwanted.png").is_file()
+    assert shared.reason("slow-unwanted.png") == "cancelled by the operator"
     assert not [clip for clip in shared.clips() if "unwanted" in clip and "slow" in clip]
     shared.drop("after-cancel.png", picture(5))
     shared.until_settled("after-cancel.png", "done")
@@ -87,6 +91,21 @@ def test_a_job_can_be_cancelled_while_the_model_is_loaded_for_it(studio_in: Open
     (job,) = studio.until_settled("hasty.png", "cancelled", "failed", "done")
     assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
     assert studio.metric("i2vd_child_deaths_total", child="worker") == 0
+
+
+def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(studio_in: Open) -> None:
+    studio = studio_in().start()
+    studio.drop("doomed.png", picture(8))
+    (job,) = studio.until_state("doomed.png", "running")
+    (worker,) = studio.until(lambda: studio.processes("pipeline.worker"), "there is a worker")
+    os.kill(worker, signal.SIGSTOP)  # it will not heed the cancel
+    assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
+    studio.kill()
+    os.kill(worker, signal.SIGKILL)
+    studio.start()
+    (job,) = studio.until_settled("doomed.png", "cancelled")
+    assert job["finished"] is not None
+    assert studio.reason("doomed.png") == "cancelled by the operator"
 
 
 def test_what_cannot_be_done_with_a_job_is_said(shared: Studio) -> None:
