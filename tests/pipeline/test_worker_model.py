@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
+from pipeline.worker.source import ModelUnusable
 from test_worker_clip import made
 from transformers import (
     CLIPTextConfig,
@@ -24,7 +25,6 @@ from transformers import (
 from pipeline.presets import MICRO_FOLDER
 from pipeline.protocol import Make
 from pipeline.worker.model import Model, load
-from pipeline.worker.source import ModelUnusable
 
 _UNET = {
     "block_out_channels": (32, 64, 64, 64),
