@@ -52,7 +52,6 @@ def build() -> Any:
     """A model as wide as the published one, filled with small noise on the host in fp16."""
     import torch
     from diffusers import AutoencoderKL, I2VGenXLUNet
-    from pipeline.worker.source import find
     from transformers import (
         CLIPTextConfig,
         CLIPTextModel,
@@ -62,6 +61,7 @@ def build() -> Any:
     )
 
     from pipeline.presets import MICRO_FOLDER
+    from pipeline.source import find
     from pipeline.worker.model import Model
     from pipeline.worker.weights import Weights, assign
 

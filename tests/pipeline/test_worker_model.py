@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
-from pipeline.worker.source import ModelUnusable
 from test_worker_clip import made
 from transformers import (
     CLIPTextConfig,
@@ -24,6 +23,7 @@ from transformers import (
 
 from pipeline.presets import MICRO_FOLDER
 from pipeline.protocol import Make
+from pipeline.source import ModelUnusable
 from pipeline.worker.model import Model, load
 
 _UNET = {
