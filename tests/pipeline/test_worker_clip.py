@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from worker_kit import a_picture
 
 from pipeline.ladder import Mode
 from pipeline.protocol import Made, Make, Progress
@@ -20,6 +19,7 @@ from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import findings
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
+from tests.pipeline.worker_kit import a_picture
 
 Order = Callable[..., Make]
 
@@ -62,14 +62,21 @@ def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_every_mode_gives_the_same_frames(micro: Model, order: Order, guidance: float) -> None:
+def test_every_mode_gives_the_same_frames(
+    micro: Model, order: Order, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = {}
+    decoded = clip.findings
+
+    def keep(values: Any) -> list[str]:
+        frames[mode] = values.astype(int)
+        return decoded(values)
+
+    monkeypatch.setattr(clip, "findings", keep)
     for mode in (*Mode, Mode.RESIDENT):
-        asked = order(mode=mode, guidance=guidance, quality=0)
-        made(micro, asked)
-        frames[mode] = shown(asked).astype(int)
+        made(micro, order(mode=mode, guidance=guidance))
     for mode in Mode:
-        assert np.abs(frames[mode] - frames[Mode.RESIDENT]).max() <= 2, mode
+        assert np.abs(frames[mode] - frames[Mode.RESIDENT]).max() <= 1, mode
 
 
 def test_same_spec_same_file(micro: Model, order: Order) -> None:
@@ -97,7 +104,8 @@ def test_the_pictures_edge_is_used_as_it_is(tmp_path: Path, micro: Model) -> Non
         with torch.no_grad():
             latents = picture_latents(micro, picture)
             values = micro.vae.decode(latents[:, :, 0]).sample
-        assert values[..., 0].min() > 0.5 and values[..., -1, :].min() > 0.5
+        edges = (values[..., 0], values[..., -1], values[..., 0, :], values[..., -1, :])
+        assert all(edge.mean() > 0.7 for edge in edges)  # black is -1
 
 
 def test_a_picture_of_another_shape_is_covered_and_cropped(tmp_path: Path) -> None:
@@ -227,6 +235,7 @@ def test_over_the_budget_memory_runs_out_and_all_is_released(
     model, budget = budgeted(10**12)
     ledger = budget._ledger
     assert ledger is not None
+    made(model, order(), budget)  # from now on the prompt's embedding is kept
     held = ledger.live
     ledger.limit = held + 1_000_000
     try:
@@ -244,8 +253,8 @@ def test_a_model_over_the_budget_stays_on_the_host(
     order: Order,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model, budget = budgeted(6_000_000)
+    model, budget = budgeted(8_000_000)
     assert "cannot hold all" in capsys.readouterr().err
     assert budget._ledger is not None
     assert budget._ledger.live == 0
-    assert made(model, order(mode=Mode.OFFLOAD, steps=10), budget).frames == 8
+    assert made(model, order(mode=Mode.OFFLOAD, width=16, height=16), budget).frames == 8

@@ -1,7 +1,6 @@
 """What the tests of the worker are made with: a picture, a Spec, the parent's end of a child."""
 
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -56,7 +55,7 @@ class Peer:
             | environment,
         )
         theirs.close()
-        self._lines = self.socket.makefile("rb")
+        self._buffer = b""
         self.progress: list[tuple[str, int, int]] = []
 
     def send(self, message: Any) -> None:
@@ -64,10 +63,14 @@ class Peer:
 
     def receive(self, seconds: float = 60.0) -> Any:
         """The next message; None when the channel has ended."""
-        if not self._lines.peek(1) and not select.select([self.socket], [], [], seconds)[0]:
-            raise TimeoutError
-        line = self._lines.readline()
-        return protocol.read_reply(line) if line else None
+        self.socket.settimeout(seconds)
+        while b"\n" not in self._buffer:
+            chunk = self.socket.recv(65536)
+            if not chunk:
+                return None
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return protocol.read_reply(line)
 
     def final(self) -> Any:
         """The next message that is not progress; progress is kept."""
@@ -88,13 +91,11 @@ class Peer:
         return Path(self._log.name).read_text()
 
     def close(self) -> int:
-        self._lines.close()
         self.socket.close()
         return self.process.wait(20)
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._lines.close()
         self.socket.close()
         self._log.close()

@@ -1,0 +1,45 @@
+"""Fetching a model from the hub: what its licence is, and only the files that are loaded."""
+
+from pathlib import Path
+
+REPOSITORY = "ali-vilab/i2vgen-xl"
+
+LICENCE = """\
+The weights of I2VGen-XL are not part of i2vd, and their licence is not clear:
+  - the model's page on the hub (https://huggingface.co/ali-vilab/i2vgen-xl) is tagged MIT;
+  - the README of its authors' code (https://github.com/ali-vilab/VGen) says that the models are
+    for RESEARCH AND NON-COMMERCIAL USE ONLY.
+Read both, and ask the authors before any commercial use. The download is about 4.7 GiB."""
+
+_PARTS = ("unet", "vae", "text_encoder", "image_encoder")
+_SMALL = ("model_index.json", "*/*.json", "*/*.txt")
+
+
+class PullFailed(Exception):
+    """The model was not fetched; the message says why, and what to do."""
+
+
+def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | None = None) -> Path:
+    """Fetch the configurations and the fp16 safetensors of `repo`; the folder where they lie.
+
+    Without `folder` that is the hub's cache, where the worker finds the model by its id. Files that
+    are there already are kept, and a broken download goes on where it stopped; a bar on stderr
+    shows how far it is. Show LICENCE first. Raises PullFailed.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    weights = [f"{part}/*.fp16*.safetensors*" for part in _PARTS]
+    try:
+        found = snapshot_download(
+            repo, revision=revision, local_dir=folder, allow_patterns=[*_SMALL, *weights]
+        )
+    except GatedRepoError as error:
+        raise PullFailed(f"{repo} wants a login: hf auth login") from error
+    except RepositoryNotFoundError as error:
+        raise PullFailed(f"the hub has no {repo}") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise PullFailed(f"{repo} could not be fetched, run it again to go on: {error}") from error
+    if not any(Path(found, "unet").glob("*.fp16*.safetensors")):
+        raise PullFailed(f"{repo} has no fp16 weights as safetensors")
+    return Path(found)
