@@ -38,5 +38,8 @@ class _ToStructlog(logging.Handler):
     """What libraries log goes the same way as our own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger(logger=record.name)
-        log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
+        try:
+            log = structlog.get_logger().bind(logger=record.name)
+            log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
+        except Exception:  # who logs must not die of it
+            self.handleError(record)
