@@ -106,7 +106,9 @@ class Child:
             line = await asyncio.wait_for(self._reader.readline(), limit)
         except TimeoutError:
             return Silent(limit)
-        except (ConnectionError, ValueError) as error:
+        except ConnectionError:  # it died with our request unread
+            return await self._death()
+        except ValueError as error:
             await self.kill()
             return Died(f"broke its channel ({error})", tuple(self._tail))
         if not line.endswith(b"\n"):

@@ -57,6 +57,8 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(shared: Studio) -> N
     shared.until_settled("next.png", "done")
     assert shared.metric("i2vd_child_deaths_total", child="picture") == deaths + 1
     assert shared.processes("pipeline.picture") != [child]
+    lost = [line["why"] for line in shared.log() if line["event"] == "child lost"]
+    assert "the picture decoder was killed by SIGKILL" in lost[-1]
 
 
 def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
