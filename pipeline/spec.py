@@ -6,12 +6,15 @@ kept with the job, so that no later change of rules or presets touches queued wo
 """
 
 import difflib
+import json
 import math
 import random
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from annotated_types import Ge, Le
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,6 +23,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from pipeline.presets import Family
 
@@ -37,19 +41,25 @@ Steps = Annotated[int, Field(ge=10, le=100)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0, allow_inf_nan=False)]
 Rescale = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Quality = Annotated[int, Field(ge=0, le=51)]
-SeedNumber = Annotated[int, Field(ge=0, lt=2**63)]
+SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
 _RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
 _MOST_OBLONG = 4.0
 _PLAIN_ENGLISH = re.compile(r"[\x20-\x7e\u2018\u2019\u201c\u201d\u2013\u2014\u2026\s]*")
+_KINDS = {
+    "int_type": "a whole number, ",
+    "int_from_float": "a whole number, ",
+    "float_type": "a number, ",
+}
 _VAGUE = ("beautiful", "nice", "amazing", "awesome", "great", "good", "cool", "pretty", "stunning")
 
 
 class Request(BaseModel):
     """What may be asked of a clip. A key left out is taken from the preset or has its default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # strict: `frames = "16"` and `guidance = true` in a rule are slips of the pen, not numbers
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     prompt: Prompt | None = None
     negative_prompt: Prompt | None = None
@@ -126,9 +136,17 @@ class Problem(NamedTuple):
 
 
 def resolve(
-    asked: Request, family: Family, *, source: tuple[int, int], sha256: str, rng: random.Random
+    asked: Request,
+    family: Family,
+    *,
+    source: tuple[int, int],
+    sha256: str,
+    rng: random.Random,
+    variant: int = 0,
 ) -> Spec:
     """Complete a checked request for a picture of `source` = (width, height) pixels.
+
+    Further variants of one picture count up from the seed of the first.
 
     Raises ValueError on a request that `check` would have refused.
     """
@@ -154,7 +172,7 @@ def resolve(
         guidance_rescale=asked.guidance_rescale or 0.0,
         sampler=asked.sampler or "ddim",
         spacing=asked.spacing,
-        seed=_seed(asked.seed, sha256, rng),
+        seed=(_seed(asked.seed, sha256, rng) + variant) % 2**63,
         quality=preset.quality if asked.quality is None else asked.quality,
         encoder=asked.encoder or "x264",
         fallback=asked.fallback or "auto",
@@ -195,20 +213,24 @@ def check(settings: Mapping[str, Any], family: Family) -> list[Problem]:
     preset = settings.get("preset", "standard")
     if isinstance(preset, str) and preset not in family.presets:
         problems.append(Problem("preset", _unknown("preset", preset, family.presets)))
+    wrong = {problem.key for problem in problems}
+    settings = {key: value for key, value in settings.items() if key not in wrong}
     size = settings.get("size")
     if isinstance(size, int) and size % family.multiple:
         near = max(family.multiple, round(size / family.multiple) * family.multiple)
         problems.append(
             Problem("size", f"{size} is not a multiple of {family.multiple}; nearest: {near}")
         )
-    if isinstance(size, int) and size > family.largest_side:
-        problems.append(Problem("size", f"{size} is over {family.largest_side}"))
+    elif isinstance(size, int) and size > family.largest_side:
+        problems.append(
+            Problem("size", f"{size}; allowed: {family.multiple} to {family.largest_side}")
+        )
     return problems + _warnings(settings, family)
 
 
 def _mistakes(settings: Mapping[str, Any]) -> list[Problem]:
     try:
-        Request.model_validate(settings)
+        Request.model_validate(dict(settings))
     except ValidationError as error:
         return list({p.key: p for p in map(_mistake, error.errors())}.values())
     return []
@@ -218,16 +240,54 @@ def _mistake(error: Any) -> Problem:
     key = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return Problem(key, _unknown("key", key, Request.model_fields))
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], (str, int, float, bool)):
-        message = f"{error['input']!r}: {message[:1].lower()}{message[1:]}"
-    return Problem(key, message)
+    value = _shown(error["input"])
+    if key == "aspect" and error["type"] == "value_error":
+        return Problem(key, f"{value}: {error['msg'].removeprefix('Value error, ')}")
+    return Problem(key, f"{value}; allowed: {_KINDS.get(error['type'], '')}{allowed(key)}")
+
+
+def allowed(key: str) -> str:
+    """The values that a key of Request may have, in words: "8 to 32". Raises KeyError."""
+    if key == "aspect":
+        return '"square", "source" or a ratio such as "16:9"'
+    if key == "preset":
+        return "the name of a preset"
+    parts = _parts(Request.model_fields[key].annotation)
+    words = [word for part in parts for word in _in_words(part)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def _parts(annotation: Any) -> list[Any]:
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return [part for member in get_args(annotation) for part in _parts(member)]
+    return [] if annotation is NoneType else [annotation]
+
+
+def _in_words(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [f'"{word}"' for word in get_args(annotation)]
+    kind, limit = get_args(annotation)
+    if kind is str:
+        return [f"a text of up to {limit.max_length} characters"]
+    bounds = FieldInfo.from_annotation(annotation).metadata
+    least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
+    most = next(bound.le for bound in bounds if isinstance(bound, Le))
+    return [f"{least} to {most}"]
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
+    hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {_shown(name)}; {hint}"
+
+
+def _shown(value: object) -> str:
+    """A value as a rule file has it, cut when it is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        return "this number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:

@@ -23,8 +23,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from pipeline.source import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.errors import is_out_of_memory
-from pipeline.worker.source import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.weights import Weights, assign, read
 
 

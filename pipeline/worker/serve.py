@@ -15,6 +15,7 @@ import torch
 from pipeline.channel import Channel, ParentGone
 from pipeline.protocol import Cancelled as CancelledReply
 from pipeline.protocol import Failed, Load, Loaded, Made, Make, OutOfMemory
+from pipeline.source import ModelUnusable
 from pipeline.worker import budget, clip, fault
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
@@ -26,7 +27,6 @@ from pipeline.worker.errors import (
     is_out_of_memory,
 )
 from pipeline.worker.model import Model, checked_device, device_facts, load
-from pipeline.worker.source import ModelUnusable
 from pipeline.worker.watch import Watch
 
 Final = Loaded | Made | OutOfMemory | Failed | CancelledReply

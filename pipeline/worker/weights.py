@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from pipeline.worker.source import ModelUnusable
+from pipeline.source import ModelUnusable
 
 _RENAMED = {
     ".query.": ".to_q.",

@@ -61,8 +61,8 @@ def build() -> Any:
     )
 
     from pipeline.presets import MICRO_FOLDER
+    from pipeline.source import find
     from pipeline.worker.model import Model
-    from pipeline.worker.source import find
     from pipeline.worker.weights import Weights, assign
 
     text = CLIPTextConfig(

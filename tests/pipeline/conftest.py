@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from worker_kit import Peer, a_picture, a_spec
 
 from pipeline import protocol
 from pipeline.ladder import Mode
 from pipeline.presets import MICRO
 from pipeline.worker.model import Model, load
+from tests.pipeline.worker_kit import Peer, a_picture, a_spec
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,6 @@ from diffusers import DDIMScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
 from torch import Tensor
-from worker_kit import a_picture
 
 from pipeline.presets import MICRO_FOLDER
 from pipeline.worker.conditions import conditions, embed_text
@@ -23,6 +22,7 @@ from pipeline.worker.sampler import (
     scheduler_for,
     set_times,
 )
+from tests.pipeline.worker_kit import a_picture
 
 _PROMPT = "the camera pans left"
 _NEGATIVE = "blurry, static"

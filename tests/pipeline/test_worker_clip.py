@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from worker_kit import a_picture
 
 from pipeline.ladder import Mode
 from pipeline.protocol import Made, Make, Progress
@@ -20,6 +19,7 @@ from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import findings
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
+from tests.pipeline.worker_kit import a_picture
 
 Order = Callable[..., Make]
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
-from test_worker_clip import made
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -23,8 +22,9 @@ from transformers import (
 
 from pipeline.presets import MICRO_FOLDER
 from pipeline.protocol import Make
+from pipeline.source import ModelUnusable
 from pipeline.worker.model import Model, load
-from pipeline.worker.source import ModelUnusable
+from tests.pipeline.test_worker_clip import made
 
 _UNET = {
     "block_out_channels": (32, 64, 64, 64),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import av
 import pytest
-from worker_kit import Peer
 
 from pipeline.ladder import Mode
 from pipeline.protocol import Cancel, Load, Make
 from pipeline.worker.errors import EXIT_DEVICE_LOST
+from tests.pipeline.worker_kit import Peer
 
 pytestmark = pytest.mark.slow
 

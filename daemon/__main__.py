@@ -1,0 +1,33 @@
+"""The command `i2vd`. What a command does stands in `daemon/cli/`, one file a family."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+OWN = ("daemon", "pipeline", "rules")
+STRANGER = 2
+
+
+def main() -> None:
+    """Entry point."""
+    _refuse_strangers()
+    from daemon.cli import app
+
+    app(prog_name="i2vd")
+
+
+def _refuse_strangers() -> None:
+    """PyPI has other packages called daemon and rules; one of them in our place breaks us."""
+    home = Path(__file__).resolve().parent.parent
+    for name in OWN:
+        spec = find_spec(name)
+        where = Path(spec.origin).resolve() if spec and spec.origin else None
+        if where is None or where.parent.parent != home:
+            sys.exit(
+                f"i2vd: the package {name!r} is not i2vd's own ({where}); install i2vd into a "
+                f"virtual environment of its own, or `pip uninstall python-daemon` there"
+            )
+
+
+if __name__ == "__main__":
+    main()

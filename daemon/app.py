@@ -1,0 +1,298 @@
+"""The daemon's life: open in order, work, close in reverse.
+
+Start: lock, folders, ledger, rules, http, READY. Work: one task each for watching, dispatch, http
+and the signs of life, in one TaskGroup: a task that dies ends the process, and systemd restarts it.
+Stop: the first SIGTERM claims nothing more and lets the running attempt finish within `stop_grace`;
+the second ends it now, and it goes back to the queue uncounted.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from daemon import systemd
+from daemon.database import Database
+from daemon.dispatch import Dispatcher
+from daemon.hint import Hint
+from daemon.history import History
+from daemon.intake import Intake, checker
+from daemon.ledger import Ledger
+from daemon.metrics import Metrics, free_bytes
+from daemon.parts import Parts
+from daemon.settings import Settings
+from daemon.slot import Slot
+from daemon.watch import Watcher
+from daemon.web import server
+from pipeline.decoder import Decoder
+from pipeline.maker import Maker
+from pipeline.presets import family_of
+from pipeline.protocol import Load
+from rules.live import LiveRules, Reloaded
+
+_RULES_INTERVAL = 2.0
+_STATUS_INTERVAL = 1.0
+_STUCK = 120.0
+"""Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""
+
+log = structlog.get_logger()
+
+
+class App:
+    """One daemon. `run` returns when it has stopped."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings.queue_url)
+        self.ledger = Ledger(self.database)
+        self.history = History(self.database)
+        self.metrics = Metrics()
+        self.metrics.build.labels(version("i2vd")).set(1)
+        family = family_of(settings.model.name)
+        self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
+        self.decoder = Decoder(_line("picture"), self._child_died("picture"))
+        self.parts = Parts(
+            settings, family, self.ledger, self.history, self.decoder, self.metrics, self.rules
+        )
+        self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
+        self.slots = [self._slot(device) for device in devices(settings.model.devices)]
+        self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
+        self.hint = Hint()
+        self._stopping = self.dispatcher.stopping
+
+    # --- life
+
+    async def run(self) -> None:
+        """Start, work until a signal, stop."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.database.close)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
+            for name in self.rules:
+                self._reload(name)
+            self._watch_gauges()
+            await self.dispatcher.begin()
+            stack.push_async_callback(self.decoder.close)
+            self.hint.start(self.watchers)
+            stack.callback(self.hint.stop)
+            await stack.enter_async_context(server.serving(self))
+            self._say_ready()
+            await self._work()
+            systemd.notify("STOPPING=1", "STATUS=stopping")
+        log.info("stopped")
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for watcher in self.watchers:
+                tasks.create_task(watcher.run(self._stopping))
+            working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
+            around = [
+                tasks.create_task(self._watch_rules()),
+                tasks.create_task(self._tell_systemd()),
+            ]
+            await asyncio.wait(working)
+            for task in around:
+                task.cancel()
+
+    def stop(self) -> None:
+        """First call: soft, within `stop_grace`. Second call: now."""
+        if self._stopping.is_set():
+            log.warning("stopping now")
+            self.dispatcher.hurry.set()
+            return
+        grace = self.settings.stop_grace
+        log.info("stopping", grace=grace, running=[s.job.id for s in self.slots if s.job])
+        systemd.notify("STOPPING=1", "STATUS=stopping, the running attempt may finish")
+        self._stopping.set()
+        asyncio.get_running_loop().call_later(grace, self.dispatcher.hurry.set)
+        self.dispatcher.wake()
+        for watcher in self.watchers:
+            watcher.wake.set()
+
+    def _say_ready(self) -> None:
+        log.info(
+            "ready",
+            version=version("i2vd"),
+            http=self.settings.http.listen,
+            model=self.settings.model.name,
+            devices=[slot.device for slot in self.slots],
+            inboxes=[str(inbox.path) for inbox in self.settings.inbox],
+        )
+        systemd.notify("READY=1", f"STATUS={self.status()}")
+
+    # --- rules
+
+    def reload_rules(self) -> dict[str, Reloaded]:
+        """Read all rule files again; each folder's last good set stays where something is wrong."""
+        systemd.reloading()
+        results = {name: self._reload(name) for name in self.rules}
+        systemd.notify("READY=1")
+        return results
+
+    def _reload(self, name: str) -> Reloaded:
+        rules = self.rules[name]
+        result = rules.reload(time.time())
+        for mistake in result.mistakes:
+            log.error("rule mistake", inbox=name, what=str(mistake))
+        for warning in result.warnings:
+            log.warning("rule warning", inbox=name, what=str(warning))
+        self.metrics.rules_ok.labels(name).set(result.ok)
+        if result.ok:
+            self.metrics.rules_time.labels(name).set(result.at)
+            log.info("rules loaded", inbox=name, rules=len(rules.rules.rules))
+            for watcher in self.watchers:
+                if watcher.inbox.name == name:
+                    watcher.rules_changed()
+        else:
+            log.error("rules not loaded, the last good set stays", inbox=name)
+        return result
+
+    async def _watch_rules(self) -> None:
+        while True:
+            await asyncio.sleep(_RULES_INTERVAL)
+            for name, rules in self.rules.items():
+                if await asyncio.to_thread(rules.changed):
+                    self._reload(name)
+
+    # --- how we are
+
+    def problems(self) -> list[str]:
+        """Why we are not ready; empty when we are."""
+        found = [f"inbox {w.inbox.name}: {w.unavailable}" for w in self.watchers if w.unavailable]
+        found += [
+            f"inbox {name}: no rules could be loaded from {rules.folder}"
+            for name, rules in self.rules.items()
+            if rules.last and not rules.last.ok and not rules.rules.rules
+        ]
+        found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
+        if self._stopping.is_set():
+            found.append("stopping")
+        return found
+
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        counts = self.history.counts()
+        parts = [f"{counts['queued']} queued"]
+        for slot in self.slots:
+            if slot.job and (p := slot.told()):
+                eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
+                step = f"{p['stage']} {p['step']}/{p['steps']}"
+                parts.append(f"#{slot.job.id} {slot.job.path}: {step}{eta}")
+        return "; ".join(parts)
+
+    async def _tell_systemd(self) -> None:
+        """STATUS when it changes; WATCHDOG while every slot's loop turns."""
+        beat, told, last = systemd.watchdog_interval(), "", 0.0
+        while True:
+            await asyncio.sleep(min(_STATUS_INTERVAL, beat or _STATUS_INTERVAL))
+            if not os.environ.get("NOTIFY_SOCKET"):
+                continue
+            now = time.monotonic()
+            alive = all(now - slot.alive_at < _STUCK for slot in self.slots)
+            if beat and alive and now - last >= beat:
+                systemd.notify("WATCHDOG=1")
+                last = now
+            status = await asyncio.to_thread(self.status)
+            if status != told:
+                systemd.notify(f"STATUS={status}")
+                told = status
+
+    def _watch_gauges(self) -> None:
+        self.metrics.watch_ledger(self.history)
+        gauge = self.metrics.watch_gauge
+        gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
+        gauge(
+            "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
+        )
+        gauge(
+            "i2vd_inbox_available",
+            "1 when the inbox can be read.",
+            ["inbox"],
+            lambda: [([w.inbox.name], not w.unavailable) for w in self.watchers],
+        )
+        gauge(
+            "i2vd_inbox_events",
+            "1 when file events shorten the wait for the next scan, 0 when the scan is alone.",
+            ["inbox"],
+            lambda: [([name], mode == "events") for name, mode in self.hint.modes.items()],
+        )
+        gauge(
+            "i2vd_inbox_unmatched",
+            "Pictures that lie in the inbox because no rule takes them.",
+            ["inbox"],
+            lambda: [([w.inbox.name], len(w.unmatched)) for w in self.watchers],
+        )
+        gauge(
+            "i2vd_scan_seconds",
+            "Seconds that the last scan of an inbox took.",
+            ["inbox"],
+            lambda: [([w.inbox.name], w.scan_seconds) for w in self.watchers],
+        )
+        gauge(
+            "i2vd_free_bytes",
+            "Bytes free where a folder lies.",
+            ["inbox", "folder"],
+            self._free_bytes,
+        )
+
+    def _free_bytes(self) -> Iterable[tuple[list[str], float]]:
+        for inbox in self.settings.inbox:
+            for role in ("path", "outbox", "archive", "failed"):
+                if (free := free_bytes(getattr(inbox, role))) is not None:
+                    yield [inbox.name, "inbox" if role == "path" else role], free
+        if (free := free_bytes(self.settings.state)) is not None:
+            yield ["", "state"], free
+
+    # --- parts
+
+    def _slot(self, device: str) -> Slot:
+        model = self.settings.model
+        dtype = model.dtype
+        if dtype == "auto":
+            dtype = "float16" if device.startswith("cuda") else "float32"
+        load = Load(model=model.name, device=device, dtype=dtype)
+        maker = Maker(load, _line(f"worker {device}"), self._child_died("worker"))
+        return Slot(device, maker)
+
+    def _watcher(self, name: str) -> Watcher:
+        inbox = self.settings.inbox_named(name)
+        assert inbox is not None
+        intake = Intake(self.parts, self.dispatcher.wake)
+        return Watcher(inbox, self.settings.scan_interval, intake.take)
+
+    def _child_died(self, child: str) -> Callable[[str], None]:
+        def note(why: str) -> None:
+            log.error("child lost", child=child, why=why)
+            self.metrics.child_deaths.labels(child).inc()
+
+        return note
+
+
+def _line(child: str) -> Callable[[str], None]:
+    """Forward a line of a child's stderr, with the child's name."""
+
+    def forward(text: str) -> None:
+        log.info(text, child=child)
+
+    return forward
+
+
+def devices(wanted: Iterable[str]) -> list[str]:
+    """The devices to use: "auto" is every NVIDIA GPU that the kernel shows, else the CPU."""
+    found: list[str] = []
+    for device in wanted:
+        if device != "auto":
+            found.append(device)
+            continue
+        cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
+        found += [f"cuda:{number}" for number in range(len(cards))] or ["cpu"]
+    return found

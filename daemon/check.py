@@ -1,0 +1,164 @@
+"""`i2vd check`: everything that can be known to be wrong before the first picture comes."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.markup import escape
+
+from daemon.app import devices
+from daemon.database import Database, DatabaseUnusable
+from daemon.folders import ROLES, folder_of
+from daemon.hint import NETWORK, file_system
+from daemon.intake import checker
+from daemon.metrics import free_bytes
+from daemon.place import probe
+from daemon.settings import Inbox, Settings
+from pipeline.presets import MICRO, family_of
+from pipeline.source import ModelUnusable, find
+from rules.parse import parse_folder
+
+Verdict = Literal["ok", "warning", "mistake"]
+LITTLE_SPACE = 2 * 10**9
+
+
+class Finding(NamedTuple):
+    """What was looked at, and what was found."""
+
+    verdict: Verdict
+    what: str
+    detail: str
+
+
+def check(settings: Settings) -> list[Finding]:
+    """Look at everything; nothing is changed but for probes that are removed again."""
+    return [*_look(settings)]
+
+
+def _look(settings: Settings) -> Iterator[Finding]:
+    yield Finding("ok", "settings", f"{len(settings.inbox)} inbox(es)")
+    yield from _state(settings)
+    for inbox in settings.inbox:
+        yield from _folders(inbox)
+        yield from _rules(settings, inbox)
+    yield from _device(settings)
+    yield _weights(settings)
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    kind = file_system(settings.state)
+    if settings.queue.url is None and kind in NETWORK:
+        yield Finding(
+            "mistake", "queue", f"SQLite is not safe on {kind}; put `state` on a local disk"
+        )
+    writable = _writable(settings.state)
+    if writable:
+        yield Finding("mistake", "state", writable)
+        return
+    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
+        yield Finding("ok", "queue", f"{settings.queue_url}, made by the first `i2vd run`")
+        return
+    try:
+        Database(settings.queue_url).close()
+        yield Finding("ok", "queue", settings.queue_url)
+    except DatabaseUnusable as error:
+        yield Finding("mistake", "queue", str(error))
+
+
+def _folders(inbox: Inbox) -> Iterator[Finding]:
+    for role in ROLES:
+        folder = folder_of(inbox, role)
+        name = f"{inbox.name}: {'inbox' if role == 'path' else role}"
+        if role == "rules":
+            continue
+        problem = _writable(folder)
+        if problem:
+            yield Finding("mistake", name, problem)
+            continue
+        if not folder.is_dir():
+            yield Finding("warning", name, f"{folder} is missing; `i2vd run` makes it")
+            continue
+        free = free_bytes(folder) or 0.0
+        detail = f"{folder}, {free / 1e9:.1f} GB free"
+        if role == "outbox":
+            try:
+                detail += f", clips appear by {probe(folder)}"
+            except OSError as error:
+                yield Finding("mistake", name, f"{folder}: {error.strerror}")
+                continue
+        yield Finding("ok" if free > LITTLE_SPACE else "warning", name, detail)
+    yield from _apart(inbox)
+
+
+def _apart(inbox: Inbox) -> Iterator[Finding]:
+    """A move across file systems is a copy: safe, but slower, and it needs room."""
+    try:
+        home = inbox.path.stat().st_dev
+        far = [r for r in ("archive", "failed") if folder_of(inbox, r).stat().st_dev != home]
+    except OSError:
+        return
+    if far:
+        yield Finding(
+            "warning",
+            f"{inbox.name}: {' and '.join(far)}",
+            "on another file system than the inbox: pictures are copied instead of renamed",
+        )
+
+
+def _writable(folder: Path) -> str | None:
+    """Why we cannot write there; a missing folder counts when it cannot be made."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if place != folder:
+        writable = os.access(place, os.W_OK)
+        return None if writable else f"{folder} is missing and {place} is not writable"
+    probe_file = folder / f".i2vd-probe-{uuid.uuid4().hex}"
+    try:
+        probe_file.touch()
+        probe_file.unlink()
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return None
+
+
+def _rules(settings: Settings, inbox: Inbox) -> Iterator[Finding]:
+    name = f"{inbox.name}: rules"
+    if not inbox.rules.is_dir():
+        yield Finding("warning", name, f"{inbox.rules} is missing; `i2vd run` makes it")
+        return
+    parsed = parse_folder(inbox.rules, checker(family_of(settings.model.name)))
+    for mistake in parsed.mistakes:
+        yield Finding("mistake" if mistake.fatal else "warning", name, str(mistake))
+    if parsed.rules is not None:
+        yield Finding("ok", name, f"{inbox.rules}, {len(parsed.rules.rules)} rule(s)")
+
+
+def _device(settings: Settings) -> Iterator[Finding]:
+    for device in devices(settings.model.devices):
+        if device.startswith("cuda") and not Path("/dev/nvidiactl").exists():
+            yield Finding("mistake", "device", f"{device}: there is no NVIDIA driver here")
+        elif device == "cpu" and settings.model.name != MICRO:
+            yield Finding("warning", "device", "cpu: a clip of the full model takes hours")
+        else:
+            yield Finding("ok", "device", device)
+
+
+def _weights(settings: Settings) -> Finding:
+    try:
+        source = find(settings.model.name, small=True)
+    except ModelUnusable as error:
+        return Finding("mistake", "model", str(error))
+    size = sum(file.stat().st_size for files in source.weights.values() for file in files)
+    return Finding("ok", "model", f"{settings.model.name}, {size / 1e6:,.0f} MB in {source.folder}")
+
+
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """The findings for a person, or the journal: one line each, markup for rich."""
+    colours = {"ok": "green", "warning": "yellow", "mistake": "red"}
+    for verdict, what, detail in findings:
+        yield f"[{colours[verdict]}]{verdict:8}[/]{escape(what)}: {escape(detail)}"

@@ -1,0 +1,55 @@
+"""What all commands share: the app, the exit codes, and how settings are read."""
+
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from daemon import log
+from daemon.settings import Settings, SettingsError, find_config, load
+
+app = typer.Typer(
+    help="Turns pictures into short videos: drop one into the inbox, find the clip in the outbox.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(help="Settings file; else $I2VD_CONFIG, ./i2vd.toml, /etc/i2vd/i2vd.toml."),
+]
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    FAILED = 1
+    """The work could not be done."""
+    MISTAKE = 2
+    """Settings, rules or arguments are wrong."""
+    NO_DAEMON = 3
+    """The command needs a running daemon, and none answers."""
+    BUSY = 4
+    """Another daemon uses the same state folder or port."""
+
+
+def fail(code: Exit, message: str) -> NoReturn:
+    """End the command with a message on stderr."""
+    sys.stderr.write(f"i2vd: {message}\n")
+    raise typer.Exit(code)
+
+
+def settings_of(config: Path | None, *, quiet: bool = True) -> Settings:
+    """The settings, or the end of the command with every mistake told.
+
+    `quiet` commands speak to a person: they log only what goes wrong.
+    """
+    try:
+        settings = load(find_config(config))
+    except SettingsError as error:
+        fail(Exit.MISTAKE, str(error))
+    log.configure(settings.log.model_copy(update={"level": "error"}) if quiet else settings.log)
+    return settings

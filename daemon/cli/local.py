@@ -1,0 +1,120 @@
+"""Commands that need no running daemon: run, check, explain, submit, demo."""
+
+import asyncio
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+
+from daemon import check as checks
+from daemon import explain as explanations
+from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.folders import make_folders
+from daemon.settings import find_config
+from daemon.submit import copy_in
+from daemon.watch import is_junk, is_picture
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
+    from daemon.app import App
+    from daemon.database import DatabaseUnusable
+    from daemon.lock import AlreadyRunning, Lock
+    from daemon.web.server import CannotListen
+
+    settings = settings_of(config, quiet=False)
+    log = structlog.get_logger()
+    if find_config(config) is None:
+        log.info("no settings file: using the defaults in this folder", folder=str(Path.cwd()))
+    try:
+        for made in make_folders(settings):
+            log.info("made", path=str(made))
+        with Lock(settings.state):
+            asyncio.run(App(settings).run())
+    except (AlreadyRunning, CannotListen) as error:
+        fail(Exit.BUSY, str(error))
+    except DatabaseUnusable as error:
+        fail(Exit.FAILED, str(error))
+    except OSError as error:
+        fail(Exit.FAILED, f"{error.filename or ''}: {error.strerror or error}")
+
+
+@app.command()
+def check(config: Config = None, as_json: Json = False) -> None:
+    """Look at settings, rules, folders, disk, device and weights; exit code 2 on a mistake."""
+    settings = settings_of(config)
+    findings = checks.check(settings)
+    if as_json:
+        typer.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        for line in checks.lines(findings):
+            Console().print(line, soft_wrap=True, highlight=False)
+    if any(finding.verdict == "mistake" for finding in findings):
+        raise typer.Exit(Exit.MISTAKE)
+
+
+@app.command()
+def explain(picture: Path, config: Config = None, as_json: Json = False) -> None:
+    """Which rule would take PICTURE and why, what would be made of it, and what became of it."""
+    settings = settings_of(config)
+    try:
+        explanation = asyncio.run(explanations.explain(settings, picture))
+    except explanations.NotExplained as error:
+        fail(Exit.MISTAKE, str(error))
+    if as_json:
+        typer.echo(explanation.model_dump_json(indent=2))
+    else:
+        explanations.show(explanation, Console())
+
+
+@app.command()
+def submit(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures to copy into the inbox.")],
+    inbox: Annotated[
+        str | None, typer.Option(help="Name of the inbox; default: the first.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt in place of the rule's.")] = None,
+    config: Config = None,
+) -> None:
+    """Copy pictures into an inbox, each at once and whole."""
+    settings = settings_of(config)
+    target = settings.inbox[0] if inbox is None else settings.inbox_named(inbox)
+    if target is None:
+        names = ", ".join(each.name for each in settings.inbox)
+        fail(Exit.MISTAKE, f"there is no inbox {inbox!r}; known: {names}")
+    for picture in pictures:
+        if not picture.is_file():
+            fail(Exit.MISTAKE, f"{picture}: no such file")
+        if is_junk(picture.name) or not is_picture(picture.name):
+            fail(
+                Exit.MISTAKE, f"{picture}: not the name of a picture; rename it to end in .jpg ..."
+            )
+    target.path.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        typer.echo(copy_in(picture, target.path, prompt))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
+) -> None:
+    """Start the real daemon on the embedded model, drop the samples, show the clips."""
+    from daemon.demo import DemoFailed, demonstrate
+
+    try:
+        demonstrate(folder, Console())
+    except DemoFailed as error:
+        fail(Exit.FAILED, str(error))
+
+
+@app.command("version")
+def show_version() -> None:
+    """The version of i2vd."""
+    typer.echo(f"i2vd {version('i2vd')}")

@@ -1,0 +1,125 @@
+"""Commands that talk to a running daemon through its API: jobs, retry, cancel, pause, resume."""
+
+import json
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.cli.local import Json
+from daemon.job import State
+from daemon.settings import Settings
+
+JobId = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job.", min=1)]
+
+
+def ask(settings: Settings, method: str, path: str, **params: Any) -> Any:
+    """The API's answer, or the end of the command with what is wrong."""
+    url = f"http://{settings.http.listen}{path}"
+    try:
+        answer = httpx.request(method, url, params=params, timeout=30, trust_env=False)
+    except httpx.TransportError as error:
+        fail(
+            Exit.NO_DAEMON,
+            f"no i2vd answers at http://{settings.http.listen} ({error}); start it with `i2vd run`",
+        )
+    if answer.is_error:
+        try:
+            detail = answer.json().get("detail", answer.text)
+        except ValueError:
+            detail = answer.text.strip()
+        fail(Exit.FAILED, str(detail))
+    return answer.json()
+
+
+@app.command()
+def jobs(
+    config: Config = None,
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    watch: Annotated[bool, typer.Option(help="Show them until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The newest jobs."""
+    settings = settings_of(config)
+    query: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
+
+    def listed() -> Any:
+        return ask(settings, "GET", "/api/jobs", **query)
+
+    if as_json:
+        typer.echo(json.dumps(listed(), indent=2))
+    elif not watch:
+        Console().print(_table(listed()))
+    else:
+        with Live(_table(listed()), refresh_per_second=2) as live:
+            try:
+                while True:
+                    time.sleep(1)
+                    live.update(_table(listed()))
+            except KeyboardInterrupt:
+                pass
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table("job", "state", "picture", "rule", "preset", "progress", "since", box=None)
+    colours = {"done": "green", "failed": "red", "running": "cyan", "publishing": "cyan"}
+    for job in found:
+        colour = colours.get(job["state"], "default")
+        table.add_row(
+            str(job["id"]),
+            f"[{colour}]{job['state']}[/]",
+            job["path"].replace("[", r"\["),
+            job["rule"] or "",
+            job["spec"]["preset"] if job["spec"] else "",
+            _progress(job),
+            datetime.fromtimestamp(job["finished"] or job["created"]).strftime("%d %b %H:%M:%S"),
+        )
+    return table
+
+
+def _progress(job: dict[str, Any]) -> str:
+    if job["state"] == "failed":
+        return (job["error"] or "").replace("[", r"\[")
+    if progress := job["progress"]:
+        eta = "" if progress["eta"] is None else f", {progress['eta']:.0f} s left"
+        return f"{progress['stage']} {progress['step']}/{progress['steps']}{eta}"
+    if job["state"] == "done":
+        return str(job["result"]["clip"]).replace("[", r"\[")
+    return ""
+
+
+@app.command()
+def retry(job: JobId, config: Config = None) -> None:
+    """Try a failed or cancelled job again; its picture goes back into the inbox."""
+    ask(settings_of(config), "POST", f"/api/jobs/{job}/retry")
+    typer.echo(f"job {job} is queued")
+
+
+@app.command()
+def cancel(job: JobId, config: Config = None) -> None:
+    """Cancel a waiting job now, a running one at its next step."""
+    state = ask(settings_of(config), "POST", f"/api/jobs/{job}/cancel")["state"]
+    typer.echo(
+        f"job {job} is cancelled" if state == "cancelled" else f"job {job} will be cancelled"
+    )
+
+
+@app.command()
+def pause(config: Config = None) -> None:
+    """Claim no more jobs; what runs goes on. Holds over restarts."""
+    ask(settings_of(config), "POST", "/api/pause")
+    typer.echo("paused")
+
+
+@app.command()
+def resume(config: Config = None) -> None:
+    """Claim jobs again."""
+    ask(settings_of(config), "POST", "/api/resume")
+    typer.echo("resumed")

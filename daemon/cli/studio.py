@@ -1,0 +1,148 @@
+"""Commands that make a clip without the daemon, and fetch the model: render, replay, model pull."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.render import NotRendered, Rendered, render_again, render_one
+from pipeline.sidecar import Sidecar
+
+model = typer.Typer(help="The model's weights.", no_args_is_help=True)
+app.add_typer(model, name="model")
+
+
+@app.command()
+def render(
+    picture: Path,
+    prompt: Annotated[str, typer.Option(help="What shall move, and how.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The clip to write.")],
+    negative_prompt: Annotated[str | None, typer.Option()] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="draft, preview, standard, high, ultra")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels of a square clip.")] = None,
+    aspect: Annotated[str | None, typer.Option(help='"square", "source" or "16:9" ...')] = None,
+    framing: Annotated[str | None, typer.Option(help="crop, fit or blur")] = None,
+    frames: Annotated[int | None, typer.Option(help="8 to 32")] = None,
+    fps: Annotated[int | None, typer.Option(help="4 to 24")] = None,
+    steps: Annotated[int | None, typer.Option(help="10 to 100")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1.0 to 20.0")] = None,
+    seed: Annotated[str | None, typer.Option(help='a number, "random" or "content"')] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, dpm++2m or unipc")] = None,
+    spacing: Annotated[str | None, typer.Option(help="leading or trailing")] = None,
+    encoder: Annotated[str | None, typer.Option(help="x264 or nvenc")] = None,
+    force: Annotated[bool, typer.Option(help="Overwrite an existing clip.")] = False,
+    config: Config = None,
+) -> None:
+    """Make one clip, without the daemon."""
+    settings = settings_of(config)
+    if output.suffix != ".mp4":
+        fail(Exit.MISTAKE, f"{output}: the clip's name must end in .mp4")
+    if output.exists() and not force:
+        fail(Exit.MISTAKE, f"{output} exists; --force overwrites it")
+    asked: dict[str, Any] = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "preset": preset,
+        "size": size,
+        "aspect": aspect,
+        "framing": framing,
+        "frames": frames,
+        "fps": fps,
+        "steps": steps,
+        "guidance": guidance,
+        "seed": int(seed) if seed and seed.isdigit() else seed,
+        "sampler": sampler,
+        "spacing": spacing,
+        "encoder": encoder,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    console = Console()
+    try:
+        rendered = asyncio.run(render_one(settings, picture, asked, output, console))
+    except NotRendered as error:
+        fail(Exit.MISTAKE if error.mistake else Exit.FAILED, str(error))
+    _tell(rendered, console)
+
+
+@app.command()
+def replay(
+    sidecar: Annotated[Path, typer.Argument(help="clip.mp4.json")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: NAME-again.mp4")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="The picture, if it was moved.")] = None,
+    config: Config = None,
+) -> None:
+    """Make the clip of a sidecar again, and say whether it is the same, byte for byte."""
+    settings = settings_of(config)
+    try:
+        told = Sidecar.model_validate_json(sidecar.read_bytes())
+    except OSError as error:
+        fail(Exit.MISTAKE, f"{sidecar}: {error.strerror}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        fail(Exit.MISTAKE, f"{sidecar}: not a sidecar: {first['loc']}: {first['msg']}")
+    target = output or sidecar.with_name(f"{sidecar.name.removesuffix('.mp4.json')}-again.mp4")
+    if target.exists():
+        fail(Exit.MISTAKE, f"{target} exists; choose another name with -o")
+    console = Console()
+    try:
+        rendered = asyncio.run(
+            render_again(settings, told, sidecar.parent, picture, target, console)
+        )
+    except NotRendered as error:
+        fail(Exit.MISTAKE if error.mistake else Exit.FAILED, str(error))
+    _tell(rendered, console)
+    if rendered.sidecar.output.sha256 == told.output.sha256:
+        console.print("the same clip, byte for byte")
+    else:
+        for what in _differences(told, rendered.sidecar):
+            console.print(f"differs: {escape(what)}")
+
+
+def _differences(old: Sidecar, new: Sidecar) -> list[str]:
+    """What may have made another clip of the same Spec."""
+    pairs: list[tuple[str, str | None, str | None]] = [
+        ("model", old.model.weights, new.model.weights),
+        ("device", old.device, new.device),
+    ]
+    names = sorted(old.versions.keys() | new.versions.keys())
+    pairs += [(name, old.versions.get(name), new.versions.get(name)) for name in names]
+    found = [f"{what} was {a}, is {b}" for what, a, b in pairs if a != b]
+    return found or ["the bytes, though model, device and versions are the same"]
+
+
+def _tell(rendered: Rendered, console: Console) -> None:
+    out = rendered.sidecar.output
+    console.print(
+        f"{escape(str(rendered.clip))}: {out.width}x{out.height}, {out.frames} frames at {out.fps} "
+        f"fps, {sum(rendered.sidecar.seconds.values()):.1f} s",
+        highlight=False,
+    )
+
+
+@model.command("pull")
+def pull(
+    repository: Annotated[str, typer.Argument()] = "ali-vilab/i2vgen-xl",
+    folder: Annotated[Path | None, typer.Option(help="Instead of the hub cache.")] = None,
+    revision: Annotated[str | None, typer.Option()] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The licence is understood.")] = False,
+) -> None:
+    """Fetch the full model's weights (4.6 GB); an interrupted download is resumed."""
+    from pipeline import pull as hub
+
+    typer.echo(hub.LICENCE)
+    if not yes:
+        typer.confirm("Download?", abort=True)
+    try:
+        where = hub.pull(repository, revision, folder)
+    except hub.PullFailed as error:
+        fail(Exit.FAILED, str(error))
+    typer.echo(f"{where}\nset `name = {repository!r}` under [model] in the settings")

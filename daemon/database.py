@@ -1,0 +1,152 @@
+"""The database of the ledger: its tables, how it is opened, and its clock.
+
+A change of a table raises SCHEMA_VERSION and brings a migration.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    # One drop of one picture; variants share it.
+    sa.Column("inbox", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("drop", sa.Integer, nullable=False),
+    sa.Column("variant", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("source", sa.JSON, nullable=False),
+    sa.Column("whereabouts", sa.Text, nullable=False, server_default="inbox"),
+    sa.Column("whereabouts_path", sa.Text),
+    # What to make of it.
+    sa.Column("spec", sa.JSON),
+    sa.Column("clip_name", sa.Text, nullable=False),
+    sa.Column("rule", sa.Text),
+    sa.Column("rules_digest", sa.Text),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    # How far it is.
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("due", sa.Float, nullable=False, server_default="0"),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("rung", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("owner", sa.Text),
+    sa.Column("lease", sa.Float),
+    sa.Column("cancel", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("progress", sa.JSON),
+    sa.Column("error", sa.Text),
+    sa.Column("result", sa.JSON),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("finished", sa.Float),
+    sa.UniqueConstraint("inbox", "path", "drop", "variant"),
+)
+sa.Index(
+    "jobs_queued",
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    sqlite_where=jobs.c.state == "queued",
+    postgresql_where=jobs.c.state == "queued",
+)
+sa.Index("jobs_content", jobs.c.sha256)
+sa.Index("jobs_state", jobs.c.state, jobs.c.id)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("job", sa.BigInteger, sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, server_default=""),
+)
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+
+class DatabaseUnusable(Exception):
+    """The message says why and what to do."""
+
+
+class Database:
+    """SQLite on a local disk, or PostgreSQL. Safe to use from several threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        """Open, and create or check the tables. Raises DatabaseUnusable."""
+        try:
+            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise DatabaseUnusable(f"queue.url {url!r}: {error}") from error
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        if self._sqlite:
+            prepare_sqlite(self._engine)
+        self.now = sa.literal_column(
+            "((julianday('now') - 2440587.5) * 86400.0)"
+            if self._sqlite
+            else "extract(epoch from clock_timestamp())::float8",
+            type_=sa.Float,
+        )
+        self._url = url
+        try:
+            self._create()
+        except DatabaseError as error:
+            raise DatabaseUnusable(f"the queue at {url} cannot be used: {error.orig}") from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _create(self) -> None:
+        with self.write() as db:
+            if not self._sqlite:  # two hosts may start at once
+                db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
+            metadata.create_all(db)
+            found = db.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+            if found is None:
+                db.execute(meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+            elif int(found) != SCHEMA_VERSION:
+                raise DatabaseUnusable(
+                    f"the queue at {self._url} has schema {found}, this i2vd knows "
+                    f"{SCHEMA_VERSION}: install the i2vd that wrote it, or a newer one"
+                )
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that may change something; committed at the end."""
+        with self._engine.begin() as db:
+            yield db
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for reading, which takes no write lock on SQLite."""
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            yield db
+
+
+def prepare_sqlite(engine: sa.Engine) -> None:
+    """WAL and full sync: a commit survives a power cut. BEGIN IMMEDIATE: no lock upgrade fails."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,209 @@
+"""`i2vd explain PICTURE`: what would become of a picture and why, and what became of it before."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+
+from daemon.database import Database
+from daemon.history import History
+from daemon.intake import Plan, checker, plan
+from daemon.job import Event, Job
+from daemon.settings import Inbox, Settings
+from daemon.watch import is_junk, is_picture
+from pipeline import ladder
+from pipeline.decoder import Decoder
+from pipeline.framing import kept_fraction
+from pipeline.memory import predicted_peak
+from pipeline.presets import Family, family_of
+from pipeline.protocol import Inspected, Rejected
+from pipeline.spec import Spec
+from rules.live import LiveRules
+
+
+class NotExplained(Exception):
+    """There is nothing to explain; the message says why."""
+
+
+class Past(BaseModel):
+    """An earlier job of the picture, and what happened to it."""
+
+    job: Job
+    events: list[Event]
+
+
+class Explanation(BaseModel):
+    """The answer, for a person or as JSON."""
+
+    picture: str
+    inbox: str
+    ignored: str | None = None
+    """Why the watcher passes the file over."""
+    unreadable: str | None = None
+    width: int = 0
+    height: int = 0
+    rejected_by: list[tuple[str, str]] = []
+    """Earlier rules, and why they do not take it."""
+    rule: str | None = None
+    mistakes: list[str] = []
+    specs: list[Spec] = []
+    kept: float = 1.0
+    """Share of the picture that the framing keeps."""
+    predicted_bytes: int | None = None
+    predicted_seconds: float | None = None
+    past: list[Past] = []
+
+
+async def explain(settings: Settings, picture: Path) -> Explanation:
+    """Look at the picture as intake would, without queueing it. Raises NotExplained."""
+    if not picture.is_file():
+        found = _past(settings, None, picture)
+        if not found:
+            raise NotExplained(f"{picture}: no such file, and no job knows it")
+        return Explanation(picture=str(picture), inbox=found[0].job.inbox, past=found)
+    inbox, path = _place(settings, picture)
+    family = family_of(settings.model.name)
+    answer = Explanation(picture=str(picture), inbox=inbox.name, ignored=_ignored(path))
+    answer.past = _past(settings, hashlib.sha256(picture.read_bytes()).hexdigest(), picture)
+    decoder = Decoder(lambda _: None, lambda _: None)
+    try:
+        looked = await decoder.inspect(picture.resolve())
+    finally:
+        await decoder.close()
+    if isinstance(looked, Rejected):
+        answer.unreadable = looked.reason
+        return answer
+    rules = LiveRules(inbox.rules, checker(family))
+    loaded = rules.reload(0.0)
+    if not loaded.ok:
+        answer.mistakes = [str(mistake) for mistake in loaded.mistakes]
+        return answer
+    planned = plan(picture, path, looked, rules.rules, family, random.SystemRandom())
+    _tell_plan(answer, planned, looked, settings, family)
+    return answer
+
+
+def _tell_plan(
+    answer: Explanation, planned: Plan, looked: Inspected, settings: Settings, family: Family
+) -> None:
+    answer.width, answer.height = looked.width, looked.height
+    answer.rejected_by = list(planned.choice.rejected)
+    answer.rule = planned.choice.rule.name if planned.choice.rule else None
+    answer.mistakes = [str(mistake) for mistake in planned.mistakes]
+    answer.specs = list(planned.specs)
+    if not planned.specs:
+        return
+    spec = planned.specs[0]
+    source = (looked.width, looked.height)
+    answer.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
+    dtype = settings.model.dtype
+    first = ladder.rungs(spec, family)[0]
+    answer.predicted_bytes = predicted_peak(first, family, "float16" if dtype == "auto" else dtype)
+    answer.predicted_seconds = _seconds_like(settings, spec)
+
+
+def _place(settings: Settings, picture: Path) -> tuple[Inbox, str]:
+    """The inbox of a picture and its path there; outside of all, as if dropped into the first."""
+    real = picture.resolve()
+    for inbox in settings.inbox:
+        for folder in (inbox.path, inbox.archive, inbox.failed):
+            if real.is_relative_to(folder.resolve()):
+                return inbox, str(real.relative_to(folder.resolve()))
+    return settings.inbox[0], picture.name
+
+
+def _ignored(path: str) -> str | None:
+    parts = Path(path).parts
+    junk = next((part for part in parts if is_junk(part)), None)
+    if junk:
+        return f"{junk!r} is the name of a temporary or hidden file"
+    return None if is_picture(path) else f"{parts[-1]!r} has not the ending of a picture"
+
+
+def _history(settings: Settings) -> History | None:
+    """None where no daemon ever ran: explaining must not make a queue."""
+    if settings.queue.url is None and not (settings.state / "queue.sqlite").exists():
+        return None
+    return History(Database(settings.queue_url))
+
+
+def _past(settings: Settings, sha256: str | None, picture: Path) -> list[Past]:
+    history = _history(settings)
+    if history is None:
+        return []
+    inbox, path = _place(settings, picture)
+    found = {job.id: job for job in history.at(inbox.name, path)}
+    if sha256:
+        found |= {job.id: job for job in history.of_content(sha256)}
+    newest = [found[number] for number in sorted(found, reverse=True)]
+    return [Past(job=job, events=history.events(job.id)) for job in newest]
+
+
+def _seconds_like(settings: Settings, spec: Spec) -> float | None:
+    """From finished jobs of the preset, scaled by the work asked; None before there is one."""
+    history = _history(settings)
+    done = history.finished_like(spec.preset) if history else []
+    rates = sorted(
+        sum(job.result["seconds"].values()) / _work(job.spec)
+        for job in done
+        if job.spec and job.result and not job.result["degraded"]
+    )
+    return rates[len(rates) // 2] * _work(spec) if rates else None
+
+
+def _work(spec: Spec) -> int:
+    halves = 2 if spec.guidance > 1 else 1
+    return spec.width * spec.height * spec.frames * spec.steps * halves
+
+
+def show(answer: Explanation, console: Console) -> None:
+    """Tell a person."""
+    console.print(f"[bold]{escape(answer.picture)}[/], inbox {answer.inbox}")
+    if answer.ignored:
+        console.print(f"passed over: {escape(answer.ignored)}")
+    if answer.unreadable:
+        console.print(f"[red]not usable:[/] {escape(answer.unreadable)}")
+    for name, why in answer.rejected_by:
+        console.print(f"  not {escape(name)}: {escape(why)}")
+    for mistake in answer.mistakes:
+        console.print(f"[red]mistake:[/] {escape(mistake)}")
+    if answer.rule:
+        console.print(f"[green]rule {escape(answer.rule)}[/]")
+    elif answer.width:
+        console.print("[yellow]no rule takes it: it would stay in the inbox[/]")
+    for spec in answer.specs:
+        _show_spec(spec, console)
+    if answer.specs:
+        _show_costs(answer, console)
+    _show_past(answer.past, console)
+
+
+def _show_spec(spec: Spec, console: Console) -> None:
+    for key, value in spec.model_dump().items():
+        console.print(f"  {key:16} {escape(str(value))}", highlight=False)
+
+
+def _show_costs(answer: Explanation, console: Console) -> None:
+    if answer.kept < 1:
+        console.print(f"  the crop keeps {answer.kept:.0%} of the picture; see `framing`, `aspect`")
+    if answer.predicted_bytes:
+        console.print(f"  predicted memory {answer.predicted_bytes / 1e9:.2f} GB")
+    seconds = answer.predicted_seconds
+    told = "unknown until a clip of this preset was made" if seconds is None else f"{seconds:.0f} s"
+    console.print(f"  predicted time   {told}")
+
+
+def _show_past(past: Sequence[Past], console: Console) -> None:
+    for each in past:
+        job = each.job
+        console.print(f"job {job.id}: [bold]{job.state}[/] {escape(job.error or '')}")
+        for event in each.events:
+            at = datetime.fromtimestamp(event.at).strftime("%d %b %H:%M:%S")
+            console.print(f"  {at}  {event.event} {escape(event.detail)}", highlight=False)
+        if job.whereabouts_path:
+            console.print(f"  the picture is at {escape(job.whereabouts_path)}")

@@ -1,0 +1,33 @@
+"""The folders that the settings name: made when they are missing, never emptied."""
+
+import shutil
+from pathlib import Path
+
+from daemon.settings import Inbox, Settings
+
+RULES = Path(__file__).resolve().parent.parent / "rules"
+ROLES = ("path", "outbox", "archive", "failed", "rules")
+
+
+def make_folders(settings: Settings) -> list[Path]:
+    """Create what is missing, with a first rule in a new rules folder; what was made."""
+    made = []
+    for folder in dict.fromkeys([settings.state, *_all(settings)]):
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            made.append(folder)
+    for rules in {inbox.rules for inbox in settings.inbox} & set(made):
+        first = rules / "90-default.toml"
+        shutil.copyfile(RULES / "examples" / first.name, first)
+        made.append(first)
+    return made
+
+
+def _all(settings: Settings) -> list[Path]:
+    return [folder_of(inbox, role) for inbox in settings.inbox for role in ROLES]
+
+
+def folder_of(inbox: Inbox, role: str) -> Path:
+    """The folder of an inbox in one of ROLES."""
+    folder: Path = getattr(inbox, role)
+    return folder

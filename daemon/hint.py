@@ -1,0 +1,92 @@
+"""The hint: file events that wake a scan sooner, where they can be trusted to come.
+
+A write on another host raises no event on a network mount; there, and where the kernel has no more
+watches to give, the scan alone goes on.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from daemon.watch import Watcher
+
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "virtiofs", "afs")
+
+Mode = Literal["events", "scan"]
+
+log = structlog.get_logger()
+
+
+class _Waker(FileSystemEventHandler):
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: asyncio.Event) -> None:
+        self._loop = loop
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in ("created", "moved", "closed", "deleted", "modified"):
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+
+class Hint:
+    """One observer thread for all inboxes; `modes` says how each inbox is watched."""
+
+    def __init__(self) -> None:
+        self.modes: dict[str, Mode] = {}
+        self._observer: BaseObserver = Observer()
+
+    def start(self, watchers: list[Watcher]) -> None:
+        """Watch what can be watched; never fails."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._observer.start()
+        except OSError as error:
+            self._scan_only([w.inbox.name for w in watchers], f"no inotify: {error.strerror}")
+            return
+        for watcher in watchers:
+            inbox = watcher.inbox
+            kind = file_system(inbox.path)
+            if kind in NETWORK or kind.startswith("fuse"):
+                self._scan_only([inbox.name], f"{inbox.path} is on {kind}")
+                continue
+            try:
+                self._observer.schedule(
+                    _Waker(loop, watcher.wake), str(inbox.path), recursive=inbox.recursive
+                )
+                self.modes[inbox.name] = "events"
+            except OSError as error:
+                self._scan_only(
+                    [inbox.name],
+                    f"{error.strerror}; raise fs.inotify.max_user_watches for faster reactions",
+                )
+
+    def stop(self) -> None:
+        """End the thread."""
+        if self._observer.is_alive():
+            self._observer.stop()
+            self._observer.join()
+
+    def _scan_only(self, inboxes: list[str], why: str) -> None:
+        for name in inboxes:
+            self.modes[name] = "scan"
+            log.warning("watching by scan alone", inbox=name, why=why)
+
+
+def file_system(path: Path) -> str:
+    """Type of the file system that holds `path`, as /proc/mounts names it; "" if unknown."""
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    real = path.resolve()
+    for line in mounts.splitlines():
+        _, point, fs, *_ = line.split()
+        point = point.replace("\\040", " ")
+        if real.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, fs
+    return kind

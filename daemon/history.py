@@ -1,0 +1,87 @@
+"""History: what the ledger can tell about its jobs. Reads only."""
+
+import sqlalchemy as sa
+
+from daemon.database import Database, events, jobs
+from daemon.job import STATES, Event, Job, State, as_job
+
+
+class History:
+    """Questions to the ledger's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._now = database.now
+
+    def counts(self) -> dict[State, int]:
+        """Jobs in each state."""
+        query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        with self._database.read() as db:
+            counts = dict.fromkeys(STATES, 0)
+            counts.update((row[0], row[1]) for row in db.execute(query))
+        return counts
+
+    def outcomes(self) -> list[tuple[State, str, str, int]]:
+        """Finished jobs as (state, rule, preset, count)."""
+        preset = jobs.c.spec["preset"].as_string()
+        query = (
+            sa.select(jobs.c.state, jobs.c.rule, preset, sa.func.count())
+            .where(jobs.c.state.in_(["done", "failed", "cancelled"]))
+            .group_by(jobs.c.state, jobs.c.rule, preset)
+        )
+        with self._database.read() as db:
+            rows = db.execute(query).all()
+        return [(state, rule or "", preset or "", count) for state, rule, preset, count in rows]
+
+    def oldest_queued(self) -> float | None:
+        """Seconds that the oldest queued job has waited."""
+        query = sa.select(self._now - sa.func.min(jobs.c.created)).where(jobs.c.state == "queued")
+        with self._database.read() as db:
+            return db.scalar(query)
+
+    def job(self, job_id: int) -> Job | None:
+        """One job."""
+        found = self._select(jobs.c.id == job_id)
+        return found[0] if found else None
+
+    def newest(
+        self, state: State | None = None, limit: int = 50, before: int | None = None
+    ) -> list[Job]:
+        """The newest jobs first; `before` an id to page."""
+        clause = sa.true() if state is None else jobs.c.state == state
+        if before is not None:
+            clause &= jobs.c.id < before
+        return self._select(clause, newest_first=True, limit=limit)
+
+    def at(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
+        """All jobs of a place in an inbox, newest first."""
+        clause = (jobs.c.inbox == inbox) & (jobs.c.path == path)
+        return self._select(clause, newest_first=True, limit=limit)
+
+    def of_content(self, sha256: str, limit: int = 20) -> list[Job]:
+        """All jobs of a picture with this content, newest first."""
+        return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
+
+    def finished_like(self, preset: str, limit: int = 50) -> list[Job]:
+        """The newest done jobs of a preset, for estimates."""
+        clause = (jobs.c.state == "done") & (jobs.c.spec["preset"].as_string() == preset)
+        return self._select(clause, newest_first=True, limit=limit)
+
+    def events(self, job_id: int) -> list[Event]:
+        """What happened to a job, oldest first."""
+        query = sa.select(events).where(events.c.job == job_id).order_by(events.c.id)
+        with self._database.read() as db:
+            rows = db.execute(query).all()
+        return [Event(at=row.at, event=row.event, detail=row.detail) for row in rows]
+
+    def _select(
+        self,
+        clause: sa.ColumnElement[bool],
+        *,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> list[Job]:
+        order = jobs.c.id.desc() if newest_first else jobs.c.id
+        with self._database.read() as db:
+            rows = db.execute(sa.select(jobs).where(clause).order_by(order).limit(limit)).all()
+        return [as_job(row) for row in rows]

@@ -1,0 +1,166 @@
+"""Intake: a whole file becomes a job. Looks inside, chooses the rule, resolves the Spec once.
+
+`plan` is pure and shared with `i2vd explain`: what would become of a picture, and why.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from daemon import archive
+from daemon.job import Drop
+from daemon.parts import Parts
+from daemon.settings import Inbox
+from daemon.watch import Later, Seen
+from pipeline.presets import Family
+from pipeline.protocol import Inspected, Rejected
+from pipeline.spec import Problem, Request, Spec, check, resolve
+from rules.parse import Mistake, read_sidecar
+from rules.rule import Choice, Make, Picture, RuleSet
+
+Checker = Callable[[Mapping[str, object]], list[Problem]]
+
+log = structlog.get_logger()
+
+
+def checker(family: Family) -> Checker:
+    """What the rules are checked with: they know nothing of the model themselves."""
+    return partial(check, family=family)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be made of a picture; no `specs` when no rule takes it or something is wrong."""
+
+    choice: Choice
+    specs: tuple[Spec, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    priority: int = 0
+    clip_name: str = ""
+    """Path of the clip in the outbox, without ".mp4"."""
+
+
+def plan(
+    file: Path,
+    path: str,
+    picture: Inspected,
+    rules: RuleSet,
+    family: Family,
+    rng: random.Random,
+) -> Plan:
+    """Choose the rule for the picture at `file` (`path` inside its inbox), and resolve its Specs.
+
+    A sidecar beside the picture overrides the rule, key by key.
+    """
+    known = Picture(PurePosixPath(path), picture.width, picture.height, picture.caption)
+    choice = rules.choose(known)
+    if choice.rule is None:
+        return Plan(choice)
+    beside, mistakes = read_sidecar(file, checker(family))
+    fatal = tuple(mistake for mistake in mistakes if mistake.fatal)
+    if fatal:
+        return Plan(choice, mistakes=fatal)
+    make = (beside or Make()).over(choice.rule.make)
+    request = Request.model_validate(make.settings(known))
+    specs = tuple(
+        resolve(
+            request,
+            family,
+            source=(picture.width, picture.height),
+            sha256=picture.sha256,
+            rng=rng,
+            variant=variant,
+        )
+        for variant in range(make.variants)
+    )
+    name = PurePosixPath(path).parent / choice.rule.output_stem(known)
+    return Plan(choice, specs, priority=make.priority, clip_name=str(name))
+
+
+class Intake:
+    """Takes whole files, one after another, into the ledger."""
+
+    def __init__(self, parts: Parts, on_queued: Callable[[], None]) -> None:
+        self._parts = parts
+        self._ledger = parts.ledger
+        self._on_queued = on_queued
+        self._rng = random.SystemRandom()
+        self._undecodable: dict[tuple[str, str], str] = {}
+        """Fingerprints of files that could not be decoded once and are given more time."""
+
+    async def take(self, inbox: Inbox, path: str, seen: Seen) -> Later | None:
+        """Queue the file, or say when to offer it again."""
+        if await asyncio.to_thread(self._ledger.knows, inbox.name, path, seen.fingerprint):
+            return None
+        file = inbox.path / path
+        picture = await self._parts.decoder.inspect(file)
+        if isinstance(picture, Rejected):
+            return await self._refuse(inbox, path, seen, picture)
+        self._undecodable.pop((inbox.name, path), None)
+        rules = self._parts.rules[inbox.name].rules
+        planned = await asyncio.to_thread(
+            plan, file, path, picture, rules, self._parts.family, self._rng
+        )
+        drop = Drop(
+            inbox=inbox.name,
+            path=path,
+            fingerprint=seen.fingerprint,
+            sha256=picture.sha256,
+            source=picture.model_dump(exclude={"type", "sha256", "format"}),
+        )
+        if planned.mistakes:
+            reason = "; ".join(map(str, planned.mistakes))
+            await self._put_aside(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
+            return None
+        if not planned.specs:
+            log.warning("no rule takes it, it stays in the inbox", inbox=inbox.name, path=path)
+            return Later(None)
+        await self._queue(drop, planned, rules.digest)
+        return None
+
+    async def _queue(self, drop: Drop, planned: Plan, digest: str) -> None:
+        rule = planned.choice.rule
+        assert rule is not None
+        jobs = await asyncio.to_thread(
+            self._ledger.admit,
+            drop,
+            planned.specs,
+            clip_name=planned.clip_name,
+            rule=rule.name,
+            rules_digest=digest,
+            priority=planned.priority,
+        )
+        for job, spec in zip(jobs, planned.specs, strict=False):
+            log.info("queued", job=job, inbox=drop.inbox, path=drop.path, rule=rule.name,
+                     preset=spec.preset)  # fmt: skip
+        if jobs:
+            self._on_queued()
+
+    async def _refuse(self, inbox: Inbox, path: str, seen: Seen, refusal: Rejected) -> Later | None:
+        """A copy that pauses looks broken; only one that stays so for long is."""
+        if refusal.gone:
+            return None
+        key = (inbox.name, path)
+        if self._undecodable.get(key) != seen.fingerprint:
+            self._undecodable[key] = seen.fingerprint
+            log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
+            return Later(float(inbox.patience))
+        del self._undecodable[key]
+        drop = Drop(inbox=inbox.name, path=path, fingerprint=seen.fingerprint, sha256="", source={})
+        await self._put_aside(inbox, drop, refusal.reason, "unreadable")
+        return None
+
+    async def _put_aside(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
+        job = await asyncio.to_thread(self._ledger.reject, drop, reason)
+        if job is None:
+            return
+        log.error("rejected", job=job, inbox=inbox.name, path=drop.path, why=reason)
+        self._parts.metrics.rejected.labels(kind).inc()
+        rejected = await asyncio.to_thread(self._parts.history.job, job)
+        assert rejected is not None
+        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, rejected)

@@ -1,0 +1,385 @@
+"""The ledger: every job, its state, and what happened to it. The only durable memory of i2vd.
+
+    queued -> running -> publishing -> done
+       ^         |  (given back, tried again)
+       +---------+--> failed | cancelled
+
+One table, one claim statement, the same on SQLite and PostgreSQL. A claim carries a lease, an owner
+and an attempt number; every later statement is fenced by that number, and its row count says who
+won. Methods block (some milliseconds); the event loop calls them in a thread.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from daemon.database import Database, events, jobs, meta
+from daemon.job import OPEN, Drop, Job, State, Whereabouts, as_job
+from pipeline.spec import Spec
+
+CANCELLED = "cancelled by the operator"
+
+
+class Ledger:
+    """The transitions of a job. Who only wants to know reads `History`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._now = database.now
+
+    def _note(self, db: sa.Connection, job: Any, event: str, detail: str = "") -> None:
+        db.execute(events.insert().values(job=job, at=self._now, event=event, detail=detail))
+
+    # --- intake: nothing -> queued | failed
+
+    def knows(self, inbox: str, path: str, fingerprint: str) -> bool:
+        """Whether this very drop has a job already, so that nobody needs to look inside."""
+        with self._database.read() as db:
+            last = self._last(db, inbox, path)
+        return last is not None and last.whereabouts == "inbox" and last.fingerprint == fingerprint
+
+    def admit(
+        self,
+        drop: Drop,
+        specs: Sequence[Spec],
+        *,
+        clip_name: str,
+        rule: str | None,
+        rules_digest: str,
+        priority: int = 0,
+    ) -> list[int]:
+        """Queue one job for each Spec of a new drop; empty when the drop has its jobs already.
+
+        The same content at the same place while its job is open is the same drop, touched. Other
+        content there replaces what still waits in the queue.
+        """
+        with self._database.write() as db:
+            last = self._last(db, drop.inbox, drop.path)
+            if last is not None and last.whereabouts == "inbox":
+                if last.fingerprint == drop.fingerprint:
+                    return []
+                if last.state in OPEN and last.sha256 == drop.sha256:
+                    self._touch(db, last, drop.fingerprint)
+                    return []
+                self._replace(db, last)
+            ids = []
+            try:
+                for variant, spec in enumerate(specs, start=1):
+                    values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
+                    values |= {
+                        "spec": spec.model_dump(mode="json"),
+                        "rule": rule,
+                        "rules_digest": rules_digest,
+                        "priority": priority,
+                        "state": "queued",
+                    }
+                    ids.append(self._insert(db, values, "queued", f"rule {rule}"))
+            except IntegrityError:  # another host saw the same drop first
+                db.rollback()
+                return []
+            return ids
+
+    def reject(self, drop: Drop, reason: str) -> int | None:
+        """Enter a picture that can never become a clip; None when it is entered already."""
+        with self._database.write() as db:
+            last = self._last(db, drop.inbox, drop.path)
+            if last and last.whereabouts == "inbox" and last.fingerprint == drop.fingerprint:
+                return None
+            values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
+            values |= {"state": "failed", "error": reason, "finished": self._now}
+            return self._insert(db, values, "rejected", reason)
+
+    def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
+        return {
+            **drop.model_dump(),
+            "drop": number,
+            "variant": variant,
+            "clip_name": clip_name,
+            "created": self._now,
+        }
+
+    def _insert(self, db: sa.Connection, values: dict[str, Any], event: str, detail: str) -> int:
+        job = db.execute(jobs.insert().values(values).returning(jobs.c.id)).scalar_one()
+        self._note(db, job, event, detail)
+        return int(job)
+
+    def _last(self, db: sa.Connection, inbox: str, path: str) -> Any:
+        return db.execute(
+            sa.select(jobs)
+            .where(jobs.c.inbox == inbox, jobs.c.path == path)
+            .order_by(jobs.c.drop.desc(), jobs.c.variant)
+            .limit(1)
+        ).first()
+
+    def _touch(self, db: sa.Connection, last: Any, fingerprint: str) -> None:
+        db.execute(jobs.update().where(_same_drop(last)).values(fingerprint=fingerprint))
+
+    def _replace(self, db: sa.Connection, last: Any) -> None:
+        """The old picture is not there any more: what waits for it is cancelled."""
+        db.execute(jobs.update().where(_same_drop(last)).values(whereabouts="gone"))
+        waiting = _same_drop(last) & (jobs.c.state == "queued")
+        gone = db.execute(
+            jobs.update()
+            .where(waiting)
+            .values(state="cancelled", error="replaced by a newer picture", finished=self._now)
+            .returning(jobs.c.id)
+        )
+        for job in gone.scalars().all():
+            self._note(db, job, "cancelled", "replaced by a newer picture")
+
+    # --- dispatch: queued -> running -> queued | publishing | failed | cancelled
+
+    def recover(self, owner: str) -> list[int]:
+        """Put back what this owner was running when it died: `running -> queued`, uncounted.
+
+        Only for an owner that is known to be alone.
+        """
+        with self._database.write() as db:
+            rows = db.execute(
+                jobs.update()
+                .where(jobs.c.state == "running", jobs.c.owner == owner)
+                .values(self._abandoned())
+                .returning(jobs.c.id, jobs.c.state)
+            ).all()
+            for job, state in rows:
+                event = "cancelled" if state == "cancelled" else "recovered"
+                self._note(db, job, event, "the daemon ended while it was running")
+            return [job for job, _ in rows]
+
+    def _abandoned(self) -> dict[str, Any]:
+        """What becomes of a running row whose attempt is lost; uncounted, and a cancel holds."""
+        return {
+            "state": sa.case((jobs.c.cancel, "cancelled"), else_="queued"),
+            "error": sa.case((jobs.c.cancel, CANCELLED), else_=jobs.c.error),
+            "finished": sa.case((jobs.c.cancel, self._now), else_=None),
+            "owner": None,
+            "lease": None,
+            "progress": None,
+        }
+
+    def claim(self, owner: str, lease: float) -> Job | None:
+        """Take the next job: highest priority first, then first come first served.
+
+        Jobs whose lease ran out go back to the queue first. None when paused or nothing is due.
+        """
+        with self._database.write() as db:
+            if self._paused(db):
+                return None
+            db.execute(
+                jobs.update()
+                .where(jobs.c.state == "running", jobs.c.lease < self._now)
+                .values(self._abandoned())
+            )
+            pick = (
+                sa.select(jobs.c.id)
+                .where(jobs.c.state == "queued", jobs.c.due <= self._now)
+                .order_by(jobs.c.priority.desc(), jobs.c.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+                .scalar_subquery()
+            )
+            row = db.execute(
+                jobs.update()
+                .where(jobs.c.id == pick)
+                .values(
+                    state="running",
+                    owner=owner,
+                    attempt=jobs.c.attempt + 1,
+                    lease=self._now + lease,
+                    started=self._now,
+                    error=None,
+                )
+                .returning(jobs)
+            ).first()
+            if row is None:
+                return None
+            self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
+            return as_job(row)
+
+    def renew(
+        self, job: Job, lease: float, progress: dict[str, Any] | None
+    ) -> Literal["ok", "cancel", "lost"]:
+        """Heartbeat of a running attempt."""
+        with self._database.write() as db:
+            cancel = db.execute(
+                jobs.update()
+                .where(_running(job))
+                .values(lease=self._now + lease, progress=progress)
+                .returning(jobs.c.cancel)
+            ).scalar()
+        if cancel is None:
+            return "lost"
+        return "cancel" if cancel else "ok"
+
+    def step_down(self, job: Job, rung: int, detail: str) -> bool:
+        """Remember the rung that the attempt goes on with."""
+        return self._change(_running(job), job, "stepped down", detail, rung=rung)
+
+    def give_back(self, job: Job, why: str) -> bool:
+        """`running -> queued`, without using up a try."""
+        return self._change(
+            _running(job), job, "given back", why, state="queued", owner=None, lease=None,
+            progress=None,
+        )  # fmt: skip
+
+    def try_again(self, job: Job, error: str, delay: float) -> bool:
+        """`running -> queued` after a failed try, due in `delay` seconds."""
+        return self._change(
+            _running(job), job, "will be tried again", error, state="queued", owner=None,
+            lease=None, progress=None, error=error, failures=jobs.c.failures + 1,
+            due=self._now + delay,
+        )  # fmt: skip
+
+    def fail(self, job: Job, error: str) -> bool:
+        """`running -> failed`, for good."""
+        return self._end(_running(job), job, "failed", error)
+
+    def cancelled(self, job: Job, why: str) -> bool:
+        """`running -> cancelled`."""
+        return self._end(_running(job), job, "cancelled", why)
+
+    # --- publication: running -> publishing -> done
+
+    def publishing(self, job: Job, result: dict[str, Any]) -> bool:
+        """The fence: from here on the clip is carried on, never undone."""
+        return self._change(
+            _running(job), job, "publishing", "", state="publishing", lease=None, progress=None,
+            result=result,
+        )  # fmt: skip
+
+    def done(self, job: Job, result: dict[str, Any]) -> bool:
+        """`publishing -> done`: clip and sidecar stand in the outbox, fsynced."""
+        return self._change(
+            (jobs.c.id == job.id) & (jobs.c.state == "publishing"), job, "done",
+            str(result.get("clip", "")), state="done", finished=self._now, owner=None,
+            result=result,
+        )  # fmt: skip
+
+    def unpublished(self, owner: str) -> list[Job]:
+        """Jobs of this owner that are past the fence, but not yet in the outbox."""
+        return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
+
+    # --- the picture, once its jobs are over
+
+    def unsettled(self) -> list[Job]:
+        """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
+        sibling = jobs.alias()
+        needed = sa.exists().where(
+            sibling.c.inbox == jobs.c.inbox,
+            sibling.c.path == jobs.c.path,
+            sibling.c.drop == jobs.c.drop,
+            sibling.c.state.in_(OPEN),
+        )
+        return self._select(
+            jobs.c.state.in_(["done", "failed", "cancelled"])
+            & (jobs.c.whereabouts == "inbox")
+            & ~needed
+        )
+
+    def siblings(self, job: Job) -> list[Job]:
+        """All jobs of the same drop, this one included."""
+        return self._select(_same_drop(job))
+
+    def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
+        """Remember where the picture of this drop is now."""
+        with self._database.write() as db:
+            db.execute(
+                jobs.update()
+                .where(_same_drop(job))
+                .values(whereabouts=whereabouts, whereabouts_path=path)
+            )
+
+    # --- the operator
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a waiting job now, a running one at its next step. False when it is over."""
+        with self._database.write() as db:
+            state = db.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id, jobs.c.state.in_(["queued", "running"]))
+                .values(
+                    cancel=True,
+                    error=sa.case((jobs.c.state == "queued", CANCELLED), else_=jobs.c.error),
+                    finished=sa.case((jobs.c.state == "queued", self._now), else_=None),
+                    state=sa.case((jobs.c.state == "queued", "cancelled"), else_=jobs.c.state),
+                )
+                .returning(jobs.c.state)
+            ).scalar()
+            if state is not None:
+                self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
+            return state is not None
+
+    def retry(self, job_id: int, bring_back: Callable[[Job], bool]) -> bool:
+        """Put a failed or cancelled job back into the queue, all its tries restored.
+
+        `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
+        half. False when there is no such job, or no picture.
+        """
+        with self._database.write() as db:
+            row = db.execute(
+                sa.select(jobs).where(
+                    jobs.c.id == job_id,
+                    jobs.c.state.in_(["failed", "cancelled"]),
+                    jobs.c.spec.is_not(None),
+                )
+            ).first()
+            if row is None or not bring_back(as_job(row)):
+                return False
+            back = {"whereabouts": "inbox", "whereabouts_path": None}
+            db.execute(jobs.update().where(_same_drop(row)).values(back))
+            fresh = {"failures": 0, "rung": 0, "cancel": False, "error": None, "due": 0}
+            db.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id)
+                .values(state="queued", finished=None, **fresh)
+            )
+            self._note(db, job_id, "queued", "retried by the operator")
+            return True
+
+    def pause(self, paused: bool) -> None:
+        """Stop or resume claiming; running attempts go on. Survives restarts."""
+        with self._database.write() as db:
+            db.execute(meta.delete().where(meta.c.key == "paused"))
+            if paused:
+                db.execute(meta.insert().values(key="paused", value="yes"))
+
+    def paused(self) -> bool:
+        """Whether claiming is paused."""
+        with self._database.read() as db:
+            return self._paused(db)
+
+    def _paused(self, db: sa.Connection) -> bool:
+        return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
+
+    # --- statements
+
+    def _select(self, clause: sa.ColumnElement[bool]) -> list[Job]:
+        with self._database.read() as db:
+            rows = db.execute(sa.select(jobs).where(clause).order_by(jobs.c.id)).all()
+        return [as_job(row) for row in rows]
+
+    def _change(
+        self, clause: sa.ColumnElement[bool], job: Job, event: str, detail: str, **values: Any
+    ) -> bool:
+        with self._database.write() as db:
+            won = db.execute(jobs.update().where(clause).values(**values)).rowcount == 1
+            if won:
+                self._note(db, job.id, event, detail)
+            return won
+
+    def _end(self, clause: sa.ColumnElement[bool], job: Job, state: State, error: str) -> bool:
+        return self._change(
+            clause, job, state, error, state=state, error=error, owner=None, lease=None,
+            progress=None, finished=self._now,
+        )  # fmt: skip
+
+
+def _running(job: Job) -> sa.ColumnElement[bool]:
+    """The fence: still this attempt, still running."""
+    return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
+
+
+def _same_drop(job: Any) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)

@@ -1,0 +1,168 @@
+"""Every metric of i2vd, with its help, in one place.
+
+Base units, counters end in `_total`, no file names as labels. What the ledger knows is read from it
+at each scrape, so that a restart does not falsify it.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from daemon.history import History
+from pipeline.protocol import SILENCE
+
+REJECTIONS = ("unreadable", "sidecar")
+"""Why intake puts a picture aside: it cannot be decoded; the sidecar beside it is wrong."""
+
+_SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
+_STAGE_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """The metrics of one daemon, in a registry of their own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.build = Gauge("i2vd_build_info", "Version of i2vd; always 1.", ["version"], registry=r)
+        self.clip_seconds = Histogram(
+            "i2vd_clip_seconds",
+            "Seconds from a picture's arrival to its published clip.",
+            ["preset"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.stage_seconds = Histogram(
+            "i2vd_stage_seconds",
+            "Seconds of a finished attempt, by stage.",
+            ["stage"],
+            buckets=_STAGE_SECONDS,
+            registry=r,
+        )
+        self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
+        self.fallbacks = Counter(
+            "i2vd_fallbacks_total",
+            "Steps down the ladder because memory ran out, by the stage in which it did.",
+            ["stage"],
+            registry=r,
+        )
+        self.degraded = Counter(
+            "i2vd_clips_degraded_total", "Clips smaller or shorter than asked.", registry=r
+        )
+        self.peak_memory = Gauge(
+            "i2vd_peak_memory_bytes",
+            "Most device memory that the last clip of a preset reserved.",
+            ["preset"],
+            registry=r,
+        )
+        self.child_deaths = Counter(
+            "i2vd_child_deaths_total", "Children lost, by child.", ["child"], registry=r
+        )
+        self.retries = Counter(
+            "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
+        )
+        self.rejected = Counter(
+            "i2vd_pictures_rejected_total",
+            "Pictures put aside at intake, by reason.",
+            ["reason"],
+            registry=r,
+        )
+        self.rules_ok = Gauge(
+            "i2vd_rules_last_reload_successful",
+            "1 when the last reload of an inbox's rules succeeded.",
+            ["inbox"],
+            registry=r,
+        )
+        self.rules_time = Gauge(
+            "i2vd_rules_last_reload_success_timestamp_seconds",
+            "Time of the last successful reload of an inbox's rules.",
+            ["inbox"],
+            registry=r,
+        )
+        for child in ("worker", "picture"):  # what has a zero, has its first increase too
+            self.child_deaths.labels(child)
+        for stage in SILENCE:
+            self.fallbacks.labels(stage)
+        for reason in REJECTIONS:
+            self.rejected.labels(reason)
+
+    def watch_ledger(self, history: History) -> None:
+        """Serve what the ledger counts."""
+        self.registry.register(_Ledger(history))
+
+    def watch_gauge(self, name: str, help_text: str, labels: list[str], read: "ReadGauge") -> None:
+        """Serve a gauge whose values are read at each scrape: a list of (labels, value)."""
+        self.registry.register(_Gauge(name, help_text, labels, read))
+
+
+ReadGauge = Callable[[], Iterable[tuple[list[str], float]]]
+
+
+class _Gauge(Collector):
+    def __init__(self, name: str, help_text: str, labels: list[str], read: ReadGauge) -> None:
+        self._name = name
+        self._help = help_text
+        self._labels = labels
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        return [GaugeMetricFamily(self._name, self._help, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, value in self._read():
+            family.add_metric(labels, value)
+        yield family
+
+
+class _Ledger(Collector):
+    """Jobs by state, finished jobs, and how long the oldest one waits."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def describe(self) -> Iterable[Metric]:
+        return [self._states(), self._finished(), self._oldest()]
+
+    def collect(self) -> Iterable[Metric]:
+        states, finished, oldest = self._states(), self._finished(), self._oldest()
+        for state, count in self._history.counts().items():
+            states.add_metric([state], count)
+        for outcome, rule, preset, count in self._history.outcomes():
+            finished.add_metric([outcome, rule, preset], count)
+        oldest.add_metric([], self._history.oldest_queued() or 0.0)
+        return [states, finished, oldest]
+
+    def _states(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("i2vd_jobs", "Jobs in the ledger, by state.", labels=["state"])
+
+    def _finished(self) -> CounterMetricFamily:
+        return CounterMetricFamily(
+            "i2vd_jobs_finished_total",
+            "Jobs that ended, by outcome, rule and preset.",
+            labels=["outcome", "rule", "preset"],
+        )
+
+    def _oldest(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "i2vd_queue_oldest_seconds", "Age of the oldest queued job; 0 when none waits."
+        )
+
+
+def free_bytes(folder: Path) -> float | None:
+    """Bytes free to us where `folder` lies; None when it cannot be told."""
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return None

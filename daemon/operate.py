@@ -1,0 +1,55 @@
+"""What an operator may do with a job: cancel it, or try it again."""
+
+import structlog
+
+from daemon import archive
+from daemon.job import Job
+from daemon.parts import Parts
+
+log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """The job is not in a state for that; the message says so."""
+
+
+def cancel(parts: Parts, job_id: int) -> Job:
+    """A waiting job at once, a running one at its next step. Raises Refused."""
+    if not parts.ledger.cancel(job_id):
+        raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting or running")
+    job = _job(parts, job_id)
+    log.info("cancelled" if job.state == "cancelled" else "cancel asked", job=job_id, path=job.path)
+    archive.settle(parts.ledger, parts.settings, job)
+    return _job(parts, job_id)
+
+
+def retry(parts: Parts, job_id: int) -> Job:
+    """Put a failed or cancelled job into the queue, and its picture into the inbox.
+
+    Raises Refused.
+    """
+
+    def bring_back(job: Job) -> bool:
+        inbox = parts.settings.inbox_named(job.inbox)
+        return inbox is not None and archive.bring_back(inbox, job)
+
+    if not parts.ledger.retry(job_id, bring_back):
+        job = _job(parts, job_id)
+        if job.state not in ("failed", "cancelled"):
+            raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
+        if job.spec is None:
+            raise Refused(f"job {job_id} never became a request: {job.error}; drop it again")
+        raise Refused(
+            f"the picture of job {job_id} is not at {job.whereabouts_path} any more, or another "
+            f"lies at {job.path} in the inbox; drop it again"
+        )
+    job = _job(parts, job_id)
+    log.info("queued again", job=job_id, path=job.path)
+    return job
+
+
+def _job(parts: Parts, job_id: int) -> Job:
+    job = parts.history.job(job_id)
+    if job is None:
+        raise Refused(f"there is no job {job_id}")
+    return job

@@ -1,0 +1,156 @@
+"""What becomes of a job after an attempt: published, tried again, given back, failed, cancelled."""
+
+import asyncio
+import hashlib
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from daemon import archive
+from daemon.job import Job
+from daemon.ledger import CANCELLED
+from daemon.parts import Parts
+from daemon.place import Method, probe, write_durably
+from daemon.publish import SIDECAR, publish
+from daemon.settings import Inbox
+from daemon.slot import Slot
+from pipeline.maker import Clip, NoClip
+from pipeline.protocol import Rejected
+from pipeline.sidecar import AppliedRule, Source, compose
+
+STAGING = ".i2vd"
+
+log = structlog.get_logger()
+
+
+def staging_of(inbox: Inbox, job: Job) -> Path:
+    """The private folder of an attempt, on the outbox's file system."""
+    return inbox.outbox / STAGING / f"{job.id}-{job.attempt}"
+
+
+class Outcomes:
+    """Carries each outcome into the ledger, the outbox and the archive, in that order."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._ledger = parts.ledger
+        self._methods: dict[Path, Method] = {}
+
+    async def conclude(
+        self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | NoClip | Rejected, *, hurry: bool
+    ) -> None:
+        """Every ending of an attempt. With `hurry` the attempt was ended by a stop."""
+        queue = self._parts.settings.queue
+        match outcome:
+            case Clip():
+                await self._fence(inbox, job, outcome)
+            case Rejected(gone=True):
+                await self._picture_gone(inbox, job)
+            case Rejected():
+                await self.fail(job, outcome.reason)
+            case NoClip() if hurry:
+                log.info("given back: stopping")
+                await asyncio.to_thread(self._ledger.give_back, job, "the daemon was stopped")
+            case NoClip(kind="cancelled"):
+                log.info("cancelled")
+                await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
+                await self.settle(job)
+            case NoClip(kind="load"):
+                slot.trouble = f"the model does not load: {outcome.reason}"
+                log.error("the model does not load, the job goes back", why=outcome.reason)
+                await asyncio.to_thread(self._ledger.give_back, job, slot.trouble)
+            case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
+                delay = queue.backoff * 2**job.failures
+                log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
+                self._parts.metrics.retries.inc()
+                await asyncio.to_thread(self._ledger.try_again, job, outcome.reason, delay)
+            case NoClip():
+                await self.fail(job, outcome.reason)
+
+    async def publish(self, job: Job) -> None:
+        """`publishing -> done`; also what carries on after a crash."""
+        inbox = self._parts.settings.inbox_named(job.inbox)
+        assert inbox is not None
+        assert job.spec is not None
+        assert job.result is not None
+        staging = staging_of(inbox, job)
+        clip = await asyncio.to_thread(
+            publish,
+            staging,
+            inbox.outbox / job.clip_name,
+            await self._method(inbox),
+            job.result["sidecar_sha256"],
+        )
+        await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
+        log.info(
+            "done",
+            job=job.id,
+            clip=str(clip),
+            degraded=job.result["degraded"],
+            seconds=round(sum(job.result["seconds"].values()), 1),
+        )
+        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(time.time() - job.created)
+        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        await self.settle(job)
+
+    async def fail(self, job: Job, reason: str) -> None:
+        """`running -> failed`, and the picture is put aside with the reason."""
+        log.error("failed", job=job.id, why=reason)
+        if await asyncio.to_thread(self._ledger.fail, job, reason):
+            await self.settle(job)
+
+    async def settle(self, job: Job) -> None:
+        """Put the picture where it belongs, once no job needs it."""
+        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, job)
+
+    async def _fence(self, inbox: Inbox, job: Job, clip: Clip) -> None:
+        """`running -> publishing`, or nothing when another took the job over meanwhile."""
+        assert job.spec is not None
+        sidecar = compose(
+            clip,
+            generator=f"i2vd {version('i2vd')}",
+            job=str(job.id),
+            attempt=job.attempt,
+            made_at=datetime.now(UTC),
+            source=Source(path=job.path, sha256=job.sha256, **job.source),
+            rule=AppliedRule(name=job.rule or "", digest=job.rules_digest or ""),
+            asked=job.spec,
+        )
+        text = sidecar.model_dump_json(indent=2) + "\n"
+        await asyncio.to_thread(write_durably, staging_of(inbox, job) / SIDECAR, text)
+        result = {
+            "sidecar_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            **sidecar.given.model_dump(mode="json"),
+            "degraded": sidecar.degraded,
+            "seconds": clip.made.seconds,
+        }
+        if await asyncio.to_thread(self._ledger.publishing, job, result):
+            self._observe(job.spec.preset, clip, degraded=sidecar.degraded)
+            await self.publish(job.model_copy(update={"result": result}))
+
+    def _observe(self, preset: str, clip: Clip, *, degraded: bool) -> None:
+        metrics = self._parts.metrics
+        for stage, seconds in clip.made.seconds.items():
+            metrics.stage_seconds.labels(stage).observe(seconds)
+        if clip.made.peak_memory is not None:
+            metrics.peak_memory.labels(preset).set(clip.made.peak_memory)
+        if degraded:
+            metrics.degraded.inc()
+
+    async def _picture_gone(self, inbox: Inbox, job: Job) -> None:
+        """Its owner took it away, or the whole inbox is away, which is no reason to cancel."""
+        if not inbox.path.is_dir():
+            raise OSError(f"{inbox.path}: the inbox is not there")
+        log.info("cancelled: the picture is gone", path=job.path)
+        why = "the picture was taken away, or replaced, before its turn"
+        await asyncio.to_thread(self._ledger.cancelled, job, why)
+        await asyncio.to_thread(self._ledger.moved, job, "gone")
+
+    async def _method(self, inbox: Inbox) -> Method:
+        if inbox.outbox not in self._methods:
+            self._methods[inbox.outbox] = await asyncio.to_thread(probe, inbox.outbox)
+        return self._methods[inbox.outbox]

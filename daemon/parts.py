@@ -1,0 +1,25 @@
+"""The parts that one daemon is made of, as its tasks share them. Made by app.py."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from daemon.history import History
+from daemon.ledger import Ledger
+from daemon.metrics import Metrics
+from daemon.settings import Settings
+from pipeline.decoder import Decoder
+from pipeline.presets import Family
+from rules.live import LiveRules
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`rules` by the name of their inbox."""
+
+    settings: Settings
+    family: Family
+    ledger: Ledger
+    history: History
+    decoder: Decoder
+    metrics: Metrics
+    rules: Mapping[str, LiveRules]

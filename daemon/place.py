@@ -1,0 +1,167 @@
+"""Putting a file at a name that nobody holds, without ever overwriting, on any file system.
+
+`os.link` where links work; `renameat2(RENAME_NOREPLACE)` where they do not (exFAT, some shares).
+Which of the two a folder can do is found by `probe`, once at start.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_NO_SUCH_WAY = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NAME_MAX = 255
+
+
+class Method(StrEnum):
+    """How a folder lets a file appear under a new name at once and exclusively."""
+
+    LINK = "link"
+    RENAME = "rename"
+
+
+class NoMethod(OSError):
+    """The folder's file system can do neither."""
+
+
+def probe(folder: Path) -> Method:
+    """Try both methods in `folder`. Raises NoMethod, or OSError when it cannot be written."""
+    stem = folder / f".i2vd-probe-{uuid.uuid4().hex}"
+    source, target = stem.with_suffix(".a"), stem.with_suffix(".b")
+    source.touch()
+    try:
+        for method in Method:
+            try:
+                place(source, target, method)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_WAY:
+                    raise
+            else:
+                return method
+    finally:
+        source.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+    raise NoMethod(
+        errno.EOPNOTSUPP,
+        "neither links nor exclusive renames work on this file system",
+        str(folder),
+    )
+
+
+def place(source: Path, target: Path, method: Method) -> bool:
+    """Give `source` the name `target`; False when another file holds it.
+
+    With LINK the source keeps its old name too. A target that is the source already is ours.
+    """
+    try:
+        if method is Method.LINK:
+            os.link(source, target, follow_symlinks=False)
+        else:
+            _rename_noreplace(source, target)
+    except FileExistsError:
+        return is_same(source, target)
+    return True
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether both names mean one file."""
+    try:
+        a, b = one.lstat(), other.lstat()
+    except FileNotFoundError:
+        return False
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
+def move(source: Path, folder: Path, name: str) -> Path:
+    """Move a file into `folder` under `name`, or "name-2" and so on; across file systems too.
+
+    Safe to repeat after a crash at any moment: the file is never without a name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        target = _first_free(source, folder, name)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        target = _first_free(_copy(source, folder), folder, name)
+        source.unlink(missing_ok=True)
+    sync_folder(folder)
+    return target
+
+
+def _first_free(source: Path, folder: Path, name: str) -> Path:
+    stem, dot, suffix = name.rpartition(".")
+    for candidate in numbered(stem or suffix, dot + suffix if stem else ""):
+        if _rename(source, folder / candidate):
+            return folder / candidate
+    raise FileExistsError(errno.EEXIST, "a million files of this name", str(folder / name))
+
+
+def _rename(source: Path, target: Path) -> bool:
+    """Rename rather than link: the kernel lets nobody link a file of another owner.
+
+    (fs.protected_hardlinks; and most pictures are dropped by others than the daemon.)
+    """
+    try:
+        placed = place(source, target, Method.RENAME)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_WAY:
+            raise
+        placed = place(source, target, Method.LINK)
+    if placed and is_same(source, target):
+        source.unlink()
+    return placed
+
+
+def _copy(source: Path, folder: Path) -> Path:
+    """A durable copy under a private name in `folder`."""
+    copy = folder / f".i2vd-{uuid.uuid4().hex}.part"
+    shutil.copy2(source, copy, follow_symlinks=False)
+    with copy.open("rb") as file:
+        os.fsync(file.fileno())
+    return copy
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a new file beside its name, fsync it, and give it its name."""
+    part = path.with_name(f".i2vd-{uuid.uuid4().hex}.part")
+    with part.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some network shares refuse, and sync by themselves
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def numbered(stem: str, suffix: str) -> Iterator[str]:
+    """`cat.mp4`, `cat-2.mp4`, ..., each short enough for a file system."""
+    for number in range(1, 1_000_000):
+        tail = (f"-{number}" if number > 1 else "") + suffix
+        room = _NAME_MAX - len(tail.encode())
+        yield stem.encode()[:room].decode(errors="ignore") + tail
+
+
+def _rename_noreplace(source: Path, target: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(source), None, str(target))

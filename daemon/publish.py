@@ -1,0 +1,72 @@
+"""Publication, exactly once: the sidecar gets its name first, then the clip.
+
+The clip's name is the commit point, and no clip is ever visible without its sidecar. Every step may
+be repeated after a crash; the sidecar's own bytes tell whose it is.
+"""
+
+import glob
+import hashlib
+from pathlib import Path
+
+from daemon.place import Method, is_same, numbered, place, sync_folder
+
+CLIP = "clip.mp4"
+SIDECAR = "clip.mp4.json"
+
+
+def publish(staging: Path, target: Path, method: Method, sidecar_sha256: str) -> Path:
+    """Give the staged clip and its sidecar their names in the outbox; the clip's final path.
+
+    `target` is the wished path without ".mp4"; where another file holds it, "-2" and so on.
+    `sidecar_sha256` is the digest of the staged sidecar, by which a half-done publication is known
+    again.
+    """
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = _begun(staging, folder, target.name, sidecar_sha256)
+    if begun is not None:
+        if _place_clip(staging / CLIP, begun, method):
+            sync_folder(folder)
+            return begun
+        _take_back(_sidecar_of(begun), staging / SIDECAR)
+    for name in numbered(target.name, ".mp4"):
+        clip = folder / name
+        if not place(staging / SIDECAR, _sidecar_of(clip), method):
+            continue
+        if place(staging / CLIP, clip, method):
+            sync_folder(folder)
+            return clip
+        _take_back(_sidecar_of(clip), staging / SIDECAR)
+    raise FileExistsError(f"a million clips named {target.name} in {folder}")
+
+
+def _sidecar_of(clip: Path) -> Path:
+    return clip.with_name(f"{clip.name}.json")
+
+
+def _place_clip(staged: Path, clip: Path, method: Method) -> bool:
+    """Place it, unless it was placed before the crash: a renamed clip has left staging."""
+    return (not staged.exists() and clip.exists()) or place(staged, clip, method)
+
+
+def _take_back(sidecar: Path, staged: Path) -> None:
+    """The clip's name is held by another file: the sidecar must not claim it."""
+    if staged.exists():
+        sidecar.unlink()
+    else:
+        sidecar.rename(staged)
+
+
+def _begun(staging: Path, folder: Path, stem: str, sidecar_sha256: str) -> Path | None:
+    """The clip's name that an interrupted publication had begun to take."""
+    staged = staging / SIDECAR
+    if staged.exists() and staged.stat().st_nlink == 1:
+        return None
+    for sidecar in sorted(folder.glob(f"{glob.escape(stem[:200])}*.mp4.json")):
+        if is_same(staged, sidecar) or _digest(sidecar) == sidecar_sha256:
+            return sidecar.with_name(sidecar.name.removesuffix(".json"))
+    return None
+
+
+def _digest(sidecar: Path) -> str:
+    return hashlib.sha256(sidecar.read_bytes()).hexdigest()

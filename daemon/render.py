@@ -1,0 +1,172 @@
+"""One clip without the daemon: the same children and the same Spec, no queue."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from daemon.app import devices
+from daemon.place import write_durably
+from daemon.publish import CLIP
+from daemon.settings import Settings
+from pipeline import ladder
+from pipeline.decoder import Decoder
+from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
+from pipeline.presets import family_of
+from pipeline.protocol import Inspected, Load, Loaded, Rejected
+from pipeline.protocol import Progress as Step
+from pipeline.sidecar import AppliedRule, Sidecar, Source, compose
+from pipeline.spec import Request, Spec, check, resolve
+
+
+class NotRendered(Exception):
+    """There is no clip; `mistake` when what was asked is wrong."""
+
+    def __init__(self, message: str, *, mistake: bool = False) -> None:
+        super().__init__(message)
+        self.mistake = mistake
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A clip and its sidecar, in place."""
+
+    clip: Path
+    sidecar: Sidecar
+
+
+async def render_one(
+    settings: Settings, picture: Path, asked: Mapping[str, Any], output: Path, console: Console
+) -> Rendered:
+    """Make one clip as asked. Raises NotRendered."""
+    family = family_of(settings.model.name)
+    problems = check(asked, family)
+    for problem in problems:
+        if not problem.fatal:
+            console.print(f"[yellow]{problem.key}: {problem.message}[/]")
+    if fatal := [problem for problem in problems if problem.fatal]:
+        told = "\n".join(f"--{problem.key}: {problem.message}" for problem in fatal)
+        raise NotRendered(told, mistake=True)
+
+    def spec_for(looked: Inspected) -> Spec:
+        return resolve(
+            Request.model_validate(dict(asked)),
+            family,
+            source=(looked.width, looked.height),
+            sha256=looked.sha256,
+            rng=random.SystemRandom(),
+        )
+
+    return await _render(settings, picture, spec_for, None, output, console)
+
+
+async def render_again(
+    settings: Settings,
+    told: Sidecar,
+    beside: Path,
+    picture: Path | None,
+    output: Path,
+    console: Console,
+) -> Rendered:
+    """Make the clip of a sidecar again. Raises NotRendered."""
+    places = [picture] if picture else _places(settings, told, beside)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        looked = ", ".join(str(place) for place in places)
+        raise NotRendered(f"the picture is not at {looked}; say --picture", mistake=True)
+
+    def spec_for(looked: Inspected) -> Spec:
+        if looked.sha256 != told.source.sha256:
+            raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
+        given = told.given
+        size = {"width": given.width, "height": given.height, "frames": given.frames}
+        return told.asked.model_copy(update=size)
+
+    return await _render(settings, found, spec_for, told.rule, output, console)
+
+
+def _places(settings: Settings, told: Sidecar, beside: Path) -> list[Path]:
+    """Where the picture may lie: with the clip, in the archive, or in the inbox still."""
+    places = [beside / Path(told.source.path).name]
+    for inbox in settings.inbox:
+        places += [inbox.archive / told.source.path, inbox.path / told.source.path]
+    return places
+
+
+async def _render(
+    settings: Settings,
+    picture: Path,
+    spec_for: Any,
+    rule: AppliedRule | None,
+    output: Path,
+    console: Console,
+) -> Rendered:
+    device = devices(settings.model.devices)[0]
+    dtype = settings.model.dtype
+    if dtype == "auto":
+        dtype = "float16" if device.startswith("cuda") else "float32"
+    said: list[str] = []
+    decoder = Decoder(said.append, said.append)
+    load = Load(model=settings.model.name, device=device, dtype=dtype)
+    maker = Maker(load, said.append, said.append)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
+    try:
+        looked = await decoder.inspect(picture.resolve())
+        if isinstance(looked, Rejected):
+            raise NotRendered(f"{picture}: {looked.reason}", mistake=True)
+        spec = spec_for(looked)
+        clean = staging / "picture.png"
+        prepared = await decoder.prepare(picture.resolve(), looked.sha256, spec, clean)
+        if isinstance(prepared, Rejected):
+            raise NotRendered(f"{picture}: {prepared.reason}")
+        rungs = ladder.rungs(spec, family_of(settings.model.name))
+        order = Order("render", spec, rungs, clean, staging)
+        clip = await _make(maker, order, console)
+        if isinstance(clip, NoClip):
+            raise NotRendered("\n".join([*said[-5:], clip.reason]))
+        sidecar = compose(
+            clip,
+            generator=f"i2vd {version('i2vd')}",
+            job="render",
+            attempt=1,
+            made_at=datetime.now(UTC),
+            source=Source(
+                path=picture.name,
+                **looked.model_dump(include={"sha256", "size", "width", "height", "caption"}),
+            ),
+            rule=rule,
+            asked=spec,
+        )
+        write_durably(
+            output.with_name(f"{output.name}.json"), sidecar.model_dump_json(indent=2) + "\n"
+        )
+        (staging / CLIP).replace(output)
+        return Rendered(output, sidecar)
+    finally:
+        await decoder.close()
+        await maker.close()
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        bar = bars.add_task("start", total=None)
+
+        def report(news: Step | Loaded | StepDown) -> None:
+            match news:
+                case Step():
+                    bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
+                case StepDown():
+                    console.print(f"out of memory at {news.rung}, going on smaller")
+
+        return await maker.make(order, report)

@@ -1,0 +1,272 @@
+"""Settings: one TOML file plus `I2VD_*` variables, checked as a whole before anything starts.
+
+Every key has a default, so that `i2vd run` in an empty folder works. Relative paths are relative to
+the configuration file, or to the working folder where there is none.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from pipeline.presets import MICRO
+
+ENV_PREFIX = "I2VD_"
+CONFIG_VARIABLE = "I2VD_CONFIG"
+CONFIG_PLACES = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
+CHILD_VARIABLES = frozenset(
+    {
+        CONFIG_VARIABLE,
+        "I2VD_CHANNEL",
+        "I2VD_TESTING",
+        "I2VD_TEST_FAULT",
+        "I2VD_TORCH_THREADS",
+        "I2VD_CPU_BUDGET",
+        "I2VD_PICTURE_MEMORY",
+        "I2VD_PICTURE_PIXELS",
+    }
+)
+"""Variables that are not settings; the children read them."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; one line for each mistake."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Inbox(_Section):
+    """A watched folder and where its pictures and clips go."""
+
+    name: str = Field(default="inbox", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    path: Path = Path("inbox")
+    outbox: Path = Path("outbox")
+    rules: Path = Path("rules")
+    archive: Path = Path("archive")
+    """Where a picture goes once its clip is published."""
+    failed: Path = Path("failed")
+    """Where a picture goes, with the reason, when there will be no clip."""
+    recursive: bool = True
+    """Whether pictures in subfolders count; the outbox mirrors the subfolders."""
+    settle: Seconds = 2.0
+    """Seconds for which a file must not change before it is looked at."""
+    patience: Seconds = 30.0
+    """Seconds after which a file that stands still but cannot be decoded is broken."""
+    after: Literal["archive", "keep", "delete"] = "archive"
+    """What happens to the picture once its clip is published."""
+
+
+class Queue(_Section):
+    """Where the jobs are kept, and how often a job is tried."""
+
+    url: str | None = None
+    """SQLAlchemy URL; default: SQLite in the state folder."""
+    tries: int = Field(default=3, ge=1, le=20)
+    """Failed tries, or children lost, after which a job is given up."""
+    lease: Seconds = 30.0
+    """Seconds after which a silent owner loses its job."""
+    backoff: Seconds = 5.0
+    """Seconds before the second try; doubled for each further one."""
+
+
+class Model(_Section):
+    """The model, where it runs and in which type."""
+
+    name: str = MICRO
+    """"micro", a folder in diffusers layout, or a hub id that was pulled."""
+    devices: tuple[str, ...] = ("auto",)
+    """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    """"auto" is float16 on CUDA and float32 on a CPU."""
+
+
+class Http(_Section):
+    """The API, the health checks and the metrics."""
+
+    listen: str = "127.0.0.1:7860"
+    """Loopback only: there is no login. Put a reverse proxy before it for more."""
+
+    @field_validator("listen")
+    @classmethod
+    def _is_loopback(cls, value: str) -> str:
+        if not re.fullmatch(r"(127\.0\.0\.1|localhost):\d{1,5}", value):
+            raise ValueError("must be 127.0.0.1:PORT; for others put a reverse proxy before it")
+        return value
+
+
+class Log(_Section):
+    """What is logged, and how it looks."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """"auto" is console on a terminal and JSON elsewhere."""
+
+
+class Settings(BaseSettings):
+    """All settings. Made by `load`; `base` is the folder that relative paths start from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    state: Path = Path(".i2vd")
+    """Folder of the queue, the lock and the caches; on a local disk."""
+    scan_interval: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds between two looks at each inbox; file events only shorten the wait."""
+    stop_grace: Seconds = 90.0
+    """Seconds that the running attempt may take to finish after a first SIGTERM."""
+    inbox: tuple[Inbox, ...] = (Inbox(),)
+    queue: Queue = Queue()
+    model: Model = Model()
+    http: Http = Http()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables win over the file; there is no .env file and no secrets folder."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _inboxes_are_apart(self) -> "Settings":
+        if not self.inbox:
+            raise ValueError("there is no [[inbox]]")
+        names = [inbox.name for inbox in self.inbox]
+        if len(set(names)) < len(names):
+            raise ValueError("two inboxes have the same name; give each [[inbox]] its own")
+        for one in self.inbox:
+            for other in self.inbox:
+                if one is not other and (one.path == other.path or one.path in other.path.parents):
+                    raise ValueError(f"inbox {other.name!r} lies inside inbox {one.name!r}")
+            for role in ("outbox", "archive", "failed", "rules"):
+                folder = getattr(one, role)
+                if folder == one.path or one.path in folder.parents:
+                    raise ValueError(f"inbox {one.name!r}: its {role} lies inside the inbox itself")
+        return self
+
+    @property
+    def queue_url(self) -> str:
+        """SQLAlchemy URL of the queue."""
+        return self.queue.url or f"sqlite:///{self.state / 'queue.sqlite'}"
+
+    def inbox_named(self, name: str) -> Inbox | None:
+        """The inbox of that name, unless the configuration has lost it."""
+        return next((inbox for inbox in self.inbox if inbox.name == name), None)
+
+
+def find_config(given: Path | None) -> Path | None:
+    """The configuration file to use: the one given, `$I2VD_CONFIG`, or the first usual place."""
+    if given is None and (variable := os.environ.get(CONFIG_VARIABLE)):
+        given = Path(variable)
+    if given is not None:
+        return given
+    return next((place for place in CONFIG_PLACES if place.is_file()), None)
+
+
+def load(config: Path | None) -> Settings:
+    """Settings from a file (None: defaults) and the environment, all paths absolute.
+
+    Raises SettingsError, which names every mistake at once.
+    """
+    content = _read(config) if config else {}
+    mistakes = _unknown_variables()
+    base = config.resolve().parent if config else Path.cwd()
+    try:
+        settings = Settings(**content)
+        if not mistakes:
+            return Settings.model_validate(_absolute(settings, base).model_dump())
+    except ValidationError as error:
+        mistakes += [_explain(each) for each in error.errors()]
+    where = str(config) if config else "the settings"
+    raise SettingsError("\n".join(f"{where}: {mistake}" for mistake in mistakes))
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{config}: no such file") from None
+    except OSError as error:
+        raise SettingsError(f"{config}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config}: not TOML: {error}") from None
+
+
+def _absolute(settings: Settings, base: Path) -> Settings:
+    inboxes = tuple(
+        inbox.model_copy(
+            update={
+                role: _place(base, getattr(inbox, role))
+                for role in ("path", "outbox", "rules", "archive", "failed")
+            }
+        )
+        for inbox in settings.inbox
+    )
+    model = settings.model
+    if model.name != MICRO and (base / model.name).is_dir():
+        model = model.model_copy(update={"name": str(_place(base, Path(model.name)))})
+    return settings.model_copy(
+        update={"state": _place(base, settings.state), "inbox": inboxes, "model": model}
+    )
+
+
+def _place(base: Path, path: Path) -> Path:
+    return Path(os.path.normpath(base / path.expanduser()))
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """The keys that the section at `path` may have."""
+    section: Any = Settings
+    for step in path:
+        if isinstance(step, int):
+            continue
+        section = Inbox if step == "inbox" else section.model_fields[step].annotation
+    return list(section.model_fields)
+
+
+def _explain(error: Any) -> str:
+    path, key = error["loc"][:-1], str(error["loc"][-1]) if error["loc"] else ""
+    dotted = ".".join(str(step) for step in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(path)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"unknown key {dotted!r}; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message} (given: {error['input']!r})" if dotted else message
+
+
+def _unknown_variables() -> list[str]:
+    """Mistyped variables would be ignored in silence otherwise."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
+        f"{ENV_PREFIX}{name.upper()}__{key.upper()}"
+        for name in ("queue", "model", "http", "log")
+        for key in _known_keys((name,))
+    }
+    mistakes = []
+    for variable in os.environ:
+        if not variable.startswith(ENV_PREFIX) or variable in CHILD_VARIABLES | known:
+            continue
+        near = difflib.get_close_matches(variable, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+        mistakes.append(f"unknown variable {variable}; {hint}")
+    return mistakes

@@ -1,0 +1,49 @@
+"""A slot: one device, the maker on it, and what it is doing now."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from daemon.job import Job
+from pipeline.maker import Maker
+from pipeline.protocol import Progress
+
+
+@dataclass
+class Slot:
+    """Changed by dispatch.py and attempt.py, read by the API and the status line."""
+
+    device: str
+    maker: Maker
+    job: Job | None = None
+    progress: Progress | None = None
+    trouble: str | None = None
+    """Why no job can be made at all, while that is so."""
+    alive_at: float = field(default_factory=time.monotonic)
+    """When the slot's loop, or the heartbeat of its attempt, turned last."""
+    _stage_began: float = 0.0
+
+    def take(self, job: Job | None) -> None:
+        """Begin with a job, or be free again."""
+        self.job, self.progress = job, None
+
+    def note(self, progress: Progress) -> int:
+        """Take news of the attempt in; how many denoising steps were done since the last."""
+        last, self.progress = self.progress, progress
+        if progress.stage == "denoise":
+            self.trouble = None
+        if last is None or last.stage != progress.stage:
+            self._stage_began = time.monotonic()
+            return progress.step if progress.stage == "denoise" else 0
+        return progress.step - last.step if progress.stage == "denoise" else 0
+
+    def told(self) -> dict[str, Any] | None:
+        """Stage, step, steps and the stage's remaining seconds, as the ledger and the API say."""
+        now = self.progress
+        if now is None:
+            return None
+        eta = None
+        if now.stage == "denoise" and now.step > 0:
+            spent = time.monotonic() - self._stage_began
+            eta = round(spent / now.step * (now.steps - now.step), 1)
+        return {"stage": now.stage, "step": now.step, "steps": now.steps, "eta": eta}

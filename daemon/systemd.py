@@ -1,0 +1,47 @@
+"""Telling systemd how we are: sd_notify(3) in its own few lines.
+
+The protocol is one datagram to the socket in $NOTIFY_SOCKET; without it nothing is sent.
+"""
+
+import contextlib
+import os
+import socket
+import time
+
+
+def notify(*states: str) -> None:
+    """Send lines such as "READY=1" or "STATUS=3 queued".
+
+    Nobody listening is no reason to stop working, so errors are passed over, as sd_notify(3) says.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+    ):
+        sock.connect(address)
+        sock.sendall("\n".join(states).encode())
+
+
+def reloading() -> None:
+    """Say that a reload begins; READY=1 ends it."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life, half of what the unit allows; None without a watchdog."""
+    microseconds = os.environ.get("WATCHDOG_USEC")
+    if not microseconds or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(microseconds) / 2_000_000
+
+
+def listening_socket() -> socket.socket | None:
+    """The socket that i2vd.socket passed, if it did."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    return socket.socket(fileno=3)

@@ -1,0 +1,233 @@
+"""Watching an inbox: the scan finds what lies there, the Settler says what is whole.
+
+The scan is the truth: it needs no events, works on any mount, and sees what arrived while we were
+down. Events (hint.py) only wake it sooner.
+"""
+
+import asyncio
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import structlog
+
+from daemon.settings import Inbox
+
+PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic",
+    ".heif", ".avif",
+)  # fmt: skip
+
+JUNK = (
+    ".*",  # hidden files: .DS_Store, ._*, .nfs*, .stfolder, rsync's temporaries, our own
+    "*.part", "*.partial", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.filepart",
+    "*.!ut", "*.opdownload", "*~", "~$*", "~syncthing~*", "*.swp", "*.lock", "*.sync-conflict-*",
+    "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "$recycle.bin", "lost+found",
+    "system volume information", "#recycle", "#snapshot", "__macosx",
+)  # fmt: skip
+"""Names, in lower case, that are not a person's pictures, of files and of folders."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What tells one state of a file from another."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The same, as the ledger keeps it."""
+        return f"{self.size}-{self.mtime_ns}-{self.inode}"
+
+
+class InboxUnavailable(Exception):
+    """The folder is not there, cannot be read, or is not what was mounted there before."""
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is to be passed over."""
+    lower = name.lower()
+    return any(fnmatchcase(lower, pattern) for pattern in JUNK)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is taken for a picture."""
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122
+
+
+def scan(root: Path, recursive: bool) -> dict[str, Seen]:
+    """All pictures below `root` by relative path; never through links, only plain files.
+
+    Raises InboxUnavailable when the root cannot be read; a subfolder that cannot is passed over.
+    """
+    found: dict[str, Seen] = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    if is_junk(entry.name) or not _is_text(entry.name):
+                        continue
+                    if recursive and entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                    elif is_picture(entry.name) and entry.is_file(follow_symlinks=False):
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            found[path] = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+        except OSError as error:
+            if not folder:
+                raise InboxUnavailable(f"{root}: {error.strerror}") from error
+            log.warning("subfolder unreadable", folder=str(root / folder), why=error.strerror)
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        log.warning("file name is not UTF-8, rename it", name=os.fsencode(name).decode("latin-1"))
+        return False
+    return True
+
+
+class Settler:
+    """Says which files have stood still. Pure: it is told the time and what was seen."""
+
+    def __init__(self, settle: float) -> None:
+        self._settle = settle
+        self._known: dict[str, tuple[Seen, float]] = {}
+        """What was seen last, and the time from which it may be offered."""
+        self._offered: set[str] = set()
+
+    def observe(self, now: float, files: Mapping[str, Seen]) -> list[str]:
+        """The paths that are whole now and were not offered yet, oldest change first."""
+        for path in [p for p in self._known if p not in files]:
+            del self._known[path]
+            self._offered.discard(path)
+        for path, seen in files.items():
+            if path not in self._known or self._known[path][0] != seen:
+                self._known[path] = (seen, now + self._settle)
+                self._offered.discard(path)
+        ready = [
+            path
+            for path, (_, due) in self._known.items()
+            if due <= now and path not in self._offered
+        ]
+        self._offered.update(ready)
+        return sorted(ready, key=lambda path: (self._known[path][0].mtime_ns, path))
+
+    def again(self, paths: Iterable[str], at: float) -> None:
+        """Offer these once more, from the time `at` on."""
+        for path in paths:
+            if path in self._known:
+                self._known[path] = (self._known[path][0], at)
+                self._offered.discard(path)
+
+    def next_due(self) -> float | None:
+        """When the next file may be whole."""
+        waiting = (due for path, (_, due) in self._known.items() if path not in self._offered)
+        return min(waiting, default=None)
+
+
+@dataclass(frozen=True)
+class Later:
+    """Offer the file again after so many seconds; None: when the rules have changed."""
+
+    seconds: float | None
+
+
+Take = Callable[[Inbox, str, Seen], Awaitable[Later | None]]
+
+
+class Watcher:
+    """Looks at one inbox until told to stop, and hands every whole picture to `take`."""
+
+    def __init__(self, inbox: Inbox, interval: float, take: Take) -> None:
+        self.inbox = inbox
+        self.wake = asyncio.Event()
+        self.unavailable: str | None = None
+        self.scan_seconds = 0.0
+        self.unmatched: set[str] = set()
+        self._interval = interval
+        self._take = take
+        self._settler = Settler(inbox.settle)
+        self._root = _identity(inbox.path)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Scan, offer, wait; an inbox that vanishes is waited for, not taken for empty."""
+        while not stopping.is_set():
+            self.wake.clear()
+            try:
+                files = await asyncio.to_thread(self._scan)
+            except InboxUnavailable as error:
+                self._note_unavailable(str(error))
+            else:
+                self._note_unavailable(None)
+                await self._offer(files, stopping)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), self._pause())
+
+    def rules_changed(self) -> None:
+        """Offer again what no rule wanted."""
+        self._settler.again(self.unmatched, time.monotonic())
+        self.unmatched.clear()
+        self.wake.set()
+
+    def is_there(self) -> bool:
+        """Whether the inbox is the folder that it was at start (a mount may have gone)."""
+        return _identity(self.inbox.path) == self._root
+
+    def _scan(self) -> dict[str, Seen]:
+        if not self.is_there():
+            raise InboxUnavailable(f"{self.inbox.path}: not there, or something else is mounted")
+        start = time.perf_counter()
+        files = scan(self.inbox.path, self.inbox.recursive)
+        self.scan_seconds = time.perf_counter() - start
+        return files
+
+    async def _offer(self, files: dict[str, Seen], stopping: asyncio.Event) -> None:
+        self.unmatched &= files.keys()
+        for path in self._settler.observe(time.monotonic(), files):
+            if stopping.is_set():
+                return
+            match await self._take(self.inbox, path, files[path]):
+                case Later(seconds=None):
+                    self.unmatched.add(path)
+                case Later(seconds=float(seconds)):
+                    self._settler.again([path], time.monotonic() + seconds)
+
+    def _pause(self) -> float:
+        due = self._settler.next_due()
+        if due is None:
+            return self._interval
+        return min(self._interval, max(0.01, due - time.monotonic()))
+
+    def _note_unavailable(self, why: str | None) -> None:
+        if why and not self.unavailable:
+            log.error("inbox unavailable, waiting for it", inbox=self.inbox.name, why=why)
+        elif self.unavailable and not why:
+            log.info("inbox is back", inbox=self.inbox.name)
+        self.unavailable = why
+
+
+def _identity(root: Path) -> tuple[int, bool] | None:
+    """Tells a folder from the empty one that shows when its mount is gone.
+
+    Not the device number: a share that is mounted again may get another.
+    """
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return (status.st_ino, os.path.ismount(root)) if stat.S_ISDIR(status.st_mode) else None

@@ -1,0 +1,172 @@
+"""The parent's end of a child: start it, talk to it, notice its silence and its death.
+
+Knows nothing of what is said; decoder.py and maker.py do.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from pipeline.protocol import CHANNEL_FD, Reply, Request, dump, read_reply
+
+_LINE_LIMIT = 1 << 20
+_TERM_GRACE = 10.0
+
+
+@dataclass(frozen=True)
+class Died:
+    """The child is gone; `cause` is a sentence, `stderr` its last lines."""
+
+    cause: str
+    stderr: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.stderr[-1]}" if self.stderr else self.cause
+
+
+@dataclass(frozen=True)
+class Silent:
+    """The child said nothing for `seconds`."""
+
+    seconds: float
+
+
+class Child:
+    """A process `python -m MODULE` with a channel to it. Made by `spawn`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_line: Callable[[str], None],
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._tail: deque[str] = deque(maxlen=5)
+        self._stderr = asyncio.create_task(self._forward_stderr(on_line))
+
+    @classmethod
+    async def spawn(
+        cls, module: str, on_line: Callable[[str], None], env: Mapping[str, str] | None = None
+    ) -> "Child":
+        """Start the child; each line of its stderr goes to `on_line`.
+
+        It gets a process group of its own, so that Ctrl-C in a terminal reaches the parent alone;
+        `-P` keeps the working folder, which may be anyone's, off its import path.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", module),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+                limit=_LINE_LIMIT,
+                env={**os.environ, **(env or {}), CHANNEL_FD: str(theirs.fileno())},
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT)
+        return cls(process, reader, writer, on_line)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child has not been seen to end."""
+        return self._process.returncode is None
+
+    async def send(self, message: Request) -> None:
+        """Send a request. To a dead child it does nothing: `receive` will tell."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(dump(message))
+            await self._writer.drain()
+
+    async def receive(self, limit: float) -> Reply | Died | Silent:
+        """The next reply, or what came instead within `limit` seconds."""
+        try:
+            line = await asyncio.wait_for(self._reader.readline(), limit)
+        except TimeoutError:
+            return Silent(limit)
+        except (ConnectionError, ValueError) as error:
+            await self.kill()
+            return Died(f"broke its channel ({error})", tuple(self._tail))
+        if not line.endswith(b"\n"):
+            return await self._death()
+        try:
+            return read_reply(line)
+        except ValidationError:
+            await self.kill()
+            return Died(f"wrote rubbish on its channel: {line[:80]!r}", tuple(self._tail))
+
+    async def _death(self) -> Died:
+        """The channel ended: wait for the process and drain what it last said."""
+        try:
+            await asyncio.wait_for(self._process.wait(), _TERM_GRACE)
+        except TimeoutError:
+            await self.kill()
+            return Died("closed its channel and went on", tuple(self._tail))
+        await self._stderr
+        self._writer.close()
+        return Died(_cause(self._process.returncode), tuple(self._tail))
+
+    async def close(self) -> None:
+        """End an idle child: it leaves when its channel ends, else it is killed."""
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _TERM_GRACE)
+        except TimeoutError:
+            await self.kill()
+        await self._stderr
+
+    async def kill(self, grace: float = _TERM_GRACE) -> None:
+        """SIGTERM, `grace` seconds, SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        self._writer.close()
+        await self._stderr
+
+    async def _forward_stderr(self, on_line: Callable[[str], None]) -> None:
+        stream = self._process.stderr
+        assert stream is not None
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                continue  # a line over the limit: the stream has dropped it
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._tail.append(text)
+                on_line(text)
+
+
+def _cause(returncode: int | None) -> str:
+    if returncode is not None and returncode < 0:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"ended with exit code {returncode}"

@@ -1,0 +1,51 @@
+"""`python -m pipeline.micro.gif OUTBOX ARCHIVE FILE.gif`: pictures beside the clips made of them.
+
+One column a clip: above the picture, cropped as the clip is, below the clip, playing.
+"""
+
+import sys
+from pathlib import Path
+
+import av
+from PIL import Image, ImageOps
+
+SIDE = 144
+GAP = 6
+
+
+def columns(outbox: Path, archive: Path) -> list[tuple[Image.Image, list[Image.Image]]]:
+    """Each clip in `outbox`, with the picture of the same name in `archive`."""
+    found = []
+    for clip in sorted(outbox.glob("*.mp4")):
+        picture = next(archive.glob(f"{clip.stem}.*"))
+        with Image.open(picture) as image, av.open(str(clip)) as container:
+            size = (SIDE, SIDE)
+            arrays = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [Image.fromarray(a).resize(size, Image.Resampling.BICUBIC) for a in arrays]
+            found.append((ImageOps.fit(image, size, Image.Resampling.LANCZOS), frames))
+    return found
+
+
+def sheet(parts: list[tuple[Image.Image, list[Image.Image]]], number: int) -> Image.Image:
+    """Frame `number` of all clips under their pictures."""
+    size = (len(parts) * (SIDE + GAP) - GAP, 2 * SIDE + GAP)
+    whole = Image.new("RGB", size, "white")
+    for column, (picture, frames) in enumerate(parts):
+        left = column * (SIDE + GAP)
+        whole.paste(picture, (left, 0))
+        whole.paste(frames[min(number, len(frames) - 1)], (left, SIDE + GAP))
+    return whole
+
+
+def main() -> None:
+    """Write the GIF: each clip to its end and back, so that it plays without a jump."""
+    outbox, archive, file = map(Path, sys.argv[1:])
+    parts = columns(outbox, archive)
+    length = max(len(frames) for _, frames in parts)
+    order = [*range(length), *range(length - 2, 0, -1)]
+    first, *rest = [sheet(parts, number).quantize(96) for number in order]
+    first.save(file, save_all=True, append_images=rest, duration=125, loop=0, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

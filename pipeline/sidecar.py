@@ -1,0 +1,152 @@
+"""The sidecar: what stands beside every clip, enough to make the same clip again.
+
+Versioned; its JSON Schema is `sidecar.schema.json` beside this file, made by
+`python -m pipeline.sidecar`.
+"""
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from pipeline.ladder import Mode, Rung
+from pipeline.maker import Clip
+from pipeline.protocol import Stage
+from pipeline.spec import Spec
+
+SCHEMA_FILE = Path(__file__).with_name("sidecar.schema.json")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Part):
+    """The picture: `path` inside its inbox, size in bytes, width and height in pixels."""
+
+    path: str
+    sha256: str
+    size: int
+    width: int
+    height: int
+    caption: str = ""
+
+
+class AppliedRule(_Part):
+    """The rule that took the picture, and the digest of all rules in force then."""
+
+    name: str
+    digest: str
+
+
+class Given(_Part):
+    """What the clip really is, where memory was short; size in pixels."""
+
+    width: int
+    height: int
+    frames: int
+    mode: Mode
+
+
+class Fallback(_Part):
+    """One step down the ladder: what was tried, and in which stage memory ran out."""
+
+    tried: Given
+    stage: Stage
+    reason: str
+
+
+class Model(_Part):
+    """The model: as configured, and the digest over its weights."""
+
+    id: str
+    weights: str
+
+
+class Output(_Part):
+    """The MP4: size in bytes, duration in seconds."""
+
+    sha256: str
+    size: int
+    codec: str
+    width: int
+    height: int
+    frames: int
+    fps: int
+    duration: float
+
+
+class Sidecar(_Part):
+    """All that is needed to make the same clip again, and what became of the request."""
+
+    version: Literal[1] = 1
+    generator: str
+    ai_generated: Literal[True] = True
+    job: str
+    attempt: int
+    made_at: AwareDatetime
+    source: Source
+    rule: AppliedRule | None
+    asked: Spec
+    given: Given
+    degraded: bool
+    fallbacks: tuple[Fallback, ...]
+    model: Model
+    device: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    peak_memory: int | None
+    output: Output
+
+
+def compose(
+    clip: Clip,
+    *,
+    generator: str,
+    job: str,
+    attempt: int,
+    made_at: datetime,
+    source: Source,
+    rule: AppliedRule | None,
+    asked: Spec,
+) -> Sidecar:
+    """The sidecar of a finished clip."""
+    made, loaded = clip.made, clip.loaded
+    return Sidecar(
+        generator=generator,
+        job=job,
+        attempt=attempt,
+        made_at=made_at,
+        source=source,
+        rule=rule,
+        asked=asked,
+        given=_given(clip.rung),
+        degraded=clip.rung.degrades(asked),
+        fallbacks=tuple(
+            Fallback(tried=_given(step.rung), stage=step.stage, reason=step.detail)
+            for step in clip.steps_down
+        ),
+        model=Model(id=loaded.model, weights=loaded.weights),
+        device=loaded.device_name,
+        versions=loaded.versions,
+        seconds=made.seconds,
+        peak_memory=made.peak_memory,
+        output=Output.model_validate(made.model_dump(include=set(Output.model_fields))),
+    )
+
+
+def _given(rung: Rung) -> Given:
+    return Given(width=rung.width, height=rung.height, frames=rung.frames, mode=rung.mode)
+
+
+def schema() -> str:
+    """The JSON Schema of a sidecar, as text."""
+    return json.dumps(Sidecar.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(schema())
+    sys.stdout.write(f"wrote {SCHEMA_FILE}\n")

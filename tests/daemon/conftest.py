@@ -1,0 +1,72 @@
+"""What the daemon's tests share: a ledger on a real SQLite file, a Spec, a drop."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.database import Database
+from daemon.history import History
+from daemon.job import Drop
+from daemon.ledger import Ledger
+from pipeline.presets import MICRO_FAMILY
+from pipeline.spec import Request, Spec, resolve
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path}/queue.sqlite")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database)
+
+
+@pytest.fixture
+def history(database: Database) -> History:
+    return History(database)
+
+
+@pytest.fixture
+def spec() -> Spec:
+    return resolve(
+        Request(prompt="camera panning right", preset="draft"),
+        MICRO_FAMILY,
+        source=(64, 64),
+        sha256="ab" * 32,
+        rng=random.Random(0),
+    )
+
+
+@pytest.fixture
+def make_drop() -> Callable[..., Drop]:
+    def make(path: str = "cat.jpg", fingerprint: str = "1", sha256: str = "aa") -> Drop:
+        source = {"size": 1, "width": 64, "height": 64, "caption": ""}
+        return Drop(inbox="inbox", path=path, fingerprint=fingerprint, sha256=sha256, source=source)
+
+    return make
+
+
+@pytest.fixture
+def enqueue(ledger: Ledger, spec: Spec, make_drop: Callable[..., Drop]) -> Callable[..., list[int]]:
+    def enqueue(
+        path: str = "cat.jpg",
+        fingerprint: str = "1",
+        sha256: str = "aa",
+        variants: int = 1,
+        priority: int = 0,
+    ) -> list[int]:
+        return ledger.admit(
+            make_drop(path, fingerprint, sha256),
+            [spec] * variants,
+            clip_name=path.rpartition(".")[0],
+            rule="90-default",
+            rules_digest="d",
+            priority=priority,
+        )
+
+    return enqueue

@@ -1,0 +1,288 @@
+"""Intake with the real picture child: what becomes a job, what waits, what is put aside."""
+
+import io
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from daemon import archive, operate
+from daemon.history import History
+from daemon.intake import Intake, checker
+from daemon.job import Job
+from daemon.ledger import Ledger
+from daemon.metrics import Metrics
+from daemon.parts import Parts
+from daemon.settings import Inbox, Settings
+from daemon.watch import Later, Seen, scan
+from pipeline.decoder import Decoder
+from pipeline.presets import MICRO_FAMILY
+from rules.live import LiveRules
+
+RULE = '[make]\nprompt = "camera panning right, {stem}"\npreset = "draft"\n'
+
+
+class Desk:
+    """An inbox with all that intake needs."""
+
+    def __init__(self, root: Path, ledger: Ledger, history: History) -> None:
+        folders = {role: root / role for role in ("path", "outbox", "rules", "archive", "failed")}
+        for folder in folders.values():
+            folder.mkdir()
+        self.inbox = Inbox(patience=7, **folders)
+        self.settings = Settings(inbox=(self.inbox,), state=root)
+        self.ledger, self.history = ledger, history
+        self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
+        self.decoder = Decoder(print, print)
+        self.parts = Parts(
+            self.settings, MICRO_FAMILY, ledger, history, self.decoder, Metrics(),
+            {"inbox": self.rules},
+        )  # fmt: skip
+        self.woken = 0
+        self.intake = Intake(self.parts, self._wake)
+        self.rule("90-default", RULE)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def rule(self, name: str, text: str) -> None:
+        (self.inbox.rules / f"{name}.toml").write_text(text)
+        assert self.rules.reload(0.0).ok
+
+    def drop(self, path: str = "cat.jpg", content: bytes | None = None) -> None:
+        file = self.inbox.path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if content is not None else picture())
+
+    async def take(self, path: str = "cat.jpg") -> Later | None:
+        seen = scan(self.inbox.path, recursive=True)[path]
+        return await self.intake.take(self.inbox, path, seen)
+
+    def job(self, number: int = 1) -> Job:
+        job = self.history.job(number)
+        assert job is not None
+        return job
+
+    def claim(self) -> Job:
+        job = self.ledger.claim("me", 30)
+        assert job is not None
+        return job
+
+
+def picture(width: int = 40, height: int = 30) -> bytes:
+    image = Image.frombytes("RGB", (width, height), random.Random(1).randbytes(width * height * 3))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, ledger: Ledger, history: History) -> AsyncIterator[Desk]:
+    made = Desk(tmp_path, ledger, history)
+    yield made
+    await made.decoder.close()
+
+
+async def test_a_whole_picture_becomes_a_job_with_its_spec_resolved(desk: Desk) -> None:
+    desk.drop("pets/my_cat.jpg")
+    assert await desk.take("pets/my_cat.jpg") is None
+    job = desk.job()
+    assert job.spec is not None
+    assert (job.state, job.rule, job.clip_name) == ("queued", "90-default", "pets/my_cat")
+    assert job.spec.prompt == "camera panning right, my cat"
+    assert (job.spec.width, job.spec.frames, job.spec.steps) == (32, 8, 10)
+    assert job.source == {"size": len(picture()), "width": 40, "height": 30, "caption": ""}
+    assert desk.woken == 1
+
+
+async def test_the_same_drop_is_not_looked_into_twice(desk: Desk) -> None:
+    desk.drop()
+    await desk.take()
+    await desk.decoder.close()
+    assert await desk.take() is None
+    assert desk.woken == 1
+
+
+async def test_a_later_change_of_rules_does_not_touch_a_queued_job(desk: Desk) -> None:
+    desk.drop()
+    await desk.take()
+    before = desk.job()
+    desk.rule("10-other", '[make]\nprompt = "zoom"\n')
+    assert desk.job().spec == before.spec
+    assert before.rules_digest != desk.rules.rules.digest
+
+
+async def test_what_no_rule_takes_waits_for_other_rules(desk: Desk) -> None:
+    desk.rule("90-default", '[match]\nnames = ["dog*"]\n' + RULE)
+    desk.drop()
+    assert await desk.take() == Later(None)
+    assert desk.history.job(1) is None
+
+
+async def test_what_cannot_be_decoded_gets_time_and_is_then_put_aside(desk: Desk) -> None:
+    desk.drop(content=picture()[:-200])
+    assert await desk.take() == Later(7.0)
+    assert desk.history.job(1) is None
+    assert await desk.take() is None
+    job = desk.job()
+    assert job.state == "failed"
+    assert not (desk.inbox.path / "cat.jpg").exists()
+    assert (desk.inbox.failed / "cat.jpg").read_bytes() == picture()[:-200]
+    reasons = json.loads((desk.inbox.failed / "cat.jpg.reason.json").read_text())
+    assert reasons[0]["reason"] == job.error
+    with pytest.raises(operate.Refused, match="drop it again"):
+        operate.retry(desk.parts, 1)
+
+
+async def test_a_copy_that_paused_is_taken_when_it_is_whole(desk: Desk) -> None:
+    desk.drop(content=picture()[:-200])
+    assert await desk.take() == Later(7.0)
+    desk.drop()
+    assert await desk.take() is None
+    assert desk.job().state == "queued"
+
+
+async def test_a_sidecar_overrides_the_rule_for_its_picture(desk: Desk) -> None:
+    (desk.inbox.path / "cat.jpg.toml").write_text('prompt = "zooming in"\nframes = 16\n')
+    desk.drop()
+    await desk.take()
+    spec = desk.job().spec
+    assert spec is not None
+    assert (spec.prompt, spec.frames, spec.preset) == ("zooming in", 16, "draft")
+
+
+async def test_a_wrong_sidecar_puts_the_picture_aside_with_every_mistake(desk: Desk) -> None:
+    (desk.inbox.path / "cat.jpg.toml").write_text("frames = 99\nstepz = 3\n")
+    desk.drop()
+    await desk.take()
+    error = desk.job().error
+    assert error is not None
+    assert "frames" in error
+    assert "steps" in error
+    assert sorted(file.name for file in desk.inbox.failed.iterdir()) == [
+        "cat.jpg", "cat.jpg.reason.json", "cat.jpg.toml",
+    ]  # fmt: skip
+
+
+async def test_variants_share_a_picture_and_differ_in_seed(desk: Desk) -> None:
+    desk.rule("90-default", RULE + "variants = 3\nseed = 5\n")
+    desk.drop()
+    await desk.take()
+    specs = [desk.job(number).spec for number in (1, 2, 3)]
+    assert [spec.seed for spec in specs if spec] == [5, 6, 7]
+
+
+# --- what becomes of the picture
+
+
+async def finish(desk: Desk, *, well: bool = True) -> Job:
+    job = desk.claim()
+    if well:
+        desk.ledger.publishing(job, {})
+        desk.ledger.done(job, {})
+    else:
+        desk.ledger.fail(job, "broke")
+    archive.settle(desk.ledger, desk.settings, job)
+    return desk.job(job.id)
+
+
+async def test_a_done_picture_is_archived_with_its_sidecar_and_subfolder(desk: Desk) -> None:
+    (desk.inbox.path / "pets").mkdir()
+    (desk.inbox.path / "pets/cat.jpg.txt").write_text("zooming in")
+    desk.drop("pets/cat.jpg")
+    await desk.take("pets/cat.jpg")
+    job = await finish(desk)
+    assert job.whereabouts == "archive"
+    assert (desk.inbox.archive / "pets/cat.jpg").exists()
+    assert (desk.inbox.archive / "pets/cat.jpg.txt").exists()
+
+
+async def test_an_archived_picture_never_overwrites_another(desk: Desk) -> None:
+    for number in (1, 2):
+        desk.drop(content=picture(40 + number))
+        await desk.take()
+        await finish(desk)
+    assert sorted(file.name for file in desk.inbox.archive.iterdir()) == [
+        "cat-2.jpg", "cat.jpg",
+    ]  # fmt: skip
+
+
+async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(desk: Desk) -> None:
+    desk.drop()
+    await desk.take()
+    job = desk.claim()
+    desk.drop(content=picture(99))
+    desk.ledger.publishing(job, {})
+    desk.ledger.done(job, {})
+    archive.settle(desk.ledger, desk.settings, job)
+    assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
+    assert desk.job().whereabouts == "gone"
+    await desk.take()
+    assert desk.job(2).state == "queued"
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+async def test_a_done_picture_can_be_kept_or_deleted(desk: Desk, after: str) -> None:
+    inbox = desk.inbox.model_copy(update={"after": after})
+    desk.settings = desk.settings.model_copy(update={"inbox": (inbox,)})
+    desk.drop()
+    await desk.take()
+    await finish(desk)
+    assert (desk.inbox.path / "cat.jpg").exists() == (after == "keep")
+    if after == "keep":
+        await desk.take()
+        assert desk.history.job(2) is None
+
+
+async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk: Desk) -> None:
+    (desk.inbox.path / "cat.jpg.txt").write_text("zooming in")
+    desk.drop()
+    await desk.take()
+    await finish(desk, well=False)
+    assert sorted(file.name for file in desk.inbox.failed.iterdir()) == [
+        "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
+    ]  # fmt: skip
+    assert operate.retry(desk.parts, 1).state == "queued"
+    assert list(desk.inbox.failed.iterdir()) == []
+    assert await desk.take() is None
+    assert desk.history.job(2) is None
+    assert desk.claim().id == 1
+
+
+async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None:
+    desk.drop()
+    await desk.take()
+    await finish(desk, well=False)
+    desk.drop(content=picture(99))
+    with pytest.raises(operate.Refused, match="another"):
+        operate.retry(desk.parts, 1)
+    assert desk.job().state == "failed"
+    assert (desk.inbox.failed / "cat.jpg").exists()
+
+
+async def test_cancelling_a_waiting_job_puts_its_picture_aside(desk: Desk) -> None:
+    desk.drop()
+    await desk.take()
+    assert operate.cancel(desk.parts, 1).state == "cancelled"
+    assert (desk.inbox.failed / "cat.jpg").exists()
+    with pytest.raises(operate.Refused, match="is cancelled"):
+        operate.cancel(desk.parts, 1)
+    with pytest.raises(operate.Refused, match="no job 9"):
+        operate.cancel(desk.parts, 9)
+
+
+async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None:
+    desk.rule("90-default", RULE + "variants = 2\n")
+    desk.drop()
+    await desk.take()
+    await finish(desk, well=False)
+    assert (desk.inbox.path / "cat.jpg").exists()
+    await finish(desk)
+    assert (desk.inbox.archive / "cat.jpg").exists()
+
+
+def test_a_fingerprint_tells_states_of_a_file_apart() -> None:
+    assert Seen(1, 2, 3).fingerprint != Seen(1, 2, 4).fingerprint

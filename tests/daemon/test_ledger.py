@@ -1,0 +1,380 @@
+"""The ledger: one drop is one job, one claim wins, nothing is lost or done twice."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from daemon.database import Database, DatabaseUnusable
+from daemon.history import History
+from daemon.job import Drop, Job
+from daemon.ledger import Ledger
+from pipeline.spec import Spec
+
+Enqueue = Callable[..., list[int]]
+
+
+def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
+    job = ledger.claim(owner, lease)
+    assert job is not None
+    return job
+
+
+# --- one drop, one job
+
+
+def test_one_drop_seen_twice_is_one_job(ledger: Ledger, enqueue: Enqueue) -> None:
+    assert enqueue() == [1]
+    assert enqueue() == []
+    assert ledger.knows("inbox", "cat.jpg", "1")
+    assert not ledger.knows("inbox", "cat.jpg", "2")
+
+
+def test_a_picture_that_was_archived_and_dropped_again_is_a_new_job(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    enqueue()
+    job = claim(ledger)
+    ledger.publishing(job, {})
+    ledger.done(job, {})
+    ledger.moved(job, "archive", "/a/cat.jpg")
+    assert not ledger.knows("inbox", "cat.jpg", "1")
+    assert enqueue() == [2]
+
+
+def test_touching_a_waiting_picture_does_not_make_a_second_job(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    enqueue(fingerprint="1")
+    assert enqueue(fingerprint="2") == []
+    assert ledger.knows("inbox", "cat.jpg", "2")
+
+
+def test_other_content_at_the_same_place_replaces_what_waits(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue(fingerprint="1", sha256="aa")
+    assert enqueue(fingerprint="2", sha256="bb") == [2]
+    old = history.job(1)
+    assert old is not None
+    assert old.state == "cancelled"
+    assert claim(ledger).id == 2
+
+
+def test_a_kept_picture_is_made_again_only_when_it_changes(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    enqueue(fingerprint="1")
+    job = claim(ledger)
+    ledger.publishing(job, {})
+    ledger.done(job, {})
+    assert enqueue(fingerprint="1") == []
+    assert enqueue(fingerprint="2") == [2]
+
+
+def test_a_rejected_picture_is_entered_once(ledger: Ledger, make_drop: Callable[..., Drop]) -> None:
+    assert ledger.reject(make_drop(), "broken") == 1
+    assert ledger.reject(make_drop(), "broken") is None
+
+
+def test_two_threads_admit_one_drop_once(ledger: Ledger, enqueue: Enqueue) -> None:
+    made: list[int] = []
+    threads = [threading.Thread(target=lambda: made.extend(enqueue())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+
+
+# --- claims
+
+
+def test_claims_follow_priority_then_arrival(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg", priority=5)
+    enqueue("c.jpg", priority=5)
+    assert [claim(ledger).path for _ in range(3)] == ["b.jpg", "c.jpg", "a.jpg"]
+    assert ledger.claim("me", 30) is None
+
+
+def test_eight_threads_claim_every_job_once(ledger: Ledger, enqueue: Enqueue) -> None:
+    for number in range(40):
+        enqueue(f"{number}.jpg")
+    claimed: list[int] = []
+
+    def work() -> None:
+        while (job := ledger.claim(threading.current_thread().name, 30)) is not None:
+            claimed.append(job.id)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(1, 41))
+
+
+def test_nothing_is_claimed_while_paused_and_pause_is_durable(
+    ledger: Ledger, database: Database, enqueue: Enqueue
+) -> None:
+    enqueue()
+    ledger.pause(True)
+    assert Ledger(database).paused()
+    assert ledger.claim("me", 30) is None
+    ledger.pause(False)
+    assert ledger.claim("me", 30) is not None
+
+
+def test_a_late_waker_finds_itself_fenced(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue()
+    late = claim(ledger, "one", lease=-1)
+    now = claim(ledger, "two")
+    assert now.id == late.id
+    assert now.attempt == late.attempt + 1
+    assert ledger.renew(late, 30, None) == "lost"
+    assert not ledger.publishing(late, {})
+    assert not ledger.fail(late, "late")
+    assert not ledger.give_back(late, "late")
+    assert not ledger.try_again(late, "late", 0)
+    assert ledger.publishing(now, {})
+
+
+def test_what_was_running_when_we_died_is_queued_again_uncounted(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg")
+    mine, other = claim(ledger, "me"), claim(ledger, "other")
+    assert ledger.recover("me") == [mine.id]
+    again = claim(ledger, "me")
+    assert (again.id, again.failures) == (mine.id, 0)
+    assert ledger.renew(other, 30, None) == "ok"
+
+
+def test_a_try_counts_and_waits_and_a_return_does_not(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue()
+    job = claim(ledger)
+    assert ledger.give_back(job, "stopped")
+    job = claim(ledger)
+    assert job.failures == 0
+    assert ledger.try_again(job, "broke", 1000)
+    assert ledger.claim("me", 30) is None
+
+
+def test_the_rung_outlives_the_attempt(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue()
+    job = claim(ledger)
+    assert ledger.step_down(job, 3, "out of memory")
+    ledger.give_back(job, "stopped")
+    assert claim(ledger).rung == 3
+
+
+# --- endings
+
+
+def test_a_clip_past_the_fence_is_carried_on_never_undone(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    job = claim(ledger)
+    assert ledger.publishing(job, {"x": 1})
+    assert ledger.recover("me") == []
+    assert not ledger.cancel(job.id)
+    assert [found.id for found in ledger.unpublished("me")] == [job.id]
+    assert ledger.unpublished("other") == []
+    assert ledger.done(job, {"clip": "/o/cat.mp4"})
+    assert not ledger.done(job, {"clip": "/o/again.mp4"})
+    finished = history.job(job.id)
+    assert finished is not None
+    assert finished.result == {"clip": "/o/cat.mp4"}
+
+
+def test_a_picture_is_unsettled_until_its_last_variant_ended(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    assert len(enqueue(variants=2)) == 2
+    ledger.fail(claim(ledger), "broke")
+    assert ledger.unsettled() == []
+    second = claim(ledger)
+    ledger.publishing(second, {})
+    ledger.done(second, {})
+    assert len(ledger.unsettled()) == 2
+    ledger.moved(second, "archive", "/a/cat.jpg")
+    assert ledger.unsettled() == []
+
+
+def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg")
+    running = claim(ledger)
+    assert ledger.cancel(running.id)
+    assert ledger.cancel(2)
+    assert ledger.renew(running, 30, None) == "cancel"
+    assert history.counts()["cancelled"] == 1
+    assert ledger.cancelled(running, "asked")
+    assert not ledger.cancel(running.id)
+
+
+def test_a_cancelled_running_job_is_not_run_again_after_a_crash(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    ledger.cancel(claim(ledger).id)
+    ledger.recover("me")
+    assert ledger.claim("me", 30) is None
+    assert history.counts()["cancelled"] == 1
+
+
+def test_retry_restores_all_tries_but_only_with_the_picture(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    enqueue()
+    ledger.fail(job := claim(ledger), "broke")
+    ledger.moved(job, "failed", "/f/cat.jpg")
+    assert not ledger.retry(job.id, lambda _: False)
+    assert ledger.claim("me", 30) is None
+    assert ledger.retry(job.id, lambda _: True)
+    again = claim(ledger)
+    assert (again.id, again.failures, again.whereabouts) == (job.id, 0, "inbox")
+    assert not ledger.retry(job.id, lambda _: True)
+
+
+def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: Enqueue) -> None:
+    enqueue()
+    job = claim(ledger)
+    ledger.step_down(job, 1, "out of memory")
+    ledger.publishing(job, {})
+    ledger.done(job, {"clip": "/o/cat.mp4"})
+    assert [event.event for event in history.events(job.id)] == [
+        "queued", "running", "stepped down", "publishing", "done",
+    ]  # fmt: skip
+    assert history.outcomes() == [("done", "90-default", "draft", 1)]
+    assert history.at("inbox", "cat.jpg")[0].id == job.id
+    assert history.of_content("aa")[0].id == job.id
+    assert history.oldest_queued() is None
+    assert [found.id for found in history.newest("done")] == [job.id]
+    assert history.newest(before=job.id) == []
+
+
+# --- the database itself
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path, database: Database) -> None:
+    with sqlite3.connect(tmp_path / "queue.sqlite") as raw:
+        raw.execute("update meta set value = '99' where key = 'schema_version'")
+    raw.close()
+    with pytest.raises(DatabaseUnusable, match="has schema 99"):
+        Database(f"sqlite:///{tmp_path}/queue.sqlite")
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_text("a letter to my mother, not a database" * 100)
+    with pytest.raises(DatabaseUnusable, match=r"x\.sqlite"):
+        Database(f"sqlite:///{tmp_path}/x.sqlite")
+    assert (tmp_path / "x.sqlite").read_text().startswith("a letter")
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(DatabaseUnusable, match=r"queue\.url"):
+        Database("oracel://x")
+
+
+# --- any order of events
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever happens in whatever order: no job is lost, and none is done by two attempts."""
+
+    folder: Path
+    spec: Spec
+    count = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).count += 1
+        self.database = Database(f"sqlite:///{self.folder}/any{self.count}.sqlite")
+        self.ledger = Ledger(self.database)
+        self.history = History(self.database)
+        self.admitted = 0
+        self.published: dict[int, int] = {}
+        self.held: list[Job] = []
+
+    attempts = Bundle("attempts")
+
+    @rule(name=st.integers(0, 3), fingerprint=st.integers(0, 2), content=st.integers(0, 1))
+    def drop(self, name: int, fingerprint: int, content: int) -> None:
+        drop = Drop(inbox="i", path=f"{name}.jpg", fingerprint=str(fingerprint),
+                    sha256=str(content), source={})  # fmt: skip
+        self.admitted += len(
+            self.ledger.admit(drop, [self.spec], clip_name="x", rule="r", rules_digest="d")
+        )
+
+    @rule(target=attempts, lease=st.sampled_from([-1.0, 60.0]), owner=st.sampled_from("ab"))
+    def claim(self, lease: float, owner: str) -> Job | None:
+        return self.ledger.claim(owner, lease)
+
+    @rule(attempt=attempts)
+    def publish(self, attempt: Job | None) -> None:
+        if attempt and self.ledger.publishing(attempt, {}):
+            assert attempt.id not in self.published
+            self.published[attempt.id] = attempt.attempt
+            assert self.ledger.done(attempt, {})
+
+    @rule(attempt=attempts, how=st.sampled_from(["fail", "try_again", "give_back", "cancelled"]))
+    def end(self, attempt: Job | None, how: str) -> None:
+        if attempt:
+            args = ("why", 0.0) if how == "try_again" else ("why",)
+            won = getattr(self.ledger, how)(attempt, *args)
+            assert not (won and attempt.id in self.published)
+
+    @rule(attempt=attempts)
+    def cancel(self, attempt: Job | None) -> None:
+        if attempt:
+            self.ledger.cancel(attempt.id)
+
+    @rule(attempt=attempts)
+    def retry(self, attempt: Job | None) -> None:
+        if attempt:
+            self.ledger.retry(attempt.id, lambda _: True)
+
+    @precondition(lambda self: self.admitted)
+    @rule(owner=st.sampled_from("ab"))
+    def crash(self, owner: str) -> None:
+        self.ledger.recover(owner)
+
+    @invariant()
+    def no_job_is_lost(self) -> None:
+        counts = self.history.counts()
+        assert sum(counts.values()) == self.admitted
+        assert counts["done"] == len(self.published)
+
+    def teardown(self) -> None:
+        self.database.close()
+
+
+def test_any_order_of_events_loses_nothing(tmp_path: Path, spec: Spec) -> None:
+    AnyOrder.folder, AnyOrder.spec = tmp_path, spec
+    run_state_machine_as_test(
+        AnyOrder,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

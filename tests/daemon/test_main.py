@@ -1,0 +1,66 @@
+"""The command itself: start-up checks, help, exit codes that need no daemon."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def i2vd(*args: str, cwd: Path, path: str = str(ROOT)) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("I2VD_")} | {"PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "daemon", *args],
+        capture_output=True, text=True, cwd=cwd, env=env, check=False,
+    )  # fmt: skip
+
+
+def test_a_strangers_package_under_one_of_our_names_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "__init__.py").write_text("")
+    run = i2vd("version", cwd=tmp_path, path=f"{tmp_path}:{ROOT}")
+    assert run.returncode == 1
+    assert "'rules' is not i2vd's own" in run.stderr
+    assert str(tmp_path) in run.stderr
+
+
+def test_what_lies_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text("raise SystemExit('ran a stranger')")
+    assert i2vd("version", cwd=tmp_path).stdout.startswith("i2vd 0.")
+
+
+def test_broken_settings_end_every_command_with_all_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "i2vd.toml").write_text("stop_grace = -1\nstat = 1\n")
+    for command in ("run", "check", "jobs"):
+        run = i2vd(command, cwd=tmp_path)
+        assert run.returncode == 2
+        assert "stop_grace" in run.stderr
+        assert "did you mean 'state'?" in run.stderr
+        assert "Traceback" not in run.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["i2vd.toml"]
+
+
+def test_without_a_daemon_the_remote_commands_say_so(tmp_path: Path) -> None:
+    (tmp_path / "i2vd.toml").write_text('[http]\nlisten = "127.0.0.1:9"\n')
+    for command in (["jobs"], ["pause"], ["resume"], ["retry", "1"], ["cancel", "1"]):
+        run = i2vd(*command, cwd=tmp_path)
+        assert run.returncode == 3
+        assert "no i2vd answers at http://127.0.0.1:9" in run.stderr
+
+
+def test_wrong_arguments_are_mistakes(tmp_path: Path) -> None:
+    assert i2vd("submit", "nothing.jpg", cwd=tmp_path).returncode == 2
+    assert i2vd("explain", "nothing.jpg", cwd=tmp_path).returncode == 2
+    assert i2vd("replay", "nothing.json", cwd=tmp_path).returncode == 2
+    assert i2vd("nonsense", cwd=tmp_path).returncode == 2
+    (tmp_path / "cat.jpg").write_bytes(b"")
+    run = i2vd("render", "cat.jpg", "--prompt", "x", "-o", "c.mp4", "--steps", "5", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "--steps: 5; allowed: 10 to 100" in run.stderr
+    run = i2vd("render", "cat.jpg", "--prompt", "x", "-o", "c.avi", cwd=tmp_path)
+    assert "must end in .mp4" in run.stderr

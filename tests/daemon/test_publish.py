@@ -1,0 +1,180 @@
+"""Publication and places: exactly once, never over another file, whatever was interrupted."""
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon import place as places
+from daemon.place import Method, move, numbered, place, probe, write_durably
+from daemon.publish import CLIP, SIDECAR, publish
+
+METHODS = list(Method)
+
+
+class Stop(Exception):
+    """A crash at a certain system call."""
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    folder = tmp_path / "outbox" / ".i2vd" / "1-1"
+    folder.mkdir(parents=True)
+    (folder / CLIP).write_bytes(b"the clip")
+    (folder / SIDECAR).write_text('{"job": "1"}')
+    return folder
+
+
+DIGEST = hashlib.sha256(b'{"job": "1"}').hexdigest()
+
+
+def clips(outbox: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in outbox.iterdir() if file.is_file()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clip_and_sidecar_appear(staging: Path, tmp_path: Path, method: Method) -> None:
+    outbox = tmp_path / "outbox"
+    assert publish(staging, outbox / "cat", method, DIGEST) == outbox / "cat.mp4"
+    assert clips(outbox) == {"cat.mp4": b"the clip", "cat.mp4.json": b'{"job": "1"}'}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("held", [["cat.mp4"], ["cat.mp4.json"], ["cat.mp4", "cat.mp4.json"]])
+def test_a_held_name_is_never_overwritten(
+    staging: Path, tmp_path: Path, method: Method, held: list[str]
+) -> None:
+    outbox = tmp_path / "outbox"
+    for name in held:
+        (outbox / name).write_bytes(b"yours")
+    assert publish(staging, outbox / "cat", method, DIGEST) == outbox / "cat-2.mp4"
+    found = clips(outbox)
+    assert {name: found.pop(name) for name in held} == dict.fromkeys(held, b"yours")
+    assert sorted(found) == ["cat-2.mp4", "cat-2.mp4.json"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("held", [[], ["cat.mp4"], ["cat.mp4.json"]])
+@pytest.mark.parametrize("crash_at", range(6))
+def test_a_crash_at_any_step_is_carried_on(
+    staging: Path,
+    tmp_path: Path,
+    method: Method,
+    held: list[str],
+    crash_at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox = tmp_path / "outbox"
+    for name in held:
+        (outbox / name).write_bytes(b"yours")
+    calls = 0
+
+    def crashing(real: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
+            nonlocal calls
+            if calls == crash_at:
+                raise Stop
+            calls += 1
+            result = real(*args, **kwargs)  # type: ignore[operator]
+            for clip in outbox.glob("*.mp4"):
+                if clip.read_bytes() == b"the clip":
+                    assert clip.with_name(f"{clip.name}.json").read_bytes() == b'{"job": "1"}'
+            return result
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr("daemon.publish.place", crashing(place))
+        patched.setattr("daemon.publish.sync_folder", crashing(places.sync_folder))
+        patched.setattr(Path, "unlink", crashing(Path.unlink))
+        patched.setattr(Path, "rename", crashing(Path.rename))
+        with contextlib.suppress(Stop):
+            publish(staging, outbox / "cat", method, DIGEST)
+    for name in held:  # a name may get free between a crash and the restart
+        if crash_at % 2:
+            (outbox / name).unlink()
+    publish(staging, outbox / "cat", method, DIGEST)
+    found = clips(outbox)
+    for name in held:
+        if not crash_at % 2:
+            assert found.pop(name) == b"yours"
+    assert sorted(found.values()) == [b"the clip", b'{"job": "1"}']
+    clip, sidecar = sorted(found)
+    assert sidecar == f"{clip}.json"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_publishing_twice_gives_one_clip(staging: Path, tmp_path: Path, method: Method) -> None:
+    outbox = tmp_path / "outbox"
+    first = publish(staging, outbox / "cat", method, DIGEST)
+    assert publish(staging, outbox / "cat", method, DIGEST) == first
+    assert len(clips(outbox)) == 2
+
+
+def test_subfolders_are_made(staging: Path, tmp_path: Path) -> None:
+    target = tmp_path / "outbox" / "pets" / "cat"
+    assert publish(staging, target, Method.LINK, DIGEST).parent == target.parent
+
+
+def test_this_file_system_can_link(tmp_path: Path) -> None:
+    assert probe(tmp_path) is Method.LINK
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_links_fail_renames_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert probe(tmp_path) is Method.RENAME
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        probe(tmp_path / "nowhere")
+
+
+def test_a_move_never_overwrites(tmp_path: Path) -> None:
+    away = tmp_path / "archive"
+    for content in (b"1", b"2", b"3"):
+        (tmp_path / "cat.jpg").write_bytes(content)
+        move(tmp_path / "cat.jpg", away, "cat.jpg")
+    assert clips(away) == {"cat.jpg": b"1", "cat-2.jpg": b"2", "cat-3.jpg": b"3"}
+    assert not (tmp_path / "cat.jpg").exists()
+
+
+def test_a_move_across_file_systems_copies(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is not another file system here")
+    (tmp_path / "cat.jpg").write_bytes(b"cat")
+    folder = other / f"i2vd-test-{os.getpid()}"
+    try:
+        there = move(tmp_path / "cat.jpg", folder, "cat.jpg")
+        assert clips(folder) == {"cat.jpg": b"cat"}
+        assert there == folder / "cat.jpg"
+        assert not (tmp_path / "cat.jpg").exists()
+    finally:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+@given(st.text(min_size=1).filter(lambda s: "/" not in s and "\0" not in s))
+def test_numbered_names_fit_and_differ(stem: str) -> None:
+    names = numbered(stem, ".mp4.json")
+    first, second = next(names), next(names)
+    assert first != second
+    assert all(len(name.encode()) <= 255 for name in (first, second))
+    assert first.endswith(".mp4.json")
+
+
+def test_a_durable_write_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_durably(tmp_path / "a.json", "one")
+    write_durably(tmp_path / "a.json", "two")
+    assert clips(tmp_path) == {"a.json": b"two"}

@@ -1,0 +1,132 @@
+"""Settings: defaults that work, every mistake told, the nearest key named."""
+
+from pathlib import Path
+
+import pytest
+
+from daemon.settings import Settings, SettingsError, find_config, load
+
+
+def write(folder: Path, text: str) -> Path:
+    config = folder / "i2vd.toml"
+    config.write_text(text)
+    return config
+
+
+def mistakes(folder: Path, text: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(write(folder, text))
+    return str(caught.value)
+
+
+def test_without_a_file_everything_lies_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(None)
+    assert settings.state == tmp_path / ".i2vd"
+    assert settings.inbox[0].path == tmp_path / "inbox"
+    assert settings.http.listen == "127.0.0.1:7860"
+    assert settings.model.name == "micro"
+    assert settings.stop_grace == 90
+    assert settings.queue_url == f"sqlite:///{tmp_path}/.i2vd/queue.sqlite"
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    settings = load(write(tmp_path / "sub", '[[inbox]]\npath = "../in"\n'))
+    assert settings.inbox[0].path == tmp_path / "in"
+
+
+def test_several_inboxes(tmp_path: Path) -> None:
+    text = """
+        [[inbox]]
+        name = "cats"
+        path = "cats/in"
+        after = "keep"
+        recursive = false
+        settle = 5
+        [[inbox]]
+        name = "dogs"
+        path = "dogs/in"
+    """
+    settings = load(write(tmp_path, text))
+    assert [inbox.name for inbox in settings.inbox] == ["cats", "dogs"]
+    assert settings.inbox[0].after == "keep"
+    assert settings.inbox_named("dogs") == settings.inbox[1]
+    assert settings.inbox_named("cows") is None
+
+
+def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("I2VD_HTTP__LISTEN", "127.0.0.1:1234")
+    monkeypatch.setenv("I2VD_STOP_GRACE", "7")
+    settings = load(write(tmp_path, 'stop_grace = 3\n[http]\nlisten = "127.0.0.1:9999"\n'))
+    assert settings.http.listen == "127.0.0.1:1234"
+    assert settings.stop_grace == 7
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    said = mistakes(tmp_path, 'stop_grce = 3\n[model]\nnam = "x"\n[[inbox]]\nsetle = 1\n')
+    assert "unknown key 'stop_grce'; did you mean 'stop_grace'?" in said
+    assert "unknown key 'model.nam'; did you mean 'name'?" in said
+    assert "unknown key 'inbox.0.setle'; did you mean 'settle'?" in said
+
+
+def test_an_unknown_variable_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("I2VD_STOP_GRAC", "7")
+    assert "unknown variable I2VD_STOP_GRAC; did you mean I2VD_STOP_GRACE?" in mistakes(
+        tmp_path, ""
+    )
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    said = mistakes(
+        tmp_path,
+        'stop_grace = -1\n[http]\nlisten = "0.0.0.0:80"\n[[inbox]]\nafter = "burn"\n',
+    )
+    assert len(said.splitlines()) == 3
+    assert all(line.startswith(str(tmp_path)) for line in said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[[inbox]]\nname="a"\n[[inbox]]\nname="a"\npath="b"\n', "same name"),
+        ('[[inbox]]\nname="a"\npath="x"\n[[inbox]]\nname="b"\npath="x/y"\n', "lies inside inbox"),
+        ('[[inbox]]\narchive="inbox/done"\n', "lies inside the inbox itself"),
+        ("not toml", "not TOML"),
+        ("inbox = []\n", "inbox"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    assert says in mistakes(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: no such file"):
+        load(tmp_path / "none.toml")
+
+
+def test_the_file_is_found_in_its_usual_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("I2VD_CONFIG", raising=False)
+    here = write(tmp_path, "")
+    assert find_config(None) == Path(here.name)
+    monkeypatch.setenv("I2VD_CONFIG", "/somewhere.toml")
+    assert find_config(None) == Path("/somewhere.toml")
+    assert find_config(Path("given.toml")) == Path("given.toml")
+
+
+def test_a_local_model_folder_is_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    settings = load(write(tmp_path, '[model]\nname = "weights"\n'))
+    assert settings.model.name == str(tmp_path / "weights")
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().stop_grace = 1.0  # type: ignore[misc]

@@ -1,0 +1,168 @@
+"""Watching: the Settler is pure, the scan sees what a person dropped and nothing else."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.hint import file_system
+from daemon.settings import Inbox
+from daemon.watch import (
+    InboxUnavailable,
+    Later,
+    Seen,
+    Settler,
+    Watcher,
+    is_junk,
+    is_picture,
+    scan,
+)
+
+A = Seen(1, 1, 1)
+B = Seen(2, 2, 1)
+
+
+def test_a_file_is_offered_once_after_it_stood_still() -> None:
+    settler = Settler(2.0)
+    assert settler.observe(0.0, {"a.jpg": A}) == []
+    assert settler.next_due() == 2.0
+    assert settler.observe(1.9, {"a.jpg": A}) == []
+    assert settler.observe(2.0, {"a.jpg": A}) == ["a.jpg"]
+    assert settler.observe(9.0, {"a.jpg": A}) == []
+    assert settler.next_due() is None
+
+
+def test_a_change_starts_the_wait_anew() -> None:
+    settler = Settler(2.0)
+    settler.observe(0.0, {"a.jpg": A})
+    assert settler.observe(1.9, {"a.jpg": B}) == []
+    assert settler.observe(2.1, {"a.jpg": B}) == []
+    assert settler.observe(3.9, {"a.jpg": B}) == ["a.jpg"]
+
+
+def test_a_file_that_changed_or_came_back_is_offered_again() -> None:
+    settler = Settler(0.0)
+    assert settler.observe(0.0, {"a.jpg": A}) == ["a.jpg"]
+    assert settler.observe(1.0, {"a.jpg": B}) == ["a.jpg"]
+    assert settler.observe(2.0, {}) == []
+    assert settler.observe(3.0, {"a.jpg": B}) == ["a.jpg"]
+
+
+def test_a_file_can_be_asked_for_again_later() -> None:
+    settler = Settler(0.0)
+    settler.observe(0.0, {"a.jpg": A})
+    settler.again(["a.jpg", "gone.jpg"], 5.0)
+    assert settler.observe(4.0, {"a.jpg": A}) == []
+    assert settler.observe(5.0, {"a.jpg": A}) == ["a.jpg"]
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 3.0), st.booleans()), max_size=40))
+def test_nothing_is_offered_that_changed_within_the_settle_time(
+    steps: list[tuple[float, bool]],
+) -> None:
+    settler, now, changed, state = Settler(2.0), 0.0, 0.0, 0
+    settler.observe(now, {"a": Seen(0, 0, 0)})
+    for wait, changes in steps:
+        now += wait
+        if changes:
+            state, changed = state + 1, now
+        if settler.observe(now, {"a": Seen(state, 0, 0)}):
+            assert now - changed >= 2.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden.jpg", "._cat.jpg", "cat.jpg.part", "cat.jpg.tmp", "cat.crdownload", "~$cat.jpg",
+        "Thumbs.db", "@eaDir", ".stfolder", ".nfs0001", ".syncthing.cat.jpg.tmp",
+        "cat.sync-conflict-20240101-010101-ABC.jpg", ".cat.jpg.Xy12Za", "cat.jpg~",
+    ],
+)  # fmt: skip
+def test_junk_is_known(name: str) -> None:
+    assert is_junk(name)
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "CAT.JPEG", "my cat (2).png", "a.b.HEIC", "-x.webp"])
+def test_pictures_are_known(name: str) -> None:
+    assert is_picture(name)
+    assert not is_junk(name)
+
+
+def test_the_scan_finds_pictures_and_only_plain_files(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    for path in ("a.jpg", "sub/deep/b.PNG", "notes.txt", "@eaDir/c.jpg", ".x/d.jpg", "e.jpg.part"):
+        (inbox / path).parent.mkdir(parents=True, exist_ok=True)
+        (inbox / path).write_bytes(b"x")
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"x")
+    (inbox / "link.jpg").symlink_to(secret)
+    (inbox / "folder").symlink_to(tmp_path)
+    os.mkfifo(inbox / "fifo.jpg")
+    (inbox / os.fsdecode(b"bad\xff.jpg")).write_bytes(b"x")
+    assert sorted(scan(inbox, recursive=True)) == ["a.jpg", "sub/deep/b.PNG"]
+    assert sorted(scan(inbox, recursive=False)) == ["a.jpg"]
+
+
+def test_a_missing_inbox_is_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(InboxUnavailable, match="nowhere"):
+        scan(tmp_path / "nowhere", recursive=True)
+
+
+async def run_watcher(watcher: Watcher, until: float) -> None:
+    stopping = asyncio.Event()
+    task = asyncio.create_task(watcher.run(stopping))
+    await asyncio.sleep(until)
+    stopping.set()
+    watcher.wake.set()
+    await task
+
+
+async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
+    inbox = Inbox(path=tmp_path / "inbox", settle=0.0)
+    inbox.path.mkdir()
+    taken: list[str] = []
+
+    async def take(_: Inbox, path: str, __: Seen) -> Later | None:
+        taken.append(path)
+        return None
+
+    watcher = Watcher(inbox, 0.02, take)
+    (inbox.path / "a.jpg").write_bytes(b"x")
+    away = inbox.path.rename(tmp_path / "away")
+    await run_watcher(watcher, 0.1)
+    assert watcher.unavailable
+    assert taken == []
+    inbox.path.mkdir()  # what shows under a mount that is gone
+    await run_watcher(watcher, 0.1)
+    assert watcher.unavailable
+    inbox.path.rmdir()
+    away.rename(inbox.path)
+    await run_watcher(watcher, 0.1)
+    assert not watcher.unavailable
+    assert taken == ["a.jpg"]
+
+
+async def test_what_no_rule_wants_is_offered_again_when_the_rules_change(tmp_path: Path) -> None:
+    inbox = Inbox(path=tmp_path, settle=0.0)
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    offers = 0
+
+    async def take(_: Inbox, __: str, ___: Seen) -> Later | None:
+        nonlocal offers
+        offers += 1
+        return Later(None)
+
+    watcher = Watcher(inbox, 0.02, take)
+    await run_watcher(watcher, 0.1)
+    assert (offers, watcher.unmatched) == (1, {"a.jpg"})
+    watcher.rules_changed()
+    await run_watcher(watcher, 0.1)
+    assert offers == 2
+
+
+def test_the_file_system_of_a_path_is_known() -> None:
+    assert file_system(Path("/proc/self")) == "proc"
+    assert file_system(Path("/")) != ""

@@ -1,0 +1,195 @@
+"""The picture child as a process: its talk, its limits, and what its end costs."""
+
+import hashlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from pipeline.picture import MEMORY, PIXELS
+from pipeline.protocol import (
+    CHANNEL_FD,
+    Hello,
+    Inspect,
+    Inspected,
+    Load,
+    Prepare,
+    Prepared,
+    Rejected,
+    Reply,
+    dump,
+    read_reply,
+)
+
+ROOT = Path(__file__).parents[2]
+CAT = ROOT / "daemon" / "samples" / "cat.jpg"
+
+
+class Child:
+    """A few lines of a parent."""
+
+    def __init__(self, log: Path, **env: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.picture"],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **env, CHANNEL_FD: str(theirs.fileno())},
+            )
+        ours.settimeout(60)
+        self.socket = ours
+        self.lines = ours.makefile("rb")
+
+    def receive(self) -> Reply | None:
+        line = self.lines.readline()
+        return read_reply(line) if line else None
+
+    def ask(self, request: BaseModel) -> Reply | None:
+        self.socket.sendall(dump(request))
+        return self.receive()
+
+    def __enter__(self) -> "Child":
+        assert self.receive() == Hello()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> int:
+        self.lines.close()
+        self.socket.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return self.process.wait(timeout=20)
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    with Child(tmp_path / "log") as child:
+        yield child
+
+
+def test_it_inspects_and_prepares_one_after_another(child, tmp_path):
+    for _ in range(3):
+        found = child.ask(Inspect(path=str(CAT)))
+        assert isinstance(found, Inspected)
+        assert found.sha256 == hashlib.sha256(CAT.read_bytes()).hexdigest()
+        output = tmp_path / "clean.png"
+        reply = child.ask(
+            Prepare(
+                path=str(CAT),
+                sha256=found.sha256,
+                width=64,
+                height=96,
+                framing="blur",
+                output=str(output),
+            )
+        )
+        assert reply == Prepared()
+        with Image.open(output) as clean:
+            assert clean.size == (64, 96)
+        assert output.stat().st_mode & 0o777 == 0o600
+        assert isinstance(child.ask(Inspect(path=str(tmp_path))), Rejected)
+    assert child.close() == 0
+
+
+def test_it_ends_with_its_channel(child):
+    assert child.close() == 0
+
+
+def test_it_ignores_an_interrupt_and_heeds_a_termination(child):
+    child.process.send_signal(signal.SIGINT)
+    assert isinstance(child.ask(Inspect(path=str(CAT))), Inspected)
+    child.process.terminate()
+    assert child.receive() is None
+    assert child.close() == -signal.SIGTERM
+
+
+def test_what_it_prints_never_reaches_stdout(child, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(CAT.read_bytes()[:5000])
+    assert isinstance(child.ask(Inspect(path=str(broken))), Rejected)
+    child.socket.shutdown(socket.SHUT_RDWR)
+    assert child.process.stdout is not None
+    assert child.process.stdout.read() == b""
+    assert b"truncated" in (tmp_path / "log").read_bytes()
+
+
+def test_asked_for_what_it_cannot_do_it_ends(child):
+    assert child.ask(Load(model="micro", device="cpu", dtype="float32")) is None
+    assert child.close() == 1
+
+
+def bomb(side: int) -> bytes:
+    """A sound PNG of side x side pixels in a few kilobytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, 16)).save(buffer, "PNG")
+    head = bytearray(buffer.getvalue()[:33])
+    head[20:24] = side.to_bytes(4, "big")
+    head[29:33] = zlib.crc32(bytes(head[12:29])).to_bytes(4, "big")
+    squeeze = zlib.compressobj(9)
+    row = b"\0" * (1 + 3 * side)
+    body = b"".join(squeeze.compress(row) for _ in range(side)) + squeeze.flush()
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checked = name + content
+        return len(content).to_bytes(4, "big") + checked + zlib.crc32(checked).to_bytes(4, "big")
+
+    return bytes(head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_a_bomb_within_the_pixels_is_stopped_by_memory_and_costs_itself_alone(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(12_000))
+    assert path.stat().st_size < 1_000_000
+    with Child(tmp_path / "log", **{MEMORY: "400"}) as child:
+        reply = child.ask(Inspect(path=str(path)))
+        words = "the picture needs more memory than the 400 MiB it may have"
+        assert reply == Rejected(reason=words)
+        assert isinstance(child.ask(Inspect(path=str(CAT))), Inspected)
+
+
+def test_the_pixels_can_be_limited(tmp_path):
+    with Child(tmp_path / "log", **{PIXELS: "50000"}) as child:
+        reply = child.ask(Inspect(path=str(CAT)))
+        words = "the picture has too many pixels; allowed: up to 0.05 million"
+        assert reply == Rejected(reason=words)
+
+
+def test_a_large_picture_is_fine_under_the_default_limits(child, tmp_path):
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (12_000, 9_000), "teal").save(path, quality=80)
+    found = child.ask(Inspect(path=str(path)))
+    assert isinstance(found, Inspected), found
+    assert (found.width, found.height) == (12_000, 9_000)
+    request = Prepare(
+        path=str(path),
+        sha256=found.sha256,
+        width=512,
+        height=512,
+        framing="crop",
+        output=str(tmp_path / "out.png"),
+    )
+    assert child.ask(request) == Prepared()
+    status = Path(f"/proc/{child.process.pid}/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) // 1024
+    assert peak < 300, f"{peak} MiB"  # the decoder shrinks a JPEG by itself
+
+
+def test_it_imports_nothing_heavy():
+    code = "import pipeline.picture, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert out.stdout == b"False False\n"

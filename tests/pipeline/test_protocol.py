@@ -1,0 +1,163 @@
+"""The protocol: each message as one line, held word for word; the two ends may differ in age."""
+
+import json
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.ladder import Mode
+from pipeline.protocol import (
+    SILENCE,
+    Cancel,
+    Cancelled,
+    Failed,
+    Hello,
+    Inspect,
+    Inspected,
+    Load,
+    Loaded,
+    Made,
+    Make,
+    OutOfMemory,
+    Prepare,
+    Prepared,
+    Progress,
+    Rejected,
+    Reply,
+    Request,
+    Stage,
+    dump,
+    read_reply,
+    read_request,
+)
+from pipeline.spec import Spec
+
+SPEC = Spec(
+    prompt="p",
+    preset="draft",
+    width=256,
+    height=256,
+    frames=8,
+    fps=8,
+    motion_fps=16,
+    steps=20,
+    guidance=9.0,
+    seed=1,
+)
+SPEC_LINE = (
+    '{"prompt":"p","negative_prompt":"","preset":"draft","width":256,"height":256,'
+    '"framing":"crop","frames":8,"fps":8,"motion_fps":16,"steps":20,"guidance":9.0,'
+    '"guidance_rescale":0.0,"sampler":"ddim","spacing":null,"seed":1,"quality":18,'
+    '"encoder":"x264","fallback":"auto"}'
+)
+
+REQUESTS = {
+    '{"type":"inspect","path":"/a.jpg"}': Inspect(path="/a.jpg"),
+    '{"type":"prepare","path":"/a.jpg","sha256":"00","width":64,"height":64,'
+    '"framing":"crop","output":"/o.png"}': Prepare(
+        path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
+    ),
+    '{"type":"load","model":"micro","device":"cpu","dtype":"float32"}': Load(
+        model="micro", device="cpu", dtype="float32"
+    ),
+    f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
+    '"frames":8,"picture":"/p.png","staging":"/s"}': Make(
+        job="j",
+        spec=SPEC,
+        mode=Mode.LEAN,
+        width=256,
+        height=256,
+        frames=8,
+        picture="/p.png",
+        staging="/s",
+    ),
+    '{"type":"cancel"}': Cancel(),
+}
+REPLIES = {
+    '{"type":"hello"}': Hello(),
+    '{"type":"inspected","sha256":"00","size":9,"width":64,"height":48,"format":"JPEG",'
+    '"caption":"c"}': Inspected(
+        sha256="00", size=9, width=64, height=48, format="JPEG", caption="c"
+    ),
+    '{"type":"prepared"}': Prepared(),
+    '{"type":"rejected","reason":"r","gone":false}': Rejected(reason="r"),
+    '{"type":"loaded","model":"micro","weights":"00","device":"cpu","device_name":"n",'
+    '"memory":null,"versions":{"torch":"2"},"seconds":1.5}': Loaded(
+        model="micro",
+        weights="00",
+        device="cpu",
+        device_name="n",
+        memory=None,
+        versions={"torch": "2"},
+        seconds=1.5,
+    ),
+    '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
+        stage="denoise", step=1, steps=50
+    ),
+    '{"type":"made","sha256":"00","size":9,"codec":"h264","width":64,"height":64,"frames":8,'
+    '"fps":8,"duration":1.0,"seconds":{"encode":0.5},"peak_memory":null}': Made(
+        sha256="00",
+        size=9,
+        codec="h264",
+        width=64,
+        height=64,
+        frames=8,
+        fps=8,
+        duration=1.0,
+        seconds={"encode": 0.5},
+        peak_memory=None,
+    ),
+    '{"type":"out_of_memory","stage":"decode","detail":"d"}': OutOfMemory(
+        stage="decode", detail="d"
+    ),
+    '{"type":"failed","stage":"write","reason":"r","retry":true}': Failed(
+        stage="write", reason="r", retry=True
+    ),
+    '{"type":"cancelled"}': Cancelled(),
+}
+
+
+@pytest.mark.parametrize("line", REQUESTS)
+def test_a_request_is_one_line_and_comes_back(line):
+    assert dump(REQUESTS[line]) == line.encode() + b"\n"
+    assert read_request(line.encode()) == REQUESTS[line]
+
+
+@pytest.mark.parametrize("line", REPLIES)
+def test_a_reply_is_one_line_and_comes_back(line):
+    assert dump(REPLIES[line]) == line.encode() + b"\n"
+    assert read_reply(line.encode()) == REPLIES[line]
+
+
+def test_every_message_is_held():
+    assert {type(m) for m in REQUESTS.values()} == set(get_args(get_args(Request)[0]))
+    assert {type(m) for m in REPLIES.values()} == set(get_args(get_args(Reply)[0]))
+
+
+def test_every_stage_has_its_limit_for_silence():
+    assert tuple(SILENCE) == get_args(Stage)
+
+
+@given(st.text())
+def test_a_text_never_breaks_the_line(text):
+    line = dump(Rejected(reason=text))
+    assert line.count(b"\n") == 1
+    assert read_reply(line) == Rejected(reason=text)
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_rubbish_is_a_validation_error(line):
+    for read in (read_request, read_reply):
+        try:
+            read(line)
+        except ValidationError:
+            continue
+        json.loads(line)
+
+
+def test_an_unknown_key_is_rubbish():
+    with pytest.raises(ValidationError):
+        read_reply(b'{"type":"hello","more":1}')

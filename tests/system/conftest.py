@@ -1,0 +1,58 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.studio import SLOW, Studio
+
+Open = Callable[..., Studio]
+
+_RULES = {
+    "10-slow": SLOW,
+    "20-urgent": """\
+[match]
+names = ["urgent*"]
+
+[make]
+prompt = "camera tilting up"
+preset = "draft"
+priority = 5
+""",
+    "30-three": """\
+[match]
+names = ["three*"]
+
+[make]
+prompt = "camera tilting down"
+preset = "draft"
+seed = 7
+variants = 3
+""",
+}
+
+
+@pytest.fixture
+def studio_in(tmp_path: Path) -> Iterator[Open]:
+    """Makes studios of a test's own, started only when told; no process outlives the test."""
+    opened: list[Studio] = []
+
+    def make(name: str = "studio", **settings: Any) -> Studio:
+        opened.append(Studio(tmp_path / name, **settings))
+        return opened[-1]
+
+    yield make
+    for studio in opened:
+        studio.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """One running daemon for all tests that do it no harm; each drops names of its own."""
+    studio = Studio(tmp_path_factory.mktemp("shared") / "studio")
+    for name, text in _RULES.items():
+        studio.rule(name, text)
+    try:
+        yield studio.start()
+    finally:
+        studio.close()

@@ -1,0 +1,387 @@
+"""A studio: the real daemon as a process, in folders of its own, as a test sees it from outside.
+
+Nothing here reaches into the daemon: pictures go in by the inbox, what comes of them is read from
+the outbox, the API, the metrics, the log and the kernel's list of processes.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from PIL import Image, ImageDraw
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120.0
+"""Seconds after which something that should happen is taken for never happening."""
+
+DRAFT = """\
+[make]
+prompt = "camera zooming in slowly"
+preset = "draft"
+"""
+"""The default rule of a studio: about a second of work on one core."""
+
+SLOW = """\
+[match]
+names = ["slow*"]
+
+[make]
+prompt = "camera panning right"
+preset = "draft"
+steps = 40
+"""
+"""A rule whose clips take long enough to be interrupted."""
+
+_SETTINGS = """\
+scan_interval = 0.2
+stop_grace = {stop_grace}
+
+[queue]
+tries = {tries}
+backoff = 0.1
+
+[model]
+devices = ["cpu"]
+
+[[inbox]]
+settle = 0.2
+patience = 3.0
+"""
+
+T = TypeVar("T")
+
+
+class Studio:
+    """Folders with settings and rules, and the daemon that works in them, once started."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        bare: bool = False,
+        stop_grace: float = 60.0,
+        tries: int = 3,
+        **environment: str,
+    ) -> None:
+        """`bare`: an empty folder, without settings or rules."""
+        self.root = root
+        self.config = root / "i2vd.toml"
+        self.log_file = root / "daemon.log"
+        self.port = free_port()
+        self.environment = environment
+        self.inbox, self.outbox, self.archive, self.failed, self.rules = (
+            root / name for name in ("inbox", "outbox", "archive", "failed", "rules")
+        )
+        root.mkdir(parents=True, exist_ok=True)
+        if not bare:
+            self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries))
+            self.inbox.mkdir()
+            self.rules.mkdir()
+            self.rule("90-default", DRAFT)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False
+        )
+
+    # --- the process
+
+    @property
+    def pid(self) -> int:
+        """Process id of the daemon."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, ready: bool = True) -> "Studio":
+        """Start the daemon, and wait until it says that it is ready."""
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "daemon", "run"],
+                cwd=self.root,
+                env=self._environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if ready:
+            self.until(self.is_ready, "the daemon is ready")
+        return self
+
+    def is_ready(self) -> bool:
+        """What /readyz says."""
+        try:
+            return self._http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def is_alive(self) -> bool:
+        """What /healthz says."""
+        try:
+            return self._http.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the daemon alone."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Wait for the daemon's end; its exit code."""
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the daemon did not end\n{self.log_tail()}") from None
+
+    def stop(self) -> int:
+        """End the daemon as systemd would; its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End the daemon as the kernel would."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def close(self) -> None:
+        """Leave no process behind, whatever happened."""
+        self._http.close()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self, module: str = "") -> list[int]:
+        """Every process of this studio, found by its environment; with `module` those running it.
+
+        Children of a daemon that was killed are found too.
+        """
+        mark = f"STUDIO={self.root}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+                if mark in (folder / "environ").read_bytes().split(b"\0") and (
+                    not module or module.encode() in command
+                ):
+                    found.append(int(folder.name))
+        return found
+
+    def command(
+        self, *arguments: str | Path, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `i2vd ARGUMENTS` here to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "daemon", *map(str, arguments)],
+            cwd=self.root,
+            env=self._environ() | {"COLUMNS": "200"} | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def _environ(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("I2VD_")}
+        own = {
+            "PYTHONPATH": str(ROOT),
+            "STUDIO": str(self.root),
+            "I2VD_TORCH_THREADS": "1",
+            "I2VD_HTTP__LISTEN": f"127.0.0.1:{self.port}",
+        }
+        if self.config.exists():
+            own["I2VD_CONFIG"] = str(self.config)
+        return kept | own | self.environment
+
+    # --- what a user does
+
+    def settings(self, text: str) -> None:
+        """Write the settings file."""
+        self.config.write_text(text, encoding="utf-8")
+
+    def rule(self, name: str, text: str) -> Path:
+        """Write a rule file, whole at once."""
+        part = self.rules / f".{name}"
+        part.write_text(text, encoding="utf-8")
+        return part.rename(self.rules / f"{name}.toml")
+
+    def drop(self, name: str, content: bytes, *, folder: Path | None = None) -> Path:
+        """A picture appears in the inbox, whole at once."""
+        place = (folder or self.inbox) / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{os.urandom(8).hex()}.part")
+        part.write_bytes(content)
+        return part.rename(place)
+
+    # --- what a user sees
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The API's answer to a question."""
+        try:
+            answer = self._http.get(path, params=params)
+        except httpx.TransportError as error:
+            raise AssertionError(f"GET {path}: {error}\n{self.log_tail()}") from None
+        assert answer.is_success, f"GET {path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def post(self, path: str) -> httpx.Response:
+        """The API's answer to a command."""
+        return self._http.post(path)
+
+    def request(self, method: str, path: str, **headers: str) -> httpx.Response:
+        """Any request, with any headers."""
+        return self._http.request(method, path, headers=headers)
+
+    def jobs(self, path: str | None = None) -> list[dict[str, Any]]:
+        """The jobs, oldest first; with `path` those of one place in the inbox."""
+        found = self.get("/api/jobs", limit=1000)
+        return [job for job in reversed(found) if path is None or job["path"] == path]
+
+    def job(self, path: str) -> dict[str, Any]:
+        """The one job of a place in the inbox."""
+        (found,) = self.jobs(path)
+        return found
+
+    def events(self, job: int) -> list[str]:
+        """What happened to a job, in a word each."""
+        return [each["event"] for each in self.get(f"/api/jobs/{job}/events")]
+
+    def slot(self) -> dict[str, Any]:
+        """What the one device is doing."""
+        (slot,) = self.get("/api/status")["slots"]
+        return slot
+
+    def clips(self) -> list[str]:
+        """The clips in the outbox, by their paths there."""
+        return sorted(str(p.relative_to(self.outbox)) for p in visible(self.outbox, "*.mp4"))
+
+    def sidecar(self, clip: str) -> dict[str, Any]:
+        """What stands beside a clip."""
+        return json.loads((self.outbox / f"{clip}.json").read_text(encoding="utf-8"))
+
+    def reason(self, picture: str) -> str:
+        """What stands beside a picture in the failed folder."""
+        text = (self.failed / f"{picture}.reason.json").read_text(encoding="utf-8")
+        return "; ".join(each["reason"] for each in json.loads(text))
+
+    def staging(self) -> list[str]:
+        """What lies in the outbox's staging folder."""
+        return sorted(p.name for p in (self.outbox / ".i2vd").glob("*"))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of a metric that have these labels."""
+        text = self._http.get("/metrics").text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def log(self) -> list[dict[str, Any]]:
+        """The daemon's log: every line must be one JSON object."""
+        return [json.loads(line) for line in self.log_file.read_bytes().splitlines()]
+
+    def told(self, job: int) -> list[str]:
+        """The changes of state of a job, as the log tells them."""
+        lines = [line for line in self.log() if line.get("job") == job]
+        return [line["event"] for line in lines if line["event"] != "model loaded"]
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The end of the log, for a message."""
+        if not self.log_file.exists():
+            return "(no log)"
+        text = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(["--- daemon.log", *text[-lines:]])
+
+    # --- waiting
+
+    def until(self, ask: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+        """Wait until the answer is true, and give it. Fails at once when the daemon has ended."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if answer := ask():
+                return answer
+            if self._process is not None and (code := self._process.poll()) is not None:
+                raise AssertionError(
+                    f"the daemon ended with {code}; waited until {what}\n{self.log_tail()}"
+                )
+            time.sleep(0.05)
+        raise AssertionError(f"never came to pass: {what}\n{self.log_tail()}")
+
+    def until_state(self, path: str, *states: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until so many jobs of a picture are in one of these states."""
+
+        def there() -> list[dict[str, Any]]:
+            found = [job for job in self.jobs(path) if job["state"] in states]
+            return found if len(found) >= count else []
+
+        return self.until(there, f"{count} job(s) of {path} {' or '.join(states)}")
+
+    def until_settled(self, path: str, *states: str, count: int = 1) -> list[dict[str, Any]]:
+        """The same, and the picture has left the inbox."""
+        self.until_state(path, *states, count=count)
+        self.until(lambda: not (self.inbox / path).exists(), f"{path} has left the inbox")
+
+        def told() -> list[dict[str, Any]]:
+            found = [job for job in self.jobs(path) if job["state"] in states]
+            return found if all(job["whereabouts"] != "inbox" for job in found) else []
+
+        return self.until(told, f"the ledger knows where {path} is")
+
+    def until_denoising(self, path: str) -> dict[str, Any]:
+        """Wait until the worker is in the middle of a picture's clip; the slot then."""
+
+        def at_it() -> dict[str, Any] | None:
+            slot = self.slot()
+            progress = slot["progress"] or {}
+            denoising = progress.get("stage") == "denoise" and progress["step"] >= 2
+            return slot if slot["path"] == path and denoising else None
+
+        return self.until(at_it, f"the worker is denoising {path}")
+
+
+def visible(folder: Path, glob: str) -> Iterator[Path]:
+    """Files below a folder that a user sees."""
+    for path in folder.rglob(glob):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (96, 96), form: str = "PNG") -> bytes:
+    """A drawing with large shapes, another one for each seed, the same for the same."""
+    width, height = size
+    tones = [
+        (97 * seed + 30, 61 * seed + 90, 151 * seed + 160),
+        (53 * seed + 220, 197 * seed + 140, 29 * seed + 40),
+        (181 * seed + 120, 83 * seed + 210, 67 * seed + 90),
+    ]
+    ground, shape, other = (tuple(64 + part % 160 for part in tone) for tone in tones)
+    image = Image.new("RGB", size, ground)
+    draw = ImageDraw.Draw(image)
+    x, y = (37 * seed + 20) % (width // 2), (23 * seed + 10) % (height // 2)
+    draw.ellipse((x, y, x + width // 2, y + height // 2), fill=shape)
+    draw.rectangle((0, height * 3 // 4, width, height), fill=other)
+    out = BytesIO()
+    image.save(out, form)
+    return out.getvalue()
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

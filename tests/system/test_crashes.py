@@ -1,0 +1,157 @@
+"""SIGKILL, to each process at the worst moment: nothing is lost, nothing is done twice."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import Open
+from tests.system.studio import SLOW, Studio, picture, visible
+
+pytestmark = pytest.mark.slow
+
+DEADLY = """\
+[match]
+names = ["deadly*"]
+
+[make]
+prompt = "a deadly camera"
+preset = "draft"
+"""
+"""A word of its prompt is the one that the fault waits for."""
+
+
+def test_a_worker_that_is_killed_costs_one_attempt(shared: Studio) -> None:
+    deaths = shared.metric("i2vd_child_deaths_total", child="worker")
+    daemon = shared.pid
+    shared.drop("slow-widow.png", picture(1))
+    worker = shared.until_denoising("slow-widow.png")["pid"]
+    os.kill(worker, signal.SIGKILL)
+    (job,) = shared.until_settled("slow-widow.png", "done")
+    assert (job["attempt"], job["failures"]) == (2, 1)
+    assert "will be tried again" in shared.events(job["id"])
+    assert shared.metric("i2vd_child_deaths_total", child="worker") == deaths + 1
+    assert shared.metric("i2vd_retries_total") >= 1
+    assert [c for c in shared.clips() if "widow" in c] == ["slow-widow.mp4"]
+    assert shared.pid == daemon
+    assert shared.is_ready()
+    assert shared.slot()["pid"] != worker
+
+
+def test_a_picture_child_that_is_killed_condemns_no_picture(shared: Studio) -> None:
+    shared.drop("before.png", picture(2))
+    shared.until_settled("before.png", "done")
+    deaths = shared.metric("i2vd_child_deaths_total", child="picture")
+    (child,) = shared.processes("pipeline.picture")
+    os.kill(child, signal.SIGSTOP)
+    shared.drop("in-hand.png", picture(3))
+    time.sleep(1.5)  # long enough to be asked about the picture in most runs
+    os.kill(child, signal.SIGKILL)
+    shared.until_settled("in-hand.png", "done")
+    shared.drop("next.png", picture(4))
+    shared.until_settled("next.png", "done")
+    assert shared.metric("i2vd_child_deaths_total", child="picture") == deaths + 1
+    assert shared.processes("pipeline.picture") != [child]
+
+
+def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
+    studio_in: Open,
+) -> None:
+    studio = studio_in(tries=2, I2VD_TESTING="1", I2VD_TEST_FAULT="die:encode:deadly")
+    studio.rule("10-deadly", DEADLY)
+    studio.start()
+    studio.drop("deadly.png", picture(5))
+    studio.until_state("deadly.png", "running")
+    studio.drop("other.png", picture(6))
+    (job,) = studio.until_settled("deadly.png", "failed")
+    studio.until_settled("other.png", "done")
+    assert job["attempt"] == 2
+    assert "SIGKILL" in job["error"]
+    assert "SIGKILL" in studio.reason("deadly.png")
+    assert (studio.failed / "deadly.png").is_file()
+    assert studio.clips() == ["other.mp4"]
+    assert studio.metric("i2vd_child_deaths_total", child="worker") == 2
+    finished = studio.metric("i2vd_jobs_finished_total", outcome="failed", rule="10-deadly")
+    assert finished == 1
+
+    studio.stop()
+    studio.environment.clear()
+    studio.start()
+    assert studio.post(f"/api/jobs/{job['id']}/retry").json()["state"] == "queued"
+    studio.until_settled("deadly.png", "done")
+    assert studio.clips() == ["deadly.mp4", "other.mp4"]
+    assert (studio.archive / "deadly.png").is_file()
+    assert list(studio.failed.iterdir()) == []
+
+
+@contextlib.contextmanager
+def never_bare(outbox: Path) -> Iterator[None]:
+    """Looks at the outbox all the while: a clip without its sidecar must never be seen."""
+    bare: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.002):
+            for clip in visible(outbox, "*.mp4"):
+                if not clip.with_name(f"{clip.name}.json").exists():
+                    bare.append(clip.name)
+
+    observer = threading.Thread(target=look)
+    observer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        observer.join()
+    assert not bare
+
+
+def kill_when(studio: Studio, seen: Callable[[], object], what: str) -> None:
+    """Kill the daemon as soon as something shows, and see that it leaves no process behind."""
+    end = time.monotonic() + 120
+    while not seen():
+        assert time.monotonic() < end, f"never seen: {what}\n{studio.log_tail()}"
+        time.sleep(0.0005)
+    studio.kill()
+    end = time.monotonic() + 60
+    while left := studio.processes():
+        assert time.monotonic() < end, f"orphans: {left}\n{studio.log_tail()}"
+        time.sleep(0.1)
+
+
+def test_a_daemon_killed_at_any_step_makes_each_clip_once(studio_in: Open) -> None:
+    studio = studio_in()
+    studio.rule("10-slow", SLOW)
+    studio.start()
+    with never_bare(studio.outbox):
+        studio.drop("slow-a.png", picture(7))
+        studio.until_denoising("slow-a.png")
+        kill_when(studio, lambda: True, "in the middle of the denoising")
+        assert studio.clips() == []
+
+        studio.start()
+        sidecar = studio.outbox / "slow-a.mp4.json"
+        kill_when(studio, sidecar.exists, "the sidecar in the outbox")
+
+        studio.drop("b.png", picture(8))
+        studio.start()
+        kill_when(studio, (studio.outbox / "b.mp4").exists, "the clip in the outbox")
+
+        studio.drop("c.png", picture(9))
+        studio.start()
+        kill_when(studio, (studio.archive / "c.png").exists, "the picture in the archive")
+
+        studio.start()
+        for path in ("slow-a.png", "b.png", "c.png"):
+            (job,) = studio.until_settled(path, "done")
+            assert job["failures"] == 0
+    assert studio.clips() == ["b.mp4", "c.mp4", "slow-a.mp4"]
+    assert sorted(p.name for p in studio.archive.iterdir()) == ["b.png", "c.png", "slow-a.png"]
+    assert list(visible(studio.inbox, "*")) == []
+    assert studio.staging() == []
+    assert len(studio.jobs()) == 3

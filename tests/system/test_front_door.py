@@ -1,0 +1,37 @@
+"""HTTP: who is let in, and what is never let in."""
+
+import pytest
+
+from tests.system.studio import Studio
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
+def test_a_name_that_is_not_this_machine_is_refused(shared: Studio, host: str) -> None:
+    answer = shared.request("GET", "/api/jobs", Host=host)
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "localhost:7860"])
+def test_the_names_of_this_machine_are_served(shared: Studio, host: str) -> None:
+    assert shared.request("GET", "/api/jobs", Host=host).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
+def test_a_page_of_another_site_cannot_command(shared: Studio, origin: str) -> None:
+    assert shared.request("POST", "/api/pause", Origin=origin).status_code == 403
+    assert shared.get("/api/status")["paused"] is False
+
+
+def test_our_own_page_can(shared: Studio) -> None:
+    own = f"http://127.0.0.1:{shared.port}"
+    assert shared.request("POST", "/api/resume", Origin=own).status_code == 200
+
+
+def test_health_and_metrics_answer(shared: Studio) -> None:
+    assert shared.request("GET", "/healthz").text == "ok\n"
+    assert shared.get("/readyz") == {"ready": True, "problems": []}
+    assert shared.metric("i2vd_build_info") == 1
+    assert shared.metric("i2vd_ready") == 1
+    assert shared.metric("i2vd_inbox_available", inbox="inbox") == 1

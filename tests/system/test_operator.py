@@ -1,0 +1,120 @@
+"""What an operator may do with jobs: hold, order, cancel, try again."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system.conftest import Open
+from tests.system.studio import Studio, picture
+
+pytestmark = pytest.mark.slow
+
+
+@contextlib.contextmanager
+def paused(studio: Studio) -> Iterator[None]:
+    assert studio.post("/api/pause").json() == {"paused": True}
+    try:
+        yield
+    finally:
+        assert studio.post("/api/resume").json() == {"paused": False}
+
+
+def test_a_pause_holds_over_a_restart(studio_in: Open) -> None:
+    studio = studio_in().start()
+    studio.post("/api/pause")
+    assert studio.stop() == 0
+    studio.start()
+    assert studio.get("/api/status")["paused"] is True
+    assert studio.metric("i2vd_paused") == 1
+    studio.drop("cat.png", picture(1))
+    studio.until_state("cat.png", "queued")
+    studio.until(lambda: studio.metric("i2vd_queue_oldest_seconds") > 1.5, "it waits for a while")
+    assert studio.job("cat.png")["state"] == "queued"
+    studio.post("/api/resume")
+    studio.until_state("cat.png", "running")
+    assert studio.metric("i2vd_paused") == 0
+
+
+def test_the_highest_priority_is_made_first(shared: Studio) -> None:
+    names = ["calm-1.png", "calm-2.png", "urgent.png"]
+    with paused(shared):
+        for name in names:
+            shared.drop(name, picture(2))
+            shared.until_state(name, "queued")
+    began = {name: shared.until_state(name, "done")[0]["started"] for name in names}
+    assert sorted(names, key=lambda name: began[name]) == ["urgent.png", "calm-1.png", "calm-2.png"]
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_can_come_back(shared: Studio) -> None:
+    with paused(shared):
+        shared.drop("unwanted.png", picture(3))
+        (job,) = shared.until_state("unwanted.png", "queued")
+        assert shared.post(f"/api/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
+        shared.until_settled("unwanted.png", "cancelled")
+        assert (shared.failed / "unwanted.png").is_file()
+        assert shared.reason("unwanted.png") == "cancelled by the operator"
+        again = shared.post(f"/api/jobs/{job['id']}/cancel")
+        assert (again.status_code, "cancelled" in again.text) == (409, True)
+
+        assert shared.post(f"/api/jobs/{job['id']}/retry").json()["state"] == "queued"
+        assert (shared.inbox / "unwanted.png").is_file()
+        assert not (shared.failed / "unwanted.png.reason.json").exists()
+    shared.until_settled("unwanted.png", "done")
+    assert shared.told(job["id"]) == [
+        "queued", "cancelled", "picture put aside", "queued again", "running", "done",
+        "picture archived",
+    ]  # fmt: skip
+
+
+def test_a_running_job_is_cancelled_at_its_next_step(shared: Studio) -> None:
+    shared.drop("slow-unwanted.png", picture(4))
+    worker = shared.until_denoising("slow-unwanted.png")["pid"]
+    job = shared.job("slow-unwanted.png")
+    assert shared.post(f"/api/jobs/{job['id']}/cancel").is_success
+    shared.until_settled("slow-unwanted.png", "cancelled")
+    assert (shared.failed / "slow-unwanted.png").is_file()
+    assert shared.reason("slow-unwanted.png") == "cancelled by the operator"
+    assert not [clip for clip in shared.clips() if "unwanted" in clip and "slow" in clip]
+    shared.drop("after-cancel.png", picture(5))
+    shared.until_settled("after-cancel.png", "done")
+    assert shared.slot()["pid"] == worker, "the worker and its model stay"
+
+
+def test_a_job_can_be_cancelled_while_the_model_is_loaded_for_it(studio_in: Open) -> None:
+    studio = studio_in().start()
+    studio.drop("hasty.png", picture(7))
+    (job,) = studio.until_state("hasty.png", "running")
+    assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
+    (job,) = studio.until_settled("hasty.png", "cancelled", "failed", "done")
+    assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
+    assert studio.metric("i2vd_child_deaths_total", child="worker") == 0
+
+
+def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(studio_in: Open) -> None:
+    studio = studio_in().start()
+    studio.drop("doomed.png", picture(8))
+    (job,) = studio.until_state("doomed.png", "running")
+    (worker,) = studio.until(lambda: studio.processes("pipeline.worker"), "there is a worker")
+    os.kill(worker, signal.SIGSTOP)  # it will not heed the cancel
+    assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
+    studio.kill()
+    os.kill(worker, signal.SIGKILL)
+    studio.start()
+    (job,) = studio.until_settled("doomed.png", "cancelled")
+    assert job["finished"] is not None
+    assert studio.reason("doomed.png") == "cancelled by the operator"
+
+
+def test_what_cannot_be_done_with_a_job_is_said(shared: Studio) -> None:
+    shared.drop("finished.png", picture(6))
+    (job,) = shared.until_settled("finished.png", "done")
+    refused = shared.post(f"/api/jobs/{job['id']}/retry")
+    assert (refused.status_code, "done" in refused.text) == (409, True)
+    shared.drop("rubbish.png", b"no picture")
+    (job,) = shared.until_settled("rubbish.png", "failed")
+    refused = shared.post(f"/api/jobs/{job['id']}/retry")
+    assert (refused.status_code, "never became a request" in refused.text) == (409, True)
+    assert shared.post("/api/jobs/999999/cancel").status_code == 404

@@ -1,0 +1,75 @@
+"""Which files are taken, when, and with which request."""
+
+import time
+
+import pytest
+
+from tests.system.conftest import Open
+from tests.system.studio import DRAFT, Studio, picture
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_file_that_is_still_growing_is_not_taken(shared: Studio) -> None:
+    content = picture(1, size=(300, 300), form="BMP")
+    length = len(content) // 6 + 1
+    pieces = [content[at : at + length] for at in range(0, len(content), length)]
+    with (shared.inbox / "growing.bmp").open("wb") as file:
+        for piece in pieces:
+            assert shared.jobs("growing.bmp") == []
+            file.write(piece)
+            file.flush()
+            time.sleep(0.6)  # longer than settle: a copy that stalls looks finished
+    (job,) = shared.until_settled("growing.bmp", "done")
+    assert job["source"]["size"] == len(content)
+    assert len(shared.jobs("growing.bmp")) == 1
+    assert "growing.mp4" in shared.clips()
+
+
+def test_files_that_are_no_pictures_of_a_person_are_passed_over(shared: Studio) -> None:
+    junk = [".hidden.png", "._shot.png", "shot.png.part", "shot.png.crdownload", "~$shot.png",
+            "Thumbs.db", "notes.txt", "@eaDir/shot.png", ".stfolder/shot.png"]  # fmt: skip
+    for name in junk:
+        shared.drop(name, picture(2))
+    (shared.inbox / "link.png").symlink_to(shared.inbox / ".hidden.png")
+    (shared.inbox / "folder.png").mkdir()
+    shared.drop("after-the-junk.png", picture(2))
+    shared.until_settled("after-the-junk.png", "done")
+    taken = {job["path"] for job in shared.jobs()}
+    assert taken.isdisjoint([*junk, "link.png", "folder.png"])
+    assert all((shared.inbox / name).exists() for name in junk)
+    for name in ("link.png", *junk):
+        (shared.inbox / name).unlink()
+
+
+def test_a_picture_that_no_rule_takes_stays_until_one_does(studio_in: Open) -> None:
+    studio = studio_in()
+    studio.rule("90-default", '[match]\nnames = ["cat*"]\n\n' + DRAFT)
+    studio.start().post("/api/pause")
+    studio.drop("dog.png", picture(3))
+    studio.until(lambda: studio.metric("i2vd_inbox_unmatched") == 1, "dog.png is unmatched")
+    assert studio.jobs() == []
+    assert (studio.inbox / "dog.png").exists()
+    studio.rule("10-dog", '[match]\nnames = ["dog*"]\n\n' + DRAFT)
+    studio.until_state("dog.png", "queued")
+    assert studio.metric("i2vd_inbox_unmatched") == 0
+
+
+def test_a_text_beside_the_picture_is_its_prompt(shared: Studio) -> None:
+    shared.drop("told.png.txt", b"camera rotating slowly\n")
+    shared.drop("told.png", picture(4))
+    shared.until_settled("told.png", "done")
+    assert shared.sidecar("told.mp4")["asked"]["prompt"] == "camera rotating slowly"
+    assert (shared.archive / "told.png.txt").is_file()
+    assert not (shared.inbox / "told.png.txt").exists()
+
+
+def test_a_wrong_sidecar_fails_its_picture_with_the_reason(shared: Studio) -> None:
+    shared.drop("wrong.png.toml", b"frames = 99\nstepps = 20\n")
+    shared.drop("wrong.png", picture(5))
+    (job,) = shared.until_settled("wrong.png", "failed")
+    for word in ("frames", "8 to 32", "stepps", "steps"):
+        assert word in shared.reason("wrong.png"), word
+        assert word in job["error"], word
+    assert (shared.failed / "wrong.png.toml").is_file()
+    assert "wrong.mp4" not in shared.clips()

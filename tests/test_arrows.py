@@ -1,0 +1,64 @@
+"""The arrows of the design: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "av"}
+FILES = sorted(
+    path.relative_to(ROOT)
+    for package in ("daemon", "pipeline", "rules")
+    for path in (ROOT / package).rglob("*.py")
+)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def forbidden(path: Path) -> set[str]:
+    """What a file must not import."""
+    package, *rest = path.parts
+    in_worker = package == "pipeline" and rest[0] in ("worker", "micro")
+    no = set() if in_worker else set(HEAVY)
+    if package != "daemon":
+        no |= {"daemon"}
+    if package == "rules":
+        no |= {"pipeline"}
+    if package == "daemon":
+        no |= {"pipeline.worker"}
+    if not in_worker and path.name not in ("picture.py", "pixels.py"):
+        no |= {"PIL", "pillow_heif"}
+    return no
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    wrong = {
+        name
+        for name in imports(path)
+        for no in forbidden(path)
+        if name == no or name.startswith(f"{no}.")
+    }
+    assert not wrong
+
+
+def test_the_daemon_starts_without_the_heavy_libraries() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, daemon.app, daemon.cli; "
+        f"print([m for m in {sorted(HEAVY | {'PIL'})!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
