@@ -127,9 +127,7 @@ def test_only_what_is_loaded_is_fetched_and_then_found(hub: Any, tmp_path: Path)
     assert again.stdout == first.stdout
     assert not [name for name in hub.asked if name.endswith(".safetensors")]
 
-    code = (
-        "from pipeline.worker.source import find; print(find('someone/a-model', small=True).folder)"
-    )
+    code = "from pipeline.source import find; print(find('someone/a-model', small=True).folder)"
     found = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"HF_HOME": str(tmp_path / "home")},
