@@ -7,11 +7,12 @@ down. Events (hint.py) only wake it sooner.
 import asyncio
 import contextlib
 import os
+import re
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 
 import structlog
@@ -31,6 +32,9 @@ JUNK = (
     "system volume information", "#recycle", "#snapshot", "__macosx",
 )  # fmt: skip
 """Names, in lower case, that are not a person's pictures, of files and of folders."""
+
+_JUNK = re.compile("|".join(map(translate, JUNK)))
+"""All of them at once: every scan asks it of every name in the inbox."""
 
 log = structlog.get_logger()
 
@@ -55,8 +59,7 @@ class InboxUnavailable(Exception):
 
 def is_junk(name: str) -> bool:
     """Whether a file or folder of this name is to be passed over."""
-    lower = name.lower()
-    return any(fnmatchcase(lower, pattern) for pattern in JUNK)
+    return _JUNK.match(name.lower()) is not None
 
 
 def is_picture(name: str) -> bool:

@@ -310,7 +310,7 @@ class Studio:
 
     # --- waiting
 
-    def until(self, ask: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+    def until(self, ask: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
         """Wait until the answer is true, and give it. Fails at once when the daemon has ended."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -73,3 +73,47 @@ def test_a_wrong_sidecar_fails_its_picture_with_the_reason(shared: Studio) -> No
         assert word in job["error"], word
     assert (shared.failed / "wrong.png.toml").is_file()
     assert "wrong.mp4" not in shared.clips()
+
+
+def test_an_inbox_that_vanishes_is_waited_for(studio_in: Open) -> None:
+    studio = studio_in().start()
+    studio.post("/api/pause")
+    studio.drop("patient.png", picture(6))
+    studio.until_state("patient.png", "queued")
+    away = studio.inbox.rename(studio.root / "away")
+    studio.until(lambda: not studio.is_ready(), "it is not ready without its inbox")
+    assert "inbox" in studio.request("GET", "/readyz").text
+    assert studio.metric("i2vd_inbox_available", inbox="inbox") == 0
+    away.rename(studio.inbox)
+    studio.until(studio.is_ready, "the inbox is back")
+    assert [job["state"] for job in studio.jobs()] == ["queued"]
+
+
+def test_each_inbox_keeps_or_deletes_its_pictures_as_told(studio_in: Open) -> None:
+    studio = studio_in()
+    text = studio.config.read_text(encoding="utf-8")
+    for name, after in (("kept", "keep"), ("deleted", "delete")):
+        text += f"""
+[[inbox]]
+name = "{name}"
+path = "{name}"
+outbox = "{name}-clips"
+after = "{after}"
+settle = 0.2
+"""
+    studio.settings(text)
+    for name in ("kept", "deleted"):
+        (studio.root / name).mkdir()
+    studio.start()
+    for name in ("kept", "deleted"):
+        studio.drop(f"{name}.png", picture(7), folder=studio.root / name)
+        studio.until_state(f"{name}.png", "done")
+        assert (studio.root / f"{name}-clips" / f"{name}.mp4").is_file()
+    gone = studio.root / "deleted" / "deleted.png"
+    studio.until(lambda: not gone.exists(), "the picture is deleted")
+    studio.stop()
+    studio.start()
+    studio.drop("last.png", picture(8))
+    studio.until_state("last.png", "queued", "running")
+    assert (studio.root / "kept" / "kept.png").is_file()
+    assert len(studio.jobs()) == 3, "a kept picture is not taken again"
