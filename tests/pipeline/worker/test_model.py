@@ -24,7 +24,7 @@ from pipeline.presets import MICRO_FOLDER
 from pipeline.protocol import Make
 from pipeline.source import ModelUnusable
 from pipeline.worker.model import Model, load
-from tests.pipeline.test_worker_clip import made
+from tests.pipeline.worker.test_clip import made
 
 _UNET = {
     "block_out_channels": (32, 64, 64, 64),
