@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test check
 	$(BIN)/pytest
 
 test-unit: $(VENV)/.installed-test
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --ignore tests/system --ignore tests/pipeline/worker
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

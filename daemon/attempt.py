@@ -40,13 +40,7 @@ class Attempt:
 
     async def run(self, hurry: asyncio.Event) -> Clip | NoClip | Rejected:
         """Make the clip, or say why there is none. `hurry` ends it by killing the child."""
-        clean = self._staging / CLEAN
-        picture = self._inbox.path / self._job.path
-        prepared = await self._parts.decoder.prepare(picture, self._job.sha256, self._spec, clean)
-        if isinstance(prepared, Rejected):
-            return prepared
-        order = Order(str(self._job.id), self._spec, self._ladder(), clean, self._staging)
-        making = asyncio.create_task(self._slot.maker.make(order, self._report))
+        making = asyncio.create_task(self._make())
         beating = asyncio.create_task(self._beat())
         hurrying = asyncio.create_task(hurry.wait())
         try:
@@ -60,6 +54,15 @@ class Attempt:
         finally:
             beating.cancel()
             hurrying.cancel()
+
+    async def _make(self) -> Clip | NoClip | Rejected:
+        clean = self._staging / CLEAN
+        picture = self._inbox.path / self._job.path
+        prepared = await self._parts.decoder.prepare(picture, self._job.sha256, self._spec, clean)
+        if isinstance(prepared, Rejected):
+            return prepared
+        order = Order(str(self._job.id), self._spec, self._ladder(), clean, self._staging)
+        return await self._slot.maker.make(order, self._report)
 
     def _ladder(self) -> tuple[ladder.Rung, ...]:
         """The rungs still to try: not those that failed before, nor those that cannot fit."""

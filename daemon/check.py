@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rich.table import Table
+from rich.markup import escape
 
 from daemon.app import devices
 from daemon.database import Database, DatabaseUnusable
@@ -57,7 +57,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
     if writable:
         yield Finding("mistake", "state", writable)
         return
-    if settings.queue.url is None and not settings.state.is_dir():
+    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
         yield Finding("ok", "queue", f"{settings.queue_url}, made by the first `i2vd run`")
         return
     try:
@@ -154,13 +154,11 @@ def _weights(settings: Settings) -> Finding:
     except ModelUnusable as error:
         return Finding("mistake", "model", str(error))
     size = sum(file.stat().st_size for files in source.weights.values() for file in files)
-    return Finding("ok", "model", f"{settings.model.name}, {size / 1e9:.2f} GB in {source.folder}")
+    return Finding("ok", "model", f"{settings.model.name}, {size / 1e6:,.0f} MB in {source.folder}")
 
 
-def table(findings: Iterable[Finding]) -> Table:
-    """The findings for a person."""
-    shown = Table(box=None, show_header=False)
-    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "mistake": "[red]mistake[/]"}
-    for finding in findings:
-        shown.add_row(marks[finding.verdict], finding.what, finding.detail.replace("[", r"\["))
-    return shown
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """The findings for a person, or the journal: one line each, markup for rich."""
+    colours = {"ok": "green", "warning": "yellow", "mistake": "red"}
+    for verdict, what, detail in findings:
+        yield f"[{colours[verdict]}]{verdict:8}[/]{escape(what)}: {escape(detail)}"

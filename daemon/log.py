@@ -1,15 +1,19 @@
 """Logging: one line per change of state, with the job's id.
 
-JSON under journald or a pipe, colours on a terminal. Values are escaped by the renderers, so that a
-file name cannot forge a line.
+JSON under journald (with its priorities) or a pipe, colours on a terminal. The renderers escape all
+values, so that a file name cannot forge a line.
 """
 
 import logging
+import os
 import sys
+from typing import Any
 
 import structlog
 
 from daemon.settings import Log
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 def configure(settings: Log) -> None:
@@ -25,6 +29,8 @@ def configure(settings: Log) -> None:
         processors[-1:] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
         processors.append(structlog.processors.JSONRenderer())
+        if "JOURNAL_STREAM" in os.environ:
+            processors.append(_with_priority)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(settings.level.upper()),
@@ -32,6 +38,11 @@ def configure(settings: Log) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+
+
+def _with_priority(_logger: object, method: str, line: Any) -> str:
+    """journald reads the priority from a prefix (sd-daemon(3)) and takes it off."""
+    return f"<{_PRIORITIES.get(method, 6)}>{line}"
 
 
 class _ToStructlog(logging.Handler):

@@ -19,6 +19,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from daemon.history import History
+from pipeline.protocol import SILENCE
+
+REJECTIONS = ("unreadable", "sidecar")
+"""Why intake puts a picture aside: it cannot be decoded; the sidecar beside it is wrong."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
 _STAGE_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -86,8 +90,12 @@ class Metrics:
             ["inbox"],
             registry=r,
         )
-        for child in ("worker", "picture"):
+        for child in ("worker", "picture"):  # what has a zero, has its first increase too
             self.child_deaths.labels(child)
+        for stage in SILENCE:
+            self.fallbacks.labels(stage)
+        for reason in REJECTIONS:
+            self.rejected.labels(reason)
 
     def watch_ledger(self, history: History) -> None:
         """Serve what the ledger counts."""

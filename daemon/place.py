@@ -85,26 +85,39 @@ def move(source: Path, folder: Path, name: str) -> Path:
     Safe to repeat after a crash at any moment: the file is never without a name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    method = probe(folder)
     try:
-        target = _first_free(source, folder, name, method)
+        target = _first_free(source, folder, name)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy = _copy(source, folder)
-        target = _first_free(copy, folder, name, method)
-        copy.unlink(missing_ok=True)
+        target = _first_free(_copy(source, folder), folder, name)
+        source.unlink(missing_ok=True)
     sync_folder(folder)
-    source.unlink(missing_ok=True)
     return target
 
 
-def _first_free(source: Path, folder: Path, name: str, method: Method) -> Path:
+def _first_free(source: Path, folder: Path, name: str) -> Path:
     stem, dot, suffix = name.rpartition(".")
     for candidate in numbered(stem or suffix, dot + suffix if stem else ""):
-        if place(source, folder / candidate, method):
+        if _rename(source, folder / candidate):
             return folder / candidate
     raise FileExistsError(errno.EEXIST, "a million files of this name", str(folder / name))
+
+
+def _rename(source: Path, target: Path) -> bool:
+    """Rename rather than link: the kernel lets nobody link a file of another owner.
+
+    (fs.protected_hardlinks; and most pictures are dropped by others than the daemon.)
+    """
+    try:
+        placed = place(source, target, Method.RENAME)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_WAY:
+            raise
+        placed = place(source, target, Method.LINK)
+    if placed and is_same(source, target):
+        source.unlink()
+    return placed
 
 
 def _copy(source: Path, folder: Path) -> Path:

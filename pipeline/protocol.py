@@ -120,7 +120,7 @@ class Cancel(_Message):
 
 
 class Hello(_Message):
-    """First message of any child: its imports are done."""
+    """First message of any child: its channel is open. The worker imports torch when it loads."""
 
     type: Literal["hello"] = "hello"
 

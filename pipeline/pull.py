@@ -27,7 +27,7 @@ def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | Non
     shows how far it is. Show LICENCE first. Raises PullFailed.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     weights = [f"{part}/*.fp16*.safetensors*" for part in _PARTS]
     try:
@@ -38,8 +38,8 @@ def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | Non
         raise PullFailed(f"{repo} wants a login: hf auth login") from error
     except RepositoryNotFoundError as error:
         raise PullFailed(f"the hub has no {repo}") from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub client's own errors, its HTTP library's, the system's
         raise PullFailed(f"{repo} could not be fetched, run it again to go on: {error}") from error
-    if not any(Path(found, "unet").glob("*.fp16*.safetensors")):
-        raise PullFailed(f"{repo} has no fp16 weights as safetensors")
+    if missing := [p for p in _PARTS if not any(Path(found, p).glob("*.fp16*.safetensors"))]:
+        raise PullFailed(f"{repo} has no fp16 safetensors for {', '.join(missing)}")
     return Path(found)

@@ -83,11 +83,13 @@ def _folder(model: str) -> Path:
     if not _HUB_ID.fullmatch(model):
         raise ModelUnusable(f"{model}: there is no such folder")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     repo, _, revision = model.partition("@")
     try:
         return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+    except IncompleteSnapshotError as error:  # we never pull all; what we need is checked later
+        return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
         raise ModelUnusable(
             f"{model} is neither a folder nor in the local cache; fetch it: i2vd model pull {repo}"

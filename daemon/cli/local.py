@@ -54,7 +54,8 @@ def check(config: Config = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
-        Console().print(checks.table(findings))
+        for line in checks.lines(findings):
+            Console().print(line, soft_wrap=True, highlight=False)
     if any(finding.verdict == "mistake" for finding in findings):
         raise typer.Exit(Exit.MISTAKE)
 

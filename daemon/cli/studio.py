@@ -145,4 +145,5 @@ def pull(
         where = hub.pull(repository, revision, folder)
     except hub.PullFailed as error:
         fail(Exit.FAILED, str(error))
-    typer.echo(f"{where}\nset `name = {repository!r}` under [model] in the settings")
+    name = str(folder.resolve()) if folder else repository
+    typer.echo(f'fetched to {where}\nin the settings: [model] name = "{name}"')

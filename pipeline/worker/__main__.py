@@ -53,10 +53,8 @@ def _quiet() -> None:
 
 def _server(channel: Channel) -> "Server":
     channel.send(Progress(stage="start", step=0, steps=2))
-    import torch
+    import torch  # noqa: F401 (first alone, for it takes longest)
 
-    if threads := os.environ.get("I2VD_TORCH_THREADS"):
-        torch.set_num_threads(int(threads))
     channel.send(Progress(stage="start", step=1, steps=2))
     from pipeline.worker.serve import Server
 

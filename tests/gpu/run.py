@@ -65,10 +65,22 @@ def build() -> Any:
     from pipeline.worker.model import Model
     from pipeline.worker.weights import Weights, assign
 
-    text = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23)
-    text.num_attention_heads, text.hidden_act = 16, "gelu"
-    eye = CLIPVisionConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32)
-    eye.num_attention_heads, eye.patch_size, eye.projection_dim = 16, 14, 1024
+    text = CLIPTextConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        hidden_act="gelu",
+    )
+    eye = CLIPVisionConfig(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        patch_size=14,
+        projection_dim=1024,
+        hidden_act="gelu",
+    )
     with torch.device("meta"):
         networks = {
             "unet": I2VGenXLUNet(),

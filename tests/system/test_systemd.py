@@ -161,7 +161,6 @@ def test_a_member_of_the_group_drops_a_picture_and_takes_the_clip(machine):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="a picture of another owner cannot be moved by a link")
 def test_the_picture_is_archived_whoever_owns_it(machine):
     machine.wait_for(lambda: machine.path("/srv/i2vd/archive/cat.jpg").exists(), 5)
 

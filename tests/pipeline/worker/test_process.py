@@ -10,7 +10,7 @@ import pytest
 from pipeline.ladder import Mode
 from pipeline.protocol import Cancel, Load, Make
 from pipeline.worker.errors import EXIT_DEVICE_LOST
-from tests.pipeline.worker_kit import Peer
+from tests.pipeline.worker.kit import Peer
 
 pytestmark = pytest.mark.slow
 

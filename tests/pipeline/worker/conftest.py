@@ -9,7 +9,7 @@ from pipeline import protocol
 from pipeline.ladder import Mode
 from pipeline.presets import MICRO
 from pipeline.worker.model import Model, load
-from tests.pipeline.worker_kit import Peer, a_picture, a_spec
+from tests.pipeline.worker.kit import Peer, a_picture, a_spec
 
 
 @pytest.fixture(scope="session", autouse=True)

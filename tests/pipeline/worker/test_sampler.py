@@ -22,7 +22,7 @@ from pipeline.worker.sampler import (
     scheduler_for,
     set_times,
 )
-from tests.pipeline.worker_kit import a_picture
+from tests.pipeline.worker.kit import a_picture
 
 _PROMPT = "the camera pans left"
 _NEGATIVE = "blurry, static"

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
-from test_worker_clip import made
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -25,6 +24,7 @@ from pipeline.presets import MICRO_FOLDER
 from pipeline.protocol import Make
 from pipeline.source import ModelUnusable
 from pipeline.worker.model import Model, load
+from tests.pipeline.worker.test_clip import made
 
 _UNET = {
     "block_out_channels": (32, 64, 64, 64),

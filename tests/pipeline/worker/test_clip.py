@@ -19,7 +19,7 @@ from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import findings
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
-from tests.pipeline.worker_kit import a_picture
+from tests.pipeline.worker.kit import a_picture
 
 Order = Callable[..., Make]
 
