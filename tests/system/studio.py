@@ -196,7 +196,8 @@ class Studio:
         )
 
     def _environ(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("I2VD_")}
+        ours = ("I2VD_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         own = {
             "PYTHONPATH": str(ROOT),
             "STUDIO": str(self.root),
