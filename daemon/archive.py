@@ -14,8 +14,8 @@ import structlog
 from daemon.job import OPEN, Job
 from daemon.ledger import Ledger
 from daemon.place import move, write_durably
+from daemon.scan import Seen
 from daemon.settings import Inbox, Settings
-from daemon.watch import Seen
 
 SIDECAR_ENDINGS = (".toml", ".txt")
 

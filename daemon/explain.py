@@ -14,8 +14,8 @@ from daemon.database import Database
 from daemon.history import History
 from daemon.intake import Plan, checker, plan
 from daemon.job import Event, Job
+from daemon.scan import is_junk, is_picture
 from daemon.settings import Inbox, Settings
-from daemon.watch import is_junk, is_picture
 from pipeline import ladder
 from pipeline.decoder import Decoder
 from pipeline.framing import kept_fraction

@@ -15,8 +15,9 @@ import structlog
 from daemon import archive
 from daemon.job import Drop
 from daemon.parts import Parts
+from daemon.scan import Seen
 from daemon.settings import Inbox
-from daemon.watch import Later, Seen
+from daemon.watch import Later
 from pipeline.presets import Family
 from pipeline.protocol import Inspected, Rejected
 from pipeline.spec import Problem, Request, Spec, check, resolve

@@ -3,7 +3,7 @@
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -104,7 +104,7 @@ def _places(settings: Settings, told: Sidecar, beside: Path) -> list[Path]:
 async def _render(
     settings: Settings,
     picture: Path,
-    spec_for: Any,
+    spec_for: Callable[[Inspected], Spec],
     rule: AppliedRule | None,
     output: Path,
     console: Console,

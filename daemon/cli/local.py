@@ -14,9 +14,9 @@ from daemon import check as checks
 from daemon import explain as explanations
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.folders import make_folders
+from daemon.scan import is_junk, is_picture
 from daemon.settings import find_config
 from daemon.submit import copy_in
-from daemon.watch import is_junk, is_picture
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -16,8 +16,9 @@ from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.parts import Parts
+from daemon.scan import Seen, scan
 from daemon.settings import Inbox, Settings
-from daemon.watch import Later, Seen, scan
+from daemon.watch import Later
 from pipeline.decoder import Decoder
 from pipeline.presets import MICRO_FAMILY
 from rules.live import LiveRules

@@ -9,17 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.hint import file_system
+from daemon.scan import InboxUnavailable, Seen, is_junk, is_picture, scan
 from daemon.settings import Inbox
-from daemon.watch import (
-    InboxUnavailable,
-    Later,
-    Seen,
-    Settler,
-    Watcher,
-    is_junk,
-    is_picture,
-    scan,
-)
+from daemon.watch import Later, Settler, Watcher
 
 A = Seen(1, 1, 1)
 B = Seen(2, 2, 1)
