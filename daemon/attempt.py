@@ -17,6 +17,7 @@ from pipeline import ladder
 from pipeline.maker import Clip, NoClip, Order, StepDown
 from pipeline.memory import predicted_peak
 from pipeline.protocol import Loaded, Progress, Rejected
+from pipeline.sidecar import fallback
 
 CLEAN = "picture.png"
 _BEAT = 1.0
@@ -37,6 +38,7 @@ class Attempt:
         self._spec = job.spec
         self._staging = staging
         self._rung = job.rung
+        self._fallbacks = list(job.fallbacks)
 
     async def run(self, hurry: asyncio.Event) -> Clip | NoClip | Rejected:
         """Make the clip, or say why there is none. `hurry` ends it by killing the child."""
@@ -93,9 +95,8 @@ class Attempt:
                 self._rung += 1
                 log.warning("out of memory", tried=str(news.rung), stage=news.stage)
                 self._parts.metrics.fallbacks.labels(news.stage).inc()
-                self._parts.ledger.step_down(
-                    self._job, self._rung, f"out of memory in {news.stage} at {news.rung}"
-                )
+                self._fallbacks.append(fallback(news))
+                self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
 
     async def _beat(self) -> None:
         """Keep the lease and pass a cancel on, for ever; return only when the lease is lost."""

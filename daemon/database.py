@@ -40,6 +40,7 @@ jobs = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("rung", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("fallbacks", sa.JSON, nullable=False, server_default="[]"),
     sa.Column("owner", sa.Text),
     sa.Column("lease", sa.Float),
     sa.Column("cancel", sa.Boolean, nullable=False, server_default=sa.false()),

@@ -4,6 +4,7 @@ Everything goes the way that a user's pictures go; this file only drops them and
 """
 
 import contextlib
+import ctypes
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from daemon.submit import copy_in
 
 SAMPLES = Path(__file__).parent / "samples"
 _PATIENCE = 300.0
+_PR_SET_PDEATHSIG = 1
 
 _SETTINGS = """\
 # Written by `i2vd demo`: the embedded defaults, on a port of its own.
@@ -76,7 +78,13 @@ def _daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The daemon as a process of its own, stopped as systemd would stop it."""
     with log.open("ab") as out:
         command = [sys.executable, "-m", "daemon", "run", "--config", str(config)]
-        daemon = subprocess.Popen(command, stderr=out, stdout=out, stdin=subprocess.DEVNULL)
+        daemon = subprocess.Popen(
+            command,
+            stderr=out,
+            stdout=out,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 (no other thread runs yet)
+        )
     try:
         yield daemon
     finally:
@@ -86,6 +94,11 @@ def _daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
+
+
+def _end_with_parent() -> None:
+    """However the demonstration ends, its daemon shall not stay (prctl(2), Linux only)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

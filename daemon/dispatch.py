@@ -20,7 +20,7 @@ from daemon.parts import Parts
 from daemon.settings import Inbox
 from daemon.slot import Slot
 
-_IDLE = 1.0
+_IDLE = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""
 _TROUBLE = 5.0
 """Seconds to wait when the trouble is not the job's: a full disk, a model that does not load."""

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
 State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"]
@@ -54,6 +55,8 @@ class Job(BaseModel):
     attempt: int
     failures: int
     rung: int
+    fallbacks: list[Fallback]
+    """Steps down the ladder, in all attempts so far."""
     owner: str | None
     cancel: bool
     progress: dict[str, Any] | None

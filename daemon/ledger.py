@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database, events, jobs, meta
 from daemon.job import OPEN, Drop, Job, State, Whereabouts, as_job
+from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
 CANCELLED = "cancelled by the operator"
@@ -213,9 +214,13 @@ class Ledger:
             return "lost"
         return "cancel" if cancel else "ok"
 
-    def step_down(self, job: Job, rung: int, detail: str) -> bool:
-        """Remember the rung that the attempt goes on with."""
-        return self._change(_running(job), job, "stepped down", detail, rung=rung)
+    def step_down(self, job: Job, rung: int, fallbacks: Sequence[Fallback]) -> bool:
+        """Remember the rung that the attempt goes on with, and all steps down that led to it."""
+        last = fallbacks[-1]
+        tried = f"{last.tried.width}x{last.tried.height}, {last.tried.frames} frames"
+        detail = f"out of memory in {last.stage} at {tried}, {last.tried.mode}"
+        told = [fallback.model_dump(mode="json") for fallback in fallbacks]
+        return self._change(_running(job), job, "stepped down", detail, rung=rung, fallbacks=told)
 
     def give_back(self, job: Job, why: str) -> bool:
         """`running -> queued`, without using up a try."""
@@ -329,11 +334,18 @@ class Ledger:
                 return False
             back = {"whereabouts": "inbox", "whereabouts_path": None}
             db.execute(jobs.update().where(_same_drop(row)).values(back))
-            fresh = {"failures": 0, "rung": 0, "cancel": False, "error": None, "due": 0}
+            fresh = {
+                "failures": 0,
+                "rung": 0,
+                "fallbacks": [],
+                "cancel": False,
+                "error": None,
+                "due": 0,
+            }
             db.execute(
                 jobs.update()
                 .where(jobs.c.id == job_id)
-                .values(state="queued", finished=None, **fresh)
+                .values(state="queued", error=None, finished=None, **fresh)
             )
             self._note(db, job_id, "queued", "retried by the operator")
             return True

@@ -119,6 +119,7 @@ class Outcomes:
             source=Source(path=job.path, sha256=job.sha256, **job.source),
             rule=AppliedRule(name=job.rule or "", digest=job.rules_digest or ""),
             asked=job.spec,
+            earlier=job.fallbacks,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
         await asyncio.to_thread(write_durably, staging_of(inbox, job) / SIDECAR, text)

@@ -94,6 +94,7 @@ class Maker:
         self._module = module
         self._child: Child | None = None
         self._cancelled = False
+        self._killed = False
 
     @property
     def dtype(self) -> str:
@@ -133,7 +134,7 @@ class Maker:
 
     async def make(self, order: Order, report: Report) -> Clip | NoClip:
         """Make one clip, from the first rung of the ladder down to the last if it must."""
-        self._cancelled = False
+        self._cancelled = self._killed = False
         loaded = await self.start(report)
         if isinstance(loaded, NoClip):
             return loaded
@@ -171,6 +172,7 @@ class Maker:
     async def kill(self) -> None:
         """End the child now, whatever it does; `make` then says that it died."""
         if self._child is not None:
+            self._killed = True
             await self._child.kill()
 
     async def close(self) -> None:
@@ -223,4 +225,5 @@ class Maker:
         if self._child is not None:
             child, self._child, self.loaded = self._child, None, None
             await child.kill()
-            self._on_death(why)
+            if not self._killed:  # what we ended ourselves is no loss
+                self._on_death(why)

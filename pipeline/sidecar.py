@@ -6,6 +6,7 @@ Versioned; its JSON Schema is `sidecar.schema.json` beside this file, made by
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from pipeline.ladder import Mode, Rung
-from pipeline.maker import Clip
+from pipeline.maker import Clip, StepDown
 from pipeline.protocol import Stage
 from pipeline.spec import Spec
 
@@ -112,8 +113,9 @@ def compose(
     source: Source,
     rule: AppliedRule | None,
     asked: Spec,
+    earlier: Sequence[Fallback] = (),
 ) -> Sidecar:
-    """The sidecar of a finished clip."""
+    """The sidecar of a finished clip; `earlier` are the steps down of attempts before."""
     made, loaded = clip.made, clip.loaded
     return Sidecar(
         generator=generator,
@@ -125,10 +127,7 @@ def compose(
         asked=asked,
         given=_given(clip.rung),
         degraded=clip.rung.degrades(asked),
-        fallbacks=tuple(
-            Fallback(tried=_given(step.rung), stage=step.stage, reason=step.detail)
-            for step in clip.steps_down
-        ),
+        fallbacks=(*earlier, *map(fallback, clip.steps_down)),
         model=Model(id=loaded.model, weights=loaded.weights),
         device=loaded.device_name,
         versions=loaded.versions,
@@ -136,6 +135,11 @@ def compose(
         peak_memory=made.peak_memory,
         output=Output.model_validate(made.model_dump(include=set(Output.model_fields))),
     )
+
+
+def fallback(step: StepDown) -> Fallback:
+    """A step down as the sidecar tells it."""
+    return Fallback(tried=_given(step.rung), stage=step.stage, reason=step.detail)
 
 
 def _given(rung: Rung) -> Given:

@@ -21,7 +21,13 @@ from daemon.database import Database, DatabaseUnusable
 from daemon.history import History
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
+from pipeline.ladder import Mode
+from pipeline.sidecar import Fallback, Given
 from pipeline.spec import Spec
+
+STEP = Fallback(
+    tried=Given(width=64, height=64, frames=8, mode=Mode.RESIDENT), stage="denoise", reason="full"
+)
 
 Enqueue = Callable[..., list[int]]
 
@@ -177,9 +183,10 @@ def test_a_try_counts_and_waits_and_a_return_does_not(ledger: Ledger, enqueue: E
 def test_the_rung_outlives_the_attempt(ledger: Ledger, enqueue: Enqueue) -> None:
     enqueue()
     job = claim(ledger)
-    assert ledger.step_down(job, 3, "out of memory")
+    assert ledger.step_down(job, 3, [STEP])
     ledger.give_back(job, "stopped")
-    assert claim(ledger).rung == 3
+    again = claim(ledger)
+    assert (again.rung, again.fallbacks) == (3, [STEP])
 
 
 # --- endings
@@ -257,7 +264,7 @@ def test_retry_restores_all_tries_but_only_with_the_picture(
 def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: Enqueue) -> None:
     enqueue()
     job = claim(ledger)
-    ledger.step_down(job, 1, "out of memory")
+    ledger.step_down(job, 1, [STEP])
     ledger.publishing(job, {})
     ledger.done(job, {"clip": "/o/cat.mp4"})
     assert [event.event for event in history.events(job.id)] == [

@@ -162,6 +162,8 @@ async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
     outcome = await making
     assert isinstance(outcome, NoClip)
     assert outcome.died
+    assert bench.deaths == []
+    assert isinstance(await bench.make("made"), Clip)
 
 
 async def test_a_model_that_does_not_load_is_its_own_kind_of_failure() -> None:
