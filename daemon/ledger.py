@@ -334,19 +334,9 @@ class Ledger:
                 return False
             back = {"whereabouts": "inbox", "whereabouts_path": None}
             db.execute(jobs.update().where(_same_drop(row)).values(back))
-            fresh = {
-                "failures": 0,
-                "rung": 0,
-                "fallbacks": [],
-                "cancel": False,
-                "error": None,
-                "due": 0,
-            }
-            db.execute(
-                jobs.update()
-                .where(jobs.c.id == job_id)
-                .values(state="queued", error=None, finished=None, **fresh)
-            )
+            fresh = {"failures": 0, "rung": 0, "fallbacks": [], "cancel": False, "due": 0}
+            over = {"state": "queued", "error": None, "finished": None}
+            db.execute(jobs.update().where(jobs.c.id == job_id).values(fresh | over))
             self._note(db, job_id, "queued", "retried by the operator")
             return True
 
