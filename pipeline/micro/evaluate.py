@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 import typer
 from PIL import Image
 from rich.console import Console
@@ -220,16 +221,16 @@ def tables(report: Report, setting: Setting) -> list[Table]:
         title=f"{setting.side} px, {setting.frames} frames, {setting.steps} steps,"
         f" guidance {setting.guidance:g}"
     )
-    for name in ("motion", "nearest", "PSNR", "copy", "gain", "last-frame sharpness", "frame 0"):
-        by_motion.add_column(name, justify="left" if name == "motion" else "right")
+    for name in ("motion", "nearest", "PSNR", "copy", "gain", "sharp", "frame 0"):
+        by_motion.add_column(name, justify="left" if name == "motion" else "right", no_wrap=True)
     groups: list[tuple[str, list[Judged]]] = [
         (str(motion), [j for j in report.judged if j.motion is motion]) for motion in JUDGED
     ]
     moving = [j for j in report.judged if j.motion is not Motion.STILL]
     groups += [
         ("all that move", moving),
-        ("... photographs", [j for j in moving if j.photograph]),
-        ("... procedural", [j for j in moving if not j.photograph]),
+        ("  photographs", [j for j in moving if j.photograph]),
+        ("  procedural", [j for j in moving if not j.photograph]),
     ]
     for name, group in groups:
         still = name == str(Motion.STILL)
@@ -238,11 +239,11 @@ def tables(report: Report, setting: Setting) -> list[Table]:
         by_motion.add_row(
             name,
             f"{right}/{len(group)}",
-            f"{warp:.1f} dB",
-            "-" if still else f"{copied:.1f} dB",
-            "-" if still else f"{warp - copied:+.1f} dB",
+            f"{warp:.1f}",
+            "-" if still else f"{copied:.1f}",
+            "-" if still else f"{warp - copied:+.1f}",
             f"{mean([j.sharpness for j in group]):.2f}",
-            f"{mean([j.first_frame for j in group]):.1f} dB",
+            f"{mean([j.first_frame for j in group]):.1f}",
         )
     by_pair = Table(title="the clips of opposite prompts, against the true ones")
     for name in ("pair", "size of difference", "agreement"):
@@ -273,6 +274,7 @@ def main(
 ) -> None:
     """Measure a checkpoint on held-out pictures and print the tables."""
     torch.set_num_threads(1)
+    transformers.logging.disable_progress_bar()
     setting = Setting(side, frames, steps, guidance, rescale)
     report = evaluate(checkpoint.load(folder), setting, procedural)
     for table in tables(report, setting):

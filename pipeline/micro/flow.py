@@ -22,7 +22,8 @@ from pipeline.micro.motions import Motion, two_pass_flow
 from pipeline.micro.unet import ANCHOR, CONTEXT, STRENGTH, TIME, WIDTHS, clear
 
 LATENT_TOKENS = 64  # of the context; zero vectors in this lesson
-SIDES = (24, 32, 32, 32, 40, 48, 64)  # in latents
+SQUARES = (24, 32, 32, 32, 40, 48, 64)  # sides in latents
+OBLONGS = ((24, 32), (32, 24), (32, 48), (48, 32), (32, 40), (40, 32), (36, 64))
 RATES = (16, 16, 16, 8, 12, 24, 30)
 
 
@@ -68,13 +69,13 @@ class Questions(NamedTuple):
     times: Tensor  # (n,): 0 to 1
     steps: Tensor  # (n,): of the noise schedule
     rates: Tensor  # (n,): frames a second
-    side: int  # of the picture, in latents
+    size: tuple[int, int]  # of the picture, height and width in latents
 
 
 def predict(unet: I2VGenXLUNet, asked: Questions) -> Tensor:
-    """(n, 3, side, side): the flow along x and y, and the flag of the unconditional half."""
+    """(n, 3, height, width): the flow along x and y, and the flag of the unconditional half."""
     count = len(asked.times)
-    top = torch.zeros(count, WIDTHS[0], asked.side, asked.side)
+    top = torch.zeros(count, WIDTHS[0], *asked.size)
     top[:, TIME] = asked.times.view(-1, 1, 1)
     top[:, ANCHOR] = STRENGTH
     latents = asked.states.new_zeros(count, LATENT_TOKENS, CONTEXT)
@@ -111,9 +112,9 @@ def lower_parameters(unet: I2VGenXLUNet) -> list[nn.Parameter]:
     ]
 
 
-def truth(motion: Motion, time: float, side: int) -> Tensor:
-    """(2, side, side): the flow of a motion in latent pixels."""
-    flow = two_pass_flow(motion, time, 2 * side, 2 * side) / 2
+def truth(motion: Motion, time: float, height: int, width: int) -> Tensor:
+    """(2, height, width): the flow of a motion in latent pixels."""
+    flow = two_pass_flow(motion, time, 2 * height, 2 * width) / 2
     return nn.functional.avg_pool2d(flow, 2)
 
 
@@ -132,7 +133,8 @@ def loss(model: Model, embeddings: Tensor, rng: random.Random, count: int = 12) 
 
     `embeddings` (m, 1, context) are those of any pictures.
     """
-    side = rng.choice(SIDES)
+    side = rng.choice(SQUARES)
+    size = rng.choice(OBLONGS) if rng.random() < 0.25 else (side, side)
     wanted = [rng.choice(list(Motion)) for _ in range(count)]
     times = [some_time(rng) for _ in wanted]
     flags = torch.tensor([float(rng.random() < 0.15) for _ in wanted])
@@ -149,10 +151,10 @@ def loss(model: Model, embeddings: Tensor, rng: random.Random, count: int = 12) 
         torch.tensor(times),
         torch.tensor([some_step(rng) for _ in wanted]),
         torch.tensor([rng.choice(RATES) for _ in wanted]),
-        side,
+        size,
     )
     answer = predict(model.unet, asked)
-    flow = torch.stack([truth(m, t, side) for m, t in zip(wanted, times, strict=True)])
+    flow = torch.stack([truth(m, t, *size) for m, t in zip(wanted, times, strict=True)])
     error = (answer[:, :2] - flow) * (1 - flags).view(-1, 1, 1, 1)
     missed = answer[:, 2] - flags.view(-1, 1, 1)
     return error.pow(2).mean() + 0.2 * error.abs().mean() + missed.pow(2).mean()

@@ -69,7 +69,7 @@ def loss(model: Model, filters: Filters, bank: Tensor, rng: random.Random) -> Te
             picture = picture.transpose(1, 2)
         centre, scale = window(rng, picture, side)
         pictures.append(motions.clip(picture, motion, times, side, side, centre, scale))
-        flows += [truth(motion, time, side // 2) for time in times]
+        flows += [truth(motion, time, side // 2, side // 2) for time in times]
         masks += [motions.visible(motion, time, side, side) for time in times]
         marks.append(times)
     true = torch.cat(pictures)
