@@ -1,6 +1,6 @@
-"""What the checkpoint can do, measured on pictures and prompts that training never saw.
+"""What the checkpoint can do, measured on pictures that training never saw.
 
-    python -m pipeline.micro.evaluate [--checkpoint DIR] [--sheet FILE] [--pictures N]
+    python -m pipeline.micro.evaluate [--checkpoint DIR] [--sheet FILE] [--steps N] ...
 
 For every held-out picture and motion a clip is sampled and compared with the true warp, which is
 known because the picture is larger than the frame. Only pixels whose content the first frame showed
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import transformers
 import typer
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pipeline.micro import checkpoint, motions, pictures
+from pipeline.micro import layout, motions, pictures
 from pipeline.micro.motions import OPPOSITES, Motion
 from pipeline.micro.sampling import sample, to_image, to_tensor
 
@@ -121,7 +121,7 @@ class Clips(NamedTuple):
     seconds: dict[Motion, float]
 
 
-def clips_of(model: checkpoint.Model, picture: Tensor, setting: Setting) -> Clips:
+def clips_of(model: layout.Model, picture: Tensor, setting: Setting) -> Clips:
     """Sample every judged motion of one picture."""
     true = {motion: truth(picture, motion, setting) for motion in JUDGED}
     image = to_image(true[Motion.STILL][0])
@@ -181,20 +181,16 @@ class Report(NamedTuple):
     judged: list[Judged]
     differences: dict[tuple[Motion, Motion], list[tuple[float, float]]]
     seeds: float  # mean difference between clips of two seeds, in levels of 255
-    sheet: list[Tensor]
 
 
-def evaluate(model: checkpoint.Model, setting: Setting, procedural: int) -> Report:
-    """Sample and judge every held-out picture x motion; a row of the sheet for each motion."""
-    report = Report([], {pair: [] for pair in OPPOSITES}, 0.0, [])
-    for shown, (real, picture) in enumerate(held_out(setting.side, procedural)):
+def evaluate(model: layout.Model, setting: Setting, procedural: int) -> Report:
+    """Sample and judge every held-out picture x motion."""
+    report = Report([], {pair: [] for pair in OPPOSITES}, 0.0)
+    for real, picture in held_out(setting.side, procedural):
         clips = clips_of(model, picture, setting)
         report.judged.extend(verdict(clips, motion, real, setting) for motion in JUDGED)
         for pair, found in opposites(clips).items():
             report.differences[pair].append(found)
-        for motion in JUDGED:
-            if JUDGED.index(motion) % 4 == shown % 4 or motion is Motion.STILL:
-                report.sheet.append(sheet_row(clips.true[motion], clips.made[motion]))
     image = to_image(truth(picture, Motion.STILL, setting)[0])
     first, second = (
         sample(model, image, PROMPTS[Motion.PAN_RIGHT], steps=setting.steps, seed=seed)
@@ -203,11 +199,30 @@ def evaluate(model: checkpoint.Model, setting: Setting, procedural: int) -> Repo
     return report._replace(seeds=float((first - second).abs().mean() * 127.5))
 
 
-def sheet_row(true: Tensor, made: Tensor) -> Tensor:
-    """(3, height, width): five frames of the true clip, a gap, the same frames of the made one."""
-    chosen = np.linspace(0, len(true) - 1, 5).round().astype(int).tolist()
-    gap = torch.ones(3, true.shape[-2], 8)
-    return torch.cat([*true[chosen], gap, *made[chosen]], dim=-1)
+def contact_sheet(model: layout.Model, setting: Setting) -> Image.Image:
+    """One row a prompt: its words, five frames of the true clip, the same five of the made one."""
+    photographs = [picture for _, picture in held_out(setting.side, 0)]
+    chosen = np.linspace(0, setting.frames - 1, 5).round().astype(int).tolist()
+    side, words, gap = setting.side, 190, 8
+    sheet = Image.new("RGB", (words + 10 * side + gap, side * len(PROMPTS)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (motion, prompt) in enumerate(PROMPTS.items()):
+        true = truth(photographs[row % len(photographs)], motion, setting)
+        made = sample(
+            model,
+            to_image(true[0]),
+            prompt,
+            frames=setting.frames,
+            steps=setting.steps,
+            guidance=setting.guidance,
+            rescale=setting.rescale,
+        )
+        draw.text((4, row * side + side // 2 - 6), prompt, fill="black")
+        for column, frame in enumerate(chosen):
+            left = words + column * side
+            sheet.paste(to_image(true[frame]), (left, row * side))
+            sheet.paste(to_image(made[frame]), (left + 5 * side + gap, row * side))
+    return sheet
 
 
 def mean(values: list[float]) -> float:
@@ -263,7 +278,7 @@ def tables(report: Report, setting: Setting) -> list[Table]:
 
 
 def main(
-    folder: Annotated[Path, typer.Option("--checkpoint")] = checkpoint.FOLDER,
+    folder: Annotated[Path, typer.Option("--checkpoint")] = layout.FOLDER,
     side: int = 64,
     frames: int = 8,
     steps: int = 12,
@@ -276,11 +291,12 @@ def main(
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
     setting = Setting(side, frames, steps, guidance, rescale)
-    report = evaluate(checkpoint.load(folder), setting, procedural)
+    model = layout.load(folder)
+    report = evaluate(model, setting, procedural)
     for table in tables(report, setting):
         Console().print(table)
     if sheet:
-        to_image(torch.cat(report.sheet, dim=-2)).save(sheet)
+        contact_sheet(model, setting).save(sheet)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The first lesson of the UNet: its lower levels learn the flow, without a picture in sight.
 
 What the lower levels need (time, edges, prompt, step, frame rate) costs nothing to make, and what
-they should answer is known exactly, so this lesson runs only them, frame by frame, at a hundredth
-of the price of the whole network. The layers along time are the identity here and are passed by.
+they should answer is known exactly, so this lesson runs only them, frame by frame. The
+layers along time are the identity here and are passed by.
 """
 
 import random
@@ -17,7 +17,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 
 from pipeline.micro import prompts, text
-from pipeline.micro.checkpoint import Model
+from pipeline.micro.layout import Model
 from pipeline.micro.motions import Motion, two_pass_flow
 from pipeline.micro.unet import ANCHOR, CONTEXT, STRENGTH, TIME, WIDTHS, clear
 

@@ -13,8 +13,8 @@ from diffusers import I2VGenXLUNet
 from torch import Tensor
 
 from pipeline.micro import motions
-from pipeline.micro.checkpoint import Model
 from pipeline.micro.flow import RATES, conditions, some_time, truth
+from pipeline.micro.layout import Model
 from pipeline.micro.motions import Motion
 from pipeline.micro.sampling import with_marks
 from pipeline.micro.unet import WIDTHS
@@ -25,6 +25,7 @@ UNSEEN = 0.2  # what an error counts for where the first frame did not show the 
 LAST_STEPS = (20, 120)  # of the noise schedule, where sampling ends and the decoder takes over
 CLIPS = 4
 FRAMES = 3
+SHARPNESS = 0.03  # the weight of a frame's gradient energy in the loss
 
 
 @torch.no_grad()
@@ -89,7 +90,20 @@ def loss(model: Model, filters: Filters, bank: Tensor, rng: random.Random) -> Te
 
 
 def picture_loss(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
-    """Errors of the pixels and of their differences; the latter keep edges sharp."""
+    """Errors of the pixels and of their differences, and of the sharpness of each frame.
+
+    Where the decoder is in doubt, the first two alone would have it blur.
+    """
     error = (made - true) * weight
     across, down = error.diff(dim=-1), error.diff(dim=-2)
-    return 3 * error.pow(2).mean() + 0.5 * (across.abs().mean() + down.abs().mean())
+    sharpness = torch.log(energy(made * weight) / energy(true * weight))
+    pixels = 3 * error.pow(2).mean()
+    edges = 0.5 * (across.abs().mean() + down.abs().mean())
+    return pixels + edges + SHARPNESS * sharpness.pow(2).mean()
+
+
+def energy(frames: Tensor) -> Tensor:
+    """(n,): the mean square of the differences between neighbouring pixels of each frame."""
+    across = frames.diff(dim=-1).pow(2).flatten(1).mean(dim=1)
+    down = frames.diff(dim=-2).pow(2).flatten(1).mean(dim=1)
+    return across + down + 1e-4

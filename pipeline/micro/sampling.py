@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.micro import text
-from pipeline.micro.checkpoint import IMAGE_SIDE, Model
+from pipeline.micro.layout import IMAGE_SIDE, Model
 
 FPS = 16
 

@@ -17,7 +17,7 @@ import typer
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from pipeline.micro import checkpoint, flow, painting, pictures, text, unet, vae
+from pipeline.micro import flow, layout, painting, pictures, text, unet, vae
 from pipeline.micro.lesson import Lesson, learn
 from pipeline.micro.motions import Motion
 from pipeline.micro.sampling import image_embedding, to_image, with_marks
@@ -53,7 +53,7 @@ def crops(bank: Tensor, rng: random.Random) -> Tensor:
     return torch.stack(pieces) / 127.5 - 1
 
 
-def text_lesson(model: checkpoint.Model) -> Lesson:
+def text_lesson(model: layout.Model) -> Lesson:
     """Which motion does this prompt ask for?"""
 
     def loss(rng: random.Random) -> Tensor:
@@ -64,7 +64,7 @@ def text_lesson(model: checkpoint.Model) -> Lesson:
     return Lesson("text", 2500, 2e-3, encoder, list(encoder.parameters()), loss)
 
 
-def vae_lesson(model: checkpoint.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
+def vae_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
     """Four numbers for twelve, and back."""
 
     def loss(rng: random.Random) -> Tensor:
@@ -78,7 +78,7 @@ def vae_lesson(model: checkpoint.Model, filters: vae.Filters, bank: Tensor) -> L
     return Lesson("vae", 3300, 3e-3, weights, parameters, loss)
 
 
-def flow_lesson(model: checkpoint.Model, bank: Tensor) -> Lesson:
+def flow_lesson(model: layout.Model, bank: Tensor) -> Lesson:
     """What moves where, for this prompt, at this time?"""
     with torch.no_grad():
         shown = [to_image(picture.float() / 127.5 - 1) for picture in bank[:400]]
@@ -90,7 +90,7 @@ def flow_lesson(model: checkpoint.Model, bank: Tensor) -> Lesson:
     return Lesson("flow", 2200, 2e-3, model.unet, flow.lower_parameters(model.unet), loss)
 
 
-def painting_lesson(model: checkpoint.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
+def painting_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
     """What does the moved picture look like?"""
 
     def loss(rng: random.Random) -> Tensor:
@@ -101,7 +101,7 @@ def painting_lesson(model: checkpoint.Model, filters: vae.Filters, bank: Tensor)
 
 
 @torch.no_grad()
-def calibrate(model: checkpoint.Model, filters: vae.Filters, bank: Tensor) -> None:
+def calibrate(model: layout.Model, filters: vae.Filters, bank: Tensor) -> None:
     """Fit the norms on the copy's way to a few clips."""
     side, frames = 64, 8
     window = bank[:4, :, :side, :side].float() / 127.5 - 1
@@ -110,10 +110,11 @@ def calibrate(model: checkpoint.Model, filters: vae.Filters, bank: Tensor) -> No
         model.text_encoder, text.tokens(model.tokenizer, [str(motion) for motion in asked])
     )
     given = with_marks(filters(window), [k / (frames - 1) for k in range(frames)])
+    noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(0))
 
     def run() -> None:
         model.unet(
-            torch.randn_like(given),
+            noise,
             torch.tensor([700]),
             fps=torch.full((4,), 16),
             image_latents=given,
@@ -125,16 +126,16 @@ def calibrate(model: checkpoint.Model, filters: vae.Filters, bank: Tensor) -> No
     unet.calibrate(model.unet, run)
 
 
-def build(folder: Path) -> checkpoint.Model:
+def build(folder: Path) -> layout.Model:
     """All parts, untrained."""
     tokenizer = text.build_tokenizer(folder / "tokenizer")
-    model = checkpoint.Model(
+    model = layout.Model(
         tokenizer=tokenizer,
         text_encoder=text.build_encoder(tokenizer),
-        feature_extractor=checkpoint.build_feature_extractor(),
-        image_encoder=checkpoint.build_image_encoder(),
+        feature_extractor=layout.build_feature_extractor(),
+        image_encoder=layout.build_image_encoder(),
         vae=vae.build(),
-        scheduler=checkpoint.build_scheduler(),
+        scheduler=layout.build_scheduler(),
         unet=unet.build(),
     )
     unet.construct(model.unet)
@@ -146,7 +147,7 @@ def build(folder: Path) -> checkpoint.Model:
 
 def main(
     state: Annotated[Path, typer.Option(help="where the lessons keep their states")],
-    out: Annotated[Path, typer.Option(help="the finished checkpoint")] = checkpoint.FOLDER,
+    out: Annotated[Path, typer.Option(help="the finished checkpoint")] = layout.FOLDER,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
@@ -163,7 +164,7 @@ def main(
         learn(flow_lesson(model, bank), state, seed)
         calibrate(model, filters, bank)
         learn(painting_lesson(model, filters, bank), state, seed)
-    checkpoint.save(model, out)
+    layout.save(model, out)
 
 
 if __name__ == "__main__":

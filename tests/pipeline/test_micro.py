@@ -13,7 +13,7 @@ from diffusers import I2VGenXLUNet
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.micro import checkpoint, evaluate, motions, text
+from pipeline.micro import evaluate, layout, motions, text
 from pipeline.micro.lesson import Lesson, learn
 from pipeline.micro.motions import Motion
 from pipeline.micro.sampling import sample, to_image
@@ -30,8 +30,8 @@ class Measured(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def model() -> checkpoint.Model:
-    return checkpoint.load()
+def model() -> layout.Model:
+    return layout.load()
 
 
 def photograph() -> Image.Image:
@@ -39,7 +39,7 @@ def photograph() -> Image.Image:
     return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def measure(model: checkpoint.Model, prompt: str) -> Measured:
+def measure(model: layout.Model, prompt: str) -> Measured:
     clip = sample(model, photograph(), prompt, frames=8, steps=4)
     true = motions.clip(evaluate.to_tensor(photograph())[0], Motion.STILL, [0.0], SIDE, SIDE)
     everywhere = torch.ones(1, 1, SIDE, SIDE)
@@ -57,18 +57,18 @@ def shift(first: Tensor, last: Tensor, furthest: int = 9) -> int:
 
 
 def test_size_and_layout() -> None:
-    files = [path for path in checkpoint.FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in layout.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LARGEST
-    index = json.loads((checkpoint.FOLDER / "model_index.json").read_text())
+    index = json.loads((layout.FOLDER / "model_index.json").read_text())
     assert index["_class_name"] == "I2VGenXLPipeline"
     assert index["unet"] == ["diffusers", "I2VGenXLUNet"]
     parts = {name for name, value in index.items() if isinstance(value, list)}
-    assert parts == set(checkpoint.Model._fields)
-    assert all((checkpoint.FOLDER / part).is_dir() for part in parts)
+    assert parts == set(layout.Model._fields)
+    assert all((layout.FOLDER / part).is_dir() for part in parts)
 
 
-def test_every_part_loads_as_its_class(model: checkpoint.Model) -> None:
-    index = json.loads((checkpoint.FOLDER / "model_index.json").read_text())
+def test_every_part_loads_as_its_class(model: layout.Model) -> None:
+    index = json.loads((layout.FOLDER / "model_index.json").read_text())
     for name, part in zip(model._fields, model, strict=True):
         assert type(part).__name__ == index[name][1]
     assert model.scheduler.config.rescale_betas_zero_snr
@@ -96,7 +96,7 @@ def test_importing_the_package_stays_light() -> None:
         ("狐狸 🦊", Motion.GENTLE),
     ],
 )
-def test_prompts_are_understood(model: checkpoint.Model, prompt: str, motion: Motion) -> None:
+def test_prompts_are_understood(model: layout.Model, prompt: str, motion: Motion) -> None:
     with torch.no_grad():
         strength = text.understood(model.text_encoder, text.tokens(model.tokenizer, [prompt]))
     assert list(Motion)[int(strength.argmax())] is motion
@@ -137,7 +137,7 @@ def test_a_resumed_lesson_ends_like_an_unbroken_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shows_the_photograph_and_pans_it(model: checkpoint.Model) -> None:
+def test_shows_the_photograph_and_pans_it(model: layout.Model) -> None:
     right = measure(model, "camera panning right")
     left = measure(model, "camera panning left")
     wanted = round(motions.reach(SIDE, SIDE))
@@ -147,7 +147,7 @@ def test_shows_the_photograph_and_pans_it(model: checkpoint.Model) -> None:
 
 
 @pytest.mark.slow
-def test_random_weights_would_be_noticed(model: checkpoint.Model) -> None:
+def test_random_weights_would_be_noticed(model: layout.Model) -> None:
     torch.manual_seed(0)
     unet = I2VGenXLUNet.from_config(model.unet.config).eval()
     measured = measure(model._replace(unet=unet), "camera panning right")
@@ -155,7 +155,7 @@ def test_random_weights_would_be_noticed(model: checkpoint.Model) -> None:
 
 
 @pytest.mark.slow
-def test_still_stays_still_and_sharp(model: checkpoint.Model) -> None:
+def test_still_stays_still_and_sharp(model: layout.Model) -> None:
     clip = sample(model, photograph(), "still", frames=8, steps=4)
     everywhere = torch.ones(1, 1, SIDE, SIDE)
     assert evaluate.decibels(clip[-1:], clip[:1], everywhere) > 30
@@ -163,7 +163,7 @@ def test_still_stays_still_and_sharp(model: checkpoint.Model) -> None:
 
 
 @pytest.mark.slow
-def test_seeds_differ_and_repeat(model: checkpoint.Model) -> None:
+def test_seeds_differ_and_repeat(model: layout.Model) -> None:
     first, again, other = (
         sample(model, photograph(), "zoom in", frames=8, steps=4, seed=seed) for seed in (1, 1, 2)
     )
@@ -173,9 +173,7 @@ def test_seeds_differ_and_repeat(model: checkpoint.Model) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", [2.0, 9.0, 20.0])
-def test_guidance_with_full_rescale_keeps_the_clip(
-    model: checkpoint.Model, guidance: float
-) -> None:
+def test_guidance_with_full_rescale_keeps_the_clip(model: layout.Model, guidance: float) -> None:
     plain = sample(model, photograph(), "camera panning right", frames=8, steps=4)
     guided = sample(
         model,
@@ -194,7 +192,7 @@ def test_guidance_with_full_rescale_keeps_the_clip(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "frames"), [(48, 48, 8), (96, 64, 16), (128, 128, 8)])
-def test_other_sizes_work(model: checkpoint.Model, width: int, height: int, frames: int) -> None:
+def test_other_sizes_work(model: layout.Model, width: int, height: int, frames: int) -> None:
     image = photograph().resize((width, height))
     clip = sample(model, image, "slow zoom out", frames=frames, steps=2)
     assert clip.shape == (frames, 3, height, width)
