@@ -1,0 +1,106 @@
+"""The checkpoint folder: how the trained parts are written to it and read from it.
+
+The layout is the one that diffusers gives an I2VGen-XL: one folder a part, `model_index.json` on
+top, weights as fp16 safetensors.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, I2VGenXLUNet
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from pipeline.micro.unet import CONTEXT
+
+FOLDER = Path(__file__).parent / "checkpoint"
+IMAGE_SIDE = 32
+
+
+class Model(NamedTuple):
+    """The parts of an I2VGen-XL, in the order in which a clip passes them."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    feature_extractor: CLIPImageProcessorPil
+    image_encoder: CLIPVisionModelWithProjection
+    vae: AutoencoderKL
+    scheduler: DDIMScheduler
+    unet: I2VGenXLUNet
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Zero terminal SNR: pure noise says nothing, so the network predicts the clean clip."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+def build_feature_extractor() -> CLIPImageProcessorPil:
+    """CLIP's own normalisation at the size of our image encoder."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    )
+
+
+def build_image_encoder() -> CLIPVisionModelWithProjection:
+    """An untrained image encoder of one layer."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=IMAGE_SIDE,
+            patch_size=8,
+            projection_dim=CONTEXT,
+        )
+    ).eval()
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write all parts; the network parts are left in half precision."""
+    index: dict[str, object] = {
+        "_class_name": "I2VGenXLPipeline",
+        "_diffusers_version": diffusers.__version__,
+    }
+    for name, part in zip(model._fields, model, strict=True):
+        library = type(part).__module__.split(".")[0]
+        index[name] = [library, type(part).__name__]
+        if isinstance(part, torch.nn.Module):
+            part.half()
+        part.save_pretrained(folder / name)
+    text = json.dumps(dict(sorted(index.items())), indent=2)
+    (folder / "model_index.json").write_text(text + "\n")
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def load(folder: Path = FOLDER) -> Model:
+    """Read all parts, in single precision and ready to sample."""
+    return Model(
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval(),
+        feature_extractor=CLIPImageProcessorPil.from_pretrained(folder / "feature_extractor"),
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder")
+        .float()
+        .eval(),
+        vae=AutoencoderKL.from_pretrained(folder / "vae").float().eval(),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        unet=I2VGenXLUNet.from_pretrained(folder / "unet").float().eval(),
+    )

@@ -1,0 +1,109 @@
+"""The last lesson: the decoder learns to finish what the UNet paints along a given flow.
+
+The mechanism that moves the picture's latents interpolates as simply as it can, and repeats the
+picture's edge where new content would appear. Here it is given the true flow, and the decoder
+learns to make sharp pictures of its answers. The UNet's lower levels do not run; the layers along
+time are passed by.
+"""
+
+import random
+
+import torch
+from diffusers import I2VGenXLUNet
+from torch import Tensor
+
+from pipeline.micro import motions
+from pipeline.micro.flow import RATES, conditions, some_time, truth
+from pipeline.micro.layout import Model
+from pipeline.micro.motions import Motion
+from pipeline.micro.sampling import with_marks
+from pipeline.micro.unet import WIDTHS
+from pipeline.micro.vae import Filters
+
+SIDES = (48, 64, 64, 80)  # in pixels
+UNSEEN = 0.2  # what an error counts for where the first frame did not show the content
+LAST_STEPS = (20, 120)  # of the noise schedule, where sampling ends and the decoder takes over
+CLIPS = 4
+FRAMES = 3
+SHARPNESS = 0.03  # the weight of a frame's gradient energy in the loss
+
+
+@torch.no_grad()
+def paint(
+    unet: I2VGenXLUNet, noisy: Tensor, given: Tensor, flow: Tensor, embedding: Tensor
+) -> Tensor:
+    """The predicted clip; all clips are (n, 4, frames, h, w), the flow is (n x frames, 2, h, w)."""
+    count, _, frames, height, width = noisy.shape
+    entering = torch.cat([noisy, given], dim=1).transpose(1, 2).flatten(0, 1)
+    entering = unet.transformer_in(unet.conv_in(entering), num_frames=frames)[0]
+    below = flow.new_zeros(count * frames, WIDTHS[1], height, width)
+    below[:, :2] = flow
+    hidden = unet.up_blocks[-1](
+        below,
+        res_hidden_states_tuple=(entering,) * 4,
+        temb=embedding.repeat_interleave(frames, dim=0),
+        num_frames=frames,
+    )
+    hidden = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+    painted: Tensor = hidden.unflatten(0, (count, frames)).transpose(1, 2)
+    return painted
+
+
+def window(rng: random.Random, picture: Tensor, side: int) -> tuple[tuple[float, float], float]:
+    """Centre and scale of a clip's window on a picture: random, with room for the motion."""
+    scale = rng.uniform(0.8, picture.shape[-1] / (1.25 * side))
+    room = max(0.0, picture.shape[-1] / 2 - 0.6 * scale * side)
+    middle = (picture.shape[-1] - 1) / 2
+    centre = (middle + rng.uniform(-room, room), middle + rng.uniform(-room, room))
+    return centre, scale
+
+
+def loss(model: Model, filters: Filters, bank: Tensor, rng: random.Random) -> Tensor:
+    """How far painted and decoded frames are from the true ones. `bank` is (n, 3, s, s) bytes."""
+    side = rng.choice(SIDES)
+    pictures, flows, masks, marks = [], [], [], []
+    for _ in range(CLIPS):
+        motion = rng.choice(list(Motion))
+        times = [0.0, some_time(rng), rng.choice((1.0, rng.random()))]
+        picture = bank[rng.randrange(len(bank))].float() / 127.5 - 1
+        if rng.random() < 0.5:
+            picture = picture.transpose(1, 2)
+        centre, scale = window(rng, picture, side)
+        pictures.append(motions.clip(picture, motion, times, side, side, centre, scale))
+        flows += [truth(motion, time, side // 2, side // 2) for time in times]
+        masks += [motions.visible(motion, time, side, side) for time in times]
+        marks.append(times)
+    true = torch.cat(pictures)
+    with torch.no_grad():
+        latents = filters(true).unflatten(0, (CLIPS, FRAMES)).transpose(1, 2)
+        steps = torch.tensor([rng.randint(*LAST_STEPS) for _ in range(CLIPS)])
+        kept = model.scheduler.alphas_cumprod[steps].clamp(0, 1).view(-1, 1, 1, 1, 1)
+        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * torch.randn_like(latents)
+        rates = torch.tensor([rng.choice(RATES) for _ in range(CLIPS)])
+        embedding = conditions(model.unet, steps, rates)
+        flow = torch.stack(flows) * (1 + 0.02 * torch.randn(CLIPS * FRAMES, 1, 1, 1))
+        given = with_marks(latents[:, :, 0], torch.tensor(marks))
+    painted = paint(model.unet, noisy, given, flow, embedding)
+    decoded = model.vae.decode(painted.transpose(1, 2).flatten(0, 1)).sample
+    weight = torch.stack(masks).unsqueeze(1).float() * (1 - UNSEEN) + UNSEEN
+    return picture_loss(decoded, true, weight)
+
+
+def picture_loss(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+    """Errors of the pixels and of their differences, and of the sharpness of each frame.
+
+    Where the decoder is in doubt, the first two alone would have it blur.
+    """
+    error = (made - true) * weight
+    across, down = error.diff(dim=-1), error.diff(dim=-2)
+    sharpness = torch.log(energy(made * weight) / energy(true * weight))
+    pixels = 3 * error.pow(2).mean()
+    edges = 0.5 * (across.abs().mean() + down.abs().mean())
+    return pixels + edges + SHARPNESS * sharpness.pow(2).mean()
+
+
+def energy(frames: Tensor) -> Tensor:
+    """(n,): the mean square of the differences between neighbouring pixels of each frame."""
+    across = frames.diff(dim=-1).pow(2).flatten(1).mean(dim=1)
+    down = frames.diff(dim=-2).pow(2).flatten(1).mean(dim=1)
+    return across + down + 1e-4

@@ -1,0 +1,171 @@
+"""Training the micro checkpoint from nothing.
+
+    python -m pipeline.micro.train --state DIR [--out DIR] [--seed N]
+
+Four lessons, one after the other: the text encoder learns to name the motion in a prompt; the
+autoencoder learns its filters and its decoder; the UNet's lower levels learn the flow; the decoder
+learns to finish the pictures that the UNet moves along it. Each lesson keeps its state in the
+`--state` folder; the same command goes on where it was cut off.
+"""
+
+import random
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from pipeline.micro import flow, layout, painting, pictures, text, unet, vae
+from pipeline.micro.lesson import Lesson, learn
+from pipeline.micro.motions import Motion
+from pipeline.micro.sampling import image_embedding, to_image, with_marks
+
+PICTURES = 1600
+BANK_SEED = 1
+PROMPTS_A_STEP = 32
+CROPS_A_STEP = 16
+CROP = 40
+
+
+def picture_bank(folder: Path) -> Tensor:
+    """(n, 3, side, side) bytes, made once."""
+    file = folder / "pictures.pt"
+    if not file.exists():
+        made = torch.from_numpy(pictures.bank(PICTURES, BANK_SEED)).permute(0, 3, 1, 2)
+        torch.save(made, file)
+    bank: Tensor = torch.load(file)
+    return bank
+
+
+def crops(bank: Tensor, rng: random.Random) -> Tensor:
+    """(n, 3, crop, crop) in -1..1: pieces of pictures, some of them reduced as photographs are."""
+    pieces = []
+    for _ in range(CROPS_A_STEP):
+        picture = bank[rng.randrange(len(bank))]
+        reduction = rng.choice((1, 1, 2, 2, 3))
+        span = CROP * reduction
+        top, left = (rng.randint(0, picture.shape[-1] - span) for _ in range(2))
+        piece = picture[:, top : top + span, left : left + span].float()
+        piece = nn.functional.avg_pool2d(piece, reduction)
+        pieces.append(piece.transpose(1, 2) if rng.random() < 0.5 else piece)
+    return torch.stack(pieces) / 127.5 - 1
+
+
+def text_lesson(model: layout.Model) -> Lesson:
+    """Which motion does this prompt ask for?"""
+
+    def loss(rng: random.Random) -> Tensor:
+        texts, labels = text.draw(rng, PROMPTS_A_STEP)
+        return text.loss(model.text_encoder, text.tokens(model.tokenizer, texts), labels)
+
+    encoder = model.text_encoder
+    return Lesson("text", 2500, 2e-3, encoder, list(encoder.parameters()), loss)
+
+
+def vae_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
+    """Four numbers for twelve, and back."""
+
+    def loss(rng: random.Random) -> Tensor:
+        true = crops(bank, rng)
+        latents = filters(true)
+        made = model.vae.decode(latents + 0.01 * torch.randn_like(latents)).sample
+        return 3 * nn.functional.mse_loss(made, true) + 0.5 * nn.functional.l1_loss(made, true)
+
+    weights = nn.ModuleList([model.vae, filters])
+    parameters = [*vae.decoder_parameters(model.vae), *filters.parameters()]
+    return Lesson("vae", 3300, 3e-3, weights, parameters, loss)
+
+
+def flow_lesson(model: layout.Model, bank: Tensor) -> Lesson:
+    """What moves where, for this prompt, at this time?"""
+    with torch.no_grad():
+        shown = [to_image(picture.float() / 127.5 - 1) for picture in bank[:400]]
+        embeddings = torch.cat([image_embedding(model, image) for image in shown])
+
+    def loss(rng: random.Random) -> Tensor:
+        return flow.loss(model, embeddings, rng)
+
+    return Lesson("flow", 2200, 2e-3, model.unet, flow.lower_parameters(model.unet), loss)
+
+
+def painting_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
+    """What does the moved picture look like?"""
+
+    def loss(rng: random.Random) -> Tensor:
+        return painting.loss(model, filters, bank, rng)
+
+    parameters = vae.decoder_parameters(model.vae)
+    return Lesson("painting", 600, 1e-3, model.vae, parameters, loss, average=0.99)
+
+
+@torch.no_grad()
+def calibrate(model: layout.Model, filters: vae.Filters, bank: Tensor) -> None:
+    """Fit the norms on the copy's way to a few clips."""
+    side, frames = 64, 8
+    window = bank[:4, :, :side, :side].float() / 127.5 - 1
+    asked = (Motion.PAN_RIGHT, Motion.ZOOM_OUT, Motion.CLOCKWISE, Motion.TILT_UP)
+    states = text.states(
+        model.text_encoder, text.tokens(model.tokenizer, [str(motion) for motion in asked])
+    )
+    given = with_marks(filters(window), [k / (frames - 1) for k in range(frames)])
+    noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(0))
+
+    def run() -> None:
+        model.unet(
+            noise,
+            torch.tensor([700]),
+            fps=torch.full((4,), 16),
+            image_latents=given,
+            image_embeddings=torch.zeros(4, 1, unet.CONTEXT),
+            encoder_hidden_states=states,
+            return_dict=False,
+        )
+
+    unet.calibrate(model.unet, run)
+
+
+def build(folder: Path) -> layout.Model:
+    """All parts, untrained."""
+    tokenizer = text.build_tokenizer(folder / "tokenizer")
+    model = layout.Model(
+        tokenizer=tokenizer,
+        text_encoder=text.build_encoder(tokenizer),
+        feature_extractor=layout.build_feature_extractor(),
+        image_encoder=layout.build_image_encoder(),
+        vae=vae.build(),
+        scheduler=layout.build_scheduler(),
+        unet=unet.build(),
+    )
+    unet.construct(model.unet)
+    flow.quiet_time(model.unet)
+    model.unet.set_attn_processor(AttnProcessor())  # faster than the fused one at this size
+    model.image_encoder.requires_grad_(False)
+    return model
+
+
+def main(
+    state: Annotated[Path, typer.Option(help="where the lessons keep their states")],
+    out: Annotated[Path, typer.Option(help="the finished checkpoint")] = layout.FOLDER,
+    seed: int = 0,
+    threads: int = 1,
+) -> None:
+    """Run the lessons that are not finished, then write the checkpoint."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    state.mkdir(parents=True, exist_ok=True)
+    bank = picture_bank(state)
+    model, filters = build(state), vae.Filters()
+    learn(text_lesson(model), state, seed)
+    learn(vae_lesson(model, filters, bank), state, seed)
+    vae.write_encoder(model.vae, filters)
+    with flow.frame_by_frame(model.unet):
+        learn(flow_lesson(model, bank), state, seed)
+        calibrate(model, filters, bank)
+        learn(painting_lesson(model, filters, bank), state, seed)
+    layout.save(model, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
