@@ -26,10 +26,10 @@ _FULL = {
     Mode.OFFLOAD: _Need(int(0.9 * _GB), 335),
 }
 _MICRO = {
-    Mode.RESIDENT: _Need(5_000_000, 300),
-    Mode.LEAN: _Need(4_500_000, 300),
-    Mode.SLICED: _Need(4_500_000, 150),
-    Mode.OFFLOAD: _Need(1_500_000, 150),
+    Mode.RESIDENT: _Need(20_000_000, 1340),
+    Mode.LEAN: _Need(20_000_000, 1340),
+    Mode.SLICED: _Need(20_000_000, 665),
+    Mode.OFFLOAD: _Need(11_500_000, 665),
 }
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 

@@ -22,6 +22,7 @@ class Preset:
     steps: int
     guidance: float
     fps: int = 8
+    guidance_rescale: float = 0.0
     quality: int = 18
 
 
@@ -58,15 +59,16 @@ I2VGEN_XL = Family(
 
 MICRO_FAMILY = Family(
     name="micro",
+    # Without full rescale any guidance over 1 burns this model's colours: micro/README.md.
     presets={
-        "draft": Preset(side=32, frames=8, steps=10, guidance=1.0, quality=12),
-        "preview": Preset(side=48, frames=8, steps=10, guidance=1.0, quality=12),
-        "standard": Preset(side=64, frames=8, steps=12, guidance=1.0, quality=12),
-        "high": Preset(side=64, frames=16, steps=16, guidance=1.0, quality=12),
-        "ultra": Preset(side=96, frames=16, steps=20, guidance=1.0, quality=12),
+        "draft": Preset(48, frames=8, steps=10, guidance=1.0, guidance_rescale=1.0, quality=12),
+        "preview": Preset(64, frames=8, steps=12, guidance=1.0, guidance_rescale=1.0, quality=12),
+        "standard": Preset(64, frames=16, steps=12, guidance=1.0, guidance_rescale=1.0, quality=12),
+        "high": Preset(96, frames=16, steps=16, guidance=1.0, guidance_rescale=1.0, quality=12),
+        "ultra": Preset(128, frames=16, steps=12, guidance=1.0, guidance_rescale=1.0, quality=12),
     },
     multiple=8,
-    sides=(96, 64, 48, 32),
+    sides=(128, 96, 64, 48, 32),
     trained=(64, 64),
 )
 

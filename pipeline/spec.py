@@ -169,7 +169,9 @@ def resolve(
         motion_fps=asked.motion_fps or family.motion_fps,
         steps=asked.steps or preset.steps,
         guidance=asked.guidance or preset.guidance,
-        guidance_rescale=asked.guidance_rescale or 0.0,
+        guidance_rescale=(
+            preset.guidance_rescale if asked.guidance_rescale is None else asked.guidance_rescale
+        ),
         sampler=asked.sampler or "ddim",
         spacing=asked.spacing,
         seed=(_seed(asked.seed, sha256, rng) + variant) % 2**63,

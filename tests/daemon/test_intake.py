@@ -94,7 +94,7 @@ async def test_a_whole_picture_becomes_a_job_with_its_spec_resolved(desk: Desk) 
     assert job.spec is not None
     assert (job.state, job.rule, job.clip_name) == ("queued", "90-default", "pets/my_cat")
     assert job.spec.prompt == "camera panning right, my cat"
-    assert (job.spec.width, job.spec.frames, job.spec.steps) == (32, 8, 10)
+    assert (job.spec.width, job.spec.frames, job.spec.steps) == (48, 8, 10)
     assert job.source == {"size": len(picture()), "width": 40, "height": 30, "caption": ""}
     assert desk.woken == 1
 

@@ -12,10 +12,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def poor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A device without room for the first mode, nor for 48 pixels in any mode."""
+    """A device without room for the first mode, nor for 64 pixels in any mode."""
     folder: Path = tmp_path_factory.mktemp("poor")
     studio = Studio(
-        folder / "studio", I2VD_TESTING="1", I2VD_TEST_FAULT="oom:denoise:resident,48x48"
+        folder / "studio", I2VD_TESTING="1", I2VD_TEST_FAULT="oom:denoise:resident,64x64"
     )
     preview = DRAFT.replace("draft", "preview")
     studio.rule("10-large", '[match]\nnames = ["large*"]\n\n' + preview)
@@ -31,7 +31,7 @@ def test_a_lower_mode_gives_the_clip_that_was_asked_for(poor: Studio) -> None:
     poor.until_settled("small.png", "done")
     told = poor.sidecar("small.mp4")
     assert told["degraded"] is False
-    assert told["given"] == {"width": 32, "height": 32, "frames": 8, "mode": "lean"}
+    assert told["given"] == {"width": 48, "height": 48, "frames": 8, "mode": "lean"}
     assert [(f["tried"]["mode"], f["stage"]) for f in told["fallbacks"]] == [
         ("resident", "denoise")
     ]
@@ -47,8 +47,8 @@ def test_a_smaller_clip_is_made_where_the_asked_one_has_no_room(poor: Studio) ->
     (job,) = poor.until_settled("large.png", "done")
     told = poor.sidecar("large.mp4")
     assert told["degraded"] is True
-    assert (told["asked"]["width"], told["given"]["width"]) == (48, 32)
-    assert (told["output"]["width"], told["output"]["height"]) == (32, 32)
+    assert (told["asked"]["width"], told["given"]["width"]) == (64, 48)
+    assert (told["output"]["width"], told["output"]["height"]) == (48, 48)
     modes = [fallback["tried"]["mode"] for fallback in told["fallbacks"]]
     assert modes == ["resident", "lean", "sliced", "offload"]
     assert (job["attempt"], job["failures"]) == (1, 0)
