@@ -68,9 +68,16 @@ def demonstrate(folder: Path, console: Console) -> None:
     console.print(
         f"clips and sidecars: {escape(str(folder))}/outbox/   pictures: "
         f"{escape(str(folder))}/archive/   log: {escape(str(folder))}/daemon.log\n"
-        f"go on by hand: [bold]cd {escape(str(folder))} && i2vd run[/], then drop a picture "
-        "into inbox/"
+        f"go on by hand: [bold]{_command()} run --config {escape(str(config))}[/], then drop a "
+        f"picture into {escape(str(folder))}/inbox/",
+        soft_wrap=True,
     )
+
+
+def _command() -> str:
+    """How to call i2vd from here: it may not be in the PATH."""
+    beside = Path(sys.executable).with_name("i2vd")
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ MICRO_FAMILY = Family(
     presets={
         "draft": Preset(48, frames=8, steps=10, guidance=1.0, guidance_rescale=1.0, quality=12),
         "preview": Preset(64, frames=8, steps=12, guidance=1.0, guidance_rescale=1.0, quality=12),
-        "standard": Preset(64, frames=16, steps=12, guidance=1.0, guidance_rescale=1.0, quality=12),
+        "standard": Preset(64, frames=16, steps=10, guidance=1.0, guidance_rescale=1.0, quality=12),
         "high": Preset(96, frames=16, steps=16, guidance=1.0, guidance_rescale=1.0, quality=12),
         "ultra": Preset(128, frames=16, steps=12, guidance=1.0, guidance_rescale=1.0, quality=12),
     },
