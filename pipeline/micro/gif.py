@@ -43,7 +43,8 @@ def main() -> None:
     parts = columns(outbox, archive)
     length = max(len(frames) for _, frames in parts)
     order = [*range(length), *range(length - 3, 1, -2)]
-    first, *rest = [sheet(parts, number).quantize(64, dither=Image.Dither.NONE) for number in order]
+    sheets = [sheet(parts, number) for number in order]
+    first, *rest = [whole.quantize(64, dither=Image.Dither.NONE) for whole in sheets]
     first.save(file, save_all=True, append_images=rest, duration=125, loop=0, optimize=True)
 
 
