@@ -38,7 +38,7 @@ def sheet(parts: list[tuple[Image.Image, list[Image.Image]]], number: int) -> Im
 
 
 def main() -> None:
-    """Write the GIF: each clip to its end, and back twice as fast, so that it plays without a jump."""
+    """Write the GIF: each clip to its end, then back twice as fast, so that nothing jumps."""
     outbox, archive, file = map(Path, sys.argv[1:])
     parts = columns(outbox, archive)
     length = max(len(frames) for _, frames in parts)
