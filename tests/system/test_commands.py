@@ -85,7 +85,7 @@ def test_explain_knows_a_picture_wherever_it_is(shared: Studio) -> None:
     elsewhere = shared.drop("stranger.png", picture(77), folder=shared.root)
     answer = explained(elsewhere)
     assert answer["past"] == []
-    assert (answer["rule"], answer["specs"][0]["width"]) == ("90-default", 32)
+    assert (answer["rule"], answer["specs"][0]["width"]) == ("90-default", 48)
     assert [name for name, _ in answer["rejected_by"]] == ["10-slow", "20-urgent", "30-three"]
     assert answer["predicted_seconds"] > 0
     unknown = shared.command("explain", shared.root / "nowhere.png")

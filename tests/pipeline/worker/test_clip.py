@@ -133,9 +133,9 @@ def test_each_frame_is_told_its_place() -> None:
 
 
 def test_sizes_that_the_model_cannot_make_are_refused(micro: Model, order: Order) -> None:
-    assert micro.multiple == 4
-    with pytest.raises(Refused, match="width 34 is not a multiple of 4"):
-        made(micro, order(width=34))
+    assert micro.multiple == 8
+    with pytest.raises(Refused, match="width 36 is not a multiple of 8"):
+        made(micro, order(width=36))
 
 
 def test_decoding_falls_back_to_smaller_pieces(

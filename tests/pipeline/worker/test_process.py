@@ -100,7 +100,7 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
     assert peer.final().type == "loaded"
     peer.send(order(width=33))
     refused = peer.final()
-    assert (refused.retry, refused.reason) == (False, "width 33 is not a multiple of 4")
+    assert (refused.retry, refused.reason) == (False, "width 33 is not a multiple of 8")
     peer.send(order())
     assert peer.final().type == "made"
 
