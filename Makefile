@@ -14,7 +14,8 @@ test: $(VENV)/.installed-test check
 	$(BIN)/pytest
 
 test-unit: $(VENV)/.installed-test
-	$(BIN)/pytest -m "not slow" --ignore tests/system --ignore tests/pipeline/worker
+	$(BIN)/pytest -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \
+		--ignore tests/pipeline/test_micro.py
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
