@@ -1,0 +1,44 @@
+"""The sidecar: what it tells of the way down the ladder."""
+
+from datetime import UTC, datetime
+
+from pipeline.ladder import Mode, Rung
+from pipeline.maker import Clip, StepDown
+from pipeline.protocol import Loaded, Made
+from pipeline.sidecar import Sidecar, Source, compose, fallback
+from pipeline.spec import Spec
+
+SPEC = Spec(prompt="x", preset="draft", width=64, height=64, frames=8, fps=8, motion_fps=16,
+            steps=10, guidance=1.0, seed=1)  # fmt: skip
+
+
+def step(mode: Mode, side: int = 64) -> StepDown:
+    return StepDown(Rung(mode, side, side, 8), "denoise", "no room")
+
+
+def sidecar(side: int) -> Sidecar:
+    made = Made(sha256="s", size=1, codec="h264", width=side, height=side, frames=8, fps=8,
+                duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
+    loaded = Loaded(model="micro", weights="w", device="cpu", device_name="c", memory=None,
+                    versions={}, seconds=0.0)  # fmt: skip
+    clip = Clip(made, loaded, Rung(Mode.OFFLOAD, side, side, 8), (step(Mode.LEAN),))
+    return compose(
+        clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,
+        source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), asked=SPEC,
+        earlier=[fallback(step(Mode.RESIDENT))],
+    )  # fmt: skip
+
+
+def test_the_steps_down_of_earlier_attempts_are_told_first() -> None:
+    assert [each.tried.mode for each in sidecar(64).fallbacks] == [Mode.RESIDENT, Mode.LEAN]
+
+
+def test_only_a_smaller_clip_is_degraded() -> None:
+    assert not sidecar(64).degraded
+    assert sidecar(48).degraded
+    assert (sidecar(48).asked.width, sidecar(48).given.width) == (64, 48)
+
+
+def test_a_sidecar_survives_its_file() -> None:
+    told = sidecar(48)
+    assert Sidecar.model_validate_json(told.model_dump_json()) == told
