@@ -256,10 +256,7 @@ class App:
 
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
-        dtype = model.dtype
-        if dtype == "auto":
-            dtype = "float16" if device.startswith("cuda") else "float32"
-        load = Load(model=model.name, device=device, dtype=dtype)
+        load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
         maker = Maker(load, _line(f"worker {device}"), self._child_died("worker"))
         return Slot(device, maker)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
+from daemon.app import devices
 from daemon.database import Database
 from daemon.history import History
 from daemon.intake import Plan, checker, plan
@@ -101,9 +102,9 @@ def _tell_plan(
     spec = planned.specs[0]
     source = (looked.width, looked.height)
     answer.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
-    dtype = settings.model.dtype
+    dtype = settings.model.dtype_on(devices(settings.model.devices)[0])
     first = ladder.rungs(spec, family)[0]
-    answer.predicted_bytes = predicted_peak(first, family, "float16" if dtype == "auto" else dtype)
+    answer.predicted_bytes = predicted_peak(first, family, dtype)
     answer.predicted_seconds = _seconds_like(settings, spec)
 
 

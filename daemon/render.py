@@ -110,12 +110,10 @@ async def _render(
     console: Console,
 ) -> Rendered:
     device = devices(settings.model.devices)[0]
-    dtype = settings.model.dtype
-    if dtype == "auto":
-        dtype = "float16" if device.startswith("cuda") else "float32"
     said: list[str] = []
     decoder = Decoder(said.append, said.append)
-    load = Load(model=settings.model.name, device=device, dtype=dtype)
+    model = settings.model
+    load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
     maker = Maker(load, said.append, said.append)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))

@@ -92,6 +92,12 @@ class Model(_Section):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
 
+    def dtype_on(self, device: str) -> Literal["float16", "bfloat16", "float32"]:
+        """The type that is used on a device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float16" if device.startswith("cuda") else "float32"
+
 
 class Http(_Section):
     """The API, the health checks and the metrics."""
