@@ -42,7 +42,7 @@ def settle(ledger: Ledger, settings: Settings, job: Job) -> None:
         there = _move_with_sidecars(picture, folder)
         ledger.moved(job, "archive" if succeeded else "failed", str(there))
         log.info(
-            "picture archived" if succeeded else "picture put aside", job=job.id, path=str(there)
+            "picture archived" if succeeded else "picture put aside", job=job.id, to=str(there)
         )
         if not succeeded:
             _write_reason(there, siblings)

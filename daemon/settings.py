@@ -118,7 +118,7 @@ class Log(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
-    """"auto" is console on a terminal and JSON elsewhere."""
+    """"auto": console on a terminal, fields in the systemd journal, JSON elsewhere."""
 
 
 class Settings(BaseSettings):
