@@ -21,11 +21,13 @@ import structlog
 from daemon import systemd
 from daemon.database import Database
 from daemon.dispatch import Dispatcher
+from daemon.gpu import Gpus
 from daemon.hint import Hint
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
+from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.settings import Settings
 from daemon.slot import Slot
@@ -56,10 +58,18 @@ class App:
         self.metrics = Metrics()
         self.metrics.build.labels(version("i2vd")).set(1)
         family = family_of(settings.model.name)
+        self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.decoder = Decoder(_line("picture"), self._child_died("picture"))
         self.parts = Parts(
-            settings, family, self.ledger, self.history, self.decoder, self.metrics, self.rules
+            settings=settings,
+            family=family,
+            ledger=self.ledger,
+            history=self.history,
+            pace=Pace.of(self.history),
+            decoder=self.decoder,
+            metrics=self.metrics,
+            rules=self.rules,
         )
         self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
@@ -178,10 +188,21 @@ class App:
             found.append("stopping")
         return found
 
+    def until_done(self) -> float | None:
+        """Seconds until nothing waits or runs any more; None while too little is known."""
+        now = time.time()
+        running = [
+            (slot.job.spec, now - (slot.job.started or now))
+            for slot in self.slots
+            if slot.job and slot.job.spec
+        ]
+        return self.parts.pace.until_done(self.history.queued_work(), running, len(self.slots))
+
     def status(self) -> str:
         """One line for `systemctl status`."""
-        counts = self.history.counts()
-        parts = [f"{counts['queued']} queued"]
+        queued = self.history.counts()["queued"]
+        left = self.until_done() if queued else None
+        parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         for slot in self.slots:
             if slot.job and (p := slot.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
@@ -208,10 +229,17 @@ class App:
 
     def _watch_gauges(self) -> None:
         self.metrics.watch_ledger(self.history)
+        self.metrics.registry.register(Gpus())
         gauge = self.metrics.watch_gauge
         gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
         gauge(
             "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
+        )
+        gauge(
+            "i2vd_queue_eta_seconds",
+            "Seconds until the whole queue is done; absent before the first clip was made.",
+            [],
+            lambda: [([], left) for left in [self.until_done()] if left is not None],
         )
         gauge(
             "i2vd_inbox_available",
@@ -272,6 +300,13 @@ class App:
             self.metrics.child_deaths.labels(child).inc()
 
         return note
+
+
+def _rough(seconds: float) -> str:
+    """A time as people say it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _line(child: str) -> Callable[[str], None]:

@@ -50,6 +50,16 @@ class Metrics:
             buckets=_STAGE_SECONDS,
             registry=r,
         )
+        self.predicted_seconds = Counter(
+            "i2vd_clip_predicted_seconds_total",
+            "Seconds that the finished clips were predicted to take.",
+            registry=r,
+        )
+        self.worked_seconds = Counter(
+            "i2vd_clip_worked_seconds_total",
+            "Seconds that the clips with a prediction took.",
+            registry=r,
+        )
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
@@ -94,8 +104,14 @@ class Metrics:
             self.child_deaths.labels(child)
         for stage in SILENCE:
             self.fallbacks.labels(stage)
+            self.stage_seconds.labels(stage)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+
+    def expect(self, presets: Iterable[str]) -> None:
+        """Have a zero for each preset, before the first clip."""
+        for preset in presets:
+            self.clip_seconds.labels(preset)
 
     def watch_ledger(self, history: History) -> None:
         """Serve what the ledger counts."""

@@ -21,6 +21,7 @@ from daemon.slot import Slot
 from pipeline.maker import Clip, NoClip
 from pipeline.protocol import Rejected
 from pipeline.sidecar import AppliedRule, Source, compose
+from pipeline.spec import Spec
 
 STAGING = ".i2vd"
 
@@ -130,17 +131,23 @@ class Outcomes:
             "seconds": clip.made.seconds,
         }
         if await asyncio.to_thread(self._ledger.publishing, job, result):
-            self._observe(job.spec.preset, clip, degraded=sidecar.degraded)
+            self._observe(job.spec, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}))
 
-    def _observe(self, preset: str, clip: Clip, *, degraded: bool) -> None:
-        metrics = self._parts.metrics
+    def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
+        metrics, pace = self._parts.metrics, self._parts.pace
         for stage, seconds in clip.made.seconds.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:
-            metrics.peak_memory.labels(preset).set(clip.made.peak_memory)
+            metrics.peak_memory.labels(spec.preset).set(clip.made.peak_memory)
         if degraded:
             metrics.degraded.inc()
+            return
+        seconds = sum(clip.made.seconds.values())
+        if (predicted := pace.seconds(spec)) is not None:
+            metrics.predicted_seconds.inc(predicted)
+            metrics.worked_seconds.inc(seconds)
+        pace.learn(spec, seconds)
 
     async def _picture_gone(self, inbox: Inbox, job: Job) -> None:
         """Its owner took it away, or the whole inbox is away, which is no reason to cancel."""

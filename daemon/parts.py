@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
+from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
@@ -20,6 +21,7 @@ class Parts:
     family: Family
     ledger: Ledger
     history: History
+    pace: Pace
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

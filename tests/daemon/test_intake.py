@@ -15,6 +15,7 @@ from daemon.intake import Intake, checker
 from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
+from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.scan import Seen, scan
 from daemon.settings import Inbox, Settings
@@ -39,7 +40,7 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         self.parts = Parts(
-            self.settings, MICRO_FAMILY, ledger, history, self.decoder, Metrics(),
+            self.settings, MICRO_FAMILY, ledger, history, Pace(), self.decoder, Metrics(),
             {"inbox": self.rules},
         )  # fmt: skip
         self.woken = 0
