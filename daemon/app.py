@@ -8,7 +8,6 @@ the second ends it now, and it goes back to the queue uncounted.
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon import systemd
+from daemon import pulse, systemd
 from daemon.database import Database
 from daemon.dispatch import Dispatcher
 from daemon.gpu import Gpus
@@ -40,9 +39,6 @@ from pipeline.protocol import Load
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
-_STATUS_INTERVAL = 1.0
-_STUCK = 120.0
-"""Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""
 
 log = structlog.get_logger()
 
@@ -107,7 +103,7 @@ class App:
             working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
             around = [
                 tasks.create_task(self._watch_rules()),
-                tasks.create_task(self._tell_systemd()),
+                tasks.create_task(pulse.beat(self.slots, self.status)),
             ]
             await asyncio.wait(working)
             for task in around:
@@ -209,23 +205,6 @@ class App:
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
                 parts.append(f"#{slot.job.id} {slot.job.path}: {step}{eta}")
         return "; ".join(parts)
-
-    async def _tell_systemd(self) -> None:
-        """STATUS when it changes; WATCHDOG while every slot's loop turns."""
-        beat, told, last = systemd.watchdog_interval(), "", 0.0
-        while True:
-            await asyncio.sleep(min(_STATUS_INTERVAL, beat or _STATUS_INTERVAL))
-            if not os.environ.get("NOTIFY_SOCKET"):
-                continue
-            now = time.monotonic()
-            alive = all(now - slot.alive_at < _STUCK for slot in self.slots)
-            if beat and alive and now - last >= beat:
-                systemd.notify("WATCHDOG=1")
-                last = now
-            status = await asyncio.to_thread(self.status)
-            if status != told:
-                systemd.notify(f"STATUS={status}")
-                told = status
 
     def _watch_gauges(self) -> None:
         self.metrics.watch_ledger(self.history)

@@ -116,6 +116,17 @@ def test_a_real_scrape_is_clean(scrape):
     assert promtool("check", "metrics", stdin=scrape) == ""
 
 
+def test_no_picture_adds_a_label(scrape):
+    """Whatever is dropped: labels are presets, rules, inboxes, stages, and words of our own."""
+    labels = {
+        value
+        for family in text_string_to_metric_families(scrape)
+        for sample in family.samples
+        for value in sample.labels.values()
+    }
+    assert not any("png" in value for value in labels)
+
+
 @pytest.mark.slow
 def test_every_query_asks_for_metrics_that_exist(scrape):
     known = series(scrape)
