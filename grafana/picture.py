@@ -7,6 +7,8 @@ Every panel of dashboard.json is asked as Grafana asks it, and drawn at its plac
 
 import argparse
 import json
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +72,7 @@ class Prometheus:
                 "step": step,
             },
         ).raise_for_status()
-        return [
+        every = [
             Series(
                 _legend(target["legendFormat"], each["metric"]),
                 [float(at) for at, _ in each["values"]],
@@ -78,14 +80,13 @@ class Prometheus:
             )
             for each in answer.json()["data"]["result"]
         ]
+        return [line for line in every if any(map(math.isfinite, line.values))]
 
 
 def _legend(pattern: str, labels: dict[str, str]) -> str:
     if pattern == "__auto":
         return ", ".join(v for k, v in labels.items() if k not in ("__name__", "job", "instance"))
-    for name, value in labels.items():
-        pattern = pattern.replace("{{" + name + "}}", value)
-    return pattern
+    return re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), pattern).strip()
 
 
 def told(value: float, unit: str) -> str:
@@ -107,7 +108,7 @@ def draw_board(prometheus: Prometheus) -> Figure:
         if panel["type"] == "row":
             figure.text(left + 0.004, bottom + height / 3, panel["title"], weight="bold", size=9)
             continue
-        margin = 0.004 if panel["type"] == "stat" else 0.024
+        margin = 0.004 if panel["type"] == "stat" else 0.032
         axes = figure.add_axes(
             (left + margin, bottom + 0.9 / rows, width - margin - 0.006, height - 2.1 / rows),
             facecolor=PAPER,
