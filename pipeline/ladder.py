@@ -7,23 +7,10 @@ kernel shot. First the modes that keep the pixels, then smaller sizes, then fewe
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
+from pipeline.mode import Mode
 from pipeline.presets import Family
 from pipeline.spec import Spec
-
-
-class Mode(StrEnum):
-    """How the worker holds the model. All give the same pixels, up to rounding."""
-
-    RESIDENT = "resident"
-    """Everything on the device, frames decoded together."""
-    LEAN = "lean"
-    """Encoders leave the device after their one use; frames are decoded one by one."""
-    SLICED = "sliced"
-    """Lean, and the two halves of guidance one after the other."""
-    OFFLOAD = "offload"
-    """Sliced, and the UNet's blocks come from host memory as they are needed."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ the largest activation is the feed-forward of `transformer_in` (about 670 bytes 
 
 from dataclasses import dataclass
 
-from pipeline.ladder import Mode, Rung
+from pipeline.ladder import Rung
+from pipeline.mode import Mode
 from pipeline.presets import Family
 
 _GB = 10**9
@@ -20,15 +21,15 @@ class _Need:
 
 
 _FULL = {
-    Mode.RESIDENT: _Need(int(4.98 * _GB), 670),
+    Mode.FAST: _Need(int(4.98 * _GB), 670),
     Mode.LEAN: _Need(int(3.01 * _GB), 670),
-    Mode.SLICED: _Need(int(3.01 * _GB), 335),
+    Mode.FP8: _Need(int(3.01 * _GB), 335),
     Mode.OFFLOAD: _Need(int(0.9 * _GB), 335),
 }
 _MICRO = {
-    Mode.RESIDENT: _Need(20_000_000, 1340),
+    Mode.FAST: _Need(20_000_000, 1340),
     Mode.LEAN: _Need(20_000_000, 1340),
-    Mode.SLICED: _Need(20_000_000, 665),
+    Mode.FP8: _Need(20_000_000, 665),
     Mode.OFFLOAD: _Need(11_500_000, 665),
 }
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -39,3 +40,7 @@ def predicted_peak(rung: Rung, family: Family, dtype: str) -> int:
     need = (_MICRO if family.name == "micro" else _FULL)[rung.mode]
     at_fp16 = need.weights + need.per_pixel * rung.width * rung.height * rung.frames
     return at_fp16 * _BYTES[dtype] // 2
+
+
+def need(rung, dtype, guidance):
+    return 1

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"

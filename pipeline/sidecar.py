@@ -13,7 +13,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from pipeline.ladder import Mode, Rung
+from pipeline.ladder import Rung
+from pipeline.mode import Mode
 from pipeline.maker import Clip, StepDown
 from pipeline.protocol import Stage
 from pipeline.spec import Spec

@@ -30,12 +30,14 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's met
     """Counts the bytes of all tensors that are made while it is entered, until they die.
 
     Over `limit` bytes torch.OutOfMemoryError is raised, by the operation that asked for too much.
-    Storages are counted once, in pieces of 512 bytes as CUDA's allocator gives them.
+    Storages of the one kind of device are counted once, in pieces of 512 bytes as CUDA's allocator
+    gives them.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kind: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.limit = limit
+        self.kind = kind
         self.live = 0
         self.peak = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
@@ -59,7 +61,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's met
 
     def _count(self, storage: Any) -> None:
         key = storage._cdata
-        if key in self._seen or storage.device.type == "meta":
+        if key in self._seen or storage.device.type != self.kind:
             return
         size = -(-storage.nbytes() // _GRAIN) * _GRAIN
 

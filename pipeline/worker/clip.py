@@ -1,17 +1,13 @@
 """One clip, from the clean PNG to the checked MP4: the stages in their order."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.ladder import Mode
 from pipeline.protocol import Made, Make
+from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import Conditions, conditions, read_picture
 from pipeline.worker.decode import Frames, decode, release
@@ -67,9 +63,8 @@ def check(model: Model, order: Make) -> None:
 
 def _conditions(model: Model, order: Make, watch: Watch) -> tuple[Conditions, Conditions | None]:
     spec = order.spec
-    if order.mode is Mode.OFFLOAD:
-        model.weights.leave(model.unet)
-        release(model.device)
+    hold.prepare(model, order.mode)
+    release(model.device)
     return conditions(
         model,
         read_picture(Path(order.picture), order.width, order.height),
@@ -77,7 +72,7 @@ def _conditions(model: Model, order: Make, watch: Watch) -> tuple[Conditions, Co
         spec.negative_prompt if spec.guidance > 1.0 else None,
         frames=order.frames,
         fps=spec.motion_fps,
-        keep_encoders=order.mode is Mode.RESIDENT,
+        striped=order.mode.thrift.stripes,
         on_step=watch.step,
     )
 
@@ -88,14 +83,18 @@ def _denoise(
     spec = order.spec
     cells = (order.height // model.vae_factor, order.width // model.vae_factor)
     shape = (1, model.unet.config.in_channels, order.frames, *cells)
-    with _unet_at_hand(model, order.mode) as unet:
+    with hold.unet(model, order.mode) as unet:
         predict: Predict
         if unwanted is None:
             predict = plain(unet, wanted)
         else:
-            halves = order.mode in (Mode.SLICED, Mode.OFFLOAD)
             predict = guided(
-                unet, wanted, unwanted, spec.guidance, rescale=spec.guidance_rescale, halves=halves
+                unet,
+                wanted,
+                unwanted,
+                spec.guidance,
+                rescale=spec.guidance_rescale,
+                halves=order.mode.thrift.halves,
             )
         return sample(
             predict,
@@ -106,28 +105,9 @@ def _denoise(
         )
 
 
-@contextmanager
-def _unet_at_hand(model: Model, mode: Mode) -> Iterator[Any]:
-    if mode is Mode.OFFLOAD:
-        with model.weights.piecewise(model.unet, _pieces(model.unet)):
-            yield model.unet
-        release(model.device)
-    else:
-        model.weights.bring(model.unet)
-        yield model.unet
-
-
-def _pieces(unet: Any) -> Iterator[nn.Module]:
-    """The convolutions and transformers within the blocks: nearly all of the UNet's weights."""
-    for block in chain(unet.down_blocks, [unet.mid_block], unet.up_blocks):
-        for children in block.children():
-            yield from children
-
-
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:
-    """Frames by the quarter of a clip need no more than the UNet did."""
-    together = order.frames // 4 if order.mode is Mode.RESIDENT else 1
-    frames = decode(model, latents, together=max(1, together), on_step=watch.step)
+    release(model.device)
+    frames = decode(model, latents, order.mode.thrift, on_step=watch.step)
     for finding in findings(frames):
         watch.note(finding)
     return frames

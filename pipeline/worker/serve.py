@@ -89,7 +89,7 @@ class Server:
             on_step=watch.step,
         )
         with self._budget.kept():
-            model.bring_all()
+            model.bring_unet()
         self._model = model
         watch.step()
         name, memory = device_facts(device)

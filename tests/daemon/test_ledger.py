@@ -21,12 +21,12 @@ from daemon.database import Database, DatabaseUnusable
 from daemon.history import History
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.sidecar import Fallback, Given
 from pipeline.spec import Spec
 
 STEP = Fallback(
-    tried=Given(width=64, height=64, frames=8, mode=Mode.RESIDENT), stage="denoise", reason="full"
+    tried=Given(width=64, height=64, frames=8, mode=Mode.FAST), stage="denoise", reason="full"
 )
 
 Enqueue = Callable[..., list[int]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import pytest
 
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.protocol import Cancel, Load, Make
 from pipeline.worker.errors import EXIT_DEVICE_LOST
 from tests.pipeline.worker.kit import Peer
@@ -109,17 +109,17 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
 def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage: str) -> None:
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:resident,lean")
     peer.load()
-    peer.send(order(mode=Mode.RESIDENT))
+    peer.send(order(mode=Mode.FAST))
     reply = peer.final()
     assert (reply.type, reply.stage) == ("out_of_memory", stage)
-    peer.send(order(mode=Mode.SLICED))
+    peer.send(order(mode=Mode.LEAN))
     assert peer.final().type == "made"
 
 
 def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     peer = worker(I2VD_CPU_BUDGET="3000000")
     peer.load()
-    peer.send(order(mode=Mode.RESIDENT, width=64, height=64))
+    peer.send(order(mode=Mode.FAST, width=64, height=64))
     reply = peer.final()
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail
