@@ -66,18 +66,21 @@ def _convolved(
 ) -> Tensor:
     """A 3 x 3 convolution of what `rows(top, bottom)` gives of a map of `size` (height, width)."""
     result = add_to
-    for top, bottom in _stripes(size, pixels):
+
+    def convolve(top: int, bottom: int) -> Tensor:
         above, below = min(1, top), min(1, size[0] - bottom)
-        padded = functional.pad(
-            rows(top - above, bottom + below), (1, 1, 1 - above, 1 - below)
-        )
-        part = functional.conv2d(padded, convolution.weight, convolution.bias)
+        padded = functional.pad(rows(top - above, bottom + below), (1, 1, 1 - above, 1 - below))
+        return functional.conv2d(padded, convolution.weight, convolution.bias)
+
+    for top, bottom in _stripes(size, pixels):
+        part = convolve(top, bottom)
         if result is None:
             result = part.new_empty((*part.shape[:2], *size))
         if add_to is None:
             result[..., top:bottom, :] = part
         else:
             result[..., top:bottom, :] += part
+        del part
     assert result is not None
     return result
 

@@ -21,9 +21,10 @@ from rich.table import Table
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pipeline.memory import need
-from pipeline.mode import Mode
+from pipeline.anatomy import PUBLISHED
 from pipeline.ladder import Rung
+from pipeline.memory import Peak, peak
+from pipeline.mode import Mode
 from pipeline.presets import I2VGEN_XL
 from pipeline.worker import decode, hold
 from pipeline.worker.budget import Ledger
@@ -32,7 +33,7 @@ from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, plain
 from tests.published import published
 
-STAGES = ("encode", "denoise", "decode")
+STAGES = Peak._fields
 
 
 class Shapes(TorchFunctionMode):
@@ -163,19 +164,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tensors", action="store_true", help="show which live at the peak")
     asked = parser.parse_args(arguments)
     model = published("meta", torch.float16)
-    table = Table("preset", "mode", *STAGES, "peak GB", "predicted", "error", "where")
+    table = Table("preset", "mode", *STAGES, "predicted", *STAGES, "peak", "predicted", "error")
     for name in asked.presets.split(","):
         preset = I2VGEN_XL.presets[name]
         for mode in map(Mode, asked.modes.split(",")):
             rung = Rung(mode, preset.side, preset.side, preset.frames)
             seen = count(model, rung, preset.guidance, asked.tensors)
-            stage = max(STAGES, key=lambda each: seen[each].peak)
-            peak = seen[stage].peak
-            predicted = need(rung, "float16", preset.guidance)
+            counted = Peak(*(seen[stage].peak for stage in STAGES))
+            told = peak(rung, PUBLISHED, "float16", guided=preset.guidance > 1)
+            numbers = (*counted, None, *told, counted.most, told.most)
             table.add_row(
-                name, mode, *(f"{seen[each].peak / 1e9:.2f}" for each in STAGES),
-                f"{peak / 1e9:.2f}", f"{predicted / 1e9:.2f}", f"{predicted / peak - 1:+.1%}",
-                seen[stage].place,
+                name, mode, *("" if n is None else f"{n / 1e9:.2f}" for n in numbers),
+                f"{told.most / counted.most - 1:+.1%}",
             )  # fmt: skip
             if asked.tensors:
                 for each in STAGES:
