@@ -20,6 +20,7 @@ import structlog
 from daemon import pulse, systemd
 from daemon.database import Database
 from daemon.dispatch import Dispatcher
+from daemon.forecast import Forecast
 from daemon.gpu import Gpus
 from daemon.hint import Hint
 from daemon.history import History
@@ -35,7 +36,6 @@ from daemon.web import server
 from pipeline.decoder import Decoder
 from pipeline.maker import Maker
 from pipeline.presets import family_of
-from pipeline.protocol import Load
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
@@ -63,6 +63,7 @@ class App:
             ledger=self.ledger,
             history=self.history,
             pace=Pace.of(self.history),
+            forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
             metrics=self.metrics,
             rules=self.rules,
@@ -263,7 +264,7 @@ class App:
 
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
-        load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
+        load = model.load_on(device)
         maker = Maker(load, _line(f"worker {device}"), self._child_died("worker"))
         return Slot(device, maker)
 

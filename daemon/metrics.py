@@ -63,7 +63,7 @@ class Metrics:
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
-            "Steps down the ladder because memory ran out, by the stage in which it did.",
+            "Steps down the ladder, by the stage in which memory ran out; forecast: untried.",
             ["stage"],
             registry=r,
         )
@@ -74,6 +74,12 @@ class Metrics:
             "i2vd_peak_memory_bytes",
             "Most device memory that the last clip of a preset reserved.",
             ["preset"],
+            registry=r,
+        )
+        self.forecast_ratio = Gauge(
+            "i2vd_memory_forecast_ratio",
+            "Predicted peak of device memory by the measured one, of the last clip in a mode.",
+            ["mode"],
             registry=r,
         )
         self.child_deaths = Counter(
@@ -102,6 +108,7 @@ class Metrics:
         )
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
             self.child_deaths.labels(child)
+        self.fallbacks.labels("forecast")
         for stage in SILENCE:
             self.fallbacks.labels(stage)
             self.stage_seconds.labels(stage)

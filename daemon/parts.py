@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon.forecast import Forecast
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
@@ -22,6 +23,7 @@ class Parts:
     ledger: Ledger
     history: History
     pace: Pace
+    forecast: Forecast
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

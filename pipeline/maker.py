@@ -4,13 +4,15 @@ The child says what happened; every decision (next rung, new child, give up) is 
 it survives a child that the kernel shot.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline.client import Child, Died, Silent
-from pipeline.ladder import Rung
+from pipeline.ladder import first_that_fits
+from pipeline.mode import Rung
 from pipeline.protocol import (
     SILENCE,
     Cancel,
@@ -24,28 +26,39 @@ from pipeline.protocol import (
     Progress,
     Reply,
     Stage,
+    Survey,
+    Surveyed,
 )
 from pipeline.spec import Spec
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made: `picture` is the clean PNG, `staging` an empty private folder."""
+    """What is to be made: `picture` is the clean PNG, `staging` an empty private folder.
+
+    `needs` tells the bytes that a clip needs on a rung, with the model that is loaded.
+    """
 
     job: str
     spec: Spec
     ladder: tuple[Rung, ...]
+    needs: Callable[[Rung, Loaded], int]
     picture: Path
     staging: Path
 
 
 @dataclass(frozen=True)
 class StepDown:
-    """Memory ran out on `rung` in `stage`; the next rung was tried."""
+    """Memory ran out on `rung` in `stage` after so many seconds; the next rung was tried.
+
+    Or it was not even tried, stage "forecast", for too little is free. `room` is what was free.
+    """
 
     rung: Rung
-    stage: Stage
+    stage: Stage | Literal["forecast"]
     detail: str
+    seconds: float = 0.0
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,8 @@ class NoClip:
     kind: Literal["failed", "died", "hung", "load", "memory", "cancelled"]
     reason: str
     retry: bool
+    room: int | None = None
+    """Bytes that were free, where memory was short and somebody counts them."""
 
     @property
     def died(self) -> bool:
@@ -138,8 +153,14 @@ class Maker:
         loaded = await self.start(report)
         if isinstance(loaded, NoClip):
             return loaded
-        steps_down: list[StepDown] = []
-        for rung in order.ladder:
+        room = await self._room(report)
+        if isinstance(room, NoClip):
+            return room
+        steps_down = _skipped(order, loaded, room)
+        for step in steps_down:
+            report(step)
+        for rung in order.ladder[len(steps_down) :]:
+            since = time.monotonic()
             if self._cancelled:  # while the model was loading, or between two rungs
                 return NoClip("cancelled", "cancelled", retry=False)
             answer = await self._try(order, rung, report)
@@ -147,8 +168,10 @@ class Maker:
                 case Made():
                     return Clip(answer, loaded, rung, tuple(steps_down))
                 case OutOfMemory():
-                    steps_down.append(StepDown(rung, answer.stage, answer.detail))
-                    report(steps_down[-1])
+                    spent = time.monotonic() - since
+                    step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), room)
+                    steps_down.append(step)
+                    report(step)
                 case Failed():
                     return NoClip("failed", f"{answer.reason} (in {answer.stage})", answer.retry)
                 case Cancelled():
@@ -158,10 +181,8 @@ class Maker:
                 case other:
                     return await self._out_of_turn(other)
         last = steps_down[-1]
-        hint = "choose a smaller preset, or free the device's memory"
-        return NoClip(
-            "memory", f"out of memory at {last.rung}, the last rung ({last.detail}); {hint}", False
-        )
+        reason = f"out of memory at {last.rung}, the last rung ({last.detail})"
+        return NoClip("memory", reason, retry=False, room=room)
 
     async def cancel(self) -> None:
         """Ask the child to give up the clip in hand at its next step."""
@@ -180,6 +201,18 @@ class Maker:
         if self._child is not None:
             child, self._child, self.loaded = self._child, None, None
             await child.close()
+
+    async def _room(self, report: Report) -> int | NoClip | None:
+        """Bytes that a clip may have now; another process may have taken or left some."""
+        assert self._child is not None
+        await self._child.send(Survey())
+        match await self._final("encode", report):
+            case Surveyed(free=free):
+                return free
+            case NoClip() as lost:
+                return lost
+            case other:
+                return await self._out_of_turn(other)
 
     async def _try(self, order: Order, rung: Rung, report: Report) -> Reply | NoClip:
         assert self._child is not None
@@ -227,3 +260,16 @@ class Maker:
             await child.kill()
             if not self._killed:  # what we ended ourselves is no loss
                 self._on_death(why)
+
+
+def _skipped(order: Order, loaded: Loaded, room: int | None) -> list[StepDown]:
+    """The rungs that are passed over, because they need more than there is."""
+
+    def needs(rung: Rung) -> int:
+        return order.needs(rung, loaded)
+
+    def step(rung: Rung) -> StepDown:
+        detail = f"needs {needs(rung) / 1e9:.2f} GB, {(room or 0) / 1e9:.2f} GB may be used"
+        return StepDown(rung, "forecast", detail, room=room)
+
+    return [step(rung) for rung in order.ladder[: first_that_fits(order.ladder, room, needs)]]

@@ -3,7 +3,7 @@
 For each stage the moments that can be its worst are written down as sums of the tensors that live
 then, in values per latent cell or per pixel. Which moments those are, and which tensors live, was
 read off counts of the worker's own code (`python -m tests.bench.memory_count --tensors`), which a
-test repeats. Fragmentation and the libraries' work space are not in it: `WORK_SPACE` allows for
+test repeats. Fragmentation and the libraries' work space are not in it: `need` allows for
 them, and daemon/peaks.py corrects by what was measured.
 """
 
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.anatomy import Anatomy
-from pipeline.ladder import Rung
-from pipeline.mode import STRIPE, Thrift
+from pipeline.mode import STRIPE, Rung, Thrift
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _GLANCE = 145
 """What each frame looks at in cross-attention: 77 tokens of text, 64 + 4 of the picture."""
 
-WORK_SPACE = 300_000_000
+_WORK_SPACE = 300_000_000
 """Bytes on a GPU for the work space of cuBLAS and cuDNN and for fragmentation, on top of a peak."""
+_MARGIN = 1.05
+"""The formula's own error, which a test holds."""
 
 
 class Peak(NamedTuple):
@@ -43,10 +44,22 @@ def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool) -> Peak:
     staying = anatomy.unet if thrift.weights == "device" else 0
     frame = rung.width * rung.height
     return Peak(
-        encode=size * (staying + max(anatomy.encoder, anatomy.vae + _framed(anatomy, frame, thrift))),
+        encode=size
+        * (staying + max(anatomy.encoder, anatomy.vae + _framed(anatomy, frame, thrift))),
         denoise=_Denoising(rung, anatomy, size, guided).most(),
         decode=size * (staying + anatomy.vae + _unframed(anatomy, frame, thrift)),
     )
+
+
+def need(predicted: Peak, correction: float | None, *, gpu: bool) -> int:
+    """Bytes that must be free for a clip of this peak, margin included.
+
+    `correction` is measured / predicted, as it was found here before, with all that a device's
+    allocator adds; before there is one, a GPU's libraries are allowed a fixed space.
+    """
+    if correction is not None:
+        return int(predicted.most * correction * _MARGIN)
+    return int(predicted.most * _MARGIN) + (_WORK_SPACE if gpu else 0)
 
 
 def _framed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from pipeline.spec import Spec
+
 
 @dataclass(frozen=True)
 class Thrift:
@@ -58,6 +60,24 @@ _THRIFT = {
     Mode.FP8: Thrift(rows=1 << 13, cells=1 << 13, halves=True, stripes=True, weights="float8"),
     Mode.OFFLOAD: Thrift(rows=1 << 13, cells=1 << 13, halves=True, stripes=True, weights="host"),
 }
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to try a clip: a mode, and a size in pixels and frames."""
+
+    mode: Mode
+    width: int
+    height: int
+    frames: int
+
+    def degrades(self, spec: Spec) -> bool:
+        """Whether the clip is smaller or shorter than asked."""
+        return (self.width, self.height, self.frames) != (spec.width, spec.height, spec.frames)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.frames} frames, {self.mode}"
+
 
 STRIPE = 1 << 16
 """Pixels of a frame that the VAE takes at once where it works on stripes."""

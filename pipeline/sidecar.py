@@ -13,9 +13,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from pipeline.ladder import Rung
-from pipeline.mode import Mode
 from pipeline.maker import Clip, StepDown
+from pipeline.mode import Mode, Rung
 from pipeline.protocol import Stage
 from pipeline.spec import Spec
 
@@ -54,11 +53,16 @@ class Given(_Part):
 
 
 class Fallback(_Part):
-    """One step down the ladder: what was tried, and in which stage memory ran out."""
+    """One step down the ladder: what was tried, and in which stage memory ran out.
+
+    Stage "forecast": not even tried, for it was known to need more than was free. `seconds` is how
+    long the try took.
+    """
 
     tried: Given
-    stage: Stage
+    stage: Stage | Literal["forecast"]
     reason: str
+    seconds: float = 0.0
 
 
 class Model(_Part):
@@ -140,7 +144,9 @@ def compose(
 
 def fallback(step: StepDown) -> Fallback:
     """A step down as the sidecar tells it."""
-    return Fallback(tried=_given(step.rung), stage=step.stage, reason=step.detail)
+    return Fallback(
+        tried=_given(step.rung), stage=step.stage, reason=step.detail, seconds=step.seconds
+    )
 
 
 def _given(rung: Rung) -> Given:

@@ -6,6 +6,7 @@ the device in eight bits, and each is unfolded for its turn.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,8 @@ def passing(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) -
     """
     weights.leave(network)
     weights.bring(network, but=pieces)
-    side = torch.cuda.Stream(weights.device) if weights.device.type == "cuda" else None
-    following = dict(zip(pieces, pieces[1:], strict=False))
+    side = weights.side_stream()
+    following = dict(pairwise(pieces))
     last: nn.Module | None = None
 
     def arrive(piece: nn.Module, _: object) -> None:

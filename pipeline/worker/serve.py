@@ -16,7 +16,7 @@ import torch
 from pipeline.channel import Channel, ParentGone
 from pipeline.presets import MICRO_FAMILY, family_of
 from pipeline.protocol import Cancelled as CancelledReply
-from pipeline.protocol import Failed, Load, Loaded, Made, Make, OutOfMemory
+from pipeline.protocol import Failed, Load, Loaded, Made, Make, OutOfMemory, Surveyed
 from pipeline.source import ModelUnusable
 from pipeline.worker import budget, clip, fault
 from pipeline.worker.decode import release
@@ -43,7 +43,6 @@ class Server:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._fault = fault.from_environment()
-        self._limit = budget.from_environment()
         self._model: Model | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
 
@@ -56,6 +55,10 @@ class Server:
         if isinstance(reply, OutOfMemory):  # no smaller rung can help here
             return Failed(stage="load", reason=reply.detail, retry=True)
         return reply
+
+    def survey(self) -> Surveyed:
+        """How much of the device's memory a clip may have now."""
+        return Surveyed(free=self._budget.room())
 
     def make(self, order: Make) -> Final:
         """Make one clip."""
@@ -80,7 +83,7 @@ class Server:
         watch.enter("load", _LOAD_STEPS)
         device = checked_device(order.device)
         _set_threads(order.model)
-        self._budget = budget.Budget(device, self._limit)
+        self._budget = budget.Budget(device, order.max_memory)
         model = load(
             order.model,
             order.device,
@@ -96,6 +99,7 @@ class Server:
         return Loaded(
             model=order.model,
             weights=model.digest,
+            dtype=order.dtype,
             device=order.device,
             device_name=name,
             memory=memory,

@@ -50,7 +50,7 @@ def feed_forwards(network: nn.Module, rows: int) -> Forwards:
             flat = x.flatten(0, -2)
             pieces = (slice(at, at + rows) for at in range(0, len(flat), rows))
             result = _gathered(pieces, len(flat), lambda piece: whole(module, flat[piece]))
-            return result.unflatten(0, x.shape[:-1])
+            return result.view(*x.shape[:-1], result.shape[-1])
 
         return forward
 
@@ -114,7 +114,8 @@ def _temporal_transformer(
     module: TransformerTemporalModel, cells: int
 ) -> Callable[..., tuple[Tensor]]:
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
-        for clip in x.split(num_frames):
+        for begin in range(0, len(x), num_frames):
+            clip = x[begin : begin + num_frames]
             statistics = gather(clip, module.norm)
             for rows in _rows(clip, cells):
                 strip = clip[:, :, rows]
@@ -136,7 +137,8 @@ def _temporal_convolutions(module: TemporalConvLayer, cells: int) -> Callable[..
     steps = [(c[0], c[-1]) for c in (module.conv1, module.conv2, module.conv3, module.conv4)]
 
     def forward(x: Tensor, num_frames: int) -> Tensor:
-        for clip in x.split(num_frames):
+        for begin in range(0, len(x), num_frames):
+            clip = x[begin : begin + num_frames]
             deep = torch.empty_like(clip)
             source = clip
             for norm, convolution in steps:
@@ -146,7 +148,7 @@ def _temporal_convolutions(module: TemporalConvLayer, cells: int) -> Callable[..
                     y = convolution(y.transpose(0, 1)[None])
                     deep[:, :, rows] = y[0].transpose(0, 1)
                 source = deep
-            clip += deep
+            clip.add_(deep)
         return x
 
     return forward

@@ -5,7 +5,7 @@ Here the statistics are of the whole frame, and each convolution sees the rows b
 seam can arise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -59,7 +59,7 @@ def _resnet(module: ResnetBlock2D, pixels: int) -> Callable[..., Tensor]:
 def _convolved(
     rows: Callable[[int, int], Tensor],
     convolution: nn.Conv2d,
-    size: tuple[int, int],
+    size: Sequence[int],
     pixels: int,
     *,
     add_to: Tensor | None = None,
@@ -113,7 +113,7 @@ def _downsample(module: Downsample2D, pixels: int) -> Callable[..., Tensor]:
     return forward
 
 
-def _stripes(size: tuple[int, int], pixels: int) -> Iterator[tuple[int, int]]:
+def _stripes(size: Sequence[int], pixels: int) -> Iterator[tuple[int, int]]:
     height, width = size
     step = max(1, pixels // width)
     return ((top, min(top + step, height)) for top in range(0, height, step))

@@ -128,6 +128,12 @@ class Weights:
         for tensor in tensors_of(module):
             tensor.data = self._host[tensor]
 
+    def side_stream(self) -> torch.cuda.Stream | None:
+        """A stream that copies while others compute, where the device has such."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
     def start(self, module: nn.Module, stream: torch.cuda.Stream | None) -> None:
         """Begin to bring a module that is away; on a GPU `stream` copies while others compute.
 
@@ -146,7 +152,7 @@ class Weights:
         return torch.empty_like(self._host[tensor], device=self.device)
 
     def _is_away(self, tensor: Tensor) -> bool:
-        return tensor.untyped_storage()._cdata == self._host[tensor].untyped_storage()._cdata
+        return bool(tensor.untyped_storage()._cdata == self._host[tensor].untyped_storage()._cdata)
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:

@@ -37,7 +37,7 @@ STAGES = Peak._fields
 
 
 class Shapes(TorchFunctionMode):
-    """Answers what the meta device cannot: attention as one kernel, that all is finite, a copy on the host.
+    """Answers what the meta device cannot: one kernel's attention, whether all is finite, copies.
 
     Without a kernel of its own the meta device would take attention apart and count the square
     matrix of scores, which no GPU ever holds.
@@ -104,9 +104,7 @@ class Witness(Ledger):
             handle.remove()
 
 
-def count(
-    model: Model, rung: Rung, guidance: float, tensors: bool = False
-) -> dict[str, Witness]:
+def count(model: Model, rung: Rung, guidance: float, tensors: bool = False) -> dict[str, Witness]:
     """Peak of live tensors of each stage, with what lived then. `model` is on the meta device."""
     for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
         model.weights.leave(network)

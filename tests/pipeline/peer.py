@@ -22,6 +22,8 @@ from pipeline.protocol import (
     OutOfMemory,
     Prepared,
     Progress,
+    Survey,
+    Surveyed,
 )
 
 
@@ -41,6 +43,8 @@ def main() -> None:
                         channel.send(Progress(stage="load", step=0, steps=1))
                         time.sleep(0.5)
                     channel.send(loaded(load))
+                case Survey():
+                    channel.send(Surveyed(free=load.max_memory))
                 case Make() as order:
                     words = order.spec.prompt.split()
                     act(channel, words[min(tries, len(words) - 1)], order, number)
@@ -78,8 +82,8 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
 
 
 def loaded(load: Load) -> Loaded:
-    return Loaded(model=load.model, weights="w", device=load.device, device_name="peer",
-                  memory=None, versions={}, seconds=0.0)  # fmt: skip
+    return Loaded(model=load.model, weights="w", dtype=load.dtype, device=load.device,
+                  device_name="peer", memory=None, versions={}, seconds=0.0)  # fmt: skip
 
 
 def made(order: Make) -> Made:

@@ -29,6 +29,8 @@ from pipeline.protocol import (
     Reply,
     Request,
     Stage,
+    Survey,
+    Surveyed,
     dump,
     read_reply,
     read_request,
@@ -60,9 +62,10 @@ REQUESTS = {
     '"framing":"crop","output":"/o.png"}': Prepare(
         path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
     ),
-    '{"type":"load","model":"micro","device":"cpu","dtype":"float32"}': Load(
+    '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null}': Load(
         model="micro", device="cpu", dtype="float32"
     ),
+    '{"type":"survey"}': Survey(),
     f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s"}': Make(
         job="j",
@@ -84,16 +87,19 @@ REPLIES = {
     ),
     '{"type":"prepared"}': Prepared(),
     '{"type":"rejected","reason":"r","gone":false}': Rejected(reason="r"),
-    '{"type":"loaded","model":"micro","weights":"00","device":"cpu","device_name":"n",'
+    '{"type":"loaded","model":"micro","weights":"00","dtype":"float32","device":"cpu",'
+    '"device_name":"n",'
     '"memory":null,"versions":{"torch":"2"},"seconds":1.5}': Loaded(
         model="micro",
         weights="00",
+        dtype="float32",
         device="cpu",
         device_name="n",
         memory=None,
         versions={"torch": "2"},
         seconds=1.5,
     ),
+    '{"type":"surveyed","free":9}': Surveyed(free=9),
     '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
         stage="denoise", step=1, steps=50
     ),

@@ -2,9 +2,8 @@
 
 from datetime import UTC, datetime
 
-from pipeline.ladder import Rung
-from pipeline.mode import Mode
 from pipeline.maker import Clip, StepDown
+from pipeline.mode import Mode, Rung
 from pipeline.protocol import Loaded, Made
 from pipeline.sidecar import Sidecar, Source, compose, fallback
 from pipeline.spec import Spec
@@ -20,8 +19,8 @@ def step(mode: Mode, side: int = 64) -> StepDown:
 def sidecar(side: int) -> Sidecar:
     made = Made(sha256="s", size=1, codec="h264", width=side, height=side, frames=8, fps=8,
                 duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
-    loaded = Loaded(model="micro", weights="w", device="cpu", device_name="c", memory=None,
-                    versions={}, seconds=0.0)  # fmt: skip
+    loaded = Loaded(model="micro", weights="w", dtype="float32", device="cpu", device_name="c",
+                    memory=None, versions={}, seconds=0.0)  # fmt: skip
     clip = Clip(made, loaded, Rung(Mode.OFFLOAD, side, side, 8), (step(Mode.LEAN),))
     return compose(
         clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,

@@ -120,7 +120,7 @@ def test_stripes_have_no_seams(micro: Model, pixels: int) -> None:
 
 
 def test_blended_tiles_would_be_seen(micro: Model) -> None:
-    """Why there are none: the library's tiled decoding changes the picture a thousand times more."""
+    """Why there are none: the library's tiled decoding changes the picture, and plainly so."""
     micro.weights.bring(micro.vae)
     latents = noise(1, 4, *SIDES, seed=7)
     whole = micro.vae.decode(latents).sample

@@ -107,7 +107,7 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
 
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
 def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage: str) -> None:
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:resident,lean")
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:fast")
     peer.load()
     peer.send(order(mode=Mode.FAST))
     reply = peer.final()
@@ -117,8 +117,8 @@ def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage
 
 
 def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
-    peer = worker(I2VD_CPU_BUDGET="3000000")
-    peer.load()
+    peer = worker()
+    peer.load(max_memory=3_000_000)
     peer.send(order(mode=Mode.FAST, width=64, height=64))
     reply = peer.final()
     assert reply.type == "out_of_memory"
