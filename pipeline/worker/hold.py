@@ -55,8 +55,8 @@ def unet(model: Model, mode: Mode) -> Iterator[Any]:
 @contextmanager
 def vae(model: Model, *, striped: bool) -> Iterator[None]:
     """Within, the VAE is at hand, in the model's type unless it is brought in another."""
-    model.weights.bring(model.vae)
     try:
+        model.weights.bring(model.vae)
         with standing_in(stripes(model.vae, STRIPE) if striped else {}):
             yield
     finally:

@@ -26,14 +26,16 @@ def gather(x: Tensor, norm: nn.GroupNorm) -> Statistics:
 
     Pieces are combined as Chan, Golub and LeVeque (1983) do, which is stable.
     """
-    channels, width = x.shape[1], x.shape[-1]
+    _, channels, height, width = x.shape
     lines = max(1, _AT_ONCE // (channels * width))
+    images = max(1, _AT_ONCE // (channels * width * height))
     sizes, means, variances = [], [], []
-    for image in x:
-        for piece in image.split(lines, dim=1):
-            groups = piece.reshape(norm.num_groups, -1).float()
-            variance, mean = torch.var_mean(groups, dim=1, correction=0)
-            sizes.append(groups.shape[1])
+    for top in range(0, height, lines):
+        for first in range(0, len(x), images):
+            piece = x[first : first + images, :, top : top + lines]
+            groups = piece.reshape(len(piece), norm.num_groups, -1, *piece.shape[2:]).float()
+            variance, mean = torch.var_mean(groups, dim=(0, 2, 3, 4), correction=0)
+            sizes.append(groups.numel())
             means.append(mean)
             variances.append(variance)
             del groups

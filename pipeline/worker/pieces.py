@@ -25,7 +25,6 @@ def passing(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) -
     that are given in their order from the first, the next one is fetched while one computes.
     """
     weights.leave(network)
-    weights.bring(network, but=pieces)
     side = weights.side_stream()
     following = dict(pairwise(pieces))
     last: nn.Module | None = None
@@ -48,6 +47,7 @@ def passing(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) -
 
     with _hooks(pieces, arrive, depart):
         try:
+            weights.bring(network, but=pieces)
             yield
         finally:
             if side is not None:  # nothing may be freed while it is being written
@@ -62,9 +62,9 @@ def folded(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) ->
     Lossy: 3 bits of mantissa, with a scale for each output channel. Vectors keep their type.
     """
     weights.leave(network)
-    weights.bring(network, but=pieces)
     kept: dict[Tensor, tuple[Tensor, Tensor, torch.dtype]] = {}
-    for piece in pieces:
+
+    def keep(piece: nn.Module) -> None:
         weights.bring(piece)
         for tensor in tensors_of(piece):
             if tensor.ndim > 1:
@@ -84,6 +84,9 @@ def folded(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) ->
 
     with _hooks(pieces, unfold, fold):
         try:
+            weights.bring(network, but=pieces)
+            for piece in pieces:
+                keep(piece)
             yield
         finally:
             weights.leave(network)

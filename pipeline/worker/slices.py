@@ -42,14 +42,14 @@ def feed_forwards(network: nn.Module, rows: int) -> Forwards:
     """Every feed-forward takes at most `rows` vectors at once, whatever the sequence's length."""
 
     def chunked(module: FeedForward) -> Callable[..., Tensor]:
-        whole = type(module).forward
+        whole: Callable[..., Tensor] = type(module).forward
 
         def forward(x: Tensor) -> Tensor:
             if x[..., 0].numel() <= rows:
                 return whole(module, x)
             flat = x.flatten(0, -2)
             pieces = (slice(at, at + rows) for at in range(0, len(flat), rows))
-            result = _gathered(pieces, len(flat), lambda piece: whole(module, flat[piece]))
+            result: Tensor = _gathered(pieces, len(flat), lambda piece: whole(module, flat[piece]))
             return result.view(*x.shape[:-1], result.shape[-1])
 
         return forward
