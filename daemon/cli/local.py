@@ -12,6 +12,7 @@ from rich.console import Console
 
 from daemon import check as checks
 from daemon import explain as explanations
+from daemon import needs
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.folders import make_folders
 from daemon.scan import is_junk, is_picture
@@ -56,6 +57,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
     else:
         for line in checks.lines(findings):
             Console().print(line, soft_wrap=True, highlight=False)
+        needs.show(checks.table(settings), Console())
     if any(finding.verdict == "mistake" for finding in findings):
         raise typer.Exit(Exit.MISTAKE)
 

@@ -83,9 +83,7 @@ class Peer:
         if hello is None:
             return None
         assert hello.type == "hello"
-        self.send(
-            protocol.Load(model=MICRO, device="cpu", dtype="float32", max_memory=max_memory)
-        )
+        self.send(protocol.Load(model=MICRO, device="cpu", dtype="float32", max_memory=max_memory))
         return self.final()
 
     def log(self) -> str:

@@ -7,8 +7,12 @@ from pathlib import Path
 import av
 import pytest
 
-from pipeline.mode import Mode
-from pipeline.protocol import Cancel, Load, Make
+from pipeline import ladder
+from pipeline.anatomy import anatomy_of
+from pipeline.memory import Peak, need, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import MICRO_FAMILY
+from pipeline.protocol import Cancel, Load, Make, Survey
 from pipeline.worker.errors import EXIT_DEVICE_LOST
 from tests.pipeline.worker.kit import Peer
 
@@ -123,6 +127,35 @@ def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     reply = peer.final()
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail
+
+
+def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
+    worker: Start, order: Order
+) -> None:
+    """The whole ladder of a clip: each rung is made in what it needs, and no more is there."""
+    spec = order(width=48, height=48, guidance=3.0).spec
+    anatomy = anatomy_of("micro")
+
+    def predicted(rung: Rung) -> Peak:
+        return peak(rung, anatomy, "float32", guided=True)
+
+    rungs = ladder.rungs(spec, MICRO_FAMILY, lambda rung: predicted(rung).most, lossy=True)
+    assert [rung.mode for rung in rungs] == [*Mode, Mode.OFFLOAD]
+    peer = worker()
+    peer.load()
+    for n, rung in enumerate(rungs):
+        limit = need(predicted(rung), None, gpu=False)
+        peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=limit))
+        assert peer.final().type == "loaded"
+        peer.send(Survey())
+        assert peer.final().free == limit
+        above = [rungs[n - 1]] if n else []
+        for tried, outcome in [*((r, "out_of_memory") for r in above), (rung, "made")]:
+            size = {"rung_width": tried.width, "rung_height": tried.height}
+            peer.send(order(width=48, height=48, guidance=3.0, mode=tried.mode, **size))
+            reply = peer.final()
+            assert reply.type == outcome, (str(rung), str(tried), reply)
+        assert reply.peak_memory <= limit
 
 
 def test_a_failure_is_told_and_survived(worker: Start, order: Order) -> None:
