@@ -132,15 +132,15 @@ def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
 def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
     worker: Start, order: Order
 ) -> None:
-    """The whole ladder of a clip: each rung is made in what it needs, and no more is there."""
-    spec = order(width=48, height=48, guidance=3.0).spec
+    """Each mode is made in what it needs, where no more is there."""
+    spec = order(guidance=3.0, fallback="never").spec
     anatomy = anatomy_of("micro")
 
     def predicted(rung: Rung) -> Peak:
         return peak(rung, anatomy, "float32", guided=True)
 
-    rungs = ladder.rungs(spec, MICRO_FAMILY, lambda rung: predicted(rung).most, lossy=True)
-    assert [rung.mode for rung in rungs] == [*Mode, Mode.OFFLOAD]
+    rungs = ladder.rungs(spec, MICRO_FAMILY, lambda rung: predicted(rung).most)
+    assert [rung.mode for rung in rungs] == [mode for mode in Mode if mode.exact]
     peer = worker()
     peer.load()
     for n, rung in enumerate(rungs):
@@ -151,8 +151,7 @@ def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
         assert peer.final().free == limit
         above = [rungs[n - 1]] if n else []
         for tried, outcome in [*((r, "out_of_memory") for r in above), (rung, "made")]:
-            size = {"rung_width": tried.width, "rung_height": tried.height}
-            peer.send(order(width=48, height=48, guidance=3.0, mode=tried.mode, **size))
+            peer.send(order(guidance=3.0, mode=tried.mode))
             reply = peer.final()
             assert reply.type == outcome, (str(rung), str(tried), reply)
         assert reply.peak_memory <= limit
