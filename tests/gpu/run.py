@@ -138,14 +138,12 @@ def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]
                 row = measure(bench, budget, spec, rung)
                 if not row["outcome"].startswith("out of memory"):
                     break
-            given = {"mode": str(rung.mode), "clip": f"{rung.width}x{rung.height}x{rung.frames}"}
-            degraded = "yes" if rung.degrades(spec) else "no"
             yield {
                 "card": size,
                 "preset": name,
-                **given,
-                "degraded": degraded,
-                "tries": tries,
+                "tried": " ".join(tried),
+                "clip": f"{rung.width}x{rung.height}x{rung.frames}",
+                "degraded": "yes" if rung.degrades(spec) else "no",
                 **row,
             }
 
