@@ -33,6 +33,7 @@ from daemon.slot import Slot
 from daemon.watch import Watcher
 from daemon.web import server
 from pipeline.decoder import Decoder
+from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.presets import family_of
 from pipeline.protocol import Load
@@ -56,7 +57,7 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        self.decoder = Decoder(_line("picture"), self._child_died("picture"))
+        self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
             family=family,
@@ -264,7 +265,8 @@ class App:
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
         load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
-        maker = Maker(load, _line(f"worker {device}"), self._child_died("worker"))
+        name = f"worker {device}"
+        maker = Maker(load, _line(name), self._child_lost("worker"), silence=model.silence)
         return Slot(device, maker)
 
     def _watcher(self, name: str) -> Watcher:
@@ -273,10 +275,10 @@ class App:
         intake = Intake(self.parts, self.dispatcher.wake)
         return Watcher(inbox, self.settings.scan_interval, intake.take)
 
-    def _child_died(self, child: str) -> Callable[[str], None]:
-        def note(why: str) -> None:
-            log.error("child lost", child=child, why=why)
-            self.metrics.child_deaths.labels(child).inc()
+    def _child_lost(self, child: str) -> Callable[[Loss], None]:
+        def note(loss: Loss) -> None:
+            log.error("child lost", child=child, cause=loss.cause, why=loss.reason, do=loss.advice)
+            self.metrics.child_deaths.labels(child, loss.cause).inc()
 
         return note
 

@@ -23,7 +23,7 @@ from daemon.slot import Slot
 _IDLE = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""
 _TROUBLE = 5.0
-"""Seconds to wait when the trouble is not the job's: a full disk, a model that does not load."""
+"""Seconds to wait when the trouble is not the job's, such as a full disk."""
 
 log = structlog.get_logger()
 
@@ -73,7 +73,9 @@ class Dispatcher:
                 continue
             with structlog.contextvars.bound_contextvars(job=job.id):
                 await self._attempt(slot, job)
-            if slot.trouble:
+            if slot.losses:
+                await self._pause(slot)
+            elif slot.trouble:
                 await self._rest(_TROUBLE)
         await slot.maker.close()
 
@@ -88,6 +90,7 @@ class Dispatcher:
         try:
             await asyncio.to_thread(_make_empty, staging)
             outcome = await Attempt(self._parts, slot, inbox, job, staging).run(self.hurry)
+            slot.count(outcome)
             await self._outcomes.conclude(slot, inbox, job, outcome, hurry=self.hurry.is_set())
         except OSError as error:  # a full disk, a share that went: not the job's fault
             slot.trouble = _told(error)
@@ -126,6 +129,14 @@ class Dispatcher:
             for folder in (outbox / STAGING).glob("*-*"):
                 if folder.name not in needed:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    async def _pause(self, slot: Slot) -> None:
+        """Wait before the next worker, longer after each one lost; new work does not shorten it."""
+        end = time.monotonic() + slot.pause(self._parts.settings.queue.backoff)
+        while (left := end - time.monotonic()) > 0 and not self.stopping.is_set():
+            slot.alive_at = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), min(left, _TROUBLE))
 
     async def _rest(self, seconds: float) -> None:
         """Wait for work, a while, or the end."""

@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from daemon.history import History
+from pipeline.loss import CAUSES
 from pipeline.protocol import SILENCE
 
 REJECTIONS = ("unreadable", "sidecar")
@@ -77,7 +78,10 @@ class Metrics:
             registry=r,
         )
         self.child_deaths = Counter(
-            "i2vd_child_deaths_total", "Children lost, by child.", ["child"], registry=r
+            "i2vd_child_deaths_total",
+            "Children lost, by child and cause.",
+            ["child", "cause"],
+            registry=r,
         )
         self.retries = Counter(
             "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
@@ -101,7 +105,8 @@ class Metrics:
             registry=r,
         )
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
-            self.child_deaths.labels(child)
+            for cause in CAUSES:
+                self.child_deaths.labels(child, cause)
         for stage in SILENCE:
             self.fallbacks.labels(stage)
             self.stage_seconds.labels(stage)

@@ -60,10 +60,12 @@ class Outcomes:
                 log.info("cancelled")
                 await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
                 await self.settle(job)
+            case NoClip(kind="ended"):
+                log.info("given up: another has the job")
             case NoClip(kind="load"):
-                slot.trouble = f"the model does not load: {outcome.reason}"
-                log.error("the model does not load, the job goes back", why=outcome.reason)
-                await asyncio.to_thread(self._ledger.give_back, job, slot.trouble)
+                slot.trouble = outcome.reason
+                log.error("no worker to be had, the job goes back", why=outcome.reason)
+                await asyncio.to_thread(self._ledger.give_back, job, outcome.reason)
             case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)

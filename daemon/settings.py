@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from pipeline.presets import MICRO
+from pipeline.protocol import Stage
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -91,6 +92,8 @@ class Model(_Section):
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
+    silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
 
     def dtype_on(self, device: str) -> Literal["float16", "bfloat16", "float32"]:
         """The type that is used on a device."""

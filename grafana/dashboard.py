@@ -294,7 +294,10 @@ def memory() -> list[timeseries.Panel]:
             "Attempts that failed and will be made again, and children that died, in an hour.",
             units.Short,
             query(f"sum(increase({of('i2vd_retries_total', '1h')}))", "retries"),
-            query(f"sum by (child) (increase({of('i2vd_child_deaths_total', '1h')}))", "{{child}}"),
+            query(
+                f"sum by (child, cause) (increase({of('i2vd_child_deaths_total', '1h')}))",
+                "{{child}}: {{cause}}",
+            ),
         ),
     ]
 
