@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from daemon import systemd
+from daemon.archive import Archive
 from daemon.database import Database
 from daemon.dispatch import Dispatcher
 from daemon.hint import Hint
@@ -58,9 +59,11 @@ class App:
         family = family_of(settings.model.name)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.decoder = Decoder(_line("picture"), self._child_died("picture"))
+        self.archive = Archive(self.ledger, settings)
         self.parts = Parts(
-            settings, family, self.ledger, self.history, self.decoder, self.metrics, self.rules
-        )
+            settings, family, self.ledger, self.history, self.archive, self.decoder,
+            self.metrics, self.rules,
+        )  # fmt: skip
         self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]

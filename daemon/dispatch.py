@@ -17,6 +17,7 @@ from daemon.attempt import Attempt
 from daemon.job import Job
 from daemon.outcome import STAGING, Outcomes, staging_of
 from daemon.parts import Parts
+from daemon.place import told
 from daemon.settings import Inbox
 from daemon.slot import Slot
 
@@ -46,11 +47,7 @@ class Dispatcher:
         """Put right what a crash left, before anything new is claimed."""
         for recovered in await asyncio.to_thread(self._ledger.recover, self._owner):
             log.warning("recovered", job=recovered)
-        for job in await asyncio.to_thread(self._ledger.unsettled):
-            try:
-                await self._outcomes.settle(job)
-            except OSError as error:  # the next start will try again
-                log.error("the picture stays in the inbox", job=job.id, why=_told(error))
+        await asyncio.to_thread(self._parts.archive.catch_up)
         await asyncio.to_thread(self._sweep)
 
     def wake(self) -> None:
@@ -90,7 +87,7 @@ class Dispatcher:
             outcome = await Attempt(self._parts, slot, inbox, job, staging).run(self.hurry)
             await self._outcomes.conclude(slot, inbox, job, outcome, hurry=self.hurry.is_set())
         except OSError as error:  # a full disk, a share that went: not the job's fault
-            slot.trouble = _told(error)
+            slot.trouble = told(error)
             log.error("could not work, the job goes back to the queue", why=slot.trouble)
             await asyncio.to_thread(self._ledger.give_back, job, slot.trouble)
         finally:
@@ -108,7 +105,7 @@ class Dispatcher:
                 try:
                     await self._outcomes.publish(job)
                 except OSError as error:
-                    slot.trouble = _told(error)
+                    slot.trouble = told(error)
                     log.error("could not publish, trying again", job=job.id, why=slot.trouble)
                     return False
                 slot.trouble = None
@@ -132,10 +129,6 @@ class Dispatcher:
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), seconds)
-
-
-def _told(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename}" if error.filename else str(error)
 
 
 def _make_empty(folder: Path) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database, events, jobs, meta
-from daemon.job import OPEN, Drop, Job, State, Whereabouts, as_job
+from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
@@ -39,7 +39,7 @@ class Ledger:
         """Whether this very drop has a job already, so that nobody needs to look inside."""
         with self._database.read() as db:
             last = self._last(db, inbox, path)
-        return last is not None and last.whereabouts == "inbox" and last.fingerprint == fingerprint
+        return last is not None and last.whereabouts in IN_INBOX and last.fingerprint == fingerprint
 
     def admit(
         self,
@@ -58,7 +58,7 @@ class Ledger:
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last is not None and last.whereabouts == "inbox":
+            if last is not None and last.whereabouts in IN_INBOX:
                 if last.fingerprint == drop.fingerprint:
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
@@ -86,7 +86,7 @@ class Ledger:
         """Enter a picture that can never become a clip; None when it is entered already."""
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last and last.whereabouts == "inbox" and last.fingerprint == drop.fingerprint:
+            if last and last.whereabouts in IN_INBOX and last.fingerprint == drop.fingerprint:
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason, "finished": self._now}
@@ -288,7 +288,7 @@ class Ledger:
         return self._select(_same_drop(job))
 
     def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
-        """Remember where the picture of this drop is now."""
+        """Remember where the picture of this drop is now; "inbox" with a path: where it will go."""
         with self._database.write() as db:
             db.execute(
                 jobs.update()
@@ -316,11 +316,12 @@ class Ledger:
                 self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
             return state is not None
 
-    def retry(self, job_id: int, bring_back: Callable[[Job], bool]) -> bool:
+    def retry(self, job_id: int, bring_back: Callable[[Job], str | None]) -> bool:
         """Put a failed or cancelled job back into the queue, all its tries restored.
 
         `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
-        half. False when there is no such job, or no picture.
+        half. It gives the picture's fingerprint there. False when there is no such job, or no
+        picture.
         """
         with self._database.write() as db:
             row = db.execute(
@@ -330,9 +331,10 @@ class Ledger:
                     jobs.c.spec.is_not(None),
                 )
             ).first()
-            if row is None or not bring_back(as_job(row)):
+            fingerprint = bring_back(as_job(row)) if row else None
+            if row is None or fingerprint is None:
                 return False
-            back = {"whereabouts": "inbox", "whereabouts_path": None}
+            back = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
             db.execute(jobs.update().where(_same_drop(row)).values(back))
             fresh = {"failures": 0, "rung": 0, "fallbacks": [], "cancel": False, "due": 0}
             over = {"state": "queued", "error": None, "finished": None}

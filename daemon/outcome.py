@@ -10,7 +10,6 @@ from pathlib import Path
 
 import structlog
 
-from daemon import archive
 from daemon.job import Job
 from daemon.ledger import CANCELLED
 from daemon.parts import Parts
@@ -105,7 +104,7 @@ class Outcomes:
 
     async def settle(self, job: Job) -> None:
         """Put the picture where it belongs, once no job needs it."""
-        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, job)
+        await asyncio.to_thread(self._parts.archive.settle, job)
 
     async def _fence(self, inbox: Inbox, job: Job, clip: Clip) -> None:
         """`running -> publishing`, or nothing when another took the job over meanwhile."""

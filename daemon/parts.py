@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon.archive import Archive
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
@@ -20,6 +21,7 @@ class Parts:
     family: Family
     ledger: Ledger
     history: History
+    archive: Archive
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

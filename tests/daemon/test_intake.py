@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon import archive, operate
+from daemon import operate
+from daemon.archive import Archive
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.job import Job
@@ -39,8 +40,8 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         self.parts = Parts(
-            self.settings, MICRO_FAMILY, ledger, history, self.decoder, Metrics(),
-            {"inbox": self.rules},
+            self.settings, MICRO_FAMILY, ledger, history, Archive(ledger, self.settings),
+            self.decoder, Metrics(), {"inbox": self.rules},
         )  # fmt: skip
         self.woken = 0
         self.intake = Intake(self.parts, self._wake)
@@ -186,7 +187,7 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    archive.settle(desk.ledger, desk.settings, job)
+    Archive(desk.ledger, desk.settings).settle(job)
     return desk.job(job.id)
 
 
@@ -218,7 +219,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    archive.settle(desk.ledger, desk.settings, job)
+    Archive(desk.ledger, desk.settings).settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()
