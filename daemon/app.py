@@ -20,7 +20,7 @@ import structlog
 
 from daemon import systemd
 from daemon.archive import Archive
-from daemon.database import Database
+from daemon.database import Database, LedgerUnavailable
 from daemon.dispatch import Dispatcher
 from daemon.hint import Hint
 from daemon.history import History
@@ -28,6 +28,7 @@ from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
 from daemon.parts import Parts
+from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
 from daemon.watch import Watcher
@@ -39,6 +40,7 @@ from pipeline.protocol import Load
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
+_ROOM_INTERVAL = 2.0
 _STATUS_INTERVAL = 1.0
 _STUCK = 120.0
 """Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""
@@ -51,6 +53,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.failed: str | None = None
+        """Why the process ends as failed though nobody stopped it."""
         self.database = Database(settings.queue_url)
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
@@ -59,9 +63,10 @@ class App:
         family = family_of(settings.model.name)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.decoder = Decoder(_line("picture"), self._child_died("picture"))
+        self.room = Room(settings, self.database.try_write)
         self.archive = Archive(self.ledger, settings)
         self.parts = Parts(
-            settings, family, self.ledger, self.history, self.archive, self.decoder,
+            settings, family, self.ledger, self.history, self.archive, self.room, self.decoder,
             self.metrics, self.rules,
         )  # fmt: skip
         self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
@@ -83,6 +88,7 @@ class App:
             for name in self.rules:
                 self._reload(name)
             self._watch_gauges()
+            await asyncio.to_thread(self.room.look)
             await self.dispatcher.begin()
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
@@ -100,6 +106,7 @@ class App:
             working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
             around = [
                 tasks.create_task(self._watch_rules()),
+                tasks.create_task(self._watch_room()),
                 tasks.create_task(self._tell_systemd()),
             ]
             await asyncio.wait(working)
@@ -166,6 +173,20 @@ class App:
                 if await asyncio.to_thread(rules.changed):
                     self._reload(name)
 
+    # --- what must not go
+
+    async def _watch_room(self) -> None:
+        while True:
+            await asyncio.sleep(_ROOM_INTERVAL)
+            if await asyncio.to_thread(self.room.look):
+                self.dispatcher.wake()
+                for watcher in self.watchers:
+                    watcher.wake.set()
+            if (why := self.database.lost()) and not self._stopping.is_set():
+                log.error("the queue is gone", why=why)
+                self.failed = why
+                self.stop()
+
     # --- how we are
 
     def problems(self) -> list[str]:
@@ -176,6 +197,8 @@ class App:
             for name, rules in self.rules.items()
             if rules.last and not rules.last.ok and not rules.rules.rules
         ]
+        found += [f"inbox {name}: {why}" for name, why in self.room.lacking.items()]
+        found += [self.archive.trouble] if self.archive.trouble else []
         found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
         if self._stopping.is_set():
             found.append("stopping")
@@ -183,8 +206,10 @@ class App:
 
     def status(self) -> str:
         """One line for `systemctl status`."""
-        counts = self.history.counts()
-        parts = [f"{counts['queued']} queued"]
+        try:
+            parts = [f"{self.history.counts()['queued']} queued"]
+        except LedgerUnavailable as error:
+            parts = [str(error)]
         for slot in self.slots:
             if slot.job and (p := slot.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
@@ -215,6 +240,12 @@ class App:
         gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
         gauge(
             "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
+        )
+        gauge(
+            "i2vd_room",
+            "1 while all folders of an inbox, and the state folder, take more work.",
+            ["inbox"],
+            lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
         )
         gauge(
             "i2vd_inbox_available",
@@ -267,7 +298,7 @@ class App:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
         intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake.take)
+        return Watcher(inbox, self.settings.scan_interval, intake.take, self.room)
 
     def _child_died(self, child: str) -> Callable[[str], None]:
         def note(why: str) -> None:

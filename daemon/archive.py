@@ -43,14 +43,23 @@ class Archive:
             self._note(job, error)
 
     def catch_up(self) -> None:
-        """Settle all that a crash or a trouble left; the trouble is over when that succeeds."""
-        self.trouble = None
+        """Settle all that a crash or a trouble left; the trouble is over when that succeeds.
+
+        Raises LedgerUnavailable.
+        """
+        before, self.trouble = self.trouble, None
         for job in self._ledger.unsettled():
-            self.settle(job)
+            try:
+                self._settle(job)
+            except OSError as error:
+                self.trouble = before
+                self._note(job, error)
 
     def _note(self, job: Job, error: OSError) -> None:
+        """Say it once, however many pictures it concerns."""
+        if self.trouble is None:
+            log.error("the picture stays in the inbox for now", job=job.id, why=told(error))
         self.trouble = f"pictures cannot leave the inbox: {told(error)}"
-        log.error("the picture stays in the inbox for now", job=job.id, why=told(error))
 
     def _settle(self, job: Job) -> None:
         inbox = self._settings.inbox_named(job.inbox)

@@ -9,7 +9,7 @@ and an attempt number; every later statement is fenced by that number, and its r
 won. Methods block (some milliseconds); the event loop calls them in a thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -132,21 +132,21 @@ class Ledger:
 
     # --- dispatch: queued -> running -> queued | publishing | failed | cancelled
 
-    def recover(self, owner: str) -> list[int]:
+    def recover(self, owner: str, in_hand: Collection[int] = ()) -> list[int]:
         """Put back what this owner was running when it died: `running -> queued`, uncounted.
 
-        Only for an owner that is known to be alone.
+        Only for an owner that is known to be alone; `in_hand` are jobs that it is still at.
         """
         with self._database.write() as db:
             rows = db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.owner == owner)
+                .where(jobs.c.state == "running", jobs.c.owner == owner, jobs.c.id.not_in(in_hand))
                 .values(self._abandoned())
                 .returning(jobs.c.id, jobs.c.state)
             ).all()
             for job, state in rows:
                 event = "cancelled" if state == "cancelled" else "recovered"
-                self._note(db, job, event, "the daemon ended while it was running")
+                self._note(db, job, event, "its attempt was cut short")
             return [job for job, _ in rows]
 
     def _abandoned(self) -> dict[str, Any]:
@@ -160,22 +160,23 @@ class Ledger:
             "progress": None,
         }
 
-    def claim(self, owner: str, lease: float) -> Job | None:
+    def claim(self, owner: str, lease: float, without: Collection[str] = ()) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
-        Jobs whose lease ran out go back to the queue first. None when paused or nothing is due.
+        Jobs whose owner is another and let the lease run out go back to the queue first. None when
+        paused or nothing is due. `without`: inboxes whose jobs have to wait.
         """
         with self._database.write() as db:
             if self._paused(db):
                 return None
             db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.lease < self._now)
+                .where(jobs.c.state == "running", jobs.c.lease < self._now, jobs.c.owner != owner)
                 .values(self._abandoned())
             )
             pick = (
                 sa.select(jobs.c.id)
-                .where(jobs.c.state == "queued", jobs.c.due <= self._now)
+                .where(jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without))
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -198,6 +199,10 @@ class Ledger:
                 return None
             self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
+
+    def _is_due(self) -> sa.ColumnElement[bool]:
+        """Also what was tried in the future: the clock was set back, by who knows how much."""
+        return (jobs.c.due <= self._now) | (jobs.c.started > self._now)
 
     def renew(
         self, job: Job, lease: float, progress: dict[str, Any] | None

@@ -32,7 +32,10 @@ def staging_of(inbox: Inbox, job: Job) -> Path:
 
 
 class Outcomes:
-    """Carries each outcome into the ledger, the outbox and the archive, in that order."""
+    """Carries each outcome into the ledger, the outbox and the archive, in that order.
+
+    All that it does raises OSError where a folder or the ledger is not to be had.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -58,10 +61,14 @@ class Outcomes:
                 log.info("cancelled")
                 await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
                 await self.settle(job)
+            case NoClip(kind="disk"):
+                raise OSError(outcome.reason)
             case NoClip(kind="load"):
                 slot.trouble = f"the model does not load: {outcome.reason}"
                 log.error("the model does not load, the job goes back", why=outcome.reason)
                 await asyncio.to_thread(self._ledger.give_back, job, slot.trouble)
+            case NoClip() if outcome.retry and await self._lacks_room(inbox):
+                raise OSError(outcome.reason)
             case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
@@ -85,6 +92,7 @@ class Outcomes:
             job.result["sidecar_sha256"],
         )
         await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
+        self._parts.room.trust(inbox)
         log.info(
             "done",
             job=job.id,
@@ -92,7 +100,9 @@ class Outcomes:
             degraded=job.result["degraded"],
             seconds=round(sum(job.result["seconds"].values()), 1),
         )
-        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(time.time() - job.created)
+        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(
+            max(0.0, time.time() - job.created)
+        )
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
         await self.settle(job)
 
@@ -131,6 +141,10 @@ class Outcomes:
         if await asyncio.to_thread(self._ledger.publishing, job, result):
             self._observe(job.spec.preset, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}))
+
+    async def _lacks_room(self, inbox: Inbox) -> bool:
+        await asyncio.to_thread(self._parts.room.look)
+        return inbox.name in self._parts.room.lacking
 
     def _observe(self, preset: str, clip: Clip, *, degraded: bool) -> None:
         metrics = self._parts.metrics

@@ -7,6 +7,7 @@ from daemon.archive import Archive
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
+from daemon.room import Room
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
@@ -22,6 +23,7 @@ class Parts:
     ledger: Ledger
     history: History
     archive: Archive
+    room: Room
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

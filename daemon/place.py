@@ -4,7 +4,6 @@
 Which of the two a folder can do is found by `probe`, once at start.
 """
 
-import contextlib
 import ctypes
 import errno
 import hashlib
@@ -18,6 +17,8 @@ from pathlib import Path
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _NO_SUCH_WAY = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NO_SUCH_SYNC = (*_NO_SUCH_WAY, errno.EBADF, errno.EACCES, errno.ENOTTY)
+"""What shares say that know no fsync of a folder, and sync by themselves."""
 _NAME_MAX = 255
 
 
@@ -189,8 +190,10 @@ def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # some network shares refuse, and sync by themselves
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

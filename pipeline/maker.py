@@ -58,11 +58,14 @@ class Clip:
     steps_down: tuple[StepDown, ...]
 
 
+Kind = Literal["failed", "died", "hung", "load", "memory", "disk", "cancelled"]
+
+
 @dataclass(frozen=True)
 class NoClip:
     """Why there is none; `died` when the child was lost over it, `retry` when a retry may help."""
 
-    kind: Literal["failed", "died", "hung", "load", "memory", "cancelled"]
+    kind: Kind
     reason: str
     retry: bool
 
@@ -150,7 +153,8 @@ class Maker:
                     steps_down.append(StepDown(rung, answer.stage, answer.detail))
                     report(steps_down[-1])
                 case Failed():
-                    return NoClip("failed", f"{answer.reason} (in {answer.stage})", answer.retry)
+                    kind: Kind = "disk" if answer.disk else "failed"
+                    return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
                 case Cancelled():
                     return NoClip("cancelled", "cancelled", retry=False)
                 case NoClip():

@@ -1,5 +1,7 @@
 """What can go wrong in an attempt, told apart: no memory, a lost device, a refused request."""
 
+import errno
+
 import torch
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
@@ -7,6 +9,9 @@ _LOST = ("CUDA error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION
 
 EXIT_DEVICE_LOST = 70
 """The child's exit code after an error that no later work on this device context survives."""
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Refused(Exception):
@@ -38,6 +43,11 @@ def is_device_lost(error: BaseException) -> bool:
     if isinstance(error, torch.AcceleratorError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
+
+
+def is_disk(error: BaseException) -> bool:
+    """Whether a folder could not be written: full, over quota, read-only, broken."""
+    return isinstance(error, OSError) and error.errno in _DISK
 
 
 def first_line(error: BaseException) -> str:

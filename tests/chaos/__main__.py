@@ -15,17 +15,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import av
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import blows
 from tests.chaos.books import Books
+from tests.chaos.film import film
 from tests.chaos.observer import Observer
 from tests.system.studio import DRAFT, Studio, picture, visible
 
 SETTINGS = """\
+min_free = 0
 scan_interval = 0.1
 stop_grace = 0.3
 
@@ -154,29 +154,14 @@ def _studio(folder: Path, options: argparse.Namespace) -> Studio:
         studio = Studio(folder / "studio")
         rules = RULES | {"90-default": DRAFT}
     else:
-        film = folder / "film.mp4"
-        _film(film)
-        studio = Studio(folder / "studio", program="tests.chaos.launch", PEER_FILM=str(film))
+        clip = film(folder / "film.mp4")
+        studio = Studio(folder / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
         rules = RULES
     studio.environment["CHAOS_METHOD"] = options.method
     studio.settings(SETTINGS)
     for name, text in rules.items():
         studio.rule(name, text)
     return studio
-
-
-def _film(path: Path) -> None:
-    """A real, small MP4."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width = stream.height = 48
-        stream.pix_fmt = "yuv420p"
-        for shade in range(8):
-            frame = av.VideoFrame.from_ndarray(
-                np.full((48, 48, 3), shade * 30, np.uint8), format="rgb24"
-            )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def main() -> int:

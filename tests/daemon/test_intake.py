@@ -17,6 +17,7 @@ from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.parts import Parts
+from daemon.room import Room
 from daemon.scan import Seen, scan
 from daemon.settings import Inbox, Settings
 from daemon.watch import Later
@@ -41,7 +42,7 @@ class Desk:
         self.decoder = Decoder(print, print)
         self.parts = Parts(
             self.settings, MICRO_FAMILY, ledger, history, Archive(ledger, self.settings),
-            self.decoder, Metrics(), {"inbox": self.rules},
+            Room(self.settings, lambda: None), self.decoder, Metrics(), {"inbox": self.rules},
         )  # fmt: skip
         self.woken = 0
         self.intake = Intake(self.parts, self._wake)

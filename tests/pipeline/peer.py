@@ -60,7 +60,10 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
         case "made":
             channel.send(made(order))
         case "film":
-            channel.send(film(channel, order))
+            try:
+                channel.send(film(channel, order))
+            except OSError as error:
+                channel.send(Failed(stage="write", reason=str(error), retry=True, disk=True))
         case "oom":
             channel.send(OutOfMemory(stage="denoise", detail="no room"))
         case "fail" | "retry":

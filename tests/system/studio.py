@@ -45,6 +45,7 @@ steps = 40
 """A rule whose clips take long enough to be interrupted."""
 
 _SETTINGS = """\
+min_free = "{min_free}"
 scan_interval = 0.2
 stop_grace = {stop_grace}
 
@@ -73,6 +74,7 @@ class Studio:
         bare: bool = False,
         stop_grace: float = 60.0,
         tries: int = 3,
+        min_free: str = "0B",
         program: str = "daemon",
         **environment: str,
     ) -> None:
@@ -88,7 +90,7 @@ class Studio:
         )
         root.mkdir(parents=True, exist_ok=True)
         if not bare:
-            self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries))
+            self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries, min_free=min_free))
             self.inbox.mkdir()
             self.rules.mkdir()
             self.rule("90-default", DRAFT)
