@@ -18,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from daemon import pulse, systemd
-from daemon.database import Database
+from daemon.archive import Archive
+from daemon.database import Database, LedgerUnavailable
 from daemon.dispatch import Dispatcher
 from daemon.gpu import Gpus
 from daemon.hint import Hint
@@ -28,6 +29,7 @@ from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
 from daemon.watch import Watcher
@@ -40,6 +42,7 @@ from pipeline.protocol import Load
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
+_ROOM_INTERVAL = 2.0
 
 log = structlog.get_logger()
 
@@ -49,6 +52,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.failed: str | None = None
+        """Why the process ends as failed though nobody stopped it."""
         self.database = Database(settings.queue_url)
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
@@ -58,12 +63,16 @@ class App:
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
+        self.room = Room(settings, self.database.try_write)
+        self.archive = Archive(self.ledger, settings)
         self.parts = Parts(
             settings=settings,
             family=family,
             ledger=self.ledger,
             history=self.history,
             pace=Pace.of(self.history),
+            archive=self.archive,
+            room=self.room,
             decoder=self.decoder,
             metrics=self.metrics,
             rules=self.rules,
@@ -87,6 +96,7 @@ class App:
             for name in self.rules:
                 self._reload(name)
             self._watch_gauges()
+            await asyncio.to_thread(self.room.look)
             await self.dispatcher.begin()
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
@@ -104,6 +114,7 @@ class App:
             working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
             around = [
                 tasks.create_task(self._watch_rules()),
+                tasks.create_task(self._watch_room()),
                 tasks.create_task(pulse.beat(self.slots, self.status)),
             ]
             await asyncio.wait(working)
@@ -170,6 +181,20 @@ class App:
                 if await asyncio.to_thread(rules.changed):
                     self._reload(name)
 
+    # --- what must not go
+
+    async def _watch_room(self) -> None:
+        while True:
+            await asyncio.sleep(_ROOM_INTERVAL)
+            if await asyncio.to_thread(self.room.look):
+                self.dispatcher.wake()
+                for watcher in self.watchers:
+                    watcher.wake.set()
+            if (why := self.database.lost()) and not self._stopping.is_set():
+                log.error("the queue is gone", why=why)
+                self.failed = why
+                self.stop()
+
     # --- how we are
 
     def problems(self) -> list[str]:
@@ -180,6 +205,8 @@ class App:
             for name, rules in self.rules.items()
             if rules.last and not rules.last.ok and not rules.rules.rules
         ]
+        found += [f"inbox {name}: {why}" for name, why in self.room.lacking.items()]
+        found += [self.archive.trouble] if self.archive.trouble else []
         found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
         if self._stopping.is_set():
             found.append("stopping")
@@ -197,9 +224,12 @@ class App:
 
     def status(self) -> str:
         """One line for `systemctl status`."""
-        queued = self.history.counts()["queued"]
-        left = self.until_done() if queued else None
-        parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
+        try:
+            queued = self.history.counts()["queued"]
+            left = self.until_done() if queued else None
+            parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
+        except LedgerUnavailable as error:
+            parts = [str(error)]
         for slot in self.slots:
             if slot.job and (p := slot.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
@@ -220,6 +250,12 @@ class App:
             "Seconds until the whole queue is done; absent before the first clip was made.",
             [],
             lambda: [([], left) for left in [self.until_done()] if left is not None],
+        )
+        gauge(
+            "i2vd_room",
+            "1 while all folders of an inbox, and the state folder, take more work.",
+            ["inbox"],
+            lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
         )
         gauge(
             "i2vd_inbox_available",
@@ -273,7 +309,7 @@ class App:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
         intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake.take)
+        return Watcher(inbox, self.settings.scan_interval, intake.take, self.room)
 
     def _child_lost(self, child: str) -> Callable[[Loss], None]:
         def note(loss: Loss) -> None:

@@ -4,11 +4,13 @@ What comes of it is for outcome.py.
 """
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
 import structlog
 
+from daemon.database import LedgerUnavailable
 from daemon.job import Job
 from daemon.parts import Parts
 from daemon.settings import Inbox
@@ -96,7 +98,8 @@ class Attempt:
                 log.warning("out of memory", tried=str(news.rung), stage=news.stage)
                 self._parts.metrics.fallbacks.labels(news.stage).inc()
                 self._fallbacks.append(fallback(news))
-                self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
+                with contextlib.suppress(LedgerUnavailable):  # a later attempt finds out again
+                    self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
 
     async def _beat(self) -> None:
         """Keep the lease and pass a cancel on, for ever; return only when the lease is lost."""
@@ -104,9 +107,13 @@ class Attempt:
         while True:
             await asyncio.sleep(_BEAT)
             self._slot.alive_at = time.monotonic()
-            answer = await asyncio.to_thread(
-                self._parts.ledger.renew, self._job, lease, self._slot.told()
-            )
+            try:
+                answer = await asyncio.to_thread(
+                    self._parts.ledger.renew, self._job, lease, self._slot.told()
+                )
+            except LedgerUnavailable as error:  # the clip may be done before it matters
+                self._parts.room.doubt(self._inbox, error)
+                continue
             if answer == "lost":
                 log.warning("the lease is lost, another took the job over")
                 return

@@ -9,14 +9,14 @@ and an attempt number; every later statement is fenced by that number, and its r
 won. Methods block (some milliseconds); the event loop calls them in a thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database, events, jobs, meta
-from daemon.job import OPEN, Drop, Job, State, Whereabouts, as_job
+from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
@@ -39,7 +39,7 @@ class Ledger:
         """Whether this very drop has a job already, so that nobody needs to look inside."""
         with self._database.read() as db:
             last = self._last(db, inbox, path)
-        return last is not None and last.whereabouts == "inbox" and last.fingerprint == fingerprint
+        return last is not None and last.whereabouts in IN_INBOX and last.fingerprint == fingerprint
 
     def admit(
         self,
@@ -58,7 +58,7 @@ class Ledger:
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last is not None and last.whereabouts == "inbox":
+            if last is not None and last.whereabouts in IN_INBOX:
                 if last.fingerprint == drop.fingerprint:
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
@@ -86,7 +86,7 @@ class Ledger:
         """Enter a picture that can never become a clip; None when it is entered already."""
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last and last.whereabouts == "inbox" and last.fingerprint == drop.fingerprint:
+            if last and last.whereabouts in IN_INBOX and last.fingerprint == drop.fingerprint:
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason, "finished": self._now}
@@ -132,21 +132,21 @@ class Ledger:
 
     # --- dispatch: queued -> running -> queued | publishing | failed | cancelled
 
-    def recover(self, owner: str) -> list[int]:
+    def recover(self, owner: str, in_hand: Collection[int] = ()) -> list[int]:
         """Put back what this owner was running when it died: `running -> queued`, uncounted.
 
-        Only for an owner that is known to be alone.
+        Only for an owner that is known to be alone; `in_hand` are jobs that it is still at.
         """
         with self._database.write() as db:
             rows = db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.owner == owner)
+                .where(jobs.c.state == "running", jobs.c.owner == owner, jobs.c.id.not_in(in_hand))
                 .values(self._abandoned())
                 .returning(jobs.c.id, jobs.c.state)
             ).all()
             for job, state in rows:
                 event = "cancelled" if state == "cancelled" else "recovered"
-                self._note(db, job, event, "the daemon ended while it was running")
+                self._note(db, job, event, "its attempt was cut short")
             return [job for job, _ in rows]
 
     def _abandoned(self) -> dict[str, Any]:
@@ -160,22 +160,23 @@ class Ledger:
             "progress": None,
         }
 
-    def claim(self, owner: str, lease: float) -> Job | None:
+    def claim(self, owner: str, lease: float, without: Collection[str] = ()) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
-        Jobs whose lease ran out go back to the queue first. None when paused or nothing is due.
+        Jobs whose owner is another and let the lease run out go back to the queue first. None when
+        paused or nothing is due. `without`: inboxes whose jobs have to wait.
         """
         with self._database.write() as db:
             if self._paused(db):
                 return None
             db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.lease < self._now)
+                .where(jobs.c.state == "running", jobs.c.lease < self._now, jobs.c.owner != owner)
                 .values(self._abandoned())
             )
             pick = (
                 sa.select(jobs.c.id)
-                .where(jobs.c.state == "queued", jobs.c.due <= self._now)
+                .where(jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without))
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -198,6 +199,10 @@ class Ledger:
                 return None
             self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
+
+    def _is_due(self) -> sa.ColumnElement[bool]:
+        """Also what was tried in the future: the clock was set back, by who knows how much."""
+        return (jobs.c.due <= self._now) | (jobs.c.started > self._now)
 
     def renew(
         self, job: Job, lease: float, progress: dict[str, Any] | None
@@ -288,7 +293,7 @@ class Ledger:
         return self._select(_same_drop(job))
 
     def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
-        """Remember where the picture of this drop is now."""
+        """Remember where the picture of this drop is now; "inbox" with a path: where it will go."""
         with self._database.write() as db:
             db.execute(
                 jobs.update()
@@ -316,11 +321,12 @@ class Ledger:
                 self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
             return state is not None
 
-    def retry(self, job_id: int, bring_back: Callable[[Job], bool]) -> bool:
+    def retry(self, job_id: int, bring_back: Callable[[Job], str | None]) -> bool:
         """Put a failed or cancelled job back into the queue, all its tries restored.
 
         `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
-        half. False when there is no such job, or no picture.
+        half. It gives the picture's fingerprint there. False when there is no such job, or no
+        picture.
         """
         with self._database.write() as db:
             row = db.execute(
@@ -330,9 +336,10 @@ class Ledger:
                     jobs.c.spec.is_not(None),
                 )
             ).first()
-            if row is None or not bring_back(as_job(row)):
+            fingerprint = bring_back(as_job(row)) if row else None
+            if row is None or fingerprint is None:
                 return False
-            back = {"whereabouts": "inbox", "whereabouts_path": None}
+            back = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
             db.execute(jobs.update().where(_same_drop(row)).values(back))
             fresh = {"failures": 0, "rung": 0, "fallbacks": [], "cancel": False, "due": 0}
             over = {"state": "queued", "error": None, "finished": None}

@@ -4,6 +4,7 @@ Base units, counters end in `_total`, no file names as labels. What the ledger k
 at each scrape, so that a restart does not falsify it.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from daemon.database import LedgerUnavailable
 from daemon.history import History
 from pipeline.loss import CAUSES
 from pipeline.protocol import SILENCE
@@ -142,8 +144,9 @@ class _Gauge(Collector):
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, value in self._read():
-            family.add_metric(labels, value)
+        with contextlib.suppress(LedgerUnavailable):  # /readyz says so; the other metrics go on
+            for labels, value in self._read():
+                family.add_metric(labels, value)
         yield family
 
 
@@ -158,11 +161,12 @@ class _Ledger(Collector):
 
     def collect(self) -> Iterable[Metric]:
         states, finished, oldest = self._states(), self._finished(), self._oldest()
-        for state, count in self._history.counts().items():
-            states.add_metric([state], count)
-        for outcome, rule, preset, count in self._history.outcomes():
-            finished.add_metric([outcome, rule, preset], count)
-        oldest.add_metric([], self._history.oldest_queued() or 0.0)
+        with contextlib.suppress(LedgerUnavailable):
+            for state, count in self._history.counts().items():
+                states.add_metric([state], count)
+            for outcome, rule, preset, count in self._history.outcomes():
+                finished.add_metric([outcome, rule, preset], count)
+            oldest.add_metric([], max(0.0, self._history.oldest_queued() or 0.0))
         return [states, finished, oldest]
 
     def _states(self) -> GaugeMetricFamily:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import structlog
 
-from daemon import archive
 from daemon.job import Job
 from daemon.ledger import CANCELLED
 from daemon.parts import Parts
@@ -34,7 +33,10 @@ def staging_of(inbox: Inbox, job: Job) -> Path:
 
 
 class Outcomes:
-    """Carries each outcome into the ledger, the outbox and the archive, in that order."""
+    """Carries each outcome into the ledger, the outbox and the archive, in that order.
+
+    All that it does raises OSError where a folder or the ledger is not to be had.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -62,10 +64,14 @@ class Outcomes:
                 await self.settle(job)
             case NoClip(kind="ended"):
                 log.info("given up: another has the job")
+            case NoClip(kind="disk"):
+                raise OSError(outcome.reason)
             case NoClip(kind="load"):
                 slot.trouble = outcome.reason
                 log.error("no worker to be had, the job goes back", why=outcome.reason)
                 await asyncio.to_thread(self._ledger.give_back, job, outcome.reason)
+            case NoClip() if outcome.retry and await self._lacks_room(inbox):
+                raise OSError(outcome.reason)
             case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
@@ -89,6 +95,7 @@ class Outcomes:
             job.result["sidecar_sha256"],
         )
         await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
+        self._parts.room.trust(inbox)
         log.info(
             "done",
             job=job.id,
@@ -96,7 +103,9 @@ class Outcomes:
             degraded=job.result["degraded"],
             seconds=round(sum(job.result["seconds"].values()), 1),
         )
-        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(time.time() - job.created)
+        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(
+            max(0.0, time.time() - job.created)
+        )
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
         await self.settle(job)
 
@@ -108,7 +117,7 @@ class Outcomes:
 
     async def settle(self, job: Job) -> None:
         """Put the picture where it belongs, once no job needs it."""
-        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, job)
+        await asyncio.to_thread(self._parts.archive.settle, job)
 
     async def _fence(self, inbox: Inbox, job: Job, clip: Clip) -> None:
         """`running -> publishing`, or nothing when another took the job over meanwhile."""
@@ -135,6 +144,10 @@ class Outcomes:
         if await asyncio.to_thread(self._ledger.publishing, job, result):
             self._observe(job.spec, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}))
+
+    async def _lacks_room(self, inbox: Inbox) -> bool:
+        await asyncio.to_thread(self._parts.room.look)
+        return inbox.name in self._parts.room.lacking
 
     def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
         metrics, pace = self._parts.metrics, self._parts.pace

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon.archive import Archive
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
+from daemon.room import Room
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
@@ -22,6 +24,8 @@ class Parts:
     ledger: Ledger
     history: History
     pace: Pace
+    archive: Archive
+    room: Room
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

@@ -12,6 +12,7 @@ from daemon.place import Method, is_same, numbered, place, sync_folder
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"
+_JSON = ".json"
 
 
 def publish(staging: Path, target: Path, method: Method, sidecar_sha256: str) -> Path:
@@ -29,8 +30,8 @@ def publish(staging: Path, target: Path, method: Method, sidecar_sha256: str) ->
             sync_folder(folder)
             return begun
         _take_back(_sidecar_of(begun), staging / SIDECAR)
-    for name in numbered(target.name, ".mp4"):
-        clip = folder / name
+    for name in numbered(target.name, f".mp4{_JSON}"):
+        clip = folder / name.removesuffix(_JSON)
         if not place(staging / SIDECAR, _sidecar_of(clip), method):
             continue
         if place(staging / CLIP, clip, method):
@@ -41,7 +42,7 @@ def publish(staging: Path, target: Path, method: Method, sidecar_sha256: str) ->
 
 
 def _sidecar_of(clip: Path) -> Path:
-    return clip.with_name(f"{clip.name}.json")
+    return clip.with_name(clip.name + _JSON)
 
 
 def _place_clip(staged: Path, clip: Path, method: Method) -> bool:
@@ -62,9 +63,10 @@ def _begun(staging: Path, folder: Path, stem: str, sidecar_sha256: str) -> Path 
     staged = staging / SIDECAR
     if staged.exists() and staged.stat().st_nlink == 1:
         return None
-    for sidecar in sorted(folder.glob(f"{glob.escape(stem[:200])}*.mp4.json")):
+    beginning = stem.encode()[:200].decode(errors="ignore")
+    for sidecar in sorted(folder.glob(f"{glob.escape(beginning)}*.mp4{_JSON}")):
         if is_same(staged, sidecar) or _digest(sidecar) == sidecar_sha256:
-            return sidecar.with_name(sidecar.name.removesuffix(".json"))
+            return sidecar.with_name(sidecar.name.removesuffix(_JSON))
     return None
 
 

@@ -11,7 +11,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -135,6 +143,8 @@ class Settings(BaseSettings):
     """Folder of the queue, the lock and the caches; on a local disk."""
     scan_interval: Annotated[float, Field(gt=0)] = 2.0
     """Seconds between two looks at each inbox; file events only shorten the wait."""
+    min_free: ByteSize = ByteSize(500_000_000)
+    """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
     stop_grace: Seconds = 90.0
     """Seconds that the running attempt may take to finish after a first SIGTERM."""
     inbox: tuple[Inbox, ...] = (Inbox(),)

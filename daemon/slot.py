@@ -56,7 +56,9 @@ class Slot:
         if last is None or last.stage != progress.stage:
             self._stage_began = time.monotonic()
             return progress.step if progress.stage == "denoise" else 0
-        return progress.step - last.step if progress.stage == "denoise" else 0
+        if progress.stage != "denoise":
+            return 0
+        return max(0, progress.step - last.step)  # the next rung begins again at its first step
 
     def told(self) -> dict[str, Any] | None:
         """Stage, step, steps and the stage's remaining seconds, as the ledger and the API say."""

@@ -60,15 +60,19 @@ class Clip:
     steps_down: tuple[StepDown, ...]
 
 
+Kind = Literal["failed", "lost", "load", "memory", "disk", "cancelled", "ended"]
+
+
 @dataclass(frozen=True)
 class NoClip:
     """Why there is none; `retry` when another try may help.
 
     "lost": the child was, over this clip; "load": there was none with a model in it, which is no
-    fault of this clip's; "ended": by our own `kill`.
+    fault of this clip's; "disk": there was no room for it, or the disk broke; "ended": by our own
+    `kill`.
     """
 
-    kind: Literal["failed", "lost", "load", "memory", "cancelled", "ended"]
+    kind: Kind
     reason: str
     retry: bool
 
@@ -164,7 +168,8 @@ class Maker:
                     steps_down.append(StepDown(rung, answer.stage, answer.detail))
                     report(steps_down[-1])
                 case Failed():
-                    return NoClip("failed", f"{answer.reason} (in {answer.stage})", answer.retry)
+                    kind: Kind = "disk" if answer.disk else "failed"
+                    return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
                 case Cancelled():
                     return _CANCELLED
                 case Loss():

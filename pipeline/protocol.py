@@ -185,6 +185,8 @@ class Failed(_Message):
     stage: Stage
     reason: str
     retry: bool
+    disk: bool = False
+    """The folder could not be written, which is not the request's fault."""
 
 
 class Cancelled(_Message):

@@ -1,5 +1,7 @@
 """What can go wrong in an attempt, told apart: no memory, a lost device, a refused request."""
 
+import errno
+
 import torch
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
@@ -16,6 +18,9 @@ _LOST = (
 """Words of errors after which the context is of no use: illegal access, assert, launch failure,
 ECC, a card off the bus. A few are harmless, but not worth telling apart: a new process costs
 seconds."""
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Refused(Exception):
@@ -47,6 +52,11 @@ def is_device_lost(error: BaseException) -> bool:
     if isinstance(error, torch.AcceleratorError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
+
+
+def is_disk(error: BaseException) -> bool:
+    """Whether a folder could not be written: full, over quota, read-only, broken."""
+    return isinstance(error, OSError) and error.errno in _DISK
 
 
 def first_line(error: BaseException) -> str:

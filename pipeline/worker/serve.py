@@ -25,6 +25,7 @@ from pipeline.worker.errors import (
     Refused,
     first_line,
     is_device_lost,
+    is_disk,
     is_out_of_memory,
 )
 from pipeline.worker.fault import Fault
@@ -147,4 +148,4 @@ def _reply(error: Exception, watch: Watch) -> Final:
     if not final:
         sys.excepthook(type(error), error, error.__traceback__)
     reason = first_line(error) if final else f"{type(error).__name__}: {first_line(error)}"
-    return Failed(stage=watch.stage, reason=reason, retry=not final)
+    return Failed(stage=watch.stage, reason=reason, retry=not final, disk=is_disk(error))

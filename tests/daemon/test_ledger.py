@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.database import Database, DatabaseUnusable
+from daemon.database import Database, DatabaseUnusable, jobs
 from daemon.history import History
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
@@ -36,6 +36,45 @@ def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
     job = ledger.claim(owner, lease)
     assert job is not None
     return job
+
+
+# --- whose turn it is
+
+
+def test_an_owner_keeps_its_own_jobs_however_the_clock_jumps(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    """One daemon with two devices: the wall clock jumps a day while both are at work."""
+    enqueue("a.jpg")
+    enqueue("b.jpg", sha256="bb")
+    mine = claim(ledger, "me", lease=-86_400)
+    assert claim(ledger, "me").id == 2
+    assert ledger.renew(mine, 30, None) == "ok"
+    assert ledger.claim("another", 30) is None
+
+
+def test_a_clock_that_was_set_back_delays_no_job(
+    ledger: Ledger, database: Database, enqueue: Enqueue
+) -> None:
+    enqueue()
+    ledger.try_again(claim(ledger), "broke", delay=60)
+    assert ledger.claim("me", 30) is None
+    with database.write() as db:  # as if both had been written a day ahead
+        db.execute(jobs.update().values(started=jobs.c.started + 86_400, due=jobs.c.due + 86_400))
+    assert claim(ledger).id == 1
+
+
+def test_jobs_of_an_inbox_without_room_wait(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue()
+    assert ledger.claim("me", 30, without=["inbox"]) is None
+    assert ledger.claim("me", 30, without=["other"]) is not None
+
+
+def test_only_jobs_that_nobody_is_at_go_back(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg", sha256="bb")
+    first, second = claim(ledger), claim(ledger)
+    assert ledger.recover("me", [first.id]) == [second.id]
 
 
 # --- one drop, one job
@@ -253,12 +292,12 @@ def test_retry_restores_all_tries_but_only_with_the_picture(
     enqueue()
     ledger.fail(job := claim(ledger), "broke")
     ledger.moved(job, "failed", "/f/cat.jpg")
-    assert not ledger.retry(job.id, lambda _: False)
+    assert not ledger.retry(job.id, lambda _: None)
     assert ledger.claim("me", 30) is None
-    assert ledger.retry(job.id, lambda _: True)
+    assert ledger.retry(job.id, lambda _: "1")
     again = claim(ledger)
     assert (again.id, again.failures, again.whereabouts) == (job.id, 0, "inbox")
-    assert not ledger.retry(job.id, lambda _: True)
+    assert not ledger.retry(job.id, lambda _: "1")
 
 
 def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: Enqueue) -> None:
@@ -357,7 +396,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(attempt=attempts)
     def retry(self, attempt: Job | None) -> None:
         if attempt:
-            self.ledger.retry(attempt.id, lambda _: True)
+            self.ledger.retry(attempt.id, lambda _: "1")
 
     @precondition(lambda self: self.admitted)
     @rule(owner=st.sampled_from("ab"))

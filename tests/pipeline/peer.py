@@ -1,16 +1,19 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for all further
-rungs. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose
-PEER is "mute" never says hello.
+"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait", "leave"; the last one holds for all
+further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names, unlike
+any other. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child
+whose PEER is "mute" never says hello.
 """
 
+import hashlib
 import os
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.protocol import (
@@ -65,6 +68,11 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
     match word:
         case "made":
             channel.send(made(order))
+        case "film":
+            try:
+                channel.send(film(channel, order))
+            except OSError as error:
+                channel.send(Failed(stage="write", reason=str(error), retry=True, disk=True))
         case "oom":
             channel.send(OutOfMemory(stage="denoise", detail="no room"))
         case "fail" | "retry":
@@ -97,6 +105,23 @@ def loaded(load: Load) -> Loaded:
 def made(order: Make) -> Made:
     return Made(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
                 frames=order.frames, fps=8, duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
+
+
+def film(channel: Channel, order: Make) -> Made:
+    """Leave the clip as the real worker would: a while of work, written, fsynced."""
+    for step in range(int(order.job) % 4):
+        time.sleep(0.05)
+        channel.send(Progress(stage="denoise", step=step, steps=4))
+    mark = os.urandom(16)
+    content = Path(os.environ["PEER_FILM"]).read_bytes()
+    content += (len(mark) + 8).to_bytes(4, "big") + b"free" + mark
+    clip = Path(order.staging) / "clip.mp4"
+    with clip.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = hashlib.sha256(content).hexdigest()
+    return made(order).model_copy(update={"sha256": digest, "size": len(content)})
 
 
 if __name__ == "__main__":

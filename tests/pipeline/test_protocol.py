@@ -113,7 +113,7 @@ REPLIES = {
     '{"type":"out_of_memory","stage":"decode","detail":"d"}': OutOfMemory(
         stage="decode", detail="d"
     ),
-    '{"type":"failed","stage":"write","reason":"r","retry":true}': Failed(
+    '{"type":"failed","stage":"write","reason":"r","retry":true,"disk":false}': Failed(
         stage="write", reason="r", retry=True
     ),
     '{"type":"cancelled"}': Cancelled(),
