@@ -8,7 +8,6 @@ the second ends it now, and it goes back to the queue uncounted.
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -18,15 +17,17 @@ from pathlib import Path
 
 import structlog
 
-from daemon import systemd
+from daemon import pulse, systemd
 from daemon.archive import Archive
 from daemon.database import Database, LedgerUnavailable
 from daemon.dispatch import Dispatcher
+from daemon.gpu import Gpus
 from daemon.hint import Hint
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
+from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.room import Room
 from daemon.settings import Settings
@@ -34,6 +35,7 @@ from daemon.slot import Slot
 from daemon.watch import Watcher
 from daemon.web import server
 from pipeline.decoder import Decoder
+from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.presets import family_of
 from pipeline.protocol import Load
@@ -41,9 +43,6 @@ from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
 _ROOM_INTERVAL = 2.0
-_STATUS_INTERVAL = 1.0
-_STUCK = 120.0
-"""Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""
 
 log = structlog.get_logger()
 
@@ -61,14 +60,23 @@ class App:
         self.metrics = Metrics()
         self.metrics.build.labels(version("i2vd")).set(1)
         family = family_of(settings.model.name)
+        self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        self.decoder = Decoder(_line("picture"), self._child_died("picture"))
         self.room = Room(settings, self.database.try_write)
         self.archive = Archive(self.ledger, settings)
+        self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
-            settings, family, self.ledger, self.history, self.archive, self.room, self.decoder,
-            self.metrics, self.rules,
-        )  # fmt: skip
+            settings=settings,
+            family=family,
+            ledger=self.ledger,
+            history=self.history,
+            archive=self.archive,
+            room=self.room,
+            pace=Pace.of(self.history),
+            decoder=self.decoder,
+            metrics=self.metrics,
+            rules=self.rules,
+        )
         self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
@@ -107,7 +115,7 @@ class App:
             around = [
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_room()),
-                tasks.create_task(self._tell_systemd()),
+                tasks.create_task(pulse.beat(self.slots, self.status)),
             ]
             await asyncio.wait(working)
             for task in around:
@@ -204,12 +212,24 @@ class App:
             found.append("stopping")
         return found
 
+    def until_done(self) -> float | None:
+        """Seconds until nothing waits or runs any more; None while too little is known."""
+        now = time.time()
+        running = [
+            (slot.job.spec, now - (slot.job.started or now))
+            for slot in self.slots
+            if slot.job and slot.job.spec
+        ]
+        return self.parts.pace.until_done(self.history.queued_work(), running, len(self.slots))
+
     def status(self) -> str:
         """One line for `systemctl status`."""
         try:
-            parts = [f"{self.history.counts()['queued']} queued"]
+            queued = self.history.counts()["queued"]
+            left = self.until_done() if queued else None
         except LedgerUnavailable as error:
-            parts = [str(error)]
+            return str(error)
+        parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         for slot in self.slots:
             if slot.job and (p := slot.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
@@ -217,25 +237,9 @@ class App:
                 parts.append(f"#{slot.job.id} {slot.job.path}: {step}{eta}")
         return "; ".join(parts)
 
-    async def _tell_systemd(self) -> None:
-        """STATUS when it changes; WATCHDOG while every slot's loop turns."""
-        beat, told, last = systemd.watchdog_interval(), "", 0.0
-        while True:
-            await asyncio.sleep(min(_STATUS_INTERVAL, beat or _STATUS_INTERVAL))
-            if not os.environ.get("NOTIFY_SOCKET"):
-                continue
-            now = time.monotonic()
-            alive = all(now - slot.alive_at < _STUCK for slot in self.slots)
-            if beat and alive and now - last >= beat:
-                systemd.notify("WATCHDOG=1")
-                last = now
-            status = await asyncio.to_thread(self.status)
-            if status != told:
-                systemd.notify(f"STATUS={status}")
-                told = status
-
     def _watch_gauges(self) -> None:
         self.metrics.watch_ledger(self.history)
+        self.metrics.registry.register(Gpus())
         gauge = self.metrics.watch_gauge
         gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
         gauge(
@@ -246,6 +250,12 @@ class App:
             "1 while all folders of an inbox, and the state folder, take more work.",
             ["inbox"],
             lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
+        )
+        gauge(
+            "i2vd_queue_eta_seconds",
+            "Seconds until the whole queue is done; absent before the first clip was made.",
+            [],
+            lambda: [([], left) for left in [self.until_done()] if left is not None],
         )
         gauge(
             "i2vd_inbox_available",
@@ -291,7 +301,8 @@ class App:
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
         load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
-        maker = Maker(load, _line(f"worker {device}"), self._child_died("worker"))
+        name = f"worker {device}"
+        maker = Maker(load, _line(name), self._child_lost("worker"), silence=model.silence)
         return Slot(device, maker)
 
     def _watcher(self, name: str) -> Watcher:
@@ -300,12 +311,19 @@ class App:
         intake = Intake(self.parts, self.dispatcher.wake)
         return Watcher(inbox, self.settings.scan_interval, intake.take, self.room)
 
-    def _child_died(self, child: str) -> Callable[[str], None]:
-        def note(why: str) -> None:
-            log.error("child lost", child=child, why=why)
-            self.metrics.child_deaths.labels(child).inc()
+    def _child_lost(self, child: str) -> Callable[[Loss], None]:
+        def note(loss: Loss) -> None:
+            log.error("child lost", child=child, cause=loss.cause, why=loss.reason, do=loss.advice)
+            self.metrics.child_deaths.labels(child, loss.cause).inc()
 
         return note
+
+
+def _rough(seconds: float) -> str:
+    """A time as people say it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _line(child: str) -> Callable[[str], None]:

@@ -74,7 +74,7 @@ class Archive:
         elif there := self._carry(picture, inbox.failed, drop):
             _write_reason(there, siblings)
             self._ledger.moved(drop, "failed", str(there))
-            log.info("picture put aside", job=job.id, path=str(there))
+            log.info("picture put aside", job=job.id, to=str(there))
 
     def _succeeded(self, inbox: Inbox, picture: Path, drop: Job) -> None:
         if inbox.after == "keep":
@@ -86,7 +86,7 @@ class Archive:
             self._ledger.moved(drop, "deleted" if ours else "gone")
         elif there := self._carry(picture, inbox.archive, drop):
             self._ledger.moved(drop, "archive", str(there))
-            log.info("picture archived", job=drop.id, path=str(there))
+            log.info("picture archived", job=drop.id, to=str(there))
 
     def _carry(self, picture: Path, root: Path, drop: Job) -> Path | None:
         """Move the picture below `root`, and what lies beside it; None when it is gone."""

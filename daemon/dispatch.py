@@ -68,7 +68,9 @@ class Dispatcher:
                 continue
             with structlog.contextvars.bound_contextvars(job=job.id):
                 await self._attempt(slot, job)
-            if slot.trouble:
+            if slot.losses:
+                await self._pause(slot)
+            elif slot.trouble:
                 await self._rest(_TROUBLE)
         await slot.maker.close()
 
@@ -100,6 +102,7 @@ class Dispatcher:
             staging = staging_of(inbox, job)
             await asyncio.to_thread(_make_empty, staging)
             outcome = await Attempt(self._parts, slot, inbox, job, staging).run(self.hurry)
+            slot.count(outcome)
             await self._outcomes.conclude(slot, inbox, job, outcome, hurry=self.hurry.is_set())
         except OSError as error:  # a full disk, a share that went: not the job's fault
             self._parts.room.doubt(inbox, error)
@@ -159,6 +162,14 @@ class Dispatcher:
 
     def _in_hand(self) -> list[int]:
         return [slot.job.id for slot in self._slots if slot.job]
+
+    async def _pause(self, slot: Slot) -> None:
+        """Wait before the next worker, longer after each one lost; new work does not shorten it."""
+        end = time.monotonic() + slot.pause(self._parts.settings.queue.backoff)
+        while (left := end - time.monotonic()) > 0 and not self.stopping.is_set():
+            slot.alive_at = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), min(left, _TROUBLE))
 
     async def _rest(self, seconds: float) -> None:
         """Wait for work, a while, or the end."""

@@ -15,6 +15,7 @@ from daemon.database import Database
 from daemon.history import History
 from daemon.intake import Plan, checker, plan
 from daemon.job import Event, Job
+from daemon.pace import Pace
 from daemon.scan import is_junk, is_picture
 from daemon.settings import Inbox, Settings
 from pipeline import ladder
@@ -105,7 +106,8 @@ def _tell_plan(
     dtype = settings.model.dtype_on(devices(settings.model.devices)[0])
     first = ladder.rungs(spec, family)[0]
     answer.predicted_bytes = predicted_peak(first, family, dtype)
-    answer.predicted_seconds = _seconds_like(settings, spec)
+    history = _history(settings)
+    answer.predicted_seconds = Pace.of(history).seconds(spec) if history else None
 
 
 def _place(settings: Settings, picture: Path) -> tuple[Inbox, str]:
@@ -143,23 +145,6 @@ def _past(settings: Settings, sha256: str | None, picture: Path) -> list[Past]:
         found |= {job.id: job for job in history.of_content(sha256)}
     newest = [found[number] for number in sorted(found, reverse=True)]
     return [Past(job=job, events=history.events(job.id)) for job in newest]
-
-
-def _seconds_like(settings: Settings, spec: Spec) -> float | None:
-    """From finished jobs of the preset, scaled by the work asked; None before there is one."""
-    history = _history(settings)
-    done = history.finished_like(spec.preset) if history else []
-    rates = sorted(
-        sum(job.result["seconds"].values()) / _work(job.spec)
-        for job in done
-        if job.spec and job.result and not job.result["degraded"]
-    )
-    return rates[len(rates) // 2] * _work(spec) if rates else None
-
-
-def _work(spec: Spec) -> int:
-    halves = 2 if spec.guidance > 1 else 1
-    return spec.width * spec.height * spec.frames * spec.steps * halves
 
 
 def show(answer: Explanation, console: Console) -> None:

@@ -62,10 +62,17 @@ class History:
         """All jobs of a picture with this content, newest first."""
         return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
 
-    def finished_like(self, preset: str, limit: int = 50) -> list[Job]:
-        """The newest done jobs of a preset, for estimates."""
-        clause = (jobs.c.state == "done") & (jobs.c.spec["preset"].as_string() == preset)
-        return self._select(clause, newest_first=True, limit=limit)
+    def queued_work(self) -> dict[str, float]:
+        """Units of work that wait, by preset, as `pace.work` counts them."""
+        spec = jobs.c.spec
+        units = sa.case((spec["guidance"].as_float() > 1, 2.0), else_=1.0)
+        for key in ("width", "height", "frames", "steps"):
+            units = units * spec[key].as_float()
+        preset = spec["preset"].as_string()
+        query = sa.select(preset, sa.func.sum(units)).where(jobs.c.state == "queued")
+        with self._database.read() as db:
+            rows = db.execute(query.group_by(preset)).all()
+        return {preset: amount for preset, amount in rows if preset is not None}
 
     def events(self, job_id: int) -> list[Event]:
         """What happened to a job, oldest first."""

@@ -1,48 +1,88 @@
 """Logging: one line per change of state, with the job's id.
 
-JSON under journald (with its priorities) or a pipe, colours on a terminal. The renderers escape all
-values, so that a file name cannot forge a line.
+Fields of the journal under systemd, colours on a terminal, JSON elsewhere. All three escape or
+carry values apart, so that a file name cannot forge a line.
 """
 
+import json
 import logging
-import os
 import sys
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict, Processor
 
+from daemon import journal
 from daemon.settings import Log
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_FIELD_PREFIX = "I2VD_"
 
 
 def configure(settings: Log) -> None:
     """Set structlog up for the process; the libraries' own loggers join from WARNING on."""
-    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
-    processors: list[structlog.typing.Processor] = [
+    processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
-        structlog.processors.format_exc_info,
     ]
-    if console:
-        processors[-1:] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    factory: Any = structlog.PrintLoggerFactory(sys.stderr)
+    if settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty()):
+        processors += [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ]
+    elif settings.format == "auto" and journal.is_stderr():
+        processors += [structlog.processors.format_exc_info, _as_fields]
+        factory = _ToJournal
     else:
-        processors.append(structlog.processors.JSONRenderer())
-        if "JOURNAL_STREAM" in os.environ:
-            processors.append(_with_priority)
+        processors += [
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(settings.level.upper()),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=factory,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
 
 
-def _with_priority(_logger: object, method: str, line: Any) -> str:
-    """journald reads the priority from a prefix (sd-daemon(3)) and takes it off."""
-    return f"<{_PRIORITIES.get(method, 6)}>{line}"
+def _as_fields(_logger: object, method: str, event: EventDict) -> EventDict:
+    """An entry of the journal: a message for people, and each value in a field of its own."""
+    event.pop("level", None)
+    words = event.pop("event")
+    trouble = event.pop("exception", None)
+    values = {
+        key: value if isinstance(value, str) else _json(value) for key, value in event.items()
+    }
+    message = " ".join([str(words), *(f"{key}={_json(event[key])}" for key in event)])
+    fields = {_FIELD_PREFIX + key.upper(): value for key, value in values.items()}
+    return {
+        "fields": {
+            "MESSAGE": f"{message}\n{trouble}" if trouble else message,
+            "PRIORITY": str(_PRIORITIES.get(method, 6)),
+            "SYSLOG_IDENTIFIER": "i2vd",
+            **fields,
+        }
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+class _ToJournal:
+    """The end of the way under systemd; where the journal does not take an entry, stderr does."""
+
+    def _send(self, fields: dict[str, str]) -> None:
+        try:
+            journal.send(fields)
+        except OSError:
+            sys.stderr.write(f"<{fields['PRIORITY']}>{fields['MESSAGE']}\n")
+
+    debug = info = warning = error = critical = _send
 
 
 class _ToStructlog(logging.Handler):

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from daemon.database import LedgerUnavailable
 from daemon.history import History
+from pipeline.loss import CAUSES
 from pipeline.protocol import SILENCE
 
 REJECTIONS = ("unreadable", "sidecar")
@@ -52,6 +53,16 @@ class Metrics:
             buckets=_STAGE_SECONDS,
             registry=r,
         )
+        self.predicted_seconds = Counter(
+            "i2vd_clip_predicted_seconds_total",
+            "Seconds that the finished clips were predicted to take.",
+            registry=r,
+        )
+        self.worked_seconds = Counter(
+            "i2vd_clip_worked_seconds_total",
+            "Seconds that the clips with a prediction took.",
+            registry=r,
+        )
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
@@ -69,7 +80,10 @@ class Metrics:
             registry=r,
         )
         self.child_deaths = Counter(
-            "i2vd_child_deaths_total", "Children lost, by child.", ["child"], registry=r
+            "i2vd_child_deaths_total",
+            "Children lost, by child and cause.",
+            ["child", "cause"],
+            registry=r,
         )
         self.retries = Counter(
             "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
@@ -93,11 +107,18 @@ class Metrics:
             registry=r,
         )
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
-            self.child_deaths.labels(child)
+            for cause in CAUSES:
+                self.child_deaths.labels(child, cause)
         for stage in SILENCE:
             self.fallbacks.labels(stage)
+            self.stage_seconds.labels(stage)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+
+    def expect(self, presets: Iterable[str]) -> None:
+        """Have a zero for each preset, before the first clip."""
+        for preset in presets:
+            self.clip_seconds.labels(preset)
 
     def watch_ledger(self, history: History) -> None:
         """Serve what the ledger counts."""

@@ -20,6 +20,7 @@ from daemon.slot import Slot
 from pipeline.maker import Clip, NoClip
 from pipeline.protocol import Rejected
 from pipeline.sidecar import AppliedRule, Source, compose
+from pipeline.spec import Spec
 
 STAGING = ".i2vd"
 
@@ -61,12 +62,14 @@ class Outcomes:
                 log.info("cancelled")
                 await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
                 await self.settle(job)
+            case NoClip(kind="ended"):
+                log.info("given up: another has the job")
             case NoClip(kind="disk"):
                 raise OSError(outcome.reason)
             case NoClip(kind="load"):
-                slot.trouble = f"the model does not load: {outcome.reason}"
-                log.error("the model does not load, the job goes back", why=outcome.reason)
-                await asyncio.to_thread(self._ledger.give_back, job, slot.trouble)
+                slot.trouble = outcome.reason
+                log.error("no worker to be had, the job goes back", why=outcome.reason)
+                await asyncio.to_thread(self._ledger.give_back, job, outcome.reason)
             case NoClip() if outcome.retry and await self._lacks_room(inbox):
                 raise OSError(outcome.reason)
             case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
@@ -139,21 +142,27 @@ class Outcomes:
             "seconds": clip.made.seconds,
         }
         if await asyncio.to_thread(self._ledger.publishing, job, result):
-            self._observe(job.spec.preset, clip, degraded=sidecar.degraded)
+            self._observe(job.spec, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}))
 
     async def _lacks_room(self, inbox: Inbox) -> bool:
         await asyncio.to_thread(self._parts.room.look)
         return inbox.name in self._parts.room.lacking
 
-    def _observe(self, preset: str, clip: Clip, *, degraded: bool) -> None:
-        metrics = self._parts.metrics
+    def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
+        metrics, pace = self._parts.metrics, self._parts.pace
         for stage, seconds in clip.made.seconds.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:
-            metrics.peak_memory.labels(preset).set(clip.made.peak_memory)
+            metrics.peak_memory.labels(spec.preset).set(clip.made.peak_memory)
         if degraded:
             metrics.degraded.inc()
+            return
+        seconds = sum(clip.made.seconds.values())
+        if (predicted := pace.seconds(spec)) is not None:
+            metrics.predicted_seconds.inc(predicted)
+            metrics.worked_seconds.inc(seconds)
+        pace.learn(spec, seconds)
 
     async def _picture_gone(self, inbox: Inbox, job: Job) -> None:
         """Its owner took it away, or the whole inbox is away, which is no reason to cancel."""

@@ -7,6 +7,7 @@ from daemon.archive import Archive
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
+from daemon.pace import Pace
 from daemon.room import Room
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
@@ -24,6 +25,7 @@ class Parts:
     history: History
     archive: Archive
     room: Room
+    pace: Pace
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

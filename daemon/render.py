@@ -19,6 +19,7 @@ from daemon.publish import CLIP
 from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.decoder import Decoder
+from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
 from pipeline.presets import family_of
 from pipeline.protocol import Inspected, Load, Loaded, Rejected
@@ -111,10 +112,14 @@ async def _render(
 ) -> Rendered:
     device = devices(settings.model.devices)[0]
     said: list[str] = []
-    decoder = Decoder(said.append, said.append)
+
+    def tell_loss(loss: Loss) -> None:
+        said.append(f"{loss.reason}; {loss.advice}")
+
+    decoder = Decoder(said.append, tell_loss)
     model = settings.model
     load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
-    maker = Maker(load, said.append, said.append)
+    maker = Maker(load, said.append, tell_loss, silence=model.silence)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
     try:

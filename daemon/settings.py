@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from pipeline.presets import MICRO
+from pipeline.protocol import Stage
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -99,6 +100,8 @@ class Model(_Section):
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
+    silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
 
     def dtype_on(self, device: str) -> Literal["float16", "bfloat16", "float32"]:
         """The type that is used on a device."""
@@ -126,7 +129,7 @@ class Log(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
-    """"auto" is console on a terminal and JSON elsewhere."""
+    """"auto": console on a terminal, fields in the systemd journal, JSON elsewhere."""
 
 
 class Settings(BaseSettings):

@@ -32,7 +32,7 @@ from grafana_foundation_sdk.models.dashboard import (
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, ORANGE, RED, BLUE = "green", "orange", "red", "blue"
 HEIGHT = 8
-THIRD, HALF = 8, 12
+THIRD, HALF, WHOLE = 8, 12, 24
 EIGHTH = 3
 
 
@@ -170,6 +170,13 @@ def glance() -> list[stat.Panel]:
             (7200, RED),
         ),
         number(
+            "All done in",
+            "When the whole queue will be done, at the pace of the last clips; no data before the "
+            "first clip.",
+            f"max({of('i2vd_queue_eta_seconds')})",
+            units.Seconds,
+        ),
+        number(
             "In hand",
             "Jobs that are being made or published now.",
             f"sum({of('i2vd_jobs', state='running|publishing')})",
@@ -190,15 +197,6 @@ def glance() -> list[stat.Panel]:
             (None, GREEN),
             (1, ORANGE),
             (10, RED),
-        ),
-        number(
-            "Least space",
-            "Bytes free in the fullest of all folders.",
-            f"min({of('i2vd_free_bytes')})",
-            units.BytesIEC,
-            (None, RED),
-            (2e9, ORANGE),
-            (20e9, GREEN),
         ),
     ]
 
@@ -260,6 +258,18 @@ def throughput() -> list[timeseries.Panel]:
                 "{{instance}}",
             ),
         ),
+        graph(
+            "Predicted against real time",
+            "Predicted seconds of the clips of the last six hours, over the seconds that they "
+            "took: 1 is right, 2 means that clips take half of what was said.",
+            units.Short,
+            query(
+                f"sum(increase({of('i2vd_clip_predicted_seconds_total', '6h')}))"
+                f" / sum(increase({of('i2vd_clip_worked_seconds_total', '6h')}))",
+                "predicted / real",
+            ),
+            span=WHOLE,
+        ),
     ]
 
 
@@ -284,7 +294,53 @@ def memory() -> list[timeseries.Panel]:
             "Attempts that failed and will be made again, and children that died, in an hour.",
             units.Short,
             query(f"sum(increase({of('i2vd_retries_total', '1h')}))", "retries"),
-            query(f"sum by (child) (increase({of('i2vd_child_deaths_total', '1h')}))", "{{child}}"),
+            query(
+                f"sum by (child, cause) (increase({of('i2vd_child_deaths_total', '1h')}))",
+                "{{child}}: {{cause}}",
+            ),
+        ),
+    ]
+
+
+def gpu() -> list[timeseries.Panel]:
+    """The cards, as their driver sees them; no data on a host without one."""
+
+    def each(metric: str) -> Dataquery:
+        return query(f"max by (instance, gpu) ({of(metric)})", "{{instance}} GPU {{gpu}}")
+
+    return [
+        graph(
+            "GPU memory in use",
+            "By any process on the card, against what the card has.",
+            units.BytesIEC,
+            each("i2vd_gpu_memory_used_bytes"),
+            query(f"max by (instance, gpu) ({of('i2vd_gpu_memory_total_bytes')})", "all of it"),
+        ),
+        graph(
+            "GPU at work",
+            "Share of the time in which a card computes.",
+            units.PercentUnit,
+            each("i2vd_gpu_utilization_ratio"),
+        ),
+        graph(
+            "GPUs that answer",
+            "1 while a card answers, 0 when it was there and does not.",
+            units.NoUnit,
+            each("i2vd_gpu_up"),
+        ),
+        graph(
+            "GPU temperature",
+            "Of the chip. Most cards slow down from about 85 degrees on.",
+            units.Celsius,
+            each("i2vd_gpu_temperature_celsius"),
+            span=HALF,
+        ),
+        graph(
+            "GPU power",
+            "Electrical power that a card draws.",
+            units.Watt,
+            each("i2vd_gpu_power_watts"),
+            span=HALF,
         ),
     ]
 
@@ -406,6 +462,7 @@ def board() -> Dashboard:
         ("At a glance", glance()),
         ("Throughput and time", throughput()),
         ("Memory and faults", memory()),
+        ("GPU", gpu()),
         ("Intake", intake()),
         ("House", house()),
     ):

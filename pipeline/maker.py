@@ -11,11 +11,13 @@ from typing import Literal
 
 from pipeline.client import Child, Died, Silent
 from pipeline.ladder import Rung
+from pipeline.loss import Loss, oom_kills, tell_apart
 from pipeline.protocol import (
     SILENCE,
     Cancel,
     Cancelled,
     Failed,
+    Hello,
     Load,
     Loaded,
     Made,
@@ -58,43 +60,54 @@ class Clip:
     steps_down: tuple[StepDown, ...]
 
 
-Kind = Literal["failed", "died", "hung", "load", "memory", "disk", "cancelled"]
+Kind = Literal["failed", "lost", "load", "memory", "disk", "cancelled", "ended"]
 
 
 @dataclass(frozen=True)
 class NoClip:
-    """Why there is none; `died` when the child was lost over it, `retry` when a retry may help."""
+    """Why there is none; `retry` when another try may help.
+
+    "lost": the child was, over this clip; "load": there was none with a model in it, which is no
+    fault of this clip's; "disk": its folder could not be written, which is none either; "ended": by
+    our own `kill`.
+    """
 
     kind: Kind
     reason: str
     retry: bool
 
-    @property
-    def died(self) -> bool:
-        """Whether it cost a child."""
-        return self.kind in ("died", "hung")
-
 
 Report = Callable[[Progress | Loaded | StepDown], None]
 
+_CANCELLED = NoClip("cancelled", "cancelled", retry=False)
+_WHO = "the worker"
+
 
 class Maker:
-    """One worker child, started when first needed and replaced when it dies."""
+    """One worker child, started when first needed and replaced when it dies.
+
+    `silence` overrides limits of `protocol.SILENCE`.
+    """
 
     def __init__(
         self,
         load: Load,
         on_line: Callable[[str], None],
-        on_death: Callable[[str], None],
+        on_loss: Callable[[Loss], None],
+        *,
+        silence: Mapping[Stage, float] | None = None,
         env: Mapping[str, str] | None = None,
         module: str = "pipeline.worker",
+        count_oom_kills: Callable[[], int] = oom_kills,
     ) -> None:
         self.loaded: Loaded | None = None
         self._load = load
         self._on_line = on_line
-        self._on_death = on_death
+        self._on_loss = on_loss
+        self._silence = {**SILENCE, **(silence or {})}
         self._env = env
         self._module = module
+        self._count_oom_kills = count_oom_kills
         self._child: Child | None = None
         self._cancelled = False
         self._killed = False
@@ -112,39 +125,41 @@ class Maker:
     async def start(self, report: Report) -> Loaded | NoClip:
         """Have a child with the model loaded; at once when there is one already."""
         if self._child is not None and self.loaded is not None:
-            return self.loaded
+            if self._child.alive:
+                return self.loaded
+            await self._mourn()
+        self._killed = False
         self._child = await Child.spawn(self._module, self._on_line, self._env)
-        hello = await self._final("start", report)
-        if isinstance(hello, NoClip):
-            return hello
-        await self._child.send(self._load)
-        loaded = await self._final("load", report)
-        match loaded:
+        answer = await self._final("start", report)
+        if isinstance(answer, Hello):
+            await self._child.send(self._load)
+            answer = await self._final("load", report)
+        match answer:
             case Loaded():
-                self.loaded = loaded
-                report(loaded)
-                return loaded
+                self.loaded = answer
+                report(answer)
+                return answer
             case Failed():
-                await self._bury(f"could not load the model: {loaded.reason}")
-                return NoClip("load", loaded.reason, loaded.retry)
+                loss = Loss("load", f"the model does not load: {answer.reason}")
             case Cancelled():  # a child without a model is of no use, and no loss
                 await self.close()
-                return NoClip("cancelled", "cancelled", retry=False)
-            case NoClip():
-                return loaded
+                return _CANCELLED
+            case Loss():
+                loss = answer
             case other:
-                return await self._out_of_turn(other)
+                loss = _out_of_turn(other)
+        return await self._bury(loss, "load")
 
     async def make(self, order: Order, report: Report) -> Clip | NoClip:
         """Make one clip, from the first rung of the ladder down to the last if it must."""
-        self._cancelled = self._killed = False
+        self._cancelled = False
         loaded = await self.start(report)
         if isinstance(loaded, NoClip):
             return loaded
         steps_down: list[StepDown] = []
         for rung in order.ladder:
             if self._cancelled:  # while the model was loading, or between two rungs
-                return NoClip("cancelled", "cancelled", retry=False)
+                return _CANCELLED
             answer = await self._try(order, rung, report)
             match answer:
                 case Made():
@@ -156,11 +171,11 @@ class Maker:
                     kind: Kind = "disk" if answer.disk else "failed"
                     return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
                 case Cancelled():
-                    return NoClip("cancelled", "cancelled", retry=False)
-                case NoClip():
-                    return answer
+                    return _CANCELLED
+                case Loss():
+                    return await self._bury(answer, "lost")
                 case other:
-                    return await self._out_of_turn(other)
+                    return await self._bury(_out_of_turn(other), "lost")
         last = steps_down[-1]
         hint = "choose a smaller preset, or free the device's memory"
         return NoClip(
@@ -174,7 +189,7 @@ class Maker:
             await self._child.send(Cancel())
 
     async def kill(self) -> None:
-        """End the child now, whatever it does; `make` then says that it died."""
+        """End the child now, whatever it does; `make` then says so."""
         if self._child is not None:
             self._killed = True
             await self._child.kill()
@@ -185,7 +200,7 @@ class Maker:
             child, self._child, self.loaded = self._child, None, None
             await child.close()
 
-    async def _try(self, order: Order, rung: Rung, report: Report) -> Reply | NoClip:
+    async def _try(self, order: Order, rung: Rung, report: Report) -> Reply | Loss:
         assert self._child is not None
         await self._child.send(
             Make(
@@ -201,33 +216,38 @@ class Maker:
         )
         return await self._final("encode", report)
 
-    async def _final(self, stage: Stage, report: Report) -> Reply | NoClip:
+    async def _final(self, stage: Stage, report: Report) -> Reply | Loss:
         """The final reply to the last request; each stage has its own limit for silence."""
         while True:
             assert self._child is not None
-            match await self._child.receive(SILENCE[stage]):
+            shot_before = self._count_oom_kills()
+            match await self._child.receive(self._silence[stage]):
                 case Progress() as progress:
                     stage = progress.stage
                     report(progress)
-                case Died() as death:
-                    reason = f"the worker {death} (in {stage})"
-                    await self._bury(reason)
-                    return NoClip("died", reason, retry=True)
-                case Silent(seconds):
-                    reason = f"the worker hung in {stage}: silent for {seconds:.0f} s"
-                    await self._bury(reason)
-                    return NoClip("hung", reason, retry=True)
+                case (Died() | Silent()) as end:
+                    oom_killed = self._count_oom_kills() > shot_before
+                    return tell_apart(_WHO, end, stage, oom_killed=oom_killed)
                 case reply:
                     return reply
 
-    async def _out_of_turn(self, reply: Reply) -> NoClip:
-        reason = f"the worker answered out of turn ({reply.type})"
-        await self._bury(reason)
-        return NoClip("died", reason, retry=True)
+    async def _mourn(self) -> None:
+        """The child died between two clips, which is held against neither."""
+        assert self._child is not None
+        end = await self._child.receive(self._silence["start"])
+        if isinstance(end, (Died, Silent)):
+            await self._bury(tell_apart(_WHO, end, "no work", oom_killed=False), "lost")
 
-    async def _bury(self, why: str) -> None:
-        if self._child is not None:
-            child, self._child, self.loaded = self._child, None, None
-            await child.kill()
-            if not self._killed:  # what we ended ourselves is no loss
-                self._on_death(why)
+    async def _bury(self, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
+        """No trace of the child stays; what we ended ourselves is no loss."""
+        assert self._child is not None
+        child, self._child, self.loaded = self._child, None, None
+        await child.kill()
+        if self._killed:
+            return NoClip("ended", "ended by us", retry=True)
+        self._on_loss(loss)
+        return NoClip(kind, loss.reason, retry=True)
+
+
+def _out_of_turn(reply: Reply) -> Loss:
+    return Loss("channel", f"{_WHO} answered out of turn ({reply.type})")

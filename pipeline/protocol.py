@@ -29,6 +29,10 @@ SILENCE: dict[Stage, float] = {
 """Seconds without a message after which a child in this stage is taken for hung."""
 
 
+EXIT_DEVICE_LOST = 70
+"""The worker's exit code after an error that no later work in its context would survive."""
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -154,9 +154,8 @@ def resolve(
     if name not in family.presets:
         raise ValueError(_unknown("preset", name, family.presets))
     preset = family.presets[name]
-    width, height = clip_size(
-        asked.size or preset.side, asked.aspect or "square", source, family.multiple
-    )
+    side = asked.size if asked.size and asked.size <= family.largest_side else preset.side
+    width, height = clip_size(side, asked.aspect or "square", source, family.multiple)
     return Spec(
         prompt=asked.prompt or "",
         negative_prompt=asked.negative_prompt or "",
@@ -222,10 +221,6 @@ def check(settings: Mapping[str, Any], family: Family) -> list[Problem]:
         near = max(family.multiple, round(size / family.multiple) * family.multiple)
         problems.append(
             Problem("size", f"{size} is not a multiple of {family.multiple}; nearest: {near}")
-        )
-    elif isinstance(size, int) and size > family.largest_side:
-        problems.append(
-            Problem("size", f"{size}; allowed: {family.multiple} to {family.largest_side}")
         )
     return problems + _warnings(settings, family)
 
@@ -311,7 +306,11 @@ def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:
                 Problem("guidance", f"{guidance} is over 12: burnt colours, jitter", fatal=False)
             )
     size = settings.get("size")
-    if isinstance(size, int) and size not in family.sides and size % family.multiple == 0:
+    if isinstance(size, int) and size > family.largest_side:
+        # So that rules written for the full model can be tried with the demonstration model.
+        message = f"{size} is more than the {family.name} model can make; the preset's is taken"
+        found.append(Problem("size", message, fatal=False))
+    elif isinstance(size, int) and size not in family.sides and size % family.multiple == 0:
         sides = ", ".join(map(str, family.sides))
         found.append(Problem("size", f"{size} is untried; usual sides: {sides}", fatal=False))
     return found

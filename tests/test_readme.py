@@ -11,6 +11,7 @@ from daemon.cli import app
 from daemon.cli.base import Exit
 from daemon.settings import Http, Inbox, Log, Model, Queue, Settings, load
 from pipeline.presets import I2VGEN_XL
+from pipeline.protocol import SILENCE
 from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema
 from pipeline.spec import Request
 
@@ -92,3 +93,8 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+def test_the_limits_of_silence_are_as_told() -> None:
+    (row,) = re.findall(r"^\| `silence` \|.*\| (.*) \|$", README, re.MULTILINE)
+    assert row == ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in SILENCE.items())

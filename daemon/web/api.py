@@ -85,6 +85,7 @@ def _health(api: FastAPI, app: "App") -> None:
             "paused": app.ledger.paused(),
             "problems": app.problems(),
             "jobs": app.history.counts(),
+            "eta": app.until_done(),
             "slots": [
                 {
                     "device": slot.device,

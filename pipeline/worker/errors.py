@@ -5,10 +5,19 @@ import errno
 import torch
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-_LOST = ("CUDA error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
-
-EXIT_DEVICE_LOST = 70
-"""The child's exit code after an error that no later work on this device context survives."""
+_LOST = (
+    "CUDA error",
+    "CUDA driver error",
+    "Triton Error [CUDA]",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
+"""Words of errors after which the context is of no use: illegal access, assert, launch failure,
+ECC, a card off the bus. A few are harmless, but not worth telling apart: a new process costs
+seconds."""
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

@@ -8,20 +8,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import torch
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.presets import MICRO_FAMILY, family_of
+from pipeline.protocol import EXIT_DEVICE_LOST, Failed, Load, Loaded, Made, Make, OutOfMemory
 from pipeline.protocol import Cancelled as CancelledReply
-from pipeline.protocol import Failed, Load, Loaded, Made, Make, OutOfMemory
 from pipeline.source import ModelUnusable
-from pipeline.worker import budget, clip, fault
+from pipeline.worker import budget, clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
-    EXIT_DEVICE_LOST,
     Cancelled,
     Refused,
     first_line,
@@ -29,6 +28,7 @@ from pipeline.worker.errors import (
     is_disk,
     is_out_of_memory,
 )
+from pipeline.worker.fault import Fault
 from pipeline.worker.model import Model, checked_device, device_facts, load
 from pipeline.worker.watch import Watch
 
@@ -41,9 +41,9 @@ _LOAD_STEPS = 6
 class Server:
     """Holds the one model that is loaded."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, faults: Sequence[Fault] = ()) -> None:
         self._channel = channel
-        self._fault = fault.from_environment()
+        self._faults = faults
         self._limit = budget.from_environment()
         self._model: Model | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
@@ -52,7 +52,7 @@ class Server:
         """Load a model in place of the present one."""
         self._model = None
         gc.collect()
-        watch = Watch(self._channel, "load", fault=self._unless_conditional())
+        watch = Watch(self._channel, "load", faults=[f for f in self._faults if not f.when])
         reply = self._answer(lambda: self._load(order, watch), watch)
         if isinstance(reply, OutOfMemory):  # no smaller rung can help here
             return Failed(stage="load", reason=reply.detail, retry=True)
@@ -64,7 +64,7 @@ class Server:
         watch = Watch(
             self._channel,
             "encode",
-            fault=self._fault if self._fault and self._fault.concerns(order) else None,
+            faults=[f for f in self._faults if f.concerns(order)],
             settle=self._settle,
         )
         if model is None:
@@ -112,18 +112,15 @@ class Server:
             raise
         except Exception as error:
             reply = _reply(error, watch)
-        self._after_failure()
+        try:
+            release(self._model.device if self._model else torch.device("cpu"))
+        except RuntimeError as error:  # an error of CUDA may only come to light here
+            return _reply(error, watch)
         return reply
-
-    def _after_failure(self) -> None:
-        release(self._model.device if self._model else torch.device("cpu"))
 
     def _settle(self) -> None:
         if self._model and self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
-
-    def _unless_conditional(self) -> "fault.Fault | None":
-        return self._fault if self._fault and not self._fault.when else None
 
 
 def _set_threads(model: str) -> None:

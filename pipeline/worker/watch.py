@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pipeline.channel import Channel
 from pipeline.protocol import Cancel, Progress, Stage
@@ -18,13 +18,13 @@ class Watch:
         channel: Channel,
         stage: Stage,
         *,
-        fault: Fault | None = None,
+        faults: Iterable[Fault] = (),
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.stage: Stage = stage
         self.seconds: dict[str, float] = {}
         self._channel = channel
-        self._fault = fault
+        self._faults = tuple(faults)
         self._settle = settle
         self._done = self._of = 0
         self._since = time.monotonic()
@@ -40,8 +40,8 @@ class Watch:
         self._settle()
         self._done = self._done + 1 if done is None else done
         self._tell()
-        if self._fault:
-            self._fault.strike(self.stage)
+        for fault in self._faults:
+            fault.strike(self.stage)
 
     def end(self) -> None:
         """The present stage is over."""

@@ -16,6 +16,7 @@ from daemon.intake import Intake, checker
 from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
+from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.room import Room
 from daemon.scan import Seen, scan
@@ -42,7 +43,8 @@ class Desk:
         self.decoder = Decoder(print, print)
         self.parts = Parts(
             self.settings, MICRO_FAMILY, ledger, history, Archive(ledger, self.settings),
-            Room(self.settings, lambda: None), self.decoder, Metrics(), {"inbox": self.rules},
+            Room(self.settings, lambda: None), Pace(), self.decoder, Metrics(),
+            {"inbox": self.rules},
         )  # fmt: skip
         self.woken = 0
         self.intake = Intake(self.parts, self._wake)

@@ -1,52 +1,94 @@
-"""A real daemon to be scraped, and the programs that check what we ship for Grafana."""
+"""A real daemon that has made clips, scraped by a real Prometheus with our configuration."""
 
-import os
-import socket
 import subprocess
-import sys
 import time
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
+import httpx
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.system.needs import needs
+from tests.system.studio import Studio, free_port, picture
+
+GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
 
 
 @pytest.fixture(scope="session")
-def scrape(tmp_path_factory) -> str:
-    """What /metrics of a running daemon says. No picture has come, so no model is loaded."""
-    folder = tmp_path_factory.mktemp("daemon")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = folder / "log"
-    with (
-        log.open("w") as said,
-        subprocess.Popen(
-            [sys.executable, "-m", "daemon", "run"],
-            cwd=folder,
-            stderr=said,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "I2VD_HTTP__LISTEN": f"127.0.0.1:{port}"},
-        ) as daemon,
-    ):
-        try:
-            until_ready(f"http://127.0.0.1:{port}/readyz", log)
-            return read(f"http://127.0.0.1:{port}/metrics")
-        finally:
-            daemon.terminate()
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus"]:
+    """Watches a daemon that made three clips and put a picture aside, and still does."""
+    studio = Studio(tmp_path_factory.mktemp("grafana") / "studio")
+    server = Prometheus(studio.root / "prometheus", studio.port)
+    try:
+        studio.start()
+        server.start()
+        for number in range(3):
+            studio.drop(f"{number}.png", picture(number))
+        studio.drop("broken.png", picture(9)[:100])
+        for number in range(3):
+            studio.until_settled(f"{number}.png", "done")
+        studio.until_settled("broken.png", "failed")
+        time.sleep(3)  # seen by two more scrapes
+        server.scrape = httpx.get(f"http://127.0.0.1:{studio.port}/metrics", trust_env=False).text
+        yield server
+    finally:
+        server.stop()
+        studio.close()
 
 
-def until_ready(url: str, log: Path) -> None:
-    for _ in range(300):
-        try:
-            read(url)
-            return
-        except URLError:
+@pytest.fixture(scope="session")
+def scrape(prometheus: "Prometheus") -> str:
+    """What /metrics of that daemon says."""
+    return prometheus.scrape
+
+
+class Prometheus:
+    """A server of Debian's package on prometheus.yml, but for the port and a faster pace."""
+
+    def __init__(self, folder: Path, target: int) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.scrape = ""
+        self._folder = folder
+        folder.mkdir()
+        text = (GRAFANA / "prometheus.yml").read_text()
+        text = text.replace("127.0.0.1:7860", f"127.0.0.1:{target}").replace("15s", "1s")
+        (folder / "prometheus.yml").write_text(text)
+        (folder / "alerts.yml").write_text((GRAFANA / "alerts.yml").read_text())
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program = needs("prometheus", package="prometheus")
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    program,
+                    "--config.file=prometheus.yml",
+                    "--storage.tsdb.path=data",
+                    f"--web.listen-address={self.url.removeprefix('http://')}",
+                ],
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+            )
+        end = time.monotonic() + 30
+        while not self._answers():
+            assert time.monotonic() < end, (self._folder / "log").read_text()
             time.sleep(0.1)
-    pytest.fail(f"the daemon did not become ready: {log.read_text()}")
 
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
 
-def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return answer.read().decode()
+    def ask(self, expr: str) -> list[dict[str, Any]]:
+        """The present answer to a query: series with labels and value."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, trust_env=False)
+        assert answer.status_code == 200, f"{expr}: {answer.text}"
+        return list(answer.json()["data"]["result"])
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False

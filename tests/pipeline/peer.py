@@ -1,9 +1,10 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"die", "kill", "rubbish", "hang", "out-of-turn", "leave"; the last one holds for all further rungs.
-"film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names, unlike any other;
-"long" does it after three seconds.
+"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for all further
+rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names, unlike any
+other; "long" does it after three seconds. The name of the model says how it loads: "broken",
+"slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.protocol import (
+    EXIT_DEVICE_LOST,
     Cancel,
     Cancelled,
     Failed,
@@ -31,6 +33,8 @@ from pipeline.protocol import (
 
 
 def main() -> None:
+    if os.environ.get("PEER") == "mute":
+        time.sleep(600)
     number = int(os.environ["I2VD_CHANNEL"])
     channel = Channel.open()
     print("a library prints to stdout")
@@ -41,6 +45,10 @@ def main() -> None:
             match channel.receive():
                 case Load(model="broken"):
                     channel.send(Failed(stage="load", reason="no such model", retry=False))
+                case Load(model="dies"):
+                    sys.exit("peer: cannot import torch")
+                case Load(model="hangs"):
+                    time.sleep(600)
                 case Load() as load:
                     if load.model == "slow":
                         channel.send(Progress(stage="load", step=0, steps=1))
@@ -74,6 +82,9 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
         case "die":
             print("peer: my last words", file=sys.stderr)
             sys.exit(7)
+        case "lost":
+            print("the device is lost: CUDA error: unspecified launch failure", file=sys.stderr)
+            sys.exit(EXIT_DEVICE_LOST)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "rubbish":

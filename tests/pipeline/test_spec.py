@@ -163,6 +163,12 @@ def test_a_clip_has_about_the_area_asked_in_multiples(side, aspect, source):
     assert 0.7 < width * height / side**2 < 1.4
 
 
+def test_a_size_beyond_the_model_counts_as_the_presets():
+    (problem,) = check({"size": 512}, MICRO_FAMILY)
+    assert not problem.fatal
+    assert given_for(Request(size=512), family=MICRO_FAMILY).width == 64
+
+
 def test_sizes_that_people_know():
     assert clip_size(512, "square", (3000, 100), 64) == (512, 512)
     assert clip_size(512, "16:9", (1, 1), 64) == (704, 384)

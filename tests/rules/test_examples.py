@@ -28,6 +28,14 @@ def test_a_shipped_set_is_sound_and_warns_of_nothing(name):
         assert rule.make.keys["prompt"]
 
 
+def test_the_examples_can_be_tried_with_the_demonstration_model():
+    rules, mistakes = parse_folder(RULES / "examples", partial(check, family=MICRO_FAMILY))
+    assert rules is not None
+    assert {(mistake.fatal, "the preset's is taken" in str(mistake)) for mistake in mistakes} == {
+        (False, True)
+    }
+
+
 @pytest.mark.parametrize(
     ("folder", "picture", "rule"),
     [

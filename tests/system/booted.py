@@ -13,14 +13,10 @@ from pathlib import Path
 from tests.system.needs import missing, needs
 
 SCRIPT = Path(__file__).with_name("booted_systemd.sh")
+SOURCE = "/usr/local/src/i2vd"
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
-LAUNCHER = """\
-#!/opt/i2vd/bin/python
-from daemon.__main__ import main
-
-main()
-"""
+_NOT_COPIED = (".git", ".venv", "demo", "build", "*.egg-info", ".*_cache", "__pycache__")
 
 
 class Machine:
@@ -33,7 +29,7 @@ class Machine:
     @classmethod
     @contextlib.contextmanager
     def booted(cls, name: str, source: Path) -> Iterator["Machine"]:
-        """A machine in which /opt/i2vd holds this interpreter, its packages and our source."""
+        """A machine with our source, and at /opt/i2vd an environment of this one's packages."""
         needs("systemd-nspawn", package="systemd-container")
         needs("nsenter", package="util-linux")
         if os.geteuid() != 0:
@@ -45,17 +41,17 @@ class Machine:
             name,
             f"--bind-ro={sys.base_prefix}:/opt/python",
             f"--bind-ro={sysconfig.get_path('purelib')}:/opt/site-packages",
-            f"--bind-ro={source}:/opt/i2vd-source",
         )
         try:
             machine = cls(name)
             machine._make_environment()
+            machine._copy_source(source)
             yield machine
         finally:
             _script("down", name)
 
     def _make_environment(self) -> None:
-        """/opt/i2vd as pip would leave it; nothing in a home, for units cannot see those."""
+        """/opt/i2vd as `venv` and a first `pip install` would leave it, but for i2vd itself."""
         home = self.path("/opt/i2vd")
         packages = home / "lib" / VERSION / "site-packages"
         packages.mkdir(parents=True)
@@ -64,27 +60,17 @@ class Machine:
         (home / "pyvenv.cfg").write_text(
             "home = /opt/python/bin\ninclude-system-site-packages = false\n"
         )
-        (packages / "i2vd.pth").write_text("/opt/i2vd-source\n/opt/site-packages\n")
-        launcher = home / "bin/i2vd"
-        launcher.write_text(LAUNCHER)
-        launcher.chmod(0o755)
+        (packages / "packages.pth").write_text("/opt/site-packages\n")
         self.path("/etc/ld.so.conf.d/000-python.conf").write_text("/opt/python/lib\n")
         self.run("ldconfig")
 
-    def install(self, units: Path) -> None:
-        """Put the units, the user and the folders in place, as systemd/README.md says."""
-        for source, target in (
-            ("i2vd.service", "/etc/systemd/system/i2vd.service"),
-            ("i2vd.socket", "/etc/systemd/system/i2vd.socket"),
-            ("i2vd.sysusers", "/usr/lib/sysusers.d/i2vd.conf"),
-            ("i2vd.tmpfiles", "/usr/lib/tmpfiles.d/i2vd.conf"),
-            ("i2vd.toml", "/etc/i2vd/i2vd.toml"),
-        ):
-            self.path(target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(units / source, self.path(target))
-        self.run("systemd-sysusers", "i2vd.conf")
-        self.run("systemd-tmpfiles", "--create", "i2vd.conf")
-        self.run("systemctl", "daemon-reload")
+    def _copy_source(self, source: Path) -> None:
+        target = self.path(SOURCE)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+
+    def make(self, target: str) -> str:
+        """What `make TARGET` prints in the source folder."""
+        return self.run("make", "--no-print-directory", "-C", SOURCE, target)
 
     def run(self, *command: str) -> str:
         """What a command prints there. Raises CalledProcessError."""

@@ -8,8 +8,7 @@ import av
 import pytest
 
 from pipeline.ladder import Mode
-from pipeline.protocol import Cancel, Load, Make
-from pipeline.worker.errors import EXIT_DEVICE_LOST
+from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make
 from tests.pipeline.worker.kit import Peer
 
 pytestmark = pytest.mark.slow

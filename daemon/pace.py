@@ -1,0 +1,66 @@
+"""The pace: how long clips take here, learned from those that were made.
+
+A clip's work is pixels x frames x steps, twice with guidance; seconds for a unit of work differ
+from preset to preset, because loading, decoding and writing have their share.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+from daemon.history import History
+from pipeline.spec import Spec
+
+_REMEMBERED = 50
+"""Clips of a preset that count."""
+
+
+def work(spec: Spec) -> float:
+    """Units of work of a clip; `History.queued_work` counts the same in the database."""
+    halves = 2 if spec.guidance > 1 else 1
+    return float(spec.width * spec.height * spec.frames * spec.steps * halves)
+
+
+class Pace:
+    """Seconds for a unit of work, by preset: the median of the newest clips."""
+
+    def __init__(self) -> None:
+        self._rates: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+
+    @classmethod
+    def of(cls, history: History) -> "Pace":
+        """What the newest clips in the ledger tell. Those that were made smaller do not count."""
+        pace = cls()
+        for job in reversed(history.newest("done", limit=500)):
+            if job.spec and job.result and not job.result["degraded"]:
+                pace.learn(job.spec, sum(job.result["seconds"].values()))
+        return pace
+
+    def learn(self, spec: Spec, seconds: float) -> None:
+        """A clip took so long, from the prepared picture to the MP4."""
+        self._rates[spec.preset].append(seconds / work(spec))
+
+    def seconds(self, spec: Spec) -> float | None:
+        """What a clip will take; None before there was one of its preset."""
+        rates = self._rates.get(spec.preset)
+        return median(rates) * work(spec) if rates else None
+
+    def until_done(
+        self, queued: Mapping[str, float], running: Iterable[tuple[Spec, float]], slots: int
+    ) -> float | None:
+        """Seconds until nothing waits any more; None when too little is known.
+
+        `queued` is the work that waits, by preset; `running` are specs and the seconds spent on
+        them. A preset that was never made here is taken for as fast as the others.
+        """
+        every = [rate for rates in self._rates.values() for rate in rates]
+        left = 0.0
+        for preset, amount in queued.items():
+            if not every:
+                return None
+            left += median(self._rates.get(preset) or every) * amount
+        for spec, spent in running:
+            if not every:
+                return None
+            left += max(0.0, median(self._rates.get(spec.preset) or every) * work(spec) - spent)
+        return left / max(1, slots)

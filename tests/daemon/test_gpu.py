@@ -1,0 +1,81 @@
+"""The GPU's gauges: what the driver says, nothing without a driver, down when a card is lost."""
+
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from daemon.gpu import Gpus
+
+
+def scraped(gpus: Gpus) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(gpus)
+    lines = generate_latest(registry).decode().splitlines()
+    return {k: float(v) for k, _, v in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The driver's functions, as on a host with one card; no machine of the tests has one."""
+    here = SimpleNamespace(lost=False)
+
+    def answer(value: object) -> object:
+        def asked(*_: object) -> object:
+            if here.lost:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+            return value
+
+        return asked
+
+    for name, value in {
+        "nvmlInit": None,
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": object(),
+        "nvmlDeviceGetName": "NVIDIA GeForce RTX 4090",
+        "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=5 * 10**9, total=24 * 10**9),
+        "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=97),
+        "nvmlDeviceGetTemperature": 71,
+        "nvmlDeviceGetPowerUsage": 382_500,
+    }.items():
+        monkeypatch.setattr(pynvml, name, answer(value))
+    return here
+
+
+def test_a_card_is_told_in_base_units(card: SimpleNamespace) -> None:
+    labels = '{gpu="0",name="NVIDIA GeForce RTX 4090"}'
+    assert scraped(Gpus()) == {
+        f"i2vd_gpu_up{labels}": 1,
+        f"i2vd_gpu_memory_used_bytes{labels}": 5e9,
+        f"i2vd_gpu_memory_total_bytes{labels}": 24e9,
+        f"i2vd_gpu_utilization_ratio{labels}": 0.97,
+        f"i2vd_gpu_temperature_celsius{labels}": 71,
+        f"i2vd_gpu_power_watts{labels}": 382.5,
+    }
+
+
+def test_a_lost_card_is_down_and_has_no_zeros(card: SimpleNamespace) -> None:
+    gpus = Gpus()
+    card.lost = True
+    assert scraped(gpus) == {'i2vd_gpu_up{gpu="0",name="NVIDIA GeForce RTX 4090"}': 0}
+
+
+def test_a_reading_that_the_card_does_not_offer_is_left_out(
+    card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", refuse)
+    names = {name.partition("{")[0] for name in scraped(Gpus())}
+    assert "i2vd_gpu_power_watts" not in names
+    assert "i2vd_gpu_temperature_celsius" in names
+
+
+def test_without_a_driver_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    assert scraped(Gpus()) == {}

@@ -1,0 +1,54 @@
+"""What systemd hears: a beat while the dispatcher turns, and silence when it does not."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.pulse import STUCK, beat
+from daemon.slot import Slot
+from pipeline.maker import Maker
+from pipeline.protocol import Load
+
+
+@pytest.fixture
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        yield listener
+
+
+async def messages(listener: socket.socket, slots: list[Slot], seconds: float) -> list[bytes]:
+    """What is said within some seconds."""
+    task = asyncio.create_task(beat(slots, lambda: "0 queued"))
+    await asyncio.sleep(seconds)
+    task.cancel()
+    said = []
+    while True:
+        try:
+            said.append(listener.recv(1000))
+        except BlockingIOError:
+            return said
+
+
+def slot(turned: float) -> Slot:
+    maker = Maker(Load(model="micro", device="cpu", dtype="float32"), print, print)
+    return Slot("cpu", maker, alive_at=time.monotonic() - turned)
+
+
+async def test_the_beat_goes_on_while_every_slot_turns(heard: socket.socket) -> None:
+    said = await messages(heard, [slot(1.0), slot(STUCK - 10)], 0.5)
+    assert said.count(b"WATCHDOG=1") >= 3
+    assert said.count(b"STATUS=0 queued") == 1
+
+
+async def test_one_hung_slot_ends_the_beat(heard: socket.socket) -> None:
+    said = await messages(heard, [slot(1.0), slot(STUCK + 10)], 0.5)
+    assert said == [b"STATUS=0 queued"]
