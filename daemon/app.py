@@ -62,17 +62,17 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.room = Room(settings, self.database.try_write)
         self.archive = Archive(self.ledger, settings)
+        self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
             family=family,
             ledger=self.ledger,
             history=self.history,
-            pace=Pace.of(self.history),
             archive=self.archive,
             room=self.room,
+            pace=Pace.of(self.history),
             decoder=self.decoder,
             metrics=self.metrics,
             rules=self.rules,
@@ -227,9 +227,9 @@ class App:
         try:
             queued = self.history.counts()["queued"]
             left = self.until_done() if queued else None
-            parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         except LedgerUnavailable as error:
-            parts = [str(error)]
+            return str(error)
+        parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         for slot in self.slots:
             if slot.job and (p := slot.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
@@ -246,16 +246,16 @@ class App:
             "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
         )
         gauge(
-            "i2vd_queue_eta_seconds",
-            "Seconds until the whole queue is done; absent before the first clip was made.",
-            [],
-            lambda: [([], left) for left in [self.until_done()] if left is not None],
-        )
-        gauge(
             "i2vd_room",
             "1 while all folders of an inbox, and the state folder, take more work.",
             ["inbox"],
             lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
+        )
+        gauge(
+            "i2vd_queue_eta_seconds",
+            "Seconds until the whole queue is done; absent before the first clip was made.",
+            [],
+            lambda: [([], left) for left in [self.until_done()] if left is not None],
         )
         gauge(
             "i2vd_inbox_available",

@@ -25,7 +25,7 @@ from daemon.slot import Slot
 _IDLE = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""
 _TROUBLE = 5.0
-"""Seconds to wait when the trouble is not the job's."""
+"""Seconds to wait when the trouble is not the job's: a model that does not load."""
 
 log = structlog.get_logger()
 

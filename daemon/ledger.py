@@ -21,6 +21,8 @@ from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
 CANCELLED = "cancelled by the operator"
+MOST_CUTS = 10
+"""Ends of the daemon in the middle of a job, after which the job is taken for their cause."""
 
 
 class Ledger:
@@ -135,6 +137,7 @@ class Ledger:
     def recover(self, owner: str, in_hand: Collection[int] = ()) -> list[int]:
         """Put back what this owner was running when it died: `running -> queued`, uncounted.
 
+        But a job that was cut short MOST_CUTS times is taken for the cause: `running -> failed`.
         Only for an owner that is known to be alone; `in_hand` are jobs that it is still at.
         """
         with self._database.write() as db:
@@ -146,8 +149,28 @@ class Ledger:
             ).all()
             for job, state in rows:
                 event = "cancelled" if state == "cancelled" else "recovered"
-                self._note(db, job, event, "its attempt was cut short")
+                self._note(db, job, event, "the daemon ended while it was running")
+                if state == "queued" and self._cuts(db, job) >= MOST_CUTS:
+                    self._condemn(db, job)
             return [job for job, _ in rows]
+
+    def _cuts(self, db: sa.Connection, job: int) -> int:
+        """How often the job was recovered since it was last queued by a person or the intake."""
+        asked = sa.select(sa.func.max(events.c.id)).where(
+            events.c.job == job, events.c.event == "queued"
+        )
+        query = sa.select(sa.func.count()).where(
+            events.c.job == job,
+            events.c.event == "recovered",
+            events.c.id > sa.func.coalesce(asked.scalar_subquery(), 0),
+        )
+        return db.scalar(query) or 0
+
+    def _condemn(self, db: sa.Connection, job: int) -> None:
+        error = f"the daemon ended {MOST_CUTS} times while it was running"
+        over = {"state": "failed", "error": error, "finished": self._now}
+        db.execute(jobs.update().where(jobs.c.id == job).values(over))
+        self._note(db, job, "failed", error)
 
     def _abandoned(self) -> dict[str, Any]:
         """What becomes of a running row whose attempt is lost; uncounted, and a cancel holds."""

@@ -23,9 +23,9 @@ class Parts:
     family: Family
     ledger: Ledger
     history: History
-    pace: Pace
     archive: Archive
     room: Room
+    pace: Pace
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

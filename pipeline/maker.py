@@ -68,8 +68,8 @@ class NoClip:
     """Why there is none; `retry` when another try may help.
 
     "lost": the child was, over this clip; "load": there was none with a model in it, which is no
-    fault of this clip's; "disk": there was no room for it, or the disk broke; "ended": by our own
-    `kill`.
+    fault of this clip's; "disk": its folder could not be written, which is none either; "ended": by
+    our own `kill`.
     """
 
     kind: Kind

@@ -71,6 +71,13 @@ def test_the_sidecar_schema_is_current() -> None:
     assert SCHEMA_FILE.read_text() == schema(), "run: python -m pipeline.sidecar"
 
 
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named - set(re.findall(r"def (test_\w+)\(", code)) == set()
+    assert len(named) > 20
+
+
 @pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", README, re.DOTALL))
 def test_every_example_is_sound(text: str, tmp_path: Path) -> None:
     content = tomllib.loads(text)

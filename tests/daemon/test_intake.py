@@ -52,7 +52,7 @@ class Desk:
             decoder=self.decoder,
             metrics=Metrics(),
             rules={"inbox": self.rules},
-        )  # fmt: skip
+        )
         self.woken = 0
         self.intake = Intake(self.parts, self._wake)
         self.rule("90-default", RULE)

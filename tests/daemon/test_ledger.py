@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from daemon.database import Database, DatabaseUnusable, jobs
 from daemon.history import History
 from daemon.job import Drop, Job
-from daemon.ledger import Ledger
+from daemon.ledger import MOST_CUTS, Ledger
 from pipeline.ladder import Mode
 from pipeline.sidecar import Fallback, Given
 from pipeline.spec import Spec
@@ -75,6 +75,28 @@ def test_only_jobs_that_nobody_is_at_go_back(ledger: Ledger, enqueue: Enqueue) -
     enqueue("b.jpg", sha256="bb")
     first, second = claim(ledger), claim(ledger)
     assert ledger.recover("me", [first.id]) == [second.id]
+
+
+def test_a_job_that_ends_the_daemon_each_time_is_given_up(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue("bad.jpg")
+    enqueue("good.jpg", sha256="bb")
+    for _ in range(MOST_CUTS):
+        assert claim(ledger).id == 1
+        assert ledger.recover("me") == [1]
+    bad = history.job(1)
+    assert bad is not None
+    assert (bad.state, bad.failures) == ("failed", 0)
+    assert "the daemon ended 10 times" in (bad.error or "")
+    assert claim(ledger).id == 2
+    assert ledger.retry(1, lambda job: job.fingerprint)
+    ledger.recover("me")
+    assert claim(ledger).id == 1
+    ledger.recover("me")
+    again = history.job(1)
+    assert again is not None
+    assert again.state == "queued", "a retry begins anew"
 
 
 # --- one drop, one job

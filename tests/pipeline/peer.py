@@ -1,14 +1,15 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait", "leave"; the last one holds for all
-further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names, unlike
-any other. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child
-whose PEER is "mute" never says hello.
+"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for all further
+rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names, unlike any
+other; "long" does it after three seconds. The name of the model says how it loads: "broken",
+"slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
 """
 
 import hashlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -68,7 +69,8 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
     match word:
         case "made":
             channel.send(made(order))
-        case "film":
+        case "long" | "film":
+            select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
             try:
                 channel.send(film(channel, order))
             except OSError as error:
@@ -110,7 +112,7 @@ def made(order: Make) -> Made:
 def film(channel: Channel, order: Make) -> Made:
     """Leave the clip as the real worker would: a while of work, written, fsynced."""
     for step in range(int(order.job) % 4):
-        time.sleep(0.05)
+        select.select([], [], [], 0.05)
         channel.send(Progress(stage="denoise", step=step, steps=4))
     mark = os.urandom(16)
     content = Path(os.environ["PEER_FILM"]).read_bytes()

@@ -3,13 +3,15 @@
 import contextlib
 import fcntl
 import os
+import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tests.system.needs import missing
+from tests.system.needs import missing, needs
 
 _EXT4_SHUTDOWN = 0x8004587D
 
@@ -78,3 +80,35 @@ def fill_names(folder: Path, *, leave: int) -> list[Path]:
         made.append(folder / f".ballast-{len(made)}")
         made[-1].touch()
     return made
+
+
+@contextlib.contextmanager
+def sshfs(folder: Path, *options: str) -> Iterator[Path]:
+    """A network share: another folder, which is given, by sshfs and a real SFTP server."""
+    server = Path("/usr/lib/openssh/sftp-server")
+    if not server.exists():
+        missing("sftp-server is missing; to run this test: apt-get install openssh-sftp-server")
+    program = needs("sshfs", package="sshfs fuse3")
+    far = folder.with_name(f"{folder.name}-far")
+    for each in (folder, far):
+        each.mkdir(parents=True, exist_ok=True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        serving = subprocess.Popen([server], stdin=ours, stdout=ours)
+        mounting = subprocess.Popen(
+            [program, f":{far}", folder, "-f", "-o", ",".join(("passive", *options))],
+            stdin=theirs,
+            stdout=theirs,
+        )
+    try:
+        end = time.monotonic() + 10
+        while not folder.is_mount():
+            if mounting.poll() is not None or time.monotonic() > end:
+                missing("sshfs cannot mount here; run this test as root, with /dev/fuse")
+            time.sleep(0.05)
+        yield far
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+        for process in (mounting, serving):
+            process.terminate()
+            process.wait()
