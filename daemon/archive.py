@@ -45,7 +45,14 @@ def settle(ledger: Ledger, settings: Settings, job: Job) -> None:
             "picture archived" if succeeded else "picture put aside", job=job.id, to=str(there)
         )
         if not succeeded:
-            _write_reason(there, siblings)
+            _write_reason(inbox, there, siblings)
+
+
+def keep_for_a_look(inbox: Inbox, job: Job, clip: Path) -> None:
+    """Move a clip that the gate refused to the failed folder. Nothing where there is none."""
+    there = _spoilt_clip(inbox, job)
+    if clip.is_file():
+        move(clip, there.parent, there.name)
 
 
 def bring_back(inbox: Inbox, job: Job) -> bool:
@@ -62,10 +69,11 @@ def bring_back(inbox: Inbox, job: Job) -> bool:
             move(beside, picture.parent, picture.name + ending)
     move(away, picture.parent, picture.name)
     _reason_file(away).unlink(missing_ok=True)
+    _spoilt_clip(inbox, job).unlink(missing_ok=True)
     return True
 
 
-def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
+def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
     """Say beside a picture in the failed folder why there is no clip, and what can be done."""
     reasons = [
         {
@@ -73,6 +81,7 @@ def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
             "state": job.state,
             "reason": job.error,
             "tries": job.failures + 1,
+            "look": look.name if (look := _spoilt_clip(inbox, job)).is_file() else None,
             "at": datetime.fromtimestamp(job.finished or 0, UTC).isoformat(timespec="seconds"),
             "again": f"i2vd retry {job.id}"
             if job.spec
@@ -81,6 +90,12 @@ def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
         for job in failed
     ]
     write_durably(_reason_file(picture), json.dumps(reasons, indent=2, ensure_ascii=False) + "\n")
+
+
+def _spoilt_clip(inbox: Inbox, job: Job) -> Path:
+    """Where the frames that the gate refused are; not a name that anybody takes for a clip's."""
+    picture = inbox.failed / job.path
+    return picture.with_name(f"{picture.name}.refused-{job.id}.mp4")
 
 
 def _reason_file(picture: Path) -> Path:

@@ -1,9 +1,9 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for all further
-rungs. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose
-PEER is "mute" never says hello.
+"spoilt", "die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for
+all further rungs. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a
+child whose PEER is "mute" never says hello.
 """
 
 import os
@@ -13,6 +13,7 @@ import sys
 import time
 
 from pipeline.channel import Channel, ParentGone
+from pipeline.gate import Figures
 from pipeline.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
@@ -23,8 +24,10 @@ from pipeline.protocol import (
     Made,
     Make,
     OutOfMemory,
+    Output,
     Prepared,
     Progress,
+    Spoilt,
 )
 
 
@@ -69,6 +72,8 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             channel.send(OutOfMemory(stage="denoise", detail="no room"))
         case "fail" | "retry":
             channel.send(Failed(stage="decode", reason="spoilt", retry=word == "retry"))
+        case "spoilt":
+            channel.send(Spoilt(stage="write", flaw="black", reason="all is black"))
         case "die":
             print("peer: my last words", file=sys.stderr)
             sys.exit(7)
@@ -90,13 +95,15 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
 
 
 def loaded(load: Load) -> Loaded:
-    return Loaded(model=load.model, weights="w", device=load.device, device_name="peer",
-                  memory=None, versions={}, seconds=0.0)  # fmt: skip
+    return Loaded(model=load.model, weights="w", dtype=load.dtype, device=load.device,
+                  device_name="peer", memory=None, versions={}, seconds=0.0)  # fmt: skip
 
 
 def made(order: Make) -> Made:
-    return Made(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
-                frames=order.frames, fps=8, duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
+    output = Output(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
+                    frames=order.frames, fps=8, duration=1.0)  # fmt: skip
+    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=1.0)
+    return Made(output=output, figures=figures, seconds={}, peak_memory=None)
 
 
 if __name__ == "__main__":
