@@ -42,7 +42,7 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         self.parts = Parts(
-            self.settings, MICRO_FAMILY, ledger, history, Archive(ledger, self.settings),
+            self.settings, MICRO_FAMILY, ledger, history, Archive(ledger, history, self.settings),
             Room(self.settings, lambda: None), Pace(), self.decoder, Metrics(),
             {"inbox": self.rules},
         )  # fmt: skip
@@ -190,7 +190,7 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    Archive(desk.ledger, desk.settings).settle(job)
+    Archive(desk.ledger, desk.history, desk.settings).settle(job)
     return desk.job(job.id)
 
 
@@ -222,7 +222,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    Archive(desk.ledger, desk.settings).settle(job)
+    Archive(desk.ledger, desk.history, desk.settings).settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()
