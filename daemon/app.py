@@ -63,7 +63,7 @@ class App:
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.room = Room(settings, self.database.try_write)
-        self.archive = Archive(self.ledger, settings)
+        self.archive = Archive(self.ledger, self.history, settings)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,

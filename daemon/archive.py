@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from daemon.history import History
 from daemon.job import OPEN, Job
 from daemon.ledger import Ledger
 from daemon.place import fitting, move, remove, told, write_durably
@@ -30,9 +31,10 @@ log = structlog.get_logger()
 class Archive:
     """Puts pictures where they belong. `trouble`: why some still lie in the inbox, if they do."""
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, history: History, settings: Settings) -> None:
         self.trouble: str | None = None
         self._ledger = ledger
+        self._history = history
         self._settings = settings
 
     def settle(self, job: Job) -> None:
@@ -48,7 +50,7 @@ class Archive:
         Raises LedgerUnavailable.
         """
         before, self.trouble = self.trouble, None
-        for job in self._ledger.unsettled():
+        for job in self._history.unsettled():
             try:
                 self._settle(job)
             except OSError as error:
@@ -63,7 +65,7 @@ class Archive:
 
     def _settle(self, job: Job) -> None:
         inbox = self._settings.inbox_named(job.inbox)
-        siblings = self._ledger.siblings(job)
+        siblings = self._history.siblings(job)
         if inbox is None or any(sibling.state in OPEN for sibling in siblings):
             return
         drop, picture = siblings[0], inbox.path / job.path

@@ -87,6 +87,11 @@ _PASSING = ("locked", "full", "disk I/O", "readonly", "unable to open", "could n
 """Words of errors that may be over in a while."""
 
 
+def same_drop(job: Any) -> sa.ColumnElement[bool]:
+    """The jobs of the same drop as this one, whether it is a Job or a row."""
+    return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)
+
+
 class DatabaseUnusable(Exception):
     """The message says why and what to do; `passing` when it may be over in a while."""
 

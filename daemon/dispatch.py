@@ -38,6 +38,7 @@ class Dispatcher:
         self.hurry = asyncio.Event()
         self._parts = parts
         self._ledger = parts.ledger
+        self._history = parts.history
         self._owner = owner
         self._outcomes = Outcomes(parts)
         self._wake = asyncio.Event()
@@ -120,7 +121,7 @@ class Dispatcher:
     async def _publish_left(self) -> None:
         """Finish what stands between the fence and the outbox, where that can be done now."""
         async with self._carrying_on:
-            for job in await asyncio.to_thread(self._ledger.unpublished, self._owner):
+            for job in await asyncio.to_thread(self._history.unpublished, self._owner):
                 inbox = self._parts.settings.inbox_named(job.inbox)
                 if inbox is None or job.id in self._in_hand():
                     continue
@@ -144,7 +145,7 @@ class Dispatcher:
     async def _discard(self, inbox: Inbox | None, job: Job) -> None:
         """Remove the staging folder, unless a clip in it still waits to be published."""
         try:
-            left = await asyncio.to_thread(self._ledger.unpublished, self._owner)
+            left = await asyncio.to_thread(self._history.unpublished, self._owner)
         except LedgerUnavailable:
             self._behind = True
             return
@@ -153,7 +154,7 @@ class Dispatcher:
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
-        needed = self._ledger.unpublished(self._owner) + [s.job for s in self._slots if s.job]
+        needed = self._history.unpublished(self._owner) + [s.job for s in self._slots if s.job]
         names = {f"{job.id}-{job.attempt}" for job in needed}
         for outbox in {inbox.outbox for inbox in self._parts.settings.inbox}:
             for folder in (outbox / STAGING).glob("*-*"):

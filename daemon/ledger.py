@@ -15,7 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database, events, jobs, meta
+from daemon.database import Database, events, jobs, meta, same_drop
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
@@ -117,12 +117,12 @@ class Ledger:
         ).first()
 
     def _touch(self, db: sa.Connection, last: Any, fingerprint: str) -> None:
-        db.execute(jobs.update().where(_same_drop(last)).values(fingerprint=fingerprint))
+        db.execute(jobs.update().where(same_drop(last)).values(fingerprint=fingerprint))
 
     def _replace(self, db: sa.Connection, last: Any) -> None:
         """The old picture is not there any more: what waits for it is cancelled."""
-        db.execute(jobs.update().where(_same_drop(last)).values(whereabouts="gone"))
-        waiting = _same_drop(last) & (jobs.c.state == "queued")
+        db.execute(jobs.update().where(same_drop(last)).values(whereabouts="gone"))
+        waiting = same_drop(last) & (jobs.c.state == "queued")
         gone = db.execute(
             jobs.update()
             .where(waiting)
@@ -290,37 +290,14 @@ class Ledger:
             result=result,
         )  # fmt: skip
 
-    def unpublished(self, owner: str) -> list[Job]:
-        """Jobs of this owner that are past the fence, but not yet in the outbox."""
-        return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
-
     # --- the picture, once its jobs are over
-
-    def unsettled(self) -> list[Job]:
-        """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
-        sibling = jobs.alias()
-        needed = sa.exists().where(
-            sibling.c.inbox == jobs.c.inbox,
-            sibling.c.path == jobs.c.path,
-            sibling.c.drop == jobs.c.drop,
-            sibling.c.state.in_(OPEN),
-        )
-        return self._select(
-            jobs.c.state.in_(["done", "failed", "cancelled"])
-            & (jobs.c.whereabouts == "inbox")
-            & ~needed
-        )
-
-    def siblings(self, job: Job) -> list[Job]:
-        """All jobs of the same drop, this one included."""
-        return self._select(_same_drop(job))
 
     def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
         """Remember where the picture of this drop is now; "inbox" with a path: where it will go."""
         with self._database.write() as db:
             db.execute(
                 jobs.update()
-                .where(_same_drop(job))
+                .where(same_drop(job))
                 .values(whereabouts=whereabouts, whereabouts_path=path)
             )
 
@@ -363,7 +340,7 @@ class Ledger:
             if row is None or fingerprint is None:
                 return False
             back = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
-            db.execute(jobs.update().where(_same_drop(row)).values(back))
+            db.execute(jobs.update().where(same_drop(row)).values(back))
             fresh = {"failures": 0, "rung": 0, "fallbacks": [], "cancel": False, "due": 0}
             over = {"state": "queued", "error": None, "finished": None}
             db.execute(jobs.update().where(jobs.c.id == job_id).values(fresh | over))
@@ -387,11 +364,6 @@ class Ledger:
 
     # --- statements
 
-    def _select(self, clause: sa.ColumnElement[bool]) -> list[Job]:
-        with self._database.read() as db:
-            rows = db.execute(sa.select(jobs).where(clause).order_by(jobs.c.id)).all()
-        return [as_job(row) for row in rows]
-
     def _change(
         self, clause: sa.ColumnElement[bool], job: Job, event: str, detail: str, **values: Any
     ) -> bool:
@@ -411,7 +383,3 @@ class Ledger:
 def _running(job: Job) -> sa.ColumnElement[bool]:
     """The fence: still this attempt, still running."""
     return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
-
-
-def _same_drop(job: Any) -> sa.ColumnElement[bool]:
-    return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)

@@ -83,8 +83,8 @@ class Outcomes:
             case NoClip():
                 await self.fail(job, outcome.reason)
 
-    async def publish(self, job: Job) -> None:
-        """`publishing -> done`; also what carries on after a crash."""
+    async def publish(self, job: Job, *, first: bool = False) -> None:
+        """`publishing -> done`; unless it is the `first` try, it carries on what was begun."""
         inbox = self._parts.settings.inbox_named(job.inbox)
         assert inbox is not None
         assert job.spec is not None
@@ -96,6 +96,7 @@ class Outcomes:
             inbox.outbox / job.clip_name,
             await self._method(inbox),
             job.result["sidecar_sha256"],
+            first=first,
         )
         await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
         self._parts.room.trust(inbox)
@@ -154,7 +155,7 @@ class Outcomes:
         }
         if await asyncio.to_thread(self._ledger.publishing, job, result):
             self._observe(job.spec, clip, degraded=sidecar.degraded)
-            await self.publish(job.model_copy(update={"result": result}))
+            await self.publish(job.model_copy(update={"result": result}), first=True)
 
     async def _lacks_room(self, inbox: Inbox) -> bool:
         await asyncio.to_thread(self._parts.room.look)

@@ -6,6 +6,7 @@ Which of the two a folder can do is found by `probe`, once at start.
 
 import ctypes
 import errno
+import filecmp
 import hashlib
 import os
 import shutil
@@ -73,7 +74,7 @@ def place(source: Path, target: Path, method: Method) -> bool:
 
 
 def is_same(one: Path, other: Path) -> bool:
-    """Whether both names mean one file."""
+    """Whether both names mean one file; some shares (sshfs) say no though they do."""
     try:
         a, b = one.lstat(), other.lstat()
     except FileNotFoundError:
@@ -95,10 +96,9 @@ def move(
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        before = source.lstat()
         target = _first_free(_copy(source, folder), folder, name, announce)
         sync_folder(folder)
-        remove(source, lambda file: _is_unchanged(file, before))
+        remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
     sync_folder(folder)
     return target
 
@@ -122,15 +122,6 @@ def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
     return ours
 
 
-def _is_unchanged(file: Path, before: os.stat_result) -> bool:
-    now = file.lstat()
-    return (now.st_ino, now.st_size, now.st_mtime_ns) == (
-        before.st_ino,
-        before.st_size,
-        before.st_mtime_ns,
-    )
-
-
 def _first_free(source: Path, folder: Path, name: str, announce: Callable[[Path], None]) -> Path:
     stem, dot, suffix = name.rpartition(".")
     for candidate in numbered(stem or suffix, dot + suffix if stem else ""):
@@ -150,11 +141,12 @@ def _rename(source: Path, target: Path) -> bool:
     """
     try:
         placed = place(source, target, Method.RENAME)
+        two_names = placed and is_same(source, target)  # linked before a crash
     except OSError as error:
         if error.errno not in _NO_SUCH_WAY:
             raise
-        placed = place(source, target, Method.LINK)
-    if placed and is_same(source, target):
+        two_names = placed = place(source, target, Method.LINK)
+    if two_names:
         source.unlink()
     return placed
 

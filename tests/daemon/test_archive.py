@@ -41,7 +41,11 @@ class Place:
         return self.inbox.path / "pets" / "cat.jpg"
 
     def archive(self) -> Archive:
-        return Archive(self.ledger, Settings(inbox=(self.inbox,), state=self.inbox.path.parent))
+        return Archive(
+            self.ledger,
+            self.history,
+            Settings(inbox=(self.inbox,), state=self.inbox.path.parent),
+        )
 
     def job(self) -> Job:
         job = self.history.job(1)
@@ -146,7 +150,7 @@ def test_a_crash_before_any_change_is_carried_on(
         number += 1
     there.archive().catch_up()
     assert there.files() == expected
-    assert there.ledger.unsettled() == []
+    assert there.history.unsettled() == []
     if ended == "failed":
         reason = there.inbox.failed / "pets/cat.jpg.reason.json"
         assert json.loads(reason.read_text())[0]["reason"] == "broke"

@@ -47,7 +47,7 @@ class Desk:
             ledger=ledger,
             history=history,
             pace=Pace(),
-            archive=Archive(ledger, self.settings),
+            archive=Archive(ledger, history, self.settings),
             room=Room(self.settings, lambda: None),
             decoder=self.decoder,
             metrics=Metrics(),

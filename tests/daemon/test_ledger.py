@@ -261,8 +261,8 @@ def test_a_clip_past_the_fence_is_carried_on_never_undone(
     assert ledger.publishing(job, {"x": 1})
     assert ledger.recover("me") == []
     assert not ledger.cancel(job.id)
-    assert [found.id for found in ledger.unpublished("me")] == [job.id]
-    assert ledger.unpublished("other") == []
+    assert [found.id for found in history.unpublished("me")] == [job.id]
+    assert history.unpublished("other") == []
     assert ledger.done(job, {"clip": "/o/cat.mp4"})
     assert not ledger.done(job, {"clip": "/o/again.mp4"})
     finished = history.job(job.id)
@@ -271,17 +271,17 @@ def test_a_clip_past_the_fence_is_carried_on_never_undone(
 
 
 def test_a_picture_is_unsettled_until_its_last_variant_ended(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: Ledger, history: History, enqueue: Enqueue
 ) -> None:
     assert len(enqueue(variants=2)) == 2
     ledger.fail(claim(ledger), "broke")
-    assert ledger.unsettled() == []
+    assert history.unsettled() == []
     second = claim(ledger)
     ledger.publishing(second, {})
     ledger.done(second, {})
-    assert len(ledger.unsettled()) == 2
+    assert len(history.unsettled()) == 2
     ledger.moved(second, "archive", "/a/cat.jpg")
-    assert ledger.unsettled() == []
+    assert history.unsettled() == []
 
 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,9 +76,14 @@ class Studio:
         tries: int = 3,
         min_free: str = "0B",
         program: str = "daemon",
+        prefix: Sequence[str] = (),
         **environment: str,
     ) -> None:
-        """`bare`: an empty folder, without settings or rules; `program`: the daemon's module."""
+        """`bare`: an empty folder, without settings or rules; `program`: the daemon's module.
+
+        `prefix`: a command that becomes the daemon, such as `nice`.
+        """
+        self.prefix = prefix
         self.root = root
         self.program = program
         self.config = root / "i2vd.toml"
@@ -116,7 +121,7 @@ class Studio:
         """Start the daemon, and wait until it says that it is ready."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.program, "run"],
+                [*self.prefix, sys.executable, "-m", self.program, "run"],
                 cwd=self.root,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,
