@@ -197,7 +197,7 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    Archive(desk.ledger, desk.settings).settle(job)
+    Archive(desk.ledger, desk.history, desk.settings).settle(job)
     return desk.job(job.id)
 
 
@@ -229,7 +229,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    Archive(desk.ledger, desk.settings).settle(job)
+    Archive(desk.ledger, desk.history, desk.settings).settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()
