@@ -18,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from daemon import pulse, systemd
-from daemon.database import Database
+from daemon.archive import Archive
+from daemon.database import Database, LedgerUnavailable
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
 from daemon.gpu import Gpus
@@ -29,16 +30,19 @@ from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
 from daemon.watch import Watcher
 from daemon.web import server
 from pipeline.decoder import Decoder
+from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.presets import family_of
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
+_ROOM_INTERVAL = 2.0
 
 log = structlog.get_logger()
 
@@ -48,6 +52,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.failed: str | None = None
+        """Why the process ends as failed though nobody stopped it."""
         self.database = Database(settings.queue_url)
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
@@ -56,12 +62,16 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        self.decoder = Decoder(_line("picture"), self._child_died("picture"))
+        self.room = Room(settings, self.database.try_write)
+        self.archive = Archive(self.ledger, self.history, settings)
+        self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
             family=family,
             ledger=self.ledger,
             history=self.history,
+            archive=self.archive,
+            room=self.room,
             pace=Pace.of(self.history),
             forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
@@ -87,6 +97,7 @@ class App:
             for name in self.rules:
                 self._reload(name)
             self._watch_gauges()
+            await asyncio.to_thread(self.room.look)
             await self.dispatcher.begin()
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
@@ -104,6 +115,7 @@ class App:
             working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
             around = [
                 tasks.create_task(self._watch_rules()),
+                tasks.create_task(self._watch_room()),
                 tasks.create_task(pulse.beat(self.slots, self.status)),
             ]
             await asyncio.wait(working)
@@ -170,6 +182,20 @@ class App:
                 if await asyncio.to_thread(rules.changed):
                     self._reload(name)
 
+    # --- what must not go
+
+    async def _watch_room(self) -> None:
+        while True:
+            await asyncio.sleep(_ROOM_INTERVAL)
+            if await asyncio.to_thread(self.room.look):
+                self.dispatcher.wake()
+                for watcher in self.watchers:
+                    watcher.wake.set()
+            if (why := self.database.lost()) and not self._stopping.is_set():
+                log.error("the queue is gone", why=why)
+                self.failed = why
+                self.stop()
+
     # --- how we are
 
     def problems(self) -> list[str]:
@@ -180,6 +206,8 @@ class App:
             for name, rules in self.rules.items()
             if rules.last and not rules.last.ok and not rules.rules.rules
         ]
+        found += [f"inbox {name}: {why}" for name, why in self.room.lacking.items()]
+        found += [self.archive.trouble] if self.archive.trouble else []
         found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
         if self._stopping.is_set():
             found.append("stopping")
@@ -197,8 +225,11 @@ class App:
 
     def status(self) -> str:
         """One line for `systemctl status`."""
-        queued = self.history.counts()["queued"]
-        left = self.until_done() if queued else None
+        try:
+            queued = self.history.counts()["queued"]
+            left = self.until_done() if queued else None
+        except LedgerUnavailable as error:
+            return str(error)
         parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         for slot in self.slots:
             if slot.job and (p := slot.told()):
@@ -214,6 +245,12 @@ class App:
         gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
         gauge(
             "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
+        )
+        gauge(
+            "i2vd_room",
+            "1 while all folders of an inbox, and the state folder, take more work.",
+            ["inbox"],
+            lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
         )
         gauge(
             "i2vd_queue_eta_seconds",
@@ -264,20 +301,26 @@ class App:
 
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
-        load = model.load_on(device)
-        maker = Maker(load, _line(f"worker {device}"), self._child_died("worker"))
+        name = f"worker {device}"
+        maker = Maker(
+            model.load_on(device),
+            _line(name),
+            self._child_lost("worker"),
+            limits=self.settings.gate,
+            silence=model.silence,
+        )
         return Slot(device, maker)
 
     def _watcher(self, name: str) -> Watcher:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
         intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake.take)
+        return Watcher(inbox, self.settings.scan_interval, intake.take, self.room)
 
-    def _child_died(self, child: str) -> Callable[[str], None]:
-        def note(why: str) -> None:
-            log.error("child lost", child=child, why=why)
-            self.metrics.child_deaths.labels(child).inc()
+    def _child_lost(self, child: str) -> Callable[[Loss], None]:
+        def note(loss: Loss) -> None:
+            log.error("child lost", child=child, cause=loss.cause, why=loss.reason, do=loss.advice)
+            self.metrics.child_deaths.labels(child, loss.cause).inc()
 
         return note
 

@@ -1,19 +1,25 @@
 """What becomes of a picture once its jobs are over: archived, kept, deleted, or put aside.
 
 Only ever after the clip is published and the ledger says so; a picture that failed goes to the
-failed folder with the reason beside it. Safe to repeat.
+failed folder with the reason beside it. Safe to repeat after a crash at any moment: the ledger
+knows where a picture goes before it moves, so that it is found there again.
 """
 
+import filecmp
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from daemon.history import History
 from daemon.job import OPEN, Job
 from daemon.ledger import Ledger
-from daemon.place import move, write_durably
+from daemon.place import fitting, move, remove, told, write_durably
 from daemon.scan import Seen
 from daemon.settings import Inbox, Settings
 
@@ -22,50 +28,140 @@ SIDECAR_ENDINGS = (".toml", ".txt")
 log = structlog.get_logger()
 
 
-def settle(ledger: Ledger, settings: Settings, job: Job) -> None:
-    """Put the picture of a job's drop where it belongs, once no job needs it any more."""
-    inbox = settings.inbox_named(job.inbox)
-    siblings = ledger.siblings(job)
-    if inbox is None or any(sibling.state in OPEN for sibling in siblings):
-        return
-    picture = inbox.path / job.path
-    succeeded = any(sibling.state == "done" for sibling in siblings)
-    if not _is_still(picture, siblings[0]):
-        ledger.moved(job, "gone")
-    elif succeeded and inbox.after == "keep":
-        pass
-    elif succeeded and inbox.after == "delete":
-        _delete(picture)
-        ledger.moved(job, "deleted")
-    else:
-        folder = (inbox.archive if succeeded else inbox.failed) / Path(job.path).parent
-        there = _move_with_sidecars(picture, folder)
-        ledger.moved(job, "archive" if succeeded else "failed", str(there))
-        log.info(
-            "picture archived" if succeeded else "picture put aside", job=job.id, to=str(there)
+class Archive:
+    """Puts pictures where they belong. `trouble`: why some still lie in the inbox, if they do."""
+
+    def __init__(self, ledger: Ledger, history: History, settings: Settings) -> None:
+        self.trouble: str | None = None
+        self._ledger = ledger
+        self._history = history
+        self._settings = settings
+
+    def settle(self, job: Job) -> None:
+        """Move the picture of a job's drop, once no job needs it; what cannot be done now waits."""
+        try:
+            self._settle(job)
+        except OSError as error:
+            self._note(job, error)
+
+    def catch_up(self) -> None:
+        """Settle all that a crash or a trouble left; the trouble is over when that succeeds.
+
+        Raises LedgerUnavailable.
+        """
+        before, self.trouble = self.trouble, None
+        for job in self._history.unsettled():
+            try:
+                self._settle(job)
+            except OSError as error:
+                self.trouble = before
+                self._note(job, error)
+
+    def _note(self, job: Job, error: OSError) -> None:
+        """Say it once, however many pictures it concerns."""
+        if self.trouble is None:
+            log.error("the picture stays in the inbox for now", job=job.id, why=told(error))
+        self.trouble = f"pictures cannot leave the inbox: {told(error)}"
+
+    def _settle(self, job: Job) -> None:
+        inbox = self._settings.inbox_named(job.inbox)
+        siblings = self._history.siblings(job)
+        if inbox is None or any(sibling.state in OPEN for sibling in siblings):
+            return
+        drop, picture = siblings[0], inbox.path / job.path
+        if not inbox.path.is_dir():
+            raise FileNotFoundError(2, "the inbox is not there", str(inbox.path))
+        if any(sibling.state == "done" for sibling in siblings):
+            self._succeeded(inbox, picture, drop)
+        elif there := self._carry(picture, inbox.failed, drop):
+            _write_reason(inbox, there, siblings)
+            self._ledger.moved(drop, "failed", str(there))
+            log.info("picture put aside", job=job.id, to=str(there))
+
+    def _succeeded(self, inbox: Inbox, picture: Path, drop: Job) -> None:
+        if inbox.after == "keep":
+            self._ledger.moved(drop, "kept" if _is_ours(picture, drop) else "gone")
+        elif inbox.after == "delete":
+            for sidecar, _ in _beside(picture):
+                sidecar.unlink(missing_ok=True)
+            ours = remove(picture, lambda file: _is_ours(file, drop))
+            self._ledger.moved(drop, "deleted" if ours else "gone")
+        elif there := self._carry(picture, inbox.archive, drop):
+            self._ledger.moved(drop, "archive", str(there))
+            log.info("picture archived", job=drop.id, to=str(there))
+
+    def _carry(self, picture: Path, root: Path, drop: Job) -> Path | None:
+        """Move the picture below `root`, and what lies beside it; None when it is gone."""
+        there = _arrived(picture, drop) or self._move(picture, root / drop.path, drop)
+        if there is None:
+            self._ledger.moved(drop, "gone")
+            return None
+        for ending in SIDECAR_ENDINGS:
+            _accompany(picture.with_name(picture.name + ending), there.name + ending, there.parent)
+        return there
+
+    def _move(self, picture: Path, wish: Path, drop: Job) -> Path | None:
+        """The picture's new place; None when it is gone, or another lies in its place."""
+        if not _is_ours(picture, drop):
+            return None
+        there = move(
+            picture,
+            wish.parent,
+            wish.name,
+            announce=lambda target: self._ledger.moved(drop, "inbox", str(target)),
         )
-        if not succeeded:
-            _write_reason(there, siblings)
+        if _is_ours(there, drop):
+            return there
+        move(there, picture.parent, picture.name)  # dropped a moment ago: its turn will come
+        return None
 
 
-def bring_back(inbox: Inbox, job: Job) -> bool:
-    """Undo `settle`: the picture lies in the inbox again. False when it is nowhere to be found."""
+def keep_for_a_look(inbox: Inbox, job: Job, clip: Path) -> None:
+    """Move a clip that the gate refused to the failed folder. Nothing where there is none."""
+    there = _refused_clip(inbox, job)
+    if clip.is_file():
+        move(clip, there.parent, there.name)
+
+
+def _arrived(picture: Path, drop: Job) -> Path | None:
+    """Where the picture arrived before a crash, if it did."""
+    there = Path(drop.whereabouts_path) if drop.whereabouts_path else None
+    if there is None or not _is_ours(there, drop):
+        return None
+    if picture.parent.is_dir():  # a copy, whose original was still to be removed
+        remove(picture, lambda file: _is_ours(file, drop))
+    return there
+
+
+def _accompany(sidecar: Path, name: str, folder: Path) -> None:
+    """Move a sidecar after its picture, if there is one."""
+    arrived = folder / name
+    if os.path.lexists(arrived):  # copied before a crash
+        remove(sidecar, lambda file: filecmp.cmp(file, arrived, shallow=False))
+    if os.path.lexists(sidecar) and not sidecar.is_symlink():
+        move(sidecar, folder, name)
+
+
+def bring_back(inbox: Inbox, job: Job) -> str | None:
+    """Undo `settle`: the picture lies in the inbox again, with the fingerprint that is returned.
+
+    None when it is nowhere to be found, or another lies in its place.
+    """
     picture = inbox.path / job.path
-    if _is_still(picture, job):
-        return True
-    away = Path(job.whereabouts_path) if job.whereabouts_path else None
-    if away is None or picture.exists() or not _is_still(away, job):
-        return False
-    for ending in SIDECAR_ENDINGS:
-        beside = away.with_name(away.name + ending)
-        if beside.is_file():
-            move(beside, picture.parent, picture.name + ending)
-    move(away, picture.parent, picture.name)
-    _reason_file(away).unlink(missing_ok=True)
-    return True
+    if not _is_ours(picture, job):
+        away = Path(job.whereabouts_path) if job.whereabouts_path else None
+        if away is None or os.path.lexists(picture) or not _is_ours(away, job):
+            return None
+        for sidecar, ending in _beside(away):
+            move(sidecar, picture.parent, picture.name + ending)
+        move(away, picture.parent, picture.name)
+        _reason_file(away).unlink(missing_ok=True)
+        _refused_clip(inbox, job).unlink(missing_ok=True)
+    status = picture.lstat()
+    return Seen(status.st_size, status.st_mtime_ns, status.st_ino).fingerprint
 
 
-def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
+def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
     """Say beside a picture in the failed folder why there is no clip, and what can be done."""
     reasons = [
         {
@@ -73,6 +169,7 @@ def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
             "state": job.state,
             "reason": job.error,
             "tries": job.failures + 1,
+            "look": look.name if (look := _refused_clip(inbox, job)).is_file() else None,
             "at": datetime.fromtimestamp(job.finished or 0, UTC).isoformat(timespec="seconds"),
             "again": f"i2vd retry {job.id}"
             if job.spec
@@ -83,29 +180,39 @@ def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
     write_durably(_reason_file(picture), json.dumps(reasons, indent=2, ensure_ascii=False) + "\n")
 
 
+def _refused_clip(inbox: Inbox, job: Job) -> Path:
+    """Where the frames that the gate refused are; not a name that anybody takes for a clip's."""
+    picture = inbox.failed / job.path
+    return picture.with_name(fitting(picture.name, f".refused-{job.id}.mp4"))
+
+
 def _reason_file(picture: Path) -> Path:
-    return picture.with_name(f"{picture.name}.reason.json")
+    return picture.with_name(fitting(picture.name, ".reason.json"))
 
 
-def _is_still(picture: Path, job: Job) -> bool:
-    """Whether the file is the one that the job was made for: a newer drop is not ours to touch."""
+def _beside(picture: Path) -> Iterator[tuple[Path, str]]:
+    """The sidecars of a picture, and their endings."""
+    for ending in SIDECAR_ENDINGS:
+        sidecar = picture.with_name(picture.name + ending)
+        if os.path.lexists(sidecar) and not sidecar.is_symlink():
+            yield sidecar, ending
+
+
+def _is_ours(file: Path, drop: Job) -> bool:
+    """Whether the file is the drop's, or the same content again: others are not ours to touch."""
     try:
-        status = picture.lstat()
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+        if seen.fingerprint == drop.fingerprint:
+            return True
+        size, mtime_ns, _ = drop.fingerprint.split("-")
+        if seen.size != int(size):
+            return False
+        if not drop.sha256:  # never decoded; a copy keeps its time
+            return seen.mtime_ns == int(mtime_ns)
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == drop.sha256
     except OSError:
         return False
-    return Seen(status.st_size, status.st_mtime_ns, status.st_ino).fingerprint == job.fingerprint
-
-
-def _move_with_sidecars(picture: Path, folder: Path) -> Path:
-    there = move(picture, folder, picture.name)
-    for ending in SIDECAR_ENDINGS:
-        beside = picture.with_name(picture.name + ending)
-        if beside.is_file() and not beside.is_symlink():
-            move(beside, folder, there.name + ending)
-    return there
-
-
-def _delete(picture: Path) -> None:
-    for ending in SIDECAR_ENDINGS:
-        picture.with_name(picture.name + ending).unlink(missing_ok=True)
-    picture.unlink(missing_ok=True)

@@ -4,12 +4,14 @@ What comes of it is for outcome.py.
 """
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
+from daemon.database import LedgerUnavailable
 from daemon.job import Job
 from daemon.parts import Parts
 from daemon.settings import Inbox
@@ -17,7 +19,7 @@ from daemon.slot import Slot
 from pipeline import ladder
 from pipeline.maker import Clip, NoClip, Order, StepDown
 from pipeline.mode import Rung
-from pipeline.protocol import Loaded, Progress, Rejected
+from pipeline.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.sidecar import fallback
 
 CLEAN = "picture.png"
@@ -90,7 +92,7 @@ class Attempt:
     def _needs(self, rung: Rung, loaded: Loaded) -> int:
         return self._parts.forecast.needs(rung, self._spec, loaded)
 
-    def _report(self, news: Progress | Loaded | StepDown) -> None:
+    def _report(self, news: Progress | Loaded | StepDown | Spoilt) -> None:
         match news:
             case Progress():
                 self._parts.metrics.steps.inc(self._slot.note(news))
@@ -101,6 +103,9 @@ class Attempt:
                     device=news.device_name,
                     seconds=round(news.seconds, 1),
                 )
+            case Spoilt():
+                log.warning("refused by the gate", flaw=news.flaw, why=news.reason)
+                self._parts.metrics.refusals.labels(news.flaw).inc()
             case StepDown():
                 self._step_down(news)
 
@@ -112,9 +117,10 @@ class Attempt:
             log.info("no room", rung=str(step.rung), why=step.detail)
             return
         log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)
-        self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
-        if self._slot.maker.loaded is not None:
-            self._parts.forecast.learn_failure(step, self._spec, self._slot.maker.loaded)
+        with contextlib.suppress(LedgerUnavailable):  # a later attempt finds out again
+            self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
+            if self._slot.maker.loaded is not None:
+                self._parts.forecast.learn_failure(step, self._spec, self._slot.maker.loaded)
 
     async def _beat(self) -> None:
         """Keep the lease and pass a cancel on, for ever; return only when the lease is lost."""
@@ -122,9 +128,13 @@ class Attempt:
         while True:
             await asyncio.sleep(_BEAT)
             self._slot.alive_at = time.monotonic()
-            answer = await asyncio.to_thread(
-                self._parts.ledger.renew, self._job, lease, self._slot.told()
-            )
+            try:
+                answer = await asyncio.to_thread(
+                    self._parts.ledger.renew, self._job, lease, self._slot.told()
+                )
+            except LedgerUnavailable as error:  # the clip may be done before it matters
+                self._parts.room.doubt(self._inbox, error)
+                continue
             if answer == "lost":
                 log.warning("the lease is lost, another took the job over")
                 return

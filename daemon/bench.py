@@ -16,6 +16,8 @@ from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
+from pipeline.gate import Limits
+from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, Order
 from pipeline.memory import peak
 from pipeline.mode import Mode
@@ -25,6 +27,9 @@ from pipeline.spec import Spec
 
 _UNLIMITED = 1 << 50
 """More than any device has: so the tensors on a CPU are counted, and never too many."""
+
+_NO_GATE = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
+"""A clip of so few steps need not look like anything."""
 
 
 class NotMeasured(Exception):
@@ -41,7 +46,12 @@ async def measured(
     if device == "cpu":
         load = load.model_copy(update={"max_memory": limit or _UNLIMITED})
     lines: list[str] = []
-    maker, decoder = Maker(load, lines.append, lines.append), Decoder(lines.append, lines.append)
+
+    def tell_loss(loss: Loss) -> None:
+        lines.append(loss.reason)
+
+    maker = Maker(load, lines.append, tell_loss, limits=_NO_GATE, silence=settings.model.silence)
+    decoder = Decoder(lines.append, tell_loss)
     family = family_of(settings.model.name)
     sample = sorted(SAMPLES.glob("*.jpg"))[0]
     try:

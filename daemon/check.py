@@ -11,9 +11,9 @@ from rich.markup import escape
 from daemon.app import devices
 from daemon.database import Database, DatabaseUnusable
 from daemon.folders import ROLES, folder_of
-from daemon.hint import NETWORK, file_system
 from daemon.intake import checker
 from daemon.metrics import free_bytes
+from daemon.mount import refuses_queue
 from daemon.needs import Row, known
 from daemon.place import probe
 from daemon.settings import Inbox, Settings
@@ -49,11 +49,9 @@ def _look(settings: Settings) -> Iterator[Finding]:
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    kind = file_system(settings.state)
-    if settings.queue.url is None and kind in NETWORK:
-        yield Finding(
-            "mistake", "queue", f"SQLite is not safe on {kind}; put `state` on a local disk"
-        )
+    refusal = refuses_queue(settings.state) if settings.queue.url is None else None
+    if refusal:
+        yield Finding("mistake", "queue", refusal)
     writable = _writable(settings.state)
     if writable:
         yield Finding("mistake", "state", writable)

@@ -3,13 +3,14 @@
 A change of a table raises SCHEMA_VERSION and brings a migration: migrate.py.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from daemon.migrate import keep_copy, migrate
 
@@ -103,8 +104,26 @@ meta = sa.Table(
 )
 
 
+_DAMAGED = ("malformed", "not a database", "file is encrypted")
+_PASSING = ("locked", "full", "disk I/O", "readonly", "unable to open", "could not connect")
+"""Words of errors that may be over in a while."""
+
+
+def same_drop(job: Any) -> sa.ColumnElement[bool]:
+    """The jobs of the same drop as this one, whether it is a Job or a row."""
+    return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)
+
+
 class DatabaseUnusable(Exception):
-    """The message says why and what to do."""
+    """The message says why and what to do; `passing` when it may be over in a while."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class LedgerUnavailable(OSError):
+    """The database could not do it now: locked, disk full, damaged, away. Nothing was changed."""
 
 
 class Database:
@@ -117,19 +136,24 @@ class Database:
         except (sa.exc.ArgumentError, ImportError) as error:
             raise DatabaseUnusable(f"queue.url {url!r}: {error}") from error
         self._sqlite = self._engine.dialect.name == "sqlite"
+        self._file = Path(self._engine.url.database or "") if self._sqlite else None
+        self._identity: tuple[int, int] | None = None
         if self._sqlite:
             prepare_sqlite(self._engine)
+            sa.event.listen(self._engine, "do_connect", self._refuse_another_file)
         self.now = sa.literal_column(
             "((julianday('now') - 2440587.5) * 86400.0)"
             if self._sqlite
             else "extract(epoch from clock_timestamp())::float8",
             type_=sa.Float,
         )
-        self._url = url
+        self._url = self._engine.url.render_as_string()
         try:
             self._create()
-        except DatabaseError as error:
-            raise DatabaseUnusable(f"the queue at {url} cannot be used: {error.orig}") from error
+        except LedgerUnavailable as error:
+            passing = any(word in str(error) for word in _PASSING)
+            raise DatabaseUnusable(str(error), passing=passing) from error
+        self._identity = self._identify()
 
     def close(self) -> None:
         """Close all connections."""
@@ -161,15 +185,64 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that may change something; committed at the end."""
-        with self._engine.begin() as db:
-            yield db
+        """A transaction that may change something; committed at the end.
+
+        Raises LedgerUnavailable, and then nothing was changed.
+        """
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise LedgerUnavailable(self._told(error)) from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for reading, which takes no write lock on SQLite."""
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
-            yield db
+        """A connection that takes no write lock on SQLite. Raises LedgerUnavailable."""
+        try:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+                yield db
+        except DBAPIError as error:
+            raise LedgerUnavailable(self._told(error)) from error
+
+    def try_write(self) -> None:
+        """Change something and take it back. Raises LedgerUnavailable."""
+        with self.write() as db:
+            db.execute(meta.insert().values(key="probe", value=""))
+            db.execute(meta.delete().where(meta.c.key == "probe"))
+
+    def lost(self) -> str | None:
+        """Why what is written now would be lost: the file was deleted or replaced under us."""
+        if self._identity is None or self._identify() == self._identity:
+            return None
+        return (
+            f"{self._file} was deleted or replaced while i2vd was running; it ends after "
+            f"the work in hand; started again, it begins a new queue with what lies in the inboxes"
+        )
+
+    def _refuse_another_file(self, *_: object) -> None:
+        """The work in hand goes on in the connections that still hold the deleted file."""
+        if why := self.lost():
+            raise sqlite3.OperationalError(why)
+
+    def _identify(self) -> tuple[int, int] | None:
+        if self._file is None:
+            return None
+        try:
+            status = self._file.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_dev, status.st_ino)
+
+    def _told(self, error: DBAPIError) -> str:
+        text = f"the queue at {self._url} cannot be used: {str(error.orig).strip()}"
+        if any(word in text for word in _DAMAGED):
+            text += (
+                f"; it is damaged: stop i2vd, move {self._file} and its -wal and -shm away, and "
+                f"start i2vd again, which takes what lies in the inboxes anew"
+            )
+        return text
 
 
 def _version(db: sa.Connection) -> int | None:
@@ -186,7 +259,7 @@ def prepare_sqlite(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")

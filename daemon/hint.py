@@ -5,7 +5,6 @@ watches to give, the scan alone goes on.
 """
 
 import asyncio
-from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -13,9 +12,8 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from daemon.mount import NETWORK, file_system
 from daemon.watch import Watcher
-
-NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "virtiofs", "afs")
 
 Mode = Literal["events", "scan"]
 
@@ -74,19 +72,3 @@ class Hint:
         for name in inboxes:
             self.modes[name] = "scan"
             log.warning("watching by scan alone", inbox=name, why=why)
-
-
-def file_system(path: Path) -> str:
-    """Type of the file system that holds `path`, as /proc/mounts names it; "" if unknown."""
-    best, kind = "", ""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    real = path.resolve()
-    for line in mounts.splitlines():
-        _, point, fs, *_ = line.split()
-        point = point.replace("\\040", " ")
-        if real.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, fs
-    return kind

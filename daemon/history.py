@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 
-from daemon.database import Database, events, jobs
-from daemon.job import STATES, Event, Job, State, as_job
+from daemon.database import Database, events, jobs, same_drop
+from daemon.job import OPEN, STATES, Event, Job, State, as_job
 
 
 class History:
@@ -73,6 +73,33 @@ class History:
         with self._database.read() as db:
             rows = db.execute(query.group_by(preset)).all()
         return {preset: amount for preset, amount in rows if preset is not None}
+
+    # --- what is still to be done
+
+    def unpublished(self, owner: str) -> list[Job]:
+        """Jobs of this owner that are past the fence, but not yet in the outbox."""
+        return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
+
+    def unsettled(self) -> list[Job]:
+        """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
+        sibling = jobs.alias()
+        needed = sa.exists().where(
+            sibling.c.inbox == jobs.c.inbox,
+            sibling.c.path == jobs.c.path,
+            sibling.c.drop == jobs.c.drop,
+            sibling.c.state.in_(OPEN),
+        )
+        return self._select(
+            jobs.c.state.in_(["done", "failed", "cancelled"])
+            & (jobs.c.whereabouts == "inbox")
+            & ~needed
+        )
+
+    def siblings(self, job: Job) -> list[Job]:
+        """All jobs of the same drop, this one included."""
+        return self._select(same_drop(job))
+
+    # --- what happened
 
     def events(self, job_id: int) -> list[Event]:
         """What happened to a job, oldest first."""

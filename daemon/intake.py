@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from daemon import archive
 from daemon.job import Drop
 from daemon.parts import Parts
 from daemon.scan import Seen
@@ -164,4 +163,4 @@ class Intake:
         self._parts.metrics.rejected.labels(kind).inc()
         rejected = await asyncio.to_thread(self._parts.history.job, job)
         assert rejected is not None
-        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, rejected)
+        await asyncio.to_thread(self._parts.archive.settle, rejected)

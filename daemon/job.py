@@ -11,8 +11,9 @@ State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"
 STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("queued", "running", "publishing")
 
-Whereabouts = Literal["inbox", "archive", "failed", "deleted", "gone"]
-"""Where the picture of a job is; "gone" when its owner took it away."""
+Whereabouts = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
+"""Where the picture of a job is: "kept" in the inbox for good, "gone" when its owner took it."""
+IN_INBOX: tuple[Whereabouts, ...] = ("inbox", "kept")
 
 
 class Drop(BaseModel):

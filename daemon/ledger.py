@@ -9,18 +9,20 @@ and an attempt number; every later statement is fenced by that number, and its r
 won. Methods block (some milliseconds); the event loop calls them in a thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database, events, jobs, meta
-from daemon.job import OPEN, Drop, Job, State, Whereabouts, as_job
+from daemon.database import Database, events, jobs, meta, same_drop
+from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
 CANCELLED = "cancelled by the operator"
+MOST_CUTS = 10
+"""Ends of the daemon in the middle of a job, after which the job is taken for their cause."""
 
 
 class Ledger:
@@ -39,7 +41,7 @@ class Ledger:
         """Whether this very drop has a job already, so that nobody needs to look inside."""
         with self._database.read() as db:
             last = self._last(db, inbox, path)
-        return last is not None and last.whereabouts == "inbox" and last.fingerprint == fingerprint
+        return last is not None and last.whereabouts in IN_INBOX and last.fingerprint == fingerprint
 
     def admit(
         self,
@@ -58,7 +60,7 @@ class Ledger:
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last is not None and last.whereabouts == "inbox":
+            if last is not None and last.whereabouts in IN_INBOX:
                 if last.fingerprint == drop.fingerprint:
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
@@ -86,7 +88,7 @@ class Ledger:
         """Enter a picture that can never become a clip; None when it is entered already."""
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last and last.whereabouts == "inbox" and last.fingerprint == drop.fingerprint:
+            if last and last.whereabouts in IN_INBOX and last.fingerprint == drop.fingerprint:
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason, "finished": self._now}
@@ -115,12 +117,12 @@ class Ledger:
         ).first()
 
     def _touch(self, db: sa.Connection, last: Any, fingerprint: str) -> None:
-        db.execute(jobs.update().where(_same_drop(last)).values(fingerprint=fingerprint))
+        db.execute(jobs.update().where(same_drop(last)).values(fingerprint=fingerprint))
 
     def _replace(self, db: sa.Connection, last: Any) -> None:
         """The old picture is not there any more: what waits for it is cancelled."""
-        db.execute(jobs.update().where(_same_drop(last)).values(whereabouts="gone"))
-        waiting = _same_drop(last) & (jobs.c.state == "queued")
+        db.execute(jobs.update().where(same_drop(last)).values(whereabouts="gone"))
+        waiting = same_drop(last) & (jobs.c.state == "queued")
         gone = db.execute(
             jobs.update()
             .where(waiting)
@@ -132,22 +134,43 @@ class Ledger:
 
     # --- dispatch: queued -> running -> queued | publishing | failed | cancelled
 
-    def recover(self, owner: str) -> list[int]:
+    def recover(self, owner: str, in_hand: Collection[int] = ()) -> list[int]:
         """Put back what this owner was running when it died: `running -> queued`, uncounted.
 
-        Only for an owner that is known to be alone.
+        But a job that was cut short MOST_CUTS times is taken for the cause: `running -> failed`.
+        Only for an owner that is known to be alone; `in_hand` are jobs that it is still at.
         """
         with self._database.write() as db:
             rows = db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.owner == owner)
+                .where(jobs.c.state == "running", jobs.c.owner == owner, jobs.c.id.not_in(in_hand))
                 .values(self._abandoned())
                 .returning(jobs.c.id, jobs.c.state)
             ).all()
             for job, state in rows:
                 event = "cancelled" if state == "cancelled" else "recovered"
                 self._note(db, job, event, "the daemon ended while it was running")
+                if state == "queued" and self._cuts(db, job) >= MOST_CUTS:
+                    self._condemn(db, job)
             return [job for job, _ in rows]
+
+    def _cuts(self, db: sa.Connection, job: int) -> int:
+        """How often the job was recovered since it was last queued by a person or the intake."""
+        asked = sa.select(sa.func.max(events.c.id)).where(
+            events.c.job == job, events.c.event == "queued"
+        )
+        query = sa.select(sa.func.count()).where(
+            events.c.job == job,
+            events.c.event == "recovered",
+            events.c.id > sa.func.coalesce(asked.scalar_subquery(), 0),
+        )
+        return db.scalar(query) or 0
+
+    def _condemn(self, db: sa.Connection, job: int) -> None:
+        error = f"the daemon ended {MOST_CUTS} times while it was running"
+        over = {"state": "failed", "error": error, "finished": self._now}
+        db.execute(jobs.update().where(jobs.c.id == job).values(over))
+        self._note(db, job, "failed", error)
 
     def _abandoned(self) -> dict[str, Any]:
         """What becomes of a running row whose attempt is lost; uncounted, and a cancel holds."""
@@ -160,22 +183,23 @@ class Ledger:
             "progress": None,
         }
 
-    def claim(self, owner: str, lease: float) -> Job | None:
+    def claim(self, owner: str, lease: float, without: Collection[str] = ()) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
-        Jobs whose lease ran out go back to the queue first. None when paused or nothing is due.
+        Jobs whose owner is another and let the lease run out go back to the queue first. None when
+        paused or nothing is due. `without`: inboxes whose jobs have to wait.
         """
         with self._database.write() as db:
             if self._paused(db):
                 return None
             db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.lease < self._now)
+                .where(jobs.c.state == "running", jobs.c.lease < self._now, jobs.c.owner != owner)
                 .values(self._abandoned())
             )
             pick = (
                 sa.select(jobs.c.id)
-                .where(jobs.c.state == "queued", jobs.c.due <= self._now)
+                .where(jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without))
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -198,6 +222,10 @@ class Ledger:
                 return None
             self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
+
+    def _is_due(self) -> sa.ColumnElement[bool]:
+        """Also what was tried in the future: the clock was set back, by who knows how much."""
+        return (jobs.c.due <= self._now) | (jobs.c.started > self._now)
 
     def renew(
         self, job: Job, lease: float, progress: dict[str, Any] | None
@@ -262,37 +290,14 @@ class Ledger:
             result=result,
         )  # fmt: skip
 
-    def unpublished(self, owner: str) -> list[Job]:
-        """Jobs of this owner that are past the fence, but not yet in the outbox."""
-        return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
-
     # --- the picture, once its jobs are over
 
-    def unsettled(self) -> list[Job]:
-        """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
-        sibling = jobs.alias()
-        needed = sa.exists().where(
-            sibling.c.inbox == jobs.c.inbox,
-            sibling.c.path == jobs.c.path,
-            sibling.c.drop == jobs.c.drop,
-            sibling.c.state.in_(OPEN),
-        )
-        return self._select(
-            jobs.c.state.in_(["done", "failed", "cancelled"])
-            & (jobs.c.whereabouts == "inbox")
-            & ~needed
-        )
-
-    def siblings(self, job: Job) -> list[Job]:
-        """All jobs of the same drop, this one included."""
-        return self._select(_same_drop(job))
-
     def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
-        """Remember where the picture of this drop is now."""
+        """Remember where the picture of this drop is now; "inbox" with a path: where it will go."""
         with self._database.write() as db:
             db.execute(
                 jobs.update()
-                .where(_same_drop(job))
+                .where(same_drop(job))
                 .values(whereabouts=whereabouts, whereabouts_path=path)
             )
 
@@ -316,11 +321,12 @@ class Ledger:
                 self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
             return state is not None
 
-    def retry(self, job_id: int, bring_back: Callable[[Job], bool]) -> bool:
+    def retry(self, job_id: int, bring_back: Callable[[Job], str | None]) -> bool:
         """Put a failed or cancelled job back into the queue, all its tries restored.
 
         `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
-        half. False when there is no such job, or no picture.
+        half. It gives the picture's fingerprint there. False when there is no such job, or no
+        picture.
         """
         with self._database.write() as db:
             row = db.execute(
@@ -330,10 +336,11 @@ class Ledger:
                     jobs.c.spec.is_not(None),
                 )
             ).first()
-            if row is None or not bring_back(as_job(row)):
+            fingerprint = bring_back(as_job(row)) if row else None
+            if row is None or fingerprint is None:
                 return False
-            back = {"whereabouts": "inbox", "whereabouts_path": None}
-            db.execute(jobs.update().where(_same_drop(row)).values(back))
+            back = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
+            db.execute(jobs.update().where(same_drop(row)).values(back))
             fresh = {"failures": 0, "rung": 0, "fallbacks": [], "cancel": False, "due": 0}
             over = {"state": "queued", "error": None, "finished": None}
             db.execute(jobs.update().where(jobs.c.id == job_id).values(fresh | over))
@@ -357,11 +364,6 @@ class Ledger:
 
     # --- statements
 
-    def _select(self, clause: sa.ColumnElement[bool]) -> list[Job]:
-        with self._database.read() as db:
-            rows = db.execute(sa.select(jobs).where(clause).order_by(jobs.c.id)).all()
-        return [as_job(row) for row in rows]
-
     def _change(
         self, clause: sa.ColumnElement[bool], job: Job, event: str, detail: str, **values: Any
     ) -> bool:
@@ -381,7 +383,3 @@ class Ledger:
 def _running(job: Job) -> sa.ColumnElement[bool]:
     """The fence: still this attempt, still running."""
     return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
-
-
-def _same_drop(job: Any) -> sa.ColumnElement[bool]:
-    return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)

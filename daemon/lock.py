@@ -1,5 +1,6 @@
 """The lock that proves that one daemon alone uses a state folder."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -23,9 +24,10 @@ class Lock:
             pid = self._file.read().strip() or "?"
             self._file.close()
             raise AlreadyRunning(f"{path}: another i2vd (pid {pid}) is at work here") from None
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a number in it
+            self._file.truncate(0)
+            self._file.write(f"{os.getpid()}\n")
+            self._file.flush()
 
     def __enter__(self) -> "Lock":
         return self

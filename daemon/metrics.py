@@ -4,6 +4,7 @@ Base units, counters end in `_total`, no file names as labels. What the ledger k
 at each scrape, so that a restart does not falsify it.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,13 +19,18 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from daemon.database import LedgerUnavailable
 from daemon.history import History
+from pipeline.gate import FLAWS
+from pipeline.loss import CAUSES
 from pipeline.protocol import SILENCE
 
 REJECTIONS = ("unreadable", "sidecar")
 """Why intake puts a picture aside: it cannot be decoded; the sidecar beside it is wrong."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
+_MOTION = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_LIKENESS = (0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _STAGE_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
 
@@ -83,7 +89,28 @@ class Metrics:
             registry=r,
         )
         self.child_deaths = Counter(
-            "i2vd_child_deaths_total", "Children lost, by child.", ["child"], registry=r
+            "i2vd_child_deaths_total",
+            "Children lost, by child and cause.",
+            ["child", "cause"],
+            registry=r,
+        )
+        self.refusals = Counter(
+            "i2vd_gate_refusals_total",
+            "Tries that the output gate refused, by flaw.",
+            ["flaw"],
+            registry=r,
+        )
+        self.motion = Histogram(
+            "i2vd_clip_motion_levels",
+            "Motion of clips: mean difference of a pixel to the first frame, of 255.",
+            buckets=_MOTION,
+            registry=r,
+        )
+        self.likeness = Histogram(
+            "i2vd_clip_likeness",
+            "Likeness of the first frame of clips to the picture, -1 to 1.",
+            buckets=_LIKENESS,
+            registry=r,
         )
         self.retries = Counter(
             "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
@@ -107,8 +134,11 @@ class Metrics:
             registry=r,
         )
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
-            self.child_deaths.labels(child)
+            for cause in CAUSES:
+                self.child_deaths.labels(child, cause)
         self.fallbacks.labels("forecast")
+        for flaw in FLAWS:
+            self.refusals.labels(flaw)
         for stage in SILENCE:
             self.fallbacks.labels(stage)
             self.stage_seconds.labels(stage)
@@ -144,8 +174,9 @@ class _Gauge(Collector):
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, value in self._read():
-            family.add_metric(labels, value)
+        with contextlib.suppress(LedgerUnavailable):  # /readyz says so; the other metrics go on
+            for labels, value in self._read():
+                family.add_metric(labels, value)
         yield family
 
 
@@ -160,11 +191,12 @@ class _Ledger(Collector):
 
     def collect(self) -> Iterable[Metric]:
         states, finished, oldest = self._states(), self._finished(), self._oldest()
-        for state, count in self._history.counts().items():
-            states.add_metric([state], count)
-        for outcome, rule, preset, count in self._history.outcomes():
-            finished.add_metric([outcome, rule, preset], count)
-        oldest.add_metric([], self._history.oldest_queued() or 0.0)
+        with contextlib.suppress(LedgerUnavailable):
+            for state, count in self._history.counts().items():
+                states.add_metric([state], count)
+            for outcome, rule, preset, count in self._history.outcomes():
+                finished.add_metric([outcome, rule, preset], count)
+            oldest.add_metric([], max(0.0, self._history.oldest_queued() or 0.0))
         return [states, finished, oldest]
 
     def _states(self) -> GaugeMetricFamily:

@@ -19,7 +19,7 @@ def cancel(parts: Parts, job_id: int) -> Job:
         raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting or running")
     job = _job(parts, job_id)
     log.info("cancelled" if job.state == "cancelled" else "cancel asked", job=job_id, path=job.path)
-    archive.settle(parts.ledger, parts.settings, job)
+    parts.archive.settle(job)
     return _job(parts, job_id)
 
 
@@ -29,9 +29,9 @@ def retry(parts: Parts, job_id: int) -> Job:
     Raises Refused.
     """
 
-    def bring_back(job: Job) -> bool:
+    def bring_back(job: Job) -> str | None:
         inbox = parts.settings.inbox_named(job.inbox)
-        return inbox is not None and archive.bring_back(inbox, job)
+        return archive.bring_back(inbox, job) if inbox else None
 
     if not parts.ledger.retry(job_id, bring_back):
         job = _job(parts, job_id)

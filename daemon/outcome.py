@@ -10,12 +10,12 @@ from pathlib import Path
 
 import structlog
 
-from daemon import archive
+from daemon.archive import keep_for_a_look
 from daemon.job import Job
 from daemon.ledger import CANCELLED
 from daemon.parts import Parts
 from daemon.place import Method, probe, write_durably
-from daemon.publish import SIDECAR, publish
+from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline.maker import Clip, NoClip
@@ -34,7 +34,10 @@ def staging_of(inbox: Inbox, job: Job) -> Path:
 
 
 class Outcomes:
-    """Carries each outcome into the ledger, the outbox and the archive, in that order."""
+    """Carries each outcome into the ledger, the outbox and the archive, in that order.
+
+    All that it does raises OSError where a folder or the ledger is not to be had.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -60,20 +63,28 @@ class Outcomes:
                 log.info("cancelled")
                 await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
                 await self.settle(job)
+            case NoClip(kind="ended"):
+                log.info("given up: another has the job")
+            case NoClip(kind="disk"):
+                raise OSError(outcome.reason)
             case NoClip(kind="load"):
-                slot.trouble = f"the model does not load: {outcome.reason}"
-                log.error("the model does not load, the job goes back", why=outcome.reason)
-                await asyncio.to_thread(self._ledger.give_back, job, slot.trouble)
+                slot.trouble = outcome.reason
+                log.error("no worker to be had, the job goes back", why=outcome.reason)
+                await asyncio.to_thread(self._ledger.give_back, job, outcome.reason)
+            case NoClip() if outcome.retry and await self._lacks_room(inbox):
+                raise OSError(outcome.reason)
             case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
                 self._parts.metrics.retries.inc()
                 await asyncio.to_thread(self._ledger.try_again, job, outcome.reason, delay)
+            case NoClip(kind="spoilt"):
+                await self._put_aside(inbox, job, outcome.reason)
             case NoClip():
                 await self.fail(job, outcome.reason)
 
-    async def publish(self, job: Job) -> None:
-        """`publishing -> done`; also what carries on after a crash."""
+    async def publish(self, job: Job, *, first: bool = False) -> None:
+        """`publishing -> done`; unless it is the `first` try, it carries on what was begun."""
         inbox = self._parts.settings.inbox_named(job.inbox)
         assert inbox is not None
         assert job.spec is not None
@@ -85,8 +96,10 @@ class Outcomes:
             inbox.outbox / job.clip_name,
             await self._method(inbox),
             job.result["sidecar_sha256"],
+            first=first,
         )
         await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
+        self._parts.room.trust(inbox)
         log.info(
             "done",
             job=job.id,
@@ -94,7 +107,9 @@ class Outcomes:
             degraded=job.result["degraded"],
             seconds=round(sum(job.result["seconds"].values()), 1),
         )
-        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(time.time() - job.created)
+        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(
+            max(0.0, time.time() - job.created)
+        )
         await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
         await self.settle(job)
 
@@ -104,9 +119,17 @@ class Outcomes:
         if await asyncio.to_thread(self._ledger.fail, job, reason):
             await self.settle(job)
 
+    async def _put_aside(self, inbox: Inbox, job: Job, reason: str) -> None:
+        """`running -> failed`, and the frames that the gate refused are kept for a look."""
+        log.error("failed", job=job.id, why=reason)
+        if await asyncio.to_thread(self._ledger.fail, job, reason):
+            spoilt = staging_of(inbox, job) / CLIP
+            await asyncio.to_thread(keep_for_a_look, inbox, job, spoilt)
+            await self.settle(job)
+
     async def settle(self, job: Job) -> None:
         """Put the picture where it belongs, once no job needs it."""
-        await asyncio.to_thread(archive.settle, self._ledger, self._parts.settings, job)
+        await asyncio.to_thread(self._parts.archive.settle, job)
 
     async def _fence(self, inbox: Inbox, job: Job, clip: Clip) -> None:
         """`running -> publishing`, or nothing when another took the job over meanwhile."""
@@ -132,7 +155,11 @@ class Outcomes:
         }
         if await asyncio.to_thread(self._ledger.publishing, job, result):
             self._observe(job.spec, clip, degraded=sidecar.degraded)
-            await self.publish(job.model_copy(update={"result": result}))
+            await self.publish(job.model_copy(update={"result": result}), first=True)
+
+    async def _lacks_room(self, inbox: Inbox) -> bool:
+        await asyncio.to_thread(self._parts.room.look)
+        return inbox.name in self._parts.room.lacking
 
     def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
         metrics, pace = self._parts.metrics, self._parts.pace
@@ -140,6 +167,8 @@ class Outcomes:
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:
             metrics.peak_memory.labels(spec.preset).set(clip.made.peak_memory)
+        metrics.motion.observe(clip.made.figures.motion)
+        metrics.likeness.observe(clip.made.figures.likeness)
         if degraded:
             metrics.degraded.inc()
             return

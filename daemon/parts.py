@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon.archive import Archive
 from daemon.forecast import Forecast
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
+from daemon.room import Room
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
@@ -22,6 +24,8 @@ class Parts:
     family: Family
     ledger: Ledger
     history: History
+    archive: Archive
+    room: Room
     pace: Pace
     forecast: Forecast
     decoder: Decoder

@@ -4,19 +4,22 @@
 Which of the two a folder can do is found by `probe`, once at start.
 """
 
-import contextlib
 import ctypes
 import errno
+import filecmp
+import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _NO_SUCH_WAY = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NO_SUCH_SYNC = (*_NO_SUCH_WAY, errno.EBADF, errno.EACCES, errno.ENOTTY)
+"""What shares say that know no fsync of a folder, and sync by themselves."""
 _NAME_MAX = 255
 
 
@@ -71,7 +74,7 @@ def place(source: Path, target: Path, method: Method) -> bool:
 
 
 def is_same(one: Path, other: Path) -> bool:
-    """Whether both names mean one file."""
+    """Whether both names mean one file; some shares (sshfs) say no though they do."""
     try:
         a, b = one.lstat(), other.lstat()
     except FileNotFoundError:
@@ -79,28 +82,55 @@ def is_same(one: Path, other: Path) -> bool:
     return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
-def move(source: Path, folder: Path, name: str) -> Path:
+def move(
+    source: Path, folder: Path, name: str, announce: Callable[[Path], None] = lambda _: None
+) -> Path:
     """Move a file into `folder` under `name`, or "name-2" and so on; across file systems too.
 
-    Safe to repeat after a crash at any moment: the file is never without a name.
+    Safe to repeat after a crash at any moment: the file is never without a name. `announce` is told
+    each path before the file is put there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        target = _first_free(source, folder, name)
+        target = _first_free(source, folder, name, announce)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        target = _first_free(_copy(source, folder), folder, name)
-        source.unlink(missing_ok=True)
+        target = _first_free(_copy(source, folder), folder, name, announce)
+        sync_folder(folder)
+        remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
     sync_folder(folder)
     return target
 
 
-def _first_free(source: Path, folder: Path, name: str) -> Path:
+def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
+    """Unlink a file if it is ours; another that took its name meanwhile keeps it.
+
+    The file is looked at under a name that nobody else knows. After a crash: do it again.
+    """
+    hidden = _hidden(path, "gone")
+    if not hidden.exists():
+        try:
+            _rename(path, hidden)
+        except FileNotFoundError:
+            return False
+    ours = is_ours(hidden)
+    if ours:
+        hidden.unlink()
+    else:
+        move(hidden, path.parent, path.name)
+    return ours
+
+
+def _first_free(source: Path, folder: Path, name: str, announce: Callable[[Path], None]) -> Path:
     stem, dot, suffix = name.rpartition(".")
     for candidate in numbered(stem or suffix, dot + suffix if stem else ""):
-        if _rename(source, folder / candidate):
-            return folder / candidate
+        target = folder / candidate
+        if os.path.lexists(target):
+            continue
+        announce(target)
+        if _rename(source, target):
+            return target
     raise FileExistsError(errno.EEXIST, "a million files of this name", str(folder / name))
 
 
@@ -111,18 +141,20 @@ def _rename(source: Path, target: Path) -> bool:
     """
     try:
         placed = place(source, target, Method.RENAME)
+        two_names = placed and is_same(source, target)  # linked before a crash
     except OSError as error:
         if error.errno not in _NO_SUCH_WAY:
             raise
-        placed = place(source, target, Method.LINK)
-    if placed and is_same(source, target):
+        two_names = placed = place(source, target, Method.LINK)
+    if two_names:
         source.unlink()
     return placed
 
 
 def _copy(source: Path, folder: Path) -> Path:
     """A durable copy under a private name in `folder`."""
-    copy = folder / f".i2vd-{uuid.uuid4().hex}.part"
+    copy = _hidden(folder / source.name, "part")
+    copy.unlink(missing_ok=True)
     shutil.copy2(source, copy, follow_symlinks=False)
     with copy.open("rb") as file:
         os.fsync(file.fileno())
@@ -131,8 +163,8 @@ def _copy(source: Path, folder: Path) -> Path:
 
 def write_durably(path: Path, text: str) -> None:
     """Write a new file beside its name, fsync it, and give it its name."""
-    part = path.with_name(f".i2vd-{uuid.uuid4().hex}.part")
-    with part.open("x", encoding="utf-8") as file:
+    part = _hidden(path, "part")
+    with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -140,12 +172,20 @@ def write_durably(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def _hidden(path: Path, kind: str) -> Path:
+    """A private name beside a path, always the same, so that a crash leaves nothing for ever."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return path.with_name(f".i2vd-{digest[:16]}.{kind}")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # some network shares refuse, and sync by themselves
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -156,6 +196,16 @@ def numbered(stem: str, suffix: str) -> Iterator[str]:
         tail = (f"-{number}" if number > 1 else "") + suffix
         room = _NAME_MAX - len(tail.encode())
         yield stem.encode()[:room].decode(errors="ignore") + tail
+
+
+def fitting(stem: str, suffix: str) -> str:
+    """The name made of both, the stem cut so that a file system takes it."""
+    return next(numbered(stem, suffix))
+
+
+def told(error: OSError) -> str:
+    """What went wrong with which file, in one line."""
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error)
 
 
 def _rename_noreplace(source: Path, target: Path) -> None:

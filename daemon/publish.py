@@ -4,6 +4,7 @@ The clip's name is the commit point, and no clip is ever visible without its sid
 be repeated after a crash; the sidecar's own bytes tell whose it is.
 """
 
+import filecmp
 import glob
 import hashlib
 from pathlib import Path
@@ -12,25 +13,28 @@ from daemon.place import Method, is_same, numbered, place, sync_folder
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"
+_JSON = ".json"
 
 
-def publish(staging: Path, target: Path, method: Method, sidecar_sha256: str) -> Path:
+def publish(
+    staging: Path, target: Path, method: Method, sidecar_sha256: str, *, first: bool = False
+) -> Path:
     """Give the staged clip and its sidecar their names in the outbox; the clip's final path.
 
     `target` is the wished path without ".mp4"; where another file holds it, "-2" and so on.
     `sidecar_sha256` is the digest of the staged sidecar, by which a half-done publication is known
-    again.
+    again; `first` says that there is none.
     """
     folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
-    begun = _begun(staging, folder, target.name, sidecar_sha256)
+    begun = None if first else _begun(staging, folder, target.name, sidecar_sha256)
     if begun is not None:
         if _place_clip(staging / CLIP, begun, method):
             sync_folder(folder)
             return begun
         _take_back(_sidecar_of(begun), staging / SIDECAR)
-    for name in numbered(target.name, ".mp4"):
-        clip = folder / name
+    for name in numbered(target.name, f".mp4{_JSON}"):
+        clip = folder / name.removesuffix(_JSON)
         if not place(staging / SIDECAR, _sidecar_of(clip), method):
             continue
         if place(staging / CLIP, clip, method):
@@ -41,12 +45,14 @@ def publish(staging: Path, target: Path, method: Method, sidecar_sha256: str) ->
 
 
 def _sidecar_of(clip: Path) -> Path:
-    return clip.with_name(f"{clip.name}.json")
+    return clip.with_name(clip.name + _JSON)
 
 
 def _place_clip(staged: Path, clip: Path, method: Method) -> bool:
     """Place it, unless it was placed before the crash: a renamed clip has left staging."""
-    return (not staged.exists() and clip.exists()) or place(staged, clip, method)
+    if clip.exists() and (not staged.exists() or filecmp.cmp(staged, clip, shallow=False)):
+        return True
+    return place(staged, clip, method)
 
 
 def _take_back(sidecar: Path, staged: Path) -> None:
@@ -60,11 +66,10 @@ def _take_back(sidecar: Path, staged: Path) -> None:
 def _begun(staging: Path, folder: Path, stem: str, sidecar_sha256: str) -> Path | None:
     """The clip's name that an interrupted publication had begun to take."""
     staged = staging / SIDECAR
-    if staged.exists() and staged.stat().st_nlink == 1:
-        return None
-    for sidecar in sorted(folder.glob(f"{glob.escape(stem[:200])}*.mp4.json")):
+    beginning = stem.encode()[:200].decode(errors="ignore")
+    for sidecar in sorted(folder.glob(f"{glob.escape(beginning)}*.mp4{_JSON}")):
         if is_same(staged, sidecar) or _digest(sidecar) == sidecar_sha256:
-            return sidecar.with_name(sidecar.name.removesuffix(".json"))
+            return sidecar.with_name(sidecar.name.removesuffix(_JSON))
     return None
 
 

@@ -20,11 +20,12 @@ from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
+from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
 from pipeline.memory import need, peak
 from pipeline.mode import Rung
 from pipeline.presets import family_of
-from pipeline.protocol import Inspected, Loaded, Rejected
+from pipeline.protocol import Dtype, Inspected, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step
 from pipeline.sidecar import AppliedRule, Sidecar, Source, compose
 from pipeline.spec import Request, Spec, check, resolve
@@ -90,10 +91,12 @@ async def render_again(
         if looked.sha256 != told.source.sha256:
             raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
         given = told.given
-        size = {"width": given.width, "height": given.height, "frames": given.frames}
-        return told.asked.model_copy(update=size)
+        really = given.model_dump(include={"width", "height", "frames", "seed"})
+        return told.asked.model_copy(update=really)
 
-    return await _render(settings, found, spec_for, told.rule, output, console)
+    return await _render(
+        settings, found, spec_for, told.rule, output, console, dtype=told.given.dtype
+    )
 
 
 def _places(settings: Settings, told: Sidecar, beside: Path) -> list[Path]:
@@ -111,12 +114,21 @@ async def _render(
     rule: AppliedRule | None,
     output: Path,
     console: Console,
+    dtype: Dtype | None = None,
 ) -> Rendered:
+    """`dtype` holds where it was chosen for a GPU and there is one."""
     device = devices(settings.model.devices)[0]
     said: list[str] = []
-    decoder = Decoder(said.append, said.append)
+
+    def tell_loss(loss: Loss) -> None:
+        said.append(f"{loss.reason}; {loss.advice}")
+
+    decoder = Decoder(said.append, tell_loss)
     model = settings.model
-    maker = Maker(model.load_on(device), said.append, said.append)
+    load = model.load_on(device)
+    if dtype is not None and device != "cpu":
+        load = load.model_copy(update={"dtype": dtype})
+    maker = Maker(load, said.append, tell_loss, limits=settings.gate, silence=model.silence)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
     try:
@@ -178,11 +190,13 @@ async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         bar = bars.add_task("start", total=None)
 
-        def report(news: Step | Loaded | StepDown) -> None:
+        def report(news: Step | Loaded | StepDown | Spoilt) -> None:
             match news:
                 case Step():
                     bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
                 case StepDown():
                     console.print(f"no room for {news.rung}: {news.detail}")
+                case Spoilt():
+                    console.print(f"refused by the gate: {news.reason}")
 
         return await maker.make(order, report)

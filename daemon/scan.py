@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -54,7 +55,7 @@ def is_junk(name: str) -> bool:
 
 def is_picture(name: str) -> bool:
     """Whether a file of this name is taken for a picture."""
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122
+    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
 
 
 def scan(root: Path, recursive: bool) -> dict[str, Seen]:
@@ -69,19 +70,21 @@ def scan(root: Path, recursive: bool) -> dict[str, Seen]:
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:
-                    path = f"{folder}/{entry.name}" if folder else entry.name
-                    if is_junk(entry.name) or not _is_text(entry.name):
-                        continue
-                    if recursive and entry.is_dir(follow_symlinks=False):
+                    name = entry.name
+                    is_folder = recursive and entry.is_dir(follow_symlinks=False)
+                    if not (is_folder or is_picture(name)) or is_junk(name) or not _is_text(name):
+                        continue  # in this order: most of what lies there is no picture
+                    path = f"{folder}/{name}" if folder else name
+                    if is_folder:
                         folders.append(path)
-                    elif is_picture(entry.name) and entry.is_file(follow_symlinks=False):
+                    elif entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat(follow_symlinks=False)
                             found[path] = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
         except OSError as error:
             if not folder:
                 raise InboxUnavailable(f"{root}: {error.strerror}") from error
-            log.warning("subfolder unreadable", folder=str(root / folder), why=error.strerror)
+            _warn("subfolder unreadable", str(root / folder), error.strerror)
     return found
 
 
@@ -89,6 +92,14 @@ def _is_text(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
-        log.warning("file name is not UTF-8, rename it", name=os.fsencode(name).decode("latin-1"))
+        _warn(
+            "passed over", os.fsencode(name).decode("latin-1"), "its name is not UTF-8, rename it"
+        )
         return False
     return True
+
+
+@lru_cache(maxsize=1000)
+def _warn(event: str, path: str, why: str) -> None:
+    """Once for each, for the next scan sees it again."""
+    log.warning(event, path=path, why=why)

@@ -26,8 +26,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pipeline.gate import Limits
 from pipeline.presets import MICRO
-from pipeline.protocol import Dtype, Load
+from pipeline.protocol import Dtype, Load, Stage
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -99,6 +100,8 @@ class Model(_Section):
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
+    silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
 
     max_vram: ByteSize | None = Field(default=None, gt=0)
     """Most of a device's memory that may be used; on a CPU the model's tensors are counted."""
@@ -151,11 +154,14 @@ class Settings(BaseSettings):
     """Folder of the queue, the lock and the caches; on a local disk."""
     scan_interval: Annotated[float, Field(gt=0)] = 2.0
     """Seconds between two looks at each inbox; file events only shorten the wait."""
+    min_free: ByteSize = ByteSize(500_000_000)
+    """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
     stop_grace: Seconds = 90.0
     """Seconds that the running attempt may take to finish after a first SIGTERM."""
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
+    gate: Limits = Limits()
     http: Http = Http()
     log: Log = Log()
 
@@ -284,7 +290,7 @@ def _unknown_variables() -> list[str]:
     """Mistyped variables would be ignored in silence otherwise."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
         f"{ENV_PREFIX}{name.upper()}__{key.upper()}"
-        for name in ("queue", "model", "http", "log")
+        for name in ("queue", "model", "gate", "http", "log")
         for key in _known_keys((name,))
     }
     mistakes = []

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from daemon.room import Room
 from daemon.scan import InboxUnavailable, Seen, scan
 from daemon.settings import Inbox
 
@@ -72,7 +73,7 @@ Take = Callable[[Inbox, str, Seen], Awaitable[Later | None]]
 class Watcher:
     """Looks at one inbox until told to stop, and hands every whole picture to `take`."""
 
-    def __init__(self, inbox: Inbox, interval: float, take: Take) -> None:
+    def __init__(self, inbox: Inbox, interval: float, take: Take, room: Room) -> None:
         self.inbox = inbox
         self.wake = asyncio.Event()
         self.unavailable: str | None = None
@@ -80,6 +81,7 @@ class Watcher:
         self.unmatched: set[str] = set()
         self._interval = interval
         self._take = take
+        self._room = room
         self._settler = Settler(inbox.settle)
         self._root = _identity(inbox.path)
 
@@ -93,7 +95,8 @@ class Watcher:
                 self._note_unavailable(str(error))
             else:
                 self._note_unavailable(None)
-                await self._offer(files, stopping)
+                if self.inbox.name not in self._room.lacking:
+                    await self._offer(files, stopping)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), self._pause())
 
@@ -120,7 +123,15 @@ class Watcher:
         for path in self._settler.observe(time.monotonic(), files):
             if stopping.is_set():
                 return
-            match await self._take(self.inbox, path, files[path]):
+            if self.inbox.name in self._room.lacking:
+                self._settler.again([path], time.monotonic())
+                continue
+            try:
+                later = await self._take(self.inbox, path, files[path])
+            except OSError as error:
+                self._room.doubt(self.inbox, error)
+                later = Later(0.0)
+            match later:
                 case Later(seconds=None):
                     self.unmatched.add(path)
                 case Later(seconds=float(seconds)):

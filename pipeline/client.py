@@ -23,10 +23,14 @@ _TERM_GRACE = 10.0
 
 @dataclass(frozen=True)
 class Died:
-    """The child is gone; `cause` is a sentence, `stderr` its last lines."""
+    """The child is gone; `cause` is a sentence, `stderr` its last lines.
+
+    `returncode` as subprocess has it; None when it had to be ended for what it did on its channel.
+    """
 
     cause: str
     stderr: tuple[str, ...] = ()
+    returncode: int | None = None
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.stderr[-1]}" if self.stderr else self.cause
@@ -128,7 +132,8 @@ class Child:
             return Died("closed its channel and went on", tuple(self._tail))
         await self._stderr
         self._writer.close()
-        return Died(_cause(self._process.returncode), tuple(self._tail))
+        code = self._process.returncode
+        return Died(_cause(code), tuple(self._tail), code)
 
     async def close(self) -> None:
         """End an idle child: it leaves when its channel ends, else it is killed."""

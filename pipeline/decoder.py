@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.client import Child, Died, Silent
+from pipeline.loss import Loss, oom_kills, tell_apart
 from pipeline.protocol import (
     SILENCE,
     Failed,
@@ -17,6 +18,7 @@ from pipeline.protocol import (
 )
 from pipeline.spec import Spec
 
+_WHO = "the picture decoder"
 _LIMIT = 60.0
 """Seconds that one picture may take."""
 _TRIES = 2
@@ -26,9 +28,9 @@ _TRIES = 2
 class Decoder:
     """Looks at pictures and prepares them, one at a time, in a child without a GPU."""
 
-    def __init__(self, on_line: Callable[[str], None], on_death: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], None], on_loss: Callable[[Loss], None]) -> None:
         self._on_line = on_line
-        self._on_death = on_death
+        self._on_loss = on_loss
         self._child: Child | None = None
         self._turn = asyncio.Lock()
 
@@ -70,14 +72,15 @@ class Decoder:
         async with self._turn:
             why = ""
             for _ in range(_TRIES):
+                shot_before = oom_kills()
                 match await self._exchange(request):
                     case Inspected() | Prepared() | Rejected() | Failed() as answer:
                         return answer
-                    case Died() as death:
-                        why = f"the picture decoder {death} while reading it"
-                    case Silent(seconds):
-                        why = f"the picture decoder took more than {seconds:.0f} s to read it"
-                await self._bury(why)
+                    case (Died() | Silent()) as end:
+                        shot = oom_kills() > shot_before
+                        loss = tell_apart(_WHO, end, "reading it", oom_killed=shot)
+                        why = loss.reason
+                        await self._bury(loss)
             return Rejected(reason=f"{why}, {_TRIES} times")
 
     async def _exchange(
@@ -95,8 +98,8 @@ class Decoder:
             case other:
                 return Died(f"answered out of turn ({other.type})")
 
-    async def _bury(self, why: str) -> None:
+    async def _bury(self, loss: Loss) -> None:
         if self._child is not None:
             await self._child.kill(grace=1.0)
             self._child = None
-            self._on_death(why)
+            self._on_loss(loss)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from pipeline.gate import Figures, FlawKind, Limits
 from pipeline.mode import Mode
 from pipeline.spec import Framing, Spec
 
@@ -29,6 +30,10 @@ SILENCE: dict[Stage, float] = {
     "write": 120.0,
 }
 """Seconds without a message after which a child in this stage is taken for hung."""
+
+
+EXIT_DEVICE_LOST = 70
+"""The worker's exit code after an error that no later work in its context would survive."""
 
 
 class _Message(BaseModel):
@@ -118,6 +123,7 @@ class Make(_Message):
     frames: int
     picture: str
     staging: str
+    limits: Limits = Limits()
 
 
 class Cancel(_Message):
@@ -169,10 +175,11 @@ class Progress(_Message):
     steps: int
 
 
-class Made(_Message):
-    """The clip is in staging, read back, checked and fsynced. Final."""
+class Output(BaseModel):
+    """The MP4, as it was read back: size in bytes, duration in seconds."""
 
-    type: Literal["made"] = "made"
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     sha256: str
     size: int
     codec: str
@@ -181,6 +188,14 @@ class Made(_Message):
     frames: int
     fps: int
     duration: float
+
+
+class Made(_Message):
+    """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
+
+    type: Literal["made"] = "made"
+    output: Output
+    figures: Figures
     seconds: dict[str, float]
     """Seconds per stage."""
     peak_memory: int | None
@@ -195,6 +210,16 @@ class OutOfMemory(_Message):
     detail: str
 
 
+class Spoilt(_Message):
+    """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
+
+    type: Literal["spoilt"] = "spoilt"
+    stage: Stage
+    flaw: FlawKind
+    reason: str
+    figures: Figures | None = None
+
+
 class Failed(_Message):
     """The request could not be done; `retry` says whether another try may help. Final."""
 
@@ -202,6 +227,8 @@ class Failed(_Message):
     stage: Stage
     reason: str
     retry: bool
+    disk: bool = False
+    """The folder could not be written, which is not the request's fault."""
 
 
 class Cancelled(_Message):
@@ -220,6 +247,7 @@ Reply = Annotated[
     | Surveyed
     | Progress
     | Made
+    | Spoilt
     | OutOfMemory
     | Failed
     | Cancelled,

@@ -13,9 +13,10 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from pipeline.gate import Figures
 from pipeline.maker import Clip, StepDown
 from pipeline.mode import Mode, Rung
-from pipeline.protocol import Stage
+from pipeline.protocol import Dtype, Output, Stage
 from pipeline.spec import Spec
 
 SCHEMA_FILE = Path(__file__).with_name("sidecar.schema.json")
@@ -43,13 +44,20 @@ class AppliedRule(_Part):
     digest: str
 
 
-class Given(_Part):
-    """What the clip really is, where memory was short; size in pixels."""
+class Tried(_Part):
+    """A rung of the ladder; size in pixels."""
 
     width: int
     height: int
     frames: int
     mode: Mode
+
+
+class Given(Tried):
+    """How the clip was really made, where memory was short or the gate refused the first try."""
+
+    seed: int
+    dtype: Dtype
 
 
 class Fallback(_Part):
@@ -59,7 +67,7 @@ class Fallback(_Part):
     long the try took.
     """
 
-    tried: Given
+    tried: Tried
     stage: Stage | Literal["forecast"]
     reason: str
     seconds: float = 0.0
@@ -72,17 +80,10 @@ class Model(_Part):
     weights: str
 
 
-class Output(_Part):
-    """The MP4: size in bytes, duration in seconds."""
+class Gate(Figures):
+    """What was measured of the frames; `refused` says why a first try with the asked seed was."""
 
-    sha256: str
-    size: int
-    codec: str
-    width: int
-    height: int
-    frames: int
-    fps: int
-    duration: float
+    refused: str | None
 
 
 class Sidecar(_Part):
@@ -100,6 +101,7 @@ class Sidecar(_Part):
     given: Given
     degraded: bool
     fallbacks: tuple[Fallback, ...]
+    gate: Gate
     model: Model
     device: str
     versions: dict[str, str]
@@ -130,27 +132,28 @@ def compose(
         source=source,
         rule=rule,
         asked=asked,
-        given=_given(clip.rung),
-        degraded=clip.rung.degrades(asked),
+        given=Given(**_tried(clip.rung).model_dump(), seed=clip.seed, dtype=loaded.dtype),
+        degraded=clip.rung.degrades(asked) or made.output.frames < asked.frames,
         fallbacks=(*earlier, *map(fallback, clip.steps_down)),
+        gate=Gate(**made.figures.model_dump(), refused=clip.refused),
         model=Model(id=loaded.model, weights=loaded.weights),
         device=loaded.device_name,
         versions=loaded.versions,
         seconds=made.seconds,
         peak_memory=made.peak_memory,
-        output=Output.model_validate(made.model_dump(include=set(Output.model_fields))),
+        output=made.output,
     )
 
 
 def fallback(step: StepDown) -> Fallback:
     """A step down as the sidecar tells it."""
     return Fallback(
-        tried=_given(step.rung), stage=step.stage, reason=step.detail, seconds=step.seconds
+        tried=_tried(step.rung), stage=step.stage, reason=step.detail, seconds=step.seconds
     )
 
 
-def _given(rung: Rung) -> Given:
-    return Given(width=rung.width, height=rung.height, frames=rung.frames, mode=rung.mode)
+def _tried(rung: Rung) -> Tried:
+    return Tried(width=rung.width, height=rung.height, frames=rung.frames, mode=rung.mode)
 
 
 def schema() -> str:

@@ -7,6 +7,7 @@ of the clip: a checker that the caller hands in says what is wrong or unwise abo
 import difflib
 import itertools
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -222,7 +223,7 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
 def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[Mistake]]:
     """The sidecar beside a picture, if there is one; (None, []) when there is none."""
     files = [picture.with_name(picture.name + ending) for ending in (".toml", ".txt")]
-    there = [file for file in files if file.is_symlink() or file.exists()]
+    there = [file for file in files if os.path.lexists(file)]
     if not there:
         return None, []
     if len(there) > 1:

@@ -10,13 +10,15 @@ import typer
 from daemon.cli import app
 from daemon.cli.base import Exit
 from daemon.settings import Http, Inbox, Log, Model, Queue, Settings, load
+from pipeline.gate import Limits
 from pipeline.presets import I2VGEN_XL
+from pipeline.protocol import SILENCE
 from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema
 from pipeline.spec import Request
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SECTIONS = (Settings, Inbox, Queue, Model, Http, Log)
+SECTIONS = (Settings, Inbox, Queue, Model, Limits, Http, Log)
 
 
 def section(title: str) -> str:
@@ -35,7 +37,7 @@ def cells(text: str) -> set[str]:
 def test_every_setting_of_the_daemon_is_told() -> None:
     keys = {key for model in SECTIONS for key in model.model_fields}
     told = {name.strip("[]") for name in cells(section("Settings of the daemon"))}
-    assert told == keys - {"queue", "model", "http", "log"} | {"queue", "model", "http", "log"}
+    assert told == keys
 
 
 def test_every_setting_of_a_clip_is_told() -> None:
@@ -70,6 +72,13 @@ def test_the_sidecar_schema_is_current() -> None:
     assert SCHEMA_FILE.read_text() == schema(), "run: python -m pipeline.sidecar"
 
 
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named - set(re.findall(r"def (test_\w+)\(", code)) == set()
+    assert len(named) > 20
+
+
 @pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", README, re.DOTALL))
 def test_every_example_is_sound(text: str, tmp_path: Path) -> None:
     content = tomllib.loads(text)
@@ -92,3 +101,8 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+def test_the_limits_of_silence_are_as_told() -> None:
+    (row,) = re.findall(r"^\| `silence` \|.*\| (.*) \|$", README, re.MULTILINE)
+    assert row == ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in SILENCE.items())

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -12,12 +13,18 @@ from rich.console import Console
 
 from daemon import check as checks
 from daemon import explain as explanations
-from daemon import needs
+from daemon import needs, systemd
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.folders import make_folders
+from daemon.mount import refuses_queue
 from daemon.scan import is_junk, is_picture
-from daemon.settings import find_config
+from daemon.settings import Settings, find_config
 from daemon.submit import copy_in
+
+if TYPE_CHECKING:
+    from daemon.app import App
+
+_PATIENCE = 5.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -25,7 +32,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
-    from daemon.app import App
     from daemon.database import DatabaseUnusable
     from daemon.lock import AlreadyRunning, Lock
     from daemon.web.server import CannotListen
@@ -35,16 +41,40 @@ def run(config: Config = None) -> None:
     if find_config(config) is None:
         log.info("no settings file: using the defaults in this folder", folder=str(Path.cwd()))
     try:
+        if settings.queue.url is None and (refusal := refuses_queue(settings.state)):
+            fail(Exit.MISTAKE, refusal)
         for made in make_folders(settings):
             log.info("made", path=str(made))
         with Lock(settings.state):
-            asyncio.run(App(settings).run())
+            daemon = _opened(settings)
+            asyncio.run(daemon.run())
     except (AlreadyRunning, CannotListen) as error:
         fail(Exit.BUSY, str(error))
     except DatabaseUnusable as error:
         fail(Exit.FAILED, str(error))
     except OSError as error:
         fail(Exit.FAILED, f"{error.filename or ''}: {error.strerror or error}")
+    if daemon.failed:
+        fail(Exit.FAILED, daemon.failed)
+
+
+def _opened(settings: Settings) -> "App":
+    """The daemon, once its queue can be opened: a full disk is waited for, not died of."""
+    from daemon.app import App
+    from daemon.database import DatabaseUnusable
+
+    waiting = False
+    while True:
+        try:
+            return App(settings)
+        except DatabaseUnusable as error:
+            if not error.passing:
+                raise
+            if not waiting:
+                structlog.get_logger().error("waiting for the queue", why=str(error))
+                systemd.notify(f"STATUS=waiting: {error}")
+            waiting = True
+            time.sleep(_PATIENCE)
 
 
 @app.command()

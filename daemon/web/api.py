@@ -6,13 +6,14 @@ Answers only to names of this machine (against DNS rebinding) and refuses posts 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from daemon import operate
+from daemon.database import LedgerUnavailable
 from daemon.job import Event, Job, State
 from daemon.parts import Parts
 
@@ -49,10 +50,15 @@ def create_api(app: "App") -> FastAPI:
     )
     api.add_middleware(_SameSite)
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)
+    api.add_exception_handler(LedgerUnavailable, _unavailable)
     _health(api, app)
     _jobs(api, app)
     _rules(api, app)
     return api
+
+
+def _unavailable(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 503)
 
 
 def _health(api: FastAPI, app: "App") -> None:

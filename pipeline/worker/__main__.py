@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.protocol import Cancel, Failed, Load, Make, Progress, Survey
+from pipeline.worker import fault
 
 if TYPE_CHECKING:
     from pipeline.worker.serve import Server
@@ -54,14 +55,17 @@ def _quiet() -> None:
 
 
 def _server(channel: Channel) -> "Server":
+    faults = fault.from_environment()
     channel.send(Progress(stage="start", step=0, steps=2))
+    for each in faults:
+        each.strike("start")
     import torch  # noqa: F401 (first alone, for it takes longest)
 
     channel.send(Progress(stage="start", step=1, steps=2))
     from pipeline.worker.serve import Server
 
     channel.send(Progress(stage="start", step=2, steps=2))
-    return Server(channel)
+    return Server(channel, faults)
 
 
 if __name__ == "__main__":

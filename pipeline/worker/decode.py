@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.gate import Flaw
 from pipeline.mode import Thrift
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
@@ -66,7 +67,7 @@ def _finite(model: Model, chunk: Tensor) -> Tensor:
         values: Tensor = model.vae.decode(chunk.to(dtype)).sample.float()
         if torch.isfinite(values).all():
             return values
-    raise Spoilt("the frames are not numbers")
+    raise Spoilt(Flaw("not-finite", "the frames are not numbers"))
 
 
 def _pixels(values: Tensor) -> Frames:

@@ -1,12 +1,28 @@
 """What can go wrong in an attempt, told apart: no memory, a lost device, a refused request."""
 
+import errno
+
 import torch
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-_LOST = ("CUDA error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+from pipeline.gate import Figures, Flaw
 
-EXIT_DEVICE_LOST = 70
-"""The child's exit code after an error that no later work on this device context survives."""
+_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+_LOST = (
+    "CUDA error",
+    "CUDA driver error",
+    "Triton Error [CUDA]",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
+"""Words of errors after which the context is of no use: illegal access, assert, launch failure,
+ECC, a card off the bus. A few are harmless, but not worth telling apart: a new process costs
+seconds."""
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Refused(Exception):
@@ -14,7 +30,16 @@ class Refused(Exception):
 
 
 class Spoilt(Exception):
-    """What came out is no clip; another try may help."""
+    """What came out is no clip; another seed or a wider type may help."""
+
+    def __init__(self, flaw: Flaw, figures: Figures | None = None) -> None:
+        super().__init__(flaw.reason)
+        self.flaw = flaw
+        self.figures = figures
+
+
+class BadFile(Exception):
+    """The MP4 is not what was written; another try may help."""
 
 
 class Cancelled(Exception):
@@ -38,6 +63,11 @@ def is_device_lost(error: BaseException) -> bool:
     if isinstance(error, torch.AcceleratorError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
+
+
+def is_disk(error: BaseException) -> bool:
+    """Whether a folder could not be written: full, over quota, read-only, broken."""
+    return isinstance(error, OSError) and error.errno in _DISK
 
 
 def first_line(error: BaseException) -> str:

@@ -8,30 +8,42 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import torch
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.presets import MICRO_FAMILY, family_of
+from pipeline.protocol import (
+    EXIT_DEVICE_LOST,
+    Failed,
+    Load,
+    Loaded,
+    Made,
+    Make,
+    OutOfMemory,
+    Surveyed,
+)
 from pipeline.protocol import Cancelled as CancelledReply
-from pipeline.protocol import Failed, Load, Loaded, Made, Make, OutOfMemory, Surveyed
+from pipeline.protocol import Spoilt as SpoiltReply
 from pipeline.source import ModelUnusable
-from pipeline.worker import budget, clip, fault
+from pipeline.worker import budget, clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
-    EXIT_DEVICE_LOST,
     Cancelled,
     Refused,
+    Spoilt,
     first_line,
     is_device_lost,
+    is_disk,
     is_out_of_memory,
 )
+from pipeline.worker.fault import Fault
 from pipeline.worker.model import Model, checked_device, device_facts, load
 from pipeline.worker.watch import Watch
 
-Final = Loaded | Made | OutOfMemory | Failed | CancelledReply
+Final = Loaded | Made | SpoiltReply | OutOfMemory | Failed | CancelledReply
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "av", "pillow")
 _LOAD_STEPS = 6
@@ -40,9 +52,9 @@ _LOAD_STEPS = 6
 class Server:
     """Holds the one model that is loaded."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, faults: Sequence[Fault] = ()) -> None:
         self._channel = channel
-        self._fault = fault.from_environment()
+        self._faults = faults
         self._model: Model | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
 
@@ -50,7 +62,7 @@ class Server:
         """Load a model in place of the present one."""
         self._model = None
         gc.collect()
-        watch = Watch(self._channel, "load", fault=self._unless_conditional())
+        watch = Watch(self._channel, "load", faults=[f for f in self._faults if not f.when])
         reply = self._answer(lambda: self._load(order, watch), watch)
         if isinstance(reply, OutOfMemory):  # no smaller rung can help here
             return Failed(stage="load", reason=reply.detail, retry=True)
@@ -66,7 +78,7 @@ class Server:
         watch = Watch(
             self._channel,
             "encode",
-            fault=self._fault if self._fault and self._fault.concerns(order) else None,
+            faults=[f for f in self._faults if f.concerns(order)],
             settle=self._settle,
         )
         if model is None:
@@ -115,18 +127,15 @@ class Server:
             raise
         except Exception as error:
             reply = _reply(error, watch)
-        self._after_failure()
+        try:
+            release(self._model.device if self._model else torch.device("cpu"))
+        except RuntimeError as error:  # an error of CUDA may only come to light here
+            return _reply(error, watch)
         return reply
-
-    def _after_failure(self) -> None:
-        release(self._model.device if self._model else torch.device("cpu"))
 
     def _settle(self) -> None:
         if self._model and self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
-
-    def _unless_conditional(self) -> "fault.Fault | None":
-        return self._fault if self._fault and not self._fault.when else None
 
 
 def _set_threads(model: str) -> None:
@@ -145,6 +154,13 @@ def _reply(error: Exception, watch: Watch) -> Final:
     """What an error means to the parent. A lost device ends the process."""
     if isinstance(error, Cancelled):
         return CancelledReply()
+    if isinstance(error, Spoilt):
+        return SpoiltReply(
+            stage=watch.stage,
+            flaw=error.flaw.kind,
+            reason=error.flaw.reason,
+            figures=error.figures,
+        )
     if is_device_lost(error):
         print(f"the device is lost: {first_line(error)}", file=sys.stderr)
         sys.exit(EXIT_DEVICE_LOST)
@@ -154,4 +170,4 @@ def _reply(error: Exception, watch: Watch) -> Final:
     if not final:
         sys.excepthook(type(error), error, error.__traceback__)
     reason = first_line(error) if final else f"{type(error).__name__}: {first_line(error)}"
-    return Failed(stage=watch.stage, reason=reason, retry=not final)
+    return Failed(stage=watch.stage, reason=reason, retry=not final, disk=is_disk(error))

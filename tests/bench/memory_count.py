@@ -22,9 +22,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.anatomy import PUBLISHED
-from pipeline.ladder import Rung
 from pipeline.memory import Peak, peak
-from pipeline.mode import Mode
+from pipeline.mode import Mode, Rung
 from pipeline.presets import I2VGEN_XL
 from pipeline.worker import decode, hold
 from pipeline.worker.budget import Ledger

@@ -9,9 +9,10 @@ from daemon.database import Database, peaks
 from daemon.forecast import Forecast, Setup
 from daemon.needs import known
 from daemon.settings import load
+from pipeline.gate import Figures
 from pipeline.maker import Clip, StepDown
 from pipeline.mode import Mode, Rung
-from pipeline.protocol import Loaded, Made
+from pipeline.protocol import Loaded, Made, Output
 from pipeline.spec import Spec
 
 RUNG = Rung(Mode.FAST, 48, 48, 8)
@@ -27,11 +28,13 @@ def forecast(database: Database) -> Forecast:
 
 
 def clip(taken: int | None, rung: Rung = RUNG, loaded: Loaded = LOADED) -> Clip:
-    made = Made(
+    output = Output(
         sha256="s", size=1, codec="h264", width=rung.width, height=rung.height, frames=rung.frames,
-        fps=8, duration=1.0, seconds={}, peak_memory=taken,
+        fps=8, duration=1.0,
     )  # fmt: skip
-    return Clip(made, loaded, rung, ())
+    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=0.9)
+    made = Made(output=output, figures=figures, seconds={}, peak_memory=taken)
+    return Clip(made, loaded, rung, 1, ())
 
 
 def test_what_was_measured_corrects_the_same_mode(forecast: Forecast, spec: Spec) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon import archive, operate
+from daemon import operate
+from daemon.archive import Archive
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.job import Job
@@ -17,6 +18,7 @@ from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.room import Room
 from daemon.scan import Seen, scan
 from daemon.settings import Inbox, Settings
 from daemon.watch import Later
@@ -40,9 +42,17 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         self.parts = Parts(
-            self.settings, MICRO_FAMILY, ledger, history, Pace(), self.decoder, Metrics(),
-            {"inbox": self.rules},
-        )  # fmt: skip
+            settings=self.settings,
+            family=MICRO_FAMILY,
+            ledger=ledger,
+            history=history,
+            pace=Pace(),
+            archive=Archive(ledger, history, self.settings),
+            room=Room(self.settings, lambda: None),
+            decoder=self.decoder,
+            metrics=Metrics(),
+            rules={"inbox": self.rules},
+        )
         self.woken = 0
         self.intake = Intake(self.parts, self._wake)
         self.rule("90-default", RULE)
@@ -187,7 +197,7 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    archive.settle(desk.ledger, desk.settings, job)
+    Archive(desk.ledger, desk.history, desk.settings).settle(job)
     return desk.job(job.id)
 
 
@@ -219,7 +229,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    archive.settle(desk.ledger, desk.settings, job)
+    Archive(desk.ledger, desk.history, desk.settings).settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()

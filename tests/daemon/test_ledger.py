@@ -17,16 +17,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.database import Database, DatabaseUnusable
+from daemon.database import Database, DatabaseUnusable, jobs
 from daemon.history import History
 from daemon.job import Drop, Job
-from daemon.ledger import Ledger
+from daemon.ledger import MOST_CUTS, Ledger
 from pipeline.mode import Mode
-from pipeline.sidecar import Fallback, Given
+from pipeline.sidecar import Fallback, Tried
 from pipeline.spec import Spec
 
 STEP = Fallback(
-    tried=Given(width=64, height=64, frames=8, mode=Mode.FAST), stage="denoise", reason="full"
+    tried=Tried(width=64, height=64, frames=8, mode=Mode.FAST), stage="denoise", reason="full"
 )
 
 Enqueue = Callable[..., list[int]]
@@ -36,6 +36,67 @@ def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
     job = ledger.claim(owner, lease)
     assert job is not None
     return job
+
+
+# --- whose turn it is
+
+
+def test_an_owner_keeps_its_own_jobs_however_the_clock_jumps(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    """One daemon with two devices: the wall clock jumps a day while both are at work."""
+    enqueue("a.jpg")
+    enqueue("b.jpg", sha256="bb")
+    mine = claim(ledger, "me", lease=-86_400)
+    assert claim(ledger, "me").id == 2
+    assert ledger.renew(mine, 30, None) == "ok"
+    assert ledger.claim("another", 30) is None
+
+
+def test_a_clock_that_was_set_back_delays_no_job(
+    ledger: Ledger, database: Database, enqueue: Enqueue
+) -> None:
+    enqueue()
+    ledger.try_again(claim(ledger), "broke", delay=60)
+    assert ledger.claim("me", 30) is None
+    with database.write() as db:  # as if both had been written a day ahead
+        db.execute(jobs.update().values(started=jobs.c.started + 86_400, due=jobs.c.due + 86_400))
+    assert claim(ledger).id == 1
+
+
+def test_jobs_of_an_inbox_without_room_wait(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue()
+    assert ledger.claim("me", 30, without=["inbox"]) is None
+    assert ledger.claim("me", 30, without=["other"]) is not None
+
+
+def test_only_jobs_that_nobody_is_at_go_back(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg", sha256="bb")
+    first, second = claim(ledger), claim(ledger)
+    assert ledger.recover("me", [first.id]) == [second.id]
+
+
+def test_a_job_that_ends_the_daemon_each_time_is_given_up(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue("bad.jpg")
+    enqueue("good.jpg", sha256="bb")
+    for _ in range(MOST_CUTS):
+        assert claim(ledger).id == 1
+        assert ledger.recover("me") == [1]
+    bad = history.job(1)
+    assert bad is not None
+    assert (bad.state, bad.failures) == ("failed", 0)
+    assert "the daemon ended 10 times" in (bad.error or "")
+    assert claim(ledger).id == 2
+    assert ledger.retry(1, lambda job: job.fingerprint)
+    ledger.recover("me")
+    assert claim(ledger).id == 1
+    ledger.recover("me")
+    again = history.job(1)
+    assert again is not None
+    assert again.state == "queued", "a retry begins anew"
 
 
 # --- one drop, one job
@@ -200,8 +261,8 @@ def test_a_clip_past_the_fence_is_carried_on_never_undone(
     assert ledger.publishing(job, {"x": 1})
     assert ledger.recover("me") == []
     assert not ledger.cancel(job.id)
-    assert [found.id for found in ledger.unpublished("me")] == [job.id]
-    assert ledger.unpublished("other") == []
+    assert [found.id for found in history.unpublished("me")] == [job.id]
+    assert history.unpublished("other") == []
     assert ledger.done(job, {"clip": "/o/cat.mp4"})
     assert not ledger.done(job, {"clip": "/o/again.mp4"})
     finished = history.job(job.id)
@@ -210,17 +271,17 @@ def test_a_clip_past_the_fence_is_carried_on_never_undone(
 
 
 def test_a_picture_is_unsettled_until_its_last_variant_ended(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: Ledger, history: History, enqueue: Enqueue
 ) -> None:
     assert len(enqueue(variants=2)) == 2
     ledger.fail(claim(ledger), "broke")
-    assert ledger.unsettled() == []
+    assert history.unsettled() == []
     second = claim(ledger)
     ledger.publishing(second, {})
     ledger.done(second, {})
-    assert len(ledger.unsettled()) == 2
+    assert len(history.unsettled()) == 2
     ledger.moved(second, "archive", "/a/cat.jpg")
-    assert ledger.unsettled() == []
+    assert history.unsettled() == []
 
 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
@@ -253,12 +314,12 @@ def test_retry_restores_all_tries_but_only_with_the_picture(
     enqueue()
     ledger.fail(job := claim(ledger), "broke")
     ledger.moved(job, "failed", "/f/cat.jpg")
-    assert not ledger.retry(job.id, lambda _: False)
+    assert not ledger.retry(job.id, lambda _: None)
     assert ledger.claim("me", 30) is None
-    assert ledger.retry(job.id, lambda _: True)
+    assert ledger.retry(job.id, lambda _: "1")
     again = claim(ledger)
     assert (again.id, again.failures, again.whereabouts) == (job.id, 0, "inbox")
-    assert not ledger.retry(job.id, lambda _: True)
+    assert not ledger.retry(job.id, lambda _: "1")
 
 
 def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: Enqueue) -> None:
@@ -357,7 +418,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(attempt=attempts)
     def retry(self, attempt: Job | None) -> None:
         if attempt:
-            self.ledger.retry(attempt.id, lambda _: True)
+            self.ledger.retry(attempt.id, lambda _: "1")
 
     @precondition(lambda self: self.admitted)
     @rule(owner=st.sampled_from("ab"))

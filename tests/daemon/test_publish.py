@@ -115,6 +115,17 @@ def test_publishing_twice_gives_one_clip(staging: Path, tmp_path: Path, method: 
     assert len(clips(outbox)) == 2
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stem", ["x" * 251, "é" * 125, "絵" * 83])
+def test_the_longest_names_are_published_once(
+    staging: Path, tmp_path: Path, method: Method, stem: str
+) -> None:
+    outbox = tmp_path / "outbox"
+    first = publish(staging, outbox / stem, method, DIGEST)
+    assert publish(staging, outbox / stem, method, DIGEST) == first
+    assert len(clips(outbox)) == 2
+
+
 def test_subfolders_are_made(staging: Path, tmp_path: Path) -> None:
     target = tmp_path / "outbox" / "pets" / "cat"
     assert publish(staging, target, Method.LINK, DIGEST).parent == target.parent

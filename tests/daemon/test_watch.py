@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.hint import file_system
+from daemon.mount import file_system
+from daemon.room import Room
 from daemon.scan import InboxUnavailable, Seen, is_junk, is_picture, scan
-from daemon.settings import Inbox
+from daemon.settings import Inbox, Settings
 from daemon.watch import Later, Settler, Watcher
 
 A = Seen(1, 1, 1)
@@ -121,7 +122,7 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
         taken.append(path)
         return None
 
-    watcher = Watcher(inbox, 0.02, take)
+    watcher = Watcher(inbox, 0.02, take, Room(Settings(inbox=(inbox,)), lambda: None))
     (inbox.path / "a.jpg").write_bytes(b"x")
     away = inbox.path.rename(tmp_path / "away")
     await run_watcher(watcher, 0.1)
@@ -147,7 +148,7 @@ async def test_what_no_rule_wants_is_offered_again_when_the_rules_change(tmp_pat
         offers += 1
         return Later(None)
 
-    watcher = Watcher(inbox, 0.02, take)
+    watcher = Watcher(inbox, 0.02, take, Room(Settings(inbox=(inbox,)), lambda: None))
     await run_watcher(watcher, 0.1)
     assert (offers, watcher.unmatched) == (1, {"a.jpg"})
     watcher.rules_changed()

@@ -1,17 +1,25 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"die", "kill", "rubbish", "hang", "out-of-turn", "leave"; the last one holds for all further rungs.
+"spoilt", "die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for
+all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
+unlike any other; "long" does it after three seconds. The name of the model says how it loads:
+"broken", "slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
 """
 
+import hashlib
 import os
+import select
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from pipeline.channel import Channel, ParentGone
+from pipeline.gate import Figures
 from pipeline.protocol import (
+    EXIT_DEVICE_LOST,
     Cancel,
     Cancelled,
     Failed,
@@ -20,14 +28,18 @@ from pipeline.protocol import (
     Made,
     Make,
     OutOfMemory,
+    Output,
     Prepared,
     Progress,
+    Spoilt,
     Survey,
     Surveyed,
 )
 
 
 def main() -> None:
+    if os.environ.get("PEER") == "mute":
+        time.sleep(600)
     number = int(os.environ["I2VD_CHANNEL"])
     channel = Channel.open()
     print("a library prints to stdout")
@@ -38,6 +50,10 @@ def main() -> None:
             match channel.receive():
                 case Load(model="broken"):
                     channel.send(Failed(stage="load", reason="no such model", retry=False))
+                case Load(model="dies"):
+                    sys.exit("peer: cannot import torch")
+                case Load(model="hangs"):
+                    time.sleep(600)
                 case Load() as load:
                     if load.model == "slow":
                         channel.send(Progress(stage="load", step=0, steps=1))
@@ -60,13 +76,24 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
     match word:
         case "made":
             channel.send(made(order))
+        case "long" | "film":
+            select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
+            try:
+                channel.send(film(channel, order))
+            except OSError as error:
+                channel.send(Failed(stage="write", reason=str(error), retry=True, disk=True))
         case "oom":
             channel.send(OutOfMemory(stage="denoise", detail="no room"))
         case "fail" | "retry":
             channel.send(Failed(stage="decode", reason="spoilt", retry=word == "retry"))
+        case "spoilt":
+            channel.send(Spoilt(stage="write", flaw="black", reason="all is black"))
         case "die":
             print("peer: my last words", file=sys.stderr)
             sys.exit(7)
+        case "lost":
+            print("the device is lost: CUDA error: unspecified launch failure", file=sys.stderr)
+            sys.exit(EXIT_DEVICE_LOST)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "rubbish":
@@ -87,8 +114,29 @@ def loaded(load: Load) -> Loaded:
 
 
 def made(order: Make) -> Made:
-    return Made(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
-                frames=order.frames, fps=8, duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
+    output = Output(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
+                    frames=order.frames, fps=8, duration=1.0)  # fmt: skip
+    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=1.0)
+    return Made(output=output, figures=figures, seconds={}, peak_memory=None)
+
+
+def film(channel: Channel, order: Make) -> Made:
+    """Leave the clip as the real worker would: a while of work, written, fsynced."""
+    for step in range(int(order.job) % 4):
+        select.select([], [], [], 0.05)
+        channel.send(Progress(stage="denoise", step=step, steps=4))
+    mark = os.urandom(16)
+    content = Path(os.environ["PEER_FILM"]).read_bytes()
+    content += (len(mark) + 8).to_bytes(4, "big") + b"free" + mark
+    clip = Path(order.staging) / "clip.mp4"
+    with clip.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = hashlib.sha256(content).hexdigest()
+    facts = {"sha256": digest, "size": len(content)}
+    answer = made(order)
+    return answer.model_copy(update={"output": answer.output.model_copy(update=facts)})
 
 
 if __name__ == "__main__":

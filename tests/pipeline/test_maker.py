@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ladder, protocol
+from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.client import Child, Died, Silent
-from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
+from pipeline.loss import Loss
+from pipeline.maker import Clip, Maker, NoClip, Order, StepDown, another_seed
 from pipeline.memory import peak
 from pipeline.mode import Rung
 from pipeline.presets import MICRO_FAMILY
-from pipeline.protocol import Hello, Load, Loaded, Progress
+from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.spec import Spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,17 +37,37 @@ def predicted(rung: Rung) -> int:
 class Bench:
     """A maker with all that it said."""
 
-    def __init__(self, model: str = "micro", max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str = "micro",
+        *,
+        dtype: Dtype = "float32",
+        mute: bool = False,
+        max_memory: int | None = None,
+        **limits: float,
+    ) -> None:
+        """`limits` of silence, by stage."""
         self.lines: list[str] = []
-        self.deaths: list[str] = []
-        self.news: list[Progress | Loaded | StepDown] = []
-        load = Load(model=model, device="cpu", dtype="float32", max_memory=max_memory)
+        self.losses: list[Loss] = []
+        self.oom_kills = 0
+        self.news: list[Progress | Loaded | StepDown | Spoilt] = []
+        load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory)
         self.maker = Maker(
-            load, self.lines.append, self.deaths.append, env=ENV, module="tests.pipeline.peer"
+            load,
+            self.lines.append,
+            self.losses.append,
+            silence=limits,  # type: ignore[arg-type]
+            env=ENV | ({"PEER": "mute"} if mute else {}),
+            module="tests.pipeline.peer",
+            count_oom_kills=lambda: self.oom_kills,
         )
 
     async def make(self, prompt: str, fallback: str = "auto") -> Clip | NoClip:
         return await self.maker.make(order(prompt, fallback), self.news.append)
+
+    async def until_working(self) -> None:
+        while not any(isinstance(news, Progress) for news in self.news):
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -81,7 +102,7 @@ async def test_out_of_memory_goes_down_one_rung_at_a_time(bench: Bench) -> None:
     assert [step.rung for step in clip.steps_down] == list(rungs[:5])
     assert clip.rung == rungs[5]
     assert clip.rung.degrades(order("").spec)
-    assert bench.deaths == []
+    assert bench.losses == []
 
 
 async def test_the_end_of_the_ladder_is_a_failure_that_says_where_it_was(bench: Bench) -> None:
@@ -118,54 +139,133 @@ async def test_a_failure_says_whether_a_retry_may_help(
 ) -> None:
     outcome = await bench.make(word)
     assert isinstance(outcome, NoClip)
-    assert (outcome.kind, outcome.retry, outcome.died) == ("failed", retry, False)
+    assert (outcome.kind, outcome.retry) == ("failed", retry)
+    assert bench.losses == []
     assert "spoilt" in outcome.reason
     assert "decode" in outcome.reason
 
 
+async def test_a_refused_clip_is_made_once_more_with_another_seed(bench: Bench) -> None:
+    clip = await bench.make("oom spoilt oom made")
+    assert isinstance(clip, Clip)
+    asked = order("")
+    assert clip.seed == another_seed(asked.spec.seed) != asked.spec.seed
+    assert clip.refused == "all is black"
+    assert [step.rung for step in clip.steps_down] == list(asked.ladder[:2])
+    assert clip.rung == asked.ladder[2]
+    assert [news.flaw for news in bench.news if isinstance(news, Spoilt)] == ["black"]
+    assert bench.losses == []
+
+
+async def test_a_clip_that_is_refused_twice_is_given_up(bench: Bench) -> None:
+    outcome = await bench.make("spoilt")
+    assert isinstance(outcome, NoClip)
+    assert (outcome.kind, outcome.retry) == ("spoilt", False)
+    assert "all is black; then all is black" in outcome.reason
+    assert len([news for news in bench.news if isinstance(news, Spoilt)]) == 2
+
+
+async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_in_the_usual() -> None:
+    bench = Bench(dtype="float16")
+    clip = await bench.make("spoilt made")
+    assert isinstance(clip, Clip)
+    assert clip.loaded.dtype == "bfloat16"
+    usual = await bench.make("made")
+    assert isinstance(usual, Clip)
+    assert usual.loaded.dtype == "float16"
+    assert usual.refused is None
+    loads = [news.dtype for news in bench.news if isinstance(news, Loaded)]
+    assert loads == ["float16", "bfloat16", "float16"]
+    await bench.maker.close()
+
+
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("word", "cause", "says"),
     [
-        ("die", "exit code 7: peer: my last words"),
-        ("kill", "SIGKILL"),
-        ("rubbish", "rubbish"),
-        ("out-of-turn", "out of turn"),
+        ("die", "crash", "exit code 7: peer: my last words (in denoise)"),
+        ("kill", "killed", "SIGKILL"),
+        ("lost", "device", "unspecified launch failure (in denoise)"),
+        ("rubbish", "channel", "rubbish"),
+        ("out-of-turn", "channel", "out of turn"),
     ],
 )
-async def test_a_lost_child_is_told_and_replaced(bench: Bench, word: str, says: str) -> None:
+async def test_a_lost_child_is_told_and_replaced(
+    bench: Bench, word: str, cause: str, says: str
+) -> None:
     outcome = await bench.make(word)
     assert isinstance(outcome, NoClip)
-    assert outcome.died
-    assert outcome.retry
+    assert (outcome.kind, outcome.retry) == ("lost", True)
     assert says in outcome.reason
-    assert len(bench.deaths) == 1
+    assert [(loss.cause, loss.reason) for loss in bench.losses] == [(cause, outcome.reason)]
     assert isinstance(await bench.make("made"), Clip)
 
 
-async def test_a_child_that_is_silent_too_long_is_killed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+async def test_a_child_that_the_kernel_shot_is_told_from_one_that_somebody_killed(
+    bench: Bench,
 ) -> None:
+    making = asyncio.create_task(bench.make("hang"))
+    await bench.until_working()
+    bench.oom_kills += 1
+    assert bench.maker.pid is not None
+    os.kill(bench.maker.pid, signal.SIGKILL)
+    outcome = await making
+    assert isinstance(outcome, NoClip)
+    assert "the kernel killed the worker (in denoise)" in outcome.reason
+    assert [loss.cause for loss in bench.losses] == ["host-memory"]
+
+
+async def test_a_child_that_dies_between_two_clips_costs_neither(bench: Bench) -> None:
+    assert isinstance(await bench.make("made"), Clip)
+    assert bench.maker.pid is not None
+    os.kill(bench.maker.pid, signal.SIGKILL)
+    await asyncio.sleep(0.2)
+    assert isinstance(await bench.make("made"), Clip)
+    assert [loss.cause for loss in bench.losses] == ["killed"]
+
+
+@pytest.mark.parametrize(
+    ("bench", "cause", "says"),
+    [
+        (Bench("broken"), "load", "no such model"),
+        (Bench("dies"), "crash", "cannot import torch (in load)"),
+        (Bench("hangs", load=0.3), "hang", "hung in load"),
+        (Bench(mute=True, start=0.3), "hang", "hung in start"),
+    ],
+    ids=["broken", "dies", "hangs", "mute"],
+)
+async def test_a_child_that_never_gets_ready_is_no_fault_of_the_clip(
+    bench: Bench, cause: str, says: str
+) -> None:
+    outcome = await bench.make("made")
+    assert isinstance(outcome, NoClip)
+    assert outcome.kind == "load"
+    assert says in outcome.reason
+    assert [loss.cause for loss in bench.losses] == [cause]
+    assert bench.maker.pid is None
+
+
+async def test_a_child_that_is_silent_too_long_is_killed() -> None:
+    bench = Bench(denoise=0.3)
     assert isinstance(await bench.make("made"), Clip)
     pid = bench.maker.pid
     assert pid is not None
-    monkeypatch.setitem(protocol.SILENCE, "denoise", 0.3)
     outcome = await bench.make("hang")
     assert isinstance(outcome, NoClip)
-    assert outcome.kind == "hung"
-    assert "denoise" in outcome.reason
+    assert outcome.kind == "lost"
+    assert "hung in denoise" in outcome.reason
+    assert [loss.cause for loss in bench.losses] == ["hang"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
 async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("wait"))
-    while not any(isinstance(news, Progress) for news in bench.news):
-        await asyncio.sleep(0.01)
+    await bench.until_working()
     await bench.maker.cancel()
     outcome = await making
     assert isinstance(outcome, NoClip)
     assert outcome.kind == "cancelled"
-    assert bench.deaths == []
+    assert bench.losses == []
 
 
 async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
@@ -183,23 +283,13 @@ async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
 
 async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("hang"))
-    while not any(isinstance(news, Progress) for news in bench.news):
-        await asyncio.sleep(0.01)
+    await bench.until_working()
     await bench.maker.kill()
     outcome = await making
     assert isinstance(outcome, NoClip)
-    assert outcome.died
-    assert bench.deaths == []
+    assert outcome.kind == "ended"
+    assert bench.losses == []
     assert isinstance(await bench.make("made"), Clip)
-
-
-async def test_a_model_that_does_not_load_is_its_own_kind_of_failure() -> None:
-    bench = Bench(model="broken")
-    outcome = await bench.make("made")
-    assert isinstance(outcome, NoClip)
-    assert outcome.kind == "load"
-    assert "no such model" in outcome.reason
-    assert bench.maker.pid is None
 
 
 async def test_a_child_that_cannot_start_has_died() -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.studio import SLOW, Studio
+from tests.chaos.film import film
+from tests.system.studio import DRAFT, SLOW, Studio
 
 Open = Callable[..., Studio]
 
@@ -40,6 +41,28 @@ def studio_in(tmp_path: Path) -> Iterator[Open]:
     def make(name: str = "studio", **settings: Any) -> Studio:
         opened.append(Studio(tmp_path / name, **settings))
         return opened[-1]
+
+    yield make
+    for studio in opened:
+        studio.close()
+
+
+@pytest.fixture
+def quick_in(tmp_path: Path) -> Iterator[Open]:
+    """The same with a stand-in for the worker, which speaks the real protocol and leaves real MP4s.
+
+    A clip costs it a tenth of a second.
+    """
+    opened: list[Studio] = []
+    clip = film(tmp_path / "film.mp4")
+
+    def make(name: str = "studio", **settings: Any) -> Studio:
+        studio = Studio(
+            tmp_path / name, program="tests.chaos.launch", PEER_FILM=str(clip), **settings
+        )
+        studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+        opened.append(studio)
+        return studio
 
     yield make
     for studio in opened:

@@ -5,6 +5,7 @@ the outbox, the API, the metrics, the log and the kernel's list of processes.
 """
 
 import contextlib
+import fnmatch
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ steps = 40
 """A rule whose clips take long enough to be interrupted."""
 
 _SETTINGS = """\
+min_free = "{min_free}"
 scan_interval = 0.2
 stop_grace = {stop_grace}
 
@@ -72,10 +74,18 @@ class Studio:
         bare: bool = False,
         stop_grace: float = 60.0,
         tries: int = 3,
+        min_free: str = "0B",
+        program: str = "daemon",
+        prefix: Sequence[str] = (),
         **environment: str,
     ) -> None:
-        """`bare`: an empty folder, without settings or rules."""
+        """`bare`: an empty folder, without settings or rules; `program`: the daemon's module.
+
+        `prefix`: a command that becomes the daemon, such as `nice`.
+        """
+        self.prefix = prefix
         self.root = root
+        self.program = program
         self.config = root / "i2vd.toml"
         self.log_file = root / "daemon.log"
         self.port = free_port()
@@ -85,7 +95,7 @@ class Studio:
         )
         root.mkdir(parents=True, exist_ok=True)
         if not bare:
-            self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries))
+            self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries, min_free=min_free))
             self.inbox.mkdir()
             self.rules.mkdir()
             self.rule("90-default", DRAFT)
@@ -102,11 +112,16 @@ class Studio:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the daemon has been started and not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *, ready: bool = True) -> "Studio":
         """Start the daemon, and wait until it says that it is ready."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run"],
+                [*self.prefix, sys.executable, "-m", self.program, "run"],
                 cwd=self.root,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,
@@ -357,10 +372,12 @@ class Studio:
 
 
 def visible(folder: Path, glob: str) -> Iterator[Path]:
-    """Files below a folder that a user sees."""
-    for path in folder.rglob(glob):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    """Files and folders below a folder that a user sees, also while it changes."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in fnmatch.filter([*folders, *files], glob):
+            if not name.startswith("."):
+                yield Path(where, name)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (96, 96), form: str = "PNG") -> bytes:

@@ -1,15 +1,13 @@
 """SIGKILL, to each process at the worst moment: nothing is lost, nothing is done twice."""
 
-import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
+from tests.chaos.observer import Observer
 from tests.system.conftest import Open
 from tests.system.studio import SLOW, Studio, picture, visible
 
@@ -91,28 +89,6 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
     assert list(studio.failed.iterdir()) == []
 
 
-@contextlib.contextmanager
-def never_bare(outbox: Path) -> Iterator[None]:
-    """Looks at the outbox all the while: a clip without its sidecar must never be seen."""
-    bare: list[str] = []
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.002):
-            for clip in visible(outbox, "*.mp4"):
-                if not clip.with_name(f"{clip.name}.json").exists():
-                    bare.append(clip.name)
-
-    observer = threading.Thread(target=look)
-    observer.start()
-    try:
-        yield
-    finally:
-        over.set()
-        observer.join()
-    assert not bare
-
-
 def kill_when(studio: Studio, seen: Callable[[], object], what: str) -> None:
     """Kill the daemon as soon as something shows, and see that it leaves no process behind."""
     end = time.monotonic() + 120
@@ -130,7 +106,7 @@ def test_a_daemon_killed_at_any_step_makes_each_clip_once(studio_in: Open) -> No
     studio = studio_in()
     studio.rule("10-slow", SLOW)
     studio.start()
-    with never_bare(studio.outbox):
+    with Observer(studio.outbox) as observer:
         studio.drop("slow-a.png", picture(7))
         studio.until_denoising("slow-a.png")
         kill_when(studio, lambda: True, "in the middle of the denoising")
@@ -152,6 +128,7 @@ def test_a_daemon_killed_at_any_step_makes_each_clip_once(studio_in: Open) -> No
         for path in ("slow-a.png", "b.png", "c.png"):
             (job,) = studio.until_settled(path, "done")
             assert job["failures"] == 0
+    assert observer.bad == []
     assert studio.clips() == ["b.mp4", "c.mp4", "slow-a.mp4"]
     assert sorted(p.name for p in studio.archive.iterdir()) == ["b.png", "c.png", "slow-a.png"]
     assert list(visible(studio.inbox, "*")) == []

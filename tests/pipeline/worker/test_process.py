@@ -12,8 +12,7 @@ from pipeline.anatomy import anatomy_of
 from pipeline.memory import Peak, need, peak
 from pipeline.mode import Mode, Rung
 from pipeline.presets import MICRO_FAMILY
-from pipeline.protocol import Cancel, Load, Make, Survey
-from pipeline.worker.errors import EXIT_DEVICE_LOST
+from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer
 
 pytestmark = pytest.mark.slow
@@ -58,7 +57,7 @@ def test_same_spec_same_file_in_two_processes(worker: Start, order: Order) -> No
         peer = worker()
         peer.load()
         peer.send(order())
-        digests.add(peer.final().sha256)
+        digests.add(peer.final().output.sha256)
         peer.close()
     assert len(digests) == 1
 

@@ -1,0 +1,142 @@
+"""Room: whether the folders can take what more work would put there, and whether they take it.
+
+Looked at every two seconds, so that work stops before a disk is full. After an error on a folder
+nothing new begins there until a small file can be written again. What is lacking stops its inbox
+alone; the state folder stops all.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from daemon.database import LedgerUnavailable
+from daemon.place import told
+from daemon.settings import Inbox, Settings
+
+STATE = ""
+"""Stands for the state folder where else the name of an inbox stands."""
+
+_LEAST_FILES = 100
+_PROBE = bytes(2**20)
+_FIRST_WAIT = 2.0
+_LONGEST_WAIT = 300.0
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Doubt:
+    """An error that nothing has disproved yet: a clip that gets into the outbox does."""
+
+    why: str
+    until: float
+    times: int
+    probing: bool = True
+
+
+class Room:
+    """`lacking`: why nothing new may begin, by inbox; read by watch.py and dispatch.py."""
+
+    def __init__(self, settings: Settings, try_ledger: Callable[[], None]) -> None:
+        """`try_ledger` writes something to the ledger. Raises LedgerUnavailable."""
+        self.lacking: dict[str, str] = {}
+        self._settings = settings
+        self._try_ledger = try_ledger
+        self._doubts: dict[str, _Doubt] = {}
+        self._mounted = {folder for _, folder in self._all() if os.path.ismount(folder)}
+
+    def look(self) -> bool:
+        """Look at all folders; whether room was found again somewhere. May block on a share."""
+        before = self.lacking
+        state = self._shortage(STATE, {"state": self._settings.state})
+        now = {}
+        for inbox in self._settings.inbox:
+            if why := state or self._shortage(inbox.name, folders_of(inbox)):
+                now[inbox.name] = why
+        self._tell(before, now)
+        return bool(before.keys() - now.keys())
+
+    def doubt(self, inbox: Inbox | None, error: OSError) -> None:
+        """Work for this inbox met an error that is not the job's; None: for all."""
+        key = STATE if inbox is None or isinstance(error, LedgerUnavailable) else inbox.name
+        times = self._doubts[key].times + 1 if key in self._doubts else 0
+        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**times)
+        self._doubts[key] = _Doubt(told(error), time.monotonic() + wait, times)
+        stopped = [key] if key else [each.name for each in self._settings.inbox]
+        self._tell(self.lacking, self.lacking | dict.fromkeys(stopped, told(error)))
+
+    def trust(self, inbox: Inbox) -> None:
+        """A clip of this inbox is published: what was doubted works."""
+        self._doubts.pop(inbox.name, None)
+        self._doubts.pop(STATE, None)
+
+    def _shortage(self, key: str, folders: dict[str, Path]) -> str | None:
+        for role, folder in folders.items():
+            if why := self._full(role, folder):
+                return why
+        doubt = self._doubts.get(key)
+        if doubt is None or not doubt.probing:
+            return None
+        if time.monotonic() < doubt.until:
+            return doubt.why
+        try:
+            for folder in folders.values():
+                write_probe(folder)
+            if key == STATE:
+                self._try_ledger()
+        except OSError as error:
+            doubt.why = told(error)
+            return doubt.why
+        doubt.probing = False
+        return None
+
+    def _full(self, role: str, folder: Path) -> str | None:
+        try:
+            space = os.statvfs(folder)
+        except OSError as error:
+            return f"{role} {folder}: {error.strerror}"
+        if folder in self._mounted and not os.path.ismount(folder):
+            return f"{role} {folder}: its mount is gone"
+        if space.f_flag & os.ST_RDONLY:
+            return f"{role} {folder}: the file system is read-only"
+        free = space.f_bavail * space.f_frsize
+        if free < self._settings.min_free:
+            least = self._settings.min_free.human_readable(decimal=True)
+            return f"{role} {folder}: {free / 1e6:.1f} MB free, min_free is {least}; make room"
+        if space.f_files and space.f_favail < _LEAST_FILES:
+            return f"{role} {folder}: no room for more files (inodes), remove some"
+        return None
+
+    def _tell(self, before: dict[str, str], now: dict[str, str]) -> None:
+        self.lacking = now
+        for name in now.keys() - before.keys():
+            log.error("no new work", inbox=name, why=now[name])
+        for name in before.keys() - now.keys():
+            log.info("work goes on", inbox=name)
+
+    def _all(self) -> Iterator[tuple[str, Path]]:
+        yield "state", self._settings.state
+        for inbox in self._settings.inbox:
+            yield from folders_of(inbox).items()
+
+
+def folders_of(inbox: Inbox) -> dict[str, Path]:
+    """The folders of an inbox that work changes; not the inbox where the pictures stay in it."""
+    found = {"outbox": inbox.outbox, "archive": inbox.archive, "failed": inbox.failed}
+    return found if inbox.after == "keep" else {"inbox": inbox.path} | found
+
+
+def write_probe(folder: Path) -> None:
+    """Write a megabyte to a folder, durably, and remove it again. Raises OSError."""
+    probe = folder / ".i2vd-probe"
+    try:
+        with probe.open("wb") as file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)

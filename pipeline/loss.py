@@ -1,0 +1,77 @@
+"""Why a child was lost or given up: told apart by what is seen of it from outside.
+
+Pure functions, but for `oom_kills`, which reads the kernel's count. maker.py and decoder.py act on
+what is said here.
+"""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from pipeline.client import Died, Silent
+from pipeline.protocol import EXIT_DEVICE_LOST
+
+Cause = Literal["device", "host-memory", "killed", "crash", "hang", "channel", "load"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+
+_ADVICE: dict[Cause, str] = {
+    "device": "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and "
+    "at the card in `nvidia-smi`",
+    "host-memory": "the machine or the service (MemoryMax=) has too little memory beside what else "
+    "runs there",
+    "killed": "somebody sent the signal; a new one takes over",
+    "crash": "its last words stand in the log before this line",
+    "hang": "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.silence`",
+    "channel": "this is a fault in i2vd or in a library: please report it with the log",
+    "load": "`i2vd check` looks at the model and the device; the job waits",
+}
+
+_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that a process gets from others; the rest tell of a fault of its own."""
+
+_VMSTAT = Path("/proc/vmstat")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One child lost: the cause as metrics have it, and a sentence."""
+
+    cause: Cause
+    reason: str
+
+    @property
+    def advice(self) -> str:
+        """What an operator can do."""
+        return _ADVICE[self.cause]
+
+
+def tell_apart(who: str, end: Died | Silent, doing: str, *, oom_killed: bool) -> Loss:
+    """The loss that an ending means; `oom_killed`: the kernel shot a process just then."""
+    if isinstance(end, Silent):
+        return Loss("hang", f"{who} hung in {doing}: silent for {end.seconds:.0f} s")
+    if end.returncode == -signal.SIGKILL and oom_killed:
+        reason = f"the kernel killed {who} (in {doing}), for the host's memory ran out"
+        return Loss("host-memory", reason)
+    return Loss(_cause(end.returncode), f"{who} {end} (in {doing})")
+
+
+def _cause(returncode: int | None) -> Cause:
+    if returncode is None:
+        return "channel"
+    if -returncode in _SENT:
+        return "killed"
+    return "device" if returncode == EXIT_DEVICE_LOST else "crash"
+
+
+def oom_kills(vmstat: Path = _VMSTAT) -> int:
+    """How many processes the kernel has killed for lack of memory; 0 where it does not say.
+
+    It counts for the whole machine and for every limit of a control group, which is as near as one
+    can come without rights: a child that died by SIGKILL while it rose was shot by the kernel.
+    """
+    try:
+        lines = vmstat.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,32 @@
+"""The real daemon with a stand-in worker: `python -m tests.chaos.launch run`.
+
+`tests.pipeline.peer` takes the worker's place, so that a clip costs a tenth of a second. Two
+variables say more: CHAOS_THREADS bounds the threads (with one, the order of the system calls is
+always the same), CHAOS_METHOD is how clips get their names, in place of what the folder can do.
+"""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import daemon.app
+import daemon.outcome
+from daemon.__main__ import main
+from daemon.place import Method
+
+if threads := os.environ.get("CHAOS_THREADS"):
+
+    class Bounded(daemon.app.App):
+        async def run(self) -> None:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(int(threads)))
+            await super().run()
+
+    daemon.app.App = Bounded  # type: ignore[misc]
+
+if method := os.environ.get("CHAOS_METHOD"):
+    daemon.outcome.probe = lambda _: Method(method)
+
+daemon.app.Maker = partial(daemon.app.Maker, module="tests.pipeline.peer")  # type: ignore[misc]
+
+main()

@@ -1,0 +1,250 @@
+"""Where pictures go once their jobs are over: never lost, never doubled, never another's."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import archive as archives
+from daemon import place
+from daemon.archive import Archive, bring_back
+from daemon.history import History
+from daemon.job import Job
+from daemon.ledger import Ledger
+from daemon.scan import Seen
+from daemon.settings import Inbox, Settings
+
+CAT = b"the cat"
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+@dataclass
+class Place:
+    """An inbox with one finished job, whose picture is to be settled."""
+
+    inbox: Inbox
+    ledger: Ledger
+    history: History
+
+    @property
+    def picture(self) -> Path:
+        return self.inbox.path / "pets" / "cat.jpg"
+
+    def archive(self) -> Archive:
+        return Archive(
+            self.ledger,
+            self.history,
+            Settings(inbox=(self.inbox,), state=self.inbox.path.parent),
+        )
+
+    def job(self) -> Job:
+        job = self.history.job(1)
+        assert job is not None
+        return job
+
+    def files(self) -> dict[str, bytes]:
+        """All that lies in the three folders, but for the reasons."""
+        return {
+            f"{role}/{file.relative_to(folder)}": file.read_bytes()
+            for role in ("path", "archive", "failed")
+            for folder in [getattr(self.inbox, role)]
+            for file in folder.rglob("*")
+            if file.is_file() and file.suffix != ".json"
+        }
+
+
+Make = Callable[..., Place]
+
+
+@pytest.fixture
+def far_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than tmp_path."""
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is not another file system here")
+    folder = shm / f"i2vd-test-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def finished(
+    tmp_path: Path, ledger: Ledger, history: History, enqueue: Callable[..., list[int]]
+) -> Make:
+    def make(*, ended: str = "done", after: str = "archive", away: Path = tmp_path) -> Place:
+        folders = {"path": tmp_path / "inbox", "archive": away / "arch", "failed": away / "failed"}
+        for folder in folders.values():
+            folder.mkdir()
+        there = Place(Inbox(after=after, **folders), ledger, history)  # type: ignore[arg-type]
+        there.picture.parent.mkdir()
+        there.picture.write_bytes(CAT)
+        (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
+        status = there.picture.stat()
+        seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+        enqueue("pets/cat.jpg", seen.fingerprint, hashlib.sha256(CAT).hexdigest())
+        job = ledger.claim("me", 30)
+        assert job
+        if ended == "done":
+            ledger.publishing(job, {})
+            ledger.done(job, {})
+        else:
+            ledger.fail(job, "broke")
+        return there
+
+    return make
+
+
+def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    """From now on the process ends before its `number`th change of anything."""
+    changes = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal changes
+            if changes == number:
+                raise Crash
+            changes += 1
+            return real(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(place, "place", counted(place.place))
+    monkeypatch.setattr(shutil, "copy2", counted(shutil.copy2))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    monkeypatch.setattr(Path, "replace", counted(Path.replace))
+    monkeypatch.setattr(ledger, "moved", counted(ledger.moved))
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize(("ended", "after"), [
+    ("done", "archive"), ("failed", "archive"), ("done", "delete"), ("done", "keep"),
+])  # fmt: skip
+def test_a_crash_before_any_change_is_carried_on(
+    finished: Make, far_folder: Path, tmp_path: Path, far: bool, ended: str, after: str
+) -> None:
+    there = finished(ended=ended, after=after, away=far_folder if far else tmp_path)
+    expected = {
+        ("done", "archive"): {"archive/pets/cat.jpg": CAT, "archive/pets/cat.jpg.txt": b"zoom in"},
+        ("failed", "archive"): {"failed/pets/cat.jpg": CAT, "failed/pets/cat.jpg.txt": b"zoom in"},
+        ("done", "delete"): {},
+        ("done", "keep"): {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"},
+    }[ended, after]
+    number = 0
+    while number < 40:
+        with pytest.MonkeyPatch.context() as patched:
+            crashing_at(number, patched, there.ledger)
+            with contextlib.suppress(Crash):
+                there.archive().catch_up()
+                break
+        number += 1
+    there.archive().catch_up()
+    assert there.files() == expected
+    assert there.history.unsettled() == []
+    if ended == "failed":
+        reason = there.inbox.failed / "pets/cat.jpg.reason.json"
+        assert json.loads(reason.read_text())[0]["reason"] == "broke"
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("number", range(12))
+def test_one_crash_anywhere_leaves_nothing_behind(
+    finished: Make, far_folder: Path, tmp_path: Path, far: bool, number: int
+) -> None:
+    there = finished(ended="failed", away=far_folder if far else tmp_path)
+    with pytest.MonkeyPatch.context() as patched:
+        crashing_at(number, patched, there.ledger)
+        with contextlib.suppress(Crash):
+            there.archive().catch_up()
+    there.archive().catch_up()
+    job = there.job()
+    assert job.whereabouts == "failed"
+    assert job.whereabouts_path == str(there.inbox.failed / "pets/cat.jpg")
+    folder = there.inbox.failed / "pets"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
+    ]  # fmt: skip
+    assert list((there.inbox.path / "pets").iterdir()) == []
+
+
+@pytest.mark.parametrize("after", ["archive", "delete"])
+@pytest.mark.parametrize("far", [False, True])
+def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
+    finished: Make,
+    far_folder: Path,
+    tmp_path: Path,
+    far: bool,
+    after: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = finished(after=after, away=far_folder if far else tmp_path)
+    really, rename = place._rename, Path.rename
+
+    def raced(source: Path, target: Path) -> bool:
+        if source == there.picture:  # looked at a microsecond ago, and another by now
+            newer = there.picture.with_name("newer")
+            newer.write_bytes(b"the dog")
+            rename(newer, there.picture)
+        return really(source, target)
+
+    monkeypatch.setattr(place, "_rename", raced)
+    there.archive().catch_up()
+    assert there.files()["path/pets/cat.jpg"] == b"the dog"
+    assert b"the dog" not in [v for k, v in there.files().items() if not k.startswith("path")]
+
+
+def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
+    there = finished()
+    (there.inbox.archive).rmdir()
+    there.inbox.archive.write_text("in the way")
+    archive = there.archive()
+    archive.catch_up()
+    assert archive.trouble
+    assert str(there.inbox.archive) in archive.trouble
+    assert there.picture.read_bytes() == CAT
+    there.inbox.archive.unlink()
+    archive.catch_up()
+    assert archive.trouble is None
+    assert there.job().whereabouts == "archive"
+
+
+def test_a_picture_that_was_touched_meanwhile_is_the_same(finished: Make) -> None:
+    there = finished()
+    os.utime(there.picture, (1, 1))
+    there.archive().catch_up()
+    assert there.job().whereabouts == "archive"
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_failed_picture_comes_back(
+    finished: Make, far_folder: Path, tmp_path: Path, far: bool
+) -> None:
+    there = finished(ended="failed", away=far_folder if far else tmp_path)
+    there.archive().catch_up()
+    assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job))
+    status = there.picture.stat()
+    seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+    assert there.job().fingerprint == seen.fingerprint
+    assert there.files() == {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"}
+
+
+def test_a_kept_picture_is_settled_once(finished: Make) -> None:
+    there = finished(after="keep")
+    there.archive().catch_up()
+    assert there.job().whereabouts == "kept"
+    assert there.ledger.knows("inbox", "pets/cat.jpg", there.job().fingerprint)
+
+
+def test_the_longest_name_has_a_reason_too(tmp_path: Path) -> None:
+    name = "x" * 251 + ".jpg"
+    assert len(archives._reason_file(tmp_path / name).name) == 255

@@ -1,0 +1,46 @@
+"""Endings of a child told apart, and the kernel's own count of those it shot."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline.client import Died, Silent
+from pipeline.loss import CAUSES, Loss, oom_kills, tell_apart
+from pipeline.protocol import EXIT_DEVICE_LOST
+
+
+@pytest.mark.parametrize(
+    ("end", "oom_killed", "cause"),
+    [
+        (Silent(3.0), False, "hang"),
+        (Silent(3.0), True, "hang"),
+        (Died("wrote rubbish on its channel"), False, "channel"),
+        (Died("was killed by SIGKILL", returncode=-signal.SIGKILL), True, "host-memory"),
+        (Died("was killed by SIGKILL", returncode=-signal.SIGKILL), False, "killed"),
+        (Died("was killed by SIGTERM", returncode=-signal.SIGTERM), True, "killed"),
+        (Died("was killed by SIGSEGV", returncode=-signal.SIGSEGV), True, "crash"),
+        (Died("was killed by SIGABRT", returncode=-signal.SIGABRT), False, "crash"),
+        (Died("ended", returncode=EXIT_DEVICE_LOST), False, "device"),
+        (Died("ended with exit code 1", returncode=1), False, "crash"),
+        (Died("ended with exit code 0", returncode=0), False, "crash"),
+    ],
+)
+def test_each_ending_has_one_cause(end: Died | Silent, oom_killed: bool, cause: str) -> None:
+    loss = tell_apart("the worker", end, "denoise", oom_killed=oom_killed)
+    assert loss.cause == cause
+    assert "the worker" in loss.reason
+    assert "in denoise" in loss.reason
+
+
+def test_each_cause_says_what_can_be_done() -> None:
+    assert all(Loss(cause, "why").advice for cause in CAUSES)
+
+
+def test_the_kernels_count_is_read_and_its_absence_is_none(tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    assert oom_kills(vmstat) == 0
+    vmstat.write_text("nr_free_pages 5\n")
+    assert oom_kills(vmstat) == 0
+    vmstat.write_text("pgfault 77\noom_kill 4\nnuma_hit 1\n")
+    assert oom_kills(vmstat) == 4

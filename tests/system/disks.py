@@ -1,0 +1,114 @@
+"""Real file systems for tests: mounted where told, filled, made read-only, broken, taken away."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from tests.system.needs import missing, needs
+
+_EXT4_SHUTDOWN = 0x8004587D
+
+
+def mount(*arguments: str | Path) -> None:
+    """mount(8)."""
+    subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
+    """A file system on `folder`, made where missing; taken away in the end, whoever uses it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        mount(*arguments, folder)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        missing("file systems cannot be mounted here; run this test as root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+
+
+def tmpfs(folder: Path, *, size: str = "24m", files: int = 2000) -> AbstractContextManager[Path]:
+    """A small disk in memory."""
+    return mounted(folder, "-t", "tmpfs", "-o", f"size={size},nr_inodes={files}", "tmpfs")
+
+
+@contextlib.contextmanager
+def ext4(folder: Path, *, size: int = 24 * 2**20, options: str = "loop") -> Iterator[Path]:
+    """A small ext4 in a file beside the folder."""
+    image = folder.with_name(f"{folder.name}.img")
+    with image.open("wb") as file:
+        file.truncate(size)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    with mounted(folder, "-o", options, image):
+        yield folder
+
+
+def break_ext4(folder: Path) -> None:
+    """From now on every access to it is an I/O error."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _EXT4_SHUTDOWN, struct.pack("I", 2))
+    finally:
+        os.close(descriptor)
+
+
+def fill(folder: Path, *, leave: int) -> Path:
+    """Fill the disk up to `leave` bytes; the file that does it."""
+    ballast = folder / ".ballast"
+    space = os.statvfs(folder)
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for _ in range(space.f_bavail * space.f_frsize - leave, 0, -65536):
+            file.write(bytes(65536))
+        if not leave:
+            while True:
+                file.write(bytes(512))
+    return ballast
+
+
+def fill_names(folder: Path, *, leave: int) -> list[Path]:
+    """Make files until only `leave` more are possible."""
+    made = []
+    while os.statvfs(folder).f_favail > leave:
+        made.append(folder / f".ballast-{len(made)}")
+        made[-1].touch()
+    return made
+
+
+@contextlib.contextmanager
+def sshfs(folder: Path, *options: str) -> Iterator[Path]:
+    """A network share: another folder, which is given, by sshfs and a real SFTP server."""
+    server = Path("/usr/lib/openssh/sftp-server")
+    if not server.exists():
+        missing("sftp-server is missing; to run this test: apt-get install openssh-sftp-server")
+    program = needs("sshfs", package="sshfs fuse3")
+    far = folder.with_name(f"{folder.name}-far")
+    for each in (folder, far):
+        each.mkdir(parents=True, exist_ok=True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        serving = subprocess.Popen([server], stdin=ours, stdout=ours)
+        mounting = subprocess.Popen(
+            [program, f":{far}", folder, "-f", "-o", ",".join(("passive", *options))],
+            stdin=theirs,
+            stdout=theirs,
+        )
+    try:
+        end = time.monotonic() + 10
+        while not folder.is_mount():
+            if mounting.poll() is not None or time.monotonic() > end:
+                missing("sshfs cannot mount here; run this test as root, with /dev/fuse")
+            time.sleep(0.05)
+        yield far
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+        for process in (mounting, serving):
+            process.terminate()
+            process.wait()

@@ -1,0 +1,206 @@
+"""How pictures arrive and leave again: names, copies, replacements, renames, shares."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.film import film
+from tests.system import disks
+from tests.system.conftest import Open
+from tests.system.needs import missing, needs
+from tests.system.studio import DRAFT, Studio, picture
+
+pytestmark = pytest.mark.slow
+
+LONG = '[match]\nnames = ["long*"]\n\n' + DRAFT.replace("camera zooming in slowly", "long")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """One daemon with the stand-in worker for all tests that do it no harm."""
+    folder = tmp_path_factory.mktemp("quick")
+    clip = film(folder / "film.mp4")
+    studio = Studio(folder / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
+    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+    studio.rule("10-long", LONG)
+    try:
+        yield studio.start()
+    finally:
+        studio.close()
+
+
+@contextlib.contextmanager
+def queued(studio: Studio, *names: str) -> Iterator[None]:
+    """Pictures that wait in the queue meanwhile."""
+    studio.post("/api/pause")
+    for seed, name in enumerate(names):
+        studio.drop(name, picture(seed))
+        studio.until_state(name, "queued")
+    yield
+    studio.post("/api/resume")
+
+
+def states(studio: Studio, *paths: str) -> list[str]:
+    return [job["state"] for path in paths for job in studio.jobs(path)]
+
+
+NAMES = [
+    "two\nlines.png", "-rf.png", "--help.png", "шляпа.png", "تصویر.png", "\u202egnp.cat.png",
+    "🐈🎬.png", "e\u0301te\u0301.png", "a%20b&c;d$(e)`f`.png", 'say "x".png', "x" * 251 + ".png",
+    "絵" * 83 + ".png", " lead and trail .png", "[glob]*?.png", "UPPER.PNG", "a.b.c.jpeg",
+]  # fmt: skip
+
+
+def test_any_name_becomes_a_clip_of_that_name(quick: Studio) -> None:
+    for seed, name in enumerate(NAMES):
+        quick.drop(f"names/{name}", picture(seed))
+    for name in NAMES:
+        quick.until_settled(f"names/{name}", "done")
+    clips = {Path(clip).stem for clip in quick.clips() if clip.startswith("names/")}
+    stems = [Path(name).stem.replace("\n", "_").strip() for name in NAMES]
+    short = {stem for stem in stems if len(stem.encode()) < 240}
+    assert short <= clips
+    assert len(clips) == len(NAMES)
+    assert {p.name for p in (quick.archive / "names").iterdir()} == set(NAMES)
+
+
+def test_what_cannot_be_named_or_opened_is_passed_over_once_told(quick: Studio) -> None:
+    bad = quick.inbox / os.fsdecode(b"caf\xe9.png")
+    bad.write_bytes(picture(1))
+    os.mkfifo(quick.inbox / "pipe.png")
+    (quick.inbox / "socket.png").symlink_to("/dev/zero")
+    (quick.inbox / "out").symlink_to("/usr/share")
+    quick.drop("after.png", picture(2))
+    quick.until_settled("after.png", "done")
+    time.sleep(1)
+    told = [line for line in quick.log() if line["event"] == "passed over"]
+    assert [line["path"] for line in told] == ["caf\xe9.png"]
+    assert not [job for job in quick.jobs() if job["path"] in ("pipe.png", "socket.png")]
+    for name in (bad, "pipe.png", "socket.png", "out"):
+        (quick.inbox / name).unlink()
+
+
+def test_a_picture_replaced_while_queued_is_made_once_as_the_new_one(quick: Studio) -> None:
+    with queued(quick, "swap.png"):
+        quick.drop("swap.png", picture(50))
+        quick.until_state("swap.png", "cancelled")
+    quick.until_settled("swap.png", "done")
+    assert states(quick, "swap.png") == ["cancelled", "done"]
+    assert (quick.archive / "swap.png").read_bytes() == picture(50)
+    assert [clip for clip in quick.clips() if clip.startswith("swap")] == ["swap.mp4"]
+
+
+def test_a_picture_replaced_while_running_gives_both_clips(quick: Studio) -> None:
+    quick.drop("long-swap.png", picture(51))
+    quick.until_state("long-swap.png", "running")
+    quick.drop("long-swap.png", picture(52))
+    quick.until_state("long-swap.png", "done", count=2)
+    quick.until(lambda: not (quick.inbox / "long-swap.png").exists(), "it is archived")
+    made = {quick.sidecar(f"long-swap{n}.mp4")["source"]["sha256"] for n in ("", "-2")}
+    assert len(made) == 2
+    assert (quick.archive / "long-swap.png").read_bytes() == picture(52)
+
+
+def test_a_picture_taken_away_while_queued_is_not_made(quick: Studio) -> None:
+    with queued(quick, "away.png"):
+        (quick.inbox / "away.png").unlink()
+    quick.until_state("away.png", "cancelled")
+    assert "away.mp4" not in quick.clips()
+
+
+def test_renames_while_queued_are_followed(quick: Studio) -> None:
+    with queued(quick, "trip/a.png", "case.png"):
+        (quick.inbox / "trip").rename(quick.inbox / "journey")
+        (quick.inbox / "case.png").rename(quick.inbox / "CASE.png")
+        for name in ("journey/a.png", "CASE.png"):
+            quick.until_state(name, "queued")
+    for name in ("journey/a.png", "CASE.png"):
+        quick.until_settled(name, "done")
+    for name in ("trip/a.png", "case.png"):
+        quick.until_state(name, "cancelled")
+    made = [clip for clip in quick.clips() if "/a.mp4" in clip or "case" in clip.lower()]
+    assert made == ["CASE.mp4", "journey/a.mp4"]
+
+
+def test_rsync_delivers_whole_pictures_once(quick: Studio, tmp_path: Path) -> None:
+    rsync = needs("rsync", package="rsync")
+    content = picture(60, size=(400, 400), form="BMP")
+    for name in ("synced.bmp", "inplace.bmp"):
+        (tmp_path / name).write_bytes(content)
+    for options in (["synced.bmp"], ["--inplace", "inplace.bmp"]):
+        subprocess.run(
+            [rsync, "--bwlimit=250", *options, f"{quick.inbox}/"], cwd=tmp_path, check=True
+        )
+    for name in ("synced.bmp", "inplace.bmp"):
+        (job,) = quick.until_settled(name, "done")
+        assert job["source"]["size"] == len(content)
+        assert len(quick.jobs(name)) == 1
+
+
+@contextlib.contextmanager
+def bindfs(folder: Path) -> Iterator[Path]:
+    """A share without the sounds of others: what they write there raises no event here."""
+    far = folder.with_name(f"{folder.name}-far")
+    far.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    program = needs("bindfs", package="bindfs fuse3")
+    subprocess.run([program, "-o", "nonempty", far, folder], check=True)
+    try:
+        yield far
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+
+
+def test_pictures_that_others_write_to_a_share_are_found(quick_in: Open) -> None:
+    studio: Studio = quick_in()
+    with disks.sshfs(studio.inbox, "dir_cache=no") as far, disks.sshfs(studio.outbox):
+        studio.start()
+        assert studio.metric("i2vd_inbox_events", inbox="inbox") == 0
+        studio.drop("sub/remote.png", picture(70), folder=far)
+        studio.until_settled("sub/remote.png", "done")
+        assert studio.clips() == ["sub/remote.mp4"]
+        assert (studio.archive / "sub/remote.png").read_bytes() == picture(70)
+        assert not (far / "sub/remote.png").exists()
+        studio.stop()
+
+
+def test_a_share_that_goes_and_comes_back_loses_nothing(quick_in: Open) -> None:
+    studio: Studio = quick_in()
+    with bindfs(studio.inbox) as far:
+        studio.start().post("/api/pause")
+        studio.drop("waiting.png", picture(71), folder=far)
+        studio.until_state("waiting.png", "queued")
+    studio.until(lambda: not studio.is_ready(), "the share is gone")
+    studio.drop("beneath.png", picture(72))
+    studio.post("/api/resume")
+    time.sleep(1.5)
+    assert states(studio, "waiting.png") == ["queued"]
+    assert studio.jobs("beneath.png") == []
+    with bindfs(studio.inbox):
+        for _ in range(2):
+            (job,) = studio.until_settled("waiting.png", "done")
+        assert (job["attempt"], job["failures"]) == (1, 0)
+        studio.until(studio.is_ready, "it is back")
+        studio.stop()
+    assert (studio.inbox / "beneath.png").is_file()
+
+
+def test_without_inotify_watches_the_scan_goes_on(quick_in: Open) -> None:
+    limit = "/proc/sys/user/max_inotify_watches"
+    script = f'echo 0 > {limit} && exec "$@"'
+    prefix: Any = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
+    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)
+    if probe.returncode:
+        missing("there are no user namespaces here; run this test as root")
+    studio = quick_in(prefix=prefix).start()
+    studio.drop("cat.png", picture(73))
+    studio.until_settled("cat.png", "done")
+    assert studio.metric("i2vd_inbox_events", inbox="inbox") == 0
+    (told,) = [line for line in studio.log() if line["level"] == "warning"]
+    assert "fs.inotify.max_user_watches" in told["why"]

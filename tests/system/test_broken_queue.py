@@ -1,0 +1,144 @@
+"""The queue's database locked, damaged, deleted, cut short, too new: said clearly, no harm done."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.system import disks
+from tests.system.conftest import Open
+from tests.system.studio import DRAFT, Studio, picture
+
+pytestmark = pytest.mark.slow
+
+LONG = DRAFT.replace("camera zooming in slowly", "long")
+"""A clip that takes the stand-in three seconds."""
+
+
+def queue(studio: Studio) -> Path:
+    return studio.root / ".i2vd" / "queue.sqlite"
+
+
+def refused(studio: Studio) -> str:
+    """What a daemon says that does not start, and that it leaves all files as they were."""
+    before = {file.name: file.read_bytes() for file in queue(studio).parent.glob("queue*")}
+    ended = studio.command("run")
+    after = {file.name: file.read_bytes() for file in queue(studio).parent.glob("queue*")}
+    assert after["queue.sqlite"] == before["queue.sqlite"]
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def test_a_locked_queue_is_waited_for(quick_in: Open) -> None:
+    studio = quick_in().start()
+    intruder = sqlite3.connect(queue(studio), isolation_level=None)
+    intruder.execute("BEGIN IMMEDIATE")
+    studio.drop("cat.png", picture(1))
+    studio.until(lambda: not studio.is_ready(), "it is not ready")
+    assert "locked" in studio.request("GET", "/readyz").text
+    answer = studio.post("/api/pause")
+    assert (answer.status_code, "locked" in answer.text) == (503, True)
+    assert "i2vd_ready 0.0" in studio.request("GET", "/metrics").text
+    intruder.execute("ROLLBACK")
+    intruder.close()
+    (job,) = studio.until_settled("cat.png", "done")
+    studio.until(studio.is_ready, "it is ready again")
+    assert (job["attempt"], job["failures"]) == (1, 0)
+
+
+def test_a_queue_that_cannot_be_read_is_left_as_it_is(quick_in: Open) -> None:
+    studio = quick_in().start()
+    studio.drop("cat.png", picture(2))
+    studio.until_settled("cat.png", "done")
+    studio.stop()
+    whole = queue(studio).read_bytes()
+
+    with sqlite3.connect(queue(studio)) as db:
+        db.execute("update meta set value = '999' where key = 'schema_version'")
+    db.close()
+    told = refused(studio)
+    assert "schema 999" in told
+    assert "install" in told
+
+    queue(studio).write_bytes(b"no database" * 1000)
+    told = refused(studio)
+    for word in ("damaged", "queue.sqlite", "move", "inboxes"):
+        assert word in told, told
+    assert studio.command("check").returncode == 2
+
+    queue(studio).write_bytes(whole)
+    studio.start()
+    assert [job["state"] for job in studio.jobs()] == ["done"]
+
+
+def test_a_queue_damaged_under_the_daemon_stops_work_and_loses_no_picture(quick_in: Open) -> None:
+    studio = quick_in().start()
+    studio.drop("before.png", picture(3))
+    studio.until_settled("before.png", "done")
+    studio.stop()
+    studio.start()
+    with queue(studio).open("r+b") as file:
+        file.write(b"\xa5" * queue(studio).stat().st_size)
+    studio.drop("after.png", picture(4))
+    studio.until(lambda: "damaged" in studio.request("GET", "/readyz").text, "it says so")
+    assert studio.is_alive()
+    assert (studio.inbox / "after.png").is_file()
+    studio.kill()
+    for file in queue(studio).parent.glob("queue*"):
+        file.unlink()
+    studio.start()
+    studio.until_settled("after.png", "done")
+    assert studio.clips() == ["after.mp4", "before.mp4"]
+    assert sorted(p.name for p in studio.archive.iterdir()) == ["after.png", "before.png"]
+
+
+def test_a_queue_deleted_under_the_daemon_loses_and_doubles_nothing(quick_in: Open) -> None:
+    studio = quick_in()
+    studio.rule("10-long", '[match]\nnames = ["long*"]\n\n' + LONG)
+    studio.start()
+    studio.drop("done.png", picture(5))
+    studio.until_settled("done.png", "done")
+    studio.drop("long.png", picture(6))
+    studio.until_state("long.png", "running")
+    studio.drop("waiting.png", picture(7))
+    studio.until_state("waiting.png", "queued")
+    for file in queue(studio).parent.glob("queue*"):
+        file.unlink()
+    assert studio.wait() == 1
+    assert "deleted or replaced" in studio.log_tail()
+    assert studio.clips() == ["done.mp4", "long.mp4"], "what was in hand is finished"
+    assert (studio.inbox / "waiting.png").is_file()
+    studio.start()
+    studio.until_settled("waiting.png", "done")
+    assert studio.clips() == ["done.mp4", "long.mp4", "waiting.mp4"]
+    assert sorted(p.stem for p in studio.archive.iterdir()) == ["done", "long", "waiting"]
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5])
+def test_a_queue_whose_log_is_cut_short_loses_no_picture(quick_in: Open, left: float) -> None:
+    studio = quick_in().start()
+    studio.drop("first.png", picture(8))
+    studio.until_settled("first.png", "done")
+    studio.post("/api/pause")
+    studio.drop("second.png", picture(9))
+    studio.until_state("second.png", "queued")
+    studio.kill()
+    log = queue(studio).with_name("queue.sqlite-wal")
+    with log.open("r+b") as file:
+        file.truncate(int(log.stat().st_size * left))
+    studio.start().post("/api/resume")
+    studio.until_settled("second.png", "done")
+    assert studio.clips() == ["first.mp4", "second.mp4"]
+    assert sorted(p.name for p in studio.archive.iterdir()) == ["first.png", "second.png"]
+
+
+def test_a_queue_on_a_network_share_is_refused(quick_in: Open) -> None:
+    studio = quick_in()
+    with disks.sshfs(studio.root / ".i2vd"):
+        ended = studio.command("run")
+        assert ended.returncode == 2
+        assert "SQLite is not safe on fuse.sshfs" in ended.stderr
+        assert "local disk" in ended.stderr
+        assert list((studio.root / ".i2vd").iterdir()) == []
+        assert "not safe" in studio.command("check").stdout

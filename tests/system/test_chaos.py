@@ -1,0 +1,92 @@
+"""A short chaos run, and that a run does complain when something is lost."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.books import Books
+from tests.chaos.observer import Observer
+from tests.system.needs import needs
+from tests.system.studio import ROOT, Studio
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_short_chaos_run_loses_and_doubles_nothing() -> None:
+    needs("strace", package="strace")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--rounds", "14", "--seed", "7", "--stride", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Books, Studio]:
+    """Folders in which one picture became a clip and another failed, and books that say so."""
+    studio, books = Studio(tmp_path), Books()
+    for content, doomed in ((b"cat", False), (b"dog", True)):
+        books.enter(content, doomed=doomed)
+    sidecar = {
+        "source": {"sha256": hashlib.sha256(b"cat").hexdigest()},
+        "output": {"sha256": hashlib.sha256(b"clip").hexdigest()},
+    }
+    for path, text in {
+        "outbox/cat.mp4": "clip",
+        "outbox/cat.mp4.json": json.dumps(sidecar),
+        "archive/cat.png": "cat",
+        "failed/dog.png": "dog",
+        "failed/dog.png.reason.json": '[{"reason": "broke"}]',
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return books, studio
+
+
+def test_books_that_agree_are_silent(kept: tuple[Books, Studio]) -> None:
+    books, studio = kept
+    assert list(books.complaints(studio)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "complaint"),
+    [
+        ("archive/cat.png", None, "missing"),
+        ("archive/cat-2.png", "cat", "too many"),
+        ("failed/dog.png", None, "missing"),
+        ("failed/dog.png.reason.json", None, "no reason"),
+        ("outbox/cat.mp4", None, "a sidecar without its clip"),
+        ("outbox/cat.mp4", "cli", "other bytes"),
+        ("outbox/cat.mp4.json", None, "no sidecar"),
+        ("outbox/.i2vd/1-1/clip.mp4", "clip", "left behind"),
+        ("inbox/cat.png", "cat", "still in the inbox"),
+        ("archive/.i2vd-1.part", "ca", "left behind"),
+    ],
+)
+def test_books_that_do_not_agree_are_told(
+    kept: tuple[Books, Studio], path: str, text: str | None, complaint: str
+) -> None:
+    books, studio = kept
+    file = studio.root / path
+    file.parent.mkdir(exist_ok=True, parents=True)
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    assert complaint in "; ".join(books.complaints(studio))
+
+
+def test_the_observer_sees_a_clip_without_its_sidecar(kept: tuple[Books, Studio]) -> None:
+    _, studio = kept
+    with Observer(studio.outbox) as observer:
+        (studio.outbox / "bare.mp4").write_text("clip")
+        studio.until(lambda: observer.bad, "it is seen", 10)
+    assert "bare.mp4: no sound sidecar" in observer.bad[0]
