@@ -302,7 +302,13 @@ class App:
         model = self.settings.model
         load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
         name = f"worker {device}"
-        maker = Maker(load, _line(name), self._child_lost("worker"), silence=model.silence)
+        maker = Maker(
+            load,
+            _line(name),
+            self._child_lost("worker"),
+            limits=self.settings.gate,
+            silence=model.silence,
+        )
         return Slot(device, maker)
 
     def _watcher(self, name: str) -> Watcher:

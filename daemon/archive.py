@@ -74,7 +74,7 @@ class Archive:
         if any(sibling.state == "done" for sibling in siblings):
             self._succeeded(inbox, picture, drop)
         elif there := self._carry(picture, inbox.failed, drop):
-            _write_reason(there, siblings)
+            _write_reason(inbox, there, siblings)
             self._ledger.moved(drop, "failed", str(there))
             log.info("picture put aside", job=job.id, to=str(there))
 
@@ -116,6 +116,13 @@ class Archive:
         return None
 
 
+def keep_for_a_look(inbox: Inbox, job: Job, clip: Path) -> None:
+    """Move a clip that the gate refused to the failed folder. Nothing where there is none."""
+    there = _refused_clip(inbox, job)
+    if clip.is_file():
+        move(clip, there.parent, there.name)
+
+
 def _arrived(picture: Path, drop: Job) -> Path | None:
     """Where the picture arrived before a crash, if it did."""
     there = Path(drop.whereabouts_path) if drop.whereabouts_path else None
@@ -149,11 +156,12 @@ def bring_back(inbox: Inbox, job: Job) -> str | None:
             move(sidecar, picture.parent, picture.name + ending)
         move(away, picture.parent, picture.name)
         _reason_file(away).unlink(missing_ok=True)
+        _refused_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
     return Seen(status.st_size, status.st_mtime_ns, status.st_ino).fingerprint
 
 
-def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
+def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
     """Say beside a picture in the failed folder why there is no clip, and what can be done."""
     reasons = [
         {
@@ -161,6 +169,7 @@ def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
             "state": job.state,
             "reason": job.error,
             "tries": job.failures + 1,
+            "look": look.name if (look := _refused_clip(inbox, job)).is_file() else None,
             "at": datetime.fromtimestamp(job.finished or 0, UTC).isoformat(timespec="seconds"),
             "again": f"i2vd retry {job.id}"
             if job.spec
@@ -169,6 +178,12 @@ def _write_reason(picture: Path, failed: Sequence[Job]) -> None:
         for job in failed
     ]
     write_durably(_reason_file(picture), json.dumps(reasons, indent=2, ensure_ascii=False) + "\n")
+
+
+def _refused_clip(inbox: Inbox, job: Job) -> Path:
+    """Where the frames that the gate refused are; not a name that anybody takes for a clip's."""
+    picture = inbox.failed / job.path
+    return picture.with_name(fitting(picture.name, f".refused-{job.id}.mp4"))
 
 
 def _reason_file(picture: Path) -> Path:

@@ -18,7 +18,7 @@ from daemon.slot import Slot
 from pipeline import ladder
 from pipeline.maker import Clip, NoClip, Order, StepDown
 from pipeline.memory import predicted_peak
-from pipeline.protocol import Loaded, Progress, Rejected
+from pipeline.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.sidecar import fallback
 
 CLEAN = "picture.png"
@@ -82,7 +82,7 @@ class Attempt:
         self._rung += first
         return rungs[first:]
 
-    def _report(self, news: Progress | Loaded | StepDown) -> None:
+    def _report(self, news: Progress | Loaded | StepDown | Spoilt) -> None:
         match news:
             case Progress():
                 self._parts.metrics.steps.inc(self._slot.note(news))
@@ -93,6 +93,9 @@ class Attempt:
                     device=news.device_name,
                     seconds=round(news.seconds, 1),
                 )
+            case Spoilt():
+                log.warning("refused by the gate", flaw=news.flaw, why=news.reason)
+                self._parts.metrics.refusals.labels(news.flaw).inc()
             case StepDown():
                 self._rung += 1
                 log.warning("out of memory", tried=str(news.rung), stage=news.stage)

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from daemon.database import LedgerUnavailable
 from daemon.history import History
+from pipeline.gate import FLAWS
 from pipeline.loss import CAUSES
 from pipeline.protocol import SILENCE
 
@@ -28,6 +29,8 @@ REJECTIONS = ("unreadable", "sidecar")
 """Why intake puts a picture aside: it cannot be decoded; the sidecar beside it is wrong."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
+_MOTION = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_LIKENESS = (0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _STAGE_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
 
@@ -85,6 +88,24 @@ class Metrics:
             ["child", "cause"],
             registry=r,
         )
+        self.refusals = Counter(
+            "i2vd_gate_refusals_total",
+            "Tries that the output gate refused, by flaw.",
+            ["flaw"],
+            registry=r,
+        )
+        self.motion = Histogram(
+            "i2vd_clip_motion_levels",
+            "Motion of clips: mean difference of a pixel to the first frame, of 255.",
+            buckets=_MOTION,
+            registry=r,
+        )
+        self.likeness = Histogram(
+            "i2vd_clip_likeness",
+            "Likeness of the first frame of clips to the picture, -1 to 1.",
+            buckets=_LIKENESS,
+            registry=r,
+        )
         self.retries = Counter(
             "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
         )
@@ -109,6 +130,8 @@ class Metrics:
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
             for cause in CAUSES:
                 self.child_deaths.labels(child, cause)
+        for flaw in FLAWS:
+            self.refusals.labels(flaw)
         for stage in SILENCE:
             self.fallbacks.labels(stage)
             self.stage_seconds.labels(stage)

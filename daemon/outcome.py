@@ -10,11 +10,12 @@ from pathlib import Path
 
 import structlog
 
+from daemon.archive import keep_for_a_look
 from daemon.job import Job
 from daemon.ledger import CANCELLED
 from daemon.parts import Parts
 from daemon.place import Method, probe, write_durably
-from daemon.publish import SIDECAR, publish
+from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline.maker import Clip, NoClip
@@ -77,6 +78,8 @@ class Outcomes:
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
                 self._parts.metrics.retries.inc()
                 await asyncio.to_thread(self._ledger.try_again, job, outcome.reason, delay)
+            case NoClip(kind="spoilt"):
+                await self._put_aside(inbox, job, outcome.reason)
             case NoClip():
                 await self.fail(job, outcome.reason)
 
@@ -114,6 +117,14 @@ class Outcomes:
         """`running -> failed`, and the picture is put aside with the reason."""
         log.error("failed", job=job.id, why=reason)
         if await asyncio.to_thread(self._ledger.fail, job, reason):
+            await self.settle(job)
+
+    async def _put_aside(self, inbox: Inbox, job: Job, reason: str) -> None:
+        """`running -> failed`, and the frames that the gate refused are kept for a look."""
+        log.error("failed", job=job.id, why=reason)
+        if await asyncio.to_thread(self._ledger.fail, job, reason):
+            spoilt = staging_of(inbox, job) / CLIP
+            await asyncio.to_thread(keep_for_a_look, inbox, job, spoilt)
             await self.settle(job)
 
     async def settle(self, job: Job) -> None:
@@ -156,6 +167,8 @@ class Outcomes:
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:
             metrics.peak_memory.labels(spec.preset).set(clip.made.peak_memory)
+        metrics.motion.observe(clip.made.figures.motion)
+        metrics.likeness.observe(clip.made.figures.likeness)
         if degraded:
             metrics.degraded.inc()
             return

@@ -22,7 +22,7 @@ from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
 from pipeline.presets import family_of
-from pipeline.protocol import Inspected, Load, Loaded, Rejected
+from pipeline.protocol import Dtype, Inspected, Load, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step
 from pipeline.sidecar import AppliedRule, Sidecar, Source, compose
 from pipeline.spec import Request, Spec, check, resolve
@@ -88,10 +88,12 @@ async def render_again(
         if looked.sha256 != told.source.sha256:
             raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
         given = told.given
-        size = {"width": given.width, "height": given.height, "frames": given.frames}
-        return told.asked.model_copy(update=size)
+        really = given.model_dump(include={"width", "height", "frames", "seed"})
+        return told.asked.model_copy(update=really)
 
-    return await _render(settings, found, spec_for, told.rule, output, console)
+    return await _render(
+        settings, found, spec_for, told.rule, output, console, dtype=told.given.dtype
+    )
 
 
 def _places(settings: Settings, told: Sidecar, beside: Path) -> list[Path]:
@@ -109,7 +111,9 @@ async def _render(
     rule: AppliedRule | None,
     output: Path,
     console: Console,
+    dtype: Dtype | None = None,
 ) -> Rendered:
+    """`dtype` holds where it was chosen for a GPU and there is one."""
     device = devices(settings.model.devices)[0]
     said: list[str] = []
 
@@ -118,8 +122,10 @@ async def _render(
 
     decoder = Decoder(said.append, tell_loss)
     model = settings.model
-    load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
-    maker = Maker(load, said.append, tell_loss, silence=model.silence)
+    if dtype is None or device == "cpu":
+        dtype = model.dtype_on(device)
+    load = Load(model=model.name, device=device, dtype=dtype)
+    maker = Maker(load, said.append, tell_loss, limits=settings.gate, silence=model.silence)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
     try:
@@ -165,11 +171,13 @@ async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         bar = bars.add_task("start", total=None)
 
-        def report(news: Step | Loaded | StepDown) -> None:
+        def report(news: Step | Loaded | StepDown | Spoilt) -> None:
             match news:
                 case Step():
                     bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
                 case StepDown():
                     console.print(f"out of memory at {news.rung}, going on smaller")
+                case Spoilt():
+                    console.print(f"refused by the gate: {news.reason}")
 
         return await maker.make(order, report)

@@ -26,8 +26,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pipeline.gate import Limits
 from pipeline.presets import MICRO
-from pipeline.protocol import Stage
+from pipeline.protocol import Dtype, Stage
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -103,7 +104,7 @@ class Model(_Section):
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
 
-    def dtype_on(self, device: str) -> Literal["float16", "bfloat16", "float32"]:
+    def dtype_on(self, device: str) -> Dtype:
         """The type that is used on a device."""
         if self.dtype != "auto":
             return self.dtype
@@ -150,6 +151,7 @@ class Settings(BaseSettings):
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
+    gate: Limits = Limits()
     http: Http = Http()
     log: Log = Log()
 
@@ -278,7 +280,7 @@ def _unknown_variables() -> list[str]:
     """Mistyped variables would be ignored in silence otherwise."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
         f"{ENV_PREFIX}{name.upper()}__{key.upper()}"
-        for name in ("queue", "model", "http", "log")
+        for name in ("queue", "model", "gate", "http", "log")
         for key in _known_keys((name,))
     }
     mistakes = []

@@ -39,7 +39,7 @@ class Slot:
                 self.losses += 1
                 if self.losses > 1:
                     self.trouble = f"{outcome.reason}; {self.losses} workers in a row"
-            case Clip() | NoClip(kind="failed" | "memory"):
+            case Clip() | NoClip(kind="failed" | "spoilt" | "memory"):
                 self.losses = 0
 
     def pause(self, backoff: float) -> float:

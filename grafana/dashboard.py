@@ -49,9 +49,10 @@ def in_a_day(state: str) -> str:
     return f"clamp_min(sum({now} - ({now} offset 24h or {now} * 0)), 0)"
 
 
-def quantile(q: float, metric: str, by: str) -> str:
+def quantile(q: float, metric: str, *by: str) -> str:
     """Over the last hour, for clips come seldom."""
-    return f"histogram_quantile({q}, sum by (le, {by}) (rate({of(metric + '_bucket', '1h')})))"
+    labels = ", ".join(("le", *by))
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({of(metric + '_bucket', '1h')})))"
 
 
 def query(expr: str, legend: str = "", *, instant: bool = False) -> Dataquery:
@@ -298,6 +299,28 @@ def memory() -> list[timeseries.Panel]:
                 f"sum by (child, cause) (increase({of('i2vd_child_deaths_total', '1h')}))",
                 "{{child}}: {{cause}}",
             ),
+        ),
+        graph(
+            "Refused by the gate",
+            "Tries whose frames were black, grey, frozen, or not the picture, in an hour.",
+            units.Short,
+            query(f"sum by (flaw) (increase({of('i2vd_gate_refusals_total', '1h')}))", "{{flaw}}"),
+        ),
+        graph(
+            "Motion of clips",
+            "Mean difference of a pixel to the first frame, of 255; a tenth of the clips of the "
+            "last hour moved less. The gate refuses what moves less than its limit.",
+            units.Short,
+            query(quantile(0.1, "i2vd_clip_motion_levels"), "a tenth"),
+            query(quantile(0.5, "i2vd_clip_motion_levels"), "half"),
+        ),
+        graph(
+            "Likeness of clips",
+            "Of the first frame to the picture, 1 is equal; a tenth of the clips of the last hour "
+            "were less like it. The gate refuses what is below its limit.",
+            units.Short,
+            query(quantile(0.1, "i2vd_clip_likeness"), "a tenth"),
+            query(quantile(0.5, "i2vd_clip_likeness"), "half"),
         ),
     ]
 

@@ -4,18 +4,21 @@ The child says what happened; every decision (next rung, new child, give up) is 
 it survives a child that the kernel shot.
 """
 
+import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pipeline.client import Child, Died, Silent
+from pipeline.gate import Limits
 from pipeline.ladder import Rung
 from pipeline.loss import Loss, oom_kills, tell_apart
 from pipeline.protocol import (
     SILENCE,
     Cancel,
     Cancelled,
+    Dtype,
     Failed,
     Hello,
     Load,
@@ -25,6 +28,7 @@ from pipeline.protocol import (
     OutOfMemory,
     Progress,
     Reply,
+    Spoilt,
     Stage,
 )
 from pipeline.spec import Spec
@@ -52,24 +56,29 @@ class StepDown:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip in staging: what was made, by which model, on which rung, and the steps down."""
+    """A clip in staging: what was made, by which model, on which rung, and the steps down.
+
+    `refused` says why the gate refused the first try; `seed` is then another than asked.
+    """
 
     made: Made
     loaded: Loaded
     rung: Rung
+    seed: int
     steps_down: tuple[StepDown, ...]
+    refused: str | None = None
 
 
-Kind = Literal["failed", "lost", "load", "memory", "disk", "cancelled", "ended"]
+Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled", "ended"]
 
 
 @dataclass(frozen=True)
 class NoClip:
     """Why there is none; `retry` when another try may help.
 
-    "lost": the child was, over this clip; "load": there was none with a model in it, which is no
-    fault of this clip's; "disk": its folder could not be written, which is none either; "ended": by
-    our own `kill`.
+    "spoilt": the gate refused two tries, and the last may lie in staging; "lost": the child was,
+    over this clip; "load": there was none with a model in it, which is no fault of this clip's;
+    "disk": its folder could not be written, which is none either; "ended": by our own `kill`.
     """
 
     kind: Kind
@@ -77,7 +86,19 @@ class NoClip:
     retry: bool
 
 
-Report = Callable[[Progress | Loaded | StepDown], None]
+@dataclass(frozen=True)
+class _Refused:
+    """The gate's refusal, on which rung, and the steps down to it."""
+
+    spoilt: Spoilt
+    rung: Rung
+    steps_down: tuple[StepDown, ...]
+
+
+Report = Callable[[Progress | Loaded | StepDown | Spoilt], None]
+
+_SAFER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32", "float32": "float32"}
+"""What a clip is made in when the gate refused it: the range that float16 lacks costs no memory."""
 
 _CANCELLED = NoClip("cancelled", "cancelled", retry=False)
 _WHO = "the worker"
@@ -95,6 +116,7 @@ class Maker:
         on_line: Callable[[str], None],
         on_loss: Callable[[Loss], None],
         *,
+        limits: Limits | None = None,
         silence: Mapping[Stage, float] | None = None,
         env: Mapping[str, str] | None = None,
         module: str = "pipeline.worker",
@@ -104,6 +126,7 @@ class Maker:
         self._load = load
         self._on_line = on_line
         self._on_loss = on_loss
+        self._limits = limits or Limits()
         self._silence = {**SILENCE, **(silence or {})}
         self._env = env
         self._module = module
@@ -122,17 +145,23 @@ class Maker:
         """Process id of the child, if there is one."""
         return self._child.pid if self._child else None
 
-    async def start(self, report: Report) -> Loaded | NoClip:
-        """Have a child with the model loaded; at once when there is one already."""
-        if self._child is not None and self.loaded is not None:
-            if self._child.alive:
-                return self.loaded
+    async def start(self, report: Report, dtype: Dtype | None = None) -> Loaded | NoClip:
+        """Have a child with the model loaded; at once when there is one already.
+
+        In another type than usual only where `dtype` says so.
+        """
+        load = self._load.model_copy(update={"dtype": dtype or self._load.dtype})
+        if self._child is not None and not self._child.alive:
             await self._mourn()
-        self._killed = False
-        self._child = await Child.spawn(self._module, self._on_line, self._env)
-        answer = await self._final("start", report)
+        if self._child is not None and self.loaded and self.loaded.dtype == load.dtype:
+            return self.loaded
+        answer: Reply | Loss = Hello()
+        if self._child is None:
+            self._killed = False
+            self._child = await Child.spawn(self._module, self._on_line, self._env)
+            answer = await self._final("start", report)
         if isinstance(answer, Hello):
-            await self._child.send(self._load)
+            await self._child.send(load)
             answer = await self._final("load", report)
         match answer:
             case Loaded():
@@ -151,9 +180,33 @@ class Maker:
         return await self._bury(loss, "load")
 
     async def make(self, order: Order, report: Report) -> Clip | NoClip:
-        """Make one clip, from the first rung of the ladder down to the last if it must."""
+        """Make one clip, from the first rung of the ladder down to the last if it must.
+
+        When the gate refuses it, once more on the same rung, with another seed and in a safer type.
+        """
         self._cancelled = False
-        loaded = await self.start(report)
+        first = await self._descend(order, None, report)
+        if not isinstance(first, _Refused):
+            return first
+        spec = order.spec.model_copy(update={"seed": another_seed(order.spec.seed)})
+        rest = order.ladder[order.ladder.index(first.rung) :]
+        again = replace(order, spec=spec, ladder=rest)
+        match await self._descend(again, _SAFER[self._load.dtype], report):
+            case Clip() as clip:
+                steps_down = first.steps_down + clip.steps_down
+                return replace(clip, steps_down=steps_down, refused=first.spoilt.reason)
+            case _Refused(spoilt):
+                why = f"no clip came out in two tries: {first.spoilt.reason}; then {spoilt.reason}"
+                return NoClip("spoilt", why, retry=False)
+            case NoClip(kind="load", reason=reason):  # the usual type loads, so this is counted
+                return NoClip("failed", f"{first.spoilt.reason}; then {reason}", retry=True)
+            case no_clip:
+                return no_clip
+
+    async def _descend(
+        self, order: Order, dtype: Dtype | None, report: Report
+    ) -> Clip | NoClip | _Refused:
+        loaded = await self.start(report, dtype)
         if isinstance(loaded, NoClip):
             return loaded
         steps_down: list[StepDown] = []
@@ -163,7 +216,10 @@ class Maker:
             answer = await self._try(order, rung, report)
             match answer:
                 case Made():
-                    return Clip(answer, loaded, rung, tuple(steps_down))
+                    return Clip(answer, loaded, rung, order.spec.seed, tuple(steps_down))
+                case Spoilt():
+                    report(answer)
+                    return _Refused(answer, rung, tuple(steps_down))
                 case OutOfMemory():
                     steps_down.append(StepDown(rung, answer.stage, answer.detail))
                     report(steps_down[-1])
@@ -212,6 +268,7 @@ class Maker:
                 frames=rung.frames,
                 picture=str(order.picture),
                 staging=str(order.staging),
+                limits=self._limits,
             )
         )
         return await self._final("encode", report)
@@ -247,6 +304,11 @@ class Maker:
             return NoClip("ended", "ended by us", retry=True)
         self._on_loss(loss)
         return NoClip(kind, loss.reason, retry=True)
+
+
+def another_seed(seed: int) -> int:
+    """The seed of a second try: always the same for the same first, and far from it."""
+    return random.Random(seed).randrange(2**32)
 
 
 def _out_of_turn(reply: Reply) -> Loss:

@@ -9,11 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from pipeline.gate import Figures, FlawKind, Limits
 from pipeline.ladder import Mode
 from pipeline.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"
 """Name of the variable that holds the number of the child's end of the channel."""
+
+Dtype = Literal["float16", "bfloat16", "float32"]
 
 Stage = Literal["start", "load", "encode", "denoise", "decode", "write"]
 """Stages of an attempt in their order; "encode" is prompt and picture, "write" the MP4."""
@@ -97,7 +100,7 @@ class Load(_Message):
     type: Literal["load"] = "load"
     model: str
     device: str
-    dtype: Literal["float16", "bfloat16", "float32"]
+    dtype: Dtype
 
 
 class Make(_Message):
@@ -112,6 +115,7 @@ class Make(_Message):
     frames: int
     picture: str
     staging: str
+    limits: Limits = Limits()
 
 
 class Cancel(_Message):
@@ -135,6 +139,7 @@ class Loaded(_Message):
     type: Literal["loaded"] = "loaded"
     model: str
     weights: str
+    dtype: Dtype
     device: str
     device_name: str
     memory: int | None
@@ -152,10 +157,11 @@ class Progress(_Message):
     steps: int
 
 
-class Made(_Message):
-    """The clip is in staging, read back, checked and fsynced. Final."""
+class Output(BaseModel):
+    """The MP4, as it was read back: size in bytes, duration in seconds."""
 
-    type: Literal["made"] = "made"
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     sha256: str
     size: int
     codec: str
@@ -164,6 +170,14 @@ class Made(_Message):
     frames: int
     fps: int
     duration: float
+
+
+class Made(_Message):
+    """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
+
+    type: Literal["made"] = "made"
+    output: Output
+    figures: Figures
     seconds: dict[str, float]
     """Seconds per stage."""
     peak_memory: int | None
@@ -176,6 +190,16 @@ class OutOfMemory(_Message):
     type: Literal["out_of_memory"] = "out_of_memory"
     stage: Stage
     detail: str
+
+
+class Spoilt(_Message):
+    """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
+
+    type: Literal["spoilt"] = "spoilt"
+    stage: Stage
+    flaw: FlawKind
+    reason: str
+    figures: Figures | None = None
 
 
 class Failed(_Message):
@@ -204,6 +228,7 @@ Reply = Annotated[
     | Loaded
     | Progress
     | Made
+    | Spoilt
     | OutOfMemory
     | Failed
     | Cancelled,

@@ -13,9 +13,10 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from pipeline.gate import Figures
 from pipeline.ladder import Mode, Rung
 from pipeline.maker import Clip, StepDown
-from pipeline.protocol import Stage
+from pipeline.protocol import Dtype, Output, Stage
 from pipeline.spec import Spec
 
 SCHEMA_FILE = Path(__file__).with_name("sidecar.schema.json")
@@ -43,8 +44,8 @@ class AppliedRule(_Part):
     digest: str
 
 
-class Given(_Part):
-    """What the clip really is, where memory was short; size in pixels."""
+class Tried(_Part):
+    """A rung of the ladder; size in pixels."""
 
     width: int
     height: int
@@ -52,10 +53,17 @@ class Given(_Part):
     mode: Mode
 
 
+class Given(Tried):
+    """How the clip was really made, where memory was short or the gate refused the first try."""
+
+    seed: int
+    dtype: Dtype
+
+
 class Fallback(_Part):
     """One step down the ladder: what was tried, and in which stage memory ran out."""
 
-    tried: Given
+    tried: Tried
     stage: Stage
     reason: str
 
@@ -67,17 +75,10 @@ class Model(_Part):
     weights: str
 
 
-class Output(_Part):
-    """The MP4: size in bytes, duration in seconds."""
+class Gate(Figures):
+    """What was measured of the frames; `refused` says why a first try with the asked seed was."""
 
-    sha256: str
-    size: int
-    codec: str
-    width: int
-    height: int
-    frames: int
-    fps: int
-    duration: float
+    refused: str | None
 
 
 class Sidecar(_Part):
@@ -95,6 +96,7 @@ class Sidecar(_Part):
     given: Given
     degraded: bool
     fallbacks: tuple[Fallback, ...]
+    gate: Gate
     model: Model
     device: str
     versions: dict[str, str]
@@ -125,25 +127,26 @@ def compose(
         source=source,
         rule=rule,
         asked=asked,
-        given=_given(clip.rung),
-        degraded=clip.rung.degrades(asked),
+        given=Given(**_tried(clip.rung).model_dump(), seed=clip.seed, dtype=loaded.dtype),
+        degraded=clip.rung.degrades(asked) or made.output.frames < asked.frames,
         fallbacks=(*earlier, *map(fallback, clip.steps_down)),
+        gate=Gate(**made.figures.model_dump(), refused=clip.refused),
         model=Model(id=loaded.model, weights=loaded.weights),
         device=loaded.device_name,
         versions=loaded.versions,
         seconds=made.seconds,
         peak_memory=made.peak_memory,
-        output=Output.model_validate(made.model_dump(include=set(Output.model_fields))),
+        output=made.output,
     )
 
 
 def fallback(step: StepDown) -> Fallback:
     """A step down as the sidecar tells it."""
-    return Fallback(tried=_given(step.rung), stage=step.stage, reason=step.detail)
+    return Fallback(tried=_tried(step.rung), stage=step.stage, reason=step.detail)
 
 
-def _given(rung: Rung) -> Given:
-    return Given(width=rung.width, height=rung.height, frames=rung.frames, mode=rung.mode)
+def _tried(rung: Rung) -> Tried:
+    return Tried(width=rung.width, height=rung.height, frames=rung.frames, mode=rung.mode)
 
 
 def schema() -> str:

@@ -7,17 +7,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.gate import Flaw, flaw
 from pipeline.ladder import Mode
-from pipeline.protocol import Made, Make
+from pipeline.protocol import Made, Make, Output
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import Conditions, conditions, read_picture
 from pipeline.worker.decode import Frames, decode, release
-from pipeline.worker.encode import Clip, write
-from pipeline.worker.errors import Refused
-from pipeline.worker.gate import findings
+from pipeline.worker.encode import write
+from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import Predict, guided, noise_for, plain, sample, scheduler_for
 from pipeline.worker.watch import Watch
@@ -29,31 +32,27 @@ _ENCODE_STEPS = 3
 def make(model: Model, order: Make, watch: Watch, budget: Budget) -> Made:
     """Make the clip that `order` asks for.
 
-    Raises Refused, Spoilt, Cancelled, OSError, and what lack of memory raises.
+    Raises Refused, Spoilt (the refused clip is in staging, where there are frames), BadFile,
+    Cancelled, OSError, and what lack of memory raises.
     """
     check(model, order)
     watch.enter("encode", _ENCODE_STEPS)
-    wanted, unwanted = _conditions(model, order, watch)
+    picture = read_picture(Path(order.picture), order.width, order.height)
+    wanted, unwanted = _conditions(model, order, picture, watch)
     watch.enter("denoise", order.spec.steps)
-    latents = _denoise(model, order, wanted, unwanted, watch)
+    latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch))
+    if not torch.isfinite(latents).all():
+        raise Spoilt(Flaw("not-finite", "the latents are not numbers"))
     del wanted, unwanted
     watch.enter("decode", order.frames)
-    frames = _decode(model, order, latents, watch)
-    watch.enter("write", order.frames)
-    clip = _write(model, order, frames, watch)
+    frames = watch.spoiled(_decode(model, order, latents, watch))
+    frames, figures = examine(frames, np.asarray(picture), order.limits)
+    watch.enter("write", len(frames))
+    output = _write(model, order, frames, watch)
     watch.end()
-    return Made(
-        sha256=clip.sha256,
-        size=clip.size,
-        codec=clip.codec,
-        width=clip.width,
-        height=clip.height,
-        frames=clip.frames,
-        fps=clip.fps,
-        duration=clip.duration,
-        seconds=watch.seconds,
-        peak_memory=budget.peak(),
-    )
+    if found := flaw(figures, order.limits):
+        raise Spoilt(found, figures)
+    return Made(output=output, figures=figures, seconds=watch.seconds, peak_memory=budget.peak())
 
 
 def check(model: Model, order: Make) -> None:
@@ -65,14 +64,16 @@ def check(model: Model, order: Make) -> None:
         raise Refused(f"{order.frames} frames are no clip")
 
 
-def _conditions(model: Model, order: Make, watch: Watch) -> tuple[Conditions, Conditions | None]:
+def _conditions(
+    model: Model, order: Make, picture: Image.Image, watch: Watch
+) -> tuple[Conditions, Conditions | None]:
     spec = order.spec
     if order.mode is Mode.OFFLOAD:
         model.weights.leave(model.unet)
         release(model.device)
     return conditions(
         model,
-        read_picture(Path(order.picture), order.width, order.height),
+        picture,
         spec.prompt,
         spec.negative_prompt if spec.guidance > 1.0 else None,
         frames=order.frames,
@@ -127,13 +128,10 @@ def _pieces(unet: Any) -> Iterator[nn.Module]:
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:
     """Frames by the quarter of a clip need no more than the UNet did."""
     together = order.frames // 4 if order.mode is Mode.RESIDENT else 1
-    frames = decode(model, latents, together=max(1, together), on_step=watch.step)
-    for finding in findings(frames):
-        watch.note(finding)
-    return frames
+    return decode(model, latents, together=max(1, together), on_step=watch.step)
 
 
-def _write(model: Model, order: Make, frames: Frames, watch: Watch) -> Clip:
+def _write(model: Model, order: Make, frames: Frames, watch: Watch) -> Output:
     spec = order.spec
     return write(
         Path(order.staging) / "clip.mp4",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.gate import Flaw
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.model import Model
 
@@ -68,7 +69,7 @@ def _finite(model: Model, chunk: Tensor) -> Tensor:
         values: Tensor = model.vae.decode(chunk.to(dtype)).sample.float()
         if torch.isfinite(values).all():
             return values
-    raise Spoilt("the frames are not numbers")
+    raise Spoilt(Flaw("not-finite", "the frames are not numbers"))
 
 
 def _pixels(values: Tensor) -> Frames:

@@ -8,7 +8,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import av
 from av.video.reformatter import ColorRange, Colorspace
 
+from pipeline.protocol import Output
 from pipeline.spec import Encoder
 from pipeline.worker.decode import Frames
-from pipeline.worker.errors import Spoilt, first_line
+from pipeline.worker.errors import BadFile, first_line
 
 _THREADS = 4
 """x264's bytes depend on the number of its threads, so it is not left to the machine."""
@@ -32,20 +32,6 @@ _X264 = {"preset": "medium", "profile": "high", "x264-params": "mbtree=0"}
 _NVENC = {"preset": "p6", "tune": "hq", "profile": "high", "rc": "vbr"}
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A file that was read back. `duration` in seconds."""
-
-    sha256: str
-    size: int
-    codec: str
-    width: int
-    height: int
-    frames: int
-    fps: int
-    duration: float
-
-
 def write(
     path: Path,
     frames: Frames,
@@ -55,10 +41,10 @@ def write(
     encoder: Encoder,
     metadata: Mapping[str, str],
     on_step: Callable[[int], None],
-) -> Clip:
+) -> Output:
     """Write (frames, height, width, 3) RGB bytes as H.264 and check the file.
 
-    `on_step` gets the frames done. Raises OSError, and Spoilt if the file is not what was written.
+    `on_step` gets the frames done. Raises OSError, and BadFile if the file is not what was written.
     """
     name, options = _encoder(encoder, quality)
     _mux(
@@ -73,7 +59,7 @@ def write(
     _sync(path)
     _check(path, frames.shape, fps)
     missing = encoder == "nvenc" and name != "h264_nvenc"
-    return Clip(
+    return Output(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size=path.stat().st_size,
         codec=f"h264 ({name}{'; nvenc is not to be had' if missing else ''})",
@@ -160,9 +146,11 @@ def _check(path: Path, shape: tuple[int, ...], fps: int) -> None:
             rate, duration = stream.average_rate, stream.duration
             base = stream.time_base
     except (av.FFmpegError, IndexError) as error:
-        raise Spoilt(f"the MP4 cannot be read back: {first_line(error)}") from error
+        raise BadFile(f"the MP4 cannot be read back: {first_line(error)}") from error
     if sizes != [shape[1:3]] * shape[0]:
-        raise Spoilt(f"the MP4 has {len(sizes)} frames of {set(sizes)}, wanted {shape}")
+        raise BadFile(f"the MP4 has {len(sizes)} frames of {set(sizes)}, wanted {shape}")
     length = None if duration is None or base is None else duration * base
     if rate != fps or length != Fraction(shape[0], fps):
-        raise Spoilt(f"the MP4 has {rate} fps and lasts {length} s, wanted {shape[0]} at {fps} fps")
+        raise BadFile(
+            f"the MP4 has {rate} fps and lasts {length} s, wanted {shape[0]} at {fps} fps"
+        )

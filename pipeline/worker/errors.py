@@ -4,6 +4,8 @@ import errno
 
 import torch
 
+from pipeline.gate import Figures, Flaw
+
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 _LOST = (
     "CUDA error",
@@ -28,7 +30,16 @@ class Refused(Exception):
 
 
 class Spoilt(Exception):
-    """What came out is no clip; another try may help."""
+    """What came out is no clip; another seed or a wider type may help."""
+
+    def __init__(self, flaw: Flaw, figures: Figures | None = None) -> None:
+        super().__init__(flaw.reason)
+        self.flaw = flaw
+        self.figures = figures
+
+
+class BadFile(Exception):
+    """The MP4 is not what was written; another try may help."""
 
 
 class Cancelled(Exception):

@@ -2,10 +2,11 @@
 
 I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several with ";" between, heeded only with
 I2VD_TESTING=1. KIND: oom, die (as if the kernel shot the child), crash, hang, fail, lost (as if the
-device's context was lost), rubbish (on the channel). It strikes after the stage's first step, and
-with WHEN only in attempts of one of these modes ("lean"), sizes ("64x64"), numbers of frames ("8f")
-or words of the prompt. A WHEN with a "/" is the path of a token: the fault strikes as often as it
-can take that file away.
+device's context was lost), rubbish (on the channel). It strikes after the stage's first step. Or
+what the stage gave is spoilt: nan (latents); black, grey, grey-end, frozen, other (frames). With
+WHEN it is so only in attempts of one of these modes ("lean"), sizes ("64x64"), numbers of frames
+("8f") or words of the prompt. A WHEN with a "/" is the path of a token: the fault strikes as often
+as it can take that file away.
 """
 
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pipeline.protocol import Make, Stage
 
@@ -57,7 +58,7 @@ def _babble() -> None:
             os.write(int(descriptor.name), b"a library's banner\n")
 
 
-_KINDS: dict[str, Callable[[], None]] = {
+_STRIKES: dict[str, Callable[[], None]] = {
     "oom": _no_memory,
     "fail": _fail,
     "lost": _lose_device,
@@ -66,6 +67,23 @@ _KINDS: dict[str, Callable[[], None]] = {
     "hang": _hang,
     "rubbish": _babble,
 }
+
+
+def _grey_end(frames: Any) -> Any:
+    frames = frames.copy()
+    frames[-1] = 127
+    return frames
+
+
+_SPOILS: dict[str, Callable[[Any], Any]] = {
+    "nan": lambda latents: latents * float("nan"),
+    "black": lambda frames: frames * 0,
+    "grey": lambda frames: frames * 0 + 127,
+    "grey-end": _grey_end,
+    "frozen": lambda frames: frames[:1].repeat(len(frames), 0),
+    "other": lambda frames: 255 - frames,
+}
+"""From latents to latents, or from frames to frames."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +97,14 @@ class Fault:
 
     def strike(self, stage: Stage) -> None:
         """Fail as told if this is the stage."""
-        if stage == self.stage and self._may():
-            _KINDS[self.kind]()
+        if stage == self.stage and self.kind in _STRIKES and self._may():
+            _STRIKES[self.kind]()
+
+    def spoil(self, stage: Stage, values: Any) -> Any:
+        """What the stage gave, or something worse."""
+        if stage != self.stage or self.kind not in _SPOILS or not self._may():
+            return values
+        return _SPOILS[self.kind](values)
 
     def concerns(self, order: Make) -> bool:
         """Whether it strikes in this attempt."""
@@ -109,8 +133,9 @@ def from_environment() -> tuple[Fault, ...]:
 def _parse(text: str) -> Fault:
     kind, _, rest = text.partition(":")
     stage, _, when = rest.partition(":")
-    if kind not in _KINDS or stage not in get_args(Stage):
-        sys.exit(f"{VARIABLE}={text}: wanted KIND:STAGE[:WHEN,...], KIND of {', '.join(_KINDS)}")
+    kinds = (*_STRIKES, *_SPOILS)
+    if kind not in kinds or stage not in get_args(Stage):
+        sys.exit(f"{VARIABLE}={text}: wanted KIND:STAGE[:WHEN,...], KIND of {', '.join(kinds)}")
     words = [word for word in when.split(",") if word]
     tokens = [Path(word) for word in words if "/" in word]
     return Fault(

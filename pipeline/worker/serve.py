@@ -17,12 +17,14 @@ from pipeline.channel import Channel, ParentGone
 from pipeline.presets import MICRO_FAMILY, family_of
 from pipeline.protocol import EXIT_DEVICE_LOST, Failed, Load, Loaded, Made, Make, OutOfMemory
 from pipeline.protocol import Cancelled as CancelledReply
+from pipeline.protocol import Spoilt as SpoiltReply
 from pipeline.source import ModelUnusable
 from pipeline.worker import budget, clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
     Cancelled,
     Refused,
+    Spoilt,
     first_line,
     is_device_lost,
     is_disk,
@@ -32,7 +34,7 @@ from pipeline.worker.fault import Fault
 from pipeline.worker.model import Model, checked_device, device_facts, load
 from pipeline.worker.watch import Watch
 
-Final = Loaded | Made | OutOfMemory | Failed | CancelledReply
+Final = Loaded | Made | SpoiltReply | OutOfMemory | Failed | CancelledReply
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "av", "pillow")
 _LOAD_STEPS = 6
@@ -97,6 +99,7 @@ class Server:
         return Loaded(
             model=order.model,
             weights=model.digest,
+            dtype=order.dtype,
             device=order.device,
             device_name=name,
             memory=memory,
@@ -139,6 +142,13 @@ def _reply(error: Exception, watch: Watch) -> Final:
     """What an error means to the parent. A lost device ends the process."""
     if isinstance(error, Cancelled):
         return CancelledReply()
+    if isinstance(error, Spoilt):
+        return SpoiltReply(
+            stage=watch.stage,
+            flaw=error.flaw.kind,
+            reason=error.flaw.reason,
+            figures=error.figures,
+        )
     if is_device_lost(error):
         print(f"the device is lost: {first_line(error)}", file=sys.stderr)
         sys.exit(EXIT_DEVICE_LOST)

@@ -1,13 +1,15 @@
 """The watch over one request: tells the parent of each step, times the stages, heeds a cancel."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from pipeline.channel import Channel
 from pipeline.protocol import Cancel, Progress, Stage
 from pipeline.worker.errors import Cancelled
 from pipeline.worker.fault import Fault
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -50,9 +52,11 @@ class Watch:
         self.seconds[self.stage] = round(spent, 3)
         self._since = now
 
-    def note(self, finding: str) -> None:
-        """Something that the log should tell of this clip."""
-        print(f"{self.stage}: {finding}", file=sys.stderr)
+    def spoiled(self, values: T) -> T:
+        """What a stage gave; something else where a test wants it so."""
+        for fault in self._faults:
+            values = fault.spoil(self.stage, values)
+        return values
 
     def _tell(self) -> None:
         self._channel.send(Progress(stage=self.stage, step=self._done, steps=self._of))

@@ -42,10 +42,17 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         self.parts = Parts(
-            self.settings, MICRO_FAMILY, ledger, history, Archive(ledger, history, self.settings),
-            Room(self.settings, lambda: None), Pace(), self.decoder, Metrics(),
-            {"inbox": self.rules},
-        )  # fmt: skip
+            settings=self.settings,
+            family=MICRO_FAMILY,
+            ledger=ledger,
+            history=history,
+            pace=Pace(),
+            archive=Archive(ledger, history, self.settings),
+            room=Room(self.settings, lambda: None),
+            decoder=self.decoder,
+            metrics=Metrics(),
+            rules={"inbox": self.rules},
+        )
         self.woken = 0
         self.intake = Intake(self.parts, self._wake)
         self.rule("90-default", RULE)

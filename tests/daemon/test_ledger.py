@@ -22,11 +22,11 @@ from daemon.history import History
 from daemon.job import Drop, Job
 from daemon.ledger import MOST_CUTS, Ledger
 from pipeline.ladder import Mode
-from pipeline.sidecar import Fallback, Given
+from pipeline.sidecar import Fallback, Tried
 from pipeline.spec import Spec
 
 STEP = Fallback(
-    tried=Given(width=64, height=64, frames=8, mode=Mode.RESIDENT), stage="denoise", reason="full"
+    tried=Tried(width=64, height=64, frames=8, mode=Mode.RESIDENT), stage="denoise", reason="full"
 )
 
 Enqueue = Callable[..., list[int]]

@@ -1,10 +1,10 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for all further
-rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names, unlike any
-other; "long" does it after three seconds. The name of the model says how it loads: "broken",
-"slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
+"spoilt", "die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for
+all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
+unlike any other; "long" does it after three seconds. The name of the model says how it loads:
+"broken", "slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from pipeline.channel import Channel, ParentGone
+from pipeline.gate import Figures
 from pipeline.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
@@ -27,8 +28,10 @@ from pipeline.protocol import (
     Made,
     Make,
     OutOfMemory,
+    Output,
     Prepared,
     Progress,
+    Spoilt,
 )
 
 
@@ -79,6 +82,8 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             channel.send(OutOfMemory(stage="denoise", detail="no room"))
         case "fail" | "retry":
             channel.send(Failed(stage="decode", reason="spoilt", retry=word == "retry"))
+        case "spoilt":
+            channel.send(Spoilt(stage="write", flaw="black", reason="all is black"))
         case "die":
             print("peer: my last words", file=sys.stderr)
             sys.exit(7)
@@ -100,13 +105,15 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
 
 
 def loaded(load: Load) -> Loaded:
-    return Loaded(model=load.model, weights="w", device=load.device, device_name="peer",
-                  memory=None, versions={}, seconds=0.0)  # fmt: skip
+    return Loaded(model=load.model, weights="w", dtype=load.dtype, device=load.device,
+                  device_name="peer", memory=None, versions={}, seconds=0.0)  # fmt: skip
 
 
 def made(order: Make) -> Made:
-    return Made(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
-                frames=order.frames, fps=8, duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
+    output = Output(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
+                    frames=order.frames, fps=8, duration=1.0)  # fmt: skip
+    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=1.0)
+    return Made(output=output, figures=figures, seconds={}, peak_memory=None)
 
 
 def film(channel: Channel, order: Make) -> Made:
@@ -123,7 +130,9 @@ def film(channel: Channel, order: Make) -> Made:
         file.flush()
         os.fsync(file.fileno())
     digest = hashlib.sha256(content).hexdigest()
-    return made(order).model_copy(update={"sha256": digest, "size": len(content)})
+    facts = {"sha256": digest, "size": len(content)}
+    answer = made(order)
+    return answer.model_copy(update={"output": answer.output.model_copy(update=facts)})
 
 
 if __name__ == "__main__":

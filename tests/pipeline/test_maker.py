@@ -11,9 +11,9 @@ import pytest
 from pipeline import ladder
 from pipeline.client import Child, Died, Silent
 from pipeline.loss import Loss
-from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
+from pipeline.maker import Clip, Maker, NoClip, Order, StepDown, another_seed
 from pipeline.presets import MICRO_FAMILY
-from pipeline.protocol import Hello, Load, Loaded, Progress
+from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.spec import Spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,13 +29,20 @@ def order(prompt: str, fallback: str = "auto") -> Order:
 class Bench:
     """A maker with all that it said."""
 
-    def __init__(self, model: str = "micro", *, mute: bool = False, **limits: float) -> None:
+    def __init__(
+        self,
+        model: str = "micro",
+        *,
+        dtype: Dtype = "float32",
+        mute: bool = False,
+        **limits: float,
+    ) -> None:
         """`limits` of silence, by stage."""
         self.lines: list[str] = []
         self.losses: list[Loss] = []
         self.oom_kills = 0
-        self.news: list[Progress | Loaded | StepDown] = []
-        load = Load(model=model, device="cpu", dtype="float32")
+        self.news: list[Progress | Loaded | StepDown | Spoilt] = []
+        load = Load(model=model, device="cpu", dtype=dtype)
         self.maker = Maker(
             load,
             self.lines.append,
@@ -108,6 +115,40 @@ async def test_a_failure_says_whether_a_retry_may_help(
     assert bench.losses == []
     assert "spoilt" in outcome.reason
     assert "decode" in outcome.reason
+
+
+async def test_a_refused_clip_is_made_once_more_with_another_seed(bench: Bench) -> None:
+    clip = await bench.make("oom spoilt oom made")
+    assert isinstance(clip, Clip)
+    asked = order("")
+    assert clip.seed == another_seed(asked.spec.seed) != asked.spec.seed
+    assert clip.refused == "all is black"
+    assert [step.rung for step in clip.steps_down] == list(asked.ladder[:2])
+    assert clip.rung == asked.ladder[2]
+    assert [news.flaw for news in bench.news if isinstance(news, Spoilt)] == ["black"]
+    assert bench.losses == []
+
+
+async def test_a_clip_that_is_refused_twice_is_given_up(bench: Bench) -> None:
+    outcome = await bench.make("spoilt")
+    assert isinstance(outcome, NoClip)
+    assert (outcome.kind, outcome.retry) == ("spoilt", False)
+    assert "all is black; then all is black" in outcome.reason
+    assert len([news for news in bench.news if isinstance(news, Spoilt)]) == 2
+
+
+async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_in_the_usual() -> None:
+    bench = Bench(dtype="float16")
+    clip = await bench.make("spoilt made")
+    assert isinstance(clip, Clip)
+    assert clip.loaded.dtype == "bfloat16"
+    usual = await bench.make("made")
+    assert isinstance(usual, Clip)
+    assert usual.loaded.dtype == "float16"
+    assert usual.refused is None
+    loads = [news.dtype for news in bench.news if isinstance(news, Loaded)]
+    assert loads == ["float16", "bfloat16", "float16"]
+    await bench.maker.close()
 
 
 @pytest.mark.parametrize(

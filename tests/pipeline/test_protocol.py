@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.gate import Figures
 from pipeline.ladder import Mode
 from pipeline.protocol import (
     SILENCE,
@@ -22,12 +23,14 @@ from pipeline.protocol import (
     Made,
     Make,
     OutOfMemory,
+    Output,
     Prepare,
     Prepared,
     Progress,
     Rejected,
     Reply,
     Request,
+    Spoilt,
     Stage,
     dump,
     read_reply,
@@ -64,7 +67,8 @@ REQUESTS = {
         model="micro", device="cpu", dtype="float32"
     ),
     f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
-    '"frames":8,"picture":"/p.png","staging":"/s"}': Make(
+    '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
+    '"likeness":0.2}}': Make(
         job="j",
         spec=SPEC,
         mode=Mode.LEAN,
@@ -84,10 +88,11 @@ REPLIES = {
     ),
     '{"type":"prepared"}': Prepared(),
     '{"type":"rejected","reason":"r","gone":false}': Rejected(reason="r"),
-    '{"type":"loaded","model":"micro","weights":"00","device":"cpu","device_name":"n",'
+    '{"type":"loaded","model":"micro","weights":"00","dtype":"float16","device":"cpu","device_name":"n",'
     '"memory":null,"versions":{"torch":"2"},"seconds":1.5}': Loaded(
         model="micro",
         weights="00",
+        dtype="float16",
         device="cpu",
         device_name="n",
         memory=None,
@@ -97,18 +102,25 @@ REPLIES = {
     '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
         stage="denoise", step=1, steps=50
     ),
-    '{"type":"made","sha256":"00","size":9,"codec":"h264","width":64,"height":64,"frames":8,'
-    '"fps":8,"duration":1.0,"seconds":{"encode":0.5},"peak_memory":null}': Made(
-        sha256="00",
-        size=9,
-        codec="h264",
-        width=64,
-        height=64,
-        frames=8,
-        fps=8,
-        duration=1.0,
+    '{"type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
+    '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
+    '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': Made(
+        output=Output(
+            sha256="00",
+            size=9,
+            codec="h264",
+            width=64,
+            height=64,
+            frames=8,
+            fps=8,
+            duration=1.0,
+        ),
+        figures=Figures(black=0.0, grey=0.1, motion=9.5, likeness=0.9),
         seconds={"encode": 0.5},
         peak_memory=None,
+    ),
+    '{"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r","figures":null}': Spoilt(
+        stage="denoise", flaw="not-finite", reason="r"
     ),
     '{"type":"out_of_memory","stage":"decode","detail":"d"}': OutOfMemory(
         stage="decode", detail="d"

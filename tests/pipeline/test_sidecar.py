@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 
+from pipeline.gate import Figures
 from pipeline.ladder import Mode, Rung
 from pipeline.maker import Clip, StepDown
-from pipeline.protocol import Loaded, Made
+from pipeline.protocol import Loaded, Made, Output
 from pipeline.sidecar import Sidecar, Source, compose, fallback
 from pipeline.spec import Spec
 
@@ -16,12 +17,15 @@ def step(mode: Mode, side: int = 64) -> StepDown:
     return StepDown(Rung(mode, side, side, 8), "denoise", "no room")
 
 
-def sidecar(side: int) -> Sidecar:
-    made = Made(sha256="s", size=1, codec="h264", width=side, height=side, frames=8, fps=8,
-                duration=1.0, seconds={}, peak_memory=None)  # fmt: skip
-    loaded = Loaded(model="micro", weights="w", device="cpu", device_name="c", memory=None,
-                    versions={}, seconds=0.0)  # fmt: skip
-    clip = Clip(made, loaded, Rung(Mode.OFFLOAD, side, side, 8), (step(Mode.LEAN),))
+def sidecar(side: int, dropped: int = 0) -> Sidecar:
+    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=0.9, dropped=dropped)
+    output = Output(sha256="s", size=1, codec="h264", width=side, height=side, frames=8 - dropped,
+                    fps=8, duration=1.0)  # fmt: skip
+    made = Made(output=output, figures=figures, seconds={}, peak_memory=None)
+    loaded = Loaded(model="micro", weights="w", dtype="bfloat16", device="cpu", device_name="c",
+                    memory=None, versions={}, seconds=0.0)  # fmt: skip
+    rung = Rung(Mode.OFFLOAD, side, side, 8)
+    clip = Clip(made, loaded, rung, 77, (step(Mode.LEAN),), refused="all is black")
     return compose(
         clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,
         source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), asked=SPEC,
@@ -37,6 +41,18 @@ def test_only_a_smaller_clip_is_degraded() -> None:
     assert not sidecar(64).degraded
     assert sidecar(48).degraded
     assert (sidecar(48).asked.width, sidecar(48).given.width) == (64, 48)
+
+
+def test_a_clip_without_its_grey_last_frame_is_degraded_and_can_be_made_again() -> None:
+    told = sidecar(64, dropped=1)
+    assert told.degraded
+    assert (told.given.frames, told.output.frames, told.gate.dropped) == (8, 7, 1)
+
+
+def test_what_the_gate_changed_stands_beside_what_was_asked() -> None:
+    told = sidecar(64)
+    assert (told.asked.seed, told.given.seed, told.given.dtype) == (1, 77, "bfloat16")
+    assert (told.gate.refused, told.gate.likeness) == ("all is black", 0.9)
 
 
 def test_a_sidecar_survives_its_file() -> None:

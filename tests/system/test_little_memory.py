@@ -31,7 +31,8 @@ def test_a_lower_mode_gives_the_clip_that_was_asked_for(poor: Studio) -> None:
     poor.until_settled("small.png", "done")
     told = poor.sidecar("small.mp4")
     assert told["degraded"] is False
-    assert told["given"] == {"width": 48, "height": 48, "frames": 8, "mode": "lean"}
+    given = {"width": 48, "height": 48, "frames": 8, "mode": "lean", "dtype": "float32"}
+    assert told["given"] == given | {"seed": told["asked"]["seed"]}
     assert [(f["tried"]["mode"], f["stage"]) for f in told["fallbacks"]] == [
         ("resident", "denoise")
     ]

@@ -1,4 +1,4 @@
-"""One clip within the process: modes, sizes, lack of memory, the gate."""
+"""One clip within the process: modes, sizes, lack of memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,6 @@ from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import picture_latents, read_picture, with_places
 from pipeline.worker.errors import Refused, Spoilt
-from pipeline.worker.gate import findings
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
 from tests.pipeline.worker.kit import a_picture
@@ -66,13 +65,13 @@ def test_every_mode_gives_the_same_frames(
     micro: Model, order: Order, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = {}
-    decoded = clip.findings
+    examine = clip.examine
 
-    def keep(values: Any) -> list[str]:
+    def keep(values: Any, *others: Any) -> Any:
         frames[mode] = values.astype(int)
-        return decoded(values)
+        return examine(values, *others)
 
-    monkeypatch.setattr(clip, "findings", keep)
+    monkeypatch.setattr(clip, "examine", keep)
     for mode in (*Mode, Mode.RESIDENT):
         made(micro, order(mode=mode, guidance=guidance))
     for mode in Mode:
@@ -189,19 +188,6 @@ def test_frames_that_are_no_numbers_are_no_clip(micro: Model) -> None:
     latents = torch.full((1, 4, 2, 8, 8), float("inf"))
     with torch.no_grad(), pytest.raises(Spoilt, match="not numbers"):
         decode.decode(micro, latents, together=2, on_step=lambda _: None)
-
-
-def test_the_gate() -> None:
-    good = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
-    assert findings(good) == []
-    with pytest.raises(Spoilt, match="black"):
-        findings(np.zeros_like(good))
-    flash = good.copy()
-    flash[2] = 0
-    assert findings(flash) == ["black frames: 2"]
-    grey = good.copy()
-    grey[-1] = 127
-    assert findings(grey) == ["the last frame is 100% mid-grey"]
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.protocol import Output
 from pipeline.worker import encode
 from pipeline.worker.encode import write
-from pipeline.worker.errors import Spoilt
+from pipeline.worker.errors import BadFile
 
 
 def a_clip(frames: int = 9, width: int = 80, height: int = 48) -> Any:
@@ -23,7 +24,7 @@ def a_clip(frames: int = 9, width: int = 80, height: int = 48) -> Any:
     return np.stack(pictures)
 
 
-def written(path: Path, **changes: Any) -> encode.Clip:
+def written(path: Path, **changes: Any) -> Output:
     given = {
         "fps": 7,
         "quality": 10,
@@ -156,7 +157,7 @@ def test_a_file_that_is_not_what_was_written_does_not_count(
         mux(path, frames[:-1], **how)
 
     monkeypatch.setattr(encode, "_mux", lossy)
-    with pytest.raises(Spoilt, match="8 frames"):
+    with pytest.raises(BadFile, match="8 frames"):
         written(tmp_path / "clip.mp4")
 
     def cut(path: Path, frames: Any, **how: Any) -> None:
@@ -164,7 +165,7 @@ def test_a_file_that_is_not_what_was_written_does_not_count(
         path.write_bytes(path.read_bytes()[:-200])
 
     monkeypatch.setattr(encode, "_mux", cut)
-    with pytest.raises(Spoilt):
+    with pytest.raises(BadFile):
         written(tmp_path / "clip.mp4")
 
 

@@ -54,7 +54,7 @@ def test_same_spec_same_file_in_two_processes(worker: Start, order: Order) -> No
         peer = worker()
         peer.load()
         peer.send(order())
-        digests.add(peer.final().sha256)
+        digests.add(peer.final().output.sha256)
         peer.close()
     assert len(digests) == 1
 
