@@ -73,7 +73,8 @@ def test_the_sidecar_schema_is_current() -> None:
 
 
 def test_every_test_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", README))
+    texts = README + (ROOT / "daemon" / "README.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", texts))
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert named - set(re.findall(r"def (test_\w+)\(", code)) == set()
     assert len(named) > 20

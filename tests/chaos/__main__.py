@@ -202,7 +202,8 @@ def main() -> int:
 def _print(run: Run, rounds: int, observer: Observer, seconds: float) -> None:
     table = Table("what", "how many", box=None)
     table.add_row("rounds", str(rounds))
-    table.add_row("system calls swept", f"{run.sweep.points} ({run.sweep.passes} whole sweeps)")
+    table.add_row("system calls swept", f"{run.sweep.points}, {run.sweep.passes} whole sweeps")
+    table.add_row("the next would be", str(run.sweep.next()))
     for what, count in sorted(run.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(run.studio.clips())))

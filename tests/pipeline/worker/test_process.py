@@ -14,6 +14,7 @@ from pipeline.mode import Mode, Rung
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer
+from tests.system import disks
 
 pytestmark = pytest.mark.slow
 
@@ -190,3 +191,18 @@ def test_faults_are_for_tests_only(worker: Start) -> None:
     peer.load()
     assert peer.process.wait(20) == 1
     assert "I2VD_TESTING" in peer.log()
+
+
+def test_a_full_disk_is_told_as_that_and_the_worker_goes_on(
+    worker: Start, order: Order, tmp_path: Path
+) -> None:
+    peer = worker()
+    peer.load()
+    with disks.tmpfs(tmp_path / "full", size="64k") as folder:
+        disks.fill(folder, leave=0)
+        peer.send(order().model_copy(update={"staging": str(folder)}))
+        failed = peer.final()
+        assert (failed.type, failed.disk, failed.retry) == ("failed", True, True)
+        assert "No space left" in failed.reason
+    peer.send(order())
+    assert peer.final().type == "made"

@@ -1,0 +1,115 @@
+"""Room: what stops new work, for whom, and when it is looked at again."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ByteSize
+
+from daemon import room as rooms
+from daemon.database import LedgerUnavailable
+from daemon.room import Room, write_probe
+from daemon.settings import Inbox, Settings
+
+
+def full(file: Path) -> OSError:
+    return OSError(28, "No space left on device", str(file))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    inboxes = []
+    for name in ("one", "two"):
+        folders = {role: tmp_path / name / role for role in ("path", "outbox", "archive", "failed")}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        inboxes.append(Inbox(name=name, **folders))
+    return Settings(inbox=tuple(inboxes), state=tmp_path, min_free=0)
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(rooms, "time", clock)
+    return clock
+
+
+def test_an_error_stops_its_inbox_alone(settings: Settings, clock: Clock) -> None:
+    room = Room(settings, lambda: None)
+    room.doubt(settings.inbox[0], full(settings.inbox[0].outbox))
+    assert list(room.lacking) == ["one"]
+    assert room.lacking["one"] == f"No space left on device: {settings.inbox[0].outbox}"
+    room.look()
+    assert list(room.lacking) == ["one"], "it is too early to look again"
+    clock.now = 2.0
+    assert room.look() is True
+    assert room.lacking == {}
+
+
+def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
+    settings: Settings, clock: Clock
+) -> None:
+    locked = True
+
+    def try_ledger() -> None:
+        if locked:
+            raise LedgerUnavailable("the queue is locked")
+
+    room = Room(settings, try_ledger)
+    room.doubt(settings.inbox[0], LedgerUnavailable("the queue is locked"))
+    clock.now = 10.0
+    room.look()
+    assert room.lacking == {"one": "the queue is locked", "two": "the queue is locked"}
+    locked = False
+    room.look()
+    assert room.lacking == {}
+
+
+def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
+    settings: Settings, clock: Clock
+) -> None:
+    """A quota lets the probe through and not the clip: that must not burn the GPU for ever."""
+    room, inbox, waits = Room(settings, lambda: None), settings.inbox[0], []
+    for _ in range(10):
+        room.doubt(inbox, full(inbox.outbox))
+        began = clock.now
+        while room.lacking:
+            clock.now += 1.0
+            room.look()
+        waits.append(clock.now - began)
+    assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    room.trust(inbox)
+    room.doubt(inbox, full(inbox.outbox))
+    clock.now += 2.0
+    room.look()
+    assert room.lacking == {}
+
+
+def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings) -> None:
+    room = Room(settings, lambda: None)
+    settings.inbox[1].outbox.rmdir()
+    room.look()
+    assert "No such file" in room.lacking["two"]
+    assert "one" not in room.lacking
+
+
+def test_too_little_space_is_told_with_what_to_do(settings: Settings) -> None:
+    room = Room(settings.model_copy(update={"min_free": ByteSize(10**18)}), lambda: None)
+    room.look()
+    assert room.lacking.keys() == {"one", "two"}
+    assert f"state {settings.state}: " in room.lacking["one"]
+    assert "MB free, min_free is 1.0EB; make room" in room.lacking["one"]
+
+
+def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
+    write_probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
