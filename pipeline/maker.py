@@ -13,13 +13,14 @@ from typing import Literal
 from pipeline.client import Child, Died, Silent
 from pipeline.gate import Limits
 from pipeline.ladder import Rung
-from pipeline.loss import Loss, oom_kills, tell_apart
+from pipeline.loss import Loss, fragmentation, leak, oom_kills, tell_apart
 from pipeline.protocol import (
     SILENCE,
     Cancel,
     Cancelled,
     Dtype,
     Failed,
+    Final,
     Hello,
     Load,
     Loaded,
@@ -206,13 +207,15 @@ class Maker:
     async def _descend(
         self, order: Order, dtype: Dtype | None, report: Report
     ) -> Clip | NoClip | _Refused:
-        loaded = await self.start(report, dtype)
-        if isinstance(loaded, NoClip):
-            return loaded
         steps_down: list[StepDown] = []
-        for rung in order.ladder:
+        mended = False
+        while len(steps_down) < len(order.ladder):
+            loaded = await self.start(report, dtype)
+            if isinstance(loaded, NoClip):
+                return loaded
             if self._cancelled:  # while the model was loading, or between two rungs
                 return _CANCELLED
+            rung = order.ladder[len(steps_down)]
             answer = await self._try(order, rung, report)
             match answer:
                 case Made():
@@ -220,6 +223,9 @@ class Maker:
                 case Spoilt():
                     report(answer)
                     return _Refused(answer, rung, tuple(steps_down))
+                case OutOfMemory() if not mended and (loss := fragmentation(answer)):
+                    mended = True
+                    await self._replace(loss)
                 case OutOfMemory():
                     steps_down.append(StepDown(rung, answer.stage, answer.detail))
                     report(steps_down[-1])
@@ -271,7 +277,10 @@ class Maker:
                 limits=self._limits,
             )
         )
-        return await self._final("encode", report)
+        answer = await self._final("encode", report)
+        if isinstance(answer, Final) and (loss := leak(answer)):
+            await self._replace(loss)
+        return answer
 
     async def _final(self, stage: Stage, report: Report) -> Reply | Loss:
         """The final reply to the last request; each stage has its own limit for silence."""
@@ -287,6 +296,11 @@ class Maker:
                     return tell_apart(_WHO, end, stage, oom_killed=oom_killed)
                 case reply:
                     return reply
+
+    async def _replace(self, loss: Loss) -> None:
+        """End a child that is well, but has lost memory; the next use starts another."""
+        await self.close()
+        self._on_loss(loss)
 
     async def _mourn(self) -> None:
         """The child died between two clips, which is held against neither."""

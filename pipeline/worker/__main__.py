@@ -45,6 +45,8 @@ def _quiet() -> None:
     """Libraries keep their progress bars and advice to themselves; the parent shows ours."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # pieces of memory that can grow together: what is reserved and idle then serves any size
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)

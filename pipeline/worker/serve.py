@@ -29,6 +29,7 @@ from pipeline.worker.errors import (
     is_device_lost,
     is_disk,
     is_out_of_memory,
+    shortage,
 )
 from pipeline.worker.fault import Fault
 from pipeline.worker.model import Model, checked_device, device_facts, load
@@ -76,7 +77,14 @@ class Server:
             with self._budget.kept():
                 return clip.make(model, order, watch, self._budget)
 
-        return self._answer(made, watch)
+        reply = self._answer(made, watch)
+        return reply.model_copy(update={"strays": self._strays(model)})
+
+    def _strays(self, model: Model) -> int | None:
+        """Bytes on the device that are no weights, once all is released."""
+        release(model.device)
+        live = self._budget.live()
+        return None if live is None else max(0, live - model.weights.held())
 
     def _load(self, order: Load, watch: Watch) -> Loaded:
         since = time.monotonic()
@@ -153,7 +161,9 @@ def _reply(error: Exception, watch: Watch) -> Final:
         print(f"the device is lost: {first_line(error)}", file=sys.stderr)
         sys.exit(EXIT_DEVICE_LOST)
     if is_out_of_memory(error):
-        return OutOfMemory(stage=watch.stage, detail=first_line(error))
+        told = shortage(error)
+        figures = told._asdict() if told else {}
+        return OutOfMemory(stage=watch.stage, detail=first_line(error), **figures)
     final = isinstance(error, (Refused, ModelUnusable))
     if not final:
         sys.excepthook(type(error), error, error.__traceback__)

@@ -102,6 +102,13 @@ class Weights:
             if tensor.data_ptr() == host.data_ptr() or tensor.dtype != wanted:
                 tensor.data = host.to(self.device, wanted, copy=self._copy)
 
+    def held(self) -> int:
+        """Bytes that the weights take on the device now; 0 where that is the host's memory."""
+        away = (
+            tensor for tensor, host in self._host.items() if tensor.data_ptr() != host.data_ptr()
+        )
+        return sum(tensor.nbytes for tensor in away)
+
     def leave(self, module: nn.Module) -> None:
         """Release the module's memory on the device."""
         for tensor in _tensors(module):
