@@ -90,6 +90,8 @@ class Server:
         since = time.monotonic()
         watch.enter("load", _LOAD_STEPS)
         device = checked_device(order.device)
+        if device.type == "cuda":  # whatever names no device must not open a context on card 0
+            torch.cuda.set_device(device)
         _set_threads(order.model)
         self._budget = budget.Budget(device, self._limit)
         model = load(

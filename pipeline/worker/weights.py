@@ -104,10 +104,8 @@ class Weights:
 
     def held(self) -> int:
         """Bytes that the weights take on the device now; 0 where that is the host's memory."""
-        away = (
-            tensor for tensor, host in self._host.items() if tensor.data_ptr() != host.data_ptr()
-        )
-        return sum(tensor.nbytes for tensor in away)
+        pairs = self._host.items()
+        return sum(here.nbytes for here, host in pairs if here.data_ptr() != host.data_ptr())
 
     def leave(self, module: nn.Module) -> None:
         """Release the module's memory on the device."""

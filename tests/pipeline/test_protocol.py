@@ -123,9 +123,8 @@ REPLIES = {
     '"figures":null}': Spoilt(stage="denoise", flaw="not-finite", reason="r"),
     '{"strays":null,"type":"out_of_memory","stage":"decode","detail":"d",'
     '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
-    '{"strays":null,"type":"failed","stage":"write","reason":"r","retry":true,"disk":false}': Failed(
-        stage="write", reason="r", retry=True
-    ),
+    '{"strays":null,"type":"failed","stage":"write","reason":"r","retry":true,'
+    '"disk":false}': Failed(stage="write", reason="r", retry=True),
     '{"strays":null,"type":"cancelled"}': Cancelled(),
 }
 
