@@ -8,6 +8,7 @@ the second ends it now, and it goes back to the queue uncounted.
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
