@@ -132,6 +132,7 @@ class Maker:
         self._env = env
         self._module = module
         self._count_oom_kills = count_oom_kills
+        self._shot_before = 0
         self._child: Child | None = None
         self._cancelled = False
         self._killed = False
@@ -286,14 +287,13 @@ class Maker:
         """The final reply to the last request; each stage has its own limit for silence."""
         while True:
             assert self._child is not None
-            shot_before = self._count_oom_kills()
+            self._shot_before = self._count_oom_kills()
             match await self._child.receive(self._silence[stage]):
                 case Progress() as progress:
                     stage = progress.stage
                     report(progress)
                 case (Died() | Silent()) as end:
-                    oom_killed = self._count_oom_kills() > shot_before
-                    return tell_apart(_WHO, end, stage, oom_killed=oom_killed)
+                    return self._told_apart(end, stage)
                 case reply:
                     return reply
 
@@ -307,7 +307,12 @@ class Maker:
         assert self._child is not None
         end = await self._child.receive(self._silence["start"])
         if isinstance(end, (Died, Silent)):
-            await self._bury(tell_apart(_WHO, end, "no work", oom_killed=False), "lost")
+            await self._bury(self._told_apart(end, "no work"), "lost")
+
+    def _told_apart(self, end: Died | Silent, doing: str) -> Loss:
+        """The kernel is blamed when it shot anything since the child was last heard of."""
+        oom_killed = self._count_oom_kills() > self._shot_before
+        return tell_apart(_WHO, end, doing, oom_killed=oom_killed)
 
     async def _bury(self, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
         """No trace of the child stays; what we ended ourselves is no loss."""

@@ -82,7 +82,10 @@ class Server:
 
     def _strays(self, model: Model) -> int | None:
         """Bytes on the device that are no weights, once all is released."""
-        release(model.device)
+        try:
+            release(model.device)
+        except RuntimeError:  # what is answered already holds; the next request finds out
+            return None
         live = self._budget.live()
         return None if live is None else max(0, live - model.weights.held())
 
