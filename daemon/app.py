@@ -8,6 +8,7 @@ the second ends it now, and it goes back to the queue uncounted.
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -342,12 +343,17 @@ def _line(child: str) -> Callable[[str], None]:
 
 
 def devices(wanted: Iterable[str]) -> list[str]:
-    """The devices to use: "auto" is every NVIDIA GPU that the kernel shows, else the CPU."""
+    """The devices to use: "auto" is every NVIDIA GPU that we may use, else the CPU."""
     found: list[str] = []
     for device in wanted:
-        if device != "auto":
-            found.append(device)
-            continue
-        cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
-        found += [f"cuda:{number}" for number in range(len(cards))] or ["cpu"]
+        found += [device] if device != "auto" else _cards() or ["cpu"]
     return found
+
+
+def _cards(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """What the kernel shows, or as many as CUDA_VISIBLE_DEVICES leaves, which numbers them anew."""
+    count = len(list(folder.glob("*")))
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        names = [name.strip() for name in visible.split(",")]
+        count = min(count, next((n for n, x in enumerate(names) if x in ("", "-1")), len(names)))
+    return [f"cuda:{number}" for number in range(count)]

@@ -65,6 +65,7 @@ class Dispatcher:
             self._wake.clear()
             job = await self._next()
             if job is None:
+                await self._release(slot)
                 await self._rest(_IDLE)
                 continue
             with structlog.contextvars.bound_contextvars(job=job.id):
@@ -91,6 +92,13 @@ class Dispatcher:
         except LedgerUnavailable as error:
             self._parts.room.doubt(None, error)
             return None
+
+    async def _release(self, slot: Slot) -> None:
+        """End a worker that has had nothing to do for long, so that others can use its device."""
+        after = self._parts.settings.model.idle_release
+        if after and slot.maker.pid and slot.idle() >= after:
+            await slot.maker.close()
+            log.info("released", device=slot.device, idle=after)
 
     async def _attempt(self, slot: Slot, job: Job) -> None:
         log.info("running", path=job.path, attempt=job.attempt, device=slot.device)

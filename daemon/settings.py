@@ -102,6 +102,8 @@ class Model(_Section):
     """"auto" is float16 on CUDA and float32 on a CPU."""
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
+    idle_release: Seconds = 0.0
+    """Seconds without work after which a worker is ended and its memory free; 0: never."""
 
     max_vram: ByteSize | None = Field(default=None, gt=0)
     """Most of a device's memory that may be used; on a CPU the model's tensors are counted."""

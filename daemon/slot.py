@@ -27,10 +27,16 @@ class Slot:
     losses: int = 0
     """Workers lost or not to be had, one after the other."""
     _stage_began: float = 0.0
+    _free_since: float = field(default_factory=time.monotonic)
 
     def take(self, job: Job | None) -> None:
         """Begin with a job, or be free again."""
         self.job, self.progress = job, None
+        self._free_since = time.monotonic()
+
+    def idle(self) -> float:
+        """Seconds without a job."""
+        return 0.0 if self.job else time.monotonic() - self._free_since
 
     def count(self, outcome: Clip | NoClip | Rejected) -> None:
         """Whether an attempt cost a worker; one that answered for itself ends the series."""

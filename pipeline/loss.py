@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.client import Died, Silent
-from pipeline.protocol import EXIT_DEVICE_LOST
+from pipeline.protocol import EXIT_DEVICE_LOST, Final, OutOfMemory
 
-Cause = Literal["device", "host-memory", "killed", "crash", "hang", "channel", "load"]
+Cause = Literal[
+    "device",
+    "host-memory",
+    "killed",
+    "crash",
+    "hang",
+    "channel",
+    "load",
+    "fragmentation",
+    "leak",
+]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 _ADVICE: dict[Cause, str] = {
@@ -25,10 +35,18 @@ _ADVICE: dict[Cause, str] = {
     "hang": "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.silence`",
     "channel": "this is a fault in i2vd or in a library: please report it with the log",
     "load": "`i2vd check` looks at the model and the device; the job waits",
+    "fragmentation": "a new worker tries the same once more; if it comes often, see that nobody "
+    "set PYTORCH_ALLOC_CONF without expandable_segments:True",
+    "leak": "a new worker starts with all of the memory; if it comes with every clip, please "
+    "report it with the log",
 }
 
 _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that a process gets from others; the rest tell of a fault of its own."""
+
+_TOLERATED = 256 << 20
+"""Bytes that may stay on the device after a clip: workspaces of the libraries take some tens of MB,
+and are taken once."""
 
 _VMSTAT = Path("/proc/vmstat")
 
@@ -62,6 +80,33 @@ def _cause(returncode: int | None) -> Cause:
     if -returncode in _SENT:
         return "killed"
     return "device" if returncode == EXIT_DEVICE_LOST else "crash"
+
+
+def fragmentation(end: OutOfMemory) -> Loss | None:
+    """The loss of a worker whose memory would have sufficed, were it not in pieces.
+
+    The allocator had more reserved and idle than it was asked for, though not in one piece: a
+    smaller clip is no cure for that.
+    """
+    if end.requested is None or end.allocated is None or end.reserved is None:
+        return None
+    idle = end.reserved - end.allocated
+    if idle < end.requested:
+        return None
+    told = f"{_mb(end.requested)} were asked for and {_mb(idle)} idle, but in pieces"
+    return Loss("fragmentation", f"the device's memory is fragmented: {told} (in {end.stage})")
+
+
+def leak(end: Final) -> Loss | None:
+    """The loss of a worker that keeps memory which its clip should have given back."""
+    if end.strays is None or end.strays <= _TOLERATED:
+        return None
+    told = f"{_mb(end.strays)} that are no weights did not come back after a clip"
+    return Loss("leak", f"the device's memory leaks: {told}")
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"
 
 
 def oom_kills(vmstat: Path = _VMSTAT) -> int:

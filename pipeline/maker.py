@@ -14,7 +14,7 @@ from typing import Literal
 from pipeline.client import Child, Died, Silent
 from pipeline.gate import Limits
 from pipeline.ladder import first_that_fits
-from pipeline.loss import Loss, oom_kills, tell_apart
+from pipeline.loss import Loss, fragmentation, leak, oom_kills, tell_apart
 from pipeline.mode import Rung
 from pipeline.protocol import (
     SILENCE,
@@ -22,6 +22,7 @@ from pipeline.protocol import (
     Cancelled,
     Dtype,
     Failed,
+    Final,
     Hello,
     Load,
     Loaded,
@@ -146,6 +147,7 @@ class Maker:
         self._env = env
         self._module = module
         self._count_oom_kills = count_oom_kills
+        self._shot_before = 0
         self._child: Child | None = None
         self._cancelled = False
         self._killed = False
@@ -230,10 +232,15 @@ class Maker:
         steps_down = _skipped(order, loaded, room)
         for step in steps_down:
             report(step)
-        for rung in order.ladder[len(steps_down) :]:
+        mended = False
+        while len(steps_down) < len(order.ladder):
             since = time.monotonic()
+            loaded = await self.start(report, dtype)  # the last try may have cost the child
+            if isinstance(loaded, NoClip):
+                return loaded
             if self._cancelled:  # while the model was loading, or between two rungs
                 return _CANCELLED
+            rung = order.ladder[len(steps_down)]
             answer = await self._try(order, rung, report)
             match answer:
                 case Made():
@@ -241,20 +248,16 @@ class Maker:
                 case Spoilt():
                     report(answer)
                     return _Refused(answer, rung, tuple(steps_down))
+                case OutOfMemory() if not mended and (loss := fragmentation(answer)):
+                    mended = True
+                    await self._replace(loss)
                 case OutOfMemory():
                     spent = time.monotonic() - since
                     step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), room)
                     steps_down.append(step)
                     report(step)
-                case Failed():
-                    kind: Kind = "disk" if answer.disk else "failed"
-                    return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
-                case Cancelled():
-                    return _CANCELLED
-                case Loss():
-                    return await self._bury(answer, "lost")
                 case other:
-                    return await self._bury(_out_of_turn(other), "lost")
+                    return await self._no_clip(other)
         last = steps_down[-1]
         reason = f"out of memory at {last.rung}, the last rung ({last.detail})"
         return NoClip("memory", reason, retry=False, room=room)
@@ -284,10 +287,19 @@ class Maker:
         match await self._final("encode", report):
             case Surveyed(free=free):
                 return free
-            case Loss() as loss:
-                return await self._bury(loss, "lost")
+            case other:
+                return await self._no_clip(other)
+
+    async def _no_clip(self, answer: Reply | Loss) -> NoClip:
+        """What an answer means that is neither a clip nor lack of memory."""
+        match answer:
+            case Failed():
+                kind: Kind = "disk" if answer.disk else "failed"
+                return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
             case Cancelled():
                 return _CANCELLED
+            case Loss():
+                return await self._bury(answer, "lost")
             case other:
                 return await self._bury(_out_of_turn(other), "lost")
 
@@ -306,29 +318,41 @@ class Maker:
                 limits=self._limits,
             )
         )
-        return await self._final("encode", report)
+        answer = await self._final("encode", report)
+        if isinstance(answer, Final) and (loss := leak(answer)):
+            await self._replace(loss)
+        return answer
 
     async def _final(self, stage: Stage, report: Report) -> Reply | Loss:
         """The final reply to the last request; each stage has its own limit for silence."""
         while True:
             assert self._child is not None
-            shot_before = self._count_oom_kills()
+            self._shot_before = self._count_oom_kills()
             match await self._child.receive(self._silence[stage]):
                 case Progress() as progress:
                     stage = progress.stage
                     report(progress)
                 case (Died() | Silent()) as end:
-                    oom_killed = self._count_oom_kills() > shot_before
-                    return tell_apart(_WHO, end, stage, oom_killed=oom_killed)
+                    return self._told_apart(end, stage)
                 case reply:
                     return reply
+
+    async def _replace(self, loss: Loss) -> None:
+        """End a child that is well, but has lost memory; the next use starts another."""
+        await self.close()
+        self._on_loss(loss)
 
     async def _mourn(self) -> None:
         """The child died between two clips, which is held against neither."""
         assert self._child is not None
         end = await self._child.receive(self._silence["start"])
         if isinstance(end, (Died, Silent)):
-            await self._bury(tell_apart(_WHO, end, "no work", oom_killed=False), "lost")
+            await self._bury(self._told_apart(end, "no work"), "lost")
+
+    def _told_apart(self, end: Died | Silent, doing: str) -> Loss:
+        """The kernel is blamed when it shot anything since the child was last heard of."""
+        oom_killed = self._count_oom_kills() > self._shot_before
+        return tell_apart(_WHO, end, doing, oom_killed=oom_killed)
 
     async def _bury(self, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
         """No trace of the child stays; what we ended ourselves is no loss."""

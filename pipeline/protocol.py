@@ -190,7 +190,14 @@ class Output(BaseModel):
     duration: float
 
 
-class Made(_Message):
+class Final(_Message):
+    """How a Make ended."""
+
+    strays: int | None = None
+    """Bytes on the device that are no weights, once all is released; None where nobody counts."""
+
+
+class Made(Final):
     """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
 
     type: Literal["made"] = "made"
@@ -202,15 +209,22 @@ class Made(_Message):
     """Most bytes reserved on the device; None where the device does not count them."""
 
 
-class OutOfMemory(_Message):
-    """The device's memory did not suffice in `stage`; what was held is released. Final."""
+class OutOfMemory(Final):
+    """The device's memory did not suffice in `stage`; what was held is released. Final.
+
+    In bytes, where the allocator told them: what was asked of it at last, what was in use then, and
+    what it had reserved.
+    """
 
     type: Literal["out_of_memory"] = "out_of_memory"
     stage: Stage
     detail: str
+    requested: int | None = None
+    allocated: int | None = None
+    reserved: int | None = None
 
 
-class Spoilt(_Message):
+class Spoilt(Final):
     """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
 
     type: Literal["spoilt"] = "spoilt"
@@ -220,7 +234,7 @@ class Spoilt(_Message):
     figures: Figures | None = None
 
 
-class Failed(_Message):
+class Failed(Final):
     """The request could not be done; `retry` says whether another try may help. Final."""
 
     type: Literal["failed"] = "failed"
@@ -231,7 +245,7 @@ class Failed(_Message):
     """The folder could not be written, which is not the request's fault."""
 
 
-class Cancelled(_Message):
+class Cancelled(Final):
     """Given up as asked. Final."""
 
     type: Literal["cancelled"] = "cancelled"

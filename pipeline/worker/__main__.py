@@ -7,10 +7,12 @@ import that hangs is noticed. What is below Exception is not caught: the child s
 dies, and the parent reads the exit code.
 """
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.channel import Channel, ParentGone
@@ -20,9 +22,13 @@ from pipeline.worker import fault
 if TYPE_CHECKING:
     from pipeline.worker.serve import Server
 
+_OOM_SCORE = 500
+"""Of 1000; each is a thousandth of the memory more in the kernel's eyes."""
+
 
 def main() -> None:
     """Serve until the parent is gone."""
+    _offer()
     _quiet()
     channel = Channel.open()
     server: Server | None = None
@@ -43,10 +49,21 @@ def main() -> None:
         sys.exit(0)
 
 
+def _offer() -> None:
+    """Let the kernel, short of memory, take this process before the daemon: it can be replaced."""
+    place = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        place.write_text(str(max(_OOM_SCORE, int(place.read_text()))))
+
+
 def _quiet() -> None:
     """Libraries keep their progress bars and advice to themselves; the parent shows ours."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # cuda:N is then what nvidia-smi calls N, rather than the N-th fastest card
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    # pieces of memory that can grow together: what is reserved and idle then serves any size
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)

@@ -103,6 +103,12 @@ class Budget:
         with self._ledger:
             yield
 
+    def live(self) -> int | None:
+        """Bytes in use now; None where nobody counts them."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return self._ledger.live if self._ledger else None
+
     def peak(self) -> int | None:
         """Most bytes in use since `kept` was entered; None where nobody counts them."""
         if self._device.type == "cuda":

@@ -1,6 +1,8 @@
 """What can go wrong in an attempt, told apart: no memory, a lost device, a refused request."""
 
 import errno
+import re
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +22,13 @@ _LOST = (
 """Words of errors after which the context is of no use: illegal access, assert, launch failure,
 ECC, a card off the bus. A few are harmless, but not worth telling apart: a new process costs
 seconds."""
+
+_SIZE = r"([\d.]+) (bytes|[KMG]iB)"
+_FIGURES = re.compile(
+    rf"Tried to allocate {_SIZE}.*?{_SIZE} is allocated by PyTorch.*?{_SIZE} is reserved by",
+    re.DOTALL,
+)
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -68,6 +77,23 @@ def is_device_lost(error: BaseException) -> bool:
 def is_disk(error: BaseException) -> bool:
     """Whether a folder could not be written: full, over quota, read-only, broken."""
     return isinstance(error, OSError) and error.errno in _DISK
+
+
+class Shortage(NamedTuple):
+    """What the allocator told of its memory, in bytes."""
+
+    requested: int
+    allocated: int
+    reserved: int
+
+
+def shortage(error: BaseException) -> Shortage | None:
+    """The figures in the message of CUDA's allocator, which are those of the moment it gave up."""
+    found = _FIGURES.search(str(error))
+    if found is None:
+        return None
+    asked, used, idle = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3, 5))
+    return Shortage(asked, used, used + idle)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,12 +1,12 @@
 """Faults on purpose, for tests of what the parent does about them.
 
 I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several with ";" between, heeded only with
-I2VD_TESTING=1. KIND: oom, die (as if the kernel shot the child), crash, hang, fail, lost (as if the
-device's context was lost), rubbish (on the channel). It strikes after the stage's first step. Or
-what the stage gave is spoilt: nan (latents); black, grey, grey-end, frozen, other (frames). With
-WHEN it is so only in attempts of one of these modes ("lean"), sizes ("64x64"), numbers of frames
-("8f") or words of the prompt. A WHEN with a "/" is the path of a token: the fault strikes as often
-as it can take that file away.
+I2VD_TESTING=1. KIND: oom, fragmented (oom with enough idle), leak, die (as if the kernel shot the
+child), crash, hang, fail, lost (as if the device's context was lost), rubbish (on the channel). It
+strikes after the stage's first step. Or what the stage gave is spoilt: nan (latents); black, grey,
+grey-end, frozen, other (frames). With WHEN it is so only in attempts of one of these modes
+("lean"), sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/" is the
+path of a token: the fault strikes as often as it can take that file away.
 """
 
 import os
@@ -27,6 +27,25 @@ def _no_memory() -> None:
     import torch
 
     raise torch.OutOfMemoryError("out of memory, on purpose")
+
+
+def _no_piece() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 7.79 GiB of "
+        "which 93.69 MiB is free. Process 77 has 7.70 GiB memory in use. Of the allocated memory "
+        "4.25 GiB is allocated by PyTorch, and 3.20 GiB is reserved by PyTorch but unallocated."
+    )
+
+
+_leaked: list[Any] = []
+
+
+def _leak() -> None:
+    import torch
+
+    _leaked.append(torch.empty(300 << 20, dtype=torch.uint8))
 
 
 def _fail() -> None:
@@ -60,6 +79,8 @@ def _babble() -> None:
 
 _STRIKES: dict[str, Callable[[], None]] = {
     "oom": _no_memory,
+    "fragmented": _no_piece,
+    "leak": _leak,
     "fail": _fail,
     "lost": _lose_device,
     "die": _die,

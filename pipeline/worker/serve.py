@@ -38,6 +38,7 @@ from pipeline.worker.errors import (
     is_device_lost,
     is_disk,
     is_out_of_memory,
+    shortage,
 )
 from pipeline.worker.fault import Fault
 from pipeline.worker.model import Model, checked_device, device_facts, load
@@ -88,12 +89,24 @@ class Server:
             with self._budget.kept():
                 return clip.make(model, order, watch, self._budget)
 
-        return self._answer(made, watch)
+        reply = self._answer(made, watch)
+        return reply.model_copy(update={"strays": self._strays(model)})
+
+    def _strays(self, model: Model) -> int | None:
+        """Bytes on the device that are no weights, once all is released."""
+        try:
+            release(model.device)
+        except RuntimeError:  # what is answered already holds; the next request finds out
+            return None
+        live = self._budget.live()
+        return None if live is None else max(0, live - model.weights.held())
 
     def _load(self, order: Load, watch: Watch) -> Loaded:
         since = time.monotonic()
         watch.enter("load", _LOAD_STEPS)
         device = checked_device(order.device)
+        if device.type == "cuda":  # whatever names no device must not open a context on card 0
+            torch.cuda.set_device(device)
         _set_threads(order.model)
         self._budget = budget.Budget(device, order.max_memory)
         model = load(
@@ -165,7 +178,9 @@ def _reply(error: Exception, watch: Watch) -> Final:
         print(f"the device is lost: {first_line(error)}", file=sys.stderr)
         sys.exit(EXIT_DEVICE_LOST)
     if is_out_of_memory(error):
-        return OutOfMemory(stage=watch.stage, detail=first_line(error))
+        told = shortage(error)
+        figures = told._asdict() if told else {}
+        return OutOfMemory(stage=watch.stage, detail=first_line(error), **figures)
     final = isinstance(error, (Refused, ModelUnusable))
     if not final:
         sys.excepthook(type(error), error, error.__traceback__)

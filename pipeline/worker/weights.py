@@ -123,6 +123,11 @@ class Weights:
             if self._is_away(tensor) or tensor.dtype != wanted:
                 tensor.data = host.to(self.device, wanted, copy=self._copy)
 
+    def held(self) -> int:
+        """Bytes that the weights take on the device now; 0 where that is the host's memory."""
+        pairs = self._host.items()
+        return sum(here.nbytes for here, host in pairs if here.data_ptr() != host.data_ptr())
+
     def leave(self, module: nn.Module) -> None:
         """Release the module's memory on the device."""
         for tensor in tensors_of(module):

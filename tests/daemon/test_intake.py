@@ -11,6 +11,8 @@ from PIL import Image
 
 from daemon import operate
 from daemon.archive import Archive
+from daemon.database import Database
+from daemon.forecast import Forecast
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.job import Job
@@ -32,7 +34,7 @@ RULE = '[make]\nprompt = "camera panning right, {stem}"\npreset = "draft"\n'
 class Desk:
     """An inbox with all that intake needs."""
 
-    def __init__(self, root: Path, ledger: Ledger, history: History) -> None:
+    def __init__(self, root: Path, database: Database, ledger: Ledger, history: History) -> None:
         folders = {role: root / role for role in ("path", "outbox", "rules", "archive", "failed")}
         for folder in folders.values():
             folder.mkdir()
@@ -47,6 +49,7 @@ class Desk:
             ledger=ledger,
             history=history,
             pace=Pace(),
+            forecast=Forecast(database, "micro"),
             archive=Archive(ledger, history, self.settings),
             room=Room(self.settings, lambda: None),
             decoder=self.decoder,
@@ -92,8 +95,10 @@ def picture(width: int = 40, height: int = 30) -> bytes:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, ledger: Ledger, history: History) -> AsyncIterator[Desk]:
-    made = Desk(tmp_path, ledger, history)
+async def desk(
+    tmp_path: Path, database: Database, ledger: Ledger, history: History
+) -> AsyncIterator[Desk]:
+    made = Desk(tmp_path, database, ledger, history)
     yield made
     await made.decoder.close()
 

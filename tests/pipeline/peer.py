@@ -1,10 +1,11 @@
 """A worker child that speaks the real protocol and does what the prompt says: for tests.
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
-"spoilt", "die", "kill", "lost", "rubbish", "hang", "out-of-turn", "wait"; the last one holds for
-all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
-unlike any other; "long" does it after three seconds. The name of the model says how it loads:
-"broken", "slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
+"spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
+"out-of-turn", "wait"; the last one holds for all further rungs. "film" leaves a real MP4 in
+staging: a copy of the one that $PEER_FILM names, unlike any other; "long" does it after three
+seconds. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child
+whose PEER is "mute" never says hello.
 """
 
 import hashlib
@@ -35,6 +36,8 @@ from pipeline.protocol import (
     Survey,
     Surveyed,
 )
+
+GB = 10**9
 
 
 def main() -> None:
@@ -84,6 +87,13 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
                 channel.send(Failed(stage="write", reason=str(error), retry=True, disk=True))
         case "oom":
             channel.send(OutOfMemory(stage="denoise", detail="no room"))
+        case "fragmented":
+            channel.send(OutOfMemory(stage="denoise", detail="no room", requested=2 * GB,
+                                     allocated=4 * GB, reserved=7 * GB))  # fmt: skip
+        case "leaky":
+            channel.send(made(order).model_copy(update={"strays": GB}))
+        case "leaky-oom":
+            channel.send(OutOfMemory(stage="denoise", detail="no room", strays=GB))
         case "fail" | "retry":
             channel.send(Failed(stage="decode", reason="spoilt", retry=word == "retry"))
         case "spoilt":

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.client import Died, Silent
-from pipeline.loss import CAUSES, Loss, oom_kills, tell_apart
-from pipeline.protocol import EXIT_DEVICE_LOST
+from pipeline.loss import CAUSES, Loss, fragmentation, leak, oom_kills, tell_apart
+from pipeline.protocol import EXIT_DEVICE_LOST, Cancelled, OutOfMemory
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,40 @@ def test_each_ending_has_one_cause(end: Died | Silent, oom_killed: bool, cause: 
 
 def test_each_cause_says_what_can_be_done() -> None:
     assert all(Loss(cause, "why").advice for cause in CAUSES)
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("requested", "allocated", "reserved", "found"),
+    [
+        (100 * MB, 500 * MB, 700 * MB, True),
+        (100 * MB, 500 * MB, 600 * MB, True),
+        (101 * MB, 500 * MB, 600 * MB, False),
+        (1 * MB, 500 * MB, 500 * MB, False),
+        (None, None, None, False),
+        (100 * MB, None, 600 * MB, False),
+    ],
+)
+def test_memory_is_fragmented_when_enough_of_it_lies_idle(
+    requested: int | None, allocated: int | None, reserved: int | None, found: bool
+) -> None:
+    end = OutOfMemory(
+        stage="denoise",
+        detail="d",
+        requested=requested,
+        allocated=allocated,
+        reserved=reserved,
+    )
+    assert (fragmentation(end) is not None) is found
+
+
+@pytest.mark.parametrize(
+    ("strays", "found"), [(None, False), (0, False), (256 * MB, False), (257 * MB, True)]
+)
+def test_a_leak_is_more_than_a_librarys_workspace(strays: int | None, found: bool) -> None:
+    assert (leak(Cancelled(strays=strays)) is not None) is found
 
 
 def test_the_kernels_count_is_read_and_its_absence_is_none(tmp_path: Path) -> None:

@@ -145,6 +145,43 @@ async def test_a_failure_says_whether_a_retry_may_help(
     assert "decode" in outcome.reason
 
 
+def replaced(bench: Bench) -> list[str]:
+    return [loss.cause for loss in bench.losses]
+
+
+async def test_fragmented_memory_costs_a_worker_once_and_no_smaller_clip() -> None:
+    bench = Bench()
+    clip = await bench.make("fragmented")  # each child says so to its first request
+    assert isinstance(clip, NoClip)
+    assert clip.kind == "memory"
+    tried = [news.rung for news in bench.news if isinstance(news, StepDown)]
+    assert tried == list(order("").ladder)
+    assert replaced(bench) == ["fragmentation"]
+    assert "2000 MB were asked for and 3000 MB idle" in bench.losses[0].reason
+    loads = [news for news in bench.news if isinstance(news, Loaded)]
+    assert len(loads) == 2
+    await bench.maker.close()
+
+
+async def test_memory_that_does_not_come_back_means_a_new_child(bench: Bench) -> None:
+    clip = await bench.make("leaky")
+    assert isinstance(clip, Clip)
+    assert bench.maker.pid is None
+    assert replaced(bench) == ["leak"]
+    assert isinstance(await bench.make("made"), Clip)
+
+
+async def test_a_leak_on_the_way_down_means_a_new_child_on_the_next_rung(bench: Bench) -> None:
+    outcome = await bench.make("leaky-oom", fallback="never")
+    assert isinstance(outcome, NoClip)
+    assert outcome.kind == "memory"
+    rungs = len(order("", "never").ladder)
+    assert replaced(bench) == ["leak"] * rungs
+    assert [news.rung for news in bench.news if isinstance(news, StepDown)] == list(
+        order("", "never").ladder
+    )
+
+
 async def test_a_refused_clip_is_made_once_more_with_another_seed(bench: Bench) -> None:
     clip = await bench.make("oom spoilt oom made")
     assert isinstance(clip, Clip)
@@ -214,13 +251,17 @@ async def test_a_child_that_the_kernel_shot_is_told_from_one_that_somebody_kille
     assert [loss.cause for loss in bench.losses] == ["host-memory"]
 
 
-async def test_a_child_that_dies_between_two_clips_costs_neither(bench: Bench) -> None:
+@pytest.mark.parametrize(("shot", "cause"), [(0, "killed"), (1, "host-memory")])
+async def test_a_child_that_dies_between_two_clips_costs_neither(
+    bench: Bench, shot: int, cause: str
+) -> None:
     assert isinstance(await bench.make("made"), Clip)
     assert bench.maker.pid is not None
     os.kill(bench.maker.pid, signal.SIGKILL)
-    await asyncio.sleep(0.2)
+    bench.oom_kills += shot
+    await asyncio.sleep(0.5)
     assert isinstance(await bench.make("made"), Clip)
-    assert [loss.cause for loss in bench.losses] == ["killed"]
+    assert [loss.cause for loss in bench.losses] == [cause]
 
 
 @pytest.mark.parametrize(

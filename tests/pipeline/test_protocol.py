@@ -106,7 +106,7 @@ REPLIES = {
     '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
         stage="denoise", step=1, steps=50
     ),
-    '{"type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
+    '{"strays":null,"type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
     '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': Made(
         output=Output(
@@ -123,16 +123,13 @@ REPLIES = {
         seconds={"encode": 0.5},
         peak_memory=None,
     ),
-    '{"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r","figures":null}': Spoilt(
-        stage="denoise", flaw="not-finite", reason="r"
-    ),
-    '{"type":"out_of_memory","stage":"decode","detail":"d"}': OutOfMemory(
-        stage="decode", detail="d"
-    ),
-    '{"type":"failed","stage":"write","reason":"r","retry":true,"disk":false}': Failed(
-        stage="write", reason="r", retry=True
-    ),
-    '{"type":"cancelled"}': Cancelled(),
+    '{"strays":null,"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r",'
+    '"figures":null}': Spoilt(stage="denoise", flaw="not-finite", reason="r"),
+    '{"strays":null,"type":"out_of_memory","stage":"decode","detail":"d",'
+    '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
+    '{"strays":null,"type":"failed","stage":"write","reason":"r","retry":true,'
+    '"disk":false}': Failed(stage="write", reason="r", retry=True),
+    '{"strays":null,"type":"cancelled"}': Cancelled(),
 }
 
 

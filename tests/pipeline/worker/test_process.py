@@ -157,6 +157,33 @@ def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
         assert reply.peak_memory <= limit
 
 
+def test_what_the_allocator_said_is_told(worker: Start, order: Order) -> None:
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="fragmented:denoise")
+    peer.load()
+    peer.send(order())
+    reply = peer.final()
+    assert (reply.type, reply.stage) == ("out_of_memory", "denoise")
+    assert reply.requested == 3 << 29
+    assert reply.allocated == 17 << 28
+    assert reply.reserved - reply.allocated == int(3.2 * (1 << 30))
+
+
+def test_memory_that_does_not_come_back_is_counted(
+    worker: Start, order: Order, tmp_path: Path
+) -> None:
+    token = tmp_path / "leak"
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"leak:denoise:{token}")
+    peer.load(max_memory=2_000_000_000)
+    for mode in (Mode.FAST, Mode.OFFLOAD, Mode.LEAN):
+        peer.send(order(mode=mode))
+        reply = peer.final()
+        assert reply.type == "made"
+        assert reply.strays < 1_000_000, mode
+    token.touch()
+    peer.send(order())
+    assert peer.final().strays > 300 << 20
+
+
 def test_a_failure_is_told_and_survived(worker: Start, order: Order) -> None:
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="fail:denoise:poison")
     peer.load()

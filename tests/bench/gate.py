@@ -1,0 +1,85 @@
+"""How far good clips stand from the gate's limits: the micro model's motions in its presets.
+
+    python -m tests.bench.gate [--presets draft,preview] [--pictures daemon/samples]
+
+Prints, for each preset and picture, the worst figure over all motions. Figures are of decoded
+frames, as the worker measures them.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from pipeline.gate import Figures, Limits, flaw
+from pipeline.ladder import rungs
+from pipeline.maker import Clip, Maker, NoClip, Order
+from pipeline.micro.motions import Motion
+from pipeline.presets import MICRO, MICRO_FAMILY
+from pipeline.protocol import Load
+from pipeline.spec import Spec
+
+_PROMPTS = {Motion.STILL: "a still picture, nothing moves", Motion.GENTLE: "waves on the beach"}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", default=",".join(MICRO_FAMILY.presets))
+    parser.add_argument("--pictures", type=Path, default=Path("daemon/samples"))
+    arguments = parser.parse_args()
+    off = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
+    load = Load(model=MICRO, device="cpu", dtype="float32")
+    maker = Maker(load, lambda _: None, print, limits=off)
+    print(
+        f"{'preset':10}{'picture':14}{'still':>8}{'moving':>8}{'likeness':>10}{'grey':>8}{'black':>7}"
+    )
+    refused = count = 0
+    try:
+        for preset in arguments.presets.split(","):
+            for picture in sorted(arguments.pictures.glob("*.jpg")):
+                figures = {m: await measured(maker, preset, picture, m) for m in Motion}
+                every = figures.values()
+                print(
+                    f"{preset:10}{picture.stem:14}"
+                    f"{figures[Motion.STILL].motion:8.2f}"
+                    f"{min(f.motion for m, f in figures.items() if m is not Motion.STILL):8.2f}"
+                    f"{min(f.likeness for f in every):10.3f}"
+                    f"{max(f.grey for f in every):8.3f}{max(f.black for f in every):7.2f}",
+                    flush=True,
+                )
+                refused += sum(flaw(f, Limits()) is not None for f in every)
+                count += len(figures)
+    finally:
+        await maker.close()
+    print(f"{refused} of {count} clips would be refused")
+
+
+async def measured(maker: Maker, name: str, picture: Path, motion: Motion) -> Figures:
+    preset = MICRO_FAMILY.presets[name]
+    spec = Spec(
+        prompt=_PROMPTS.get(motion, f"camera {motion}"),
+        preset=name,
+        width=preset.side,
+        height=preset.side,
+        frames=preset.frames,
+        fps=preset.fps,
+        motion_fps=MICRO_FAMILY.motion_fps,
+        steps=preset.steps,
+        guidance=preset.guidance,
+        guidance_rescale=preset.guidance_rescale,
+        seed=1,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        clean = Path(folder) / "picture.png"
+        with Image.open(picture) as opened:
+            ImageOps.fit(opened.convert("RGB"), (preset.side, preset.side)).save(clean)
+        order = Order("bench", spec, rungs(spec, MICRO_FAMILY)[:1], clean, Path(folder))
+        answer = await maker.make(order, lambda _: None)
+    assert isinstance(answer, Clip), answer.reason if isinstance(answer, NoClip) else answer
+    return answer.made.figures
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

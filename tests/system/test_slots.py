@@ -1,0 +1,91 @@
+"""Several devices, and a device that is released: who works when, as the processes show."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.studio import Studio, picture
+
+pytestmark = pytest.mark.slow
+
+IDLE = 3.0
+
+SLOW = """\
+[match]
+names = ["slow*"]
+
+[make]
+prompt = "camera panning right"
+preset = "draft"
+steps = 20
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A daemon with two devices that are released when idle."""
+    studio = Studio(
+        tmp_path_factory.mktemp("pair") / "studio",
+        I2VD_MODEL__DEVICES='["cpu", "cpu"]',
+        I2VD_MODEL__IDLE_RELEASE=str(IDLE),
+    )
+    studio.rule("10-slow", SLOW)
+    try:
+        yield studio.start()
+    finally:
+        studio.close()
+
+
+def busy(studio: Studio) -> dict[str, int]:
+    """The worker of each picture that is being denoised."""
+    slots: list[dict[str, Any]] = studio.get("/api/status")["slots"]
+    return {
+        slot["path"]: slot["pid"]
+        for slot in slots
+        if slot["path"] and (slot["progress"] or {}).get("stage") == "denoise"
+    }
+
+
+def test_two_devices_work_at_once_and_one_dies_alone(pair: Studio) -> None:
+    names = ["slow-a.png", "slow-b.png"]
+    for number, name in enumerate(names):
+        pair.drop(name, picture(80 + number))
+    both = pair.until(lambda: found if len(found := busy(pair)) == 2 else None, "both work")
+    assert len(set(both.values())) == 2
+    (widowed, victim), (spared, survivor) = sorted(both.items())
+    os.kill(victim, signal.SIGKILL)
+    for name in names:
+        pair.until_settled(name, "done")
+    jobs = {name: pair.job(name) for name in names}
+    assert (jobs[widowed]["attempt"], jobs[widowed]["failures"]) == (2, 1)
+    assert (jobs[spared]["attempt"], jobs[spared]["failures"]) == (1, 0)
+    assert pair.clips() == ["slow-a.mp4", "slow-b.mp4"]
+    assert pair.metric("i2vd_child_deaths_total", child="worker") == 1
+    assert pair.metric("i2vd_jobs_finished_total", outcome="done") == 2
+    assert survivor != victim
+
+
+def test_a_worker_is_the_first_that_the_kernel_takes(pair: Studio) -> None:
+    pair.drop("slow-d.png", picture(84))
+    worker = pair.until(lambda: busy(pair).get("slow-d.png"), "a worker is at it")
+    score = int(Path(f"/proc/{worker}/oom_score_adj").read_text())
+    assert score >= 500 > int(Path(f"/proc/{pair.pid}/oom_score_adj").read_text())
+    pair.until_settled("slow-d.png", "done")
+
+
+def test_an_idle_device_is_released_and_comes_back(pair: Studio) -> None:
+    pair.until(lambda: not pair.processes("pipeline.worker"), "no worker holds a device")
+    released = [line for line in pair.log() if line["event"] == "released"]
+    assert len(released) >= 2
+    assert pair.is_ready()
+    began = time.monotonic()
+    pair.drop("slow-e.png", picture(85))
+    pair.until(lambda: "slow-e.png" in busy(pair), "it works again")
+    print(f"from the drop to the first step: {time.monotonic() - began:.1f} s")
+    pair.until_settled("slow-e.png", "done")
+    assert pair.metric("i2vd_child_deaths_total", child="worker") == 1, "a release is no loss"
