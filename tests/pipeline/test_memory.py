@@ -1,7 +1,6 @@
 """The memory model: what it says of the published model, and of a checkpoint's files."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.anatomy import PUBLISHED, anatomy_of
 from pipeline.memory import need, peak
 from pipeline.mode import Mode, Rung
-from pipeline.presets import I2VGEN_XL
+from pipeline.presets import I2VGEN_XL, MICRO_FOLDER
 
 GB = 10**9
 TARGETS = {
@@ -58,11 +57,11 @@ def test_what_was_measured_takes_the_place_of_what_is_allowed_for() -> None:
     assert need(found, 1.2, gpu=True) == pytest.approx(1.2 * need(found, 1.0, gpu=True), rel=1e-6)
 
 
-def test_the_anatomy_of_a_checkpoint_is_read_from_its_files(tmp_path: Path) -> None:
+def test_the_anatomy_of_a_checkpoint_is_read_from_its_files() -> None:
     micro = anatomy_of("micro")
-    config = json.loads(Path("pipeline/micro/checkpoint/unet/config.json").read_text())
+    config = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text())
     assert micro.channels == tuple(config["block_out_channels"])
-    file = Path("pipeline/micro/checkpoint/unet/diffusion_pytorch_model.safetensors")
+    file = MICRO_FOLDER / "unet" / "diffusion_pytorch_model.safetensors"
     assert micro.unet == pytest.approx(file.stat().st_size / 2, rel=0.02)
     assert len(micro.pieces) == len(micro.channels)
     assert 0 < max(micro.pieces) < micro.unet
