@@ -234,10 +234,10 @@ class Maker:
             report(step)
         mended = False
         while len(steps_down) < len(order.ladder):
-            since = time.monotonic()
             loaded = await self.start(report, dtype)  # the last try may have cost the child
             if isinstance(loaded, NoClip):
                 return loaded
+            since = time.monotonic()
             if self._cancelled:  # while the model was loading, or between two rungs
                 return _CANCELLED
             rung = order.ladder[len(steps_down)]

@@ -174,7 +174,7 @@ def test_memory_that_does_not_come_back_is_counted(
     token = tmp_path / "leak"
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"leak:denoise:{token}")
     peer.load(max_memory=2_000_000_000)
-    for mode in (Mode.FAST, Mode.OFFLOAD, Mode.LEAN):
+    for mode in Mode:
         peer.send(order(mode=mode))
         reply = peer.final()
         assert reply.type == "made"
