@@ -21,6 +21,7 @@ from daemon import pulse, systemd
 from daemon.archive import Archive
 from daemon.database import Database, LedgerUnavailable
 from daemon.dispatch import Dispatcher
+from daemon.forecast import Forecast
 from daemon.gpu import Gpus
 from daemon.hint import Hint
 from daemon.history import History
@@ -38,7 +39,6 @@ from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.presets import family_of
-from pipeline.protocol import Load
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
@@ -73,6 +73,7 @@ class App:
             archive=self.archive,
             room=self.room,
             pace=Pace.of(self.history),
+            forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
             metrics=self.metrics,
             rules=self.rules,
@@ -300,10 +301,9 @@ class App:
 
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
-        load = Load(model=model.name, device=device, dtype=model.dtype_on(device))
         name = f"worker {device}"
         maker = Maker(
-            load,
+            model.load_on(device),
             _line(name),
             self._child_lost("worker"),
             limits=self.settings.gate,

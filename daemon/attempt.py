@@ -6,6 +6,7 @@ What comes of it is for outcome.py.
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -17,7 +18,7 @@ from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline import ladder
 from pipeline.maker import Clip, NoClip, Order, StepDown
-from pipeline.memory import predicted_peak
+from pipeline.mode import Rung
 from pipeline.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.sidecar import fallback
 
@@ -65,22 +66,31 @@ class Attempt:
         prepared = await self._parts.decoder.prepare(picture, self._job.sha256, self._spec, clean)
         if isinstance(prepared, Rejected):
             return prepared
-        order = Order(str(self._job.id), self._spec, self._ladder(), clean, self._staging)
-        return await self._slot.maker.make(order, self._report)
-
-    def _ladder(self) -> tuple[ladder.Rung, ...]:
-        """The rungs still to try: not those that failed before, nor those that cannot fit."""
-        rungs = ladder.rungs(self._spec, self._parts.family)[self._job.rung :]
-        loaded = self._slot.maker.loaded
-        if loaded is None or loaded.memory is None:
-            return rungs
-        first = ladder.first_that_fits(
-            rungs,
-            loaded.memory,
-            lambda rung: predicted_peak(rung, self._parts.family, self._slot.maker.dtype),
+        order = Order(
+            str(self._job.id), self._spec, self._ladder(), self._needs, clean, self._staging
         )
-        self._rung += first
-        return rungs[first:]
+        outcome = await self._slot.maker.make(order, self._report)
+        match outcome:
+            case Clip():
+                ratio = await asyncio.to_thread(self._parts.forecast.learn, outcome, self._spec)
+                if ratio is not None:
+                    self._parts.metrics.forecast_ratio.labels(outcome.rung.mode).set(ratio)
+            case NoClip(kind="memory", reason=reason, room=room):
+                hint = ladder.advice(self._spec, self._parts.family, room, self._predicted)
+                return replace(outcome, reason=f"{reason}; {hint}")
+        return outcome
+
+    def _ladder(self) -> tuple[Rung, ...]:
+        """The rungs still to try: not those that failed before."""
+        fp8 = self._parts.settings.model.fp8
+        rungs = ladder.rungs(self._spec, self._parts.family, self._predicted, lossy=fp8)
+        return rungs[min(self._job.rung, len(rungs) - 1) :]
+
+    def _predicted(self, rung: Rung) -> int:
+        return self._parts.forecast.predicted(rung, self._spec, self._slot.maker.dtype)
+
+    def _needs(self, rung: Rung, loaded: Loaded) -> int:
+        return self._parts.forecast.needs(rung, self._spec, loaded)
 
     def _report(self, news: Progress | Loaded | StepDown | Spoilt) -> None:
         match news:
@@ -97,12 +107,20 @@ class Attempt:
                 log.warning("refused by the gate", flaw=news.flaw, why=news.reason)
                 self._parts.metrics.refusals.labels(news.flaw).inc()
             case StepDown():
-                self._rung += 1
-                log.warning("out of memory", tried=str(news.rung), stage=news.stage)
-                self._parts.metrics.fallbacks.labels(news.stage).inc()
-                self._fallbacks.append(fallback(news))
-                with contextlib.suppress(LedgerUnavailable):  # a later attempt finds out again
-                    self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
+                self._step_down(news)
+
+    def _step_down(self, step: StepDown) -> None:
+        self._rung += 1
+        self._fallbacks.append(fallback(step))
+        self._parts.metrics.fallbacks.labels(step.stage).inc()
+        if step.stage == "forecast":  # at the next attempt there may be more memory
+            log.info("no room", rung=str(step.rung), why=step.detail)
+            return
+        log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)
+        with contextlib.suppress(LedgerUnavailable):  # a later attempt finds out again
+            self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
+            if self._slot.maker.loaded is not None:
+                self._parts.forecast.learn_failure(step, self._spec, self._slot.maker.loaded)
 
     async def _beat(self) -> None:
         """Keep the lease and pass a cancel on, for ever; return only when the lease is lost."""

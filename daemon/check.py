@@ -14,6 +14,7 @@ from daemon.folders import ROLES, folder_of
 from daemon.intake import checker
 from daemon.metrics import free_bytes
 from daemon.mount import refuses_queue
+from daemon.needs import Row, known
 from daemon.place import probe
 from daemon.settings import Inbox, Settings
 from pipeline.presets import MICRO, family_of
@@ -156,6 +157,20 @@ def _weights(settings: Settings) -> Finding:
         return Finding("mistake", "model", str(error))
     size = sum(file.stat().st_size for files in source.weights.values() for file in files)
     return Finding("ok", "model", f"{settings.model.name}, {size / 1e6:,.0f} MB in {source.folder}")
+
+
+def table(settings: Settings) -> list[Row]:
+    """What each preset needs here in each mode, and what it took."""
+    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
+        return known(settings, None)
+    try:
+        database = Database(settings.queue_url)
+    except DatabaseUnusable:
+        return known(settings, None)
+    try:
+        return known(settings, database)
+    finally:
+        database.close()
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The database of the ledger: its tables, how it is opened, and its clock.
 
-A change of a table raises SCHEMA_VERSION and brings a migration.
+A change of a table raises SCHEMA_VERSION and brings a migration: migrate.py.
 """
 
 import sqlite3
@@ -12,7 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-SCHEMA_VERSION = 1
+from daemon.migrate import keep_copy, migrate
+
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -72,6 +74,26 @@ events = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("event", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False, server_default=""),
+)
+
+peaks = sa.Table(
+    "peaks",
+    metadata,
+    # What clips took of a device's memory: the newest of each shape, in each setup.
+    sa.Column("card", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("weights", sa.Text, primary_key=True),
+    sa.Column("versions", sa.Text, primary_key=True),
+    sa.Column("dtype", sa.Text, primary_key=True),
+    sa.Column("mode", sa.Text, primary_key=True),
+    sa.Column("width", sa.Integer, primary_key=True),
+    sa.Column("height", sa.Integer, primary_key=True),
+    sa.Column("frames", sa.Integer, primary_key=True),
+    sa.Column("guided", sa.Boolean, primary_key=True),
+    sa.Column("predicted", sa.BigInteger, nullable=False),
+    sa.Column("measured", sa.BigInteger, nullable=False),
+    sa.Column("at_least", sa.Boolean, nullable=False),  # it ran out of so much
+    sa.Column("at", sa.Float, nullable=False),
 )
 
 meta = sa.Table(
@@ -138,14 +160,24 @@ class Database:
         self._engine.dispose()
 
     def _create(self) -> None:
+        with self.read() as db:
+            found = _version(db)
+        file = self._engine.url.database
+        if self._sqlite and file and found is not None and found < SCHEMA_VERSION:
+            keep_copy(Path(file), found)
         with self.write() as db:
             if not self._sqlite:  # two hosts may start at once
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
-            metadata.create_all(db)
-            found = db.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+            found = _version(db)
             if found is None:
+                metadata.create_all(db)
                 db.execute(meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
-            elif int(found) != SCHEMA_VERSION:
+                return
+            reached = migrate(db, metadata, found)
+            db.execute(
+                meta.update().where(meta.c.key == "schema_version").values(value=str(reached))
+            )
+            if reached != SCHEMA_VERSION:
                 raise DatabaseUnusable(
                     f"the queue at {self._url} has schema {found}, this i2vd knows "
                     f"{SCHEMA_VERSION}: install the i2vd that wrote it, or a newer one"
@@ -211,6 +243,14 @@ class Database:
                 f"start i2vd again, which takes what lies in the inboxes anew"
             )
         return text
+
+
+def _version(db: sa.Connection) -> int | None:
+    """The schema's version; None in an empty database."""
+    if not sa.inspect(db).has_table(meta.name):
+        return None
+    found = db.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+    return None if found is None else int(found)
 
 
 def prepare_sqlite(engine: sa.Engine) -> None:

@@ -18,10 +18,11 @@ from daemon.job import Event, Job
 from daemon.pace import Pace
 from daemon.scan import is_junk, is_picture
 from daemon.settings import Inbox, Settings
-from pipeline import ladder
+from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
 from pipeline.framing import kept_fraction
-from pipeline.memory import predicted_peak
+from pipeline.memory import peak
+from pipeline.mode import Mode, Rung
 from pipeline.presets import Family, family_of
 from pipeline.protocol import Inspected, Rejected
 from pipeline.spec import Spec
@@ -104,8 +105,9 @@ def _tell_plan(
     source = (looked.width, looked.height)
     answer.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
     dtype = settings.model.dtype_on(devices(settings.model.devices)[0])
-    first = ladder.rungs(spec, family)[0]
-    answer.predicted_bytes = predicted_peak(first, family, dtype)
+    first = Rung(Mode.FAST, spec.width, spec.height, spec.frames)
+    anatomy = anatomy_of(settings.model.name)
+    answer.predicted_bytes = peak(first, anatomy, dtype, guided=spec.guidance > 1).most
     history = _history(settings)
     answer.predicted_seconds = Pace.of(history).seconds(spec) if history else None
 
@@ -178,7 +180,8 @@ def _show_costs(answer: Explanation, console: Console) -> None:
     if answer.kept < 1:
         console.print(f"  the crop keeps {answer.kept:.0%} of the picture; see `framing`, `aspect`")
     if answer.predicted_bytes:
-        console.print(f"  predicted memory {answer.predicted_bytes / 1e9:.2f} GB")
+        told = f"{answer.predicted_bytes / 1e9:.2f} GB, less where there is not so much"
+        console.print(f"  predicted memory {told}")
     seconds = answer.predicted_seconds
     told = "unknown until a clip of this preset was made" if seconds is None else f"{seconds:.0f} s"
     console.print(f"  predicted time   {told}")

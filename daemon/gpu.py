@@ -39,6 +39,16 @@ _UP = "i2vd_gpu_up"
 _UP_HELP = "1 while a GPU answers, 0 when it was there and does not."
 
 
+def total_bytes(device: str) -> int | None:
+    """Memory of "cuda:N"; None where the driver does not tell."""
+    try:
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
+        return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total)
+    except pynvml.NVMLError:
+        return None
+
+
 class Gpus(Collector):
     """All GPUs of this host. The labels are the driver's number and the card's name."""
 

@@ -69,7 +69,7 @@ class Metrics:
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
-            "Steps down the ladder because memory ran out, by the stage in which it did.",
+            "Steps down the ladder, by the stage in which memory ran out; forecast: untried.",
             ["stage"],
             registry=r,
         )
@@ -80,6 +80,12 @@ class Metrics:
             "i2vd_peak_memory_bytes",
             "Most device memory that the last clip of a preset reserved.",
             ["preset"],
+            registry=r,
+        )
+        self.forecast_ratio = Gauge(
+            "i2vd_memory_forecast_ratio",
+            "Predicted peak of device memory by the measured one, of the last clip in a mode.",
+            ["mode"],
             registry=r,
         )
         self.child_deaths = Counter(
@@ -130,6 +136,7 @@ class Metrics:
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
             for cause in CAUSES:
                 self.child_deaths.labels(child, cause)
+        self.fallbacks.labels("forecast")
         for flaw in FLAWS:
             self.refusals.labels(flaw)
         for stage in SILENCE:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemon.archive import Archive
+from daemon.forecast import Forecast
 from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
@@ -26,6 +27,7 @@ class Parts:
     archive: Archive
     room: Room
     pace: Pace
+    forecast: Forecast
     decoder: Decoder
     metrics: Metrics
     rules: Mapping[str, LiveRules]

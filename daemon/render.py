@@ -18,11 +18,14 @@ from daemon.place import write_durably
 from daemon.publish import CLIP
 from daemon.settings import Settings
 from pipeline import ladder
+from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
+from pipeline.memory import need, peak
+from pipeline.mode import Rung
 from pipeline.presets import family_of
-from pipeline.protocol import Dtype, Inspected, Load, Loaded, Rejected, Spoilt
+from pipeline.protocol import Dtype, Inspected, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step
 from pipeline.sidecar import AppliedRule, Sidecar, Source, compose
 from pipeline.spec import Request, Spec, check, resolve
@@ -122,9 +125,9 @@ async def _render(
 
     decoder = Decoder(said.append, tell_loss)
     model = settings.model
-    if dtype is None or device == "cpu":
-        dtype = model.dtype_on(device)
-    load = Load(model=model.name, device=device, dtype=dtype)
+    load = model.load_on(device)
+    if dtype is not None and device != "cpu":
+        load = load.model_copy(update={"dtype": dtype})
     maker = Maker(load, said.append, tell_loss, limits=settings.gate, silence=model.silence)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
@@ -137,8 +140,7 @@ async def _render(
         prepared = await decoder.prepare(picture.resolve(), looked.sha256, spec, clean)
         if isinstance(prepared, Rejected):
             raise NotRendered(f"{picture}: {prepared.reason}")
-        rungs = ladder.rungs(spec, family_of(settings.model.name))
-        order = Order("render", spec, rungs, clean, staging)
+        order = _order(settings, spec, maker.dtype, clean, staging)
         clip = await _make(maker, order, console)
         if isinstance(clip, NoClip):
             raise NotRendered("\n".join([*said[-5:], clip.reason]))
@@ -166,6 +168,23 @@ async def _render(
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _order(settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path) -> Order:
+    """The whole ladder, with what its rungs need by the formula alone."""
+    anatomy = anatomy_of(settings.model.name)
+    guided = spec.guidance > 1
+
+    def predicted(rung: Rung) -> int:
+        return peak(rung, anatomy, dtype, guided=guided).most
+
+    def needs(rung: Rung, loaded: Loaded) -> int:
+        found = peak(rung, anatomy, loaded.dtype, guided=guided)
+        return need(found, None, gpu=loaded.device.startswith("cuda"))
+
+    family = family_of(settings.model.name)
+    rungs = ladder.rungs(spec, family, predicted, lossy=settings.model.fp8)
+    return Order("render", spec, rungs, needs, clean, staging)
+
+
 async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
     columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
@@ -176,7 +195,7 @@ async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
                 case Step():
                     bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
                 case StepDown():
-                    console.print(f"out of memory at {news.rung}, going on smaller")
+                    console.print(f"no room for {news.rung}: {news.detail}")
                 case Spoilt():
                     console.print(f"refused by the gate: {news.reason}")
 

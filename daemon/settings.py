@@ -28,7 +28,7 @@ from pydantic_settings import (
 
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
-from pipeline.protocol import Dtype, Stage
+from pipeline.protocol import Dtype, Load, Stage
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -40,7 +40,6 @@ CHILD_VARIABLES = frozenset(
         "I2VD_TESTING",
         "I2VD_TEST_FAULT",
         "I2VD_TORCH_THREADS",
-        "I2VD_CPU_BUDGET",
         "I2VD_PICTURE_MEMORY",
         "I2VD_PICTURE_PIXELS",
     }
@@ -104,11 +103,22 @@ class Model(_Section):
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
 
+    max_vram: ByteSize | None = Field(default=None, gt=0)
+    """Most of a device's memory that may be used; on a CPU the model's tensors are counted."""
+    fp8: bool = False
+    """Whether weights in eight bits are tried before they are fetched from the host piece by piece:
+    faster, and the picture changes a little."""
+
     def dtype_on(self, device: str) -> Dtype:
         """The type that is used on a device."""
         if self.dtype != "auto":
             return self.dtype
         return "float16" if device.startswith("cuda") else "float32"
+
+    def load_on(self, device: str) -> Load:
+        """What a worker is told to load on a device."""
+        dtype = self.dtype_on(device)
+        return Load(model=self.name, device=device, dtype=dtype, max_memory=self.max_vram)
 
 
 class Http(_Section):

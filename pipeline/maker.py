@@ -5,6 +5,7 @@ it survives a child that the kernel shot.
 """
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Literal
 
 from pipeline.client import Child, Died, Silent
 from pipeline.gate import Limits
-from pipeline.ladder import Rung
+from pipeline.ladder import first_that_fits
 from pipeline.loss import Loss, oom_kills, tell_apart
+from pipeline.mode import Rung
 from pipeline.protocol import (
     SILENCE,
     Cancel,
@@ -30,28 +32,39 @@ from pipeline.protocol import (
     Reply,
     Spoilt,
     Stage,
+    Survey,
+    Surveyed,
 )
 from pipeline.spec import Spec
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made: `picture` is the clean PNG, `staging` an empty private folder."""
+    """What is to be made: `picture` is the clean PNG, `staging` an empty private folder.
+
+    `needs` tells the bytes that a clip needs on a rung, with the model that is loaded.
+    """
 
     job: str
     spec: Spec
     ladder: tuple[Rung, ...]
+    needs: Callable[[Rung, Loaded], int]
     picture: Path
     staging: Path
 
 
 @dataclass(frozen=True)
 class StepDown:
-    """Memory ran out on `rung` in `stage`; the next rung was tried."""
+    """Memory ran out on `rung` in `stage` after so many seconds; the next rung was tried.
+
+    Or it was not even tried, stage "forecast", for too little is free. `room` is what was free.
+    """
 
     rung: Rung
-    stage: Stage
+    stage: Stage | Literal["forecast"]
     detail: str
+    seconds: float = 0.0
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,8 @@ class NoClip:
     kind: Kind
     reason: str
     retry: bool
+    room: int | None = None
+    """Bytes that were free, where memory was short and somebody counts them."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +224,14 @@ class Maker:
         loaded = await self.start(report, dtype)
         if isinstance(loaded, NoClip):
             return loaded
-        steps_down: list[StepDown] = []
-        for rung in order.ladder:
+        room = await self._room(report)
+        if isinstance(room, NoClip):
+            return room
+        steps_down = _skipped(order, loaded, room)
+        for step in steps_down:
+            report(step)
+        for rung in order.ladder[len(steps_down) :]:
+            since = time.monotonic()
             if self._cancelled:  # while the model was loading, or between two rungs
                 return _CANCELLED
             answer = await self._try(order, rung, report)
@@ -221,8 +242,10 @@ class Maker:
                     report(answer)
                     return _Refused(answer, rung, tuple(steps_down))
                 case OutOfMemory():
-                    steps_down.append(StepDown(rung, answer.stage, answer.detail))
-                    report(steps_down[-1])
+                    spent = time.monotonic() - since
+                    step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), room)
+                    steps_down.append(step)
+                    report(step)
                 case Failed():
                     kind: Kind = "disk" if answer.disk else "failed"
                     return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
@@ -233,10 +256,8 @@ class Maker:
                 case other:
                     return await self._bury(_out_of_turn(other), "lost")
         last = steps_down[-1]
-        hint = "choose a smaller preset, or free the device's memory"
-        return NoClip(
-            "memory", f"out of memory at {last.rung}, the last rung ({last.detail}); {hint}", False
-        )
+        reason = f"out of memory at {last.rung}, the last rung ({last.detail})"
+        return NoClip("memory", reason, retry=False, room=room)
 
     async def cancel(self) -> None:
         """Ask the child to give up the clip in hand at its next step."""
@@ -255,6 +276,20 @@ class Maker:
         if self._child is not None:
             child, self._child, self.loaded = self._child, None, None
             await child.close()
+
+    async def _room(self, report: Report) -> int | NoClip | None:
+        """Bytes that a clip may have now; another process may have taken or left some."""
+        assert self._child is not None
+        await self._child.send(Survey())
+        match await self._final("encode", report):
+            case Surveyed(free=free):
+                return free
+            case Loss() as loss:
+                return await self._bury(loss, "lost")
+            case Cancelled():
+                return _CANCELLED
+            case other:
+                return await self._bury(_out_of_turn(other), "lost")
 
     async def _try(self, order: Order, rung: Rung, report: Report) -> Reply | Loss:
         assert self._child is not None
@@ -304,6 +339,19 @@ class Maker:
             return NoClip("ended", "ended by us", retry=True)
         self._on_loss(loss)
         return NoClip(kind, loss.reason, retry=True)
+
+
+def _skipped(order: Order, loaded: Loaded, room: int | None) -> list[StepDown]:
+    """The rungs that are passed over, because they need more than there is."""
+
+    def needs(rung: Rung) -> int:
+        return order.needs(rung, loaded)
+
+    def step(rung: Rung) -> StepDown:
+        detail = f"needs {needs(rung) / 1e9:.2f} GB, {(room or 0) / 1e9:.2f} GB may be used"
+        return StepDown(rung, "forecast", detail, room=room)
+
+    return [step(rung) for rung in order.ladder[: first_that_fits(order.ladder, room, needs)]]
 
 
 def another_seed(seed: int) -> int:

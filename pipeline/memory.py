@@ -1,41 +1,196 @@
-"""The memory model: predicted peak bytes of an attempt, by mode and size.
+"""The memory model: the most that lives on the device at once while a clip is made.
 
-Peak = weights on the device + bytes per clip pixel (width x height x frames). Both were counted as
-live tensors at fp16 with a guidance batch of two; other types scale with their size. In RESIDENT
-the largest activation is the feed-forward of `transformer_in` (about 670 bytes a pixel).
+For each stage the moments that can be its worst are written down as sums of the tensors that live
+then, in values per latent cell or per pixel. Which moments those are, and which tensors live, was
+read off counts of the worker's own code (`python -m tests.bench.memory_count --tensors`), which a
+test repeats. Fragmentation and the libraries' work space are not in it: `need` allows for
+them, and daemon/peaks.py corrects by what was measured.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pipeline.ladder import Mode, Rung
-from pipeline.presets import Family
+from pipeline.anatomy import Anatomy
+from pipeline.mode import STRIPE, Rung, Thrift
 
-_GB = 10**9
+_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_GLANCE = 145
+"""What each frame looks at in cross-attention: 77 tokens of text, 64 + 4 of the picture."""
+
+_WORK_SPACE = 300_000_000
+"""Bytes on a GPU for the work space of cuBLAS and cuDNN and for fragmentation, on top of a peak."""
+_MARGIN = 1.05
+"""The formula's own error, which a test holds."""
+
+
+class Peak(NamedTuple):
+    """Bytes that live at once, at most, in each stage."""
+
+    encode: int
+    denoise: int
+    decode: int
+
+    @property
+    def most(self) -> int:
+        """Of the whole attempt."""
+        return max(self)
+
+
+def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool) -> Peak:
+    """Predicted for a clip on this rung; `guided` when guidance is over 1."""
+    size = _BYTES[dtype]
+    thrift = rung.mode.thrift
+    staying = anatomy.unet if thrift.weights == "device" else 0
+    frame = rung.width * rung.height
+    return Peak(
+        encode=size
+        * (staying + max(anatomy.encoder, anatomy.vae + _framed(anatomy, frame, thrift))),
+        denoise=_Denoising(rung, anatomy, size, guided).most(),
+        decode=size * (staying + anatomy.vae + _unframed(anatomy, frame, thrift)),
+    )
+
+
+def need(predicted: Peak, correction: float | None, *, gpu: bool) -> int:
+    """Bytes that must be free for a clip of this peak, margin included.
+
+    `correction` is measured / predicted, as it was found here before, with all that a device's
+    allocator adds; before there is one, a GPU's libraries are allowed a fixed space.
+    """
+    if correction is not None:
+        return int(predicted.most * correction * _MARGIN)
+    return int(predicted.most * _MARGIN) + (_WORK_SPACE if gpu else 0)
+
+
+def _framed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:
+    """Values that live while the VAE encodes a frame of so many pixels.
+
+    Whole: in its first resnet two inputs, norm, activation, result. In stripes: a resnet's input,
+    which takes its result too, and its middle; of one stripe two among norm, activation, padding.
+    """
+    width = anatomy.vae_channels[0]
+    if thrift.stripes:
+        return 2 * width * frame + 2 * width * min(frame, STRIPE)
+    return 5 * width * frame
+
+
+def _unframed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:
+    """Values that live while the VAE decodes frames of so many pixels.
+
+    Whole: in the last block's first resnet input, norm, activation. In stripes: there input, middle
+    and result, or before it the last upsampler's block input, input and result; and of one stripe
+    two among norm, activation, padding and convolution.
+    """
+    finest, finer, fine = (*anatomy.vae_channels, *anatomy.vae_channels[-1:] * 2)[:3]
+    if not thrift.stripes:
+        cells = frame // anatomy.factor**2
+        frames = max(1, thrift.decoded // cells)
+        return frames * frame * 3 * finer
+    stripe = min(frame, STRIPE)
+    several = frame if frame > stripe else 0
+    first = finer * frame + finest * several + 2 * finer * stripe
+    second = (finer + finest + (finest if finest != finer else 0)) * frame + 2 * finest * stripe
+    upsampler = (finer + fine) * frame // 4 + finer * several + 2 * finer * stripe
+    return max(first, second, upsampler)
 
 
 @dataclass(frozen=True)
-class _Need:
-    weights: int
-    per_pixel: int
+class _Denoising:
+    """One step of the UNet. `size`: bytes of a value."""
 
+    rung: Rung
+    anatomy: Anatomy
+    size: int
+    guided: bool
 
-_FULL = {
-    Mode.RESIDENT: _Need(int(4.98 * _GB), 670),
-    Mode.LEAN: _Need(int(3.01 * _GB), 670),
-    Mode.SLICED: _Need(int(3.01 * _GB), 335),
-    Mode.OFFLOAD: _Need(int(0.9 * _GB), 335),
-}
-_MICRO = {
-    Mode.RESIDENT: _Need(20_000_000, 1340),
-    Mode.LEAN: _Need(20_000_000, 1340),
-    Mode.SLICED: _Need(20_000_000, 665),
-    Mode.OFFLOAD: _Need(11_500_000, 665),
-}
-_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+    @property
+    def _clips(self) -> int:
+        return 2 if self.guided and not self.rung.mode.thrift.halves else 1
 
+    def _sides(self, level: int) -> tuple[int, int]:
+        """Height and width of a level in cells."""
+        step = self.anatomy.factor * 2**level
+        return self.rung.height // step, self.rung.width // step
 
-def predicted_peak(rung: Rung, family: Family, dtype: str) -> int:
-    """Peak bytes on the device while a clip is made on this rung, without the CUDA context."""
-    need = (_MICRO if family.name == "micro" else _FULL)[rung.mode]
-    at_fp16 = need.weights + need.per_pixel * rung.width * rung.height * rung.frames
-    return at_fp16 * _BYTES[dtype] // 2
+    def _cells(self, level: int) -> int:
+        """Cells of all frames of a level."""
+        height, width = self._sides(level)
+        return self._clips * self.rung.frames * height * width
+
+    def most(self) -> int:
+        """Bytes at the worst moment of the UNet, with its weights."""
+        return max(self._weights(level) + self.size * values for level, values in self._moments())
+
+    def _weights(self, level: int) -> int:
+        """Bytes of weights on the device while a level is at work."""
+        its = self.anatomy
+        match self.rung.mode.thrift.weights:
+            case "device":
+                return self.size * its.unet
+            case "float8":
+                eighth = its.unet - its.unet_outside
+                return eighth + self.size * (its.unet_outside + its.pieces[level])
+            case "host":
+                return self.size * (its.unet_outside + its.pieces[level])
+
+    def _moments(self) -> Iterator[tuple[int, int]]:
+        """Level and living values of each moment that can be the worst.
+
+        Always there: the latents, the picture's latents and the UNet's own copies of both, and what
+        cross-attention looks at.
+        """
+        its = self.anatomy
+        always = 24 * self._cells(0) + _GLANCE * its.context * self._clips * self.rung.frames
+        inside = min(self._slice(0), self._cells(0))
+        yield 0, always + its.channels[0] * self._cells(0) + self._transformer(its.entrance, inside)
+        for level in range(len(its.channels)):
+            for values in self._level(level):
+                yield level, always + values
+
+    def _level(self, level: int) -> Iterator[int]:
+        """Values at the moments of an up block's first layer; the way down is always cheaper.
+
+        There live what every finer level left for it, what this level did, and the block's input.
+        """
+        its, thrift, cells = self.anatomy, self.rung.mode.thrift, self._cells(level)
+        width = its.channels[level]
+        coming = its.channels[min(level + 1, len(its.channels) - 1)]
+        both = coming + width
+        waiting = sum(map(self._left, range(level + 1))) + coming * cells
+        some = self._slice(level)
+        if thrift.cells is None:  # joined with what was left, its norm, its activation
+            yield waiting + 3 * both * cells
+        else:  # joined, the result; of one slice norm and activation
+            yield waiting + (both + width) * cells + 2 * both * some
+            yield waiting + 2 * width * cells + 3 * width * some  # temporal convolution
+            if level:  # the upsampler: input, result; of one slice enlarged, convolved
+                yield waiting + width * cells + 4 * width * cells + 8 * width * some
+        if its.attends[level]:
+            yield waiting + width * cells + self._transformer(width, some)
+
+    def _left(self, level: int) -> int:
+        """Values that the way down leaves for the way up at a level."""
+        its = self.anatomy
+        first = its.channels[max(0, level - 1)]
+        return (first + its.layers * its.channels[level]) * self._cells(level)
+
+    def _slice(self, level: int) -> int:
+        """Cells of a level that go through a part at once."""
+        every = self._cells(level)
+        if (wanted := self.rung.mode.thrift.cells) is None:
+            return every
+        height, width = self._sides(level)
+        images = max(1, wanted // (height * width)) * height * width
+        rows = max(1, wanted // (self.rung.frames * width)) * self.rung.frames * width
+        return min(every, max(images, min(rows, every // self._clips)))
+
+    def _transformer(self, width: int, tokens: int) -> int:
+        """Values in a transformer beside its input: in attention, or in the feed-forward.
+
+        Attention: states, norm, last result, queries, keys, values, attended, its copy, projected.
+        Feed-forward: three of those and a norm, and of the rows at once eight, four and four times
+        the width (projection, gate, product); in several chunks the result too.
+        """
+        rows = min(tokens, self.rung.mode.thrift.rows)
+        forward = (4 + (tokens > rows)) * width * tokens + 16 * width * rows
+        return max(9 * width * tokens, forward)

@@ -1,8 +1,8 @@
 """What the daemon and its two children say to each other: JSON lines on a private descriptor.
 
-The picture child answers Inspect and Prepare; the worker answers Load and Make. Each request gets
-exactly one final message; after it the child is ready for the next. Progress may come before it,
-and is the heartbeat: a child that is silent for longer than its stage's limit is hung.
+The picture child answers Inspect and Prepare; the worker answers Load, Survey and Make. Each
+request gets exactly one final message; after it the child is ready for the next. Progress may come
+before it, and is the heartbeat: a child that is silent for longer than its stage's limit is hung.
 """
 
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipeline.gate import Figures, FlawKind, Limits
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"
@@ -101,6 +101,14 @@ class Load(_Message):
     model: str
     device: str
     dtype: Dtype
+    max_memory: int | None = None
+    """Bytes of the device's memory that may be used; on a CPU they are counted and kept to."""
+
+
+class Survey(_Message):
+    """How much of the device's memory may a clip have now?"""
+
+    type: Literal["survey"] = "survey"
 
 
 class Make(_Message):
@@ -146,6 +154,16 @@ class Loaded(_Message):
     """Bytes of the device in all; None on a CPU."""
     versions: dict[str, str]
     seconds: float
+
+
+class Surveyed(_Message):
+    """Bytes that a clip may have: what is free, and what the worker holds already. Final.
+
+    None where the device's memory is not counted.
+    """
+
+    type: Literal["surveyed"] = "surveyed"
+    free: int | None
 
 
 class Progress(_Message):
@@ -219,13 +237,14 @@ class Cancelled(_Message):
     type: Literal["cancelled"] = "cancelled"
 
 
-Request = Annotated[Inspect | Prepare | Load | Make | Cancel, Field(discriminator="type")]
+Request = Annotated[Inspect | Prepare | Load | Survey | Make | Cancel, Field(discriminator="type")]
 Reply = Annotated[
     Hello
     | Inspected
     | Prepared
     | Rejected
     | Loaded
+    | Surveyed
     | Progress
     | Made
     | Spoilt

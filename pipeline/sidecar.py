@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from pipeline.gate import Figures
-from pipeline.ladder import Mode, Rung
 from pipeline.maker import Clip, StepDown
+from pipeline.mode import Mode, Rung
 from pipeline.protocol import Dtype, Output, Stage
 from pipeline.spec import Spec
 
@@ -61,11 +61,16 @@ class Given(Tried):
 
 
 class Fallback(_Part):
-    """One step down the ladder: what was tried, and in which stage memory ran out."""
+    """One step down the ladder: what was tried, and in which stage memory ran out.
+
+    Stage "forecast": not even tried, for it was known to need more than was free. `seconds` is how
+    long the try took.
+    """
 
     tried: Tried
-    stage: Stage
+    stage: Stage | Literal["forecast"]
     reason: str
+    seconds: float = 0.0
 
 
 class Model(_Part):
@@ -142,7 +147,9 @@ def compose(
 
 def fallback(step: StepDown) -> Fallback:
     """A step down as the sidecar tells it."""
-    return Fallback(tried=_tried(step.rung), stage=step.stage, reason=step.detail)
+    return Fallback(
+        tried=_tried(step.rung), stage=step.stage, reason=step.detail, seconds=step.seconds
+    )
 
 
 def _tried(rung: Rung) -> Tried:

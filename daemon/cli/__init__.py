@@ -1,6 +1,6 @@
 """The command line: typer commands over the daemon's parts."""
 
-from daemon.cli import local, remote, studio
+from daemon.cli import local, measure, remote, studio
 from daemon.cli.base import app
 
-__all__ = ["app", "local", "remote", "studio"]
+__all__ = ["app", "local", "measure", "remote", "studio"]

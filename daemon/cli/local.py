@@ -13,7 +13,7 @@ from rich.console import Console
 
 from daemon import check as checks
 from daemon import explain as explanations
-from daemon import systemd
+from daemon import needs, systemd
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.folders import make_folders
 from daemon.mount import refuses_queue
@@ -87,6 +87,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
     else:
         for line in checks.lines(findings):
             Console().print(line, soft_wrap=True, highlight=False)
+        needs.show(checks.table(settings), Console())
     if any(finding.verdict == "mistake" for finding in findings):
         raise typer.Exit(Exit.MISTAKE)
 

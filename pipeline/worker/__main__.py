@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from pipeline.channel import Channel, ParentGone
-from pipeline.protocol import Cancel, Failed, Load, Make, Progress
+from pipeline.protocol import Cancel, Failed, Load, Make, Progress, Survey
 from pipeline.worker import fault
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def main() -> None:
             if isinstance(request, Load):
                 server = server or _server(channel)
                 channel.send(server.load(request))
+            elif isinstance(request, Survey) and server:
+                channel.send(server.survey())
             elif isinstance(request, Make) and server:
                 channel.send(server.make(request))
             elif not isinstance(request, Cancel):

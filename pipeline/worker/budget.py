@@ -4,7 +4,6 @@ On a CPU nothing says how much a clip needs, and nothing stops it. Counted and l
 way down the ladder can be walked on a machine without a GPU.
 """
 
-import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,28 +13,21 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-VARIABLE = "I2VD_CPU_BUDGET"
-"""Bytes that the worker may use on its device."""
-
 _GRAIN = 512
-
-
-def from_environment() -> int | None:
-    """The budget in bytes, if there is one. Raises ValueError."""
-    text = os.environ.get(VARIABLE)
-    return int(text) if text else None
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's metaclass
     """Counts the bytes of all tensors that are made while it is entered, until they die.
 
     Over `limit` bytes torch.OutOfMemoryError is raised, by the operation that asked for too much.
-    Storages are counted once, in pieces of 512 bytes as CUDA's allocator gives them.
+    Storages of the one kind of device are counted once, in pieces of 512 bytes as CUDA's allocator
+    gives them.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kind: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.limit = limit
+        self.kind = kind
         self.live = 0
         self.peak = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
@@ -59,7 +51,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's met
 
     def _count(self, storage: Any) -> None:
         key = storage._cdata
-        if key in self._seen or storage.device.type == "meta":
+        if key in self._seen or storage.device.type != self.kind:
             return
         size = -(-storage.nbytes() // _GRAIN) * _GRAIN
 
@@ -77,6 +69,7 @@ class Budget:
 
     def __init__(self, device: torch.device, limit: int | None) -> None:
         self._device = device
+        self._limit = limit
         self._ledger = Ledger(limit) if limit and device.type == "cpu" else None
         if limit and device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
@@ -86,6 +79,17 @@ class Budget:
     def counts(self) -> bool:
         """Whether tensors are counted here, so that copies on the host must be real ones."""
         return self._ledger is not None
+
+    def room(self) -> int | None:
+        """Bytes that may be used from now on, those in use included; None where nobody counts.
+
+        What torch holds is ours, in use or not; what other processes hold is not.
+        """
+        if self._device.type != "cuda":
+            return self._limit
+        free, _ = torch.cuda.mem_get_info(self._device)
+        ours = free + torch.cuda.memory_reserved(self._device)
+        return ours if self._limit is None else min(ours, self._limit)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -1,20 +1,16 @@
 """One clip, from the clean PNG to the checked MP4: the stages in their order."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.gate import Flaw, flaw
-from pipeline.ladder import Mode
 from pipeline.protocol import Made, Make, Output
+from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import Conditions, conditions, read_picture
 from pipeline.worker.decode import Frames, decode, release
@@ -68,9 +64,8 @@ def _conditions(
     model: Model, order: Make, picture: Image.Image, watch: Watch
 ) -> tuple[Conditions, Conditions | None]:
     spec = order.spec
-    if order.mode is Mode.OFFLOAD:
-        model.weights.leave(model.unet)
-        release(model.device)
+    hold.prepare(model, order.mode)
+    release(model.device)
     return conditions(
         model,
         picture,
@@ -78,7 +73,7 @@ def _conditions(
         spec.negative_prompt if spec.guidance > 1.0 else None,
         frames=order.frames,
         fps=spec.motion_fps,
-        keep_encoders=order.mode is Mode.RESIDENT,
+        striped=order.mode.thrift.stripes,
         on_step=watch.step,
     )
 
@@ -89,14 +84,18 @@ def _denoise(
     spec = order.spec
     cells = (order.height // model.vae_factor, order.width // model.vae_factor)
     shape = (1, model.unet.config.in_channels, order.frames, *cells)
-    with _unet_at_hand(model, order.mode) as unet:
+    with hold.unet(model, order.mode) as unet:
         predict: Predict
         if unwanted is None:
             predict = plain(unet, wanted)
         else:
-            halves = order.mode in (Mode.SLICED, Mode.OFFLOAD)
             predict = guided(
-                unet, wanted, unwanted, spec.guidance, rescale=spec.guidance_rescale, halves=halves
+                unet,
+                wanted,
+                unwanted,
+                spec.guidance,
+                rescale=spec.guidance_rescale,
+                halves=order.mode.thrift.halves,
             )
         return sample(
             predict,
@@ -107,28 +106,9 @@ def _denoise(
         )
 
 
-@contextmanager
-def _unet_at_hand(model: Model, mode: Mode) -> Iterator[Any]:
-    if mode is Mode.OFFLOAD:
-        with model.weights.piecewise(model.unet, _pieces(model.unet)):
-            yield model.unet
-        release(model.device)
-    else:
-        model.weights.bring(model.unet)
-        yield model.unet
-
-
-def _pieces(unet: Any) -> Iterator[nn.Module]:
-    """The convolutions and transformers within the blocks: nearly all of the UNet's weights."""
-    for block in chain(unet.down_blocks, [unet.mid_block], unet.up_blocks):
-        for children in block.children():
-            yield from children
-
-
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:
-    """Frames by the quarter of a clip need no more than the UNet did."""
-    together = order.frames // 4 if order.mode is Mode.RESIDENT else 1
-    return decode(model, latents, together=max(1, together), on_step=watch.step)
+    release(model.device)
+    return decode(model, latents, order.mode.thrift, on_step=watch.step)
 
 
 def _write(model: Model, order: Make, frames: Frames, watch: Watch) -> Output:

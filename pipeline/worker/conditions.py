@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pipeline.worker import hold
 from pipeline.worker.errors import Refused, first_line
 from pipeline.worker.model import Model
 
@@ -65,33 +66,26 @@ def conditions(
     *,
     frames: int,
     fps: int,
-    keep_encoders: bool,
+    striped: bool = False,
     on_step: Callable[[], None],
 ) -> tuple[Conditions, Conditions | None]:
     """The branch that is wanted, and, with a negative prompt, the one guidance leads away from.
 
-    In the second the image embedding is zeros, as the model was trained. Without `keep_encoders`
-    each encoder leaves the device after its use. `on_step` is called three times.
+    In the second the image embedding is zeros, as the model was trained. With `striped` the VAE
+    works on stripes of the picture. `on_step` is called three times.
     """
     prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
     texts = [embed_text(model, text) for text in prompts]
-    _done(model, model.text_encoder, keep_encoders)
     on_step()
     image = embed_image(model, picture)
-    _done(model, model.image_encoder, keep_encoders)
     on_step()
-    latents = with_places(picture_latents(model, picture), frames)
+    latents = with_places(picture_latents(model, picture, striped=striped), frames)
     on_step()
     rate = torch.tensor([fps], device=model.device)
     wanted = Conditions(texts[0], image, latents, rate)
     if negative_prompt is None:
         return wanted, None
     return wanted, Conditions(texts[1], torch.zeros_like(image), latents, rate)
-
-
-def _done(model: Model, encoder: torch.nn.Module, keep: bool) -> None:
-    if not keep:
-        model.weights.leave(encoder)
 
 
 def embed_text(model: Model, prompt: str) -> Tensor:
@@ -119,11 +113,11 @@ def _embed_text(model: Model, prompt: str) -> Tensor:
     tokens = model.tokenizer(
         prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    model.weights.bring(model.text_encoder)
-    layers = model.text_encoder(
-        tokens.input_ids.to(model.device), output_hidden_states=True
-    ).hidden_states
-    embedding: Tensor = model.text_encoder.final_layer_norm(layers[-2])
+    with hold.encoder(model, model.text_encoder):
+        layers = model.text_encoder(
+            tokens.input_ids.to(model.device), output_hidden_states=True
+        ).hidden_states
+        embedding: Tensor = model.text_encoder.final_layer_norm(layers[-2])
     return embedding
 
 
@@ -139,24 +133,25 @@ def embed_image(model: Model, picture: Image.Image) -> Tensor:
     )
     mean, deviation = (torch.tensor(model.eye[k])[:, None, None] for k in _NORMALISATION)
     pixels = ((_pixels(square) - mean) / deviation)[None]
-    model.weights.bring(model.image_encoder)
-    embedding: Tensor = model.image_encoder(pixels.to(model.device, model.dtype)).image_embeds
+    with hold.encoder(model, model.image_encoder):
+        embedding: Tensor = model.image_encoder(pixels.to(model.device, model.dtype)).image_embeds
     return embedding[:, None]
 
 
 _NORMALISATION = ("image_mean", "image_std")
 
 
-def picture_latents(model: Model, picture: Image.Image) -> Tensor:
+def picture_latents(model: Model, picture: Image.Image, *, striped: bool = False) -> Tensor:
     """(1, 4, 1, height, width): the mode of the picture's latent distribution, scaled.
 
     The reference draws a sample, from the global generator, so that its seed does not fix the
     result. The mode needs no draw and puts no noise into what every frame is shown.
     """
     pixels = (2.0 * _pixels(picture) - 1.0)[None]
-    latents = _vae_mode(model, pixels, model.dtype)
-    if not torch.isfinite(latents).all():
-        latents = _vae_mode(model, pixels, torch.float32)
+    with hold.vae(model, striped=striped):
+        latents = _vae_mode(model, pixels, model.dtype)
+        if not torch.isfinite(latents).all():
+            latents = _vae_mode(model, pixels, torch.float32)
     scaled: Tensor = latents * model.vae.config.scaling_factor
     return scaled.to(model.dtype)[:, :, None]
 

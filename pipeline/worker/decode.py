@@ -1,14 +1,12 @@
 """Decoding: from latents to frames. The latents survive lack of memory, so only this is repeated.
 
-The VAE sees each frame alone whatever the chunk, so chunks change nothing but rounding. Tiles are
-blended where they overlap; they come last, since they do change the picture a little.
+The VAE sees each frame alone, and on stripes its statistics are still those of the whole frame: no
+way of decoding changes more than rounding.
 """
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.gate import Flaw
+from pipeline.mode import Thrift
+from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.model import Model
 
@@ -24,41 +24,39 @@ Frames = NDArray[np.uint8]
 
 
 def decode(
-    model: Model, latents: Tensor, *, together: int, on_step: Callable[[int], None]
+    model: Model, latents: Tensor, thrift: Thrift, *, on_step: Callable[[int], None]
 ) -> Frames:
-    """Decode (1, 4, frames, height, width) latents, `together` frames at a time.
+    """Decode (1, 4, frames, height, width) latents, as many frames at once as `thrift` says.
 
-    Where memory does not suffice: one by one, then in tiles. `on_step` gets the frames done. Raises
-    Spoilt if the frames are not finite, and what lack of memory raises if there is too little even
-    for tiles.
+    Where memory does not suffice: in stripes, without the UNet beside them. `on_step` gets the
+    frames done. Raises Spoilt if the frames are not finite, and what lack of memory raises.
     """
     cells = (latents / model.vae.config.scaling_factor)[0].transpose(0, 1)
-    if together > 1 and (frames := _if_it_fits(model, cells, together, on_step)) is not None:
-        return frames
-    if (frames := _if_it_fits(model, cells, 1, on_step)) is not None:
-        return frames
-    with _tiles(model.vae, min(cells.shape[-2:]) // 2):
-        return _decode(model, cells, 1, on_step)
+    if not thrift.stripes:
+        try:
+            return _decode(model, cells, together(cells, thrift), striped=False, on_step=on_step)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        print("no memory to decode whole frames; going on in stripes", file=sys.stderr)
+        model.weights.leave(model.unet)
+        release(model.device)
+    return _decode(model, cells, 1, striped=True, on_step=on_step)
 
 
-def _if_it_fits(
-    model: Model, cells: Tensor, together: int, on_step: Callable[[int], None]
-) -> Frames | None:
-    try:
-        return _decode(model, cells, together, on_step)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    release(model.device)
-    print(f"no memory to decode frames by {together}; trying smaller pieces", file=sys.stderr)
-    return None
+def together(cells: Tensor, thrift: Thrift) -> int:
+    """How many frames of (frames, 4, height, width) are decoded at once."""
+    return max(1, thrift.decoded // (cells.shape[-2] * cells.shape[-1]))
 
 
-def _decode(model: Model, cells: Tensor, together: int, on_step: Callable[[int], None]) -> Frames:
+def _decode(
+    model: Model, cells: Tensor, count: int, *, striped: bool, on_step: Callable[[int], None]
+) -> Frames:
     frames = []
-    for chunk in torch.split(cells, together):
-        frames.append(_pixels(_finite(model, chunk)))
-        on_step(sum(map(len, frames)))
+    with hold.vae(model, striped=striped):
+        for chunk in torch.split(cells, count):
+            frames.append(_pixels(_finite(model, chunk)))
+            on_step(sum(map(len, frames)))
     return np.concatenate(frames)
 
 
@@ -77,20 +75,6 @@ def _pixels(values: Tensor) -> Frames:
     scaled = (values / 2.0 + 0.5).clamp(0.0, 1.0).mul(255.0).round()
     pixels: Frames = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return pixels
-
-
-@contextmanager
-def _tiles(vae: Any, cells: int) -> Iterator[None]:
-    """Within, the VAE works on overlapping squares of `cells` latent cells."""
-    before = vae.tile_latent_min_size, vae.tile_sample_min_size
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    vae.tile_latent_min_size, vae.tile_sample_min_size = cells, cells * factor
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()
-        vae.tile_latent_min_size, vae.tile_sample_min_size = before
 
 
 def release(device: torch.device) -> None:

@@ -63,26 +63,18 @@ class Model:
         """What divides both sides of a clip, in pixels: 64 for the full model."""
         return int(self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """All that has weights."""
-        return self.unet, self.vae, self.text_encoder, self.image_encoder
-
-    def bring_all(self) -> None:
-        """Have every network on the device; where it cannot hold all, leave them on the host.
+    def bring_unet(self) -> None:
+        """Have the UNet on the device before the first clip; where it has no room, on the host.
 
         Then each clip brings what its mode needs.
         """
         try:
-            for network in self.networks:
-                self.weights.bring(network)
-            return
+            self.weights.bring(self.unet)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        for network in self.networks:
-            self.weights.leave(network)
-        print(f"{self.device} cannot hold all of {self.name} at once", file=sys.stderr)
+            self.weights.leave(self.unet)
+            print(f"{self.device} has no room for the UNet of {self.name}", file=sys.stderr)
 
 
 def load(
@@ -90,7 +82,7 @@ def load(
 ) -> Model:
     """Load a model, ready to work on `device`.
 
-    Its weights are mapped on the host; `bring_all` or each clip brings them to the device.
+    Its weights are mapped on the host; `bring_unet` and each clip bring them to the device.
     `on_step` is called five times. Raises ModelUnusable.
     """
     where = checked_device(device)

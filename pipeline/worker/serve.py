@@ -15,7 +15,16 @@ import torch
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.presets import MICRO_FAMILY, family_of
-from pipeline.protocol import EXIT_DEVICE_LOST, Failed, Load, Loaded, Made, Make, OutOfMemory
+from pipeline.protocol import (
+    EXIT_DEVICE_LOST,
+    Failed,
+    Load,
+    Loaded,
+    Made,
+    Make,
+    OutOfMemory,
+    Surveyed,
+)
 from pipeline.protocol import Cancelled as CancelledReply
 from pipeline.protocol import Spoilt as SpoiltReply
 from pipeline.source import ModelUnusable
@@ -46,7 +55,6 @@ class Server:
     def __init__(self, channel: Channel, faults: Sequence[Fault] = ()) -> None:
         self._channel = channel
         self._faults = faults
-        self._limit = budget.from_environment()
         self._model: Model | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
 
@@ -59,6 +67,10 @@ class Server:
         if isinstance(reply, OutOfMemory):  # no smaller rung can help here
             return Failed(stage="load", reason=reply.detail, retry=True)
         return reply
+
+    def survey(self) -> Surveyed:
+        """How much of the device's memory a clip may have now."""
+        return Surveyed(free=self._budget.room())
 
     def make(self, order: Make) -> Final:
         """Make one clip."""
@@ -83,7 +95,7 @@ class Server:
         watch.enter("load", _LOAD_STEPS)
         device = checked_device(order.device)
         _set_threads(order.model)
-        self._budget = budget.Budget(device, self._limit)
+        self._budget = budget.Budget(device, order.max_memory)
         model = load(
             order.model,
             order.device,
@@ -92,7 +104,7 @@ class Server:
             on_step=watch.step,
         )
         with self._budget.kept():
-            model.bring_all()
+            model.bring_unet()
         self._model = model
         watch.step()
         name, memory = device_facts(device)

@@ -5,7 +5,6 @@ differs, one conversion made at loading). On a CPU both are the same memory, unl
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,49 +87,75 @@ class Weights:
         self.device = device
         self._copy = copy
         self._host: dict[Tensor, Tensor] = {}
+        self._pinned: set[nn.Module] = set()
 
     def hold(self, module: nn.Module) -> None:
         """Take the module's present tensors as the host's copy."""
-        for tensor in _tensors(module):
+        for tensor in tensors_of(module):
             self._host[tensor] = tensor.data
 
-    def bring(self, module: nn.Module, dtype: torch.dtype | None = None) -> None:
-        """Have the module on the device, in its own type or in `dtype`. No work if it is there."""
-        for tensor in _tensors(module):
+    def pin(self, module: nn.Module) -> None:
+        """Have the host's copy where a GPU can fetch it while it computes; once and for good."""
+        if self.device.type != "cuda" or module in self._pinned:
+            return
+        self.leave(module)
+        for tensor in tensors_of(module):
+            self._host[tensor] = tensor.data = tensor.data.pin_memory()
+        self._pinned.add(module)
+
+    def bring(
+        self,
+        module: nn.Module,
+        dtype: torch.dtype | None = None,
+        *,
+        but: Iterable[nn.Module] = (),
+    ) -> None:
+        """Have the module on the device, in its own type or in `dtype`. No work if it is there.
+
+        Those of its parts that are named by `but` stay where they are.
+        """
+        left_out = {tensor for part in but for tensor in tensors_of(part)}
+        for tensor in tensors_of(module):
+            if tensor in left_out:
+                continue
             host = self._host[tensor]
             wanted = dtype if dtype and host.is_floating_point() else host.dtype
-            if tensor.data_ptr() == host.data_ptr() or tensor.dtype != wanted:
+            if self._is_away(tensor) or tensor.dtype != wanted:
                 tensor.data = host.to(self.device, wanted, copy=self._copy)
 
     def leave(self, module: nn.Module) -> None:
         """Release the module's memory on the device."""
-        for tensor in _tensors(module):
+        for tensor in tensors_of(module):
             tensor.data = self._host[tensor]
 
-    @contextmanager
-    def piecewise(self, module: nn.Module, pieces: Iterable[nn.Module]) -> Iterator[None]:
-        """Within, each piece is on the device only while it computes; the rest of `module` stays.
+    def side_stream(self) -> torch.cuda.Stream | None:
+        """A stream that copies while others compute, where the device has such."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-        Every piece's weights cross the bus at each call, so this is slow and needs little.
+    def start(self, module: nn.Module, stream: torch.cuda.Stream | None) -> None:
+        """Begin to bring a module that is away; on a GPU `stream` copies while others compute.
+
+        The memory is taken by the current stream, and the copy waits for it, so that memory which
+        is given back and taken again is never written too early.
         """
-        pieces = list(pieces)
-        inside = {id(tensor) for piece in pieces for tensor in _tensors(piece)}
-        self.leave(module)
-        for tensor in _tensors(module):
-            if id(tensor) not in inside:
-                tensor.data = self._host[tensor].to(self.device, copy=self._copy)
-        hooks = []
-        for piece in pieces:
-            hooks.append(piece.register_forward_pre_hook(lambda m, _: self.bring(m)))
-            hooks.append(piece.register_forward_hook(lambda m, *_: self.leave(m)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.leave(module)
+        places = [(t, self._room_for(t)) for t in tensors_of(module) if self._is_away(t)]
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for tensor, place in places:
+                place.copy_(self._host[tensor], non_blocking=True)
+                tensor.data = place
+
+    def _room_for(self, tensor: Tensor) -> Tensor:
+        return torch.empty_like(self._host[tensor], device=self.device)
+
+    def _is_away(self, tensor: Tensor) -> bool:
+        return bool(tensor.untyped_storage()._cdata == self._host[tensor].untyped_storage()._cdata)
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers."""
     yield from module.parameters()
     yield from module.buffers()

@@ -21,12 +21,12 @@ from daemon.database import Database, DatabaseUnusable, jobs
 from daemon.history import History
 from daemon.job import Drop, Job
 from daemon.ledger import MOST_CUTS, Ledger
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.sidecar import Fallback, Tried
 from pipeline.spec import Spec
 
 STEP = Fallback(
-    tried=Tried(width=64, height=64, frames=8, mode=Mode.RESIDENT), stage="denoise", reason="full"
+    tried=Tried(width=64, height=64, frames=8, mode=Mode.FAST), stage="denoise", reason="full"
 )
 
 Enqueue = Callable[..., list[int]]

@@ -130,3 +130,22 @@ def test_a_local_model_folder_is_relative_to_the_file(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().stop_grace = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [("8GB", 8 * 10**9), ("6 GiB", 6 << 30), ("9000", 9000)]
+)
+def test_a_size_of_memory_has_a_unit(
+    monkeypatch: pytest.MonkeyPatch, given: str, size: int
+) -> None:
+    monkeypatch.setenv("I2VD_MODEL__MAX_VRAM", given)
+    model = load(None).model
+    assert model.max_vram == size
+    assert model.load_on("cuda:1").max_memory == size
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "much", "8 GX"])
+def test_what_is_no_size_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("I2VD_MODEL__MAX_VRAM", given)
+    with pytest.raises(SettingsError, match="max_vram"):
+        load(None)

@@ -1,122 +1,176 @@
-"""Run the full-size model, with random weights, in every preset and mode on a CUDA device.
+"""Run the full-size model, with random weights, on a CUDA device.
 
-    python -m tests.gpu.run [--presets preview,standard] [--modes resident,lean] [--steps 10]
+    python -m tests.gpu.run modes [--presets preview,standard] [--modes fast,lean]
+    python -m tests.gpu.run cards [--presets ...] [--cards 4,6,8,12,16,24]
 
-Time and memory do not depend on what the weights are, so no checkpoint is needed. Prints a table
-and writes results.json and results.md to tests/gpu/results/. A step's time is scaled to the
-preset's number of steps.
+`modes`: every preset in every mode. `cards`: every preset on cards of so many GB, for which a part
+of this one stands in: the mode chosen, its peak, whether the clip was made smaller. Time and memory
+do not depend on what the weights are, so no checkpoint is needed. Prints a table and writes it, and
+its JSON, to tests/gpu/results/. A step's time is scaled to the preset's number of steps. With
+`--device cpu --model micro` the same code can be tried without a GPU.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.anatomy import PUBLISHED, Anatomy, anatomy_of
 from pipeline.gate import Limits
-from pipeline.ladder import Mode, Rung
-from pipeline.memory import predicted_peak
-from pipeline.presets import I2VGEN_XL
+from pipeline.ladder import first_that_fits, rungs
+from pipeline.memory import need, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.protocol import Make
 from pipeline.spec import Spec
+from pipeline.worker import clip
+from pipeline.worker.budget import Budget
+from pipeline.worker.decode import release
+from pipeline.worker.errors import Spoilt, is_out_of_memory
+from pipeline.worker.model import Model, load
+from pipeline.worker.watch import Watch
+from tests.published import published
 
 RESULTS = Path(__file__).parent / "results"
-_COLUMNS = ("preset", "mode", "seconds", "peak_gb", "predicted_gb", "outcome")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model on a device, and what is known of it."""
+
+    model: Model
+    family: Family
+    anatomy: Anatomy
+    steps: int
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def gpu(self) -> bool:
+        return self.model.device.type == "cuda"
 
 
 def main() -> None:
-    arguments = _arguments()
-    import torch
-
-    if not torch.cuda.is_available():
+    asked = _arguments()
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("no CUDA device here: this measures the full model on a GPU, and nothing else")
     torch.set_grad_enabled(False)
-    model = build()
-    rows = []
-    for preset in arguments.presets.split(","):
-        for mode in map(Mode, arguments.modes.split(",")):
-            rows.append(measure(model, preset, mode, arguments.steps))
-            print("  ".join(f"{rows[-1][column]!s:>12}" for column in _COLUMNS), flush=True)
-    report(rows, torch.cuda.get_device_name())
+    bench = _bench(asked)
+    presets = asked.presets.split(",")
+    if asked.what == "modes":
+        found = modes(bench, presets, [Mode(name) for name in asked.modes.split(",")])
+    else:
+        found = cards(bench, presets, [float(size) for size in asked.cards.split(",")])
+    rows: list[Row] = []
+    for row in found:
+        rows.append(row)
+        print("  ".join(f"{value!s:>12}" for value in row.values()), flush=True)
+    name = torch.cuda.get_device_name() if bench.gpu else "CPU"
+    report(asked.what, rows, name)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("modes", "cards"))
     parser.add_argument("--presets", default=",".join(I2VGEN_XL.presets))
     parser.add_argument("--modes", default=",".join(Mode))
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--cards", default="4,6,8,12,16,24", help="sizes in GB")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", choices=("full", MICRO), default="full")
     return parser.parse_args()
 
 
-def build() -> Any:
-    """A model as wide as the published one, filled with small noise on the host in fp16."""
-    import torch
-    from diffusers import AutoencoderKL, I2VGenXLUNet
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTokenizer,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-    )
+def _bench(asked: argparse.Namespace) -> Bench:
+    if asked.model == MICRO:
+        kind = "float16" if asked.device.startswith("cuda") else "float32"
+        model = load(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
+        return Bench(model, MICRO_FAMILY, anatomy_of(MICRO), asked.steps)
 
-    from pipeline.presets import MICRO_FOLDER
-    from pipeline.source import find
-    from pipeline.worker.model import Model
-    from pipeline.worker.weights import Weights, assign
+    def noise(empty: torch.Tensor) -> torch.Tensor:
+        return empty.normal_(std=0.01)
 
-    text = CLIPTextConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=23,
-        num_attention_heads=16,
-        hidden_act="gelu",
+    model = published(asked.device, torch.float16, noise)
+    return Bench(model, I2VGEN_XL, PUBLISHED, asked.steps)
+
+
+def modes(bench: Bench, presets: list[str], wanted: list[Mode]) -> Iterator[Row]:
+    """Every preset in every mode, on the whole card."""
+    budget = Budget(bench.model.device, None if bench.gpu else 1 << 50)
+    for name in presets:
+        spec = _spec(bench, name)
+        for mode in wanted:
+            rung = Rung(mode, spec.width, spec.height, spec.frames)
+            yield {"preset": name, "mode": str(mode), **measure(bench, budget, spec, rung)}
+
+
+def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]:
+    """Every preset on every card, from the first rung that the forecast lets in."""
+    for size in sizes:
+        limit = int(size * 1e9)
+        budget = Budget(bench.model.device, limit)
+        for name in presets:
+            spec = _spec(bench, name)
+            _clear(bench.model)
+
+            def predicted(rung: Rung, spec: Spec = spec) -> int:
+                return peak(rung, bench.anatomy, bench.dtype, guided=spec.guidance > 1).most
+
+            def needs(rung: Rung, spec: Spec = spec) -> int:
+                found = peak(rung, bench.anatomy, bench.dtype, guided=spec.guidance > 1)
+                return need(found, None, gpu=bench.gpu)
+
+            ladder = rungs(spec, bench.family, predicted)
+            first = first_that_fits(ladder, budget.room(), needs)
+            tried = []
+            for rung in ladder[first:]:
+                tried.append(str(rung.mode))
+                row = measure(bench, budget, spec, rung)
+                if not row["outcome"].startswith("out of memory"):
+                    break
+            yield {
+                "card": size,
+                "preset": name,
+                "tried": " ".join(tried),
+                "clip": f"{rung.width}x{rung.height}x{rung.frames}",
+                "degraded": "yes" if rung.degrades(spec) else "no",
+                **row,
+            }
+
+
+def _spec(bench: Bench, name: str) -> Spec:
+    preset = bench.family.presets[name]
+    spec = Spec(
+        prompt="waves",
+        negative_prompt="static",
+        preset=name,
+        width=preset.side,
+        height=preset.side,
+        frames=preset.frames,
+        fps=8,
+        motion_fps=16,
+        steps=preset.steps,
+        guidance=preset.guidance,
+        seed=1,
     )
-    eye = CLIPVisionConfig(
-        hidden_size=1280,
-        intermediate_size=5120,
-        num_hidden_layers=32,
-        num_attention_heads=16,
-        patch_size=14,
-        projection_dim=1024,
-        hidden_act="gelu",
-    )
-    with torch.device("meta"):
-        networks = {
-            "unet": I2VGenXLUNet(),
-            "vae": AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-            ),
-            "text_encoder": CLIPTextModel(text),
-            "image_encoder": CLIPVisionModelWithProjection(eye),
-        }
-    weights = Weights(torch.device("cuda"))
-    for name, network in networks.items():
-        network.requires_grad_(False).eval()
-        noise = {
-            key: torch.empty(value.shape, dtype=torch.float16).normal_(std=0.01)
-            for key, value in network.state_dict().items()
-        }
-        assign(network, noise, name)
-        weights.hold(network)
-    micro = find("micro", small=True)
-    eye_config = micro.configs["feature_extractor"] | {"crop_size": {"width": 224, "height": 224}}
-    scheduler = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
-    return Model(
-        name="random weights",
-        digest="",
-        dtype=torch.float16,
-        tokenizer=CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer"),
-        scheduler=scheduler | {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"},
-        eye=dict(eye_config),
-        weights=weights,
-        prompts={},
-        **networks,
-    )
+    return spec.model_copy(update={"steps": bench.steps})
+
+
+def _clear(model: Model) -> None:
+    for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
+        model.weights.leave(network)
+    release(model.device)
 
 
 class _Nobody:
@@ -129,46 +183,20 @@ class _Nobody:
         return False
 
 
-def measure(model: Any, name: str, mode: Mode, steps: int) -> dict[str, Any]:
+def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     """One clip of few steps; its seconds as if it had all of them."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from pipeline.worker import clip
-    from pipeline.worker.budget import Budget
-    from pipeline.worker.decode import release
-    from pipeline.worker.errors import Spoilt, is_out_of_memory
-    from pipeline.worker.watch import Watch
-
-    preset = I2VGEN_XL.presets[name]
-    rung = Rung(mode, preset.side, preset.side, preset.frames)
-    budget = Budget(model.device, None)
-    watch = Watch(_Nobody(), "encode", settle=torch.cuda.synchronize)  # type: ignore[arg-type]
-    spec = Spec(
-        prompt="waves",
-        negative_prompt="static",
-        preset=name,
-        width=rung.width,
-        height=rung.height,
-        frames=rung.frames,
-        fps=8,
-        motion_fps=16,
-        steps=steps,
-        guidance=9.0,
-        seed=1,
-    )
+    model = bench.model
+    settle = torch.cuda.synchronize if bench.gpu else lambda: None
+    watch = Watch(_Nobody(), "encode", settle=settle)  # type: ignore[arg-type]
     outcome = "made"
-    for network in model.networks:
-        model.weights.leave(network)
-    release(model.device)
+    _clear(model)
     with tempfile.TemporaryDirectory() as folder, budget.kept():
         noise = np.random.default_rng(0).integers(0, 255, (rung.height, rung.width, 3), np.uint8)
         Image.fromarray(noise).save(f"{folder}/clean.png")
         order = Make(
             job="gpu",
-            spec=spec,
-            mode=mode,
+            spec=Spec.model_construct(**dict(spec)),
+            mode=rung.mode,
             width=rung.width,
             height=rung.height,
             frames=rung.frames,
@@ -177,8 +205,6 @@ def measure(model: Any, name: str, mode: Mode, steps: int) -> dict[str, Any]:
             limits=Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0),  # it dreams of noise
         )
         try:
-            if mode is Mode.RESIDENT:
-                model.bring_all()
             clip.make(model, order, watch, budget)
         except Spoilt as error:
             outcome = f"spoilt in {watch.stage}: {error}"
@@ -187,30 +213,31 @@ def measure(model: Any, name: str, mode: Mode, steps: int) -> dict[str, Any]:
                 raise
             outcome = f"out of memory in {watch.stage}"
     seconds = dict(watch.seconds)
-    seconds["denoise"] = seconds.get("denoise", 0.0) * preset.steps / steps
+    whole = bench.family.presets[spec.preset].steps
+    seconds["denoise"] = seconds.get("denoise", 0.0) * whole / spec.steps
+    found = peak(rung, bench.anatomy, bench.dtype, guided=spec.guidance > 1)
     return {
-        "preset": name,
-        "mode": str(mode),
         "seconds": round(sum(seconds.values()), 1),
-        "peak_gb": round((budget.peak() or 0) / 1e9, 2),
-        "predicted_gb": round(predicted_peak(rung, I2VGEN_XL, "float16") / 1e9, 2),
+        "peak_gb": round((budget.peak() or 0) / 1e9, 3),
+        "predicted_gb": round(found.most / 1e9, 3),
+        "needed_gb": round(need(found, None, gpu=bench.gpu) / 1e9, 3),
         "outcome": outcome,
-        "stages": seconds,
     }
 
 
-def report(rows: list[dict[str, Any]], device: str) -> None:
+def report(what: str, rows: list[Row], device: str) -> None:
     """Write the rows as JSON and as a table in Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "results.json").write_text(json.dumps({"device": device, "rows": rows}, indent=1))
+    (RESULTS / f"{what}.json").write_text(json.dumps({"device": device, "rows": rows}, indent=1))
+    columns = list(rows[0])
     lines = [
         f"# {device}",
         "",
-        f"| {' | '.join(_COLUMNS)} |",
-        "|" + " --- |" * len(_COLUMNS),
-        *(f"| {' | '.join(str(row[column]) for column in _COLUMNS)} |" for row in rows),
+        f"| {' | '.join(columns)} |",
+        "|" + " --- |" * len(columns),
+        *(f"| {' | '.join(map(str, row.values()))} |" for row in rows),
     ]
-    (RESULTS / "results.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"{what}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

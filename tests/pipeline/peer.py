@@ -32,6 +32,8 @@ from pipeline.protocol import (
     Prepared,
     Progress,
     Spoilt,
+    Survey,
+    Surveyed,
 )
 
 
@@ -57,6 +59,8 @@ def main() -> None:
                         channel.send(Progress(stage="load", step=0, steps=1))
                         time.sleep(0.5)
                     channel.send(loaded(load))
+                case Survey():
+                    channel.send(Surveyed(free=load.max_memory))
                 case Make() as order:
                     words = order.spec.prompt.split()
                     act(channel, words[min(tries, len(words) - 1)], order, number)

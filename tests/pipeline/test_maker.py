@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import ladder
+from pipeline.anatomy import anatomy_of
 from pipeline.client import Child, Died, Silent
 from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, NoClip, Order, StepDown, another_seed
+from pipeline.memory import peak
+from pipeline.mode import Rung
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.spec import Spec
@@ -23,7 +26,12 @@ ENV = {"PYTHONPATH": str(ROOT)}
 def order(prompt: str, fallback: str = "auto") -> Order:
     spec = Spec(prompt=prompt, preset="draft", width=64, height=64, frames=16, fps=8, motion_fps=16,
                 steps=10, guidance=1.0, seed=1, fallback=fallback)  # fmt: skip
-    return Order("1", spec, ladder.rungs(spec, MICRO_FAMILY), Path("p.png"), Path("staging"))
+    rungs = ladder.rungs(spec, MICRO_FAMILY, predicted)
+    return Order("1", spec, rungs, lambda rung, _: predicted(rung), Path("p.png"), Path("staging"))
+
+
+def predicted(rung: Rung) -> int:
+    return peak(rung, anatomy_of("micro"), "float32", guided=False).most
 
 
 class Bench:
@@ -35,6 +43,7 @@ class Bench:
         *,
         dtype: Dtype = "float32",
         mute: bool = False,
+        max_memory: int | None = None,
         **limits: float,
     ) -> None:
         """`limits` of silence, by stage."""
@@ -42,7 +51,7 @@ class Bench:
         self.losses: list[Loss] = []
         self.oom_kills = 0
         self.news: list[Progress | Loaded | StepDown | Spoilt] = []
-        load = Load(model=model, device="cpu", dtype=dtype)
+        load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory)
         self.maker = Maker(
             load,
             self.lines.append,
@@ -96,13 +105,32 @@ async def test_out_of_memory_goes_down_one_rung_at_a_time(bench: Bench) -> None:
     assert bench.losses == []
 
 
-async def test_the_end_of_the_ladder_is_a_failure_that_says_what_would_help(bench: Bench) -> None:
+async def test_the_end_of_the_ladder_is_a_failure_that_says_where_it_was(bench: Bench) -> None:
     outcome = await bench.make("oom", fallback="never")
     assert isinstance(outcome, NoClip)
     assert outcome.kind == "memory"
     assert not outcome.retry
-    assert "smaller preset" in outcome.reason
+    assert "out of memory at 64x64, 16 frames, offload" in outcome.reason
     assert isinstance(await bench.make("made"), Clip)
+
+
+async def test_a_rung_that_has_no_room_is_told_and_not_tried() -> None:
+    rungs = order("").ladder
+    bench = Bench(max_memory=predicted(rungs[2]))
+    try:
+        clip = await bench.make("oom made")
+    finally:
+        await bench.maker.close()
+    assert isinstance(clip, Clip)
+    assert clip.rung == rungs[3]
+    assert [(step.rung, step.stage) for step in clip.steps_down] == [
+        (rungs[0], "forecast"),
+        (rungs[1], "forecast"),
+        (rungs[2], "denoise"),
+    ]
+    assert "GB may be used" in clip.steps_down[0].detail
+    assert clip.steps_down[2].room == predicted(rungs[2])
+    assert [news for news in bench.news if isinstance(news, StepDown)] == list(clip.steps_down)
 
 
 @pytest.mark.parametrize(("word", "retry"), [("fail", False), ("retry", True)])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.gate import Figures
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.protocol import (
     SILENCE,
     Cancel,
@@ -32,6 +32,8 @@ from pipeline.protocol import (
     Request,
     Spoilt,
     Stage,
+    Survey,
+    Surveyed,
     dump,
     read_reply,
     read_request,
@@ -63,9 +65,10 @@ REQUESTS = {
     '"framing":"crop","output":"/o.png"}': Prepare(
         path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
     ),
-    '{"type":"load","model":"micro","device":"cpu","dtype":"float32"}': Load(
+    '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null}': Load(
         model="micro", device="cpu", dtype="float32"
     ),
+    '{"type":"survey"}': Survey(),
     f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
     '"likeness":0.2}}': Make(
@@ -99,6 +102,7 @@ REPLIES = {
         versions={"torch": "2"},
         seconds=1.5,
     ),
+    '{"type":"surveyed","free":9}': Surveyed(free=9),
     '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
         stage="denoise", step=1, steps=50
     ),

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from pipeline.gate import Figures
-from pipeline.ladder import Mode, Rung
 from pipeline.maker import Clip, StepDown
+from pipeline.mode import Mode, Rung
 from pipeline.protocol import Loaded, Made, Output
 from pipeline.sidecar import Sidecar, Source, compose, fallback
 from pipeline.spec import Spec
@@ -29,12 +29,12 @@ def sidecar(side: int, dropped: int = 0) -> Sidecar:
     return compose(
         clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,
         source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), asked=SPEC,
-        earlier=[fallback(step(Mode.RESIDENT))],
+        earlier=[fallback(step(Mode.FAST))],
     )  # fmt: skip
 
 
 def test_the_steps_down_of_earlier_attempts_are_told_first() -> None:
-    assert [each.tried.mode for each in sidecar(64).fallbacks] == [Mode.RESIDENT, Mode.LEAN]
+    assert [each.tried.mode for each in sidecar(64).fallbacks] == [Mode.FAST, Mode.LEAN]
 
 
 def test_only_a_smaller_clip_is_degraded() -> None:

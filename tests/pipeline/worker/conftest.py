@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import protocol
-from pipeline.ladder import Mode
+from pipeline.mode import Mode
 from pipeline.presets import MICRO
 from pipeline.worker.model import Model, load
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec
@@ -21,7 +21,7 @@ def _one_thread() -> None:
 def micro() -> Model:
     """The embedded checkpoint on the CPU in float32."""
     model = load(MICRO, "cpu", "float32", on_step=lambda: None)
-    model.bring_all()
+    model.bring_unet()
     return model
 
 
@@ -48,7 +48,7 @@ def order(tmp_path: Path, png: Path) -> Order:
         return protocol.Make(
             job="job",
             spec=spec,
-            mode=rung.get("mode", Mode.RESIDENT),
+            mode=rung.get("mode", Mode.FAST),
             width=rung.get("rung_width", spec.width),
             height=rung.get("rung_height", spec.height),
             frames=spec.frames,

@@ -78,12 +78,12 @@ class Peer:
             self.progress.append((reply.stage, reply.step, reply.steps))
         return reply
 
-    def load(self) -> Any:
+    def load(self, max_memory: int | None = None) -> Any:
         hello = self.receive()
         if hello is None:
             return None
         assert hello.type == "hello"
-        self.send(protocol.Load(model=MICRO, device="cpu", dtype="float32"))
+        self.send(protocol.Load(model=MICRO, device="cpu", dtype="float32", max_memory=max_memory))
         return self.final()
 
     def log(self) -> str:

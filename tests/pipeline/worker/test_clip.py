@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.ladder import Mode
+from pipeline.anatomy import anatomy_of
+from pipeline.memory import peak
+from pipeline.mode import Mode, Rung
 from pipeline.protocol import Made, Make, Progress
 from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
@@ -43,6 +45,11 @@ def made(model: Model, order: Make, budget: Budget | None = None) -> Made:
         return clip.make(model, order, watch, budget)
 
 
+def shortened(order: Make, steps: int) -> Make:
+    """Of fewer steps than a rule may ask for."""
+    return order.model_copy(update={"spec": order.spec.model_copy(update={"steps": steps})})
+
+
 def shown(order: Make) -> Any:
     with av.open(str(Path(order.staging) / "clip.mp4")) as container:
         return np.stack([f.to_ndarray(format="gray") for f in container.decode(video=0)])
@@ -60,9 +67,8 @@ def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_every_mode_gives_the_same_frames(
-    micro: Model, order: Order, guidance: float, monkeypatch: pytest.MonkeyPatch
+def test_every_mode_gives_the_same_frames_and_fp8_nearly(
+    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = {}
     examine = clip.examine
@@ -72,10 +78,15 @@ def test_every_mode_gives_the_same_frames(
         return examine(values, *others)
 
     monkeypatch.setattr(clip, "examine", keep)
-    for mode in (*Mode, Mode.RESIDENT):
-        made(micro, order(mode=mode, guidance=guidance))
     for mode in Mode:
-        assert np.abs(frames[mode] - frames[Mode.RESIDENT]).max() <= 1, mode
+        made(micro, shortened(order(mode=mode, guidance=3.0), 4))
+    for mode in Mode:
+        off = frames[mode] - frames[Mode.FAST]
+        if mode.exact:
+            assert np.abs(off).max() <= 1, mode
+    psnr = 10 * np.log10(255**2 / (off_fp8 := frames[Mode.FP8] - frames[Mode.FAST]).var())
+    print(f"\nfp8: {psnr:.1f} dB to the exact clip, at most {np.abs(off_fp8).max()} of 255")
+    assert 25 < psnr < 70
 
 
 def test_same_spec_same_file(micro: Model, order: Order) -> None:
@@ -137,36 +148,35 @@ def test_sizes_that_the_model_cannot_make_are_refused(micro: Model, order: Order
         made(micro, order(width=36))
 
 
-def test_decoding_falls_back_to_smaller_pieces(
+def test_lack_of_memory_in_decoding_repeats_only_the_decoding(
     micro: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     latents = torch.randn(1, 4, 6, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        whole = decode.decode(micro, latents, together=3, on_step=lambda _: None)
+        whole = decode.decode(micro, latents, Mode.FAST.thrift, on_step=lambda _: None)
     real, sizes = micro.vae.decode, []
 
     def limited(cells: Any) -> Any:
-        sizes.append((len(cells), micro.vae.use_tiling))
-        if len(cells) > 1 or (len(sizes) > 3 and not micro.vae.use_tiling):
+        sizes.append(len(cells))
+        if len(cells) > 1:
             raise torch.OutOfMemoryError("no memory")
         return real(cells)
 
     monkeypatch.setattr(micro.vae, "decode", limited)
     with torch.no_grad():
-        pieces = decode.decode(micro, latents, together=3, on_step=lambda _: None)
+        pieces = decode.decode(micro, latents, Mode.FAST.thrift, on_step=lambda _: None)
 
-    assert sizes[0] == (3, False) and sizes[1] == (1, False) and sizes[-1] == (1, True)
-    assert not micro.vae.use_tiling
+    assert sizes == [6, 1, 1, 1, 1, 1, 1]
     assert whole.shape == pieces.shape == (6, 32, 32, 3)
-    assert np.abs(whole.astype(int) - pieces).mean() < 12
-    assert capsys.readouterr().err.count("smaller pieces") == 2
+    assert np.abs(whole.astype(int) - pieces).max() <= 1
+    assert "going on in stripes" in capsys.readouterr().err
 
 
 def test_half_precision_that_overflows_is_decoded_in_single(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = load("micro", "cpu", "bfloat16", on_step=lambda: None)
-    model.bring_all()
+    model.bring_unet()
     latents = torch.randn(1, 4, 2, 8, 8)
     real, types = model.vae.decode, []
 
@@ -179,7 +189,7 @@ def test_half_precision_that_overflows_is_decoded_in_single(
 
     monkeypatch.setattr(model.vae, "decode", overflowing)
     with torch.no_grad():
-        frames = decode.decode(model, latents, together=2, on_step=lambda _: None)
+        frames = decode.decode(model, latents, Mode.FAST.thrift, on_step=lambda _: None)
     assert frames.shape == (2, 16, 16, 3)
     assert types == [torch.bfloat16, torch.float32]
 
@@ -187,7 +197,7 @@ def test_half_precision_that_overflows_is_decoded_in_single(
 def test_frames_that_are_no_numbers_are_no_clip(micro: Model) -> None:
     latents = torch.full((1, 4, 2, 8, 8), float("inf"))
     with torch.no_grad(), pytest.raises(Spoilt, match="not numbers"):
-        decode.decode(micro, latents, together=2, on_step=lambda _: None)
+        decode.decode(micro, latents, Mode.FAST.thrift, on_step=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -196,23 +206,41 @@ def budgeted() -> Callable[[int], tuple[Model, Budget]]:
         budget = Budget(torch.device("cpu"), limit)
         model = load("micro", "cpu", "float32", copy=True, on_step=lambda: None)
         with budget.kept():
-            model.bring_all()
+            model.bring_unet()
         return model, budget
 
     return make
 
 
 @pytest.mark.slow
-def test_each_mode_needs_less_than_the_one_before(
-    budgeted: Callable[[int], tuple[Model, Budget]], order: Order
+@pytest.mark.parametrize(
+    ("mode", "width", "height", "frames", "guidance"),
+    [
+        (Mode.FAST, 64, 64, 8, 1.0),
+        (Mode.FAST, 48, 32, 16, 3.0),
+        (Mode.LEAN, 96, 64, 16, 1.0),
+        (Mode.FP8, 64, 48, 8, 3.0),
+        (Mode.OFFLOAD, 64, 64, 8, 3.0),
+    ],
+)
+def test_a_clip_takes_what_was_predicted(
+    budgeted: Callable[[int], tuple[Model, Budget]],
+    order: Order,
+    mode: Mode,
+    width: int,
+    height: int,
+    frames: int,
+    guidance: float,
 ) -> None:
+    """Counted while a real clip is made; a share of the micro model's few megabytes."""
     model, budget = budgeted(10**12)
-    peaks = []
-    for mode in Mode:
-        asked = order(mode=mode, guidance=3.0)
-        peaks.append(made(model, asked, budget).peak_memory)
-    assert peaks == sorted(peaks, reverse=True)
-    assert len(set(peaks)) == len(Mode)
+    asked = order(mode=mode, width=width, height=height, frames=frames, guidance=guidance)
+    counted = made(model, shortened(asked, 1), budget).peak_memory
+    assert counted is not None
+    rung = Rung(mode, width, height, frames)
+    told = peak(rung, anatomy_of("micro"), "float32", guided=guidance > 1)
+    print(f"\n{rung}: {counted / 1e6:.1f} MB, predicted {told.most / 1e6:.1f} MB {told}")
+    assert told.most == pytest.approx(counted, rel=0.05)
 
 
 def test_over_the_budget_memory_runs_out_and_all_is_released(
@@ -240,7 +268,7 @@ def test_a_model_over_the_budget_stays_on_the_host(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, budget = budgeted(8_000_000)
-    assert "cannot hold all" in capsys.readouterr().err
+    assert "has no room for the UNet" in capsys.readouterr().err
     assert budget._ledger is not None
     assert budget._ledger.live == 0
     assert made(model, order(mode=Mode.OFFLOAD, width=16, height=16), budget).frames == 8

@@ -130,7 +130,7 @@ def _eye() -> dict[str, Any]:
 
 def loaded(folder: Path | str, dtype: str = "float32") -> Model:
     model = load(str(folder), "cpu", dtype, on_step=lambda: None)
-    model.bring_all()
+    model.bring_unet()
     return model
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 import av
 import pytest
 
-from pipeline.ladder import Mode
-from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make
+from pipeline import ladder
+from pipeline.anatomy import anatomy_of
+from pipeline.memory import Peak, need, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import MICRO_FAMILY
+from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer
 from tests.system import disks
 
@@ -107,22 +111,50 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
 
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
 def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage: str) -> None:
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:resident,lean")
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:fast")
     peer.load()
-    peer.send(order(mode=Mode.RESIDENT))
+    peer.send(order(mode=Mode.FAST))
     reply = peer.final()
     assert (reply.type, reply.stage) == ("out_of_memory", stage)
-    peer.send(order(mode=Mode.SLICED))
+    peer.send(order(mode=Mode.LEAN))
     assert peer.final().type == "made"
 
 
 def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
-    peer = worker(I2VD_CPU_BUDGET="3000000")
-    peer.load()
-    peer.send(order(mode=Mode.RESIDENT, width=64, height=64))
+    peer = worker()
+    peer.load(max_memory=3_000_000)
+    peer.send(order(mode=Mode.FAST, width=64, height=64))
     reply = peer.final()
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail
+
+
+def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
+    worker: Start, order: Order
+) -> None:
+    """Each mode is made in what it needs, where no more is there."""
+    spec = order(guidance=3.0, fallback="never").spec
+    anatomy = anatomy_of("micro")
+
+    def predicted(rung: Rung) -> Peak:
+        return peak(rung, anatomy, "float32", guided=True)
+
+    rungs = ladder.rungs(spec, MICRO_FAMILY, lambda rung: predicted(rung).most)
+    assert [rung.mode for rung in rungs] == [mode for mode in Mode if mode.exact]
+    peer = worker()
+    peer.load()
+    for n, rung in enumerate(rungs):
+        limit = need(predicted(rung), None, gpu=False)
+        peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=limit))
+        assert peer.final().type == "loaded"
+        peer.send(Survey())
+        assert peer.final().free == limit
+        above = [rungs[n - 1]] if n else []
+        for tried, outcome in [*((r, "out_of_memory") for r in above), (rung, "made")]:
+            peer.send(order(guidance=3.0, mode=tried.mode))
+            reply = peer.final()
+            assert reply.type == outcome, (str(rung), str(tried), reply)
+        assert reply.peak_memory <= limit
 
 
 def test_a_failure_is_told_and_survived(worker: Start, order: Order) -> None:

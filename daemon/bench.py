@@ -1,0 +1,100 @@
+"""`i2vd bench memory`: what each preset takes in each mode, measured with the real worker.
+
+A clip of the fewest steps for each row, with the model as it is configured. needs.py predicts.
+"""
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from daemon.app import devices
+from daemon.demo import SAMPLES
+from daemon.needs import Row, rung_of, spec_of
+from daemon.settings import Settings
+from pipeline import ladder
+from pipeline.anatomy import anatomy_of
+from pipeline.decoder import Decoder
+from pipeline.gate import Limits
+from pipeline.loss import Loss
+from pipeline.maker import Clip, Maker, Order
+from pipeline.memory import peak
+from pipeline.mode import Mode
+from pipeline.presets import family_of
+from pipeline.protocol import Inspected
+from pipeline.spec import Spec
+
+_UNLIMITED = 1 << 50
+"""More than any device has: so the tensors on a CPU are counted, and never too many."""
+
+_NO_GATE = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
+"""A clip of so few steps need not look like anything."""
+
+
+class NotMeasured(Exception):
+    """The worker could not be asked; the message says why."""
+
+
+async def measured(
+    settings: Settings, presets: Sequence[str], console: Console
+) -> AsyncIterator[Row]:
+    """A row for each preset and mode of the configured model on its first device."""
+    device = devices(settings.model.devices)[0]
+    load = settings.model.load_on(device)
+    limit = settings.model.max_vram
+    if device == "cpu":
+        load = load.model_copy(update={"max_memory": limit or _UNLIMITED})
+    lines: list[str] = []
+
+    def tell_loss(loss: Loss) -> None:
+        lines.append(loss.reason)
+
+    maker = Maker(load, lines.append, tell_loss, limits=_NO_GATE, silence=settings.model.silence)
+    decoder = Decoder(lines.append, tell_loss)
+    family = family_of(settings.model.name)
+    sample = sorted(SAMPLES.glob("*.jpg"))[0]
+    try:
+        with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
+            looked = await decoder.inspect(sample)
+            if not isinstance(looked, Inspected):
+                raise NotMeasured(f"{sample}: {looked.reason}")
+            for name in presets:
+                spec = spec_of(name, family)
+                clean = Path(folder) / f"{name}.png"
+                await decoder.prepare(sample, looked.sha256, spec, clean)
+                for mode in ladder.modes(lossy=True):
+                    console.print(f"{name}, {mode} ...", end="\r")
+                    yield await _measure(maker, settings, spec, mode, clean, Path(folder), limit)
+    finally:
+        await decoder.close()
+        await maker.close()
+
+
+async def _measure(
+    maker: Maker,
+    settings: Settings,
+    spec: Spec,
+    mode: Mode,
+    clean: Path,
+    folder: Path,
+    limit: int | None,
+) -> Row:
+    rung = rung_of(spec, mode)
+    found = peak(rung, anatomy_of(settings.model.name), maker.dtype, guided=spec.guidance > 1)
+    order = Order(f"{spec.preset}-{mode}", spec, (rung,), lambda *_: 0, clean, folder)
+    clip = await maker.make(order, lambda _: None)
+    if not isinstance(clip, Clip) and clip.kind not in ("memory", "failed"):
+        raise NotMeasured(clip.reason)
+    made = clip.made if isinstance(clip, Clip) else None
+    taken = made.peak_memory if made else None
+    return Row(
+        preset=spec.preset,
+        mode=mode,
+        exact=mode.exact,
+        predicted_bytes=found.most,
+        measured_bytes=taken,
+        seconds=round(sum(made.seconds.values()), 2) if made else None,
+        fits=made is not None and (limit is None or (taken or 0) <= limit),
+        outcome=None if isinstance(clip, Clip) else clip.reason,
+    )

@@ -1,0 +1,72 @@
+"""Commands that measure: bench memory."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.console import Console
+
+from daemon import bench, needs
+from daemon.app import devices
+from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.settings import Settings
+from pipeline.presets import MICRO
+
+benches = typer.Typer(help="Measure what this machine can do.", no_args_is_help=True)
+app.add_typer(benches, name="bench")
+
+
+@benches.command()
+def memory(
+    config: Config = None,
+    model: Annotated[
+        str | None, typer.Option(help="Predict for this model only, such as i2vgen-xl.")
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(help="Predict for a GPU of this size only, such as 8GB.")
+    ] = None,
+    presets: Annotated[str | None, typer.Option(help="Names with commas; default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What each preset needs in each mode: predicted, and measured with the configured model."""
+    settings = settings_of(config)
+    name = model or settings.model.name
+    wanted = _presets(name, presets)
+    size = _size(card)
+    device = devices(settings.model.devices)[0]
+    if model or card or (device == "cpu" and name != MICRO):
+        rows = needs.predicted(name, wanted, size)
+    else:
+        try:
+            rows = asyncio.run(_measured(settings, wanted, Console(stderr=True)))
+        except bench.NotMeasured as error:
+            fail(Exit.FAILED, str(error))
+    if as_json:
+        typer.echo(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
+    else:
+        needs.show(rows, Console())
+
+
+async def _measured(settings: Settings, presets: list[str], console: Console) -> list[needs.Row]:
+    return [row async for row in bench.measured(settings, presets, console)]
+
+
+def _presets(model: str, given: str | None) -> list[str]:
+    known = needs.presets_of(model)
+    wanted = given.split(",") if given else known
+    if strange := [name for name in wanted if name not in known]:
+        fail(Exit.MISTAKE, f"unknown preset {strange[0]!r}; known: {', '.join(known)}")
+    return wanted
+
+
+def _size(card: str | None) -> int | None:
+    if card is None:
+        return None
+    read: Callable[[object], ByteSize] = TypeAdapter(ByteSize).validate_python
+    try:
+        return int(read(card))
+    except ValidationError:
+        fail(Exit.MISTAKE, f"--card {card!r} is no size; write 8GB or 6GiB")

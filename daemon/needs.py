@@ -1,0 +1,150 @@
+"""What each preset needs in each mode: the table that users want to know before they begin.
+
+Predicted, corrected by what was measured here where that is known; what bench.py measures takes the
+same form.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import median
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from daemon.app import devices
+from daemon.database import Database
+from daemon.forecast import Forecast
+from daemon.gpu import total_bytes
+from daemon.history import History
+from daemon.pace import work
+from daemon.settings import Settings
+from pipeline import ladder
+from pipeline.anatomy import PUBLISHED, anatomy_of
+from pipeline.memory import need, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import I2VGEN_XL, Family, family_of
+from pipeline.spec import Request, Spec, resolve
+
+FEWEST = 10
+"""Steps of a clip that is only to be measured: memory does not depend on them."""
+
+
+class Row(BaseModel):
+    """One preset in one mode. `fits`: whether what is known is within the card or `max_vram`."""
+
+    preset: str
+    mode: Mode
+    exact: bool
+    predicted_bytes: int
+    measured_bytes: int | None
+    seconds: float | None
+    fits: bool
+    outcome: str | None = None
+    """Why nothing was measured, where it was tried."""
+
+
+def predicted(
+    model: str, presets: Sequence[str], card: int | None, dtype: str = "float16"
+) -> list[Row]:
+    """A row for each preset and mode by the formula alone, on a GPU with `card` bytes."""
+    anatomy = PUBLISHED if model == I2VGEN_XL.name else anatomy_of(model)
+    family = I2VGEN_XL if model == I2VGEN_XL.name else family_of(model)
+    rows = []
+    for name in presets:
+        spec = spec_of(name, family)
+        for mode in ladder.modes(lossy=True):
+            found = peak(rung_of(spec, mode), anatomy, dtype, guided=spec.guidance > 1)
+            rows.append(
+                Row(
+                    preset=name,
+                    mode=mode,
+                    exact=mode.exact,
+                    predicted_bytes=found.most,
+                    measured_bytes=None,
+                    seconds=None,
+                    fits=card is None or need(found, None, gpu=True) <= card,
+                )
+            )
+    return rows
+
+
+def presets_of(model: str) -> list[str]:
+    """The names of a model's presets, smallest first."""
+    family = I2VGEN_XL if model == I2VGEN_XL.name else family_of(model)
+    return list(family.presets)
+
+
+def known(settings: Settings, database: Database | None) -> list[Row]:
+    """A row for each preset and mode of the configured model, with what the ledger tells of it."""
+    model = settings.model
+    device = devices(model.devices)[0]
+    dtype, gpu = model.dtype_on(device), device.startswith("cuda")
+    limits = [model.max_vram, total_bytes(device) if gpu else None]
+    card = min((limit for limit in limits if limit is not None), default=None)
+    forecast = Forecast(database, model.name) if database else None
+    setup = forecast.newest(model.name, dtype) if forecast else None
+    rates = _rates(History(database)) if database else {}
+    rows = []
+    for name, preset in family_of(model.name).presets.items():
+        spec = spec_of(name, family_of(model.name), steps=preset.steps)
+        for mode in ladder.modes(lossy=model.fp8):
+            rung, guided = rung_of(spec, mode), spec.guidance > 1
+            found = peak(rung, anatomy_of(model.name), dtype, guided=guided)
+            correction = forecast.correction(setup, mode) if forecast and setup else None
+            rate = rates.get((name, mode))
+            rows.append(
+                Row(
+                    preset=name,
+                    mode=mode,
+                    exact=mode.exact,
+                    predicted_bytes=int(found.most * (correction or 1.0)),
+                    measured_bytes=forecast.measured(setup, rung, guided=guided)
+                    if forecast and setup
+                    else None,
+                    seconds=None if rate is None else round(rate * work(spec), 1),
+                    fits=card is None or need(found, correction, gpu=gpu) <= card,
+                )
+            )
+    return rows
+
+
+def _rates(history: History) -> dict[tuple[str, str], float]:
+    """Seconds for a unit of work, by preset and mode, of the newest clips made as asked."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for job in history.newest("done", limit=500):
+        if job.spec and job.result and not job.result["degraded"]:
+            seconds = sum(job.result["seconds"].values())
+            found[job.spec.preset, job.result["mode"]].append(seconds / work(job.spec))
+    return {key: median(rates) for key, rates in found.items()}
+
+
+def spec_of(preset: str, family: Family, steps: int = FEWEST) -> Spec:
+    """Of the preset's size and length."""
+    asked = Request(prompt="panning left", preset=preset, steps=steps, seed=1)
+    return resolve(asked, family, source=(64, 64), sha256="0" * 64, rng=random.Random(0))
+
+
+def rung_of(spec: Spec, mode: Mode) -> Rung:
+    """A clip as it is asked, in a mode."""
+    return Rung(mode, spec.width, spec.height, spec.frames)
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """A table for a person; GB are 10^9 bytes."""
+    table = Table("preset", "mode", "exact", "predicted GB", "measured GB", "seconds", "fits")
+    for row in rows:
+        table.add_row(
+            row.preset,
+            row.mode,
+            "yes" if row.exact else "no",
+            f"{row.predicted_bytes / 1e9:.3f}",
+            "-" if row.measured_bytes is None else f"{row.measured_bytes / 1e9:.3f}",
+            "-" if row.seconds is None else f"{row.seconds:.1f}",
+            "yes" if row.fits else "no",
+        )
+    console.print(table)
+    for row in rows:
+        if row.outcome:
+            console.print(f"{row.preset}, {row.mode}: {row.outcome}", markup=False)

@@ -1,0 +1,166 @@
+"""The anatomy of a checkpoint: what of its networks decides how much memory a clip needs.
+
+Read from a model's configurations and the headers of its weight files, without loading anything.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+from pipeline.source import ModelUnusable, Source, find
+
+_PIECE = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)\.")
+_ORDER = ("resnets", "temp_convs", "attentions", "temp_attentions", "downsamplers", "upsamplers")
+"""In a layer of a block the parts work in this order."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Widths and numbers of parameters. Levels count from the finest, 0."""
+
+    channels: tuple[int, ...]
+    """Of the UNet, by level."""
+    attends: tuple[bool, ...]
+    """Whether a level of the UNet has transformers."""
+    layers: int
+    """Of each down block of the UNet; an up block has one more."""
+    entrance: int
+    """Width inside of the UNet's first transformer."""
+    context: int
+    """Width of what cross-attention looks at."""
+    unet: int
+    unet_outside: int
+    """Parameters of the UNet outside of its blocks' pieces."""
+    pieces: tuple[int, ...]
+    """Parameters of those two neighbouring pieces that have most, by level."""
+    vae: int
+    vae_channels: tuple[int, ...]
+    encoder: int
+    """Parameters of an encoder that are there at once when its layers pass one by one."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell, along each side."""
+        return int(2 ** (len(self.vae_channels) - 1))
+
+
+PUBLISHED = Anatomy(
+    channels=(320, 640, 1280, 1280),
+    attends=(True, True, True, False),
+    layers=2,
+    entrance=512,
+    context=1024,
+    unet=1_420_469_224,
+    unet_outside=16_890_664,
+    pieces=(5_641_920, 21_728_640, 85_236_480, 71_488_000),
+    vae=83_653_863,
+    vae_channels=(128, 256, 512, 512),
+    encoder=75_867_136,
+)
+"""I2VGen-XL as it was published; a test holds it against diffusers' classes."""
+
+
+@cache
+def anatomy_of(model: str) -> Anatomy:
+    """Of a model as it is configured; of the published one where it is not here yet."""
+    try:
+        return read_anatomy(find(model, small=True))
+    except ModelUnusable:
+        return PUBLISHED
+
+
+def read_anatomy(source: Source) -> Anatomy:
+    """From a model's folder. Raises ModelUnusable."""
+    shapes = {part: _shapes(files) for part, files in source.weights.items()}
+    return measure(source.configs, shapes)
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def measure(configs: Mapping[str, Mapping[str, object]], shapes: Mapping[str, Shapes]) -> Anatomy:
+    """From configurations, and the shapes of all weights, by network."""
+    unet, vae = configs["unet"], configs["vae"]
+    channels = _numbers(unet["block_out_channels"])
+    head = unet["attention_head_dim"]
+    blocks = unet["down_block_types"]
+    assert isinstance(blocks, (list, tuple))
+    width, layers = unet["cross_attention_dim"], unet["layers_per_block"]
+    assert isinstance(width, int)
+    assert isinstance(layers, int)
+    pieces = _pieces(shapes["unet"], len(channels))
+    return Anatomy(
+        channels=channels,
+        attends=tuple("CrossAttn" in block for block in blocks),
+        layers=layers,
+        entrance=8 * (head if isinstance(head, int) else _numbers(head)[0]),
+        context=width,
+        unet=_total(shapes["unet"].values()),
+        unet_outside=_total(
+            shape for name, shape in shapes["unet"].items() if not _PIECE.match(name)
+        ),
+        pieces=pieces,
+        vae=_total(shapes["vae"].values()),
+        vae_channels=_numbers(vae["block_out_channels"]),
+        encoder=max(_passing(shapes[part]) for part in ("text_encoder", "image_encoder")),
+    )
+
+
+def _pieces(shapes: Shapes, levels: int) -> tuple[int, ...]:
+    """The heaviest two neighbours of each level, going up or down."""
+    weights: dict[tuple[str, int, int, int], int] = defaultdict(int)
+    for name, shape in shapes.items():
+        if found := _PIECE.match(name):
+            way, number, kind, layer = found.groups()
+            level = {"down": int(number or 0), "up": levels - 1 - int(number or 0)}.get(way)
+            key = (way or "mid", levels - 1 if level is None else level)
+            last = kind in ("downsamplers", "upsamplers")
+            weights[*key, levels * 99 if last else int(layer), _ORDER.index(kind)] += math.prod(
+                shape
+            )
+    heaviest = [0] * levels
+    ordered = sorted(weights)
+    for one, other in pairwise(ordered):
+        if one[:2] == other[:2]:
+            heaviest[one[1]] = max(heaviest[one[1]], weights[one] + weights[other])
+    return tuple(heaviest)
+
+
+def _passing(shapes: Shapes) -> int:
+    """Parameters outside of an encoder's layers, and those of two layers."""
+    layers: dict[str, int] = defaultdict(int)
+    outside = 0
+    for name, shape in shapes.items():
+        if found := re.search(r"\.layers\.(\d+)\.", name):
+            layers[found[1]] += math.prod(shape)
+        else:
+            outside += math.prod(shape)
+    return outside + 2 * max(layers.values())
+
+
+def _total(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(map(math.prod, shapes))
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    assert isinstance(value, (list, tuple))
+    return tuple(value)
+
+
+def _shapes(files: Iterable[Path]) -> Shapes:
+    """Names and shapes in safetensors files: a length of eight bytes, and JSON of that length."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        except (OSError, ValueError, MemoryError) as error:
+            raise ModelUnusable(f"{path} cannot be read: {error}") from error
+        found |= {name: tuple(t["shape"]) for name, t in header.items() if name != "__metadata__"}
+    return found

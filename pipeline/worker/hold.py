@@ -1,0 +1,70 @@
+"""What is on the device when: each network at hand for its work, as the mode says.
+
+Only the UNet may stay from one clip to the next. The encoders and the VAE come for their work and
+leave, so that they are never there beside the UNet's largest tensors.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any
+
+from torch import nn
+
+from pipeline.mode import STRIPE, Mode
+from pipeline.worker.model import Model
+from pipeline.worker.pieces import folded, passing
+from pipeline.worker.slices import clips, feed_forwards, images, standing_in
+from pipeline.worker.stripes import stripes
+
+
+def prepare(model: Model, mode: Mode) -> None:
+    """Before a clip: what this mode cannot have on the device beside the encoders leaves it."""
+    if mode.thrift.weights != "device":
+        model.weights.leave(model.unet)
+
+
+@contextmanager
+def encoder(model: Model, network: nn.Module) -> Iterator[None]:
+    """Within, an encoder can be called once: its layers come one by one, which costs no more."""
+    layers = next(part for part in network.modules() if isinstance(part, nn.ModuleList))
+    with passing(model.weights, network, [*layers]):
+        yield
+
+
+@contextmanager
+def unet(model: Model, mode: Mode) -> Iterator[Any]:
+    """Within, the UNet computes as thriftily as the mode says."""
+    thrift = mode.thrift
+    with ExitStack() as stack:
+        match thrift.weights:
+            case "device":
+                model.weights.bring(model.unet)
+            case "float8":
+                stack.enter_context(folded(model.weights, model.unet, [*_pieces(model.unet)]))
+            case "host":
+                model.weights.pin(model.unet)
+                stack.enter_context(passing(model.weights, model.unet, [*_pieces(model.unet)]))
+        stack.enter_context(standing_in(feed_forwards(model.unet, thrift.rows)))
+        if thrift.cells is not None:
+            stack.enter_context(standing_in(images(model.unet, thrift.cells)))
+            stack.enter_context(standing_in(clips(model.unet, thrift.cells)))
+        yield model.unet
+
+
+@contextmanager
+def vae(model: Model, *, striped: bool) -> Iterator[None]:
+    """Within, the VAE is at hand, in the model's type unless it is brought in another."""
+    try:
+        model.weights.bring(model.vae)
+        with standing_in(stripes(model.vae, STRIPE) if striped else {}):
+            yield
+    finally:
+        model.weights.leave(model.vae)
+
+
+def _pieces(unet: Any) -> Iterator[nn.Module]:
+    """The convolutions and transformers within the blocks: nearly all of the UNet's weights."""
+    for block in chain(unet.down_blocks, [unet.mid_block], unet.up_blocks):
+        for children in block.children():
+            yield from children

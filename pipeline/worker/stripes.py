@@ -1,0 +1,119 @@
+"""Transforms of the VAE that let it work on stripes of a frame, with the same result.
+
+Tiles that are decoded alone and blended change the picture, for each then has its own statistics.
+Here the statistics are of the whole frame, and each convolution sees the rows beside its stripe: no
+seam can arise.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.worker.norm import gather, normalise
+from pipeline.worker.slices import Forwards
+
+
+def stripes(vae: nn.Module, pixels: int) -> Forwards:
+    """Resnets and resamplers take at most `pixels` places at once, and at least one row.
+
+    For one frame at a time. No input of these modules is used again in a VAE, so that a resnet of
+    as many channels writes over its own.
+    """
+    made: dict[nn.Module, Callable[..., Tensor]] = {}
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock2D):
+            made[module] = _resnet(module, pixels)
+        elif isinstance(module, Upsample2D):
+            made[module] = _upsample(module, pixels)
+        elif isinstance(module, Downsample2D):
+            made[module] = _downsample(module, pixels)
+    return made
+
+
+def _resnet(module: ResnetBlock2D, pixels: int) -> Callable[..., Tensor]:
+    def activated(x: Tensor, norm: nn.GroupNorm) -> Callable[[int, int], Tensor]:
+        statistics = gather(x, norm)
+        return lambda top, bottom: functional.silu(
+            normalise(x[..., top:bottom, :], norm, statistics)
+        )
+
+    def forward(x: Tensor, temb: None = None) -> Tensor:
+        size = x.shape[-2:]
+        middle = _convolved(activated(x, module.norm1), module.conv1, size, pixels)
+        rows = activated(middle, module.norm2)
+        result = x
+        if module.conv_shortcut is not None:
+            result = torch.empty_like(middle)
+            for top, bottom in _stripes(size, pixels):
+                result[..., top:bottom, :] = module.conv_shortcut(x[..., top:bottom, :])
+        return _convolved(rows, module.conv2, size, pixels, add_to=result)
+
+    return forward
+
+
+def _convolved(
+    rows: Callable[[int, int], Tensor],
+    convolution: nn.Conv2d,
+    size: Sequence[int],
+    pixels: int,
+    *,
+    add_to: Tensor | None = None,
+) -> Tensor:
+    """A 3 x 3 convolution of what `rows(top, bottom)` gives of a map of `size` (height, width)."""
+    result = add_to
+
+    def convolve(top: int, bottom: int) -> Tensor:
+        above, below = min(1, top), min(1, size[0] - bottom)
+        padded = functional.pad(rows(top - above, bottom + below), (1, 1, 1 - above, 1 - below))
+        return functional.conv2d(padded, convolution.weight, convolution.bias)
+
+    for top, bottom in _stripes(size, pixels):
+        part = convolve(top, bottom)
+        if result is None:
+            result = part.new_empty((*part.shape[:2], *size))
+        if add_to is None:
+            result[..., top:bottom, :] = part
+        else:
+            result[..., top:bottom, :] += part
+        del part
+    assert result is not None
+    return result
+
+
+def _upsample(module: Upsample2D, pixels: int) -> Callable[..., Tensor]:
+    def forward(x: Tensor, size: None = None) -> Tensor:
+        def rows(top: int, bottom: int) -> Tensor:
+            first = top // 2
+            twice = functional.interpolate(x[..., first : (bottom + 1) // 2, :], scale_factor=2.0)
+            return twice[..., top - 2 * first : bottom - 2 * first, :]
+
+        return _convolved(rows, module.conv, (2 * x.shape[-2], 2 * x.shape[-1]), pixels)
+
+    return forward
+
+
+def _downsample(module: Downsample2D, pixels: int) -> Callable[..., Tensor]:
+    """Every second place, with one row and column of zeros below and to the right."""
+
+    def forward(x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        parts = []
+        for top, bottom in _stripes((height // 2, width // 2), pixels):
+            last = min(2 * bottom + 1, height)
+            padded = functional.pad(x[..., 2 * top : last, :], (0, 1, 0, 2 * bottom + 1 - last))
+            conv = module.conv
+            parts.append(functional.conv2d(padded, conv.weight, conv.bias, stride=2))
+        return torch.cat(parts, dim=-2)
+
+    return forward
+
+
+def _stripes(size: Sequence[int], pixels: int) -> Iterator[tuple[int, int]]:
+    height, width = size
+    step = max(1, pixels // width)
+    return ((top, min(top + step, height)) for top in range(0, height, step))

@@ -1,0 +1,194 @@
+"""Count what the full-size model needs, mode by mode, without a GPU and without its weights.
+
+    python -m tests.bench.memory_count [--presets standard,ultra] [--modes lean] [--tensors]
+
+The worker's own code runs on the meta device, where tensors have shapes and no memory, and the
+same count as on a budgeted CPU is kept of those that live. `--tensors` shows which live at the
+peak: the derivation of the terms in pipeline/memory.py.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from pipeline.anatomy import PUBLISHED
+from pipeline.memory import Peak, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import I2VGEN_XL
+from pipeline.worker import decode, hold
+from pipeline.worker.budget import Ledger
+from pipeline.worker.conditions import Conditions, conditions
+from pipeline.worker.model import Model
+from pipeline.worker.sampler import guided, plain
+from tests.published import published
+
+STAGES = Peak._fields
+
+
+class Shapes(TorchFunctionMode):
+    """Answers what the meta device cannot: one kernel's attention, whether all is finite, copies.
+
+    Without a kernel of its own the meta device would take attention apart and count the square
+    matrix of scores, which no GPU ever holds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            query, _, value = args[:3]
+            # as the kernels give it: (batch, length, heads, width) in memory
+            shape = (query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+            return query.new_empty(shape).transpose(1, 2)
+        if func is torch.Tensor.__bool__:
+            return True
+        if func is torch.Tensor.cpu:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class Witness(Ledger):
+    """Remembers which tensors lived at the peak, and in which module it was reached."""
+
+    def __init__(self, kind: str, tensors: bool = False) -> None:
+        super().__init__(1 << 62, kind)
+        self.tensors = tensors
+        self.inside: list[str] = []
+        self.place = ""
+        self.alive: Counter[tuple[int, ...]] = Counter()
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self.fresh: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self.peak
+        self.fresh.clear()
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if isinstance(result, torch.Tensor) and result.untyped_storage()._cdata in self.fresh:
+            self.shapes[result.untyped_storage()._cdata] = tuple(result.shape)
+        if self.peak > before:
+            self.place = self.inside[-1] if self.inside else ""
+            if self.tensors:
+                self.alive = Counter(self.shapes.get(key, ()) for key in self._seen)
+        return result
+
+    def _count(self, storage: Any) -> None:
+        if storage._cdata not in self._seen:
+            self.fresh.add(storage._cdata)
+        super()._count(storage)
+
+    def _leave(self, *_: Any) -> None:
+        self.inside.pop()
+
+    @contextmanager
+    def watching(self, *networks: torch.nn.Module) -> Iterator[None]:
+        """Within, it knows which module is at work."""
+        handles = []
+        for network in networks:
+            for name, module in network.named_modules():
+                handles.append(
+                    module.register_forward_pre_hook(lambda *_, n=name: self.inside.append(n))
+                )
+                handles.append(module.register_forward_hook(self._leave))
+        with self:
+            yield
+        for handle in handles:
+            handle.remove()
+
+
+def count(model: Model, rung: Rung, guidance: float, tensors: bool = False) -> dict[str, Witness]:
+    """Peak of live tensors of each stage, with what lived then. `model` is on the meta device."""
+    for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
+        model.weights.leave(network)
+    model.prompts.clear()
+    seen = {stage: Witness(model.device.type, tensors) for stage in STAGES}
+    networks = (model.unet, model.vae, model.text_encoder, model.image_encoder)
+    with torch.no_grad(), Shapes():
+        with seen["encode"].watching(*networks):
+            if rung.mode.thrift.weights == "device":
+                model.bring_unet()
+            picture = Image.new("RGB", (rung.width, rung.height))
+            negative = "static" if guidance > 1 else None
+            wanted, unwanted = conditions(
+                model, picture, "waves", negative, frames=rung.frames, fps=16,
+                striped=rung.mode.thrift.stripes, on_step=lambda: None,
+            )  # fmt: skip
+        model.weights.leave(model.unet)
+        cells = (rung.height // model.vae_factor, rung.width // model.vae_factor)
+        with seen["denoise"].watching(model.unet):
+            latents = torch.empty(1, 4, rung.frames, *cells, device=model.device)
+            predict(model, rung.mode, wanted, unwanted, latents)
+        model.weights.leave(model.unet)
+        with seen["decode"].watching(model.vae):
+            if rung.mode.thrift.weights == "device":
+                model.bring_unet()
+            frames_in_chunks(model, rung.mode, latents)
+    return seen
+
+
+def predict(
+    model: Model, mode: Mode, wanted: Conditions, unwanted: Conditions | None, latents: torch.Tensor
+) -> None:
+    """One step, as the sampler makes it, and a second, when the pieces' order is known."""
+    time = torch.empty((), dtype=torch.long, device=model.device)
+    with hold.unet(model, mode) as unet:
+        for _ in range(1 if mode.thrift.weights == "device" else 2):
+            if unwanted is None:
+                plain(unet, wanted)(latents, time)
+            else:
+                guided(unet, wanted, unwanted, 9.0, halves=mode.thrift.halves)(latents, time)
+
+
+def frames_in_chunks(model: Model, mode: Mode, latents: torch.Tensor) -> None:
+    """The first chunk of frames, decoded as `decode` does."""
+    cells = latents[0].transpose(0, 1)
+    with hold.vae(model, striped=mode.thrift.stripes):
+        decode._finite(model, cells[: decode.together(cells, mode.thrift)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--presets", default=",".join(I2VGEN_XL.presets))
+    parser.add_argument("--modes", default=",".join(Mode))
+    parser.add_argument("--tensors", action="store_true", help="show which live at the peak")
+    asked = parser.parse_args(arguments)
+    model = published("meta", torch.float16)
+    table = Table("preset", "mode", *STAGES, "predicted", *STAGES, "peak", "predicted", "error")
+    for name in asked.presets.split(","):
+        preset = I2VGEN_XL.presets[name]
+        for mode in map(Mode, asked.modes.split(",")):
+            rung = Rung(mode, preset.side, preset.side, preset.frames)
+            seen = count(model, rung, preset.guidance, asked.tensors)
+            counted = Peak(*(seen[stage].peak for stage in STAGES))
+            told = peak(rung, PUBLISHED, "float16", guided=preset.guidance > 1)
+            numbers = (*counted, None, *told, counted.most, told.most)
+            table.add_row(
+                name, mode, *("" if n is None else f"{n / 1e9:.2f}" for n in numbers),
+                f"{told.most / counted.most - 1:+.1%}",
+            )  # fmt: skip
+            if asked.tensors:
+                for each in STAGES:
+                    show(f"{name} {mode} {each}", seen[each], model)
+    Console(width=140).print(table)
+
+
+def show(title: str, witness: Witness, model: Model) -> None:
+    """The largest tensors that lived at a stage's peak, but for weights."""
+    parts = (model.unet, model.vae, model.text_encoder, model.image_encoder)
+    weights = {tuple(tensor.shape) for part in parts for tensor in part.parameters()}
+    sys.stdout.write(f"{title}: {witness.peak / 1e9:.3f} GB in {witness.place}\n")
+    sizes = {s: torch.Size(s).numel() * n for s, n in witness.alive.items() if s not in weights}
+    for shape in sorted(sizes, key=lambda s: -sizes[s])[:14]:
+        sys.stdout.write(f"    {witness.alive[shape]} x {shape} {sizes[shape] * 2 / 1e9:.3f} GB\n")
+
+
+if __name__ == "__main__":
+    main()

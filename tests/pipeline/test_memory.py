@@ -1,0 +1,72 @@
+"""The memory model: what it says of the published model, and of a checkpoint's files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.anatomy import PUBLISHED, anatomy_of
+from pipeline.memory import need, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import I2VGEN_XL
+
+GB = 10**9
+TARGETS = {
+    "draft": (4.5, 3.6, 2.5),
+    "standard": (6.5, 4.5, 3.0),
+    "high": (11.0, 6.5, 4.5),
+    "ultra": (20.0, 9.0, 6.5),
+}
+"""GB of a card that each preset may take in each exact mode, at full size and length."""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_preset_is_within_its_targets(name: str) -> None:
+    preset = I2VGEN_XL.presets[name]
+    exact = [mode for mode in Mode if mode.exact]
+    for mode, target in zip(exact, TARGETS[name], strict=True):
+        rung = Rung(mode, preset.side, preset.side, preset.frames)
+        assert need(peak(rung, PUBLISHED, "float16", guided=True), None, gpu=True) <= target * GB
+
+
+rungs = st.builds(
+    Rung,
+    st.sampled_from(Mode),
+    st.integers(1, 16).map(lambda n: 64 * n),
+    st.integers(1, 16).map(lambda n: 64 * n),
+    st.integers(8, 32),
+)
+
+
+@given(rungs, st.booleans())
+def test_more_asked_is_never_less_needed(rung: Rung, guided: bool) -> None:
+    def most(asked: Rung, dtype: str = "float16", guided: bool = guided) -> int:
+        return peak(asked, PUBLISHED, dtype, guided=guided).most
+
+    assert most(rung) > 0
+    assert most(Rung(rung.mode, rung.width, rung.height, rung.frames + 1)) >= most(rung)
+    assert most(rung, guided=True) >= most(rung, guided=False)
+    assert most(rung, "bfloat16") == most(rung)
+    assert most(rung, "float32") > most(rung)
+
+
+def test_what_was_measured_takes_the_place_of_what_is_allowed_for() -> None:
+    found = peak(Rung(Mode.FAST, 512, 512, 16), PUBLISHED, "float16", guided=True)
+    assert need(found, None, gpu=True) > need(found, None, gpu=False) > found.most
+    assert need(found, 1.2, gpu=True) == pytest.approx(1.2 * need(found, 1.0, gpu=True), rel=1e-6)
+
+
+def test_the_anatomy_of_a_checkpoint_is_read_from_its_files(tmp_path: Path) -> None:
+    micro = anatomy_of("micro")
+    config = json.loads(Path("pipeline/micro/checkpoint/unet/config.json").read_text())
+    assert micro.channels == tuple(config["block_out_channels"])
+    file = Path("pipeline/micro/checkpoint/unet/diffusion_pytorch_model.safetensors")
+    assert micro.unet == pytest.approx(file.stat().st_size / 2, rel=0.02)
+    assert len(micro.pieces) == len(micro.channels)
+    assert 0 < max(micro.pieces) < micro.unet
+
+
+def test_a_model_that_is_not_here_is_taken_for_the_published_one() -> None:
+    assert anatomy_of("nobody/nothing") == PUBLISHED

@@ -1,0 +1,55 @@
+"""The memory model against a count: the worker's own code, in shapes of the published model.
+
+A few shapes only, for each takes seconds; `python -m tests.bench.memory_count` counts all presets.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pipeline.anatomy import PUBLISHED, measure
+from pipeline.memory import Peak, peak
+from pipeline.mode import Mode, Rung
+from pipeline.worker.model import Model
+from tests.bench.memory_count import count
+from tests.published import networks, published
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Iterator[Model]:
+    yield published("meta", torch.float16)
+
+
+def test_the_published_anatomy_is_that_of_the_library() -> None:
+    found = networks()
+    configs = {part: dict(found[part].config) for part in ("unet", "vae")}
+    weights = {
+        part: {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        for part, network in found.items()
+    }
+    assert measure(configs, weights) == PUBLISHED
+
+
+@pytest.mark.parametrize(
+    ("rung", "guidance"),
+    [
+        (Rung(Mode.FAST, 640, 384, 16), 9.0),
+        (Rung(Mode.FAST, 256, 256, 8), 1.0),
+        (Rung(Mode.LEAN, 1024, 1024, 16), 1.0),
+        (Rung(Mode.OFFLOAD, 384, 384, 8), 1.0),
+    ],
+    ids=str,
+)
+def test_the_formula_is_within_five_percent_of_the_count(
+    shapes: Model, rung: Rung, guidance: float
+) -> None:
+    counted = Peak(*(witness.peak for witness in count(shapes, rung, guidance).values()))
+    told = peak(rung, PUBLISHED, "float16", guided=guidance > 1)
+    print(f"\n{rung}: counted {counted}, predicted {told}")
+    assert told.most == pytest.approx(counted.most, rel=0.05)
+    assert told.denoise == pytest.approx(counted.denoise, rel=0.05)
+    assert told.decode == pytest.approx(counted.decode, rel=0.1)
+    assert told.encode == pytest.approx(counted.encode, rel=0.1)

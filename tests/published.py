@@ -1,0 +1,93 @@
+"""A model as wide as the published I2VGen-XL, without its weights: for counts and measurements.
+
+Time and memory do not depend on what the weights are.
+"""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL, I2VGenXLUNet
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from pipeline.presets import MICRO_FOLDER
+from pipeline.source import find
+from pipeline.worker.model import Model
+from pipeline.worker.weights import Weights, assign
+
+TEXT = CLIPTextConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=23,
+    num_attention_heads=16,
+    hidden_act="gelu",
+)
+IMAGE = CLIPVisionConfig(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=16,
+    patch_size=14,
+    projection_dim=1024,
+    hidden_act="gelu",
+)
+
+
+def networks() -> dict[str, nn.Module]:
+    """The four networks on the meta device: shapes alone. The UNet's are diffusers' defaults."""
+    with torch.device("meta"):
+        made: dict[str, nn.Module] = {
+            "unet": I2VGenXLUNet(),
+            "vae": AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512),
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                layers_per_block=2,
+            ),
+            "text_encoder": CLIPTextModel(TEXT),
+            "image_encoder": CLIPVisionModelWithProjection(IMAGE),
+        }
+    for network in made.values():
+        network.requires_grad_(False).eval()
+    return made
+
+
+def published(
+    device: str, dtype: torch.dtype, fill: Callable[[Tensor], Tensor] = lambda empty: empty
+) -> Model:
+    """The model, to work on `device`; `fill` makes the host's tensors from empty ones.
+
+    On "meta" the host's copies have no memory either.
+    """
+    shapes_alone = device == "meta"
+    weights = Weights(torch.device(device), copy=shapes_alone)
+    made = networks()
+    for name, network in made.items():
+        state = network.state_dict()
+        kind = "meta" if shapes_alone else "cpu"
+        host = {
+            key: fill(torch.empty(value.shape, dtype=dtype, device=kind))
+            for key, value in state.items()
+        }
+        assign(network, host, name)
+        network.to(kind)
+        weights.hold(network)
+    micro = find("micro", small=True)
+    scheduler = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
+    return Model(
+        name="random weights",
+        digest="",
+        dtype=dtype,
+        tokenizer=CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer"),
+        scheduler=scheduler | {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"},
+        eye=dict(micro.configs["feature_extractor"]) | {"crop_size": {"width": 224, "height": 224}},
+        weights=weights,
+        prompts={},
+        **made,
+    )
