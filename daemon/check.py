@@ -42,7 +42,7 @@ def _look(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "settings", f"{len(settings.inbox)} inbox(es)")
     yield from _state(settings)
     for inbox in settings.inbox:
-        yield from _folders(inbox)
+        yield from _folders(inbox, settings.min_free)
         yield from _rules(settings, inbox)
     yield from _device(settings)
     yield _weights(settings)
@@ -66,7 +66,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
         yield Finding("mistake", "queue", str(error))
 
 
-def _folders(inbox: Inbox) -> Iterator[Finding]:
+def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:
     for role in ROLES:
         folder = folder_of(inbox, role)
         name = f"{inbox.name}: {'inbox' if role == 'path' else role}"
@@ -81,6 +81,9 @@ def _folders(inbox: Inbox) -> Iterator[Finding]:
             continue
         free = free_bytes(folder) or 0.0
         detail = f"{folder}, {free / 1e9:.1f} GB free"
+        if free < min_free:
+            yield Finding("mistake", name, f"{detail}, less than min_free: nothing new begins")
+            continue
         if role == "outbox":
             try:
                 detail += f", clips appear by {probe(folder)}"

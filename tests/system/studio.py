@@ -79,13 +79,9 @@ class Studio:
         prefix: Sequence[str] = (),
         **environment: str,
     ) -> None:
-        """`bare`: an empty folder, without settings or rules; `program`: the daemon's module.
-
-        `prefix`: a command that becomes the daemon, such as `nice`.
-        """
-        self.prefix = prefix
+        """`bare`: an empty folder; `prefix`: a command that becomes the daemon's `program`."""
+        self.prefix, self.program = prefix, program
         self.root = root
-        self.program = program
         self.config = root / "i2vd.toml"
         self.log_file = root / "daemon.log"
         self.port = free_port()
@@ -100,9 +96,8 @@ class Studio:
             self.rules.mkdir()
             self.rule("90-default", DRAFT)
         self._process: subprocess.Popen[bytes] | None = None
-        self._http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False
-        )
+        url = f"http://127.0.0.1:{self.port}"
+        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
     # --- the process
 
@@ -172,7 +167,7 @@ class Studio:
     def close(self) -> None:
         """Leave no process behind, whatever happened."""
         self._http.close()
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.running:
             self._process.kill()
             self._process.wait()
         for pid in self.processes():
@@ -264,8 +259,8 @@ class Studio:
 
     def jobs(self, path: str | None = None) -> list[dict[str, Any]]:
         """The jobs, oldest first; with `path` those of one place in the inbox."""
-        found = self.get("/api/jobs", limit=1000)
-        return [job for job in reversed(found) if path is None or job["path"] == path]
+        found = reversed(self.get("/api/jobs", limit=1000))
+        return [job for job in found if path is None or job["path"] == path]
 
     def job(self, path: str) -> dict[str, Any]:
         """The one job of a place in the inbox."""

@@ -90,6 +90,9 @@ def test_little_space_stops_new_work_before_a_disk_is_full(
 
     stops_and_goes_on(studio, few_inodes, str(studio.outbox), "inodes")
     assert {job["attempt"] for job in studio.jobs()} == {1}
+    disks.fill(studio.outbox, leave=LEAST // 2)
+    checked = studio.command("check")
+    assert (checked.returncode, "less than min_free" in checked.stdout) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["outbox", ".i2vd"])
