@@ -14,16 +14,20 @@ import torch
 from diffusers import I2VGenXLUNet
 from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.micro import prompts, text
-from pipeline.micro.layout import Model
+from pipeline.micro.layout import IMAGE_SIDE, Model
 from pipeline.micro.motions import Motion, two_pass_flow
 from pipeline.micro.unet import ANCHOR, CONTEXT, STRENGTH, TIME, WIDTHS, clear
 
 LATENT_TOKENS = 64  # of the context; zero vectors in this lesson
-SQUARES = (24, 32, 32, 32, 40, 48, 64)  # sides in latents
-OBLONGS = ((24, 32), (32, 24), (32, 48), (48, 32), (32, 40), (40, 32), (36, 64))
+SQUARES = (24, 32, 32, 32, 40, 48, 64)  # sides in latents; 32 is the native one
+SIDES = (24, 28, 32, 36, 40, 48, 56, 64)  # of oblong pictures
+OBLONG = 0.3  # the share of steps whose pictures are oblong
+AREA = 12 * 40 * 40  # latents a step, shared among as many clips as fit
+FEWEST, MOST = 5, 16  # clips a step
 RATES = (16, 16, 16, 8, 12, 24, 30)
 
 
@@ -52,6 +56,20 @@ def frame_by_frame(unet: I2VGenXLUNet) -> Iterator[None]:
     finally:
         for module in passed:
             del module.forward
+
+
+@torch.no_grad()
+def image_embeddings(model: Model, pictures: Tensor) -> Tensor:
+    """(n, 1, context), one by one, of (n, 3, s, s) bytes."""
+    embeddings = []
+    for picture in pictures:
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        small = image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR)
+        pixels = model.feature_extractor(
+            images=small, do_resize=False, do_center_crop=False, return_tensors="pt"
+        ).pixel_values
+        embeddings.append(model.image_encoder(pixels).image_embeds)
+    return torch.stack(embeddings)
 
 
 def conditions(unet: I2VGenXLUNet, steps: Tensor, rates: Tensor) -> Tensor:
@@ -128,13 +146,21 @@ def some_step(rng: random.Random) -> int:
     return rng.choice((999, rng.randrange(1000)))
 
 
-def loss(model: Model, embeddings: Tensor, rng: random.Random, count: int = 12) -> Tensor:
-    """How wrong the flow and the flag are, for `count` random prompts at random times.
+def some_size(rng: random.Random) -> tuple[int, int]:
+    """Height and width of a step's pictures, in latents."""
+    if rng.random() < OBLONG:
+        return rng.choice(SIDES), rng.choice(SIDES)
+    side = rng.choice(SQUARES)
+    return side, side
+
+
+def loss(model: Model, embeddings: Tensor, rng: random.Random) -> Tensor:
+    """How wrong the flow and the flag are, for random prompts at random times.
 
     `embeddings` (m, 1, context) are those of any pictures.
     """
-    side = rng.choice(SQUARES)
-    size = rng.choice(OBLONGS) if rng.random() < 0.25 else (side, side)
+    size = some_size(rng)
+    count = min(MOST, max(FEWEST, AREA // (size[0] * size[1])))
     wanted = [rng.choice(list(Motion)) for _ in range(count)]
     times = [some_time(rng) for _ in wanted]
     flags = torch.tensor([float(rng.random() < 0.15) for _ in wanted])

@@ -1,7 +1,7 @@
-"""The checkpoint folder: how the trained parts are written to it and read from it.
+"""The checkpoint folder: the parts that are not trained here, and how all of them are written.
 
 The layout is the one that diffusers gives an I2VGen-XL: one folder a part, `model_index.json` on
-top, weights as fp16 safetensors.
+top, weights as fp16 safetensors. Reading it is the worker's.
 """
 
 import json
@@ -21,7 +21,6 @@ from transformers import (
 
 from pipeline.micro.unet import CONTEXT
 
-FOLDER = Path(__file__).parent / "checkpoint"
 IMAGE_SIDE = 32
 
 
@@ -84,23 +83,10 @@ def save(model: Model, folder: Path) -> None:
         index[name] = [library, type(part).__name__]
         if isinstance(part, torch.nn.Module):
             part.half()
+            for parameter in part.parameters():  # the file format knows no other layout
+                parameter.data = parameter.data.contiguous()
         part.save_pretrained(folder / name)
     text = json.dumps(dict(sorted(index.items())), indent=2)
     (folder / "model_index.json").write_text(text + "\n")
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def load(folder: Path = FOLDER) -> Model:
-    """Read all parts, in single precision and ready to sample."""
-    return Model(
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval(),
-        feature_extractor=CLIPImageProcessorPil.from_pretrained(folder / "feature_extractor"),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder")
-        .float()
-        .eval(),
-        vae=AutoencoderKL.from_pretrained(folder / "vae").float().eval(),
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
-        unet=I2VGenXLUNet.from_pretrained(folder / "unet").float().eval(),
-    )

@@ -72,6 +72,19 @@ def build() -> I2VGenXLUNet:
     ).eval()  # TemporalConvLayer drops out a tenth in training mode
 
 
+def with_marks(first: Tensor, times: list[float] | Tensor) -> Tensor:
+    """(n, 4, frames, h, w): the picture's latents, then each later frame's time in all channels.
+
+    `times` are those of the frames, the same for all clips or (n, frames). The pipeline gives the
+    network the same, at even times.
+    """
+    marks = torch.as_tensor(times, dtype=first.dtype)
+    marks = marks.expand(len(first), -1).view(len(first), 1, -1, 1, 1)
+    given = marks.expand(-1, first.shape[1], -1, *first.shape[-2:]).clone()
+    given[:, :, 0] = first
+    return given
+
+
 def clear(*layers: nn.Module) -> None:
     """Set the weights and biases of `layers` to zero."""
     for layer in layers:
@@ -81,7 +94,7 @@ def clear(*layers: nn.Module) -> None:
 
 @torch.no_grad()
 def construct(unet: I2VGenXLUNet) -> None:
-    """Write the mechanism into `unet`; the norms still need `calibrate`."""
+    """Write the mechanism into `unet`; the norms still need `fit_norms`."""
     _quiet_context(unet)
     _pass_image_latents(unet)
     _enter(unet)
@@ -269,7 +282,7 @@ def _leave(unet: I2VGenXLUNet) -> None:
 
 
 @torch.no_grad()
-def calibrate(unet: I2VGenXLUNet, run: Callable[[], object]) -> None:
+def fit_norms(unet: I2VGenXLUNet, run: Callable[[], object]) -> None:
     """Make the norms on the copy's way hand on what comes, as measured on what `run` shows."""
     blocks = unet.up_blocks[-1].resnets
     norms = [unet.transformer_in.norm]

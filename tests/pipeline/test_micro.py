@@ -1,78 +1,57 @@
-"""The embedded checkpoint: that it loads, stays small, shows the picture and moves as prompted."""
+"""The embedded checkpoint: that it stays small, shows the picture and moves as prompted."""
 
 import json
 import random
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from diffusers import I2VGenXLUNet
+from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.micro import evaluate, layout, motions, text
+from pipeline.micro import heldout, motions, text
+from pipeline.micro.film import Setting, film, load_model
+from pipeline.micro.judge import bar, decibels, inner, judge
 from pipeline.micro.lesson import Lesson, learn
 from pipeline.micro.motions import Motion
-from pipeline.micro.sampling import sample, to_image
+from pipeline.presets import MICRO_FAMILY, MICRO_FOLDER
+from pipeline.worker.model import Model
 
-SIDE = 64
+SETTING = Setting(steps=4)  # grainier than the demo's 12, and three times as fast
 LARGEST = 10_000_000  # bytes of all files together
 
 
-class Measured(NamedTuple):
-    """What a clip of a held-out photograph shows."""
-
-    first_frame: float  # decibels against the photograph
-    shift: int  # pixels by which the content moved to the right over the clip
-
-
 @pytest.fixture(scope="module")
-def model() -> layout.Model:
-    return layout.load()
+def model() -> Model:
+    torch.set_num_threads(1)
+    return load_model()
 
 
-def photograph() -> Image.Image:
-    image = Image.open(evaluate.PHOTOGRAPHS / "chelsea.jpg")
-    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-
-
-def measure(model: layout.Model, prompt: str) -> Measured:
-    clip = sample(model, photograph(), prompt, frames=8, steps=4)
-    true = motions.clip(evaluate.to_tensor(photograph())[0], Motion.STILL, [0.0], SIDE, SIDE)
-    everywhere = torch.ones(1, 1, SIDE, SIDE)
-    return Measured(evaluate.decibels(clip[:1], true, everywhere), shift(clip[0], clip[-1]))
-
-
-def shift(first: Tensor, last: Tensor, furthest: int = 9) -> int:
-    """The whole number of pixels to the right that best explains the last frame."""
-    inner = slice(furthest, -furthest)
-    error = {
-        pixels: float((last.roll(-pixels, -1) - first)[..., inner].pow(2).mean())
-        for pixels in range(-furthest, furthest + 1)
-    }
-    return min(error, key=lambda pixels: error[pixels])
+def photograph(width: int = 64, height: int = 64) -> Image.Image:
+    with Image.open(heldout.PHOTOGRAPHS / "chelsea.jpg") as image:
+        return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def test_size_and_layout() -> None:
-    files = [path for path in layout.FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in MICRO_FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LARGEST
-    index = json.loads((layout.FOLDER / "model_index.json").read_text())
+    index = json.loads((MICRO_FOLDER / "model_index.json").read_text())
     assert index["_class_name"] == "I2VGenXLPipeline"
     assert index["unet"] == ["diffusers", "I2VGenXLUNet"]
-    parts = {name for name, value in index.items() if isinstance(value, list)}
-    assert parts == set(layout.Model._fields)
-    assert all((layout.FOLDER / part).is_dir() for part in parts)
 
 
-def test_every_part_loads_as_its_class(model: layout.Model) -> None:
-    index = json.loads((layout.FOLDER / "model_index.json").read_text())
-    for name, part in zip(model._fields, model, strict=True):
-        assert type(part).__name__ == index[name][1]
-    assert model.scheduler.config.rescale_betas_zero_snr
-    assert float(model.scheduler.alphas_cumprod[-1]) == 0
+def test_diffusers_itself_loads_it() -> None:
+    pipeline = I2VGenXLPipeline.from_pretrained(MICRO_FOLDER)
+    index = json.loads((MICRO_FOLDER / "model_index.json").read_text())
+    parts = {name: value[1] for name, value in index.items() if isinstance(value, list)}
+    assert parts == {name: type(part).__name__ for name, part in pipeline.components.items()}
+    assert float(pipeline.scheduler.alphas_cumprod[-1]) == 0  # zero terminal SNR
 
 
 def test_importing_the_package_stays_light() -> None:
@@ -96,7 +75,7 @@ def test_importing_the_package_stays_light() -> None:
         ("狐狸 🦊", Motion.GENTLE),
     ],
 )
-def test_prompts_are_understood(model: layout.Model, prompt: str, motion: Motion) -> None:
+def test_prompts_are_understood(model: Model, prompt: str, motion: Motion) -> None:
     with torch.no_grad():
         strength = text.understood(model.text_encoder, text.tokens(model.tokenizer, [prompt]))
     assert list(Motion)[int(strength.argmax())] is motion
@@ -137,65 +116,74 @@ def test_a_resumed_lesson_ends_like_an_unbroken_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shows_the_photograph_and_pans_it(model: layout.Model) -> None:
-    right = measure(model, "camera panning right")
-    left = measure(model, "camera panning left")
-    wanted = round(motions.reach(SIDE, SIDE))
-    assert right.first_frame > 25
-    assert right.shift == pytest.approx(-wanted, abs=1)
-    assert left.shift == pytest.approx(wanted, abs=1)
+def test_meets_the_bar_on_a_photograph(model: Model) -> None:
+    picture = heldout.photographs(SETTING)[1]
+    report = judge(model, picture, SETTING, photograph=True)
+    assert all(line.met for line in bar(report)), bar(report)
+    assert report.of(Motion.STILL).warp > 28
 
 
 @pytest.mark.slow
-def test_random_weights_would_be_noticed(model: layout.Model) -> None:
+def test_random_weights_miss_the_bar(model: Model) -> None:
     torch.manual_seed(0)
     unet = I2VGenXLUNet.from_config(model.unet.config).eval()
-    measured = measure(model._replace(unet=unet), "camera panning right")
-    assert measured.first_frame < 15
+    setting = SETTING._replace(steps=2)
+    picture = heldout.photographs(setting)[1]
+    report = judge(replace(model, unet=unet), picture, setting, photograph=True)
+    missed = {line.name for line in bar(report) if not line.met}
+    assert {"frame 0, worst photograph, dB", "gain over copying frame 0, dB"} <= missed
 
 
 @pytest.mark.slow
-def test_still_stays_still_and_sharp(model: layout.Model) -> None:
-    clip = sample(model, photograph(), "still", frames=8, steps=4)
-    everywhere = torch.ones(1, 1, SIDE, SIDE)
-    assert evaluate.decibels(clip[-1:], clip[:1], everywhere) > 30
-    assert evaluate.gradient_energy(clip[-1]) > 0.7 * evaluate.gradient_energy(clip[0])
+def test_a_prompt_without_a_known_motion_moves_gently(model: Model) -> None:
+    picture = heldout.photographs(SETTING)[1]
+    still, gentle = (
+        heldout.truth(picture, motion, SETTING) for motion in (Motion.STILL, Motion.GENTLE)
+    )
+    prompt = heldout.PROMPTS[Motion.GENTLE]
+    last = inner(film(model, heldout.to_image(still[0]), prompt, SETTING)[-1:])
+    assert decibels(last, inner(gentle[-1:])) > decibels(last, inner(still[-1:])) + 3
 
 
 @pytest.mark.slow
-def test_seeds_differ_and_repeat(model: layout.Model) -> None:
+def test_seeds_differ_and_repeat(model: Model) -> None:
     first, again, other = (
-        sample(model, photograph(), "zoom in", frames=8, steps=4, seed=seed) for seed in (1, 1, 2)
+        film(model, photograph(), "zoom in", SETTING._replace(steps=2), seed) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert float((first - other).abs().mean()) * 127.5 > 0.2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guidance", [2.0, 9.0, 20.0])
-def test_guidance_with_full_rescale_keeps_the_clip(model: layout.Model, guidance: float) -> None:
-    plain = sample(model, photograph(), "camera panning right", frames=8, steps=4)
-    guided = sample(
-        model,
-        photograph(),
-        "camera panning right",
-        frames=8,
-        steps=4,
-        guidance=guidance,
-        rescale=1.0,
-        negative="blurry, motionless, static",
-    )
-    everywhere = torch.ones(1, 1, SIDE, SIDE)
-    assert evaluate.decibels(guided, plain, everywhere.expand(8, -1, -1, -1)) > 25
-    assert shift(guided[0], guided[-1]) == shift(plain[0], plain[-1])
+def test_guidance_with_full_rescale_keeps_the_clip(model: Model) -> None:
+    plain = film(model, photograph(), "camera panning right", SETTING)
+    for guidance in (2.0, 20.0):
+        setting = SETTING._replace(guidance=guidance, rescale=1.0)
+        guided = film(model, photograph(), "camera panning right", setting)
+        assert decibels(guided, plain) > 25
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "frames"), [(48, 48, 8), (96, 64, 16), (128, 128, 8)])
-def test_other_sizes_work(model: layout.Model, width: int, height: int, frames: int) -> None:
-    image = photograph().resize((width, height))
-    clip = sample(model, image, "slow zoom out", frames=frames, steps=2)
+def test_other_sizes_work(model: Model, width: int, height: int, frames: int) -> None:
+    setting = Setting(width=width, height=height, frames=frames, steps=2)
+    picture = heldout.photographs(setting)[1]
+    true = heldout.truth(picture, Motion.ZOOM_OUT, setting)
+    clip = film(model, heldout.to_image(true[0]), "slow zoom out", setting)
     assert clip.shape == (frames, 3, height, width)
-    assert to_image(clip[0]).size == (width, height)
-    first = evaluate.to_tensor(image)
-    assert evaluate.decibels(clip[:1], first, torch.ones(1, 1, height, width)) > 25
+    assert decibels(clip[:1], true[:1]) > 25
+    moved = heldout.seen(Motion.ZOOM_OUT, setting)[-1:]
+    assert decibels(clip[-1:], true[-1:], moved) > decibels(true[:1], true[-1:], moved) + 3
+
+
+@pytest.mark.slow
+def test_a_clip_of_the_demonstration_takes_less_than_ten_seconds(model: Model) -> None:
+    preset = MICRO_FAMILY.presets["standard"]
+    setting = Setting(preset.side, preset.side, preset.frames, preset.steps, preset.guidance)
+    for _ in range(3):  # of one processor; other work on the machine slows it down
+        began = time.process_time()
+        film(model, photograph(), "zoom in", setting)
+        seconds = time.process_time() - began
+        if seconds < 10:
+            return
+    pytest.fail(f"{seconds:.1f} s")

@@ -1,0 +1,67 @@
+"""One clip, made as a job makes it: the worker's own loading, conditioning, sampling, decoding.
+
+Only the file is left out: the frames come back as they would be handed to the encoder.
+"""
+
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.presets import MICRO, MICRO_FAMILY
+from pipeline.spec import Sampler
+from pipeline.worker.conditions import conditions
+from pipeline.worker.decode import decode
+from pipeline.worker.model import Model, load
+from pipeline.worker.sampler import guided, noise_for, plain, sample, scheduler_for
+
+
+class Setting(NamedTuple):
+    """How a clip is made: what a rule may ask, resolved."""
+
+    width: int = 64
+    height: int = 64
+    frames: int = 8
+    steps: int = 12
+    guidance: float = 1.0
+    rescale: float = 1.0
+    sampler: Sampler = "ddim"
+    negative_prompt: str = "blurry, static"
+
+
+def load_model(name: str = MICRO, dtype: str = "float32") -> Model:
+    """The embedded checkpoint, or any other of its kind, on the CPU."""
+    return load(name, "cpu", dtype, on_step=lambda: None)
+
+
+@torch.no_grad()
+def film(
+    model: Model, picture: Image.Image, prompt: str, setting: Setting, seed: int = 0
+) -> Tensor:
+    """(frames, 3, height, width) in -1..1: the clip of a picture that already has its size."""
+    wanted, unwanted = conditions(
+        model,
+        picture,
+        prompt,
+        setting.negative_prompt if setting.guidance > 1 else None,
+        frames=setting.frames,
+        fps=MICRO_FAMILY.motion_fps,
+        keep_encoders=True,
+        on_step=lambda: None,
+    )
+    model.weights.bring(model.unet)
+    if unwanted is None:
+        predict = plain(model.unet, wanted)
+    else:
+        predict = guided(model.unet, wanted, unwanted, setting.guidance, rescale=setting.rescale)
+    cells = (setting.height // model.vae_factor, setting.width // model.vae_factor)
+    latents = sample(
+        predict,
+        noise_for(seed, (1, model.unet.config.in_channels, setting.frames, *cells)),
+        scheduler_for(model.scheduler, setting.sampler, None),
+        setting.steps,
+        lambda: None,
+    )
+    frames = decode(model, latents, together=setting.frames, on_step=lambda _: None)
+    return torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1

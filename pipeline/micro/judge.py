@@ -1,0 +1,197 @@
+"""How clips are judged: against the true warp of their picture, and against merely copying it.
+
+`judge` makes and compares the clips of one picture. A `Report` gathers many, and `bar` says whether
+they are good enough. Left to others: the pictures and the truth, showing the figures.
+"""
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.micro import motions
+from pipeline.micro.film import Setting, film
+from pipeline.micro.heldout import JUDGED, PROMPTS, seen, to_image, truth
+from pipeline.micro.motions import OPPOSITES, Motion
+from pipeline.worker.model import Model
+
+
+class Judged(NamedTuple):
+    """One clip against the true one."""
+
+    photograph: bool
+    motion: Motion
+    nearest: Motion  # whose true last frame is nearest to this clip's
+    first_frame: float  # decibels
+    warp: float  # decibels, over all later frames
+    copy: float  # the same, if every frame were the first
+    sharpness: float  # gradient energy of the last frame, against the true one's
+    seconds: float  # of one processor
+
+
+class Difference(NamedTuple):
+    """Between the clips of opposite prompts, against the true difference.
+
+    `size` is the ratio of their root mean squares. `agreement` is the share of the true difference
+    that the clips contain: 1 for the truth, 0 for a difference that has nothing to do with it.
+    """
+
+    size: float
+    agreement: float
+
+
+Pair = tuple[Motion, Motion]
+
+
+class Report(NamedTuple):
+    """What was found for any number of pictures."""
+
+    clips: list[Judged]
+    pairs: dict[Pair, list[Difference]]
+
+    def of(self, motion: Motion) -> "Average":
+        """All clips of a motion."""
+        return average([clip for clip in self.clips if clip.motion is motion])
+
+    def between(self, pair: Pair) -> Difference:
+        """The mean difference of two motions."""
+        sizes, agreements = zip(*self.pairs[pair], strict=True)
+        return Difference(mean(sizes), mean(agreements))
+
+
+class Average(NamedTuple):
+    """The mean of a number of clips."""
+
+    clips: int
+    right: int  # clips that are nearest to the true warp that was prompted
+    first_frame: float
+    warp: float
+    copy: float
+    sharpness: float
+    seconds: float
+
+    @property
+    def gain(self) -> float:
+        """Decibels over copying the first frame."""
+        return self.warp - self.copy
+
+
+class Line(NamedTuple):
+    """One line of the bar: the least that will do, and the worst that was found."""
+
+    name: str
+    least: float
+    found: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it will do."""
+        return self.found >= self.least
+
+
+def judge(model: Model, picture: Tensor, setting: Setting, *, photograph: bool) -> Report:
+    """Make every judged motion of one picture that is larger than the frame, and compare."""
+    true = {motion: truth(picture, motion, setting) for motion in JUDGED}
+    image = to_image(true[Motion.STILL][0])
+    made: dict[Motion, Tensor] = {}
+    clips = []
+    for motion in JUDGED:
+        began = time.process_time()
+        made[motion] = film(model, image, PROMPTS[motion], setting)
+        seconds = time.process_time() - began
+        clips.append(_compare(made[motion], true, motion, setting, seconds, photograph))
+    pairs = {(one, other): [_differ(made, true, one, other)] for one, other in OPPOSITES}
+    return Report(clips, pairs)
+
+
+def together(reports: list[Report]) -> Report:
+    """The reports of several pictures as one."""
+    pairs = {pair: [d for report in reports for d in report.pairs[pair]] for pair in OPPOSITES}
+    return Report([clip for report in reports for clip in report.clips], pairs)
+
+
+def bar(report: Report) -> list[Line]:
+    """What a checkpoint must reach. Means over pictures, for the worst motion or pair."""
+    motions_made = [report.of(motion) for motion in JUDGED]
+    moving = [report.of(motion) for motion in JUDGED if motion is not Motion.STILL]
+    whole = average(report.clips)
+    photographs = [clip.first_frame for clip in report.clips if clip.photograph]
+    sizes = [report.between(pair).size for pair in OPPOSITES]
+    return [
+        Line("frame 0, worst photograph, dB", 25, min(photographs)),
+        Line("nearest true warp is the prompted one, share", 0.95, whole.right / whole.clips),
+        Line("size of the difference of opposites", 0.8, min(sizes)),
+        Line("gain over copying frame 0, dB", 5, min(motion.gain for motion in moving)),
+        Line("sharpness of the last frame", 0.7, min(m.sharpness for m in motions_made)),
+    ]
+
+
+def average(clips: list[Judged]) -> Average:
+    """The mean of some clips."""
+    return Average(
+        len(clips),
+        sum(clip.nearest is clip.motion for clip in clips),
+        mean([clip.first_frame for clip in clips]),
+        mean([clip.warp for clip in clips]),
+        mean([clip.copy for clip in clips]),
+        mean([clip.sharpness for clip in clips]),
+        mean([clip.seconds for clip in clips]),
+    )
+
+
+def _compare(
+    made: Tensor,
+    true: dict[Motion, Tensor],
+    motion: Motion,
+    setting: Setting,
+    seconds: float,
+    photograph: bool,
+) -> Judged:
+    wanted, mask = true[motion], seen(motion, setting)
+    last = inner(made[-1])
+    distance = {other: float((last - inner(true[other][-1])).pow(2).mean()) for other in JUDGED}
+    return Judged(
+        photograph=photograph,
+        motion=motion,
+        nearest=min(distance, key=lambda other: distance[other]),
+        first_frame=decibels(made[:1], wanted[:1], mask[:1]),
+        warp=decibels(made[1:], wanted[1:], mask[1:]),
+        copy=decibels(wanted[:1].expand_as(wanted[1:]), wanted[1:], mask[1:]),
+        sharpness=gradient_energy(last) / gradient_energy(inner(wanted[-1])),
+        seconds=seconds,
+    )
+
+
+def _differ(
+    made: dict[Motion, Tensor], true: dict[Motion, Tensor], one: Motion, other: Motion
+) -> Difference:
+    found, wanted = inner(made[one] - made[other]), inner(true[one] - true[other])
+    size = float(found.pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt())
+    return Difference(size, float((found * wanted).sum() / wanted.pow(2).sum()))
+
+
+def decibels(first: Tensor, second: Tensor, mask: Tensor | None = None) -> float:
+    """PSNR of two clips (frames, 3, height, width) in -1..1, over the masked pixels or all."""
+    error = ((first - second) / 2).pow(2)
+    if mask is None:
+        mask = torch.ones_like(error[:, :1])
+    share = (error * mask).sum() / (mask.sum() * first.shape[1])
+    return float(-10 * torch.log10(share + 1e-10))
+
+
+def inner(clip: Tensor) -> Tensor:
+    """The part of a clip that no motion can push out of sight."""
+    edge = int(1.2 * motions.reach(*clip.shape[-2:])) + 2
+    return clip[..., edge:-edge, edge:-edge]
+
+
+def gradient_energy(frame: Tensor) -> float:
+    """Mean square of the differences between neighbouring pixels."""
+    across, down = frame.diff(dim=-1), frame.diff(dim=-2)
+    return float(across.pow(2).mean() + down.pow(2).mean())
+
+
+def mean(values: list[float] | tuple[float, ...]) -> float:
+    """The mean of at least one value."""
+    return sum(values) / len(values)

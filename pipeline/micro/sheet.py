@@ -1,0 +1,47 @@
+"""`python -m pipeline.micro.sheet FILE.png`: what the clips look like beside the true ones.
+
+One row a prompt: its words, five frames of the true clip, the same five of the made one.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from pipeline.micro import heldout
+from pipeline.micro.film import Setting, film, load_model
+from pipeline.micro.heldout import PROMPTS, to_image, truth
+from pipeline.worker.model import Model
+
+WORDS, GAP = 190, 8  # pixels
+SHOWN = 5  # frames
+
+
+def contact_sheet(model: Model, setting: Setting) -> Image.Image:
+    """All prompts, on one photograph after the other."""
+    photographs = heldout.photographs(setting)
+    chosen = np.linspace(0, setting.frames - 1, SHOWN).round().astype(int).tolist()
+    wide, high = setting.width, setting.height
+    sheet = Image.new("RGB", (WORDS + 2 * SHOWN * wide + GAP, high * len(PROMPTS)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (motion, prompt) in enumerate(PROMPTS.items()):
+        true = truth(photographs[row % len(photographs)], motion, setting)
+        made = film(model, to_image(true[0]), prompt, setting)
+        draw.text((4, row * high + high // 2 - 6), prompt, fill="black")
+        for column, frame in enumerate(chosen):
+            left = WORDS + column * wide
+            sheet.paste(to_image(true[frame]), (left, row * high))
+            sheet.paste(to_image(made[frame]), (left + SHOWN * wide + GAP, row * high))
+    return sheet
+
+
+def main() -> None:
+    """Write the sheet."""
+    torch.set_num_threads(1)
+    contact_sheet(load_model(), Setting()).save(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
