@@ -20,7 +20,7 @@ from pipeline.micro.motions import Motion
 
 WIDTH = 64
 TOKENS = 77
-MERGED_WORDS = 1500
+MERGES = 1170
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # as CLIP splits
 
 
@@ -34,6 +34,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     corpus = [prompts.say(rng, rng.choice(motions)) for _ in range(20_000)]
     corpus += list(prompts.NEGATIVES) * 200
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    last_letters = [letter + "</w>" for letter in alphabet]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     learner.normalizer = normalizers.Sequence(
         [
@@ -51,19 +52,20 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     learner.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
-            vocab_size=MERGED_WORDS,
+            vocab_size=len(alphabet) + len(last_letters) + MERGES,
             min_frequency=3,
             initial_alphabet=alphabet,
             end_of_word_suffix="</w>",
             continuing_subword_prefix="",
-            special_tokens=[],
+            # Equally frequent pairs merge in the order of their letters' numbers, which for last
+            # letters is another one at each run, unless they are given.
+            special_tokens=last_letters,
             show_progress=False,
         ),
     )
     found = json.loads(learner.to_str())["model"]["merges"]
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in found]
-    words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    words += [first + second for first, second in merges]
+    words = [*alphabet, *last_letters, *(first + second for first, second in merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)

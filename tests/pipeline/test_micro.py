@@ -81,6 +81,14 @@ def test_prompts_are_understood(model: Model, prompt: str, motion: Motion) -> No
     assert list(Motion)[int(strength.argmax())] is motion
 
 
+def test_the_tokenizer_is_the_same_at_every_run(tmp_path: Path) -> None:
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for folder in runs:
+        text.build_tokenizer(folder)
+    first, second = ((folder / "tokenizer.json").read_bytes() for folder in runs)
+    assert first == second
+
+
 @pytest.mark.parametrize("motion", list(Motion))
 def test_two_passes_make_the_motion(motion: Motion) -> None:
     side, time = 32, 0.7
