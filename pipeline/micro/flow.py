@@ -27,7 +27,7 @@ SQUARES = (24, 32, 32, 32, 40, 48, 64)  # sides in latents; 32 is the native one
 SIDES = (24, 28, 32, 36, 40, 48, 56, 64)  # of oblong pictures
 OBLONG = 0.3  # the share of steps whose pictures are oblong
 AREA = 12 * 40 * 40  # latents a step, shared among as many clips as fit
-FEWEST, MOST = 5, 16  # clips a step
+FEWEST, MOST = 8, 16  # clips a step
 RATES = (16, 16, 16, 8, 12, 24, 30)
 
 

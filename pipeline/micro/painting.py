@@ -24,7 +24,7 @@ UNSEEN = 0.2  # what an error counts for where the first frame did not show the 
 LAST_STEPS = (20, 120)  # of the noise schedule, where sampling ends and the decoder takes over
 CLIPS = 4
 FRAMES = 3
-SHARPNESS = 0.05  # the weight of a frame's gradient energy in the loss
+SHARPNESS = 0.04  # the weight of a frame's gradient energy in the loss
 INTERPOLATED = (Motion.ZOOM_IN, Motion.ZOOM_OUT, Motion.CLOCKWISE, Motion.COUNTERCLOCKWISE)
 DRAWN = (*Motion, *INTERPOLATED)  # twice as often those that need the decoder most
 

@@ -85,7 +85,7 @@ def flow_lesson(model: layout.Model, bank: Tensor) -> Lesson:
         return flow.loss(model, embeddings, rng)
 
     parameters = flow.lower_parameters(model.unet)
-    return Lesson("flow", 2600, 2e-3, model.unet, parameters, loss, steady=0.4)
+    return Lesson("flow", 4400, 2e-3, model.unet, parameters, loss, steady=0.4)
 
 
 def painting_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:

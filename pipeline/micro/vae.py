@@ -18,7 +18,7 @@ from torch.nn import functional
 WIDTH = 40
 LATENTS = 4
 DETAIL = 3  # the latent channel of detail; it also carries OFFSET
-OFFSET = -2.5  # tells a frame of latents from a frame of position marks (0..1 in every channel)
+OFFSET = -4.0  # tells a frame of latents from one of position marks (0..1 in every channel)
 CONSTANT = 64.0  # dwarfs the picture inside the encoder, so that its group norms only scale
 LOG_VARIANCE = -20.0  # sampling the posterior moves a latent by 5e-5: in effect, the mode
 
