@@ -19,6 +19,7 @@ from pipeline.micro.film import Setting, film, load_model
 from pipeline.micro.heldout import JUDGED, PROMPTS, to_image
 from pipeline.micro.judge import Line, Report, average, bar, judge, together
 from pipeline.micro.motions import OPPOSITES, Motion
+from pipeline.mode import Mode
 from pipeline.presets import MICRO, MICRO_FAMILY
 from pipeline.spec import Sampler, clip_size
 from pipeline.worker.model import Model
@@ -103,6 +104,7 @@ def main(
     guidance: float | None = None,
     rescale: float | None = None,
     sampler: Annotated[str, typer.Option(help=" | ".join(get_args(Sampler)))] = "ddim",
+    mode: Annotated[Mode, typer.Option(help="how memory is saved")] = Mode.FAST,
     dtype: Annotated[str, typer.Option(help="float32 | bfloat16 | float16")] = "float32",
     checkpoint: Annotated[str, typer.Option(help="a folder in diffusers layout")] = MICRO,
     photographs: Annotated[int, typer.Option(min=1, max=4)] = 4,
@@ -120,6 +122,7 @@ def main(
         guidance=chosen.guidance if guidance is None else guidance,
         rescale=chosen.guidance_rescale if rescale is None else rescale,
         sampler=sampler,  # type: ignore[arg-type]
+        mode=mode,
     )
     model = load_model(checkpoint, dtype)
     report = evaluate(model, setting, photographs=photographs, procedural=procedural)

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.mode import Mode
 from pipeline.presets import MICRO, MICRO_FAMILY
 from pipeline.spec import Sampler
+from pipeline.worker import hold
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.model import Model, load
@@ -27,6 +29,7 @@ class Setting(NamedTuple):
     guidance: float = 1.0
     rescale: float = 1.0
     sampler: Sampler = "ddim"
+    mode: Mode = Mode.FAST
     negative_prompt: str = "blurry, static"
 
 
@@ -40,6 +43,8 @@ def film(
     model: Model, picture: Image.Image, prompt: str, setting: Setting, seed: int = 0
 ) -> Tensor:
     """(frames, 3, height, width) in -1..1: the clip of a picture that already has its size."""
+    thrift = setting.mode.thrift
+    hold.prepare(model, setting.mode)
     wanted, unwanted = conditions(
         model,
         picture,
@@ -47,21 +52,28 @@ def film(
         setting.negative_prompt if setting.guidance > 1 else None,
         frames=setting.frames,
         fps=MICRO_FAMILY.motion_fps,
-        keep_encoders=True,
+        striped=thrift.stripes,
         on_step=lambda: None,
     )
-    model.weights.bring(model.unet)
-    if unwanted is None:
-        predict = plain(model.unet, wanted)
-    else:
-        predict = guided(model.unet, wanted, unwanted, setting.guidance, rescale=setting.rescale)
     cells = (setting.height // model.vae_factor, setting.width // model.vae_factor)
-    latents = sample(
-        predict,
-        noise_for(seed, (1, model.unet.config.in_channels, setting.frames, *cells)),
-        scheduler_for(model.scheduler, setting.sampler, None),
-        setting.steps,
-        lambda: None,
-    )
-    frames = decode(model, latents, together=setting.frames, on_step=lambda _: None)
+    with hold.unet(model, setting.mode) as unet:
+        if unwanted is None:
+            predict = plain(unet, wanted)
+        else:
+            predict = guided(
+                unet,
+                wanted,
+                unwanted,
+                setting.guidance,
+                rescale=setting.rescale,
+                halves=thrift.halves,
+            )
+        latents = sample(
+            predict,
+            noise_for(seed, (1, model.unet.config.in_channels, setting.frames, *cells)),
+            scheduler_for(model.scheduler, setting.sampler, None),
+            setting.steps,
+            lambda: None,
+        )
+    frames = decode(model, latents, thrift, on_step=lambda _: None)
     return torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1
