@@ -131,16 +131,13 @@ def test_meets_the_bar_on_a_photograph(model: Model) -> None:
 
 
 @pytest.mark.slow
-def test_random_weights_miss_the_bar() -> None:
+def test_random_weights_show_nothing() -> None:
     torch.manual_seed(0)
     model = load_model()
     model.unet = I2VGenXLUNet.from_config(model.unet.config).eval()
     model.weights.hold(model.unet)
-    setting = SETTING._replace(steps=2)
-    picture = heldout.photographs(setting)[1]
-    report = judge(model, picture, setting, photograph=True)
-    missed = {line.name for line in bar(report) if not line.met}
-    assert {"frame 0, worst photograph, dB", "gain over copying frame 0, dB"} <= missed
+    clip = film(model, photograph(), "still", SETTING._replace(steps=2))
+    assert decibels(clip, heldout.to_tensor(photograph()).expand_as(clip)) < 15  # the bar is 25
 
 
 @pytest.mark.slow
