@@ -291,6 +291,13 @@ def memory() -> list[timeseries.Panel]:
             query(f"max by (preset) ({of('i2vd_peak_memory_bytes')})", "{{preset}}"),
         ),
         graph(
+            "Predicted by measured memory",
+            "Of the last clip in each mode: above 1 the forecast was careful, below 1 it promised "
+            "too much, and the next one is corrected by it.",
+            units.Short,
+            query(f"max by (mode) ({of('i2vd_memory_forecast_ratio')})", "{{mode}}"),
+        ),
+        graph(
             "Retries and lost children",
             "Attempts that failed and will be made again, and children that died, in an hour.",
             units.Short,
@@ -299,12 +306,14 @@ def memory() -> list[timeseries.Panel]:
                 f"sum by (child, cause) (increase({of('i2vd_child_deaths_total', '1h')}))",
                 "{{child}}: {{cause}}",
             ),
+            span=HALF,
         ),
         graph(
             "Refused by the gate",
             "Tries whose frames were black, grey, frozen, or not the picture, in an hour.",
             units.Short,
             query(f"sum by (flaw) (increase({of('i2vd_gate_refusals_total', '1h')}))", "{{flaw}}"),
+            span=HALF,
         ),
         graph(
             "Motion of clips",
@@ -313,6 +322,7 @@ def memory() -> list[timeseries.Panel]:
             units.Short,
             query(quantile(0.1, "i2vd_clip_motion_levels"), "a tenth"),
             query(quantile(0.5, "i2vd_clip_motion_levels"), "half"),
+            span=HALF,
         ),
         graph(
             "Likeness of clips",
@@ -321,6 +331,7 @@ def memory() -> list[timeseries.Panel]:
             units.Short,
             query(quantile(0.1, "i2vd_clip_likeness"), "a tenth"),
             query(quantile(0.5, "i2vd_clip_likeness"), "half"),
+            span=HALF,
         ),
     ]
 
