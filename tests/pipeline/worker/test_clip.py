@@ -59,7 +59,8 @@ def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
     asked = order(width=64, height=64, steps=10, quality=8)
     result = made(micro, asked)
 
-    assert (result.width, result.height, result.frames, result.fps) == (64, 64, 8, 8)
+    output = result.output
+    assert (output.width, output.height, output.frames, output.fps) == (64, 64, 8, 8)
     assert list(result.seconds) == ["encode", "denoise", "decode", "write"]
     assert result.peak_memory is None
     picture = np.asarray(a_picture().convert("L"), float)
@@ -92,15 +93,15 @@ def test_every_mode_gives_the_same_frames_and_fp8_nearly(
 def test_same_spec_same_file(micro: Model, order: Order) -> None:
     first = made(micro, order())
     torch.manual_seed(99)
-    assert made(micro, order()).sha256 == first.sha256
-    assert made(micro, order(seed=6)).sha256 != first.sha256
+    assert made(micro, order()).output.sha256 == first.output.sha256
+    assert made(micro, order(seed=6)).output.sha256 != first.output.sha256
 
 
 def test_a_smaller_rung_shows_the_whole_picture_smaller(micro: Model, order: Order) -> None:
     asked = order(width=64, height=64, rung_width=32, rung_height=32, quality=8)
     result = made(micro, asked)
 
-    assert (result.width, result.height) == (32, 32)
+    assert (result.output.width, result.output.height) == (32, 32)
     small = np.asarray(a_picture().resize((32, 32)).convert("L"), float)
     assert np.abs(shown(asked)[0] - small).mean() < 25
 
@@ -271,4 +272,4 @@ def test_a_model_over_the_budget_stays_on_the_host(
     assert "has no room for the UNet" in capsys.readouterr().err
     assert budget._ledger is not None
     assert budget._ledger.live == 0
-    assert made(model, order(mode=Mode.OFFLOAD, width=16, height=16), budget).frames == 8
+    assert made(model, order(mode=Mode.OFFLOAD, width=16, height=16), budget).output.frames == 8
