@@ -9,6 +9,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
 from torch import Tensor
 
+from pipeline.mode import Mode
 from pipeline.presets import MICRO_FOLDER
 from pipeline.worker.conditions import conditions, embed_text
 from pipeline.worker.decode import decode
@@ -78,7 +79,6 @@ def ours(
         _NEGATIVE if guidance > 1 else None,
         frames=_FRAMES,
         fps=16,
-        keep_encoders=True,
         on_step=lambda: None,
     )
     predict = (
@@ -144,7 +144,7 @@ def test_same_latents_as_the_reference_with_the_full_models_schedule(
 def test_same_frames_as_the_reference(micro: Model, reference: I2VGenXLPipeline) -> None:
     with torch.no_grad():
         latents = ours(micro, noise(), guidance=1.0)
-        mine = decode(micro, latents, together=1, on_step=lambda _: None)
+        mine = decode(micro, latents, Mode.LEAN.thrift, on_step=lambda _: None)
 
     other = theirs(reference, noise(), 1.0, output_type="np")[0]
     assert abs(mine / 255.0 - other).max() <= 0.6 / 255.0
