@@ -112,7 +112,7 @@ class Attempt:
     def _step_down(self, step: StepDown) -> None:
         self._rung += 1
         self._fallbacks.append(fallback(step))
-        self._parts.metrics.fallbacks.labels(step.stage).inc()
+        self._parts.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
         if step.stage == "forecast":  # at the next attempt there may be more memory
             log.info("no room", rung=str(step.rung), why=step.detail)
             return

@@ -23,6 +23,7 @@ from daemon.database import LedgerUnavailable
 from daemon.history import History
 from pipeline.gate import FLAWS
 from pipeline.loss import CAUSES
+from pipeline.mode import Mode
 from pipeline.protocol import SILENCE
 
 REJECTIONS = ("unreadable", "sidecar")
@@ -69,8 +70,8 @@ class Metrics:
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
-            "Steps down the ladder, by the stage in which memory ran out; forecast: untried.",
-            ["stage"],
+            "Steps down the ladder, by the rung's mode and the stage; forecast: untried.",
+            ["mode", "stage"],
             registry=r,
         )
         self.degraded = Counter(
@@ -136,11 +137,12 @@ class Metrics:
         for child in ("worker", "picture"):  # what has a zero, has its first increase too
             for cause in CAUSES:
                 self.child_deaths.labels(child, cause)
-        self.fallbacks.labels("forecast")
         for flaw in FLAWS:
             self.refusals.labels(flaw)
+        for mode in Mode:
+            for stage in ("forecast", *SILENCE):
+                self.fallbacks.labels(mode, stage)
         for stage in SILENCE:
-            self.fallbacks.labels(stage)
             self.stage_seconds.labels(stage)
         for reason in REJECTIONS:
             self.rejected.labels(reason)

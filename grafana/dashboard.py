@@ -279,9 +279,9 @@ def memory() -> list[timeseries.Panel]:
     return [
         graph(
             "Out of memory",
-            "Steps down the ladder in an hour, by the stage in which memory ran out.",
+            "Steps down the ladder in an hour, by the mode that had no room.",
             units.Short,
-            query(f"sum by (stage) (increase({of('i2vd_fallbacks_total', '1h')}))", "{{stage}}"),
+            query(f"sum by (mode) (increase({of('i2vd_fallbacks_total', '1h')}))", "{{mode}}"),
             query(f"sum(increase({of('i2vd_clips_degraded_total', '1h')}))", "clips made smaller"),
         ),
         graph(
