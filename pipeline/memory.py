@@ -4,7 +4,7 @@ For each stage the moments that can be its worst are written down as sums of the
 then, in values per latent cell or per pixel. Which moments those are, and which tensors live, was
 read off counts of the worker's own code (`python -m tests.bench.memory_count --tensors`), which a
 test repeats. Fragmentation and the libraries' work space are not in it: `need` allows for
-them, and daemon/peaks.py corrects by what was measured.
+them, and takes what was measured into account where its caller knows it.
 """
 
 from collections.abc import Iterator
