@@ -16,7 +16,7 @@ from pipeline.worker import hold
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.model import Model, load
-from pipeline.worker.sampler import guided, noise_for, plain, sample, scheduler_for
+from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 
 
 class Setting(NamedTuple):
@@ -57,19 +57,15 @@ def film(
     )
     cells = (setting.height // model.vae_factor, setting.width // model.vae_factor)
     with hold.unet(model, setting.mode) as unet:
-        if unwanted is None:
-            predict = plain(unet, wanted)
-        else:
-            predict = guided(
+        latents = sample(
+            predicting(
                 unet,
                 wanted,
                 unwanted,
                 setting.guidance,
                 rescale=setting.rescale,
                 halves=thrift.halves,
-            )
-        latents = sample(
-            predict,
+            ),
             noise_for(seed, (1, model.unet.config.in_channels, setting.frames, *cells)),
             scheduler_for(model.scheduler, setting.sampler, None),
             setting.steps,

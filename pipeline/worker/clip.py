@@ -18,7 +18,7 @@ from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
-from pipeline.worker.sampler import Predict, guided, noise_for, plain, sample, scheduler_for
+from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.watch import Watch
 
 _ENCODE_STEPS = 3
@@ -85,20 +85,15 @@ def _denoise(
     cells = (order.height // model.vae_factor, order.width // model.vae_factor)
     shape = (1, model.unet.config.in_channels, order.frames, *cells)
     with hold.unet(model, order.mode) as unet:
-        predict: Predict
-        if unwanted is None:
-            predict = plain(unet, wanted)
-        else:
-            predict = guided(
+        return sample(
+            predicting(
                 unet,
                 wanted,
                 unwanted,
                 spec.guidance,
                 rescale=spec.guidance_rescale,
                 halves=order.mode.thrift.halves,
-            )
-        return sample(
-            predict,
+            ),
             noise_for(spec.seed, shape).to(model.device),
             scheduler_for(model.scheduler, spec.sampler, spec.spacing),
             spec.steps,

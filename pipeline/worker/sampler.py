@@ -91,6 +91,21 @@ def plain(unet: Any, conditions: Conditions) -> Predict:
     return predict
 
 
+def predicting(
+    unet: Any,
+    wanted: Conditions,
+    unwanted: Conditions | None,
+    guidance: float,
+    *,
+    rescale: float = 0.0,
+    halves: bool = False,
+) -> Predict:
+    """`guided` away from what is unwanted; `plain` where that is nothing."""
+    if unwanted is None:
+        return plain(unet, wanted)
+    return guided(unet, wanted, unwanted, guidance, rescale=rescale, halves=halves)
+
+
 def guided(
     unet: Any,
     wanted: Conditions,
