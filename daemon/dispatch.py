@@ -158,7 +158,7 @@ class Dispatcher:
             self._behind = True
             return
         if inbox is not None and all(other.id != job.id for other in left):
-            shutil.rmtree(staging_of(inbox, job), ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, staging_of(inbox, job), ignore_errors=True)
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
