@@ -16,7 +16,7 @@ from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
-from pipeline.gate import Limits
+from pipeline.gate import NO_LIMITS
 from pipeline.loss import Loss
 from pipeline.maker import Clip, Maker, Order
 from pipeline.memory import peak
@@ -27,9 +27,6 @@ from pipeline.spec import Spec
 
 _UNLIMITED = 1 << 50
 """More than any device has: so the tensors on a CPU are counted, and never too many."""
-
-_NO_GATE = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
-"""A clip of so few steps need not look like anything."""
 
 
 class NotMeasured(Exception):
@@ -50,7 +47,7 @@ async def measured(
     def tell_loss(loss: Loss) -> None:
         lines.append(loss.reason)
 
-    maker = Maker(load, lines.append, tell_loss, limits=_NO_GATE, silence=settings.model.silence)
+    maker = Maker(load, lines.append, tell_loss, limits=NO_LIMITS, silence=settings.model.silence)
     decoder = Decoder(lines.append, tell_loss)
     family = family_of(settings.model.name)
     sample = sorted(SAMPLES.glob("*.jpg"))[0]

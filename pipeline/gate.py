@@ -29,6 +29,10 @@ class Limits(BaseModel):
     """Least likeness of the first frame to the picture; -1 turns the check off."""
 
 
+NO_LIMITS = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
+"""For clips that need not look like anything: of random weights, or of too few steps."""
+
+
 class Figures(BaseModel):
     """What was measured of a clip's frames, against the framed picture."""
 

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from pipeline.anatomy import PUBLISHED, Anatomy, anatomy_of
-from pipeline.gate import Limits
+from pipeline.gate import NO_LIMITS
 from pipeline.ladder import first_that_fits, rungs
 from pipeline.memory import need, peak
 from pipeline.mode import Mode, Rung
@@ -202,7 +202,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
             frames=rung.frames,
             picture=f"{folder}/clean.png",
             staging=folder,
-            limits=Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0),  # it dreams of noise
+            limits=NO_LIMITS,
         )
         try:
             clip.make(model, order, watch, budget)

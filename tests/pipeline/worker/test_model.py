@@ -20,7 +20,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipeline.gate import Limits
+from pipeline.gate import NO_LIMITS
 from pipeline.presets import MICRO_FOLDER
 from pipeline.protocol import Make
 from pipeline.source import ModelUnusable
@@ -143,8 +143,7 @@ def test_the_full_layout_makes_a_clip(full: Path, order: Callable[..., Make], dt
     assert (model.vae_factor, model.multiple) == (8, 64)
     assert all(p.dtype == getattr(torch, dtype) for p in model.unet.parameters())
     asked = order(width=64, height=64, guidance=9.0, negative_prompt="static")
-    lenient = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)  # it dreams of noise
-    output = made(model, asked.model_copy(update={"limits": lenient})).output
+    output = made(model, asked.model_copy(update={"limits": NO_LIMITS})).output
     assert (output.width, output.height, output.frames) == (64, 64, 8)
 
 
