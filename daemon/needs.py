@@ -18,7 +18,7 @@ from daemon.database import Database
 from daemon.forecast import Forecast
 from daemon.gpu import total_bytes
 from daemon.history import History
-from daemon.pace import work
+from daemon.pace import rates, work
 from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import PUBLISHED, anatomy_of
@@ -85,7 +85,7 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
     card = min((limit for limit in limits if limit is not None), default=None)
     forecast = Forecast(database, model.name) if database else None
     setup = forecast.newest(model.name, dtype) if forecast else None
-    rates = _rates(History(database)) if database else {}
+    paces = _rates(History(database)) if database else {}
     rows = []
     for name, preset in family_of(model.name).presets.items():
         spec = spec_of(name, family_of(model.name), steps=preset.steps)
@@ -93,7 +93,7 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
             rung, guided = rung_of(spec, mode), spec.guidance > 1
             found = peak(rung, anatomy_of(model.name), dtype, guided=guided)
             correction = forecast.correction(setup, mode) if forecast and setup else None
-            rate = rates.get((name, mode))
+            rate = paces.get((name, mode))
             rows.append(
                 Row(
                     preset=name,
@@ -111,13 +111,11 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
 
 
 def _rates(history: History) -> dict[tuple[str, str], float]:
-    """Seconds for a unit of work, by preset and mode, of the newest clips made as asked."""
+    """Seconds for a unit of work, by preset and mode, of the newest clips."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for job in history.newest("done", limit=500):
-        if job.spec and job.result and not job.result["degraded"]:
-            seconds = sum(job.result["seconds"].values())
-            found[job.spec.preset, job.result["mode"]].append(seconds / work(job.spec))
-    return {key: median(rates) for key, rates in found.items()}
+    for spec, mode, rate in rates(history):
+        found[spec.preset, mode].append(rate)
+    return {key: median(every) for key, every in found.items()}
 
 
 def spec_of(preset: str, family: Family, steps: int = FEWEST) -> Spec:

@@ -5,7 +5,7 @@ from preset to preset, because loading, decoding and writing have their share.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 
 from daemon.history import History
@@ -21,6 +21,17 @@ def work(spec: Spec) -> float:
     return float(spec.width * spec.height * spec.frames * spec.steps * halves)
 
 
+def rates(history: History) -> Iterator[tuple[Spec, str, float]]:
+    """Spec, mode, and seconds for a unit of work of the newest clips, oldest first.
+
+    Those that were made smaller than asked do not count.
+    """
+    for job in reversed(history.newest("done", limit=500)):
+        if job.spec and job.result and not job.result["degraded"]:
+            seconds = sum(job.result["seconds"].values())
+            yield job.spec, job.result["mode"], seconds / work(job.spec)
+
+
 class Pace:
     """Seconds for a unit of work, by preset: the median of the newest clips."""
 
@@ -29,11 +40,10 @@ class Pace:
 
     @classmethod
     def of(cls, history: History) -> "Pace":
-        """What the newest clips in the ledger tell. Those that were made smaller do not count."""
+        """What the newest clips in the ledger tell."""
         pace = cls()
-        for job in reversed(history.newest("done", limit=500)):
-            if job.spec and job.result and not job.result["degraded"]:
-                pace.learn(job.spec, sum(job.result["seconds"].values()))
+        for spec, _, rate in rates(history):
+            pace._rates[spec.preset].append(rate)
         return pace
 
     def learn(self, spec: Spec, seconds: float) -> None:
