@@ -41,8 +41,30 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._of_the_daemon()
+        self._of_clips()
+        self._of_memory()
+        self._of_faults()
+        self._begin_at_zero()
+
+    def _of_the_daemon(self) -> None:
         r = self.registry
         self.build = Gauge("i2vd_build_info", "Version of i2vd; always 1.", ["version"], registry=r)
+        self.rules_ok = Gauge(
+            "i2vd_rules_last_reload_successful",
+            "1 when the last reload of an inbox's rules succeeded.",
+            ["inbox"],
+            registry=r,
+        )
+        self.rules_time = Gauge(
+            "i2vd_rules_last_reload_success_timestamp_seconds",
+            "Time of the last successful reload of an inbox's rules.",
+            ["inbox"],
+            registry=r,
+        )
+
+    def _of_clips(self) -> None:
+        r = self.registry
         self.clip_seconds = Histogram(
             "i2vd_clip_seconds",
             "Seconds from a picture's arrival to its published clip.",
@@ -68,6 +90,21 @@ class Metrics:
             registry=r,
         )
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
+        self.motion = Histogram(
+            "i2vd_clip_motion_levels",
+            "Motion of clips: mean difference of a pixel to the first frame, of 255.",
+            buckets=_MOTION,
+            registry=r,
+        )
+        self.likeness = Histogram(
+            "i2vd_clip_likeness",
+            "Likeness of the first frame of clips to the picture, -1 to 1.",
+            buckets=_LIKENESS,
+            registry=r,
+        )
+
+    def _of_memory(self) -> None:
+        r = self.registry
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
             "Steps down the ladder, by the rung's mode and the stage; forecast: untried.",
@@ -89,6 +126,9 @@ class Metrics:
             ["mode"],
             registry=r,
         )
+
+    def _of_faults(self) -> None:
+        r = self.registry
         self.child_deaths = Counter(
             "i2vd_child_deaths_total",
             "Children lost, by child and cause.",
@@ -101,18 +141,6 @@ class Metrics:
             ["flaw"],
             registry=r,
         )
-        self.motion = Histogram(
-            "i2vd_clip_motion_levels",
-            "Motion of clips: mean difference of a pixel to the first frame, of 255.",
-            buckets=_MOTION,
-            registry=r,
-        )
-        self.likeness = Histogram(
-            "i2vd_clip_likeness",
-            "Likeness of the first frame of clips to the picture, -1 to 1.",
-            buckets=_LIKENESS,
-            registry=r,
-        )
         self.retries = Counter(
             "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
         )
@@ -122,19 +150,10 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.rules_ok = Gauge(
-            "i2vd_rules_last_reload_successful",
-            "1 when the last reload of an inbox's rules succeeded.",
-            ["inbox"],
-            registry=r,
-        )
-        self.rules_time = Gauge(
-            "i2vd_rules_last_reload_success_timestamp_seconds",
-            "Time of the last successful reload of an inbox's rules.",
-            ["inbox"],
-            registry=r,
-        )
-        for child in ("worker", "picture"):  # what has a zero, has its first increase too
+
+    def _begin_at_zero(self) -> None:
+        """What has a zero, has its first increase too."""
+        for child in ("worker", "picture"):
             for cause in CAUSES:
                 self.child_deaths.labels(child, cause)
         for flaw in FLAWS:
