@@ -109,9 +109,3 @@ def write_encoder(vae: AutoencoderKL, filters: Filters) -> None:
 def decoder_parameters(vae: AutoencoderKL) -> list[nn.Parameter]:
     """What training the decoder changes."""
     return [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-
-
-def psnr(first: Tensor, second: Tensor) -> Tensor:
-    """Decibels for each picture of two batches in -1..1."""
-    error = (first.clamp(-1, 1) - second.clamp(-1, 1)) / 2
-    return -10 * torch.log10(error.pow(2).flatten(1).mean(dim=1) + 1e-10)
