@@ -13,10 +13,11 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline.gate import Figures, Limits, flaw
-from pipeline.ladder import rungs
+from daemon.demo import SAMPLES
+from pipeline.gate import NO_LIMITS, Figures, Limits, flaw
 from pipeline.maker import Clip, Maker, NoClip, Order
 from pipeline.micro.motions import Motion
+from pipeline.mode import Mode, Rung
 from pipeline.presets import MICRO, MICRO_FAMILY
 from pipeline.protocol import Load
 from pipeline.spec import Spec
@@ -27,18 +28,20 @@ _PROMPTS = {Motion.STILL: "a still picture, nothing moves", Motion.GENTLE: "wave
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", default=",".join(MICRO_FAMILY.presets))
-    parser.add_argument("--pictures", type=Path, default=Path("daemon/samples"))
+    parser.add_argument("--pictures", type=Path, default=SAMPLES)
     arguments = parser.parse_args()
-    off = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
+    pictures = sorted(arguments.pictures.glob("*.jpg"))
+    if not pictures:
+        parser.error(f"no .jpg in {arguments.pictures}")
     load = Load(model=MICRO, device="cpu", dtype="float32")
-    maker = Maker(load, lambda _: None, print, limits=off)
+    maker = Maker(load, lambda _: None, print, limits=NO_LIMITS)
     print(
         f"{'preset':10}{'picture':14}{'still':>8}{'moving':>8}{'likeness':>10}{'grey':>8}{'black':>7}"
     )
     refused = count = 0
     try:
         for preset in arguments.presets.split(","):
-            for picture in sorted(arguments.pictures.glob("*.jpg")):
+            for picture in pictures:
                 figures = {m: await measured(maker, preset, picture, m) for m in Motion}
                 every = figures.values()
                 print(
@@ -75,7 +78,8 @@ async def measured(maker: Maker, name: str, picture: Path, motion: Motion) -> Fi
         clean = Path(folder) / "picture.png"
         with Image.open(picture) as opened:
             ImageOps.fit(opened.convert("RGB"), (preset.side, preset.side)).save(clean)
-        order = Order("bench", spec, rungs(spec, MICRO_FAMILY)[:1], clean, Path(folder))
+        rung = Rung(Mode.FAST, spec.width, spec.height, spec.frames)
+        order = Order("bench", spec, (rung,), lambda *_: 0, clean, Path(folder))
         answer = await maker.make(order, lambda _: None)
     assert isinstance(answer, Clip), answer.reason if isinstance(answer, NoClip) else answer
     return answer.made.figures
