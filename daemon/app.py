@@ -32,8 +32,9 @@ from daemon.metrics import Metrics, free_bytes
 from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.room import Room
-from daemon.settings import Settings
+from daemon.settings import Settings, is_loopback
 from daemon.slot import Slot
+from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
 from daemon.web import server
 from pipeline.decoder import Decoder
@@ -147,6 +148,8 @@ class App:
             devices=[slot.device for slot in self.slots],
             inboxes=[str(inbox.path) for inbox in self.settings.inbox],
         )
+        if not is_loopback(self.settings.http.host):
+            log.warning("http is open", what=OPEN_TO_OTHERS)
         systemd.notify("READY=1", f"STATUS={self.status()}")
 
     # --- rules

@@ -16,7 +16,8 @@ from daemon.metrics import free_bytes
 from daemon.mount import refuses_queue
 from daemon.needs import Row, known
 from daemon.place import probe
-from daemon.settings import Inbox, Settings
+from daemon.settings import Inbox, Settings, SettingsError, is_loopback
+from daemon.token import OPEN_TO_OTHERS, read_token
 from pipeline.presets import MICRO, family_of
 from pipeline.source import ModelUnusable, find
 from rules.parse import parse_folder
@@ -40,12 +41,25 @@ def check(settings: Settings) -> list[Finding]:
 
 def _look(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "settings", f"{len(settings.inbox)} inbox(es)")
+    yield _http(settings)
     yield from _state(settings)
     for inbox in settings.inbox:
         yield from _folders(inbox, settings.min_free)
         yield from _rules(settings, inbox)
     yield from _device(settings)
     yield _weights(settings)
+
+
+def _http(settings: Settings) -> Finding:
+    http = settings.http
+    try:
+        token = read_token(http.token_file)
+    except SettingsError as error:
+        return Finding("mistake", "http", str(error))
+    told = f"{http.url}, {'a token is demanded' if token else 'no token is demanded'}"
+    if is_loopback(http.host):
+        return Finding("ok", "http", told)
+    return Finding("warning", "http", f"{told}; {OPEN_TO_OTHERS}")
 
 
 def _state(settings: Settings) -> Iterator[Finding]:

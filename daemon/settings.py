@@ -5,6 +5,7 @@ the configuration file, or to the working folder where there is none.
 """
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -127,14 +128,71 @@ class Http(_Section):
     """The API, the health checks and the metrics."""
 
     listen: str = "127.0.0.1:7860"
-    """Loopback only: there is no login. Put a reverse proxy before it for more."""
+    """ADDRESS:PORT; an address that other machines reach demands a token."""
+    token_file: Path | None = None
+    """File with the token that every request must show."""
+    names: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
+    """Names by which this machine is called, besides localhost and its address."""
+    max_upload: ByteSize = Field(default=ByteSize(100_000_000), gt=0)
+    """Most that one upload may have."""
 
     @field_validator("listen")
     @classmethod
-    def _is_loopback(cls, value: str) -> str:
-        if not re.fullmatch(r"(127\.0\.0\.1|localhost):\d{1,5}", value):
-            raise ValueError("must be 127.0.0.1:PORT; for others put a reverse proxy before it")
+    def _is_an_address(cls, value: str) -> str:
+        host, port = split_address(value)
+        if not 0 < port < 65536 or not (host == "localhost" or is_address(host)):
+            raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:7860 or [::]:7860")
         return value
+
+    @model_validator(mode="after")
+    def _others_need_a_token(self) -> "Http":
+        if self.token_file is None and not is_loopback(self.host):
+            raise ValueError(
+                f"other machines reach {self.listen}: set http.token_file, or listen on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def host(self) -> str:
+        """The address without its port."""
+        return split_address(self.listen)[0]
+
+    @property
+    def url(self) -> str:
+        """Where a program on this machine finds the API."""
+        host, port = split_address(self.listen)
+        address = _ip(host)
+        if address and address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:7860" or "[::1]:7860"; port 0 where that is none."""
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return address, 0
+    return host, int(port) if re.fullmatch(r"[0-9]{1,5}", port) else 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    address = _ip(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, not a name."""
+    return _ip(host) is not None
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 class Log(_Section):
@@ -257,8 +315,16 @@ def _absolute(settings: Settings, base: Path) -> Settings:
     model = settings.model
     if model.name != MICRO and (base / model.name).is_dir():
         model = model.model_copy(update={"name": str(_place(base, Path(model.name)))})
+    http = settings.http
+    if http.token_file is not None:
+        http = http.model_copy(update={"token_file": _place(base, http.token_file)})
     return settings.model_copy(
-        update={"state": _place(base, settings.state), "inbox": inboxes, "model": model}
+        update={
+            "state": _place(base, settings.state),
+            "inbox": inboxes,
+            "model": model,
+            "http": http,
+        }
     )
 
 

@@ -18,7 +18,7 @@ from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.folders import make_folders
 from daemon.mount import refuses_queue
 from daemon.scan import is_junk, is_picture
-from daemon.settings import Settings, find_config
+from daemon.settings import Settings, SettingsError, find_config
 from daemon.submit import copy_in
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def run(config: Config = None) -> None:
             asyncio.run(daemon.run())
     except (AlreadyRunning, CannotListen) as error:
         fail(Exit.BUSY, str(error))
+    except SettingsError as error:
+        fail(Exit.MISTAKE, str(error))
     except DatabaseUnusable as error:
         fail(Exit.FAILED, str(error))
     except OSError as error:

@@ -14,20 +14,28 @@ from rich.table import Table
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.cli.local import Json
 from daemon.job import State
-from daemon.settings import Settings
+from daemon.settings import Settings, SettingsError
+from daemon.token import read_token
 
 JobId = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job.", min=1)]
 
 
 def ask(settings: Settings, method: str, path: str, **params: Any) -> Any:
     """The API's answer, or the end of the command with what is wrong."""
-    url = f"http://{settings.http.listen}{path}"
     try:
-        answer = httpx.request(method, url, params=params, timeout=30, trust_env=False)
+        token = read_token(settings.http.token_file)
+    except SettingsError as error:
+        fail(Exit.MISTAKE, str(error))
+    url = settings.http.url
+    shown = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = httpx.request(
+            method, url + path, params=params, headers=shown, timeout=30, trust_env=False
+        )
     except httpx.TransportError as error:
         fail(
             Exit.NO_DAEMON,
-            f"no i2vd answers at http://{settings.http.listen} ({error}); start it with `i2vd run`",
+            f"no i2vd answers at {url} ({error}); start it with `i2vd run`",
         )
     if answer.is_error:
         try:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from daemon import systemd
+from daemon.settings import Http, SettingsError, is_loopback, split_address
+from daemon.token import read_token
 from daemon.web.api import create_api
 
 if TYPE_CHECKING:
@@ -35,10 +37,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(app: "App") -> AsyncIterator[None]:
-    """Serve the API while the context lasts. Raises CannotListen."""
-    sock = systemd.listening_socket() or _listen(app.settings.http.listen)
+    """Serve the API while the context lasts. Raises CannotListen, SettingsError."""
+    http = app.settings.http
+    token = read_token(http.token_file)
+    sock = systemd.listening_socket() or _listen(http)
+    if token is None:
+        _refuse_others(sock)
     config = uvicorn.Config(
-        create_api(app),
+        create_api(app, token),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -56,11 +62,23 @@ async def serving(app: "App") -> AsyncIterator[None]:
         await task
 
 
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
+def _listen(http: Http) -> socket.socket:
+    host, port = split_address(http.listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)))
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise CannotListen(
-            f"http.listen {address}: {error.strerror}; choose another port in the settings"
+            f"http.listen {http.listen}: {error.strerror}; choose another port in the settings"
         ) from error
+
+
+def _refuse_others(sock: socket.socket) -> None:
+    """The socket may come from systemd, whose unit knows nothing of our settings."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        host, port = sock.getsockname()[:2]
+        if not is_loopback(host):
+            raise SettingsError(
+                f"other machines reach the socket that was passed, {host} port {port}: set "
+                f"http.token_file, or ListenStream=127.0.0.1:{port} in i2vd.socket"
+            )

@@ -149,3 +149,36 @@ def test_what_is_no_size_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch, g
     monkeypatch.setenv("I2VD_MODEL__MAX_VRAM", given)
     with pytest.raises(SettingsError, match="max_vram"):
         load(None)
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1:7860", "http://127.0.0.1:7860"),
+        ("localhost:80", "http://localhost:80"),
+        ("[::1]:7860", "http://[::1]:7860"),
+        ("0.0.0.0:7860", "http://127.0.0.1:7860"),
+        ("[::]:7860", "http://[::1]:7860"),
+        ("10.1.2.3:7860", "http://10.1.2.3:7860"),
+    ],
+)
+def test_programs_here_find_the_daemon_at_any_address(
+    tmp_path: Path, listen: str, url: str
+) -> None:
+    http = load(write(tmp_path, f'[http]\nlisten = "{listen}"\ntoken_file = "token"\n')).http
+    assert http.url == url
+    assert http.token_file == tmp_path / "token"
+
+
+@pytest.mark.parametrize(
+    "listen", ["7860", "studio.lan:7860", "::1:7860", "127.0.0.1:0", "127.0.0.1:x", "[::1]:70000"]
+)
+def test_what_is_no_address_is_refused(tmp_path: Path, listen: str) -> None:
+    said = mistakes(tmp_path, f'[http]\nlisten = "{listen}"\ntoken_file = "token"\n')
+    assert "http.listen: must be ADDRESS:PORT" in said
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:7860", "[::]:7860", "192.168.1.5:7860"])
+def test_an_address_that_others_reach_demands_a_token(tmp_path: Path, listen: str) -> None:
+    said = mistakes(tmp_path, f'[http]\nlisten = "{listen}"\n')
+    assert f"other machines reach {listen}: set http.token_file" in said

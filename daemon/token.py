@@ -1,0 +1,53 @@
+"""The token that callers of the API must show, where one is demanded. Kept in a file of its own."""
+
+import base64
+import hmac
+from pathlib import Path
+
+from daemon.settings import SettingsError
+
+OPEN_TO_OTHERS = "other machines reach it, and the token crosses the network as it is: use TLS"
+_SHORTEST = 16
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token in a file, None without a file. Raises SettingsError."""
+    if file is None:
+        return None
+    how = f"make one: (umask 077; openssl rand -hex 32 > {file})"
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise SettingsError(f"http.token_file {file}: no such file; {how}") from None
+    except OSError as error:
+        raise SettingsError(f"http.token_file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"http.token_file {file}: not a line of ASCII; {how}") from None
+    if len(token) < _SHORTEST or not token.isprintable() or " " in token:
+        raise SettingsError(
+            f"http.token_file {file}: not one word of {_SHORTEST} characters or more; {how}"
+        )
+    return token
+
+
+def shown(authorization: str) -> str:
+    """What an Authorization header shows as the token; empty when it shows none.
+
+    `Bearer TOKEN`, or Basic with the token as password and any user: what a browser can ask for.
+    """
+    scheme, _, value = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return value.strip()
+        case "basic":
+            try:
+                return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            except ValueError:  # not base64, or not UTF-8
+                return ""
+        case _:
+            return ""
+
+
+def same(shown_token: str, token: str) -> bool:
+    """Whether they are the same, in a time that tells nothing of how much of it is."""
+    return hmac.compare_digest(shown_token.encode(), token.encode())

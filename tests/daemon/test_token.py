@@ -1,0 +1,53 @@
+"""The token: how it is kept, shown and compared."""
+
+import base64
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.settings import SettingsError
+from daemon.token import read_token, same, shown
+
+TOKEN = "0123456789abcdef"
+
+
+def test_a_token_is_one_word_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert read_token(file) == TOKEN
+    assert read_token(None) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"two words of a token", b"\xff" * 32, b"\n"])
+def test_what_is_no_token_is_refused_with_the_way_to_one(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"token: not .*openssl rand"):
+        read_token(file)
+
+
+def test_a_token_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no such file; make one"):
+        read_token(tmp_path / "token")
+    with pytest.raises(SettingsError, match=r"Is a directory"):
+        read_token(tmp_path)
+
+
+@pytest.mark.parametrize("user", ["", "anna", "ü"])
+def test_a_browser_shows_it_as_a_password(user: str) -> None:
+    pair = base64.b64encode(f"{user}:{TOKEN}".encode()).decode()
+    assert shown(f"Basic {pair}") == TOKEN
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_program_shows_it_as_it_is(scheme: str) -> None:
+    assert shown(f"{scheme} {TOKEN}") == TOKEN
+
+
+@given(st.text(max_size=60))
+def test_no_other_header_shows_it(header: str) -> None:
+    assert not same(shown(header), TOKEN)
+    assert not same(shown(f"Basic {header}"), TOKEN)
+    assert not same(shown(f"Digest {TOKEN}"), TOKEN)
