@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from daemon.migrate import keep_copy, migrate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -93,6 +93,17 @@ peaks = sa.Table(
     sa.Column("predicted", sa.BigInteger, nullable=False),
     sa.Column("measured", sa.BigInteger, nullable=False),
     sa.Column("at_least", sa.Boolean, nullable=False),  # it ran out of so much
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+submissions = sa.Table(
+    "submissions",
+    metadata,
+    # Pictures that came over http under a key of the caller's.
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("after", sa.BigInteger, nullable=False),  # the last job there was
     sa.Column("at", sa.Float, nullable=False),
 )
 

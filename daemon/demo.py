@@ -55,9 +55,7 @@ def demonstrate(folder: Path, console: Console) -> None:
         api = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
         _wait_until_ready(api, daemon, folder)
         known = {job["id"] for job in api.get("/api/jobs").json()}
-        dropped = [
-            copy_in(sample, folder / "inbox", None) for sample in sorted(SAMPLES.glob("*.jpg"))
-        ]
+        dropped = [_drop(sample, folder / "inbox") for sample in sorted(SAMPLES.glob("*.jpg"))]
         names = ", ".join(picture.name for picture in dropped)
         console.print(f"dropped into {escape(str(folder))}/inbox/: [bold]{escape(names)}[/]")
         jobs = _look_on(api, daemon, known, len(dropped), console)
@@ -72,6 +70,11 @@ def demonstrate(folder: Path, console: Console) -> None:
         f"picture into {escape(str(folder))}/inbox/",
         soft_wrap=True,
     )
+
+
+def _drop(sample: Path, inbox: Path) -> Path:
+    with sample.open("rb") as content:
+        return copy_in(content, sample.name, inbox)
 
 
 def _command() -> str:

@@ -1,9 +1,45 @@
 """History: what the ledger can tell about its jobs. Reads only."""
 
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from daemon.database import Database, events, jobs, same_drop
 from daemon.job import OPEN, STATES, Event, Job, State, as_job
+
+
+class Wanted(BaseModel):
+    """Which jobs are asked for; all that is given must hold."""
+
+    state: State | None = None
+    inbox: str | None = None
+    path: str | None = None
+    """Of the picture, in its inbox."""
+    rule: str | None = None
+    preset: str | None = None
+    text: str | None = None
+    """Part of the picture's path or of the prompt."""
+    since: float | None = None
+    """Dropped at this time or later, in seconds since 1970."""
+    until: float | None = None
+    """Dropped before this time."""
+
+    def clause(self) -> sa.ColumnElement[bool]:
+        """The same in SQL."""
+        same = ("state", "inbox", "path", "rule")
+        found = [jobs.c[key] == value for key in same if (value := getattr(self, key)) is not None]
+        if self.preset is not None:
+            found.append(jobs.c.spec["preset"].as_string() == self.preset)
+        if self.text is not None:
+            prompt = jobs.c.spec["prompt"].as_string()
+            found.append(
+                jobs.c.path.icontains(self.text, autoescape=True)
+                | prompt.icontains(self.text, autoescape=True)
+            )
+        if self.since is not None:
+            found.append(jobs.c.created >= self.since)
+        if self.until is not None:
+            found.append(jobs.c.created < self.until)
+        return sa.and_(sa.true(), *found)
 
 
 class History:
@@ -45,10 +81,10 @@ class History:
         return found[0] if found else None
 
     def newest(
-        self, state: State | None = None, limit: int = 50, before: int | None = None
+        self, wanted: Wanted | None = None, limit: int = 50, before: int | None = None
     ) -> list[Job]:
         """The newest jobs first; `before` an id to page."""
-        clause = sa.true() if state is None else jobs.c.state == state
+        clause = sa.true() if wanted is None else wanted.clause()
         if before is not None:
             clause &= jobs.c.id < before
         return self._select(clause, newest_first=True, limit=limit)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.MetaData], None]] = {
     1: lambda db, metadata: metadata.tables["peaks"].create(db),
+    2: lambda db, metadata: metadata.tables["submissions"].create(db),
 }
 """What leads from each version to the next, within the caller's transaction."""
 

@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 
-from daemon.history import History
+from daemon.history import History, Wanted
 from pipeline.spec import Spec
 
 _REMEMBERED = 50
@@ -26,7 +26,7 @@ def rates(history: History) -> Iterator[tuple[Spec, str, float]]:
 
     Those that were made smaller than asked do not count.
     """
-    for job in reversed(history.newest("done", limit=500)):
+    for job in reversed(history.newest(Wanted(state="done"), limit=500)):
         if job.spec and job.result and not job.result["degraded"]:
             seconds = sum(job.result["seconds"].values())
             yield job.spec, job.result["mode"], seconds / work(job.spec)

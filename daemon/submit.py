@@ -1,34 +1,117 @@
-"""Submitting a picture: a copy that appears in the inbox at once and whole."""
+"""Submitting a picture: a copy that appears in an inbox at once and whole, as if dropped there."""
 
 import os
 import shutil
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-from daemon.place import Method, numbered, place
+import tomli_w
+
+from daemon.place import Method, numbered, place, sync_folder
+from daemon.scan import PICTURE_SUFFIXES, is_junk, is_picture
+from rules.parse import Checker, Mistake, parse_sidecar
+
+_LONGEST_NAME = 200
+"""Bytes; the sidecar's ending and a number must have room."""
 
 
-def copy_in(picture: Path, folder: Path, prompt: str | None) -> Path:
-    """Copy under a hidden name, then place it: the watcher never sees a part.
+class NotAName(Exception):
+    """No name for a picture; the message says why."""
 
-    A `prompt` goes beside it as its sidecar, first, so that the picture never comes without it.
+
+class Sidecar(NamedTuple):
+    """What lies beside a picture: `ending` after the picture's name, and the text."""
+
+    ending: str
+    text: str
+
+
+def prompt_beside(prompt: str) -> Sidecar:
+    """The sidecar that holds a prompt alone."""
+    return Sidecar(".txt", prompt)
+
+
+def make_beside(make: Mapping[str, object], checker: Checker) -> tuple[Sidecar, list[Mistake]]:
+    """The sidecar that holds settings, and what is wrong or unwise in them."""
+    try:
+        text = tomli_w.dumps(make)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        return Sidecar(".toml", ""), [Mistake("make", None, "", f"not for TOML: {error}")]
+    return Sidecar(".toml", text), parse_sidecar("make", text, checker)[1]
+
+
+def picture_name(name: str) -> str:
+    """The name that a picture gets in the inbox. Raises NotAName.
+
+    What comes before the last slash is left away: a browser may send a path.
+    """
+    name = name.replace("\\", "/").rpartition("/")[2].strip()
+    if not name.isprintable():
+        raise NotAName(f"{name!r}: a picture's name must be printable")
+    if len(name.encode(errors="replace")) > _LONGEST_NAME:
+        raise NotAName(f"{name[:40]!r}...: a picture's name has up to {_LONGEST_NAME} bytes")
+    if is_junk(name) or not is_picture(name):
+        known = " ".join(PICTURE_SUFFIXES)
+        raise NotAName(f"{name!r}: a picture's name ends in one of {known}, and is not hidden")
+    return name
+
+
+def copy_in(
+    content: BinaryIO,
+    name: str,
+    folder: Path,
+    beside: Sidecar | None = None,
+    announce: Callable[[Path], None] = lambda _: None,
+) -> Path:
+    """Copy under a hidden name, sync, then place: the watcher never sees a part. Raises OSError.
+
+    The sidecar is placed first and never over another, so that no picture comes without its own.
+    `announce` is told each path before the picture is put there.
     """
     part = folder / f".i2vd-{uuid.uuid4().hex}.part"
-    shutil.copyfile(picture, part)
-    os.utime(part)
     try:
-        for name in numbered(picture.stem, picture.suffix):
-            there = folder / name
+        with part.open("xb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        stem, dot, suffix = name.rpartition(".")
+        for candidate in numbered(stem, dot + suffix):
+            there = folder / candidate
             if there.exists():
                 continue
-            if prompt is not None:
-                (folder / f"{name}.txt").write_text(prompt, encoding="utf-8")
-            try:
-                placed = place(part, there, Method.LINK)
-            except OSError:
-                placed = place(part, there, Method.RENAME)
-            if placed:
+            announce(there)
+            if _place(part, there, beside):
+                sync_folder(folder)
                 return there
     finally:
         part.unlink(missing_ok=True)
     raise AssertionError("numbered() never ends")
+
+
+def _place(part: Path, there: Path, beside: Sidecar | None) -> bool:
+    """Both or none."""
+    if beside is None:
+        return _place_picture(part, there)
+    sidecar = there.with_name(there.name + beside.ending)
+    try:
+        with sidecar.open("x", encoding="utf-8") as file:
+            file.write(beside.text)
+    except FileExistsError:
+        return False
+    placed = False
+    try:
+        placed = _place_picture(part, there)
+    finally:
+        if not placed:
+            sidecar.unlink()
+    return placed
+
+
+def _place_picture(part: Path, there: Path) -> bool:
+    try:
+        return place(part, there, Method.LINK)
+    except OSError:
+        return place(part, there, Method.RENAME)

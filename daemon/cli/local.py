@@ -17,9 +17,8 @@ from daemon import needs, systemd
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.folders import make_folders
 from daemon.mount import refuses_queue
-from daemon.scan import is_junk, is_picture
 from daemon.settings import Settings, SettingsError, find_config
-from daemon.submit import copy_in
+from daemon.submit import NotAName, copy_in, picture_name, prompt_beside
 
 if TYPE_CHECKING:
     from daemon.app import App
@@ -126,13 +125,15 @@ def submit(
     for picture in pictures:
         if not picture.is_file():
             fail(Exit.MISTAKE, f"{picture}: no such file")
-        if is_junk(picture.name) or not is_picture(picture.name):
-            fail(
-                Exit.MISTAKE, f"{picture}: not the name of a picture; rename it to end in .jpg ..."
-            )
+        try:
+            picture_name(picture.name)
+        except NotAName as why:
+            fail(Exit.MISTAKE, str(why))
     target.path.mkdir(parents=True, exist_ok=True)
+    beside = None if prompt is None else prompt_beside(prompt)
     for picture in pictures:
-        typer.echo(copy_in(picture, target.path, prompt))
+        with picture.open("rb") as content:
+            typer.echo(copy_in(content, picture_name(picture.name), target.path, beside))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from daemon.web.health import health
 from daemon.web.jobs import jobs
 from daemon.web.problem import DOCUMENTED, tell_problems
 from daemon.web.rules import rules
+from daemon.web.submit import submit
 
 if TYPE_CHECKING:
     from daemon.app import App
@@ -34,6 +35,6 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         max_upload=http.max_upload,
     )
     tell_problems(api)
-    for calls in (health(app), jobs(app), rules(app)):
+    for calls in (health(app), jobs(app), submit(app), rules(app)):
         api.include_router(calls)
     return api

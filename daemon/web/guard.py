@@ -114,7 +114,8 @@ def _limited(receive: Receive, most: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > most:
-            raise HTTPException(413, f"the request has more than the {most:,} bytes it may have")
+            why = f"the request has more than the {most:,} bytes it may have"
+            raise HTTPException(413, why, {"connection": "close"})
         return message
 
     return limited

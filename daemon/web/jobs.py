@@ -3,14 +3,23 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query
+from pydantic import Field
 
 from daemon import operate
-from daemon.job import Event, Job, State
+from daemon.history import Wanted
+from daemon.job import Event, Job
 
 if TYPE_CHECKING:
     from daemon.app import App
 
 Number = Annotated[int, Path(alias="job", ge=1, le=2**63 - 1, description="Number of the job.")]
+
+
+class Page(Wanted):
+    """Which jobs, and how many of them."""
+
+    limit: int = Field(default=50, ge=1, le=1000)
+    before: int | None = Field(default=None, ge=1, le=2**63 - 1)
 
 
 def jobs(app: "App") -> APIRouter:
@@ -45,12 +54,10 @@ def jobs(app: "App") -> APIRouter:
 
     @calls.get("/jobs")
     def newest(
-        state: State | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-        before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+        wanted: Annotated[Page, Query()],
     ) -> list[Job]:
         """The newest jobs; `before` an id for the next page."""
-        return app.history.newest(state, limit, before)
+        return app.history.newest(wanted, wanted.limit, wanted.before)
 
     @calls.get("/jobs/{job}")
     def one(number: Number) -> Job:

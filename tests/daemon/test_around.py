@@ -18,7 +18,6 @@ from daemon.lock import AlreadyRunning, Lock
 from daemon.metrics import Metrics, free_bytes
 from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
-from daemon.submit import copy_in
 from pipeline.maker import Maker
 from pipeline.protocol import Load, Progress
 
@@ -112,19 +111,6 @@ def test_an_emptied_rules_folder_stays_empty(tmp_path: Path) -> None:
     (tmp_path / "rules" / "90-default.toml").unlink()
     make_folders(settings)
     assert list((tmp_path / "rules").iterdir()) == []
-
-
-def test_submit_copies_whole_and_never_overwrites(tmp_path: Path) -> None:
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    (tmp_path / "cat.jpg").write_bytes(b"cat")
-    assert copy_in(tmp_path / "cat.jpg", inbox, None) == inbox / "cat.jpg"
-    assert copy_in(tmp_path / "cat.jpg", inbox, "zoom in") == inbox / "cat-2.jpg"
-    assert {file.name: file.read_text() for file in inbox.iterdir()} == {
-        "cat.jpg": "cat",
-        "cat-2.jpg": "cat",
-        "cat-2.jpg.txt": "zoom in",
-    }
 
 
 def test_steps_that_begin_again_are_counted_and_never_negative() -> None:

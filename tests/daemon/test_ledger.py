@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from daemon.database import Database, DatabaseUnusable, jobs
-from daemon.history import History
+from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import MOST_CUTS, Ledger
 from pipeline.mode import Mode
@@ -335,7 +335,7 @@ def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: 
     assert history.at("inbox", "cat.jpg")[0].id == job.id
     assert history.of_content("aa")[0].id == job.id
     assert history.oldest_queued() is None
-    assert [found.id for found in history.newest("done")] == [job.id]
+    assert [found.id for found in history.newest(Wanted(state="done"))] == [job.id]
     assert history.newest(before=job.id) == []
 
 

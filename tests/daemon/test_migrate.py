@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from daemon import migrate
-from daemon.database import SCHEMA_VERSION, Database, events, jobs, meta, peaks
+from daemon.database import SCHEMA_VERSION, Database, events, jobs, meta, peaks, submissions
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def test_an_older_queue_is_carried_over_and_kept(old: Path) -> None:
     with database.read() as db:
         assert db.scalars(sa.select(jobs.c.path)).all() == ["cat.jpg"]
         assert db.execute(sa.select(peaks)).all() == []
+        assert db.execute(sa.select(submissions)).all() == []
     database.close()
     assert version(old) == str(SCHEMA_VERSION)
     assert version(old.with_name("queue.sqlite.v1")) == "1"

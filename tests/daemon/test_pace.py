@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.history import History
+from daemon.history import History, Wanted
 from daemon.ledger import Ledger
 from daemon.pace import Pace, work
 from pipeline.spec import Spec
@@ -59,7 +59,7 @@ def test_the_database_counts_work_as_we_do(
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg")
-    first, second = history.newest("queued")
+    first, second = history.newest(Wanted(state="queued"))
     assert first.spec
     assert second.spec
     assert history.queued_work() == {first.spec.preset: work(first.spec) + work(second.spec)}

@@ -240,7 +240,7 @@ class Studio:
 
     # --- what a user sees
 
-    def get(self, path: str, **params: Any) -> Any:
+    def get(self, path: str, /, **params: Any) -> Any:
         """The API's answer to a question."""
         try:
             answer = self._http.get(path, params=params)

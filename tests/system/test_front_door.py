@@ -24,6 +24,26 @@ def test_a_page_of_another_site_cannot_command(shared: Studio, origin: str) -> N
     assert shared.get("/api/status")["paused"] is False
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_cannot_embed_ours(shared: Studio, site: str) -> None:
+    fetched = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+    assert shared.request("GET", "/api/status", **fetched).status_code == 403
+    followed = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
+    assert shared.request("GET", "/api/status", **followed).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/api/status", "/none", "/healthz"])
+@pytest.mark.parametrize("host", ["localhost", "evil.example"])
+def test_every_answer_tells_browsers_what_they_may_do(shared: Studio, path: str, host: str) -> None:
+    headers = shared.request("GET", path, Host=host).headers
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "server" not in headers
+
+
 def test_our_own_page_can(shared: Studio) -> None:
     own = f"http://127.0.0.1:{shared.port}"
     assert shared.request("POST", "/api/resume", Origin=own).status_code == 200

@@ -1,0 +1,109 @@
+"""Submissions by key: asked twice is dropped once, whenever the first asking was cut off."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from daemon.database import Database, submissions
+from daemon.history import History
+from daemon.settings import Inbox
+from daemon.submission import Announce, KeyTaken, Submission, Submissions
+from daemon.submit import copy_in
+
+PICTURE = b"a cat"
+ASKED = Submission("key", "digest", hashlib.sha256(PICTURE).hexdigest())
+
+
+Enqueue = Callable[..., list[int]]
+
+
+class CutOff(Exception):
+    pass
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Inbox:
+    (tmp_path / "inbox").mkdir()
+    return Inbox(path=tmp_path / "inbox")
+
+
+def ask(database: Database, inbox: Inbox, asked: Submission = ASKED, cut: str = "") -> Path:
+    """One asking, by a daemon that was just started; `cut` where it ends too early."""
+
+    def drop(announce: Announce) -> Path:
+        def announced(path: Path) -> None:
+            if cut == "before the note":
+                raise CutOff
+            announce(path)
+            if cut == "after the note":
+                raise CutOff
+
+        there = copy_in(io.BytesIO(PICTURE), "cat.jpg", inbox.path, None, announced)
+        if cut == "after the drop":
+            raise CutOff
+        return there
+
+    return Submissions(database, History(database)).once(asked, inbox, drop)
+
+
+def pictures(inbox: Inbox) -> list[str]:
+    return sorted(file.name for file in inbox.path.iterdir())
+
+
+def test_the_same_key_twice_is_one_drop(database: Database, inbox: Inbox) -> None:
+    assert ask(database, inbox) == ask(database, inbox) == inbox.path / "cat.jpg"
+    assert pictures(inbox) == ["cat.jpg"]
+
+
+@pytest.mark.parametrize("cut", ["before the note", "after the note", "after the drop"])
+def test_asked_again_after_a_crash_it_is_dropped_once(
+    database: Database, inbox: Inbox, cut: str
+) -> None:
+    with pytest.raises(CutOff):
+        ask(database, inbox, cut=cut)
+    assert ask(database, inbox) == inbox.path / "cat.jpg"
+    assert pictures(inbox) == ["cat.jpg"]
+
+
+def test_a_picture_that_was_made_meanwhile_is_not_dropped_again(
+    database: Database, inbox: Inbox, enqueue: Enqueue
+) -> None:
+    there = ask(database, inbox)
+    there.unlink()
+    enqueue("cat.jpg", sha256=ASKED.sha256)
+    assert ask(database, inbox) == there
+    assert pictures(inbox) == []
+
+
+def test_a_job_of_an_earlier_drop_does_not_count(
+    database: Database, inbox: Inbox, enqueue: Enqueue
+) -> None:
+    enqueue("cat.jpg", sha256=ASKED.sha256)
+    with pytest.raises(CutOff):
+        ask(database, inbox, cut="after the note")
+    assert ask(database, inbox) == inbox.path / "cat.jpg"
+    assert pictures(inbox) == ["cat.jpg"]
+
+
+def test_a_key_stands_for_one_request(database: Database, inbox: Inbox) -> None:
+    ask(database, inbox)
+    with pytest.raises(KeyTaken, match="used for another request"):
+        ask(database, inbox, Submission("key", "another", ASKED.sha256))
+
+
+def test_another_key_is_another_drop(database: Database, inbox: Inbox) -> None:
+    ask(database, inbox)
+    assert ask(database, inbox, ASKED._replace(key="two")) == inbox.path / "cat-2.jpg"
+
+
+def test_old_keys_are_forgotten(database: Database, inbox: Inbox) -> None:
+    ask(database, inbox)
+    with database.write() as db:
+        db.execute(submissions.update().values(at=1.0))
+    ask(database, inbox, ASKED._replace(key="two"))
+    with database.read() as db:
+        assert db.scalars(sa.select(submissions.c.key)).all() == ["two"]

@@ -1,0 +1,115 @@
+"""Submitting: a picture appears in the inbox whole, under a name of its own, with its sidecar."""
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.intake import checker
+from daemon.scan import is_junk, is_picture
+from daemon.submit import (
+    NotAName,
+    Sidecar,
+    copy_in,
+    make_beside,
+    picture_name,
+    prompt_beside,
+)
+from pipeline.presets import MICRO_FAMILY
+from rules.parse import parse_sidecar
+
+CHECKER = checker(MICRO_FAMILY)
+
+
+def names(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def test_a_copy_never_takes_a_name_that_is_held(tmp_path: Path) -> None:
+    for beside in (None, prompt_beside("zoom in"), None):
+        copy_in(io.BytesIO(b"cat"), "cat.jpg", tmp_path, beside)
+    assert names(tmp_path) == {
+        "cat.jpg": "cat",
+        "cat-2.jpg": "cat",
+        "cat-2.jpg.txt": "zoom in",
+        "cat-3.jpg": "cat",
+    }
+
+
+def test_a_sidecar_that_waits_for_its_picture_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg.txt").write_text("pan left")
+    assert copy_in(io.BytesIO(b"cat"), "cat.jpg", tmp_path, prompt_beside("zoom in")) == (
+        tmp_path / "cat-2.jpg"
+    )
+    assert (tmp_path / "cat.jpg.txt").read_text() == "pan left"
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    class Broken(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise OSError("the sender is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        copy_in(Broken(), "cat.jpg", tmp_path, prompt_beside("zoom in"))  # type: ignore[arg-type]
+    assert names(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("cat.jpg", "cat.jpg"),
+        ("../../etc/cat.jpg", "cat.jpg"),
+        ("C:\\Pictures\\cat.PNG", "cat.PNG"),
+        (" cat.jpg ", "cat.jpg"),
+        ("Katze, grün 😀.heic", "Katze, grün 😀.heic"),
+    ],
+)
+def test_the_name_is_what_stands_after_the_last_slash(given: str, name: str) -> None:
+    assert picture_name(given) == name
+
+
+@pytest.mark.parametrize(
+    "given", ["", ".", "..", "cat", "cat.exe", ".cat.jpg", "cat.jpg.part", "a\nb.jpg", "a\0.jpg",
+              "x" * 300 + ".jpg", "cat.jpg/", "\ud800.jpg"]
+)  # fmt: skip
+def test_what_is_no_name_of_a_picture_is_refused(given: str) -> None:
+    with pytest.raises(NotAName, match="picture's name"):
+        picture_name(given)
+
+
+@given(st.text(max_size=300), st.sampled_from(["", ".jpg", ".png"]))
+def test_no_name_leads_out_of_the_inbox_or_is_passed_over(text: str, ending: str) -> None:
+    try:
+        name = picture_name(text + ending)
+    except NotAName:
+        return
+    assert (Path("/inbox") / name).resolve().parent == Path("/inbox")
+    assert is_picture(name)
+    assert not is_junk(name)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+_KEYS = st.text(max_size=12) | st.sampled_from(["prompt", "steps", "seed", "preset", "make"])
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=4))
+def test_any_settings_are_told_right_or_wrong_before_anything_is_written(
+    make: dict[str, object],
+) -> None:
+    sidecar, mistakes = make_beside(make, CHECKER)
+    if not any(mistake.fatal for mistake in mistakes):
+        read, again = parse_sidecar("cat.jpg.toml", sidecar.text, CHECKER)
+        assert read is not None
+        assert len(again) == len(mistakes)
+
+
+def test_a_prompt_beside_is_taken_as_it_is() -> None:
+    read, _ = parse_sidecar("cat.jpg.txt", prompt_beside("a {cat}").text, CHECKER)
+    assert read is not None
+    assert prompt_beside("a {cat}") == Sidecar(".txt", "a {cat}")

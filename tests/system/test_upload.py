@@ -1,0 +1,121 @@
+"""Uploads: a picture sent over http is a drop into an inbox, with limits."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.system.conftest import Open
+from tests.system.studio import Studio, picture
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def studio(quick_in: Open) -> Studio:
+    return quick_in(I2VD_HTTP__MAX_UPLOAD="1MB").start()
+
+
+def send(
+    studio: Studio, name: str, content: bytes, headers: dict[str, str] | None = None, **form: Any
+) -> httpx.Response:
+    return httpx.post(
+        f"http://127.0.0.1:{studio.port}/api/jobs",
+        files={"picture": (name, content)},
+        data=form,
+        headers=headers,
+        timeout=30,
+        trust_env=False,
+    )
+
+
+def test_an_upload_becomes_a_clip_as_it_asks(studio: Studio) -> None:
+    make = {"prompt": "film", "seed": 7, "priority": 3}
+    answer = send(studio, "my cat.png", picture(1), make=json.dumps(make), inbox="inbox")
+    assert answer.status_code == 202
+    assert answer.json() == {"inbox": "inbox", "path": "my cat.png", "warnings": []}
+    studio.until_settled("my cat.png", "done")
+    (job,) = studio.get("/api/jobs", inbox="inbox", path="my cat.png")
+    assert (job["state"], job["priority"]) == ("done", 3)
+    assert (job["spec"]["prompt"], job["spec"]["seed"]) == (make["prompt"], 7)
+    assert studio.get("/api/jobs", text="FIL")[0]["id"] == job["id"]
+    assert studio.get("/api/jobs", text="fi_m") == []
+    assert studio.get("/api/jobs", text="MY C")[0]["id"] == job["id"]
+    assert studio.get("/api/jobs", until=job["created"]) == []
+
+
+def test_the_same_key_twice_is_one_clip(studio: Studio) -> None:
+    key = {"Idempotency-Key": "order-17"}
+    answers = [send(studio, "cat.png", picture(2), key) for _ in range(3)]
+    assert {answer.json()["path"] for answer in answers} == {"cat.png"}
+    studio.until_settled("cat.png", "done")
+    assert send(studio, "cat.png", picture(2), key).json()["path"] == "cat.png"
+    assert len(studio.jobs()) == 1
+    other = send(studio, "cat.png", picture(3), key)
+    assert other.status_code == 422
+    assert "used for another request" in other.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "says"),
+    [
+        ("cat.exe", {}, "a picture's name ends in one of"),
+        ("..", {}, "a picture's name ends in one of"),
+        ("cat.png", {"inbox": "other"}, "there is no inbox 'other'; known: inbox"),
+        ("cat.png", {"make": "{"}, "make: not JSON"),
+        ("cat.png", {"make": "[" * 100_000}, "make: not JSON"),
+        ("cat.png", {"make": "[]"}, "make: must be an object"),
+        ("cat.png", {"make": '{"steps": 1}'}, "allowed: 10 to 100"),
+        ("cat.png", {"make": '{"stops": 20}'}, "unknown key"),
+        ("cat.png", {"make": '{"prompt": null}'}, "make"),
+        ("cat.png", {"make": '{"prompt": "\\ud800"}'}, "make"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_dropped(
+    shared: Studio, name: str, form: dict[str, str], says: str
+) -> None:
+    before = sorted(shared.inbox.rglob("*"))
+    answer = send(shared, name, picture(4), **form)
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+    assert sorted(shared.inbox.rglob("*")) == before
+
+
+def test_no_name_leads_out_of_the_inbox(studio: Studio) -> None:
+    answer = send(studio, "../../outside.png", picture(5))
+    assert answer.json()["path"] == "outside.png"
+    assert not list(studio.root.parent.glob("outside*"))
+
+
+def test_an_upload_over_the_limit_is_cut_off(studio: Studio) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n'
+        while True:
+            sent += 1 << 16
+            yield b"\0" * (1 << 16)
+
+    url = f"http://127.0.0.1:{studio.port}/api/jobs"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        answer = httpx.post(url, content=endless(), headers=form, timeout=30, trust_env=False)
+        assert answer.status_code == 413
+    except httpx.WriteError:  # the connection is closed while we still send
+        pass
+    assert 1_000_000 < sent < 20_000_000
+    assert send(studio, "a.png", b"\0" * 2_000_000).status_code == 413
+    assert list(studio.inbox.iterdir()) == []
+    assert send(studio, "a.png", picture(6)).status_code == 202
+
+
+def test_a_full_inbox_refuses_uploads_and_says_why(quick_in: Open) -> None:
+    studio = quick_in(min_free="900TB").start(ready=False)
+    studio.until(lambda: not studio.is_ready() and studio.is_alive(), "it lacks room")
+    answer = send(studio, "cat.png", picture(7))
+    assert answer.status_code == 507
+    assert "min_free" in answer.json()["detail"]
+    assert list(studio.inbox.iterdir()) == []
