@@ -6,27 +6,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from rich.console import Console
 from rich.markup import escape
 
-from daemon.app import devices
 from daemon.database import Database
+from daemon.estimate import Estimator
+from daemon.forecast import Forecast
 from daemon.history import History
-from daemon.intake import Plan, checker, plan
+from daemon.intake import checker, plan
 from daemon.job import Event, Job
+from daemon.outlook import Outlook, outlook
 from daemon.pace import Pace
 from daemon.scan import is_junk, is_picture
 from daemon.settings import Inbox, Settings
-from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
-from pipeline.framing import kept_fraction
-from pipeline.memory import peak
-from pipeline.mode import Mode, Rung
-from pipeline.presets import Family, family_of
-from pipeline.protocol import Inspected, Rejected
+from pipeline.presets import family_of
+from pipeline.protocol import Rejected
 from pipeline.spec import Spec
 from rules.live import LiveRules
+from rules.parse import read_sidecar
 
 
 class NotExplained(Exception):
@@ -40,7 +39,7 @@ class Past(BaseModel):
     events: list[Event]
 
 
-class Explanation(BaseModel):
+class Explanation(Outlook):
     """The answer, for a person or as JSON."""
 
     picture: str
@@ -50,16 +49,7 @@ class Explanation(BaseModel):
     unreadable: str | None = None
     width: int = 0
     height: int = 0
-    rejected_by: list[tuple[str, str]] = []
-    """Earlier rules, and why they do not take it."""
-    rule: str | None = None
-    mistakes: list[str] = []
-    specs: list[Spec] = []
-    kept: float = 1.0
-    """Share of the picture that the framing keeps."""
-    predicted_bytes: int | None = None
-    predicted_seconds: float | None = None
-    past: list[Past] = []
+    past: list[Past] = Field(default_factory=list)
 
 
 async def explain(settings: Settings, picture: Path) -> Explanation:
@@ -86,30 +76,21 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     if not loaded.ok:
         answer.mistakes = [str(mistake) for mistake in loaded.mistakes]
         return answer
-    planned = plan(picture, path, looked, rules.rules, family, random.SystemRandom())
-    _tell_plan(answer, planned, looked, settings, family)
-    return answer
-
-
-def _tell_plan(
-    answer: Explanation, planned: Plan, looked: Inspected, settings: Settings, family: Family
-) -> None:
-    answer.width, answer.height = looked.width, looked.height
-    answer.rejected_by = list(planned.choice.rejected)
-    answer.rule = planned.choice.rule.name if planned.choice.rule else None
-    answer.mistakes = [str(mistake) for mistake in planned.mistakes]
-    answer.specs = list(planned.specs)
-    if not planned.specs:
-        return
-    spec = planned.specs[0]
+    planned = plan(
+        path,
+        looked,
+        read_sidecar(picture, checker(family)),
+        rules.rules,
+        family,
+        random.SystemRandom(),
+    )
+    database = _database(settings)
+    forecast = Forecast(database, settings.model.name) if database else None
+    pace = Pace.of(History(database)) if database else None
     source = (looked.width, looked.height)
-    answer.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
-    dtype = settings.model.dtype_on(devices(settings.model.devices)[0])
-    first = Rung(Mode.FAST, spec.width, spec.height, spec.frames)
-    anatomy = anatomy_of(settings.model.name)
-    answer.predicted_bytes = peak(first, anatomy, dtype, guided=spec.guidance > 1).most
-    history = _history(settings)
-    answer.predicted_seconds = Pace.of(history).seconds(spec) if history else None
+    expected = outlook(planned, source, Estimator(settings, forecast), pace)
+    told = {key: getattr(expected, key) for key in Outlook.model_fields}
+    return answer.model_copy(update=told | {"width": looked.width, "height": looked.height})
 
 
 def _place(settings: Settings, picture: Path) -> tuple[Inbox, str]:
@@ -130,17 +111,18 @@ def _ignored(path: str) -> str | None:
     return None if is_picture(path) else f"{parts[-1]!r} has not the ending of a picture"
 
 
-def _history(settings: Settings) -> History | None:
+def _database(settings: Settings) -> Database | None:
     """None where no daemon ever ran: explaining must not make a queue."""
     if settings.queue.url is None and not (settings.state / "queue.sqlite").exists():
         return None
-    return History(Database(settings.queue_url))
+    return Database(settings.queue_url)
 
 
 def _past(settings: Settings, sha256: str | None, picture: Path) -> list[Past]:
-    history = _history(settings)
-    if history is None:
+    database = _database(settings)
+    if database is None:
         return []
+    history = History(database)
     inbox, path = _place(settings, picture)
     found = {job.id: job for job in history.at(inbox.name, path)}
     if sha256:
@@ -164,6 +146,8 @@ def show(answer: Explanation, console: Console) -> None:
         console.print(f"[green]rule {escape(answer.rule)}[/]")
     elif answer.width:
         console.print("[yellow]no rule takes it: it would stay in the inbox[/]")
+    for warning in answer.warnings:
+        console.print(f"[yellow]{escape(warning)}[/]")
     for spec in answer.specs:
         _show_spec(spec, console)
     if answer.specs:
@@ -179,11 +163,15 @@ def _show_spec(spec: Spec, console: Console) -> None:
 def _show_costs(answer: Explanation, console: Console) -> None:
     if answer.kept < 1:
         console.print(f"  the crop keeps {answer.kept:.0%} of the picture; see `framing`, `aspect`")
-    if answer.predicted_bytes:
-        told = f"{answer.predicted_bytes / 1e9:.2f} GB, less where there is not so much"
-        console.print(f"  predicted memory {told}")
-    seconds = answer.predicted_seconds
-    told = "unknown until a clip of this preset was made" if seconds is None else f"{seconds:.0f} s"
+    cost = answer.estimate
+    assert cost is not None
+    told = f"{cost.bytes / 1e9:.2f} GB, less where there is not so much"
+    console.print(f"  predicted memory {told}")
+    if cost.room is not None:
+        begins = f"{cost.mode}, {cost.width}x{cost.height}, {cost.frames} frames"
+        console.print(f"  begins as        {begins}, for there are {cost.room / 1e9:.2f} GB")
+    unknown = "unknown until a clip of this preset was made"
+    told = unknown if cost.seconds is None else f"{cost.seconds:.0f} s"
     console.print(f"  predicted time   {told}")
 
 

@@ -1,6 +1,6 @@
 """Intake: a whole file becomes a job. Looks inside, chooses the rule, resolves the Spec once.
 
-`plan` is pure and shared with `i2vd explain`: what would become of a picture, and why.
+`plan` is pure, and shared with all that tells what would become of a picture.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import structlog
 
@@ -40,32 +40,37 @@ class Plan:
     choice: Choice
     specs: tuple[Spec, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    warnings: tuple[Mistake, ...] = ()
     priority: int = 0
     clip_name: str = ""
     """Path of the clip in the outbox, without ".mp4"."""
 
 
+Beside = tuple[Make | None, list[Mistake]]
+"""What is asked for one picture in its sidecar, and what is wrong with that."""
+
+
 def plan(
-    file: Path,
     path: str,
     picture: Inspected,
+    beside: Beside,
     rules: RuleSet,
     family: Family,
     rng: random.Random,
 ) -> Plan:
-    """Choose the rule for the picture at `file` (`path` inside its inbox), and resolve its Specs.
+    """Choose the rule for a picture at `path` inside its inbox, and resolve its Specs.
 
-    A sidecar beside the picture overrides the rule, key by key.
+    What stands beside the picture overrides the rule, key by key.
     """
     known = Picture(PurePosixPath(path), picture.width, picture.height, picture.caption)
     choice = rules.choose(known)
     if choice.rule is None:
         return Plan(choice)
-    beside, mistakes = read_sidecar(file, checker(family))
+    asked, mistakes = beside
     fatal = tuple(mistake for mistake in mistakes if mistake.fatal)
     if fatal:
         return Plan(choice, mistakes=fatal)
-    make = (beside or Make()).over(choice.rule.make)
+    make = (asked or Make()).over(choice.rule.make)
     request = Request.model_validate(make.settings(known))
     specs = tuple(
         resolve(
@@ -79,7 +84,9 @@ def plan(
         for variant in range(make.variants)
     )
     name = PurePosixPath(path).parent / choice.rule.output_stem(known)
-    return Plan(choice, specs, priority=make.priority, clip_name=str(name))
+    return Plan(
+        choice, specs, warnings=tuple(mistakes), priority=make.priority, clip_name=str(name)
+    )
 
 
 class Intake:
@@ -103,9 +110,8 @@ class Intake:
             return await self._refuse(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)
         rules = self._parts.rules[inbox.name].rules
-        planned = await asyncio.to_thread(
-            plan, file, path, picture, rules, self._parts.family, self._rng
-        )
+        beside = await asyncio.to_thread(read_sidecar, file, checker(self._parts.family))
+        planned = plan(path, picture, beside, rules, self._parts.family, self._rng)
         drop = Drop(
             inbox=inbox.name,
             path=path,

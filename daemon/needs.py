@@ -13,10 +13,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from daemon.app import devices
 from daemon.database import Database
+from daemon.estimate import Estimator
 from daemon.forecast import Forecast
-from daemon.gpu import total_bytes
 from daemon.history import History
 from daemon.pace import rates, work
 from daemon.settings import Settings
@@ -78,33 +77,25 @@ def presets_of(model: str) -> list[str]:
 
 def known(settings: Settings, database: Database | None) -> list[Row]:
     """A row for each preset and mode of the configured model, with what the ledger tells of it."""
-    model = settings.model
-    device = devices(model.devices)[0]
-    dtype, gpu = model.dtype_on(device), device.startswith("cuda")
-    limits = [model.max_vram, total_bytes(device) if gpu else None]
-    card = min((limit for limit in limits if limit is not None), default=None)
-    forecast = Forecast(database, model.name) if database else None
-    setup = forecast.newest(model.name, dtype) if forecast else None
+    family = family_of(settings.model.name)
+    forecast = Forecast(database, settings.model.name) if database else None
+    estimator = Estimator(settings, forecast)
     paces = _rates(History(database)) if database else {}
     rows = []
-    for name, preset in family_of(model.name).presets.items():
-        spec = spec_of(name, family_of(model.name), steps=preset.steps)
-        for mode in ladder.modes(lossy=model.fp8):
-            rung, guided = rung_of(spec, mode), spec.guidance > 1
-            found = peak(rung, anatomy_of(model.name), dtype, guided=guided)
-            correction = forecast.correction(setup, mode) if forecast and setup else None
-            rate = paces.get((name, mode))
+    for name, preset in family.presets.items():
+        spec = spec_of(name, family, steps=preset.steps)
+        guided = spec.guidance > 1
+        for mode in ladder.modes(lossy=settings.model.fp8):
+            rung, rate = rung_of(spec, mode), paces.get((name, mode))
             rows.append(
                 Row(
                     preset=name,
                     mode=mode,
                     exact=mode.exact,
-                    predicted_bytes=int(found.most * (correction or 1.0)),
-                    measured_bytes=forecast.measured(setup, rung, guided=guided)
-                    if forecast and setup
-                    else None,
+                    predicted_bytes=estimator.predicted(rung, guided=guided),
+                    measured_bytes=estimator.measured(rung, guided=guided),
                     seconds=None if rate is None else round(rate * work(spec), 1),
-                    fits=card is None or need(found, correction, gpu=gpu) <= card,
+                    fits=estimator.fits(rung, guided=guided),
                 )
             )
     return rows

@@ -1,0 +1,98 @@
+"""The estimate: what a clip would cost on this machine, and on which rung it would begin."""
+
+from pydantic import BaseModel
+
+from daemon.app import devices
+from daemon.forecast import Forecast
+from daemon.gpu import total_bytes
+from daemon.pace import Pace
+from daemon.settings import Settings
+from pipeline import ladder
+from pipeline.anatomy import anatomy_of
+from pipeline.memory import need, peak
+from pipeline.mode import Mode, Rung
+from pipeline.presets import family_of
+from pipeline.spec import Spec
+
+
+class Estimate(BaseModel):
+    """Of one clip. `bytes` is what it needs as it is asked, on the fastest way."""
+
+    bytes: int
+    room: int | None
+    """Bytes that a clip may have at most; None where they are not counted."""
+    mode: Mode
+    """How it would begin, with nothing else on the device."""
+    width: int
+    height: int
+    frames: int
+    degraded: bool
+    """Whether that is less than asked."""
+    seconds: float | None
+    """None before a clip of the preset was made here."""
+
+
+class Estimator:
+    """Knows the first device, and what was measured on it where there is a `forecast`."""
+
+    def __init__(self, settings: Settings, forecast: Forecast | None) -> None:
+        model = settings.model
+        device = devices(model.devices)[0]
+        self.dtype = model.dtype_on(device)
+        self._family = family_of(model.name)
+        self._anatomy = anatomy_of(model.name)
+        self._lossy = model.fp8
+        self._gpu = device.startswith("cuda")
+        limits = [model.max_vram, total_bytes(device) if self._gpu else None]
+        self.room = min((limit for limit in limits if limit is not None), default=None)
+        self._forecast = forecast
+        self.setup = forecast.newest(model.name, self.dtype) if forecast else None
+
+    def predicted(self, rung: Rung, *, guided: bool) -> int:
+        """Bytes that live at once at most, corrected by what was measured."""
+        found = peak(rung, self._anatomy, self.dtype, guided=guided)
+        return int(found.most * (self._correction(rung.mode) or 1.0))
+
+    def needs(self, rung: Rung, *, guided: bool) -> int:
+        """Bytes that must be free."""
+        found = peak(rung, self._anatomy, self.dtype, guided=guided)
+        return need(found, self._correction(rung.mode), gpu=self._gpu)
+
+    def fits(self, rung: Rung, *, guided: bool) -> bool:
+        """Whether it fits into the device when nothing else is there, as far as is known."""
+        return self.room is None or self.needs(rung, guided=guided) <= self.room
+
+    def measured(self, rung: Rung, *, guided: bool) -> int | None:
+        """Bytes that such a clip took when it was made here last."""
+        if self._forecast is None or self.setup is None:
+            return None
+        return self._forecast.measured(self.setup, rung, guided=guided)
+
+    def of(self, spec: Spec, pace: Pace | None) -> Estimate:
+        """What this clip would cost."""
+        guided = spec.guidance > 1
+
+        def predicted(rung: Rung) -> int:
+            return self.predicted(rung, guided=guided)
+
+        def needs(rung: Rung) -> int:
+            return self.needs(rung, guided=guided)
+
+        rungs = ladder.rungs(spec, self._family, predicted, lossy=self._lossy)
+        first = rungs[ladder.first_that_fits(rungs, self.room, needs)]
+        asked = (spec.width, spec.height, spec.frames)
+        return Estimate(
+            bytes=predicted(rungs[0]),
+            room=self.room,
+            mode=first.mode,
+            width=first.width,
+            height=first.height,
+            frames=first.frames,
+            degraded=(first.width, first.height, first.frames) != asked,
+            seconds=pace.seconds(spec) if pace else None,
+        )
+
+    def _correction(self, mode: Mode) -> float | None:
+        if self._forecast is None or self.setup is None:
+            return None
+        return self._forecast.correction(self.setup, mode)

@@ -1,0 +1,42 @@
+"""The outlook: what would become of a picture and why, from the plan that intake would make."""
+
+from pydantic import BaseModel
+
+from daemon.estimate import Estimate, Estimator
+from daemon.intake import Plan
+from daemon.pace import Pace
+from pipeline.framing import kept_fraction
+from pipeline.spec import Spec
+
+
+class Outlook(BaseModel):
+    """The answer, for a person or as JSON."""
+
+    rejected_by: list[tuple[str, str]] = []
+    """Earlier rules, and why they do not take it."""
+    rule: str | None = None
+    mistakes: list[str] = []
+    warnings: list[str] = []
+    specs: list[Spec] = []
+    kept: float = 1.0
+    """Share of the picture that the framing keeps."""
+    estimate: Estimate | None = None
+    """Of the first clip."""
+
+
+def outlook(
+    planned: Plan, source: tuple[int, int], estimator: Estimator, pace: Pace | None
+) -> Outlook:
+    """Tell a plan for a picture of `source` = (width, height) pixels."""
+    found = Outlook(
+        rejected_by=list(planned.choice.rejected),
+        rule=planned.choice.rule.name if planned.choice.rule else None,
+        mistakes=[str(mistake) for mistake in planned.mistakes],
+        warnings=[str(warning) for warning in planned.warnings],
+        specs=list(planned.specs),
+    )
+    if planned.specs:
+        spec = planned.specs[0]
+        found.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
+        found.estimate = estimator.of(spec, pace)
+    return found
