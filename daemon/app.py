@@ -8,19 +8,18 @@ the second ends it now, and it goes back to the queue uncounted.
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 
 from daemon import pulse, systemd
 from daemon.archive import Archive
 from daemon.database import Database, LedgerUnavailable
+from daemon.devices import devices
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
 from daemon.gpu import Gpus
@@ -202,6 +201,11 @@ class App:
 
     # --- how we are
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the first signal was received."""
+        return self._stopping.is_set()
+
     def problems(self) -> list[str]:
         """Why we are not ready; empty when we are."""
         found = [f"inbox {w.inbox.name}: {w.unavailable}" for w in self.watchers if w.unavailable]
@@ -343,20 +347,3 @@ def _line(child: str) -> Callable[[str], None]:
         log.info(text, child=child)
 
     return forward
-
-
-def devices(wanted: Iterable[str]) -> list[str]:
-    """The devices to use: "auto" is every NVIDIA GPU that we may use, else the CPU."""
-    found: list[str] = []
-    for device in wanted:
-        found += [device] if device != "auto" else _cards() or ["cpu"]
-    return found
-
-
-def _cards(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """What the kernel shows, or as many as CUDA_VISIBLE_DEVICES leaves, which numbers them anew."""
-    count = len(list(folder.glob("*")))
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        names = [name.strip() for name in visible.split(",")]
-        count = min(count, next((n for n, x in enumerate(names) if x in ("", "-1")), len(names)))
-    return [f"cuda:{number}" for number in range(count)]

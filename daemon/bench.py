@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from daemon.app import devices
 from daemon.demo import SAMPLES
+from daemon.devices import devices
 from daemon.needs import Row, rung_of, spec_of
 from daemon.settings import Settings
 from pipeline import ladder

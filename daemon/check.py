@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 from rich.markup import escape
 
-from daemon.app import devices
 from daemon.database import Database, DatabaseUnusable
+from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
 from daemon.intake import checker
 from daemon.metrics import free_bytes

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from daemon.app import devices
+from daemon.devices import devices
 from daemon.forecast import Forecast
 from daemon.gpu import total_bytes
 from daemon.pace import Pace

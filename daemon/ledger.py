@@ -347,6 +347,15 @@ class Ledger:
             self._note(db, job_id, "queued", "retried by the operator")
             return True
 
+    def prioritise(self, job_id: int, priority: int) -> bool:
+        """Make a waiting job sooner or later. False when it does not wait."""
+        with self._database.write() as db:
+            waiting = (jobs.c.id == job_id) & (jobs.c.state == "queued")
+            won = db.execute(jobs.update().where(waiting).values(priority=priority)).rowcount == 1
+            if won:
+                self._note(db, job_id, "priority", str(priority))
+            return won
+
     def pause(self, paused: bool) -> None:
         """Stop or resume claiming; running attempts go on. Survives restarts."""
         with self._database.write() as db:

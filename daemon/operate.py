@@ -1,4 +1,4 @@
-"""What an operator may do with a job: cancel it, or try it again."""
+"""What an operator may do with a job: cancel it, try it again, make it sooner."""
 
 import structlog
 
@@ -46,6 +46,13 @@ def retry(parts: Parts, job_id: int) -> Job:
     job = _job(parts, job_id)
     log.info("queued again", job=job_id, path=job.path)
     return job
+
+
+def prioritise(parts: Parts, job_id: int, priority: int) -> Job:
+    """Make a waiting job sooner or later. Raises Refused."""
+    if not parts.ledger.prioritise(job_id, priority):
+        raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting")
+    return _job(parts, job_id)
 
 
 def _job(parts: Parts, job_id: int) -> Job:

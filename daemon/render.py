@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daemon.app import devices
+from daemon.devices import devices
 from daemon.place import write_durably
 from daemon.publish import CLIP
 from daemon.settings import Settings

@@ -16,7 +16,7 @@ from pipeline.protocol import (
     Prepared,
     Rejected,
 )
-from pipeline.spec import Spec
+from pipeline.spec import Framing, Spec
 
 _WHO = "the picture decoder"
 _LIMIT = 60.0
@@ -47,13 +47,27 @@ class Decoder:
 
         Raises OSError when there is no place for it.
         """
+        size = (spec.width, spec.height)
+        return await self._prepare(path, sha256, size, spec.framing, output)
+
+    async def shrink(self, path: Path, sha256: str, side: int, output: Path) -> Prepared | Rejected:
+        """Write the whole picture into a square of `side` pixels, as a clean PNG to `output`.
+
+        Raises OSError when there is no place for it.
+        """
+        return await self._prepare(path, sha256, (side, side), "fit", output)
+
+    async def _prepare(
+        self, path: Path, sha256: str, size: tuple[int, int], framing: Framing, output: Path
+    ) -> Prepared | Rejected:
+        width, height = size
         answer = await self._ask(
             Prepare(
                 path=str(path),
                 sha256=sha256,
-                width=spec.width,
-                height=spec.height,
-                framing=spec.framing,
+                width=width,
+                height=height,
+                framing=framing,
                 output=str(output),
             )
         )

@@ -10,8 +10,8 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 
 from daemon import bench, needs
-from daemon.app import devices
 from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.devices import devices
 from daemon.settings import Settings
 from pipeline.presets import MICRO
 

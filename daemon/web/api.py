@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from daemon.settings import is_loopback
+from daemon.web.clips import clips
 from daemon.web.guard import Guard
 from daemon.web.health import health
 from daemon.web.jobs import jobs
 from daemon.web.problem import DOCUMENTED, tell_problems
 from daemon.web.rules import rules
+from daemon.web.status import status
 from daemon.web.submit import submit
 
 if TYPE_CHECKING:
@@ -35,6 +37,6 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         max_upload=http.max_upload,
     )
     tell_problems(api)
-    for calls in (health(app), jobs(app), submit(app), rules(app)):
+    for calls in (health(app), status(app), jobs(app), submit(app), clips(app), rules(app)):
         api.include_router(calls)
     return api

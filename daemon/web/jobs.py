@@ -1,9 +1,9 @@
-"""Jobs over http: look at them, cancel them, try them again; pause and go on."""
+"""Jobs over http: look at them, cancel them, try them again, make them sooner."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from daemon import operate
 from daemon.history import Wanted
@@ -22,35 +22,23 @@ class Page(Wanted):
     before: int | None = Field(default=None, ge=1, le=2**63 - 1)
 
 
+class Priority(BaseModel):
+    """Jobs of a higher priority are made first."""
+
+    priority: int = Field(ge=-100, le=100)
+
+
+def find(app: "App", number: int) -> Job:
+    """The job of that number. Raises HTTPException 404."""
+    job = app.history.job(number)
+    if job is None:
+        raise HTTPException(404, f"there is no job {number}")
+    return job
+
+
 def jobs(app: "App") -> APIRouter:
     """The calls. Handlers are plain functions: they run in threads."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
-
-    def found(number: int) -> Job:
-        job = app.history.job(number)
-        if job is None:
-            raise HTTPException(404, f"there is no job {number}")
-        return job
-
-    @calls.get("/status")
-    def status() -> dict[str, Any]:
-        """What the daemon is doing."""
-        return {
-            "paused": app.ledger.paused(),
-            "problems": app.problems(),
-            "jobs": app.history.counts(),
-            "eta": app.until_done(),
-            "slots": [
-                {
-                    "device": slot.device,
-                    "job": slot.job.id if slot.job else None,
-                    "path": slot.job.path if slot.job else None,
-                    "progress": slot.told(),
-                    "pid": slot.maker.pid,
-                }
-                for slot in app.slots
-            ],
-        }
 
     @calls.get("/jobs")
     def newest(
@@ -62,33 +50,26 @@ def jobs(app: "App") -> APIRouter:
     @calls.get("/jobs/{job}")
     def one(number: Number) -> Job:
         """One job."""
-        return found(number)
+        return find(app, number)
 
     @calls.get("/jobs/{job}/events")
     def events(number: Number) -> list[Event]:
         """What happened to a job."""
-        return app.history.events(found(number).id)
+        return app.history.events(find(app, number).id)
 
     @calls.post("/jobs/{job}/cancel")
     def cancel(number: Number) -> Job:
         """A waiting job at once, a running one at its next step."""
-        return operate.cancel(app.parts, found(number).id)
+        return operate.cancel(app.parts, find(app, number).id)
 
     @calls.post("/jobs/{job}/retry")
     def retry(number: Number) -> Job:
         """Put a failed or cancelled job into the queue, and its picture into the inbox."""
-        return operate.retry(app.parts, found(number).id)
+        return operate.retry(app.parts, find(app, number).id)
 
-    @calls.post("/pause")
-    def pause() -> dict[str, bool]:
-        """Claim nothing more; what runs goes on."""
-        app.ledger.pause(True)
-        return {"paused": True}
-
-    @calls.post("/resume")
-    def resume() -> dict[str, bool]:
-        """Claim again."""
-        app.ledger.pause(False)
-        return {"paused": False}
+    @calls.post("/jobs/{job}/priority")
+    def priority(number: Number, wanted: Priority) -> Job:
+        """A waiting job sooner or later."""
+        return operate.prioritise(app.parts, find(app, number).id, wanted.priority)
 
     return calls

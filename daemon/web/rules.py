@@ -1,37 +1,129 @@
-"""Rules over http: those in force, and reading them again."""
+"""Rules and presets over http: those in force, reading them again, and what they would make."""
 
-from typing import TYPE_CHECKING, Any
+import random
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel, Field
+
+from daemon import needs
+from daemon.estimate import Estimator
+from daemon.intake import Beside, checker, plan
+from daemon.outlook import Outlook, outlook
+from daemon.submit import make_beside
+from pipeline.protocol import Inspected
+from pipeline.spec import Request
+from rules.parse import parse_sidecar
 
 if TYPE_CHECKING:
     from daemon.app import App
 
+Pixels = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class RulesInForce(BaseModel):
+    """The rules of one inbox, in order, and how the last reload went."""
+
+    digest: str
+    rules: list[str]
+    ok: bool
+    mistakes: list[str]
+    warnings: list[str]
+
+
+class Question(BaseModel):
+    """A picture that might be dropped. `make` overrides the rule, as a sidecar would."""
+
+    inbox: str | None = None
+    path: str = Field(default="picture.jpg", min_length=1, max_length=1000)
+    width: Pixels = 1024
+    height: Pixels = 1024
+    caption: str = Field(default="", max_length=500)
+    make: dict[str, Any] = {}
+
+
+class Presets(BaseModel):
+    """The model's presets, the settings of a clip as JSON schema, and what each preset needs."""
+
+    model: str
+    presets: dict[str, dict[str, float]]
+    multiple: int
+    sides: list[int]
+    settings: dict[str, Any]
+    needs: list[needs.Row]
+
 
 def rules(app: "App") -> APIRouter:
     """The calls."""
-    calls = APIRouter(prefix="/api/rules", tags=["rules"])
+    calls = APIRouter(prefix="/api", tags=["rules"])
 
-    @calls.get("")
-    def in_force() -> dict[str, Any]:
-        """The rules in force, in order, and how the last reload went."""
+    def told() -> dict[str, RulesInForce]:
         return {
-            name: {
-                "digest": live.rules.digest,
-                "rules": [rule.name for rule in live.rules.rules if rule.enabled],
-                "ok": live.last.ok if live.last else False,
-                "mistakes": [str(m) for m in live.last.mistakes] if live.last else [],
-                "warnings": [str(m) for m in live.last.warnings] if live.last else [],
-            }
+            name: RulesInForce(
+                digest=live.rules.digest,
+                rules=[rule.name for rule in live.rules.rules if rule.enabled],
+                ok=live.last.ok if live.last else False,
+                mistakes=[str(m) for m in live.last.mistakes] if live.last else [],
+                warnings=[str(m) for m in live.last.warnings] if live.last else [],
+            )
             for name, live in app.rules.items()
         }
 
-    @calls.post("/reload")
-    async def reload() -> dict[str, Any]:
+    @calls.get("/rules")
+    def in_force() -> dict[str, RulesInForce]:
+        """The rules in force, by inbox."""
+        return told()
+
+    @calls.post("/rules/reload")
+    async def reload() -> dict[str, RulesInForce]:
         """Read the rule files again; the last good set stays where something is wrong."""
-        return {
-            name: {"ok": result.ok, "mistakes": [str(m) for m in result.mistakes]}
-            for name, result in app.reload_rules().items()
-        }
+        app.reload_rules()
+        return told()
+
+    @calls.get("/presets")
+    def presets() -> Presets:
+        """The presets, what may be asked of a clip, and what each preset needs here."""
+        family = app.parts.family
+        return Presets(
+            model=app.settings.model.name,
+            presets={name: vars(preset) for name, preset in family.presets.items()},
+            multiple=family.multiple,
+            sides=list(family.sides),
+            settings=Request.model_json_schema(),
+            needs=needs.known(app.settings, app.database),
+        )
+
+    @calls.post("/explain")
+    def explain(question: Question) -> Outlook:
+        """Which rule would take such a picture and why, what would be made, and what it costs."""
+        name = question.inbox or app.settings.inbox[0].name
+        if name not in app.rules:
+            raise HTTPException(422, f"there is no inbox {name!r}; known: {', '.join(app.rules)}")
+        picture = Inspected(
+            sha256="0" * 64, size=0, width=question.width, height=question.height, format="",
+            caption=question.caption,
+        )  # fmt: skip
+        planned = plan(
+            str(PurePosixPath(question.path)),
+            picture,
+            _beside(question.make, app),
+            app.rules[name].rules,
+            app.parts.family,
+            random.SystemRandom(),
+        )
+        estimator = Estimator(app.settings, app.parts.forecast)
+        return outlook(planned, (question.width, question.height), estimator, app.parts.pace)
 
     return calls
+
+
+def _beside(make: dict[str, Any], app: "App") -> Beside:
+    """What is asked, and what is wrong with it."""
+    if not make:
+        return None, []
+    check = checker(app.parts.family)
+    sidecar, mistakes = make_beside(make, check)
+    if any(mistake.fatal for mistake in mistakes):
+        return None, mistakes
+    return parse_sidecar("make", sidecar.text, check)

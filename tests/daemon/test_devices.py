@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.app import _cards, devices
+from daemon.devices import _cards, devices
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ def test_no_request_is_answered_with_an_error_of_ours(quick_in: Open) -> None:
         [
             Path(sysconfig.get_path("scripts")) / "schemathesis", "run",
             f"http://127.0.0.1:{studio.port}/api/openapi.json",
-            "--checks", ",".join(CHECKS), "--max-examples", "15", "--seed", "1", "--no-color",
+            "--checks", ",".join(CHECKS), "--max-examples", "8", "--seed", "1", "--no-color",
+            "--exclude-path", "/api/live",  # its answer never ends
             "--mode", "all", "--phases", "examples,coverage,fuzzing",
         ],
         cwd=studio.root,

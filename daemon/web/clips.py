@@ -1,0 +1,131 @@
+"""Clips over http: the MP4, in parts as a player asks for them, its sidecar, a small picture.
+
+Only what a job of ours published is served, from below its outbox and through no link. Originals
+are not served at all: the small picture is drawn anew by the picture child.
+"""
+
+import asyncio
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from daemon.job import Job
+from daemon.web.jobs import Number, find
+from pipeline.protocol import Rejected
+
+if TYPE_CHECKING:
+    from daemon.app import App
+
+_SMALL = 192
+"""Pixels of the longer side of a small picture."""
+
+_KEPT = {"cache-control": "private, max-age=3600"}
+
+
+def clips(app: "App") -> APIRouter:
+    """The calls."""
+    calls = APIRouter(prefix="/api/jobs/{job}", tags=["clips"])
+
+    @calls.get("/clip", response_class=FileResponse)
+    def clip(number: Number) -> FileResponse:
+        """The MP4."""
+        job = find(app, number)
+        return _published(app, job, str, "video/mp4")
+
+    @calls.get("/sidecar", response_class=FileResponse)
+    def sidecar(number: Number) -> FileResponse:
+        """The clip's JSON sidecar."""
+        job = find(app, number)
+        return _published(app, job, lambda clip: f"{clip}.json", "application/json")
+
+    @calls.get("/picture", response_class=Response)
+    async def small(number: Number) -> Response:
+        """The job's picture, small, drawn anew as a PNG."""
+        job = await asyncio.to_thread(find, app, number)
+        where = _whereabouts(app, job)
+        if where is None or not job.sha256:
+            raise HTTPException(404, f"the picture of job {number} is not to be had")
+        try:
+            with tempfile.TemporaryDirectory(prefix="small-", dir=app.settings.state) as folder:
+                output = Path(folder) / "small.png"
+                answer = await app.decoder.shrink(where, job.sha256, _SMALL, output)
+                if isinstance(answer, Rejected):
+                    raise HTTPException(404, f"the picture of job {number}: {answer.reason}")
+                return Response(output.read_bytes(), media_type="image/png", headers=_KEPT)
+        except OSError as error:
+            raise HTTPException(507, f"no room to draw it: {error.strerror or error}") from error
+
+    return calls
+
+
+def _whereabouts(app: "App", job: Job) -> Path | None:
+    inbox = app.settings.inbox_named(job.inbox)
+    if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
+        return Path(job.whereabouts_path)
+    if inbox is not None and job.whereabouts in ("inbox", "kept"):
+        return inbox.path / job.path
+    return None
+
+
+def _published(app: "App", job: Job, name: Callable[[str], str], media_type: str) -> FileResponse:
+    inbox = app.settings.inbox_named(job.inbox)
+    if inbox is None or job.state != "done" or job.result is None:
+        raise HTTPException(404, f"job {job.id} is {job.state} and has no clip")
+    file = Path(name(job.result["clip"]))
+    try:
+        descriptor = open_below(inbox.outbox, file)
+    except (OSError, ValueError) as error:
+        raise HTTPException(404, f"{file} is not in the outbox any more") from error
+    return _Opened(descriptor, filename=file.name, media_type=media_type)
+
+
+def open_below(folder: Path, file: Path) -> int:
+    """A descriptor of a plain file below `folder`, reached through no link.
+
+    Raises ValueError for a path that leads elsewhere, OSError.
+    """
+    *folders, name = file.relative_to(folder).parts
+    if ".." in (*folders, name):
+        raise ValueError(f"{file} leads out of {folder}")
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in folders:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = below
+        found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)
+    finally:
+        os.close(here)
+    if stat.S_ISREG(os.fstat(found).st_mode):
+        return found
+    os.close(found)
+    raise ValueError(f"{file} is no plain file")
+
+
+class _Opened(FileResponse):
+    """Serves a descriptor, and closes it: what its name stands for meanwhile does not matter."""
+
+    def __init__(self, descriptor: int, *, filename: str, media_type: str) -> None:
+        super().__init__(
+            f"/proc/self/fd/{descriptor}",
+            headers=_KEPT,
+            media_type=media_type,
+            filename=filename,
+            stat_result=os.fstat(descriptor),
+            content_disposition_type="inline",
+        )
+        self._descriptor = descriptor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, whole or in part."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._descriptor)

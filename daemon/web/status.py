@@ -1,0 +1,117 @@
+"""The daemon's state over http: now, and live as it changes; pause and go on."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from daemon.database import LedgerUnavailable
+from daemon.job import State
+
+if TYPE_CHECKING:
+    from daemon.app import App
+
+_INTERVAL = 1.0
+_SILENCE = 15.0
+"""Seconds after which something is sent, so that a proxy keeps the connection."""
+_MOST_LISTENERS = 32
+
+
+class SlotStatus(BaseModel):
+    """A device and what it does; `progress` as in a job."""
+
+    device: str
+    job: int | None
+    path: str | None
+    progress: dict[str, Any] | None
+    pid: int | None
+
+
+class Status(BaseModel):
+    """What the daemon is doing; `eta` are seconds until nothing waits any more."""
+
+    paused: bool
+    problems: list[str]
+    jobs: dict[State, int]
+    newest: int
+    """The newest job; with the counts it tells that a list has changed."""
+    eta: float | None
+    slots: list[SlotStatus]
+
+
+def status(app: "App") -> APIRouter:
+    """The calls."""
+    calls = APIRouter(prefix="/api", tags=["status"])
+    listeners = 0
+
+    def now() -> Status:
+        newest = app.history.newest(limit=1)
+        return Status(
+            paused=app.ledger.paused(),
+            problems=app.problems(),
+            jobs=app.history.counts(),
+            newest=newest[0].id if newest else 0,
+            eta=app.until_done(),
+            slots=[
+                SlotStatus(
+                    device=slot.device,
+                    job=slot.job.id if slot.job else None,
+                    path=slot.job.path if slot.job else None,
+                    progress=slot.told(),
+                    pid=slot.maker.pid,
+                )
+                for slot in app.slots
+            ],
+        )
+
+    @calls.get("/status")
+    def what() -> Status:
+        """What the daemon is doing."""
+        return now()
+
+    async def changes() -> AsyncIterator[str]:
+        """Server-sent events: a `status` whenever it differs, at most once a second."""
+        nonlocal listeners
+        listeners += 1
+        try:
+            last, silent = "", 0.0
+            while not app.stopping:
+                try:
+                    text = (await asyncio.to_thread(now)).model_dump_json()
+                except LedgerUnavailable as error:
+                    text = json.dumps({"problems": [str(error)]})
+                silent += _INTERVAL
+                if text != last:
+                    last, silent = text, 0.0
+                    yield f"event: status\ndata: {text}\n\n"
+                elif silent >= _SILENCE:
+                    silent = 0.0
+                    yield ": still here\n\n"
+                await asyncio.sleep(_INTERVAL)
+        finally:
+            listeners -= 1
+
+    @calls.get("/live", response_class=StreamingResponse)
+    async def live() -> StreamingResponse:
+        """The same as server-sent events, whenever it changes."""
+        if listeners >= _MOST_LISTENERS:
+            raise HTTPException(503, f"{_MOST_LISTENERS} listen already; ask /api/status instead")
+        return StreamingResponse(changes(), media_type="text/event-stream")
+
+    @calls.post("/pause")
+    def pause() -> Status:
+        """Claim nothing more; what runs goes on."""
+        app.ledger.pause(True)
+        return now()
+
+    @calls.post("/resume")
+    def resume() -> Status:
+        """Claim again."""
+        app.ledger.pause(False)
+        return now()
+
+    return calls

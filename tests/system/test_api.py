@@ -1,0 +1,186 @@
+"""The API at work: clips, small pictures, priorities, what would be made, and live status."""
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.system.studio import Studio, picture
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A daemon with a stand-in for the worker, for all tests here; each drops names of its own."""
+    from tests.chaos.film import film
+    from tests.system.studio import DRAFT
+
+    root = tmp_path_factory.mktemp("api")
+    clip = film(root / "film.mp4")
+    studio = Studio(root / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
+    studio.rule("10-tall", '[match]\norientation = "portrait"\n\n[make]\nprompt = "film"\n')
+    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+    yield studio.start()
+    studio.close()
+
+
+@pytest.fixture(scope="module")
+def done(studio: Studio) -> dict[str, Any]:
+    """A job whose clip is published."""
+    studio.drop("tall.png", picture(1, (64, 96)))
+    return studio.until_settled("tall.png", "done")[0]
+
+
+def ask(studio: Studio, method: str, path: str, **options: Any) -> httpx.Response:
+    url = f"http://127.0.0.1:{studio.port}{path}"
+    return httpx.request(method, url, timeout=30, trust_env=False, **options)
+
+
+def test_a_clip_is_served_whole_and_in_parts(studio: Studio, done: dict[str, Any]) -> None:
+    file = (studio.outbox / "tall.mp4").read_bytes()
+    path = f"/api/jobs/{done['id']}/clip"
+    whole = ask(studio, "GET", path)
+    assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
+    assert whole.content == file
+    assert 'inline; filename="tall.mp4"' in whole.headers["content-disposition"]
+    part = ask(studio, "GET", path, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, file[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{len(file)}"
+    beyond = ask(studio, "GET", path, headers={"Range": "bytes=99999999-"})
+    assert beyond.status_code == 416
+    assert ask(studio, "GET", f"/api/jobs/{done['id']}/sidecar").json()["job"] == str(done["id"])
+
+
+def test_no_descriptor_stays_open(studio: Studio, done: dict[str, Any]) -> None:
+    def held() -> int:
+        return len(list(Path(f"/proc/{studio.pid}/fd").iterdir()))
+
+    before = held()
+    for _ in range(30):
+        with httpx.stream(
+            "GET", f"http://127.0.0.1:{studio.port}/api/jobs/{done['id']}/clip", trust_env=False
+        ):
+            pass  # the caller hangs up
+    studio.until(lambda: held() <= before + 2, "all are closed")
+
+
+@pytest.mark.parametrize("what", ["link", "folder link", "fifo", "folder", "gone"])
+def test_nothing_but_a_plain_file_of_the_outbox_is_served(studio: Studio, what: str) -> None:
+    name = f"{what.replace(' ', '-')}"
+    studio.drop(f"{name}/cat.png", picture(2))
+    (job,) = studio.until_settled(f"{name}/cat.png", "done")
+    clip = studio.outbox / name / "cat.mp4"
+    secret = studio.root / "secret"
+    secret.mkdir(exist_ok=True)
+    (secret / "cat.mp4").write_text("secret")
+    if what == "folder link":
+        clip.parent.rename(studio.root / f"{name}-moved")
+        clip.parent.symlink_to(secret)
+    else:
+        clip.unlink()
+    if what == "link":
+        clip.symlink_to(secret / "cat.mp4")
+    elif what == "fifo":
+        os.mkfifo(clip)
+    elif what == "folder":
+        clip.mkdir()
+    answer = ask(studio, "GET", f"/api/jobs/{job['id']}/clip")
+    assert answer.status_code == 404
+    assert "is not in the outbox any more" in answer.json()["detail"]
+
+
+def test_a_job_has_a_small_picture_wherever_its_picture_is(
+    studio: Studio, done: dict[str, Any]
+) -> None:
+    answer = ask(studio, "GET", f"/api/jobs/{done['id']}/picture")
+    assert answer.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(answer.content)).size == (192, 192)
+    next(studio.archive.rglob("tall.png")).unlink()
+    assert ask(studio, "GET", f"/api/jobs/{done['id']}/picture").status_code == 404
+    assert not list((studio.root / ".i2vd").glob("small-*"))
+
+
+def test_jobs_that_do_not_exist_or_have_no_clip_are_told(studio: Studio) -> None:
+    for path in ("/api/jobs/999999", "/api/jobs/999999/clip", "/api/jobs/999999/picture"):
+        answer = ask(studio, "GET", path)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json() == {
+            "title": "Not Found", "status": 404, "detail": "there is no job 999999"
+        }  # fmt: skip
+
+
+def test_a_waiting_job_is_made_sooner(studio: Studio) -> None:
+    assert ask(studio, "POST", "/api/pause").json()["paused"] is True
+    try:
+        for number, name in enumerate(("first.png", "second.png")):
+            studio.drop(name, picture(10 + number))
+            studio.until_state(name, "queued")
+        second = studio.jobs("second.png")[0]["id"]
+        path = f"/api/jobs/{second}/priority"
+        assert ask(studio, "POST", path, json={"priority": 9}).json()["priority"] == 9
+        assert ask(studio, "POST", path, json={"priority": 101}).status_code == 422
+    finally:
+        ask(studio, "POST", "/api/resume")
+    studio.until_settled("first.png", "done")
+    (first,), (sooner,) = studio.jobs("first.png"), studio.jobs("second.png")
+    assert sooner["started"] < first["started"]
+    refused = ask(studio, "POST", path, json={"priority": 1})
+    assert (refused.status_code, refused.json()["detail"]) == (
+        409, f"job {second} is done, not waiting"
+    )  # fmt: skip
+
+
+def test_what_would_be_made_is_told_without_a_picture(studio: Studio, done: dict[str, Any]) -> None:
+    def explain(**question: Any) -> Any:
+        answer = ask(studio, "POST", "/api/explain", json=question)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    tall = explain(width=300, height=400)
+    assert tall["rule"] == "10-tall"
+    assert tall["specs"][0]["preset"] == "standard"
+    assert tall["kept"] == 0.75
+    assert tall["estimate"]["bytes"] > 10_000_000
+    assert tall["estimate"]["seconds"] is not None, "one of the preset was made"
+    wide = explain(width=400, height=300, make={"prompt": "a beautiful cat", "frames": 12})
+    assert wide["rule"] == "90-default"
+    assert wide["rejected_by"] == [["10-tall", "it is landscape (400x300), not portrait"]]
+    assert (wide["specs"][0]["frames"], wide["specs"][0]["prompt"]) == (12, "a beautiful cat")
+    assert "'beautiful' says nothing about motion" in wide["warnings"][0]
+    wrong = explain(make={"frames": 99})
+    assert wrong["specs"] == []
+    assert "allowed: 8 to 32" in wrong["mistakes"][0]
+    assert ask(studio, "POST", "/api/explain", json={"inbox": "x"}).status_code == 422
+    large = ask(studio, "POST", "/api/explain", json={"caption": "x" * 100_000})
+    assert large.status_code == 413
+
+
+def test_the_presets_and_what_may_be_asked_are_told(studio: Studio) -> None:
+    told = studio.get("/api/presets")
+    assert told["presets"]["standard"]["frames"] == 16
+    assert told["settings"]["properties"]["steps"]["anyOf"][0]["maximum"] == 100
+    assert {row["mode"] for row in told["needs"]} >= {"fast", "lean", "offload"}
+
+
+def test_status_is_told_as_it_changes(studio: Studio) -> None:
+    url = f"http://127.0.0.1:{studio.port}/api/live"
+    seen: list[dict[str, Any]] = []
+    with httpx.stream("GET", url, timeout=30, trust_env=False) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                seen.append(json.loads(line.removeprefix("data: ")))
+                if len(seen) == 1:
+                    ask(studio, "POST", "/api/pause")
+                elif seen[-1]["paused"]:
+                    break
+    ask(studio, "POST", "/api/resume")
+    assert seen[0]["paused"] is False
