@@ -12,7 +12,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic_settings
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -26,10 +28,13 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
+from rules.parse import shown
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -50,6 +55,24 @@ CHILD_VARIABLES = frozenset(
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+def _usable(path: Path) -> Path:
+    """What the system would refuse, in words."""
+    if "\0" in str(path):
+        raise ValueError("no path can hold a zero byte")
+    if len(bytes(path)) > _LONGEST_PATH or any(len(os.fsencode(p)) > 255 for p in path.parts):
+        raise ValueError("is too long for a path")
+    try:
+        path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user, or no such home") from None
+    return path
+
+
+_LONGEST_PATH = 2000
+
+Place = Annotated[Path, AfterValidator(_usable)]
+
+
 class SettingsError(Exception):
     """The configuration cannot be used; one line for each mistake."""
 
@@ -62,12 +85,12 @@ class Inbox(_Section):
     """A watched folder and where its pictures and clips go."""
 
     name: str = Field(default="inbox", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
-    path: Path = Path("inbox")
-    outbox: Path = Path("outbox")
-    rules: Path = Path("rules")
-    archive: Path = Path("archive")
+    path: Place = Path("inbox")
+    outbox: Place = Path("outbox")
+    rules: Place = Path("rules")
+    archive: Place = Path("archive")
     """Where a picture goes once its clip is published."""
-    failed: Path = Path("failed")
+    failed: Place = Path("failed")
     """Where a picture goes, with the reason, when there will be no clip."""
     recursive: bool = True
     """Whether pictures in subfolders count; the outbox mirrors the subfolders."""
@@ -91,13 +114,23 @@ class Queue(_Section):
     backoff: Seconds = 5.0
     """Seconds before the second try; doubled for each further one."""
 
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                make_url(value).get_dialect()
+            except (ArgumentError, ValueError):
+                raise ValueError("is no SQLAlchemy URL, such as sqlite:////srv/q.sqlite") from None
+        return value
+
 
 class Model(_Section):
     """The model, where it runs and in which type."""
 
     name: str = MICRO
     """"micro", a folder in diffusers layout, or a hub id that was pulled."""
-    devices: tuple[str, ...] = ("auto",)
+    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
@@ -111,6 +144,12 @@ class Model(_Section):
     fp8: bool = False
     """Whether weights in eight bits are tried before they are fetched from the host piece by piece:
     faster, and the picture changes a little."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        _usable(Path(value))
+        return value
 
     def dtype_on(self, device: str) -> Dtype:
         """The type that is used on a device."""
@@ -210,9 +249,9 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    state: Path = Path(".i2vd")
+    state: Place = Path(".i2vd")
     """Folder of the queue, the lock and the caches; on a local disk."""
-    scan_interval: Annotated[float, Field(gt=0)] = 2.0
+    scan_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Seconds between two looks at each inbox; file events only shorten the wait."""
     min_free: ByteSize = ByteSize(500_000_000)
     """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
@@ -287,6 +326,10 @@ def load(config: Path | None) -> Settings:
             return Settings.model_validate(_absolute(settings, base).model_dump())
     except ValidationError as error:
         mistakes += [_explain(each) for each in error.errors()]
+    except pydantic_settings.SettingsError as error:
+        mistakes.append(f"{error}; in a variable a list or a table is written as JSON")
+    except RecursionError:
+        mistakes.append("a value is nested too deeply")
     where = str(config) if config else "the settings"
     raise SettingsError("\n".join(f"{where}: {mistake}" for mistake in mistakes))
 
@@ -298,8 +341,11 @@ def _read(config: Path) -> dict[str, Any]:
         raise SettingsError(f"{config}: no such file") from None
     except OSError as error:
         raise SettingsError(f"{config}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{config}: not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{config}: is nested too deeply") from None
+    except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
+        why = "a number has too many digits" if "int string" in str(error) else error
+        raise SettingsError(f"{config}: not TOML: {why}") from None
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:
@@ -349,9 +395,11 @@ def _explain(error: Any) -> str:
         known = _known_keys(path)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {dotted!r}; {hint}"
+        return f"unknown key {shown(repr(dotted))}; {hint}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message} (given: {error['input']!r})" if dotted else message
+    if not dotted:
+        return str(message)
+    return f"{shown(dotted)}: {message} (given: {shown(repr(error['input']))})"
 
 
 def _unknown_variables() -> list[str]:
@@ -367,5 +415,5 @@ def _unknown_variables() -> list[str]:
             continue
         near = difflib.get_close_matches(variable, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-        mistakes.append(f"unknown variable {variable}; {hint}")
+        mistakes.append(f"unknown variable {shown(variable)}; {hint}")
     return mistakes
