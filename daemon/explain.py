@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.markup import escape
 
 from daemon.app import devices
 from daemon.database import Database
@@ -16,6 +15,7 @@ from daemon.history import History
 from daemon.intake import Plan, checker, plan
 from daemon.job import Event, Job
 from daemon.pace import Pace
+from daemon.printable import escape
 from daemon.scan import is_junk, is_picture
 from daemon.settings import Inbox, Settings
 from pipeline.anatomy import anatomy_of

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
 from daemon import journal
+from daemon.printable import printable
 from daemon.settings import Log
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -57,20 +58,14 @@ def _for_terminals(_logger: object, _method: str, event: EventDict) -> EventDict
     """Texts without what moves a cursor, begins a line or changes a colour."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = _printable(value)
+            event[key] = printable(value)
     return event
 
 
 def _indented(out: TextIO, trouble: ExcInfo) -> None:
     """A traceback of which no line can be taken for one of the log's."""
     for line in "".join(traceback.format_exception(*trouble)).splitlines():
-        out.write(f"\n    {_printable(line)}")
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        out.write(f"\n    {printable(line)}")
 
 
 def _as_fields(_logger: object, method: str, event: EventDict) -> EventDict:

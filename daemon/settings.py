@@ -344,7 +344,7 @@ def _read(config: Path) -> dict[str, Any]:
     except RecursionError:
         raise SettingsError(f"{config}: is nested too deeply") from None
     except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
-        why = "a number has too many digits" if "int string" in str(error) else error
+        why = "a number has too many digits" if "string conversion" in str(error) else error
         raise SettingsError(f"{config}: not TOML: {why}") from None
 
 
@@ -399,7 +399,14 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not dotted:
         return str(message)
-    return f"{shown(dotted)}: {message} (given: {shown(repr(error['input']))})"
+    return f"{shown(dotted)}: {message} (given: {_given(error['input'])})"
+
+
+def _given(value: object) -> str:
+    try:
+        return shown(repr(value))
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _unknown_variables() -> list[str]:

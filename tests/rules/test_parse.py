@@ -114,6 +114,8 @@ def test_numbers_that_python_will_not_write_out():
             rule, mistakes = parse_rule("a.toml", text, CHECK)
             assert rule is None
             assert all(len(str(m)) < 200 for m in mistakes)
+    _, (mistake,) = parse_rule("a.toml", f"x = {'9' * 5000}", CHECK)
+    assert str(mistake) == "a.toml: not TOML: a number has too many digits"
 
 
 @pytest.mark.parametrize(
