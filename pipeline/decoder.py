@@ -34,22 +34,26 @@ class Decoder:
         self._child: Child | None = None
         self._turn = asyncio.Lock()
 
-    async def inspect(self, path: Path) -> Inspected | Rejected:
-        """Decode the file to its end and say what it is."""
-        answer = await self._ask(Inspect(path=str(path)))
+    async def inspect(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
+        """Decode the file to its end and say what it is.
+
+        In a folder to which strangers have access, `within`, no link is followed.
+        """
+        answer = await self._ask(Inspect(path=str(path), within=str(within or "")))
         assert isinstance(answer, (Inspected, Rejected))
         return answer
 
     async def prepare(
-        self, path: Path, sha256: str, spec: Spec, output: Path
+        self, path: Path, sha256: str, spec: Spec, output: Path, within: Path | None = None
     ) -> Prepared | Rejected:
         """Write the picture, framed as the Spec says, as a clean PNG to `output`.
 
-        Raises OSError when there is no place for it.
+        `within` as for `inspect`. Raises OSError when there is no place for it.
         """
         answer = await self._ask(
             Prepare(
                 path=str(path),
+                within=str(within or ""),
                 sha256=sha256,
                 width=spec.width,
                 height=spec.height,

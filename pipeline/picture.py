@@ -114,7 +114,7 @@ class NotUsable(Exception):
 def inspect(request: Inspect) -> Inspected | Rejected:
     """Decode the file to its end and say what it is."""
     try:
-        data = read(Path(request.path))
+        data = read(Path(request.path), Path(request.within))
         picture = decode(data, needed=1)
         return Inspected(
             sha256=hashlib.sha256(data).hexdigest(),
@@ -131,7 +131,7 @@ def inspect(request: Inspect) -> Inspected | Rejected:
 def prepare(request: Prepare) -> Prepared | Rejected | Failed:
     """Leave a clean PNG of the size asked. Failed is about the place for it, not the picture."""
     try:
-        data = read(Path(request.path))
+        data = read(Path(request.path), Path(request.within))
         if hashlib.sha256(data).hexdigest() != request.sha256:
             raise NotUsable("the file has changed since it was first looked at", gone=True)
         picture = decode(data, needed=2 * max(request.width, request.height))
@@ -159,11 +159,13 @@ def _rejected(why: NotUsable | MemoryError) -> Rejected:
     return Rejected(reason=f"the picture needs more memory than the {limit} MiB it may have")
 
 
-def read(path: Path) -> bytes:
-    """The whole of a regular file, by no link and without waiting on a pipe. Raises NotUsable."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+def read(path: Path, within: Path = Path()) -> bytes:
+    """The whole of a regular file, by no link and without waiting on a pipe. Raises NotUsable.
+
+    Below `within` no folder on the way may be a link either: strangers could lead us elsewhere.
+    """
     try:
-        descriptor = os.open(path, flags)
+        descriptor = _open(path, within)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -188,6 +190,23 @@ def read(path: Path) -> bytes:
     if len(data) != status.st_size:
         raise NotUsable("the file is still being written")
     return data
+
+
+def _open(path: Path, within: Path) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    if within == Path():
+        return os.open(path, flags)
+    held = os.open(within, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    for folder in path.relative_to(within).parts[:-1]:
+        outer = held
+        try:
+            held = os.open(folder, flags | os.O_DIRECTORY, dir_fd=outer)
+        finally:
+            os.close(outer)
+    try:
+        return os.open(path.name, flags, dir_fd=held)
+    finally:
+        os.close(held)
 
 
 class Picture(NamedTuple):

@@ -317,6 +317,29 @@ def test_only_regular_files_are_opened(tmp_path):
     assert reason(inspect(Path("/dev/zero"))) == "it is not a regular file"
 
 
+def test_no_folder_on_the_way_may_be_a_link(tmp_path):
+    """The inbox itself may be one; what lies in it others have made."""
+    real, inbox = tmp_path / "real", tmp_path / "inbox"
+    (real / "pets").mkdir(parents=True)
+    (real / "pets" / "cat.png").write_bytes(encoded(scene()))
+    inbox.symlink_to(real)
+    (real / "friends").symlink_to(real / "pets")
+
+    def asked(path: str) -> Inspected | Rejected:
+        return picture.inspect(Inspect(path=str(inbox / path), within=str(inbox)))
+
+    assert isinstance(asked("pets/cat.png"), Inspected)
+    assert asked("friends/cat.png") == Rejected(reason="the file is gone", gone=True)
+    assert asked("nowhere/cat.png") == Rejected(reason="the file is gone", gone=True)
+    assert isinstance(inspect(inbox / "friends" / "cat.png"), Inspected)
+    (real / "cat.png").symlink_to(real / "pets" / "cat.png")
+    assert reason(asked("cat.png")) == "it is a symbolic link"
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    for path in ("pets/cat.png", "friends/cat.png", "nowhere/cat.png", "cat.png"):
+        asked(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

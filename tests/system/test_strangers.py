@@ -81,6 +81,18 @@ def test_a_pipe_or_a_link_beside_a_picture_is_never_opened(house: Studio) -> Non
     assert house.reason("fox.png") == f"{told}: fox.png.txt: is a symbolic link"
 
 
+def test_a_name_says_nothing_to_a_terminal(house: Studio) -> None:
+    name = "\x1b[31m\nred[/x]\x9b{stem.__class__}.png"
+    house.drop(name, picture(7))
+    house.until_settled(name, "done")
+    for command in ("jobs",), ("explain", house.inbox / name):
+        told = house.command(*command)
+        assert told.returncode == 0, told.stderr
+        assert "red[/x]" in told.stdout
+        assert all(line.isprintable() for line in told.stdout.split("\n"))
+    assert any("{stem.__class__}.mp4" in clip for clip in house.clips())
+
+
 def test_a_link_in_the_place_of_staging_is_waited_for_and_never_swept(quick_in: Open) -> None:
     studio = quick_in()
     precious = studio.root / "elsewhere" / "my-holiday" / "film.mp4"
