@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import pydantic_settings
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -28,9 +27,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from daemon.given import DatabaseUrl, ModelName, Place
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
@@ -53,24 +51,6 @@ CHILD_VARIABLES = frozenset(
 """Variables that are not settings; the children read them."""
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-def _usable(path: Path) -> Path:
-    """What the system would refuse, in words."""
-    if "\0" in str(path):
-        raise ValueError("no path can hold a zero byte")
-    if len(bytes(path)) > _LONGEST_PATH or any(len(os.fsencode(p)) > 255 for p in path.parts):
-        raise ValueError("is too long for a path")
-    try:
-        path.expanduser()
-    except RuntimeError:
-        raise ValueError("there is no such user, or no such home") from None
-    return path
-
-
-_LONGEST_PATH = 2000
-
-Place = Annotated[Path, AfterValidator(_usable)]
 
 
 class SettingsError(Exception):
@@ -105,7 +85,7 @@ class Inbox(_Section):
 class Queue(_Section):
     """Where the jobs are kept, and how often a job is tried."""
 
-    url: str | None = None
+    url: DatabaseUrl | None = None
     """SQLAlchemy URL; default: SQLite in the state folder."""
     tries: int = Field(default=3, ge=1, le=20)
     """Failed tries, or children lost, after which a job is given up."""
@@ -114,21 +94,11 @@ class Queue(_Section):
     backoff: Seconds = 5.0
     """Seconds before the second try; doubled for each further one."""
 
-    @field_validator("url")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                make_url(value).get_dialect()
-            except (ArgumentError, ValueError):
-                raise ValueError("is no SQLAlchemy URL, such as sqlite:////srv/q.sqlite") from None
-        return value
-
 
 class Model(_Section):
     """The model, where it runs and in which type."""
 
-    name: str = MICRO
+    name: ModelName = MICRO
     """"micro", a folder in diffusers layout, or a hub id that was pulled."""
     devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
@@ -144,12 +114,6 @@ class Model(_Section):
     fp8: bool = False
     """Whether weights in eight bits are tried before they are fetched from the host piece by piece:
     faster, and the picture changes a little."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, value: str) -> str:
-        _usable(Path(value))
-        return value
 
     def dtype_on(self, device: str) -> Dtype:
         """The type that is used on a device."""
@@ -168,7 +132,7 @@ class Http(_Section):
 
     listen: str = "127.0.0.1:7860"
     """ADDRESS:PORT; an address that other machines reach demands a token."""
-    token_file: Path | None = None
+    token_file: Place | None = None
     """File with the token that every request must show."""
     names: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
     """Names by which this machine is called, besides localhost and its address."""
