@@ -12,10 +12,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import structlog
 
+from daemon.beneath import beneath
 from daemon.history import History
 from daemon.job import OPEN, Job
 from daemon.ledger import Ledger
@@ -92,35 +93,35 @@ class Archive:
 
     def _carry(self, picture: Path, root: Path, drop: Job) -> Path | None:
         """Move the picture below `root`, and what lies beside it; None when it is gone."""
-        there = _arrived(picture, drop) or self._move(picture, root / drop.path, drop)
+        there = _arrived(picture, drop) or self._move(picture, root, drop)
         if there is None:
             self._ledger.moved(drop, "gone")
             return None
         for ending in SIDECAR_ENDINGS:
-            _accompany(picture.with_name(picture.name + ending), there.name + ending, there.parent)
+            _accompany(picture.with_name(picture.name + ending), there, ending, drop)
         return there
 
-    def _move(self, picture: Path, wish: Path, drop: Job) -> Path | None:
+    def _move(self, picture: Path, root: Path, drop: Job) -> Path | None:
         """The picture's new place; None when it is gone, or another lies in its place."""
         if not _is_ours(picture, drop):
             return None
         there = move(
             picture,
-            wish.parent,
-            wish.name,
+            root,
+            drop.path,
             announce=lambda target: self._ledger.moved(drop, "inbox", str(target)),
         )
         if _is_ours(there, drop):
             return there
-        move(there, picture.parent, picture.name)  # dropped a moment ago: its turn will come
+        inbox = _root_of(picture, drop)
+        move(there, inbox, drop.path)  # dropped a moment ago: its turn will come
         return None
 
 
 def keep_for_a_look(inbox: Inbox, job: Job, clip: Path) -> None:
     """Move a clip that the gate refused to the failed folder. Nothing where there is none."""
-    there = _refused_clip(inbox, job)
     if clip.is_file():
-        move(clip, there.parent, there.name)
+        move(clip, inbox.failed, _refused_clip(inbox, job).relative_to(inbox.failed))
 
 
 def _arrived(picture: Path, drop: Job) -> Path | None:
@@ -133,13 +134,19 @@ def _arrived(picture: Path, drop: Job) -> Path | None:
     return there
 
 
-def _accompany(sidecar: Path, name: str, folder: Path) -> None:
+def _accompany(sidecar: Path, there: Path, ending: str, drop: Job) -> None:
     """Move a sidecar after its picture, if there is one."""
-    arrived = folder / name
+    arrived = there.with_name(there.name + ending)
     if os.path.lexists(arrived):  # copied before a crash
         remove(sidecar, lambda file: filecmp.cmp(file, arrived, shallow=False))
     if os.path.lexists(sidecar) and not sidecar.is_symlink():
-        move(sidecar, folder, name)
+        root = _root_of(there, drop)
+        move(sidecar, root, arrived.relative_to(root))
+
+
+def _root_of(there: Path, drop: Job) -> Path:
+    """The folder below which a drop was put; maybe not the one that is configured now."""
+    return there.parents[len(PurePath(drop.path).parents) - 1]
 
 
 def bring_back(inbox: Inbox, job: Job) -> str | None:
@@ -153,8 +160,8 @@ def bring_back(inbox: Inbox, job: Job) -> str | None:
         if away is None or os.path.lexists(picture) or not _is_ours(away, job):
             return None
         for sidecar, ending in _beside(away):
-            move(sidecar, picture.parent, picture.name + ending)
-        move(away, picture.parent, picture.name)
+            move(sidecar, inbox.path, job.path + ending)
+        move(away, inbox.path, job.path)
         _reason_file(away).unlink(missing_ok=True)
         _refused_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
@@ -177,7 +184,11 @@ def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
         }
         for job in failed
     ]
-    write_durably(_reason_file(picture), json.dumps(reasons, indent=2, ensure_ascii=False) + "\n")
+    file = _reason_file(picture)
+    root = _root_of(picture, failed[0])
+    with beneath(root, file.parent.relative_to(root)) as folder:
+        text = json.dumps(reasons, indent=2, ensure_ascii=False) + "\n"
+        write_durably(folder / file.name, text)
 
 
 def _refused_clip(inbox: Inbox, job: Job) -> Path:

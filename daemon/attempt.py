@@ -63,7 +63,9 @@ class Attempt:
     async def _make(self) -> Clip | NoClip | Rejected:
         clean = self._staging / CLEAN
         picture = self._inbox.path / self._job.path
-        prepared = await self._parts.decoder.prepare(picture, self._job.sha256, self._spec, clean)
+        prepared = await self._parts.decoder.prepare(
+            picture, self._job.sha256, self._spec, clean, within=self._inbox.path
+        )
         if isinstance(prepared, Rejected):
             return prepared
         order = Order(

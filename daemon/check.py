@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rich.markup import escape
-
 from daemon.database import Database, DatabaseUnusable
 from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
@@ -16,6 +14,7 @@ from daemon.metrics import free_bytes
 from daemon.mount import refuses_queue
 from daemon.needs import Row, known
 from daemon.place import probe
+from daemon.printable import escape
 from daemon.settings import Inbox, Settings, SettingsError, is_loopback
 from daemon.token import OPEN_TO_OTHERS, read_token
 from pipeline.presets import MICRO, family_of

@@ -17,11 +17,11 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from daemon.folders import RULES
+from daemon.printable import escape
 from daemon.submit import copy_in
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -7,20 +7,20 @@ Each attempt works in a private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which en
 
 import asyncio
 import contextlib
-import shutil
 import time
-from pathlib import Path
 
 import structlog
 
 from daemon.attempt import Attempt
 from daemon.database import LedgerUnavailable
 from daemon.job import Job
-from daemon.outcome import STAGING, Outcomes, staging_of
+from daemon.outcome import Outcomes
 from daemon.parts import Parts
 from daemon.place import told
+from daemon.publish import in_the_way
 from daemon.settings import Inbox
 from daemon.slot import Slot
+from daemon.staging import discard, make_empty, name_of, sweep
 
 _IDLE = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""
@@ -108,8 +108,10 @@ class Dispatcher:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
-            staging = staging_of(inbox, job)
-            await asyncio.to_thread(_make_empty, staging)
+            if why := await asyncio.to_thread(in_the_way, inbox.outbox, job.clip_name):
+                await self._outcomes.fail(job, f"its clip cannot get into the outbox: {why}")
+                return
+            staging = await asyncio.to_thread(make_empty, inbox, job)
             outcome = await Attempt(self._parts, slot, inbox, job, staging).run(self.hurry)
             slot.count(outcome)
             await self._outcomes.conclude(slot, inbox, job, outcome, hurry=self.hurry.is_set())
@@ -158,16 +160,14 @@ class Dispatcher:
             self._behind = True
             return
         if inbox is not None and all(other.id != job.id for other in left):
-            await asyncio.to_thread(shutil.rmtree, staging_of(inbox, job), ignore_errors=True)
+            await asyncio.to_thread(discard, inbox, job)
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
         needed = self._history.unpublished(self._owner) + [s.job for s in self._slots if s.job]
-        names = {f"{job.id}-{job.attempt}" for job in needed}
+        names = {name_of(job) for job in needed}
         for outbox in {inbox.outbox for inbox in self._parts.settings.inbox}:
-            for folder in (outbox / STAGING).glob("*-*"):
-                if folder.name not in names:
-                    shutil.rmtree(folder, ignore_errors=True)
+            sweep(outbox, names)
 
     def _in_hand(self) -> list[int]:
         return [slot.job.id for slot in self._slots if slot.job]
@@ -185,8 +185,3 @@ class Dispatcher:
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), seconds)
-
-
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)

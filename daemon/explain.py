@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 from rich.console import Console
-from rich.markup import escape
 
 from daemon.database import Database
 from daemon.estimate import Estimator
@@ -18,6 +17,7 @@ from daemon.intake import checker, plan
 from daemon.job import Event, Job
 from daemon.outlook import Outlook, outlook
 from daemon.pace import Pace
+from daemon.printable import escape
 from daemon.scan import is_junk, is_picture
 from daemon.settings import Inbox, Settings
 from pipeline.decoder import Decoder

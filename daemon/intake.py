@@ -105,7 +105,7 @@ class Intake:
         if await asyncio.to_thread(self._ledger.knows, inbox.name, path, seen.fingerprint):
             return None
         file = inbox.path / path
-        picture = await self._parts.decoder.inspect(file)
+        picture = await self._parts.decoder.inspect(file, within=inbox.path)
         if isinstance(picture, Rejected):
             return await self._refuse(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)

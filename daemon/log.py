@@ -7,12 +7,14 @@ carry values apart, so that a file name cannot forge a line.
 import json
 import logging
 import sys
-from typing import Any
+import traceback
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from daemon import journal
+from daemon.printable import printable
 from daemon.settings import Log
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -29,7 +31,10 @@ def configure(settings: Log) -> None:
     if settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty()):
         processors += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            _for_terminals,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=_indented
+            ),
         ]
     elif settings.format == "auto" and journal.is_stderr():
         processors += [structlog.processors.format_exc_info, _as_fields]
@@ -47,6 +52,20 @@ def configure(settings: Log) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+
+
+def _for_terminals(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Texts without what moves a cursor, begins a line or changes a colour."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value)
+    return event
+
+
+def _indented(out: TextIO, trouble: ExcInfo) -> None:
+    """A traceback of which no line can be taken for one of the log's."""
+    for line in "".join(traceback.format_exception(*trouble)).splitlines():
+        out.write(f"\n    {printable(line)}")
 
 
 def _as_fields(_logger: object, method: str, event: EventDict) -> EventDict:
@@ -80,7 +99,8 @@ class _ToJournal:
         try:
             journal.send(fields)
         except OSError:
-            sys.stderr.write(f"<{fields['PRIORITY']}>{fields['MESSAGE']}\n")
+            message = fields["MESSAGE"].replace("\n", "\\n")
+            sys.stderr.write(f"<{fields['PRIORITY']}>{message}\n")
 
     debug = info = warning = error = critical = _send
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import shutil
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,19 +17,13 @@ from daemon.place import Method, probe, write_durably
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Inbox
 from daemon.slot import Slot
+from daemon.staging import discard, staging_of
 from pipeline.maker import Clip, NoClip
 from pipeline.protocol import Rejected
 from pipeline.sidecar import AppliedRule, Source, compose
 from pipeline.spec import Spec
 
-STAGING = ".i2vd"
-
 log = structlog.get_logger()
-
-
-def staging_of(inbox: Inbox, job: Job) -> Path:
-    """The private folder of an attempt, on the outbox's file system."""
-    return inbox.outbox / STAGING / f"{job.id}-{job.attempt}"
 
 
 class Outcomes:
@@ -89,11 +82,11 @@ class Outcomes:
         assert inbox is not None
         assert job.spec is not None
         assert job.result is not None
-        staging = staging_of(inbox, job)
         clip = await asyncio.to_thread(
             publish,
-            staging,
-            inbox.outbox / job.clip_name,
+            staging_of(inbox, job),
+            inbox.outbox,
+            job.clip_name,
             await self._method(inbox),
             job.result["sidecar_sha256"],
             first=first,
@@ -110,7 +103,7 @@ class Outcomes:
         self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(
             max(0.0, time.time() - job.created)
         )
-        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        await asyncio.to_thread(discard, inbox, job)
         await self.settle(job)
 
     async def fail(self, job: Job, reason: str) -> None:

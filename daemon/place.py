@@ -13,7 +13,9 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
+
+from daemon.beneath import beneath
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -83,24 +85,33 @@ def is_same(one: Path, other: Path) -> bool:
 
 
 def move(
-    source: Path, folder: Path, name: str, announce: Callable[[Path], None] = lambda _: None
+    source: Path,
+    root: Path,
+    inside: PurePath | str,
+    announce: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Move a file into `folder` under `name`, or "name-2" and so on; across file systems too.
+    """Move a file to `inside` below `root`, or "name-2" and so on; across file systems too.
 
     Safe to repeat after a crash at any moment: the file is never without a name. `announce` is told
-    each path before the file is put there.
+    each path before the file is put there. Raises OSError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        target = _first_free(source, folder, name, announce)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        target = _first_free(_copy(source, folder), folder, name, announce)
+    wish = PurePath(inside)
+    root.mkdir(parents=True, exist_ok=True)
+
+    def announced(target: Path) -> None:
+        announce(root / wish.with_name(target.name))
+
+    with beneath(root, wish.parent) as folder:
+        try:
+            target = _first_free(source, folder, wish.name, announced)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            target = _first_free(_copy(source, folder), folder, wish.name, announced)
+            sync_folder(folder)
+            remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
         sync_folder(folder)
-        remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
-    sync_folder(folder)
-    return target
+    return root / wish.with_name(target.name)
 
 
 def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
@@ -155,8 +166,11 @@ def _copy(source: Path, folder: Path) -> Path:
     """A durable copy under a private name in `folder`."""
     copy = _hidden(folder / source.name, "part")
     copy.unlink(missing_ok=True)
-    shutil.copy2(source, copy, follow_symlinks=False)
-    with copy.open("rb") as file:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    with os.fdopen(os.open(source, flags), "rb") as original, copy.open("xb") as file:
+        shutil.copyfileobj(original, file)
+        file.flush()
+        shutil.copystat(source, copy, follow_symlinks=False)
         os.fsync(file.fileno())
     return copy
 
@@ -164,7 +178,8 @@ def _copy(source: Path, folder: Path) -> Path:
 def write_durably(path: Path, text: str) -> None:
     """Write a new file beside its name, fsync it, and give it its name."""
     part = _hidden(path, "part")
-    with part.open("w", encoding="utf-8") as file:
+    part.unlink(missing_ok=True)
+    with part.open("x", encoding="utf-8") as file:  # never through a link of that name
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

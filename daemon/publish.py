@@ -7,33 +7,58 @@ be repeated after a crash; the sidecar's own bytes tell whose it is.
 import filecmp
 import glob
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from daemon.place import Method, is_same, numbered, place, sync_folder
+from daemon.beneath import InTheWay, beneath
+from daemon.place import Method, is_same, numbered, place, sync_folder, told
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"
 _JSON = ".json"
 
 
+def in_the_way(outbox: Path, clip_name: str) -> str | None:
+    """What keeps a clip from its folder in the outbox, before any work is put into it."""
+    try:
+        with beneath(outbox, PurePath(clip_name).parent, make=False):
+            return None
+    except FileNotFoundError:
+        return None
+    except InTheWay as error:
+        return told(error)
+
+
 def publish(
-    staging: Path, target: Path, method: Method, sidecar_sha256: str, *, first: bool = False
+    staging: Path,
+    outbox: Path,
+    clip_name: str,
+    method: Method,
+    sidecar_sha256: str,
+    *,
+    first: bool = False,
 ) -> Path:
     """Give the staged clip and its sidecar their names in the outbox; the clip's final path.
 
-    `target` is the wished path without ".mp4"; where another file holds it, "-2" and so on.
-    `sidecar_sha256` is the digest of the staged sidecar, by which a half-done publication is known
-    again; `first` says that there is none.
+    `clip_name` is the wished path there without ".mp4"; where another file holds it, "-2" and so
+    on. `sidecar_sha256` is the digest of the staged sidecar, by which a half-done publication is
+    known again; `first` says that there is none. Raises OSError.
     """
-    folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = None if first else _begun(staging, folder, target.name, sidecar_sha256)
+    wish = PurePath(clip_name)
+    with beneath(outbox, wish.parent) as folder:
+        clip = _publish(staging, folder, wish.name, method, None if first else sidecar_sha256)
+    return outbox / wish.with_name(clip.name)
+
+
+def _publish(
+    staging: Path, folder: Path, stem: str, method: Method, sidecar_sha256: str | None
+) -> Path:
+    begun = None if sidecar_sha256 is None else _begun(staging, folder, stem, sidecar_sha256)
     if begun is not None:
         if _place_clip(staging / CLIP, begun, method):
             sync_folder(folder)
             return begun
         _take_back(_sidecar_of(begun), staging / SIDECAR)
-    for name in numbered(target.name, f".mp4{_JSON}"):
+    for name in numbered(stem, f".mp4{_JSON}"):
         clip = folder / name.removesuffix(_JSON)
         if not place(staging / SIDECAR, _sidecar_of(clip), method):
             continue
@@ -41,7 +66,7 @@ def publish(
             sync_folder(folder)
             return clip
         _take_back(_sidecar_of(clip), staging / SIDECAR)
-    raise FileExistsError(f"a million clips named {target.name} in {folder}")
+    raise FileExistsError(f"a million clips named {stem} in {folder}")
 
 
 def _sidecar_of(clip: Path) -> Path:

@@ -134,7 +134,8 @@ def write_probe(folder: Path) -> None:
     """Write a megabyte to a folder, durably, and remove it again. Raises OSError."""
     probe = folder / ".i2vd-probe"
     try:
-        with probe.open("wb") as file:
+        probe.unlink(missing_ok=True)  # in an inbox anybody may have put a link there
+        with probe.open("xb") as file:
             file.write(_PROBE)
             file.flush()
             os.fsync(file.fileno())

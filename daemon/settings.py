@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic_settings
 from pydantic import (
     BaseModel,
     ByteSize,
@@ -27,9 +28,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from daemon.given import DatabaseUrl, ModelName, Place
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
+from rules.parse import shown
 
 ENV_PREFIX = "I2VD_"
 CONFIG_VARIABLE = "I2VD_CONFIG"
@@ -62,12 +65,12 @@ class Inbox(_Section):
     """A watched folder and where its pictures and clips go."""
 
     name: str = Field(default="inbox", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
-    path: Path = Path("inbox")
-    outbox: Path = Path("outbox")
-    rules: Path = Path("rules")
-    archive: Path = Path("archive")
+    path: Place = Path("inbox")
+    outbox: Place = Path("outbox")
+    rules: Place = Path("rules")
+    archive: Place = Path("archive")
     """Where a picture goes once its clip is published."""
-    failed: Path = Path("failed")
+    failed: Place = Path("failed")
     """Where a picture goes, with the reason, when there will be no clip."""
     recursive: bool = True
     """Whether pictures in subfolders count; the outbox mirrors the subfolders."""
@@ -82,7 +85,7 @@ class Inbox(_Section):
 class Queue(_Section):
     """Where the jobs are kept, and how often a job is tried."""
 
-    url: str | None = None
+    url: DatabaseUrl | None = None
     """SQLAlchemy URL; default: SQLite in the state folder."""
     tries: int = Field(default=3, ge=1, le=20)
     """Failed tries, or children lost, after which a job is given up."""
@@ -95,9 +98,9 @@ class Queue(_Section):
 class Model(_Section):
     """The model, where it runs and in which type."""
 
-    name: str = MICRO
+    name: ModelName = MICRO
     """"micro", a folder in diffusers layout, or a hub id that was pulled."""
-    devices: tuple[str, ...] = ("auto",)
+    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
@@ -129,7 +132,7 @@ class Http(_Section):
 
     listen: str = "127.0.0.1:7860"
     """ADDRESS:PORT; an address that other machines reach demands a token."""
-    token_file: Path | None = None
+    token_file: Place | None = None
     """File with the token that every request must show."""
     names: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
     """Names by which this machine is called, besides localhost and its address."""
@@ -210,9 +213,9 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    state: Path = Path(".i2vd")
+    state: Place = Path(".i2vd")
     """Folder of the queue, the lock and the caches; on a local disk."""
-    scan_interval: Annotated[float, Field(gt=0)] = 2.0
+    scan_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Seconds between two looks at each inbox; file events only shorten the wait."""
     min_free: ByteSize = ByteSize(500_000_000)
     """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
@@ -287,6 +290,10 @@ def load(config: Path | None) -> Settings:
             return Settings.model_validate(_absolute(settings, base).model_dump())
     except ValidationError as error:
         mistakes += [_explain(each) for each in error.errors()]
+    except pydantic_settings.SettingsError as error:
+        mistakes.append(f"{error}; in a variable a list or a table is written as JSON")
+    except RecursionError:
+        mistakes.append("a value is nested too deeply")
     where = str(config) if config else "the settings"
     raise SettingsError("\n".join(f"{where}: {mistake}" for mistake in mistakes))
 
@@ -298,8 +305,11 @@ def _read(config: Path) -> dict[str, Any]:
         raise SettingsError(f"{config}: no such file") from None
     except OSError as error:
         raise SettingsError(f"{config}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{config}: not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{config}: is nested too deeply") from None
+    except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
+        why = "a number has too many digits" if "string conversion" in str(error) else error
+        raise SettingsError(f"{config}: not TOML: {why}") from None
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:
@@ -349,9 +359,18 @@ def _explain(error: Any) -> str:
         known = _known_keys(path)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {dotted!r}; {hint}"
+        return f"unknown key {shown(repr(dotted))}; {hint}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message} (given: {error['input']!r})" if dotted else message
+    if not dotted:
+        return str(message)
+    return f"{shown(dotted)}: {message} (given: {_given(error['input'])})"
+
+
+def _given(value: object) -> str:
+    try:
+        return shown(repr(value))
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _unknown_variables() -> list[str]:
@@ -367,5 +386,5 @@ def _unknown_variables() -> list[str]:
             continue
         near = difflib.get_close_matches(variable, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-        mistakes.append(f"unknown variable {variable}; {hint}")
+        mistakes.append(f"unknown variable {shown(variable)}; {hint}")
     return mistakes

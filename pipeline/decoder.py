@@ -16,7 +16,7 @@ from pipeline.protocol import (
     Prepared,
     Rejected,
 )
-from pipeline.spec import Framing, Spec
+from pipeline.spec import Spec
 
 _WHO = "the picture decoder"
 _LIMIT = 60.0
@@ -34,45 +34,57 @@ class Decoder:
         self._child: Child | None = None
         self._turn = asyncio.Lock()
 
-    async def inspect(self, path: Path) -> Inspected | Rejected:
-        """Decode the file to its end and say what it is."""
-        answer = await self._ask(Inspect(path=str(path)))
+    async def inspect(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
+        """Decode the file to its end and say what it is.
+
+        In a folder to which strangers have access, `within`, no link is followed.
+        """
+        answer = await self._ask(Inspect(path=str(path), within=str(within or "")))
         assert isinstance(answer, (Inspected, Rejected))
         return answer
 
     async def prepare(
-        self, path: Path, sha256: str, spec: Spec, output: Path
+        self, path: Path, sha256: str, spec: Spec, output: Path, within: Path | None = None
     ) -> Prepared | Rejected:
         """Write the picture, framed as the Spec says, as a clean PNG to `output`.
 
-        Raises OSError when there is no place for it.
+        `within` as for `inspect`. Raises OSError when there is no place for it.
         """
-        size = (spec.width, spec.height)
-        return await self._prepare(path, sha256, size, spec.framing, output)
-
-    async def shrink(self, path: Path, sha256: str, side: int, output: Path) -> Prepared | Rejected:
-        """Write the whole picture into a square of `side` pixels, as a clean PNG to `output`.
-
-        Raises OSError when there is no place for it.
-        """
-        return await self._prepare(path, sha256, (side, side), "fit", output)
-
-    async def _prepare(
-        self, path: Path, sha256: str, size: tuple[int, int], framing: Framing, output: Path
-    ) -> Prepared | Rejected:
-        width, height = size
-        answer = await self._ask(
+        return await self._prepare(
             Prepare(
                 path=str(path),
+                within=str(within or ""),
                 sha256=sha256,
-                width=width,
-                height=height,
-                framing=framing,
+                width=spec.width,
+                height=spec.height,
+                framing=spec.framing,
                 output=str(output),
             )
         )
+
+    async def shrink(
+        self, path: Path, sha256: str, side: int, output: Path, within: Path
+    ) -> Prepared | Rejected:
+        """Write the whole picture into a square of `side` pixels, as a clean PNG to `output`.
+
+        `within` as for `inspect`. Raises OSError when there is no place for it.
+        """
+        return await self._prepare(
+            Prepare(
+                path=str(path),
+                within=str(within),
+                sha256=sha256,
+                width=side,
+                height=side,
+                framing="fit",
+                output=str(output),
+            )
+        )
+
+    async def _prepare(self, request: Prepare) -> Prepared | Rejected:
+        answer = await self._ask(request)
         if isinstance(answer, Failed):
-            raise OSError(f"{output}: {answer.reason}")
+            raise OSError(f"{request.output}: {answer.reason}")
         assert isinstance(answer, (Prepared, Rejected))
         return answer
 

@@ -6,6 +6,7 @@ decoder does to this process costs one picture and nothing else.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import io
@@ -45,7 +46,9 @@ MEMORY = "I2VD_PICTURE_MEMORY"
 PIXELS = "I2VD_PICTURE_PIXELS"
 """Variable: pixels that a picture may have."""
 
-_DEFAULT_MEMORY = 2048
+DEFAULT_MEMORY = 2048
+"""MiB, unless the variable says otherwise."""
+
 _DEFAULT_PIXELS = 200_000_000
 _LARGEST_FILE = 512 * 2**20
 _LARGEST_OUTPUT = 256 * 2**20
@@ -80,6 +83,12 @@ _CAMERA_NOISE = re.compile(
 _DAMAGED = "the picture is damaged or cut short; was it still being copied?"
 """Also said of zeros only, which is what a file looks like whose place was reserved first."""
 
+_TOO_MUCH_TEXT = "the texts or the colour profile inside the picture are too large"
+
+_errno = ctypes.CDLL(None).__errno_location
+_errno.restype = ctypes.POINTER(ctypes.c_int)
+"""C's own errno: some decoders say "broken" when an allocation failed, but it still tells."""
+
 _IPTC_CAPTION = (2, 120)
 
 _TURNS = {
@@ -105,7 +114,7 @@ class NotUsable(Exception):
 def inspect(request: Inspect) -> Inspected | Rejected:
     """Decode the file to its end and say what it is."""
     try:
-        data = read(Path(request.path))
+        data = read(Path(request.path), Path(request.within))
         picture = decode(data, needed=1)
         return Inspected(
             sha256=hashlib.sha256(data).hexdigest(),
@@ -122,7 +131,7 @@ def inspect(request: Inspect) -> Inspected | Rejected:
 def prepare(request: Prepare) -> Prepared | Rejected | Failed:
     """Leave a clean PNG of the size asked. Failed is about the place for it, not the picture."""
     try:
-        data = read(Path(request.path))
+        data = read(Path(request.path), Path(request.within))
         if hashlib.sha256(data).hexdigest() != request.sha256:
             raise NotUsable("the file has changed since it was first looked at", gone=True)
         picture = decode(data, needed=2 * max(request.width, request.height))
@@ -150,11 +159,13 @@ def _rejected(why: NotUsable | MemoryError) -> Rejected:
     return Rejected(reason=f"the picture needs more memory than the {limit} MiB it may have")
 
 
-def read(path: Path) -> bytes:
-    """The whole of a regular file, by no link and without waiting on a pipe. Raises NotUsable."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+def read(path: Path, within: Path = Path()) -> bytes:
+    """The whole of a regular file, by no link and without waiting on a pipe. Raises NotUsable.
+
+    Below `within` no folder on the way may be a link either: strangers could lead us elsewhere.
+    """
     try:
-        descriptor = os.open(path, flags)
+        descriptor = _open(path, within)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -181,6 +192,23 @@ def read(path: Path) -> bytes:
     return data
 
 
+def _open(path: Path, within: Path) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    if within == Path():
+        return os.open(path, flags)
+    held = os.open(within, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    for folder in path.relative_to(within).parts[:-1]:
+        outer = held
+        try:
+            held = os.open(folder, flags | os.O_DIRECTORY, dir_fd=outer)
+        finally:
+            os.close(outer)
+    try:
+        return os.open(path.name, flags, dir_fd=held)
+    finally:
+        os.close(held)
+
+
 class Picture(NamedTuple):
     """A decoded picture, upright; `size` is its true (width, height), which `image` may undercut.
 
@@ -202,19 +230,23 @@ def decode(data: bytes, *, needed: int) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _errno()[0] = 0
         try:
             return _decode(data, needed)
         except (NotUsable, MemoryError):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-            reason = f"the picture has too many pixels; allowed: up to {most:g} million"
-            raise NotUsable(reason) from error
-        except UnidentifiedImageError as error:
-            raise NotUsable(_not_known(data)) from error
+            raise NotUsable(_too_many_pixels()) from error
         except Exception as error:  # decoders raise what they like
+            lacks_memory = _errno()[0] == errno.ENOMEM
+            if isinstance(error, UnidentifiedImageError) and not lacks_memory:
+                raise NotUsable(_not_known(data)) from error
             print(repr(error)[:500], file=sys.stderr)
-            if "memory" in str(error):
+            if "MAX_TEXT" in str(error):  # Pillow's limit for chunks of a PNG
+                raise NotUsable(_TOO_MUCH_TEXT) from error
+            if "maximum image size" in str(error):  # libheif's own limit
+                raise NotUsable(_too_many_pixels()) from error
+            if lacks_memory or "memory" in str(error).lower():
                 raise MemoryError from error
             raise NotUsable(_DAMAGED) from error
 
@@ -235,6 +267,8 @@ def _decode(data: bytes, needed: int) -> Picture:
         size = image.size  # only now, for a TIFF turns itself
     if image.format == "PNG" and b"IEND" not in data:
         raise NotUsable(_DAMAGED)
+    if image.mode == "P" and image.palette is None:  # Pillow would end in an assertion later
+        raise NotUsable(_DAMAGED)
     exif = _exif(image)
     orientation = exif.get(ExifTags.Base.Orientation, 1)
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
@@ -245,6 +279,11 @@ def _decode(data: bytes, needed: int) -> Picture:
         profile=image.info.get("icc_profile") or b"",
         caption=_caption(image, exif),
     )
+
+
+def _too_many_pixels() -> str:
+    most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return f"the picture has too many pixels; allowed: up to {most:g} million"
 
 
 def _not_known(data: bytes) -> str:
@@ -328,7 +367,7 @@ def limit(memory: int, pixels: int) -> None:
 def main() -> int:
     """Answer requests until the parent is gone."""
     limit(
-        memory=int(os.environ.get(MEMORY, _DEFAULT_MEMORY)),
+        memory=int(os.environ.get(MEMORY, DEFAULT_MEMORY)),
         pixels=int(os.environ.get(PIXELS, _DEFAULT_PIXELS)),
     )
     pillow_heif.register_heif_opener()

@@ -48,6 +48,8 @@ class Inspect(_Message):
 
     type: Literal["inspect"] = "inspect"
     path: str
+    within: str = ""
+    """No link below this folder is followed; empty: only the file itself must be none."""
 
 
 class Prepare(_Message):
@@ -55,6 +57,7 @@ class Prepare(_Message):
 
     type: Literal["prepare"] = "prepare"
     path: str
+    within: str = ""
     sha256: str
     width: int
     height: int

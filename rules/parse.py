@@ -248,7 +248,7 @@ def _toml(name: str, text: str) -> dict[str, Any] | Mistake:
         return Mistake(name, None, "", "is nested too deeply")
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
         why = str(error)
-        if "int string conversion" in why:
+        if "string conversion" in why:
             why = "a number has too many digits"
         line = re.search(r"\(at line (\d+), column (\d+)\)", why)
         if why.endswith("(at end of document)"):

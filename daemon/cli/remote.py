@@ -14,6 +14,7 @@ from rich.table import Table
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.cli.local import Json
 from daemon.job import State
+from daemon.printable import escape
 from daemon.settings import Settings, SettingsError
 from daemon.token import read_token
 
@@ -83,8 +84,8 @@ def _table(found: list[dict[str, Any]]) -> Table:
         table.add_row(
             str(job["id"]),
             f"[{colour}]{job['state']}[/]",
-            job["path"].replace("[", r"\["),
-            job["rule"] or "",
+            escape(job["path"]),
+            escape(job["rule"] or ""),
             job["spec"]["preset"] if job["spec"] else "",
             _progress(job),
             datetime.fromtimestamp(job["finished"] or job["created"]).strftime("%d %b %H:%M:%S"),
@@ -94,12 +95,12 @@ def _table(found: list[dict[str, Any]]) -> Table:
 
 def _progress(job: dict[str, Any]) -> str:
     if job["state"] == "failed":
-        return (job["error"] or "").replace("[", r"\[")
+        return escape(job["error"] or "")
     if progress := job["progress"]:
         eta = "" if progress["eta"] is None else f", {progress['eta']:.0f} s left"
         return f"{progress['stage']} {progress['step']}/{progress['steps']}{eta}"
     if job["state"] == "done":
-        return str(job["result"]["clip"]).replace("[", r"\[")
+        return escape(str(job["result"]["clip"]))
     return ""
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 
 from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.printable import escape
 from daemon.render import NotRendered, Rendered, render_again, render_one
 from pipeline.sidecar import Sidecar
 

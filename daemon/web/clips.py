@@ -16,7 +16,9 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from daemon.job import Job
+from daemon.beneath import beneath
+from daemon.folders import folder_of
+from daemon.job import IN_INBOX, Job
 from daemon.web.jobs import Number, find
 from pipeline.protocol import Rejected
 
@@ -50,12 +52,13 @@ def clips(app: "App") -> APIRouter:
         """The job's picture, small, drawn anew as a PNG."""
         job = await asyncio.to_thread(find, app, number)
         where = _whereabouts(app, job)
-        if where is None or not job.sha256:
+        if where is None or not job.sha256 or not where[0].is_relative_to(where[1]):
             raise HTTPException(404, f"the picture of job {number} is not to be had")
+        path, within = where
         try:
             with tempfile.TemporaryDirectory(prefix="small-", dir=app.settings.state) as folder:
                 output = Path(folder) / "small.png"
-                answer = await app.decoder.shrink(where, job.sha256, _SMALL, output)
+                answer = await app.decoder.shrink(path, job.sha256, _SMALL, output, within)
                 if isinstance(answer, Rejected):
                     raise HTTPException(404, f"the picture of job {number}: {answer.reason}")
                 return Response(output.read_bytes(), media_type="image/png", headers=_KEPT)
@@ -65,12 +68,15 @@ def clips(app: "App") -> APIRouter:
     return calls
 
 
-def _whereabouts(app: "App", job: Job) -> Path | None:
+def _whereabouts(app: "App", job: Job) -> tuple[Path, Path] | None:
+    """Where the job's picture is, and the folder of ours that it is below."""
     inbox = app.settings.inbox_named(job.inbox)
+    if inbox is None:
+        return None
+    if job.whereabouts in IN_INBOX:
+        return inbox.path / job.path, inbox.path
     if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
-        return Path(job.whereabouts_path)
-    if inbox is not None and job.whereabouts in ("inbox", "kept"):
-        return inbox.path / job.path
+        return Path(job.whereabouts_path), folder_of(inbox, job.whereabouts)
     return None
 
 
@@ -91,18 +97,9 @@ def open_below(folder: Path, file: Path) -> int:
 
     Raises ValueError for a path that leads elsewhere, OSError.
     """
-    *folders, name = file.relative_to(folder).parts
-    if ".." in (*folders, name):
-        raise ValueError(f"{file} leads out of {folder}")
-    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in folders:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
-            os.close(here)
-            here = below
-        found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)
-    finally:
-        os.close(here)
+    inside = file.relative_to(folder)
+    with beneath(folder, inside.parent, make=False) as place:
+        found = os.open(place / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(found).st_mode):
         return found
     os.close(found)

@@ -120,7 +120,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) ->
         return call
 
     monkeypatch.setattr(place, "place", counted(place.place))
-    monkeypatch.setattr(shutil, "copy2", counted(shutil.copy2))
+    monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     monkeypatch.setattr(ledger, "moved", counted(ledger.moved))

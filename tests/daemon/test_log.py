@@ -1,6 +1,7 @@
 """What the log looks like to people, to programs and to the journal."""
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -103,6 +104,80 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
         "path": 'a"\n.jpg',
         "timestamp": "",
     }
+
+
+EVIL = [
+    "a\n12:00:00 [error    ] the disk is full",
+    "a\r\x1b[2K\x1b[31mred",
+    "a\x9b31m\x07\x08",
+    "a\u2028b\u202egpj.exe\x00\x7f",
+    'a" level="error',
+    os.fsdecode(b"\xff.jpg"),
+]
+"""Names and prompts that would like to be lines, colours or keys of their own."""
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_on_a_terminal_no_name_forges_a_line_or_a_colour(
+    evil: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(Log(format="console"))
+    structlog.get_logger().info("queued", path=evil, why=[evil], job=1)
+    structlog.get_logger().info(evil, child="picture")
+    logging.getLogger("a library").warning(evil)
+    lines = capsys.readouterr().err.split("\n")
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_on_a_terminal_no_exception_forges_a_line(
+    evil: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(Log(format="console"))
+    try:
+        raise ValueError(evil)
+    except ValueError:
+        structlog.get_logger().exception("failed", path=evil)
+    first, *others = capsys.readouterr().err.rstrip("\n").split("\n")
+    assert "failed" in first
+    assert others[-1].startswith("    ")
+    assert "ValueError" in "".join(others)
+    assert all(line.startswith("    ") and line.isprintable() for line in others)
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_as_json_every_name_is_a_value(evil: str, capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(Log(format="json"))
+    structlog.get_logger().info("queued", path=evil)
+    structlog.get_logger().info(evil, child="picture")
+    said = capsys.readouterr().err
+    assert said.isascii()
+    first, second = map(json.loads, said.splitlines())
+    assert (first["path"], second["event"]) == (evil, evil)
+    assert first.keys() == {"event", "level", "path", "timestamp"}
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_in_the_journal_every_name_is_a_field(evil: str, journald: socket.socket) -> None:
+    log.configure(Log())
+    structlog.get_logger().info("queued", path=evil)
+    entry = fields_of(journald.recv(100_000))
+    assert entry.keys() == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "I2VD_PATH"}
+    assert entry["I2VD_PATH"] == evil.encode(errors="replace")
+    assert b"\n" not in entry["MESSAGE"]
+    assert b"\x1b" not in entry["MESSAGE"]
+
+
+def test_without_journald_no_message_becomes_two(
+    journald: socket.socket, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
+    log.configure(Log())
+    Path(str(journald.getsockname())).unlink()
+    structlog.get_logger().info("a\n<0>forged")
+    assert capfd.readouterr().err == "<6>a\\n<0>forged\n"
 
 
 def test_the_journal_is_told_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def clips(outbox: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("method", METHODS)
 def test_clip_and_sidecar_appear(staging: Path, tmp_path: Path, method: Method) -> None:
     outbox = tmp_path / "outbox"
-    assert publish(staging, outbox / "cat", method, DIGEST) == outbox / "cat.mp4"
+    assert publish(staging, outbox, "cat", method, DIGEST) == outbox / "cat.mp4"
     assert clips(outbox) == {"cat.mp4": b"the clip", "cat.mp4.json": b'{"job": "1"}'}
 
 
@@ -51,7 +51,7 @@ def test_a_held_name_is_never_overwritten(
     outbox = tmp_path / "outbox"
     for name in held:
         (outbox / name).write_bytes(b"yours")
-    assert publish(staging, outbox / "cat", method, DIGEST) == outbox / "cat-2.mp4"
+    assert publish(staging, outbox, "cat", method, DIGEST) == outbox / "cat-2.mp4"
     found = clips(outbox)
     assert {name: found.pop(name) for name in held} == dict.fromkeys(held, b"yours")
     assert sorted(found) == ["cat-2.mp4", "cat-2.mp4.json"]
@@ -93,11 +93,11 @@ def test_a_crash_at_any_step_is_carried_on(
         patched.setattr(Path, "unlink", crashing(Path.unlink))
         patched.setattr(Path, "rename", crashing(Path.rename))
         with contextlib.suppress(Stop):
-            publish(staging, outbox / "cat", method, DIGEST)
+            publish(staging, outbox, "cat", method, DIGEST)
     for name in held:  # a name may get free between a crash and the restart
         if crash_at % 2:
             (outbox / name).unlink()
-    publish(staging, outbox / "cat", method, DIGEST)
+    publish(staging, outbox, "cat", method, DIGEST)
     found = clips(outbox)
     for name in held:
         if not crash_at % 2:
@@ -110,8 +110,8 @@ def test_a_crash_at_any_step_is_carried_on(
 @pytest.mark.parametrize("method", METHODS)
 def test_publishing_twice_gives_one_clip(staging: Path, tmp_path: Path, method: Method) -> None:
     outbox = tmp_path / "outbox"
-    first = publish(staging, outbox / "cat", method, DIGEST)
-    assert publish(staging, outbox / "cat", method, DIGEST) == first
+    first = publish(staging, outbox, "cat", method, DIGEST)
+    assert publish(staging, outbox, "cat", method, DIGEST) == first
     assert len(clips(outbox)) == 2
 
 
@@ -121,14 +121,16 @@ def test_the_longest_names_are_published_once(
     staging: Path, tmp_path: Path, method: Method, stem: str
 ) -> None:
     outbox = tmp_path / "outbox"
-    first = publish(staging, outbox / stem, method, DIGEST)
-    assert publish(staging, outbox / stem, method, DIGEST) == first
+    first = publish(staging, outbox, stem, method, DIGEST)
+    assert publish(staging, outbox, stem, method, DIGEST) == first
     assert len(clips(outbox)) == 2
 
 
 def test_subfolders_are_made(staging: Path, tmp_path: Path) -> None:
-    target = tmp_path / "outbox" / "pets" / "cat"
-    assert publish(staging, target, Method.LINK, DIGEST).parent == target.parent
+    outbox = tmp_path / "outbox"
+    clip = publish(staging, outbox, "pets/my/cat", Method.LINK, DIGEST)
+    assert clip == outbox / "pets" / "my" / "cat.mp4"
+    assert clip.read_bytes() == b"the clip"
 
 
 def test_this_file_system_can_link(tmp_path: Path) -> None:
@@ -164,11 +166,13 @@ def test_a_move_across_file_systems_copies(tmp_path: Path) -> None:
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("/dev/shm is not another file system here")
     (tmp_path / "cat.jpg").write_bytes(b"cat")
+    os.utime(tmp_path / "cat.jpg", (1, 2))
     folder = other / f"i2vd-test-{os.getpid()}"
     try:
         there = move(tmp_path / "cat.jpg", folder, "cat.jpg")
         assert clips(folder) == {"cat.jpg": b"cat"}
         assert there == folder / "cat.jpg"
+        assert there.stat().st_mtime == 2
         assert not (tmp_path / "cat.jpg").exists()
     finally:
         for file in folder.iterdir():

@@ -60,8 +60,8 @@ SPEC_LINE = (
 )
 
 REQUESTS = {
-    '{"type":"inspect","path":"/a.jpg"}': Inspect(path="/a.jpg"),
-    '{"type":"prepare","path":"/a.jpg","sha256":"00","width":64,"height":64,'
+    '{"type":"inspect","path":"/in/a.jpg","within":"/in"}': Inspect(path="/in/a.jpg", within="/in"),
+    '{"type":"prepare","path":"/a.jpg","within":"","sha256":"00","width":64,"height":64,'
     '"framing":"crop","output":"/o.png"}': Prepare(
         path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
     ),

@@ -1,6 +1,5 @@
 """Parsing: every mistake at once, each with its place, and never a traceback."""
 
-import json
 import os
 import time
 from functools import partial
@@ -24,6 +23,7 @@ from rules.parse import (
     read_sidecar,
 )
 from rules.rule import Make, Match, Rule
+from tests.anything import toml, values
 
 BAD = Path(__file__).parent / "bad"
 CHECK = partial(check, family=I2VGEN_XL)
@@ -114,6 +114,8 @@ def test_numbers_that_python_will_not_write_out():
             rule, mistakes = parse_rule("a.toml", text, CHECK)
             assert rule is None
             assert all(len(str(m)) < 200 for m in mistakes)
+    _, (mistake,) = parse_rule("a.toml", f"x = {'9' * 5000}", CHECK)
+    assert str(mistake) == "a.toml: not TOML: a number has too many digits"
 
 
 @pytest.mark.parametrize(
@@ -345,40 +347,12 @@ def test_a_sidecar_comes_from_strangers(tmp_path):
 
 # --- anything at all
 
-scalars = (
-    st.none().map(lambda _: "x")
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.text(max_size=20)
-    | st.sampled_from(["{stem}", "{", "a/b", "..", "*", "standard", "16:9", "random"])
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
 known = [*TOP_KEYS, *MATCH_KEYS, *MAKE_KEYS, *Request.model_fields]
 keys = st.sampled_from(known) | st.sampled_from(known).map(lambda k: k[:-1] or "x") | st.text()
 tables = st.dictionaries(keys, values, max_size=6)
 rules_tables = st.fixed_dictionaries(
     {"make": tables | values}, optional={"match": tables | values}
 ).flatmap(lambda fixed: tables.map(lambda more: {**more, **fixed}))
-
-
-def toml(value: object) -> str:
-    """Any of the values above as TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value).replace("\x7f", "\\u007f")
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
-    return str(value)
 
 
 def assert_sound(made: object, mistakes: list[Mistake]) -> None:

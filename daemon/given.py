@@ -1,0 +1,43 @@
+"""Kinds of values that settings are given, refused in words before anything trips over them."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+_LONGEST_PATH = 2000
+_LONGEST_NAME = 255
+
+
+def _place(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("no path can hold a zero byte")
+    names = [*map(os.fsencode, path.parts)]
+    if len(bytes(path)) > _LONGEST_PATH or any(len(name) > _LONGEST_NAME for name in names):
+        raise ValueError("is too long for a path")
+    try:
+        path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user, or no such home") from None
+    return path
+
+
+def _model_name(name: str) -> str:
+    _place(Path(name))
+    return name
+
+
+def _database_url(url: str) -> str:
+    try:
+        make_url(url).get_dialect()
+    except (ArgumentError, ValueError):
+        raise ValueError("is no SQLAlchemy URL, such as sqlite:////srv/q.sqlite") from None
+    return url
+
+
+Place = Annotated[Path, AfterValidator(_place)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

@@ -1,0 +1,44 @@
+"""Staging: the private folder of each attempt, `OUTBOX/.i2vd/<job>-<attempt>/`."""
+
+import contextlib
+import shutil
+from collections.abc import Collection
+from pathlib import Path, PurePath
+
+from daemon.beneath import beneath
+from daemon.job import Job
+from daemon.settings import Inbox
+
+_ALL = PurePath(".i2vd")
+
+
+def staging_of(inbox: Inbox, job: Job) -> Path:
+    """The private folder of an attempt, on the outbox's file system."""
+    return inbox.outbox / _ALL / name_of(job)
+
+
+def name_of(job: Job) -> str:
+    """What the folder of an attempt is called."""
+    return f"{job.id}-{job.attempt}"
+
+
+def make_empty(inbox: Inbox, job: Job) -> Path:
+    """A new folder for an attempt. Raises OSError."""
+    with beneath(inbox.outbox, _ALL) as folder:
+        shutil.rmtree(folder / name_of(job), ignore_errors=True)
+        (folder / name_of(job)).mkdir()
+    return staging_of(inbox, job)
+
+
+def discard(inbox: Inbox, job: Job) -> None:
+    """Remove the folder of an attempt, as far as it can be removed."""
+    with contextlib.suppress(OSError), beneath(inbox.outbox, _ALL, make=False) as folder:
+        shutil.rmtree(folder / name_of(job), ignore_errors=True)
+
+
+def sweep(outbox: Path, needed: Collection[str]) -> None:
+    """Remove the folders of all other attempts, as far as they can be removed."""
+    with contextlib.suppress(OSError), beneath(outbox, _ALL, make=False) as folder:
+        for each in folder.glob("*-*"):
+            if each.name not in needed:
+                shutil.rmtree(each, ignore_errors=True)

@@ -1,0 +1,248 @@
+"""Folders that strangers reach too: nothing is ever put, changed or removed through their links."""
+
+import ctypes
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import pytest
+
+from daemon.beneath import InTheWay, beneath
+from daemon.job import Job
+from daemon.place import Method, move, write_durably
+from daemon.publish import CLIP, SIDECAR, in_the_way, publish
+from daemon.room import write_probe
+from daemon.settings import Inbox
+from daemon.staging import discard, make_empty, sweep
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "outbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder that is none of ours, with something in it that must stay."""
+    folder = tmp_path / "elsewhere"
+    (folder / "1-1").mkdir(parents=True)
+    (folder / "1-1" / "precious").write_text("precious")
+    return folder
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.is_file()}
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two names at once, so that neither is ever missing."""
+    here, exchange_them = -100, 2
+    libc = ctypes.CDLL(None)
+    assert libc.renameat2(here, bytes(one), here, bytes(other), exchange_them) == 0
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    folder = tmp_path / "staged"
+    folder.mkdir()
+    (folder / CLIP).write_text("the clip")
+    (folder / SIDECAR).write_text("{}")
+    return folder
+
+
+def test_missing_folders_are_made(root: Path) -> None:
+    with beneath(root, PurePath("a/b")) as folder:
+        (folder / "c").write_text("here")
+    assert everything(root) == {"a/b/c": "here"}
+
+
+def test_what_is_missing_is_told_by_its_own_name(root: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, beneath(root, PurePath("a/b"), make=False):
+        pass
+    assert caught.value.filename == str(root / "a")
+    with pytest.raises(FileNotFoundError) as caught, beneath(root, PurePath("a")) as folder:
+        (folder / "cat.mp4").read_bytes()
+    assert caught.value.filename == str(root / "a" / "cat.mp4")
+
+
+def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    with beneath(tmp_path / "link", PurePath("a")) as folder:
+        (folder / "b").write_text("here")
+    assert everything(root) == {"a/b": "here"}
+
+
+@pytest.mark.parametrize("inside", ["..", "../elsewhere", "a/../../elsewhere", "/etc"])
+def test_no_path_leads_out(root: Path, inside: str) -> None:
+    with pytest.raises(ValueError, match="may lead out"), beneath(root, PurePath(inside)):
+        pass
+
+
+@pytest.mark.parametrize("stranger", ["link", "link to nothing", "file", "pipe"])
+@pytest.mark.parametrize("inside", ["sub", "sub/deeper"])
+def test_what_stands_in_the_place_of_a_folder_is_told(
+    root: Path, elsewhere: Path, stranger: str, inside: str
+) -> None:
+    place: dict[str, Callable[[Path], None]] = {
+        "link": lambda path: path.symlink_to(elsewhere),
+        "link to nothing": lambda path: path.symlink_to("nothing"),
+        "file": Path.touch,
+        "pipe": os.mkfifo,
+    }
+    place[stranger](root / "sub")
+    with pytest.raises(InTheWay) as caught, beneath(root, PurePath(inside)):
+        pass
+    assert caught.value.filename == str(root / "sub")
+    assert in_the_way(root, f"{inside}/cat") == (
+        f"a link or a file stands in the place of a folder; remove it: {root / 'sub'}"
+    )
+
+
+def test_a_free_way_is_free(root: Path) -> None:
+    assert in_the_way(root, "cat") is None
+    assert in_the_way(root, "not/yet/there/cat") is None
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", Method)
+def test_no_clip_is_published_through_a_link(
+    root: Path, elsewhere: Path, staging: Path, method: Method
+) -> None:
+    (root / "sub").symlink_to(elsewhere)
+    before = everything(elsewhere)
+    with pytest.raises(InTheWay):
+        publish(staging, root, "sub/cat", method, "")
+    assert everything(elsewhere) == before
+    assert (staging / CLIP).read_text() == "the clip"
+
+
+def test_nothing_is_moved_through_a_link(root: Path, elsewhere: Path, tmp_path: Path) -> None:
+    (root / "sub").symlink_to(elsewhere)
+    before = everything(elsewhere)
+    (tmp_path / "cat.jpg").write_text("cat")
+    with pytest.raises(InTheWay):
+        move(tmp_path / "cat.jpg", root, "sub/cat.jpg")
+    assert everything(elsewhere) == before
+    assert (tmp_path / "cat.jpg").read_text() == "cat"
+
+
+def test_a_link_that_takes_a_folders_place_meanwhile_gets_nothing(
+    root: Path, elsewhere: Path
+) -> None:
+    before = everything(elsewhere)
+    with beneath(root, PurePath("sub")) as folder:
+        (root / "sub").rename(root / "was")
+        (root / "sub").symlink_to(elsewhere)
+        write_durably(folder / "cat.json", "ours")
+    assert everything(elsewhere) == before
+    assert everything(root / "was") == {"cat.json": "ours"}
+
+
+def test_a_link_swapped_in_at_any_moment_gets_nothing(
+    root: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    before, over = everything(elsewhere), threading.Event()
+    real, link = root / "sub", root / "link"
+    real.mkdir()
+    link.symlink_to(elsewhere)
+
+    def swap() -> None:
+        while not over.is_set():
+            exchange(real, link)
+
+    stranger = threading.Thread(target=swap)
+    stranger.start()
+    moved = 0
+    try:
+        for number in range(400):
+            picture = tmp_path / f"{number}.jpg"
+            picture.write_text("cat")
+            try:
+                moved += bool(move(picture, root, f"sub/{number}.jpg"))
+            except OSError:
+                assert picture.read_text() == "cat"
+    finally:
+        over.set()
+        stranger.join()
+    assert everything(elsewhere) == before
+    assert moved
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, root: Path) -> Inbox:
+    return Inbox(path=tmp_path / "inbox", outbox=root)
+
+
+def test_staging_is_neither_made_nor_swept_through_a_link(
+    root: Path, elsewhere: Path, inbox: Inbox
+) -> None:
+    job = Job.model_construct(id=1, attempt=1)
+    before = everything(elsewhere)
+    (root / ".i2vd").symlink_to(elsewhere)
+    sweep(root, set())
+    discard(inbox, job)
+    with pytest.raises(InTheWay):
+        make_empty(inbox, job)
+    assert everything(elsewhere) == before
+
+
+def test_staging_is_made_empty_and_swept(root: Path, inbox: Inbox) -> None:
+    first, second = (Job.model_construct(id=1, attempt=number) for number in (1, 2))
+    sweep(root, set())
+    discard(inbox, first)
+    assert list(root.iterdir()) == []
+    for job in (first, second):
+        (make_empty(inbox, job) / CLIP).touch()
+    assert list(make_empty(inbox, first).iterdir()) == []
+    sweep(root, {"1-2"})
+    assert [folder.name for folder in (root / ".i2vd").iterdir()] == ["1-2"]
+    discard(inbox, second)
+    assert list((root / ".i2vd").iterdir()) == []
+
+
+def test_a_probe_writes_through_no_link(root: Path, elsewhere: Path) -> None:
+    """In an inbox anybody may have put one there, and a probe is a megabyte of zeros."""
+    (root / ".i2vd-probe").symlink_to(elsewhere / "1-1" / "precious")
+    write_probe(root)
+    assert everything(elsewhere) == {"1-1/precious": "precious"}
+
+
+def test_a_durable_write_goes_through_no_link(root: Path, elsewhere: Path) -> None:
+    write_durably(root / "cat.json", "first")
+    seen: list[str] = []
+    really = Path.replace
+
+    def spy(self: Path, target: Path) -> Path:
+        seen.append(self.name)
+        return really(self, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "replace", spy)
+        write_durably(root / "cat.json", "second")
+    (root / seen[0]).symlink_to(elsewhere / "1-1" / "precious")
+    write_durably(root / "cat.json", "third")
+    assert everything(elsewhere) == {"1-1/precious": "precious"}
+    assert everything(root) == {"cat.json": "third"}
+
+
+def test_a_copy_to_another_file_system_follows_no_link(
+    root: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is not another file system here")
+    far = shm / f"i2vd-test-beneath-{os.getpid()}"
+    (far / "real").mkdir(parents=True)
+    (far / "sub").symlink_to(elsewhere)
+    try:
+        (root / "cat.jpg").write_text("cat")
+        with pytest.raises(InTheWay):
+            move(root / "cat.jpg", far, "sub/cat.jpg")
+        assert move(root / "cat.jpg", far, "real/cat.jpg") == far / "real" / "cat.jpg"
+        assert everything(elsewhere) == {"1-1/precious": "precious"}
+    finally:
+        shutil.rmtree(far)
