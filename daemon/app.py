@@ -17,6 +17,7 @@ from importlib.metadata import version
 import structlog
 
 from daemon import pulse, systemd
+from daemon.address import is_loopback
 from daemon.archive import Archive
 from daemon.database import Database, LedgerUnavailable
 from daemon.devices import devices
@@ -31,11 +32,12 @@ from daemon.metrics import Metrics, free_bytes
 from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.room import Room
-from daemon.settings import Settings, is_loopback
+from daemon.settings import Settings
 from daemon.slot import Slot
 from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
 from daemon.web import server
+from daemon.webhook import Webhook
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Maker
@@ -82,6 +84,7 @@ class App:
         self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
+        self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
 
@@ -115,6 +118,7 @@ class App:
                 tasks.create_task(watcher.run(self._stopping))
             working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
             around = [
+                *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_room()),
                 tasks.create_task(pulse.beat(self.slots, self.status)),

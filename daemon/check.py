@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from daemon.address import is_loopback
 from daemon.database import Database, DatabaseUnusable
 from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
@@ -15,7 +16,7 @@ from daemon.mount import refuses_queue
 from daemon.needs import Row, known
 from daemon.place import probe
 from daemon.printable import escape
-from daemon.settings import Inbox, Settings, SettingsError, is_loopback
+from daemon.settings import Inbox, Settings, SettingsError
 from daemon.token import OPEN_TO_OTHERS, read_token
 from pipeline.presets import MICRO, family_of
 from pipeline.source import ModelUnusable, find

@@ -26,6 +26,9 @@ from pipeline.loss import CAUSES
 from pipeline.mode import Mode
 from pipeline.protocol import SILENCE
 
+MESSAGES = ("told", "tried", "given up")
+"""What comes of a message to a webhook; after a vain try it is told later, or given up."""
+
 REJECTIONS = ("unreadable", "sidecar")
 """Why intake puts a picture aside: it cannot be decoded; the sidecar beside it is wrong."""
 
@@ -60,6 +63,13 @@ class Metrics:
             "i2vd_rules_last_reload_success_timestamp_seconds",
             "Time of the last successful reload of an inbox's rules.",
             ["inbox"],
+            registry=r,
+        )
+
+        self.hooks = Counter(
+            "i2vd_webhook_messages_total",
+            "Messages to webhooks: told, tried in vain, or given up.",
+            ["outcome"],
             registry=r,
         )
 
@@ -163,6 +173,8 @@ class Metrics:
                 self.fallbacks.labels(mode, stage)
         for stage in SILENCE:
             self.stage_seconds.labels(stage)
+        for outcome in MESSAGES:
+            self.hooks.labels(outcome)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
 

@@ -5,9 +5,7 @@ the configuration file, or to the working folder where there is none.
 """
 
 import difflib
-import ipaddress
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from daemon.address import ip, is_address, is_loopback, split_address
 from daemon.given import DatabaseUrl, ModelName, Place
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
@@ -164,38 +163,20 @@ class Http(_Section):
     def url(self) -> str:
         """Where a program on this machine finds the API."""
         host, port = split_address(self.listen)
-        address = _ip(host)
+        address = ip(host)
         if address and address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of "127.0.0.1:7860" or "[::1]:7860"; port 0 where that is none."""
-    host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        return address, 0
-    return host, int(port) if re.fullmatch(r"[0-9]{1,5}", port) else 0
+class Hook(_Section):
+    """A program that is told over http what became of jobs."""
 
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    address = _ip(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
-
-
-def is_address(host: str) -> bool:
-    """Whether it is an IP address, not a name."""
-    return _ip(host) is not None
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$", max_length=1000)]
+    on: tuple[Literal["done", "failed", "cancelled"], ...] = ("done", "failed")
+    """What is told."""
+    secret_file: Place | None = None
+    """File with the secret that messages are signed with."""
 
 
 class Log(_Section):
@@ -226,6 +207,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     gate: Limits = Limits()
     http: Http = Http()
+    hook: tuple[Hook, ...] = ()
     log: Log = Log()
 
     @classmethod
@@ -244,6 +226,8 @@ class Settings(BaseSettings):
     def _inboxes_are_apart(self) -> "Settings":
         if not self.inbox:
             raise ValueError("there is no [[inbox]]")
+        if len({hook.url for hook in self.hook}) < len(self.hook):
+            raise ValueError("two hooks have the same url; one with both in `on` is enough")
         names = [inbox.name for inbox in self.inbox]
         if len(set(names)) < len(names):
             raise ValueError("two inboxes have the same name; give each [[inbox]] its own")
@@ -334,6 +318,12 @@ def _absolute(settings: Settings, base: Path) -> Settings:
             "inbox": inboxes,
             "model": model,
             "http": http,
+            "hook": tuple(
+                hook.model_copy(update={"secret_file": _place(base, hook.secret_file)})
+                if hook.secret_file
+                else hook
+                for hook in settings.hook
+            ),
         }
     )
 
@@ -348,7 +338,8 @@ def _known_keys(path: tuple[str | int, ...]) -> list[str]:
     for step in path:
         if isinstance(step, int):
             continue
-        section = Inbox if step == "inbox" else section.model_fields[step].annotation
+        lists = {"inbox": Inbox, "hook": Hook}
+        section = lists.get(step) or section.model_fields[step].annotation
     return list(section.model_fields)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from daemon.cli import app
 from daemon.cli.base import Exit
-from daemon.settings import Http, Inbox, Log, Model, Queue, Settings, load
+from daemon.settings import Hook, Http, Inbox, Log, Model, Queue, Settings, load
 from pipeline.gate import Limits
 from pipeline.presets import I2VGEN_XL
 from pipeline.protocol import SILENCE
@@ -18,7 +18,7 @@ from pipeline.spec import Request
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SECTIONS = (Settings, Inbox, Queue, Model, Limits, Http, Log)
+SECTIONS = (Settings, Inbox, Queue, Model, Limits, Http, Hook, Log)
 
 
 def section(title: str) -> str:

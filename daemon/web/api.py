@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from daemon.settings import is_loopback
+from daemon.address import is_loopback
 from daemon.web.clips import clips
 from daemon.web.guard import Guard
 from daemon.web.health import health

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.settings import is_address
+from daemon.address import is_address
 from daemon.token import same, shown
 from daemon.web.problem import problem
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from daemon import systemd
-from daemon.settings import Http, SettingsError, is_loopback, split_address
+from daemon.address import is_loopback, split_address
+from daemon.settings import Http, SettingsError
 from daemon.token import read_token
 from daemon.web.api import create_api
 
