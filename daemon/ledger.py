@@ -9,7 +9,7 @@ and an attempt number; every later statement is fenced by that number, and its r
 won. Methods block (some milliseconds); the event loop calls them in a thread.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -37,11 +37,17 @@ class Ledger:
 
     # --- intake: nothing -> queued | failed
 
-    def knows(self, inbox: str, path: str, fingerprint: str) -> bool:
-        """Whether this very drop has a job already, so that nobody needs to look inside."""
+    def news(self, inbox: str, fingerprints: Mapping[str, str]) -> list[str]:
+        """The paths of those drops that have no job yet, in the same order; for some hundreds."""
+        last = (
+            sa.select(jobs.c.path, jobs.c.fingerprint, jobs.c.whereabouts)
+            .where(jobs.c.inbox == inbox, jobs.c.path.in_(fingerprints))
+            .order_by(jobs.c.drop)
+        )
         with self._database.read() as db:
-            last = self._last(db, inbox, path)
-        return last is not None and last.whereabouts in IN_INBOX and last.fingerprint == fingerprint
+            rows = db.execute(last).all()
+        there = {row.path: row.fingerprint if row.whereabouts in IN_INBOX else None for row in rows}
+        return [path for path, told in fingerprints.items() if there.get(path) != told]
 
     def admit(
         self,
