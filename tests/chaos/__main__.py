@@ -53,8 +53,9 @@ RULES = {
 PLACES = ("cat.png", "cat.gif", "pets/cat.png", "dög.png", "-x.png", "rubbish.png", "fail.png")
 """Where pictures are dropped: clips of some want the same name; rubbish and fail become none."""
 
-SWEPT = {"picture": "swept.png", "rubbish": "rubbish.png"}
-"""Kinds of pictures that a sweep drops: one that is archived, and one that is put aside."""
+SWEPT = {"picture": "swept{}.png", "rubbish": "rubbish{}.png"}
+"""Kinds of pictures that a sweep drops: one that is archived, and one that is put aside. By a name
+of its own each, for the search of a free name costs system calls without end."""
 
 FAULTS = {"I2VD_TESTING": "1", "I2VD_TEST_FAULT": "fail:denoise:fail;die:denoise:kill"}
 """What makes the real worker do what the prompt says."""
@@ -77,10 +78,12 @@ class Run:
         studio.environment["CHAOS_THREADS"] = "1"
         if not studio.running:
             studio.start()
-        self._drop("warm.png")  # the children are there already when the tracer comes
+        self._drop(
+            f"warm{self._dropped}.png"
+        )  # the children are there already when the tracer comes
         self._rest()
         with blows.armed(studio, point):
-            self._drop(SWEPT[point.kind])
+            self._drop(SWEPT[point.kind].format(self._dropped))
             end = time.monotonic() + 30
             while studio.running and not self._at_rest() and time.monotonic() < end:
                 time.sleep(0.01)

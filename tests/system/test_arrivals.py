@@ -222,6 +222,16 @@ def test_a_tree_of_folders_is_taken_as_deep_as_paths_reach(quick: Studio) -> Non
     assert quick.is_ready()
 
 
+def test_a_file_where_the_clip_needs_a_folder_stops_no_other_picture(quick: Studio) -> None:
+    (quick.outbox / "taken").write_text("a person's")
+    quick.drop("taken/a.png", picture(85))
+    quick.until_settled("taken/a.png", "failed")
+    assert "outbox/taken is no folder" in quick.reason("taken/a.png")
+    quick.drop("after-taken.png", picture(86))
+    quick.until_settled("after-taken.png", "done")
+    assert quick.is_ready()
+
+
 @contextlib.contextmanager
 def bindfs(folder: Path) -> Iterator[Path]:
     """A share without the sounds of others: what they write there raises no event here."""
