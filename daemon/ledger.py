@@ -31,9 +31,11 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._now = database.now
+        self._new_job = jobs.insert().values(created=self._now).returning(jobs.c.id)
+        self._new_event = events.insert().values(at=self._now)
 
     def _note(self, db: sa.Connection, job: Any, event: str, detail: str = "") -> None:
-        db.execute(events.insert().values(job=job, at=self._now, event=event, detail=detail))
+        db.execute(self._new_event, {"job": job, "event": event, "detail": detail})
 
     # --- intake: nothing -> queued | failed
 
@@ -97,8 +99,10 @@ class Ledger:
             if last and last.whereabouts in IN_INBOX and last.fingerprint == drop.fingerprint:
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
-            values |= {"state": "failed", "error": reason, "finished": self._now}
-            return self._insert(db, values, "rejected", reason)
+            values |= {"state": "failed", "error": reason}
+            job = self._insert(db, values, "rejected", reason)
+            db.execute(jobs.update().where(jobs.c.id == job).values(finished=self._now))
+            return job
 
     def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
         return {
@@ -106,11 +110,10 @@ class Ledger:
             "drop": number,
             "variant": variant,
             "clip_name": clip_name,
-            "created": self._now,
         }
 
     def _insert(self, db: sa.Connection, values: dict[str, Any], event: str, detail: str) -> int:
-        job = db.execute(jobs.insert().values(values).returning(jobs.c.id)).scalar_one()
+        job = db.execute(self._new_job, values).scalar_one()
         self._note(db, job, event, detail)
         return int(job)
 
