@@ -122,7 +122,11 @@ def armed(studio: Studio, point: Point) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.wait()
+        try:
+            tracer.wait(5)
+        except subprocess.TimeoutExpired:  # it still waits for a thread of the killed daemon
+            tracer.kill()
+            tracer.wait()
 
 
 def _all_traced(pid: int) -> bool:
