@@ -6,7 +6,7 @@ through all that the daemon makes for a picture; half at any moment. Ends at the
 with exit code 1 and the folder kept.
 
 `--sweep`: before each system call in turn, once, from the drop until the picture is archived or put
-aside; a quarter of an hour. `--micro`: with the real worker and the embedded model; kills at any
+aside; half an hour. `--micro`: with the real worker and the embedded model; kills at any
 moment only, unless with `--sweep`.
 """
 
