@@ -327,7 +327,7 @@ class App:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
         intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake.take, self.room)
+        return Watcher(inbox, self.settings.scan_interval, intake, self.room)
 
     def _child_lost(self, child: str) -> Callable[[Loss], None]:
         def note(loss: Loss) -> None:

@@ -5,6 +5,7 @@ watches to give, the scan alone goes on.
 """
 
 import asyncio
+import warnings
 from typing import Literal
 
 import structlog
@@ -40,6 +41,8 @@ class Hint:
     def start(self, watchers: list[Watcher]) -> None:
         """Watch what can be watched; never fails."""
         loop = asyncio.get_running_loop()
+        # watchdog meets a new folder twice when many come at once, and tells that on stderr
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
         try:
             self._observer.start()
         except OSError as error:

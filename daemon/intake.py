@@ -100,18 +100,17 @@ class Intake:
         self._undecodable: dict[tuple[str, str], str] = {}
         """Fingerprints of files that could not be decoded once and are given more time."""
 
+    async def news(self, inbox: Inbox, files: Mapping[str, Seen]) -> list[str]:
+        """The paths of the files that have no job yet, so that nobody looks into the others."""
+        told = {path: seen.fingerprint for path, seen in files.items()}
+        return await asyncio.to_thread(self._ledger.news, inbox.name, told)
+
     async def take(self, inbox: Inbox, path: str, seen: Seen) -> Later | None:
         """Queue the file, or say when to offer it again."""
-        if await asyncio.to_thread(self._ledger.knows, inbox.name, path, seen.fingerprint):
-            return None
-        file = inbox.path / path
-        picture = await self._parts.decoder.inspect(file, within=inbox.path)
+        picture = await self._parts.decoder.inspect(inbox.path / path, within=inbox.path)
         if isinstance(picture, Rejected):
             return await self._refuse(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)
-        rules = self._parts.rules[inbox.name].rules
-        beside = await asyncio.to_thread(read_sidecar, file, checker(self._parts.family))
-        planned = plan(path, picture, beside, rules, self._parts.family, self._rng)
         drop = Drop(
             inbox=inbox.name,
             path=path,
@@ -119,33 +118,37 @@ class Intake:
             sha256=picture.sha256,
             source=picture.model_dump(exclude={"type", "sha256", "format"}),
         )
+        planned, jobs = await asyncio.to_thread(self._enter, inbox, drop, picture)
         if planned.mistakes:
             reason = "; ".join(map(str, planned.mistakes))
             await self._put_aside(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
             return None
-        if not planned.specs:
+        if planned.choice.rule is None:
             log.warning("no rule takes it, it stays in the inbox", inbox=inbox.name, path=path)
             return Later(None)
-        await self._queue(drop, planned, rules.digest)
+        rule = planned.choice.rule.name
+        for job, spec in zip(jobs, planned.specs, strict=False):
+            log.info("queued", job=job, inbox=drop.inbox, path=path, rule=rule, preset=spec.preset)
+        if jobs:
+            self._on_queued()
         return None
 
-    async def _queue(self, drop: Drop, planned: Plan, digest: str) -> None:
-        rule = planned.choice.rule
-        assert rule is not None
-        jobs = await asyncio.to_thread(
-            self._ledger.admit,
+    def _enter(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
+        """Plan, and queue what is planned: no jobs where there is nothing to make, or no news."""
+        rules, family = self._parts.rules[inbox.name].rules, self._parts.family
+        beside = read_sidecar(inbox.path / drop.path, checker(family))
+        planned = plan(drop.path, picture, beside, rules, family, self._rng)
+        if planned.choice.rule is None or not planned.specs:
+            return planned, []
+        jobs = self._ledger.admit(
             drop,
             planned.specs,
             clip_name=planned.clip_name,
-            rule=rule.name,
-            rules_digest=digest,
+            rule=planned.choice.rule.name,
+            rules_digest=rules.digest,
             priority=planned.priority,
         )
-        for job, spec in zip(jobs, planned.specs, strict=False):
-            log.info("queued", job=job, inbox=drop.inbox, path=drop.path, rule=rule.name,
-                     preset=spec.preset)  # fmt: skip
-        if jobs:
-            self._on_queued()
+        return planned, jobs
 
     async def _refuse(self, inbox: Inbox, path: str, seen: Seen, refusal: Rejected) -> Later | None:
         """A copy that pauses looks broken; only one that stays so for long is."""

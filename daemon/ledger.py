@@ -9,7 +9,7 @@ and an attempt number; every later statement is fenced by that number, and its r
 won. Methods block (some milliseconds); the event loop calls them in a thread.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -31,17 +31,25 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._now = database.now
+        self._new_job = jobs.insert().values(created=self._now).returning(jobs.c.id)
+        self._new_event = events.insert().values(at=self._now)
 
     def _note(self, db: sa.Connection, job: Any, event: str, detail: str = "") -> None:
-        db.execute(events.insert().values(job=job, at=self._now, event=event, detail=detail))
+        db.execute(self._new_event, {"job": job, "event": event, "detail": detail})
 
     # --- intake: nothing -> queued | failed
 
-    def knows(self, inbox: str, path: str, fingerprint: str) -> bool:
-        """Whether this very drop has a job already, so that nobody needs to look inside."""
+    def news(self, inbox: str, fingerprints: Mapping[str, str]) -> list[str]:
+        """The paths of those drops that have no job yet, in the same order; for some hundreds."""
+        last = (
+            sa.select(jobs.c.path, jobs.c.fingerprint, jobs.c.whereabouts)
+            .where(jobs.c.inbox == inbox, jobs.c.path.in_(fingerprints))
+            .order_by(jobs.c.drop)
+        )
         with self._database.read() as db:
-            last = self._last(db, inbox, path)
-        return last is not None and last.whereabouts in IN_INBOX and last.fingerprint == fingerprint
+            rows = db.execute(last).all()
+        there = {row.path: row.fingerprint if row.whereabouts in IN_INBOX else None for row in rows}
+        return [path for path, told in fingerprints.items() if there.get(path) != told]
 
     def admit(
         self,
@@ -91,8 +99,10 @@ class Ledger:
             if last and last.whereabouts in IN_INBOX and last.fingerprint == drop.fingerprint:
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
-            values |= {"state": "failed", "error": reason, "finished": self._now}
-            return self._insert(db, values, "rejected", reason)
+            values |= {"state": "failed", "error": reason}
+            job = self._insert(db, values, "rejected", reason)
+            db.execute(jobs.update().where(jobs.c.id == job).values(finished=self._now))
+            return job
 
     def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
         return {
@@ -100,11 +110,10 @@ class Ledger:
             "drop": number,
             "variant": variant,
             "clip_name": clip_name,
-            "created": self._now,
         }
 
     def _insert(self, db: sa.Connection, values: dict[str, Any], event: str, detail: str) -> int:
-        job = db.execute(jobs.insert().values(values).returning(jobs.c.id)).scalar_one()
+        job = db.execute(self._new_job, values).scalar_one()
         self._note(db, job, event, detail)
         return int(job)
 

@@ -27,6 +27,10 @@ JUNK = (
 _JUNK = re.compile("|".join(map(translate, JUNK)))
 """All of them at once: every scan asks it of every name in the inbox."""
 
+_DEEPEST = 2800
+"""Bytes of a subfolder's path in the inbox: below each of our folders, with any name in it and an
+ending of ours, it must not be longer than a path may be (4095)."""
+
 log = structlog.get_logger()
 
 
@@ -75,7 +79,9 @@ def scan(root: Path, recursive: bool) -> dict[str, Seen]:
                     if not (is_folder or is_picture(name)) or is_junk(name) or not _is_text(name):
                         continue  # in this order: most of what lies there is no picture
                     path = f"{folder}/{name}" if folder else name
-                    if is_folder:
+                    if is_folder and len(path.encode()) > _DEEPEST:
+                        _warn("passed over", path, "its path is too long, move it up")
+                    elif is_folder:
                         folders.append(path)
                     elif entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):

@@ -3,7 +3,11 @@
 Each round drops pictures, strikes, starts the daemon again, waits until it is at rest and compares
 the folders with the books. Half of the rounds strike before a chosen system call, one after another
 through all that the daemon makes for a picture; half at any moment. Ends at the first complaint,
-with exit code 1 and the folder kept. `--micro`: with the real worker and the embedded model.
+with exit code 1 and the folder kept.
+
+`--sweep`: before each system call in turn, once, from the drop until the picture is archived or put
+aside; half an hour. `--micro`: with the real worker and the embedded model; kills at any
+moment only, unless with `--sweep`.
 """
 
 import argparse
@@ -49,6 +53,13 @@ RULES = {
 PLACES = ("cat.png", "cat.gif", "pets/cat.png", "dög.png", "-x.png", "rubbish.png", "fail.png")
 """Where pictures are dropped: clips of some want the same name; rubbish and fail become none."""
 
+SWEPT = {"picture": "swept{}.png", "rubbish": "rubbish{}.png"}
+"""Kinds of pictures that a sweep drops: one that is archived, and one that is put aside. By a name
+of its own each, for the search of a free name costs system calls without end."""
+
+FAULTS = {"I2VD_TESTING": "1", "I2VD_TEST_FAULT": "fail:denoise:fail;die:denoise:kill"}
+"""What makes the real worker do what the prompt says."""
+
 
 class Run:
     """A run in one studio, round after round."""
@@ -57,8 +68,7 @@ class Run:
         self.studio = _studio(folder, options)
         self.books = Books()
         self.counts: Counter[str] = Counter()
-        self.sweep = blows.Sweep(("picture", "rubbish"), options.stride)
-        self._micro = options.micro
+        self.sweep = blows.Sweep(tuple(SWEPT), options.stride)
         self._rng = random.Random(options.seed)
         self._dropped = 0
 
@@ -68,17 +78,19 @@ class Run:
         studio.environment["CHAOS_THREADS"] = "1"
         if not studio.running:
             studio.start()
-        self._drop("warm.png")  # the children are there already when the tracer comes
+        self._drop(
+            f"warm{self._dropped}.png"
+        )  # the children are there already when the tracer comes
         self._rest()
         with blows.armed(studio, point):
-            self._drop("rubbish.png" if point.kind == "rubbish" else "swept.png")
+            self._drop(SWEPT[point.kind].format(self._dropped))
             end = time.monotonic() + 30
             while studio.running and not self._at_rest() and time.monotonic() < end:
                 time.sleep(0.01)
         survived = studio.running
         self.sweep.tried(survived=survived)
         if not survived:
-            self.counts["kills before a system call"] += 1
+            self.counts[f"kills before {point.call}"] += 1
             studio.wait()
             self._start_again()
         return self._settle(str(point))
@@ -132,10 +144,13 @@ class Run:
     def _at_rest(self) -> bool:
         try:
             states = self.studio.get("/api/status")["jobs"]
+            newest = self.studio.get("/api/jobs", limit=50)
         except AssertionError:
             return False
         in_hand = states["queued"] + states["running"] + states["publishing"]
-        return not in_hand and not any(p.is_file() for p in visible(self.studio.inbox, "*"))
+        on_the_way = [job for job in newest if job["whereabouts"] == "inbox"]  # a reason to write
+        in_inbox = any(p.is_file() for p in visible(self.studio.inbox, "*"))
+        return not (in_hand or on_the_way or in_inbox)
 
     def _rest(self) -> None:
         self.studio.until(self._at_rest, "the daemon is at rest")
@@ -150,15 +165,11 @@ class Run:
 
 
 def _studio(folder: Path, options: argparse.Namespace) -> Studio:
-    if options.micro:
-        studio = Studio(folder / "studio")
-        rules = RULES | {"90-default": DRAFT}
-    else:
-        clip = film(folder / "film.mp4")
-        studio = Studio(folder / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
-        rules = RULES
+    stand_in = {} if options.micro else {"PEER_FILM": str(film(folder / "film.mp4"))}
+    studio = Studio(folder / "studio", program="tests.chaos.launch", **FAULTS, **stand_in)
     studio.environment["CHAOS_METHOD"] = options.method
     studio.settings(SETTINGS)
+    rules = RULES | {"90-default": DRAFT} if options.micro else RULES
     for name, text in rules.items():
         studio.rule(name, text)
     return studio
@@ -171,7 +182,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1, help="try each STRIDEth call only")
     parser.add_argument("--method", choices=("link", "rename"), default="link")
-    parser.add_argument("--micro", action="store_true", help="the real worker, random kills only")
+    parser.add_argument("--micro", action="store_true", help="the real worker")
+    parser.add_argument("--sweep", action="store_true", help="each system call, instead of rounds")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="i2vd-chaos-"))
     run = Run(folder, options)
@@ -179,8 +191,9 @@ def main() -> int:
     run.studio.outbox.mkdir()
     try:
         with Observer(run.studio.outbox) as observer:
-            while rounds < options.rounds and not complaints:
-                sweeping = not options.micro and rounds < options.rounds // 2
+            while not complaints and not _over(run, rounds, options):
+                halfway = rounds >= options.rounds // 2
+                sweeping = options.sweep or not (options.micro or halfway)
                 complaints = run.sweep_round() if sweeping else run.random_round()
                 complaints += observer.bad
                 rounds += 1
@@ -199,11 +212,16 @@ def main() -> int:
     return 0
 
 
+def _over(run: Run, rounds: int, options: argparse.Namespace) -> bool:
+    return run.sweep.passes > 0 if options.sweep else rounds >= options.rounds
+
+
 def _print(run: Run, rounds: int, observer: Observer, seconds: float) -> None:
     table = Table("what", "how many", box=None)
     table.add_row("rounds", str(rounds))
     table.add_row("system calls swept", f"{run.sweep.points}, {run.sweep.passes} whole sweeps")
-    table.add_row("the next would be", str(run.sweep.next()))
+    if not run.sweep.passes:
+        table.add_row("the next would be", str(run.sweep.next()))
     for what, count in sorted(run.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(run.studio.clips())))

@@ -1,8 +1,8 @@
-"""The real daemon with a stand-in worker: `python -m tests.chaos.launch run`.
+"""The real daemon, changed a little by variables: `python -m tests.chaos.launch run`.
 
-`tests.pipeline.peer` takes the worker's place, so that a clip costs a tenth of a second. Two
-variables say more: CHAOS_THREADS bounds the threads (with one, the order of the system calls is
-always the same), CHAOS_METHOD is how clips get their names, in place of what the folder can do.
+With PEER_FILM `tests.pipeline.peer` takes the worker's place, so that a clip costs a tenth of a
+second. CHAOS_THREADS bounds the threads (with one, the order of the system calls is always the
+same), CHAOS_METHOD is how clips get their names, in place of what the folder can do.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ if threads := os.environ.get("CHAOS_THREADS"):
 if method := os.environ.get("CHAOS_METHOD"):
     daemon.outcome.probe = lambda _: Method(method)
 
-daemon.app.Maker = partial(daemon.app.Maker, module="tests.pipeline.peer")  # type: ignore[misc]
+if "PEER_FILM" in os.environ:
+    daemon.app.Maker = partial(daemon.app.Maker, module="tests.pipeline.peer")  # type: ignore[misc]
 
 main()

@@ -242,7 +242,7 @@ def test_a_kept_picture_is_settled_once(finished: Make) -> None:
     there = finished(after="keep")
     there.archive().catch_up()
     assert there.job().whereabouts == "kept"
-    assert there.ledger.knows("inbox", "pets/cat.jpg", there.job().fingerprint)
+    assert there.ledger.news("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
 
 
 def test_the_longest_name_has_a_reason_too(tmp_path: Path) -> None:

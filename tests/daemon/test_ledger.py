@@ -105,8 +105,20 @@ def test_a_job_that_ends_the_daemon_each_time_is_given_up(
 def test_one_drop_seen_twice_is_one_job(ledger: Ledger, enqueue: Enqueue) -> None:
     assert enqueue() == [1]
     assert enqueue() == []
-    assert ledger.knows("inbox", "cat.jpg", "1")
-    assert not ledger.knows("inbox", "cat.jpg", "2")
+    assert ledger.news("inbox", {"cat.jpg": "1"}) == []
+    assert ledger.news("inbox", {"cat.jpg": "2"}) == ["cat.jpg"]
+
+
+def test_of_many_files_those_without_a_job_are_news_in_their_order(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    enqueue("b.jpg", "1", variants=3)
+    enqueue("c.jpg", "1")
+    enqueue("c.jpg", "2", "bb")
+    found = {"d.jpg": "1", "c.jpg": "2", "b.jpg": "1", "a.jpg": "1"}
+    assert ledger.news("inbox", found) == ["d.jpg", "a.jpg"]
+    assert ledger.news("other", found) == list(found)
+    assert ledger.news("inbox", {"c.jpg": "1"}) == ["c.jpg"]
 
 
 def test_a_picture_that_was_archived_and_dropped_again_is_a_new_job(
@@ -117,7 +129,7 @@ def test_a_picture_that_was_archived_and_dropped_again_is_a_new_job(
     ledger.publishing(job, {})
     ledger.done(job, {})
     ledger.moved(job, "archive", "/a/cat.jpg")
-    assert not ledger.knows("inbox", "cat.jpg", "1")
+    assert ledger.news("inbox", {"cat.jpg": "1"}) == ["cat.jpg"]
     assert enqueue() == [2]
 
 
@@ -126,7 +138,7 @@ def test_touching_a_waiting_picture_does_not_make_a_second_job(
 ) -> None:
     enqueue(fingerprint="1")
     assert enqueue(fingerprint="2") == []
-    assert ledger.knows("inbox", "cat.jpg", "2")
+    assert ledger.news("inbox", {"cat.jpg": "2"}) == []
 
 
 def test_other_content_at_the_same_place_replaces_what_waits(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from daemon.mount import file_system
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, Seen, is_junk, is_picture, scan
 from daemon.settings import Inbox, Settings
-from daemon.watch import Later, Settler, Watcher
+from daemon.watch import Later, Settler, Watcher, rest
 
 A = Seen(1, 1, 1)
 B = Seen(2, 2, 1)
@@ -104,6 +105,26 @@ def test_a_missing_inbox_is_not_an_empty_one(tmp_path: Path) -> None:
         scan(tmp_path / "nowhere", recursive=True)
 
 
+class Basket:
+    """Takes every picture, with the same answer."""
+
+    def __init__(self, answer: Later | None = None) -> None:
+        self.answer = answer
+        self.known: set[str] = set()
+        self.taken: list[str] = []
+
+    async def news(self, _: Inbox, files: Mapping[str, Seen]) -> list[str]:
+        return [path for path in files if path not in self.known]
+
+    async def take(self, _: Inbox, path: str, __: Seen) -> Later | None:
+        self.taken.append(path)
+        return self.answer
+
+
+def watcher_of(inbox: Inbox, basket: Basket) -> Watcher:
+    return Watcher(inbox, 0.02, basket, Room(Settings(inbox=(inbox,)), lambda: None))
+
+
 async def run_watcher(watcher: Watcher, until: float) -> None:
     stopping = asyncio.Event()
     task = asyncio.create_task(watcher.run(stopping))
@@ -116,18 +137,13 @@ async def run_watcher(watcher: Watcher, until: float) -> None:
 async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
     inbox = Inbox(path=tmp_path / "inbox", settle=0.0)
     inbox.path.mkdir()
-    taken: list[str] = []
-
-    async def take(_: Inbox, path: str, __: Seen) -> Later | None:
-        taken.append(path)
-        return None
-
-    watcher = Watcher(inbox, 0.02, take, Room(Settings(inbox=(inbox,)), lambda: None))
+    basket = Basket()
+    watcher = watcher_of(inbox, basket)
     (inbox.path / "a.jpg").write_bytes(b"x")
     away = inbox.path.rename(tmp_path / "away")
     await run_watcher(watcher, 0.1)
     assert watcher.unavailable
-    assert taken == []
+    assert basket.taken == []
     inbox.path.mkdir()  # what shows under a mount that is gone
     await run_watcher(watcher, 0.1)
     assert watcher.unavailable
@@ -135,25 +151,43 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
     away.rename(inbox.path)
     await run_watcher(watcher, 0.1)
     assert not watcher.unavailable
-    assert taken == ["a.jpg"]
+    assert basket.taken == ["a.jpg"]
 
 
 async def test_what_no_rule_wants_is_offered_again_when_the_rules_change(tmp_path: Path) -> None:
     inbox = Inbox(path=tmp_path, settle=0.0)
     (tmp_path / "a.jpg").write_bytes(b"x")
-    offers = 0
-
-    async def take(_: Inbox, __: str, ___: Seen) -> Later | None:
-        nonlocal offers
-        offers += 1
-        return Later(None)
-
-    watcher = Watcher(inbox, 0.02, take, Room(Settings(inbox=(inbox,)), lambda: None))
+    basket = Basket(Later(None))
+    watcher = watcher_of(inbox, basket)
     await run_watcher(watcher, 0.1)
-    assert (offers, watcher.unmatched) == (1, {"a.jpg"})
+    assert (basket.taken, watcher.unmatched) == (["a.jpg"], {"a.jpg"})
     watcher.rules_changed()
     await run_watcher(watcher, 0.1)
-    assert offers == 2
+    assert basket.taken == ["a.jpg", "a.jpg"]
+
+
+async def test_among_many_old_files_only_the_new_ones_are_taken(tmp_path: Path) -> None:
+    for number in range(1200):
+        (tmp_path / f"{number:04}.jpg").write_bytes(b"x")
+    basket = Basket()
+    basket.known = {f"{number:04}.jpg" for number in range(1200) if number not in (7, 1100)}
+    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.3)
+    assert sorted(basket.taken) == ["0007.jpg", "1100.jpg"]
+
+
+def test_the_rest_between_two_looks_is_the_interval_where_looking_is_cheap() -> None:
+    assert rest(0.001, 2.0, None) == (0.004, 2.0)
+    assert rest(0.001, 2.0, 0.5) == (0.004, 0.5)
+    assert rest(0.0, 2.0, -1.0) == (0.0, 0.01)
+
+
+@given(effort=st.floats(0.01, 10), until_due=st.none() | st.floats(-1, 5))
+def test_looking_leaves_most_of_a_core_free(effort: float, until_due: float | None) -> None:
+    least, most = rest(effort, 2.0, until_due)
+    assert least <= most
+    assert effort / (effort + least) == pytest.approx(0.2)
+    if until_due is None:
+        assert effort / (effort + most) < 0.0501
 
 
 def test_the_file_system_of_a_path_is_known() -> None:

@@ -82,12 +82,18 @@ def fill_names(folder: Path, *, leave: int) -> list[Path]:
     return made
 
 
-@contextlib.contextmanager
-def sshfs(folder: Path, *options: str) -> Iterator[Path]:
-    """A network share: another folder, which is given, by sshfs and a real SFTP server."""
+def sftp_server() -> Path:
+    """OpenSSH's, which speaks to whoever starts it."""
     server = Path("/usr/lib/openssh/sftp-server")
     if not server.exists():
         missing("sftp-server is missing; to run this test: apt-get install openssh-sftp-server")
+    return server
+
+
+@contextlib.contextmanager
+def sshfs(folder: Path, *options: str) -> Iterator[Path]:
+    """A network share: another folder, which is given, by sshfs and a real SFTP server."""
+    server = sftp_server()
     program = needs("sshfs", package="sshfs fuse3")
     far = folder.with_name(f"{folder.name}-far")
     for each in (folder, far):
@@ -112,3 +118,71 @@ def sshfs(folder: Path, *options: str) -> Iterator[Path]:
         for process in (mounting, serving):
             process.terminate()
             process.wait()
+
+
+_SMB = """\
+[global]
+server role = standalone server
+interfaces = lo
+bind interfaces only = yes
+smb ports = {port}
+map to guest = Bad User
+guest account = nobody
+disable netbios = yes
+load printers = no
+private dir = {own}
+lock directory = {own}
+state directory = {own}
+cache directory = {own}
+pid directory = {own}
+ncalrpc dir = {own}/ncalrpc
+log file = {own}/log
+[share]
+path = {far}
+guest ok = yes
+read only = no
+force user = root
+"""
+
+
+@contextlib.contextmanager
+def samba(folder: Path) -> Iterator[Path]:
+    """A Windows share: another folder, which is given, by a real smbd, mounted by rclone."""
+    smbd, rclone = needs("smbd", package="samba"), needs("rclone", package="rclone fuse3")
+    far, own = (folder.with_name(f"{folder.name}-{what}") for what in ("far", "smbd"))
+    for each in (folder, far, own):
+        each.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (own / "smb.conf").write_text(_SMB.format(port=port, own=own, far=far), encoding="utf-8")
+    password = subprocess.run([rclone, "obscure", "x"], check=True, capture_output=True, text=True)
+    share = f":smb,host=127.0.0.1,port={port},user=guest,pass={password.stdout.strip()}:share"
+    with (own / "out").open("wb") as out:
+        serving = subprocess.Popen(
+            [smbd, "-s", own / "smb.conf", "-F", "--no-process-group"],
+            stdout=out,
+            stderr=out,
+            start_new_session=True,  # it signals its whole group on its end
+        )
+        mounting = subprocess.Popen(
+            [rclone, "mount", share, folder, "--dir-cache-time", "1s", "--attr-timeout", "1s",
+             "--vfs-cache-mode", "writes", "--cache-dir", own / "cache", "--config", "/dev/null"],
+            stdout=out,
+            stderr=out,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 20
+        while not folder.is_mount():
+            if serving.poll() is not None or mounting.poll() is not None or time.monotonic() > end:
+                missing("a Windows share cannot be mounted here; run this test as root")
+            time.sleep(0.05)
+        yield far
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+        for process in (mounting, serving):
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -143,6 +143,96 @@ def test_rsync_delivers_whole_pictures_once(quick: Studio, tmp_path: Path) -> No
         assert len(quick.jobs(name)) == 1
 
 
+SFTP = """\
+put "{picture}" "{inbox}/direct.bmp"
+put "{picture}" "{inbox}/.renamed.bmp.filepart"
+rename "{inbox}/.renamed.bmp.filepart" "{inbox}/renamed.bmp"
+"""
+
+
+def test_sftp_delivers_whole_pictures_once(quick: Studio, tmp_path: Path) -> None:
+    client = needs("sftp", package="openssh-client")
+    content = picture(61, size=(300, 300), form="BMP")
+    (tmp_path / "picture.bmp").write_bytes(content)
+    subprocess.run(
+        [client, "-D", disks.sftp_server(), "-l", "1000", "-b", "-"],
+        input=SFTP.format(picture=tmp_path / "picture.bmp", inbox=quick.inbox),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    for name in ("direct.bmp", "renamed.bmp"):
+        (job,) = quick.until_settled(name, "done")
+        assert job["source"]["size"] == len(content)
+        assert len(quick.jobs(name)) == 1
+
+
+def test_a_thousand_at_once_are_a_job_each(quick_in: Open, tmp_path: Path) -> None:
+    studio: Studio = quick_in().start()
+    studio.post("/api/pause")
+    names = {f"{number:03}.png" for number in range(1000)}
+    for number, name in enumerate(sorted(names)):
+        (tmp_path / name).write_bytes(picture(number % 7) + number.to_bytes(4, "big"))
+    for name in names:
+        (tmp_path / name).rename(studio.inbox / name)
+
+    def all_queued() -> bool:
+        time.sleep(0.5)
+        return studio.get("/api/status")["jobs"]["queued"] >= 1000
+
+    studio.until(all_queued, "all are queued")
+    time.sleep(0.5)
+    assert studio.get("/api/status")["jobs"]["queued"] == 1000
+    assert {job["path"] for job in studio.jobs()} == names
+
+
+def test_links_out_of_the_inbox_and_in_a_circle_are_never_followed(
+    quick: Studio, tmp_path: Path
+) -> None:
+    (tmp_path / "private.png").write_bytes(picture(80))
+    (quick.inbox / "elsewhere").symlink_to(tmp_path)
+    (quick.inbox / "private.png").symlink_to(tmp_path / "private.png")
+    (quick.inbox / "circle").symlink_to(quick.inbox)
+    quick.drop("circled/once.png", picture(81))
+    (quick.inbox / "circled/up").symlink_to("..")
+    quick.until_settled("circled/once.png", "done")
+    time.sleep(0.5)
+    found = [job["path"] for job in quick.jobs()]
+    assert not [path for path in found if path.endswith("private.png")]
+    assert [path for path in found if path.endswith("once.png")] == ["circled/once.png"]
+    assert (tmp_path / "private.png").read_bytes() == picture(80)
+    for name in ("elsewhere", "private.png", "circle", "circled/up"):
+        (quick.inbox / name).unlink()
+
+
+def test_a_tree_of_folders_is_taken_as_deep_as_paths_reach(quick: Studio) -> None:
+    tree = "/".join(f"{level:02}-{'x' * 40}" for level in range(60))
+    quick.drop("deep.png", picture(82), folder=quick.inbox / tree)
+    edge = quick.inbox / tree
+    while (room := 4085 - len(str(edge))) > 1:  # a path in the outbox has no room for more
+        edge /= "y" * min(room - 1, 200)
+    edge.mkdir(parents=True)
+    (edge / "e.png").write_bytes(picture(83))
+    quick.until_settled(f"{tree}/deep.png", "done")
+    assert f"{tree}/deep.mp4" in quick.clips()
+    quick.drop("after-deep.png", picture(84))
+    quick.until_settled("after-deep.png", "done")
+    (told,) = [line for line in quick.log() if "too long" in line.get("why", "")]
+    assert str(edge).startswith(str(quick.inbox / told["path"]))
+    assert (edge / "e.png").is_file()
+    assert quick.is_ready()
+
+
+def test_a_file_where_the_clip_needs_a_folder_stops_no_other_picture(quick: Studio) -> None:
+    (quick.outbox / "taken").write_text("a person's")
+    quick.drop("taken/a.png", picture(85))
+    quick.until_settled("taken/a.png", "failed")
+    assert "a link or a file stands in the place of a folder" in quick.reason("taken/a.png")
+    quick.drop("after-taken.png", picture(86))
+    quick.until_settled("after-taken.png", "done")
+    assert quick.is_ready()
+
+
 @contextlib.contextmanager
 def bindfs(folder: Path) -> Iterator[Path]:
     """A share without the sounds of others: what they write there raises no event here."""
@@ -167,6 +257,20 @@ def test_pictures_that_others_write_to_a_share_are_found(quick_in: Open) -> None
         assert studio.clips() == ["sub/remote.mp4"]
         assert (studio.archive / "sub/remote.png").read_bytes() == picture(70)
         assert not (far / "sub/remote.png").exists()
+        studio.stop()
+
+
+def test_pictures_on_a_windows_share_are_made_once_and_kept(quick_in: Open) -> None:
+    studio: Studio = quick_in()
+    studio.settings(studio.config.read_text(encoding="utf-8") + 'after = "keep"\n')
+    with disks.samba(studio.inbox) as far:
+        studio.start()
+        studio.drop("sub/remote.png", picture(74), folder=far)
+        studio.until_state("sub/remote.png", "done")
+        studio.drop("sub/remote.png", picture(76), folder=far)
+        studio.until_state("sub/remote.png", "done", count=2)
+        assert studio.clips() == ["sub/remote-2.mp4", "sub/remote.mp4"]
+        assert (far / "sub/remote.png").read_bytes() == picture(76)
         studio.stop()
 
 

@@ -1,0 +1,85 @@
+"""The scripts that the daemon is compared with, as processes."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Self
+
+HERE = Path(__file__).parent
+SCRIPTS = ("watchdog", "watchfiles")
+
+
+class Told:
+    """What a script has printed: the names of files, and when each came first."""
+
+    def __init__(self, output: IO[str]) -> None:
+        self._times: dict[str, float] = {}
+        threading.Thread(target=self._listen, args=[output], daemon=True).start()
+
+    def knows(self, name: str) -> bool:
+        """Whether the name was printed."""
+        return name in self._times
+
+    def until(self, names: set[str], seconds: float = 120) -> float:
+        """Wait for all of them; when the last came, on the monotonic clock."""
+        end = time.monotonic() + seconds
+        while not names <= self._times.keys():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{len(names - self._times.keys())} names never came")
+            time.sleep(0.01)
+        return max(self._times[name] for name in names)
+
+    def _listen(self, output: IO[str]) -> None:
+        for line in output:
+            self._times.setdefault(Path(line.rstrip("\n")).name, time.monotonic())
+
+
+class Script:
+    """One of SCRIPTS, watching a folder once started; also a context."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.folder = folder
+        self.told: Told
+        self._program = program
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it tells of new files."""
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / f"with_{self._program}.py", self.folder],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.told = Told(self._process.stdout)
+        for number in range(600):
+            probe = self.folder / f"probe-{self._program}-{number}"
+            probe.touch()
+            time.sleep(0.1)
+            probe.unlink()
+            if any(self.told.knows(f"probe-{self._program}-{n}") for n in range(number + 1)):
+                return
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the script with {self._program} ended; is it installed?")
+        raise TimeoutError(f"the script with {self._program} tells nothing")
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
