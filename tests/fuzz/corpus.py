@@ -42,7 +42,8 @@ def corpus() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.ImageDescription] = "A boat"
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = made[:24] + bytes(12) + made[36:]  # without the time at which it was made
     clear = image.copy()
     clear.putalpha(Image.radial_gradient("L").resize(SIZE))
     deep = Image.linear_gradient("L").resize(SIZE).convert("I;16")
@@ -73,8 +74,18 @@ def corpus() -> dict[str, bytes]:
         "heic-alpha": encoded(clear, "HEIF"),
         "avif": encoded(image, "AVIF", exif=exif),
         "avif-alpha": encoded(clear, "AVIF"),
-        "avif-film": encoded(image, "AVIF", **film),
+        "avif-film": _timeless(encoded(image, "AVIF", **film)),
     }
+
+
+def _timeless(film: bytes) -> bytes:
+    """An AVIF film that does not tell when it was made."""
+    out = bytearray(film)
+    for begin, _ in parts(film):
+        if film[begin + 4 : begin + 8] in (b"mvhd", b"tkhd", b"mdhd"):
+            times = 16 if film[begin + 8] == 1 else 8
+            out[begin + 12 : begin + 12 + times] = bytes(times)
+    return bytes(out)
 
 
 def parts(data: bytes) -> list[Part]:

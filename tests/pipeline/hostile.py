@@ -105,11 +105,9 @@ def bad_restarts() -> bytes:
     return bytes(data)
 
 
-def boxes_in_boxes(depth: int = 20_000) -> bytes:
+def boxes_in_boxes(depth: int = 2000) -> bytes:
     """The beginning of a HEIC, then boxes nested without end."""
     nested = b""
     for _ in range(depth):
-        nested = (
-            struct.pack(">I", len(nested) + 8) + b"ipco" + nested if len(nested) < 2**20 else nested
-        )
+        nested = struct.pack(">I", len(nested) + 8) + b"ipco" + nested
     return struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + nested
