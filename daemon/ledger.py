@@ -105,12 +105,8 @@ class Ledger:
             return job
 
     def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
-        return {
-            **drop.model_dump(),
-            "drop": number,
-            "variant": variant,
-            "clip_name": clip_name,
-        }
+        numbers = {"drop": number, "variant": variant}
+        return {**drop.model_dump(), **numbers, "clip_name": clip_name}
 
     def _insert(self, db: sa.Connection, values: dict[str, Any], event: str, detail: str) -> int:
         job = db.execute(self._new_job, values).scalar_one()
