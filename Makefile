@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test check
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-unit: $(VENV)/.installed-test
-	$(BIN)/pytest -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \
+	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \
 		--ignore tests/pipeline/test_micro.py
 
 check: $(VENV)/.installed-test

@@ -238,6 +238,7 @@ def test_bad_restart_markers_end_in_a_picture_of_the_right_size_or_a_refusal(des
     assert not desk.losses
 
 
+@pytest.mark.slow
 def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     open_desk: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +329,7 @@ def hungry(kind: str) -> bytes:
     return encoded(Image.new(mode, (side, side)), kind, **options.get(kind, {}))
 
 
+@pytest.mark.slow
 def test_what_needs_more_memory_is_refused_with_the_sentence_whatever_its_format(
     open_desk: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +350,7 @@ def test_what_needs_more_memory_is_refused_with_the_sentence_whatever_its_format
 # --- the command
 
 
+@pytest.mark.slow
 def test_fuzzing_finds_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.pictures", "--count", "400", "--seed", "5"]
     done = subprocess.run(
@@ -380,6 +383,7 @@ def test_the_corpus_is_sound_and_its_parts_are_found(desk: Desk, name: str) -> N
         assert parts(data)
 
 
+@pytest.mark.slow
 async def test_a_picture_that_hangs_the_child_is_counted_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

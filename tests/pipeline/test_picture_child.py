@@ -151,6 +151,7 @@ def bomb(side: int) -> bytes:
     return bytes(head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_a_bomb_within_the_pixels_is_stopped_by_memory_and_costs_itself_alone(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(12_000))
