@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from daemon.address import is_loopback
+from daemon.web.about import about
 from daemon.web.clips import clips
 from daemon.web.guard import Guard
 from daemon.web.health import health
@@ -37,6 +38,14 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         max_upload=http.max_upload,
     )
     tell_problems(api)
-    for calls in (health(app), status(app), jobs(app), submit(app), clips(app), rules(app)):
+    for calls in (
+        health(app),
+        status(app),
+        about(app),
+        jobs(app),
+        submit(app),
+        clips(app),
+        rules(app),
+    ):
         api.include_router(calls)
     return api
