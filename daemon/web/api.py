@@ -1,4 +1,4 @@
-"""The API: its calls, how errors are told, and the guard before them."""
+"""The API and the page: their calls, how errors are told, and the guard before them."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from daemon.web.clips import clips
 from daemon.web.guard import Guard
 from daemon.web.health import health
 from daemon.web.jobs import jobs
+from daemon.web.page import page
 from daemon.web.problem import DOCUMENTED, tell_problems
 from daemon.web.rules import rules
 from daemon.web.status import status
@@ -39,6 +40,7 @@ def create_api(app: "App", token: str | None) -> FastAPI:
     )
     tell_problems(api)
     for calls in (
+        page(),
         health(app),
         status(app),
         about(app),

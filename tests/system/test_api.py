@@ -254,3 +254,16 @@ def test_the_daemon_tells_about_itself(studio: Studio, done: dict[str, Any]) -> 
     outbox = next(folder for folder in inbox["folders"] if folder["role"] == "outbox")
     assert Path(outbox["path"]) == studio.outbox
     assert outbox["free"] > 0
+
+
+def test_a_picture_made_again_goes_through_no_link(studio: Studio) -> None:
+    studio.drop("linked/cat.png", picture(40))
+    (job,) = studio.until_settled("linked/cat.png", "done")
+    elsewhere = studio.root / "elsewhere"
+    elsewhere.mkdir()
+    (studio.inbox / "linked").rmdir()
+    (studio.inbox / "linked").symlink_to(elsewhere)
+    answer = ask(studio, "POST", f"/api/jobs/{job['id']}/again", json={})
+    assert answer.status_code == 507
+    assert "a link or a file stands in the place of a folder" in answer.json()["detail"]
+    assert list(elsewhere.iterdir()) == []
