@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,13 @@ def test_a_picture_made_again_goes_through_no_link(studio: Studio) -> None:
     assert answer.status_code == 507
     assert "a link or a file stands in the place of a folder" in answer.json()["detail"]
     assert list(elsewhere.iterdir()) == []
+
+
+def test_an_answer_does_not_wait_for_the_network(studio: Studio) -> None:
+    took = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{studio.port}", trust_env=False) as http:
+        for _ in range(60):  # the first are acknowledged at once
+            began = time.perf_counter()
+            http.get("/api/queue")
+            took.append(time.perf_counter() - began)
+    assert min(took[40:]) < 0.03, "an acknowledgement that is delayed costs 0.04 s each time"
