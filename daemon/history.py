@@ -89,6 +89,13 @@ class History:
             clause &= jobs.c.id < before
         return self._select(clause, newest_first=True, limit=limit)
 
+    def waiting(self, limit: int = 50) -> list[Job]:
+        """Those that wait, in the order in which the ledger lets them be claimed."""
+        query = sa.select(jobs).where(jobs.c.state == "queued")
+        with self._database.read() as db:
+            rows = db.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id).limit(limit)).all()
+        return [as_job(row) for row in rows]
+
     def at(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
         """All jobs of a place in an inbox, newest first."""
         clause = (jobs.c.inbox == inbox) & (jobs.c.path == path)

@@ -44,8 +44,10 @@ def test_every_setting_of_a_clip_is_told() -> None:
     assert cells(section("Settings of a clip")) == set(Request.model_fields)
 
 
-def test_the_presets_are_as_told() -> None:
-    rows = re.findall(r"^\| (\w+) \| (\d+)p \| (\d+) \| (\d+) \|", README, re.MULTILINE)
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_presets_are_as_told(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    rows = re.findall(r"^\| (\w+) \| (\d+)p \| (\d+) \| (\d+) \|", text, re.MULTILINE)
     told = {name: (int(side), int(frames), int(steps)) for name, side, frames, steps in rows}
     presets = I2VGEN_XL.presets
     assert told == {name: (p.side, p.frames, p.steps) for name, p in presets.items()}

@@ -1,14 +1,16 @@
-"""The API: its calls, how errors are told, and the guard before them."""
+"""The API and the page: their calls, how errors are told, and the guard before them."""
 
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from daemon.address import is_loopback
+from daemon.web.about import about
 from daemon.web.clips import clips
 from daemon.web.guard import Guard
 from daemon.web.health import health
 from daemon.web.jobs import jobs
+from daemon.web.page import page
 from daemon.web.problem import DOCUMENTED, tell_problems
 from daemon.web.rules import rules
 from daemon.web.status import status
@@ -37,6 +39,15 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         max_upload=http.max_upload,
     )
     tell_problems(api)
-    for calls in (health(app), status(app), jobs(app), submit(app), clips(app), rules(app)):
+    for calls in (
+        page(),
+        health(app),
+        status(app),
+        about(app),
+        jobs(app),
+        submit(app),
+        clips(app),
+        rules(app),
+    ):
         api.include_router(calls)
     return api

@@ -6,7 +6,6 @@ are not served at all: the small picture is drawn anew by the picture child.
 
 import asyncio
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,8 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from daemon.beneath import beneath
-from daemon.folders import folder_of
-from daemon.job import IN_INBOX, Job
+from daemon.job import Job
+from daemon.original import lies_at, open_below
 from daemon.web.jobs import Number, find
 from pipeline.protocol import Rejected
 
@@ -51,8 +49,8 @@ def clips(app: "App") -> APIRouter:
     async def small(number: Number) -> Response:
         """The job's picture, small, drawn anew as a PNG."""
         job = await asyncio.to_thread(find, app, number)
-        where = _whereabouts(app, job)
-        if where is None or not job.sha256 or not where[0].is_relative_to(where[1]):
+        where = lies_at(app.settings, job)
+        if where is None or not job.sha256:
             raise HTTPException(404, f"the picture of job {number} is not to be had")
         path, within = where
         try:
@@ -68,18 +66,6 @@ def clips(app: "App") -> APIRouter:
     return calls
 
 
-def _whereabouts(app: "App", job: Job) -> tuple[Path, Path] | None:
-    """Where the job's picture is, and the folder of ours that it is below."""
-    inbox = app.settings.inbox_named(job.inbox)
-    if inbox is None:
-        return None
-    if job.whereabouts in IN_INBOX:
-        return inbox.path / job.path, inbox.path
-    if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
-        return Path(job.whereabouts_path), folder_of(inbox, job.whereabouts)
-    return None
-
-
 def _published(app: "App", job: Job, name: Callable[[str], str], media_type: str) -> FileResponse:
     inbox = app.settings.inbox_named(job.inbox)
     if inbox is None or job.state != "done" or job.result is None:
@@ -90,20 +76,6 @@ def _published(app: "App", job: Job, name: Callable[[str], str], media_type: str
     except (OSError, ValueError) as error:
         raise HTTPException(404, f"{file} is not in the outbox any more") from error
     return _Opened(descriptor, filename=file.name, media_type=media_type)
-
-
-def open_below(folder: Path, file: Path) -> int:
-    """A descriptor of a plain file below `folder`, reached through no link.
-
-    Raises ValueError for a path that leads elsewhere, OSError.
-    """
-    inside = file.relative_to(folder)
-    with beneath(folder, inside.parent, make=False) as place:
-        found = os.open(place / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(found).st_mode):
-        return found
-    os.close(found)
-    raise ValueError(f"{file} is no plain file")
 
 
 class _Opened(FileResponse):

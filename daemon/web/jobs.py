@@ -47,6 +47,11 @@ def jobs(app: "App") -> APIRouter:
         """The newest jobs; `before` an id for the next page."""
         return app.history.newest(wanted, wanted.limit, wanted.before)
 
+    @calls.get("/queue")
+    def waiting(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
+        """The jobs that wait, in the order in which they will be made."""
+        return app.history.waiting(limit)
+
     @calls.get("/jobs/{job}")
     def one(number: Number) -> Job:
         """One job."""

@@ -14,6 +14,7 @@ from daemon.outlook import Outlook, outlook
 from daemon.submit import make_beside
 from pipeline.protocol import Inspected
 from pipeline.spec import Request
+from rules.live import LiveRules
 from rules.parse import parse_sidecar
 
 if TYPE_CHECKING:
@@ -22,11 +23,21 @@ if TYPE_CHECKING:
 Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 
+class RuleInForce(BaseModel):
+    """One rule: what it asks of a picture, and what it makes of it."""
+
+    name: str
+    description: str
+    match: dict[str, Any]
+    make: dict[str, Any]
+
+
 class RulesInForce(BaseModel):
     """The rules of one inbox, in order, and how the last reload went."""
 
     digest: str
     rules: list[str]
+    described: list[RuleInForce]
     ok: bool
     mistakes: list[str]
     warnings: list[str]
@@ -58,11 +69,24 @@ def rules(app: "App") -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["rules"])
 
+    def in_order(live: LiveRules) -> list[RuleInForce]:
+        return [
+            RuleInForce(
+                name=rule.name,
+                description=rule.description,
+                match={key: value for key, value in vars(rule.match).items() if value},
+                make=dict(rule.make.keys),
+            )
+            for rule in live.rules.rules
+            if rule.enabled
+        ]
+
     def told() -> dict[str, RulesInForce]:
         return {
             name: RulesInForce(
                 digest=live.rules.digest,
                 rules=[rule.name for rule in live.rules.rules if rule.enabled],
+                described=in_order(live),
                 ok=live.last.ok if live.last else False,
                 mistakes=[str(m) for m in live.last.mistakes] if live.last else [],
                 warnings=[str(m) for m in live.last.warnings] if live.last else [],

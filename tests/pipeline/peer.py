@@ -4,8 +4,8 @@
 "spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
 "out-of-turn", "wait"; the last one holds for all further rungs. "film" leaves a real MP4 in
 staging: a copy of the one that $PEER_FILM names, unlike any other; "long" does it after three
-seconds. The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child
-whose PEER is "mute" never says hello.
+seconds, "steady" as well, and tells its progress meanwhile. The name of the model says how it
+loads: "broken", "slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
 """
 
 import hashlib
@@ -79,8 +79,11 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
     match word:
         case "made":
             channel.send(made(order))
-        case "long" | "film":
+        case "long" | "film" | "steady":
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
+            for step in range(2, 11) if word == "steady" else ():
+                select.select([], [], [], 0.35)
+                channel.send(Progress(stage="denoise", step=step, steps=10))
             try:
                 channel.send(film(channel, order))
             except OSError as error:

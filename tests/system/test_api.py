@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,96 @@ def test_status_is_told_as_it_changes(studio: Studio) -> None:
                     break
     ask(studio, "POST", "/api/resume")
     assert seen[0]["paused"] is False
+
+
+def test_a_picture_is_made_again_with_other_settings(studio: Studio, done: dict[str, Any]) -> None:
+    studio.drop("far/off/round.png", picture(20))
+    (job,) = studio.until_settled("far/off/round.png", "done")
+    path, key = f"/api/jobs/{job['id']}/again", {"Idempotency-Key": "again-1"}
+    asked = {"make": {"prompt": "film", "seed": 5, "preset": "preview"}}
+    answers = [ask(studio, "POST", path, json=asked, headers=key) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json() == answers[1].json()
+    assert answers[0].json()["path"] == "far/off/round.png"
+    _, again = studio.until_settled("far/off/round.png", "done", count=2)
+    assert again["sha256"] == job["sha256"]
+    assert (again["spec"]["seed"], again["spec"]["preset"]) == (5, "preview")
+    assert len(studio.jobs("far/off/round.png")) == 2
+    assert Path(job["whereabouts_path"]).read_bytes() == picture(20), "the original stays"
+
+
+def test_a_picture_that_is_not_there_any_more_is_not_made_again(studio: Studio) -> None:
+    studio.drop("lost.png", picture(21))
+    (job,) = studio.until_settled("lost.png", "done")
+    path, archived = f"/api/jobs/{job['id']}/again", Path(job["whereabouts_path"])
+    wrong = ask(studio, "POST", path, json={"make": {"frames": 99}})
+    assert (wrong.status_code, "allowed: 8 to 32" in wrong.json()["detail"]) == (422, True)
+    archived.write_bytes(picture(22))
+    other = ask(studio, "POST", path, json={})
+    assert (other.status_code, "another picture lies at" in other.json()["detail"]) == (409, True)
+    archived.rename(archived.with_name("elsewhere.png"))
+    archived.symlink_to(archived.with_name("elsewhere.png"))
+    gone = ask(studio, "POST", path, json={})
+    assert (gone.status_code, "any more" in gone.json()["detail"]) == (409, True)
+    assert not list(studio.inbox.rglob("lost*"))
+
+
+def test_what_waits_is_told_in_the_order_of_its_turn(studio: Studio) -> None:
+    ask(studio, "POST", "/api/pause")
+    try:
+        for number, name in enumerate(("a.png", "b.png", "c.png")):
+            studio.drop(f"turn/{name}", picture(30 + number))
+            studio.until_state(f"turn/{name}", "queued")
+        last = studio.job("turn/c.png")["id"]
+        ask(studio, "POST", f"/api/jobs/{last}/priority", json={"priority": 1})
+        waiting = [job["path"] for job in studio.get("/api/queue")]
+        assert waiting == ["turn/c.png", "turn/a.png", "turn/b.png"]
+        assert [job["path"] for job in studio.get("/api/queue", limit=1)] == ["turn/c.png"]
+    finally:
+        ask(studio, "POST", "/api/resume")
+    studio.until_settled("turn/b.png", "done")
+
+
+def test_what_the_rules_say_is_told(studio: Studio) -> None:
+    tall, rest = studio.get("/api/rules")["inbox"]["described"]
+    assert tall == {
+        "name": "10-tall",
+        "description": "",
+        "match": {"orientation": "portrait"},
+        "make": {"prompt": "film"},
+    }
+    assert (rest["name"], rest["match"]) == ("90-default", {})
+
+
+def test_the_daemon_tells_about_itself(studio: Studio, done: dict[str, Any]) -> None:
+    told = studio.get("/api/about")
+    assert told["version"] and told["model"] == "micro"
+    assert told["workers"][0]["name"] == "peer"
+    (inbox,) = told["inboxes"]
+    assert (inbox["name"], inbox["after"], inbox["watch"]) == ("inbox", "archive", "events")
+    outbox = next(folder for folder in inbox["folders"] if folder["role"] == "outbox")
+    assert Path(outbox["path"]) == studio.outbox
+    assert outbox["free"] > 0
+
+
+def test_a_picture_made_again_goes_through_no_link(studio: Studio) -> None:
+    studio.drop("linked/cat.png", picture(40))
+    (job,) = studio.until_settled("linked/cat.png", "done")
+    elsewhere = studio.root / "elsewhere"
+    elsewhere.mkdir()
+    (studio.inbox / "linked").rmdir()
+    (studio.inbox / "linked").symlink_to(elsewhere)
+    answer = ask(studio, "POST", f"/api/jobs/{job['id']}/again", json={})
+    assert answer.status_code == 507
+    assert "a link or a file stands in the place of a folder" in answer.json()["detail"]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_answer_does_not_wait_for_the_network(studio: Studio) -> None:
+    took = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{studio.port}", trust_env=False) as http:
+        for _ in range(60):  # the first are acknowledged at once
+            began = time.perf_counter()
+            http.get("/api/queue")
+            took.append(time.perf_counter() - began)
+    assert min(took[40:]) < 0.03, "an acknowledgement that is delayed costs 0.04 s each time"

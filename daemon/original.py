@@ -1,0 +1,69 @@
+"""The original: a job's picture, wherever it lies, opened through no link and only as itself."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from daemon.beneath import beneath
+from daemon.folders import folder_of
+from daemon.job import IN_INBOX, Job
+from daemon.settings import Settings
+
+
+class NotThere(Exception):
+    """The picture is gone, or another lies in its place."""
+
+
+class Lies(NamedTuple):
+    """Where a picture lies: `path`, and the folder of ours that it is below."""
+
+    path: Path
+    within: Path
+
+
+def lies_at(settings: Settings, job: Job) -> Lies | None:
+    """Where the ledger knows the picture to be; None where that is in no folder of ours."""
+    inbox = settings.inbox_named(job.inbox)
+    if inbox is None:
+        return None
+    if job.whereabouts in IN_INBOX:
+        return Lies(inbox.path / job.path, inbox.path)
+    if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
+        found = Lies(Path(job.whereabouts_path), folder_of(inbox, job.whereabouts))
+        return found if found.path.is_relative_to(found.within) else None
+    return None
+
+
+def open_original(settings: Settings, job: Job) -> BinaryIO:
+    """The picture, at its beginning, with the very content that the job was made of.
+
+    Raises NotThere.
+    """
+    lies = lies_at(settings, job)
+    if lies is None:
+        raise NotThere(f"the picture of job {job.id} is {job.whereabouts}; drop it again")
+    try:
+        file = os.fdopen(open_below(lies.within, lies.path), "rb")
+    except (OSError, ValueError) as error:
+        raise NotThere(f"the picture of job {job.id} is not at {lies.path} any more") from error
+    if hashlib.file_digest(file, "sha256").hexdigest() != job.sha256:
+        file.close()
+        raise NotThere(f"another picture lies at {lies.path} than that of job {job.id}")
+    file.seek(0)
+    return file
+
+
+def open_below(folder: Path, file: Path) -> int:
+    """A descriptor of a plain file below `folder`, reached through no link.
+
+    Raises ValueError for a path that leads elsewhere, OSError.
+    """
+    inside = file.relative_to(folder)
+    with beneath(folder, inside.parent, make=False) as place:
+        found = os.open(place / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(found).st_mode):
+        return found
+    os.close(found)
+    raise ValueError(f"{file} is no plain file")

@@ -1,0 +1,110 @@
+"""About this daemon over http: its version, its model and workers, its folders and their room."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from daemon.hint import Mode
+from daemon.metrics import free_bytes
+from daemon.settings import Inbox
+from daemon.slot import Slot
+
+if TYPE_CHECKING:
+    from daemon.app import App
+
+
+class Worker(BaseModel):
+    """A device; `name`, `dtype` and `versions` are known while the model is loaded."""
+
+    device: str
+    name: str | None
+    dtype: str | None
+    versions: dict[str, str]
+
+
+class Folder(BaseModel):
+    """A folder, and the bytes that are free where it lies; None when that cannot be told."""
+
+    role: str
+    path: str
+    free: float | None
+
+
+class InboxFolders(BaseModel):
+    """An inbox: how it is watched, pictures that no rule takes, and where things go from it."""
+
+    name: str
+    watch: Mode | None
+    unmatched: int
+    after: str
+    folders: list[Folder]
+
+
+class About(BaseModel):
+    """What does not change from one second to the next."""
+
+    version: str
+    python: str
+    model: str
+    max_upload: int
+    state: Folder
+    workers: list[Worker]
+    inboxes: list[InboxFolders]
+
+
+def about(app: "App") -> APIRouter:
+    """The call."""
+    calls = APIRouter(prefix="/api", tags=["status"])
+
+    @calls.get("/about")
+    def told() -> About:
+        """Version, model, workers and folders."""
+        unmatched = {watcher.inbox.name: len(watcher.unmatched) for watcher in app.watchers}
+        return About(
+            version=version("i2vd"),
+            python=platform.python_version(),
+            model=app.settings.model.name,
+            max_upload=app.settings.http.max_upload,
+            state=_folder("state", app.settings.state),
+            workers=[_worker(slot) for slot in app.slots],
+            inboxes=[
+                InboxFolders(
+                    name=inbox.name,
+                    watch=app.hint.modes.get(inbox.name),
+                    unmatched=unmatched[inbox.name],
+                    after=inbox.after,
+                    folders=_folders(inbox),
+                )
+                for inbox in app.settings.inbox
+            ],
+        )
+
+    return calls
+
+
+def _folders(inbox: Inbox) -> list[Folder]:
+    roles = ("outbox", "rules", "archive", "failed")
+    return [
+        _folder("inbox", inbox.path),
+        *(_folder(role, getattr(inbox, role)) for role in roles),
+    ]
+
+
+def _folder(role: str, path: Path) -> Folder:
+    return Folder(role=role, path=str(path), free=free_bytes(path))
+
+
+def _worker(slot: Slot) -> Worker:
+    loaded = slot.maker.loaded
+    if loaded is None:
+        return Worker(device=slot.device, name=None, dtype=None, versions={})
+    return Worker(
+        device=slot.device,
+        name=loaded.device_name,
+        dtype=loaded.dtype,
+        versions=loaded.versions,
+    )

@@ -1,0 +1,90 @@
+// Failures: why there is no clip, what to do, and once more.
+
+import { get, post } from "./api.js";
+import { doing, h, rows, say, tell } from "./dom.js";
+import { time, t } from "./text.js";
+
+const PAGE = 50;
+
+export function failuresView(studio) {
+  const kind = h("select", { id: "kind", onchange: () => load() },
+    h("option", { value: "failed" }, t("state.failed")), h("option", { value: "cancelled" }, t("state.cancelled")));
+  const all = h("button", { type: "button", onclick: doing(retryAll) }, t("retry.all"));
+  const list = h("ul", { class: "list failures" });
+  const empty = h("p", { class: "empty" });
+  const more = h("button", { type: "button", onclick: doing(() => load(jobs.length + PAGE)) }, t("more"));
+  const element = h("section", { "aria-label": t("nav.failures") },
+    h("div", { class: "head" }, h("h1", {}, t("nav.failures")),
+      h("div", { class: "field row" }, h("label", { for: "kind" }, t("show")), kind), all),
+    list, more, empty);
+  let jobs = [];
+  let seen;
+
+  async function load(limit = Math.max(PAGE, jobs.length)) {
+    const asked = kind.value;
+    const found = await get("/api/jobs", { state: asked, limit: Math.min(limit, 1000) });
+    if (asked !== kind.value) return;
+    jobs = found;
+    rows(list, jobs, (job) => `${job.id} ${job.finished}`, row);
+    say(empty, jobs.length ? "" : t(`${asked}.none`));
+    all.hidden = !jobs.some((job) => job.spec);
+    more.hidden = jobs.length < limit || limit >= 1000;
+  }
+
+  function row(job) {
+    const again = h("button", { type: "button", onclick: doing(() => retry(job)), "aria-label": `${t("retry")}: ${job.path}` }, t("retry"));
+    const change = h("button", { type: "button", onclick: () => studio.change(job), "aria-label": `${t("again.change")}: ${job.path}` }, t("again.change"));
+    return {
+      element: h("li", { class: "card" },
+        job.sha256 && h("img", { class: "small", loading: "lazy", width: 96, height: 96, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
+        h("div", { class: "grow" },
+          h("span", { class: "name" }, job.path),
+          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, job.error),
+          h("p", {}, advice(job)),
+          h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.whereabouts_path].filter(Boolean).join(" · "))),
+        job.spec && h("div", { class: "buttons" }, again, change)),
+    };
+  }
+
+  function advice(job) {
+    if (!job.spec) return t(job.sha256 ? "do.sidecar" : "do.picture");
+    if (["gone", "deleted"].includes(job.whereabouts)) return t("do.drop");
+    return t(job.state === "failed" ? "do.retry" : "do.cancelled");
+  }
+
+  async function retry(job) {
+    await post(`/api/jobs/${job.id}/retry`);
+    await load();
+  }
+
+  /** Also those further down than what is shown; one that cannot be tried again stops no other. */
+  async function retryAll() {
+    let before;
+    let done = 0;
+    const refused = [];
+    for (;;) {
+      const found = await get("/api/jobs", { state: kind.value, limit: 200, before });
+      if (!found.length) break;
+      before = found.at(-1).id;
+      for (const job of found.filter((each) => each.spec)) {
+        try {
+          await post(`/api/jobs/${job.id}/retry`);
+          done++;
+        } catch (error) {
+          refused.push(error.message);
+        }
+      }
+    }
+    tell([t("retry.done", { n: done }), refused[0]].filter(Boolean).join(" · "), refused.length > 0);
+    await load();
+  }
+
+  function status(now) {
+    const mark = `${now.jobs.failed} ${now.jobs.cancelled}`;
+    if (mark === seen) return;
+    seen = mark;
+    load();
+  }
+
+  return { element, status };
+}

@@ -1,0 +1,136 @@
+// The settings of a clip as fields of a form. Their ranges are the API's.
+
+import { fill, h, say } from "./dom.js";
+import { named, t } from "./text.js";
+
+const ASPECTS = ["square", "source", "16:9", "9:16", "4:3", "3:4"];
+const LARGEST_SEED = Number.MAX_SAFE_INTEGER;
+
+/** Where several settings stand together; in this order. */
+const GROUPS = {
+  shape: ["size", "aspect", "framing"],
+  motion: ["frames", "fps", "motion_fps"],
+  sampling: ["steps", "guidance", "guidance_rescale", "sampler", "spacing", "seed"],
+  rest: ["quality", "fallback", "priority", "variants"],
+};
+
+/** Those settings of a Spec that may be asked again, as a rule's `[make]` would. */
+export function settingsOf(spec, multiple) {
+  const kept = ["prompt", "negative_prompt", "preset", "framing", "frames", "fps", "motion_fps", "steps",
+    "guidance", "guidance_rescale", "sampler", "spacing", "quality", "encoder", "fallback", "seed"];
+  const make = {};
+  for (const key of kept) if (spec[key] !== null && spec[key] !== "") make[key] = spec[key];
+  if (!Number.isSafeInteger(make.seed)) delete make.seed;
+  const side = Math.sqrt(spec.width * spec.height);
+  make.size = Math.max(multiple, Math.round(side / multiple) * multiple);
+  const part = divisor(spec.width, spec.height);
+  const ratio = [spec.width / part, spec.height / part];
+  if (Math.max(...ratio) < 100) make.aspect = spec.width === spec.height ? "square" : ratio.join(":");
+  return make;
+}
+
+function divisor(a, b) {
+  return b ? divisor(b, a % b) : a;
+}
+
+/** `{element, values(), fill(make), hint(spec)}`; `changed` is called on every change. */
+export function fields(presets, changed) {
+  const controls = {};
+  const schema = presets.settings.properties;
+  const kinds = {
+    size: () => number("size", { step: presets.multiple }, presets.sides),
+    aspect: () => text("aspect", ASPECTS),
+    seed: () => text("seed", ["random", "content"]),
+    guidance: () => number("guidance", { step: 0.5 }),
+    guidance_rescale: () => number("guidance_rescale", { step: 0.05 }),
+    priority: () => number("priority", { min: -100, max: 100, step: 1, placeholder: 0 }),
+    variants: () => number("variants", { min: 1, max: 16, step: 1, placeholder: 1 }),
+  };
+
+  function field(key, control, range) {
+    controls[key] = control;
+    control.id = `set-${key}`;
+    control.addEventListener("input", changed);
+    return h("div", { class: "field" },
+      h("label", { for: control.id }, t(`set.${key}`), range && h("span", { class: "range" }, range)),
+      control);
+  }
+
+  function number(key, more, list = []) {
+    const limits = (schema[key]?.anyOf ?? []).find((kind) => "minimum" in kind) ?? {};
+    const { min = limits.minimum, max = limits.maximum, step = 1, placeholder } = more;
+    const id = list.length ? `list-${key}` : null;
+    const control = h("input", { type: "number", inputmode: "decimal", min, max, step, list: id, placeholder });
+    return [field(key, control, `${min}–${max}`), id && options(id, list)];
+  }
+
+  function text(key, list) {
+    const id = `list-${key}`;
+    const control = h("input", { type: "text", list: id, autocomplete: "off", spellcheck: "false" });
+    return [field(key, control), options(id, list)];
+  }
+
+  function choice(key) {
+    const known = schema[key].anyOf.find((kind) => kind.enum).enum;
+    const control = h("select", {}, h("option", { value: "" }),
+      known.map((value) => h("option", { value }, named(`is.${key}`, value))));
+    return field(key, control);
+  }
+
+  function one(key) {
+    if (kinds[key]) return kinds[key]();
+    return schema[key].anyOf.some((kind) => kind.enum) ? choice(key) : number(key, {});
+  }
+
+  const negative = h("textarea", { rows: 2, maxlength: 2000 });
+  const element = h("details", { class: "advanced" },
+    h("summary", {}, t("advanced")),
+    Object.entries(GROUPS).map(([group, keys]) =>
+      h("fieldset", {}, h("legend", {}, t(`group.${group}`)), h("div", { class: "fields" }, keys.map(one)))),
+    field("negative_prompt", negative));
+
+  function value(key, control) {
+    const said = control.value.trim();
+    if (control.validity.badInput || (control.type !== "number" && key !== "seed")) return said;
+    if (key === "seed") return /^\d+$/.test(said) && Number(said) <= LARGEST_SEED ? Number(said) : said;
+    return Number(said);
+  }
+
+  return {
+    element,
+    /** Only what was filled in. */
+    values() {
+      const said = Object.entries(controls).filter(([, control]) => control.value.trim() || control.validity.badInput);
+      return Object.fromEntries(said.map(([key, control]) => [key, value(key, control)]));
+    },
+    fill(make) {
+      for (const [key, control] of Object.entries(controls)) control.value = make[key] ?? "";
+    },
+    /** Show what holds where nothing is filled in. */
+    hint(spec) {
+      for (const [key, control] of Object.entries(controls)) {
+        const holds = key === "size" ? `${spec.width}×${spec.height}` : spec[key];
+        if (control.tagName === "SELECT") {
+          if (!control.value) say(control.options[0], t("as", { value: named(`is.${key}`, holds ?? "–") }));
+        } else if (holds !== undefined && !control.value && key !== "seed") {
+          control.placeholder = holds ?? "";
+        }
+      }
+      controls.seed.placeholder ||= t("is.seed.random");
+      controls.aspect.placeholder ||= "square";
+    },
+    /** Mark the fields that mistakes are about. */
+    mark(mistakes) {
+      for (const [key, control] of Object.entries(controls)) {
+        const wrong = !control.checkValidity() || mistakes.some((said) => new RegExp(`\\b${key}\\b`).test(said.split(/["']/)[0]));
+        control.ariaInvalid = wrong ? "true" : null;
+      }
+    },
+  };
+}
+
+function options(id, list) {
+  const element = h("datalist", { id });
+  fill(element, list.map((value) => h("option", { value })));
+  return element;
+}

@@ -1,0 +1,111 @@
+// Queue: what runs and what waits, and what may be done about it.
+
+import { get, post } from "./api.js";
+import { doing, fill, h, rows, say } from "./dom.js";
+import { progressOf } from "./progress.js";
+import { duration, t } from "./text.js";
+
+const MOST = 100;
+const HIGHEST = 100;
+
+export function queueView(studio) {
+  const summary = h("p", { class: "summary" });
+  const pause = h("button", { type: "button", onclick: doing(toggle) });
+  const running = h("ul", { class: "running" });
+  const waiting = h("ol", { class: "list waiting", onkeydown: arrows });
+  const more = h("p", { class: "note" });
+  const empty = h("p", { class: "empty" }, t("queue.empty"));
+  const element = h("section", { "aria-label": t("nav.queue") },
+    h("div", { class: "head" }, h("h1", {}, t("nav.queue")), summary, pause),
+    h("h2", {}, t("queue.running")), running,
+    h("h2", {}, t("queue.waiting")), h("p", { class: "note keys" }, t("queue.keys")), waiting, more, empty);
+  let seen = "";
+  let paused = false;
+  let jobs = [];
+
+  async function toggle() {
+    await post(paused ? "/api/resume" : "/api/pause");
+  }
+
+  function status(now) {
+    paused = now.paused;
+    say(pause, t(paused ? "resume" : "pause"));
+    pause.className = paused ? "primary" : "";
+    const eta = now.eta === null || !(now.jobs.queued + now.jobs.running) ? "" : t("queue.eta", { time: duration(now.eta) });
+    say(summary, paused ? t("queue.paused") : eta);
+    rows(running, now.slots, (slot) => `${slot.device} ${slot.job}`, slotRow);
+    const mark = JSON.stringify([now.jobs.queued, now.newest, now.slots.map((slot) => slot.job)]);
+    if (mark === seen) return;
+    seen = mark;
+    load();
+  }
+
+  async function load() {
+    jobs = await get("/api/queue", { limit: MOST });
+    rows(waiting, jobs, (job) => job.id, waitingRow);
+    const rest = (studio.status?.jobs?.queued ?? 0) - jobs.length;
+    say(more, rest > 0 ? t("queue.more", { n: rest }) : "");
+    empty.hidden = jobs.length > 0;
+  }
+
+  function slotRow(slot) {
+    const device = h("span", { class: "device" }, slot.device);
+    if (!slot.job) {
+      return { element: h("li", { class: "card free" }, device, h("span", { class: "note" }, t("slot.free"))) };
+    }
+    const bar = h("progress", { "aria-label": t("making.name", { name: slot.path }) });
+    const words = h("span", { class: "state" }, t("state.running"));
+    const cancel = h("button", { type: "button", onclick: doing(() => end(slot.job)), "aria-label": `${t("cancel")}: ${slot.path}` }, t("cancel"));
+    const row = h("li", { class: "card" },
+      h("img", { src: `/api/jobs/${slot.job}/picture`, alt: "", width: 72, height: 72, class: "small", onerror: (event) => (event.target.hidden = true) }),
+      h("div", { class: "grow" },
+        h("div", { class: "line" }, h("span", { class: "name" }, slot.path), device),
+        bar, words),
+      cancel);
+    return { element: row, update: (next) => next.progress && progressOf(next.progress, bar, words) };
+  }
+
+  function waitingRow(job) {
+    const priority = h("span", { class: "chip" });
+    const sooner = h("button", { type: "button", onclick: doing(() => hurry(job)), "aria-label": `${t("sooner")}: ${job.path}` }, t("sooner"));
+    const cancel = h("button", { type: "button", onclick: doing(() => end(job.id)), "aria-label": `${t("cancel")}: ${job.path}` }, t("cancel"));
+    const row = h("li", {},
+      h("div", { class: "grow" },
+        h("span", { class: "name" }, job.path, job.variant > 1 && ` · ${job.variant}`),
+        h("span", { class: "dim" }, job.spec?.prompt)),
+      priority, h("span", { class: "chip" }, job.spec?.preset), sooner, cancel);
+    return {
+      element: row,
+      update(next) {
+        priority.hidden = !next.priority;
+        say(priority, t("priority.is", { n: next.priority }));
+      },
+    };
+  }
+
+  async function hurry(job) {
+    const first = Math.max(...jobs.map((other) => other.priority), 0);
+    await post(`/api/jobs/${job.id}/priority`, { priority: Math.min(HIGHEST, first + 1) });
+    await load();
+  }
+
+  async function end(job) {
+    await post(`/api/jobs/${job}/cancel`);
+    await load();
+  }
+
+  /** Up and down go to the same button of the next row; Delete cancels. */
+  function arrows(event) {
+    const row = event.target.closest("li");
+    const buttons = (of) => [...of.querySelectorAll("button")];
+    const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+    if (step && row[step]) {
+      buttons(row[step])[buttons(row).indexOf(event.target)]?.focus();
+      event.preventDefault();
+    } else if (event.key === "Delete") {
+      buttons(row).at(-1).click();
+    }
+  }
+
+  return { element, status, show: load };
+}

@@ -1,0 +1,75 @@
+"""The two pictures of the page in the README: `python -m tests.system.screenshots`.
+
+The real daemon with the demonstration model makes clips of the samples.
+"""
+
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from daemon.demo import SAMPLES
+from tests.system.browser import Browser, browser
+from tests.system.studio import ROOT, Studio
+
+TARGET = ROOT / "daemon" / "web"
+MOTIONS = ("panning right", "zooming in slowly")
+LARGEST = 200_000
+SLOW = 900.0
+"""Seconds that a clip may take on a machine that has other work."""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="i2vd-screenshots-") as folder:
+        studio = Studio(Path(folder) / "studio")
+        try:
+            photograph(studio)
+        finally:
+            studio.close()
+
+
+def photograph(studio: Studio) -> None:
+    """Make the clips, then take the pictures."""
+    for number, motion in enumerate(MOTIONS, start=1):
+        studio.rule(
+            f"{number}0-{motion.split()[0]}",
+            f'[match]\nfolder = "{motion}"\n\n[make]\nprompt = "camera {motion}"\n',
+        )
+    studio.start()
+    names = [f"{m}/{sample.name}" for sample in SAMPLES.glob("*.jpg") for m in MOTIONS]
+    for name in names:
+        studio.drop(name, (SAMPLES / Path(name).name).read_bytes())
+    made = len(names)
+    studio.until(lambda: len(studio.clips()) == made, "the clips are made", SLOW)
+    with browser(f"http://127.0.0.1:{studio.port}") as page:
+        page.open("make", first="localStorage.theme = 'light'")
+        page.driver.find_element("id", "files").send_keys(str(SAMPLES / "landscape.jpg"))
+        page.find("#prompt").send_keys(
+            "dandelions swaying in the wind, camera panning right slowly"
+        )
+        page.until("document.querySelector('.outlook .facts div')")
+        page.until("document.querySelector('.preview img').naturalWidth")
+        page.find("label:has([value='standard'])").click()
+        page.until_said("16 frames (2.0 s)")
+        page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
+        save(page, "make.png")
+        page.open("clips", first="localStorage.theme = 'dark'")
+        films = "[...document.querySelectorAll('.grid video')]"
+        page.until(f"{films}.length === {len(names)} && {films}.every((v) => v.readyState >= 2)")
+        save(page, "clips.png")
+
+
+def save(page: Browser, name: str) -> None:
+    """With few colours: they are for a README."""
+    page.driver.execute_async_script("setTimeout(arguments[0], 700)")  # what fades has faded
+    shot = Image.open(BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
+    small = BytesIO()
+    shot.quantize(200, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    assert len(small.getvalue()) < LARGEST, name
+    (TARGET / name).write_bytes(small.getvalue())
+    print(f"{name}: {shot.width}x{shot.height}, {len(small.getvalue()):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

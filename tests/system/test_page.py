@@ -1,0 +1,326 @@
+"""The page in a real browser: what its user does, and what the daemon makes of it."""
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from daemon.web.page import FILES
+from tests.chaos.film import film
+from tests.system.browser import Browser, browser
+from tests.system.studio import DRAFT, Studio, picture
+
+pytestmark = pytest.mark.slow
+
+TABS = ("make", "queue", "clips", "failures", "rules", "health")
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+MOST = 150_000
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A daemon with a stand-in for the worker; each test uses names of its own."""
+    root = tmp_path_factory.mktemp("page")
+    clip = film(root / "film.mp4")
+    studio = Studio(root / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
+    studio.rule("10-bad", '[match]\nnames = ["bad*"]\n\n[make]\nprompt = "fail"\n')
+    studio.rule("20-endless", '[match]\nnames = ["endless*"]\n\n[make]\nprompt = "wait"\n')
+    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+    yield studio.start()
+    studio.close()
+
+
+@pytest.fixture(scope="module")
+def window(studio: Studio) -> Iterator[Browser]:
+    """One browser for all tests here."""
+    with browser(f"http://127.0.0.1:{studio.port}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(window: Browser) -> Iterator[Browser]:
+    """The page, newly opened; in the end the browser has nothing to complain of."""
+    window.be()
+    window.open("make")
+    window.complaints()
+    yield window
+    assert window.complaints() == []
+
+
+def pick(page: Browser, folder: Path, **pictures: int) -> None:
+    """Choose pictures, each drawn from its number."""
+    paths = []
+    for name, seed in pictures.items():
+        paths.append(folder / f"{name}.png")
+        paths[-1].write_bytes(picture(seed))
+    page.driver.find_element("id", "files").send_keys("\n".join(map(str, paths)))
+
+
+def settled(studio: Studio, name: str, **more: Any) -> dict[str, Any]:
+    return studio.until_settled(name, "done", **more)[-1]
+
+
+def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
+    studio: Studio, page: Browser, tmp_path: Path
+) -> None:
+    pick(page, tmp_path, sent=1, other=2)
+    page.find("#prompt").send_keys("film")
+    page.button("Make 2 clips").click()
+    page.until("document.querySelectorAll('.result video').length === 2")
+    for name in ("sent.png", "other.png"):
+        assert len(studio.jobs(name)) == 1
+    page.turn_to("clips")
+    page.until("document.querySelectorAll('.grid video').length >= 2")
+    page.find(".clip").click()
+    page.until("document.querySelector('dialog video').readyState >= 3")
+    page.until("document.querySelector('dialog video').currentTime > 0.2")
+    page.until_said("Asked")
+    assert "outbox/" in page.find("dialog dl.facts").text
+    assert page.find("dialog a[download]").get_attribute("href").endswith("/clip")
+    page.button("Close").click()
+
+
+def test_an_answer_that_is_lost_costs_no_second_clip(
+    studio: Studio, page: Browser, tmp_path: Path
+) -> None:
+    pick(page, tmp_path, unheard=3)
+    page.driver.execute_script("""
+        const send = XMLHttpRequest.prototype.send;
+        window.sends = 0;
+        XMLHttpRequest.prototype.send = function (body) {
+            if (window.sends++ === 0) this.onload = this.onerror;
+            send.call(this, body);
+        };""")
+    page.button("Make the clip").click()
+    page.until("document.querySelector('.result video')")
+    assert page.value("window.sends") == 2
+    assert [job["path"] for job in studio.jobs() if "unheard" in job["path"]] == ["unheard.png"]
+
+
+def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: Path) -> None:
+    pick(page, tmp_path, typed=4)
+    page.find("#prompt").send_keys("a beautiful cat")
+    page.until_said("'beautiful' says nothing about motion")
+    page.find("label:has([value='high'])").click()
+    page.until_said("16 frames (2.0 s), 16 steps")
+    page.find("summary").click()
+    frames = page.find("#set-frames")
+    page.until("document.querySelector('#set-frames').placeholder === '16'")
+    frames.send_keys("99")
+    page.until_said("allowed: 8 to 32")
+    assert frames.get_attribute("aria-invalid") == "true"
+    frames.send_keys("\ue003\ue003")  # backspace
+    page.until("!document.querySelector('#set-frames').ariaInvalid")
+    assert "90-default" in page.find(".outlook").text
+
+
+def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_path: Path) -> None:
+    pick(page, tmp_path, moving=5)
+    page.find("#prompt").send_keys("steady")
+    page.button("Make the clip").click()
+    page.until("document.querySelector('.sent progress').value >= 2")
+    page.turn_to("queue")
+    first = page.until("document.querySelector('.running progress')?.value")
+    page.until(f"document.querySelector('.running progress')?.value > {first}")
+    assert "step" in page.find(".running .state").text
+    settled(studio, "moving.png")
+
+
+def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser) -> None:
+    page.turn_to("queue")
+    page.button("Pause").click()
+    page.until_said("Paused")
+    assert studio.get("/api/status")["paused"] is True
+    for number, name in enumerate(("q1.png", "q2.png", "q3.png")):
+        studio.drop(name, picture(10 + number))
+        studio.until_state(name, "queued")
+    shown = "[...document.querySelectorAll('.waiting .name')].map((e) => e.textContent).join()"
+    page.until(f"{shown} === 'q1.png,q2.png,q3.png'")
+    page.find("[aria-label='Sooner: q3.png']").click()
+    page.until(f"{shown} === 'q3.png,q1.png,q2.png'")
+    assert page.value("document.activeElement.ariaLabel") == "Sooner: q3.png"
+    page.find("[aria-label='Cancel: q1.png']").send_keys("\ue015")  # arrow down
+    assert page.value("document.activeElement.ariaLabel") == "Cancel: q2.png"
+    page.driver.switch_to.active_element.send_keys("\ue017")  # delete
+    page.until(f"{shown} === 'q3.png,q1.png'")
+    assert studio.job("q2.png")["state"] == "cancelled"
+    page.button("Go on").click()
+    settled(studio, "q1.png")
+    assert studio.job("q3.png")["started"] < studio.job("q1.png")["started"]
+    page.until_said("Nothing waits.")
+
+
+def test_a_running_clip_is_cancelled(studio: Studio, page: Browser) -> None:
+    studio.drop("endless.png", picture(20))
+    page.turn_to("queue")
+    page.find("[aria-label='Cancel: endless.png']").click()
+    studio.until_state("endless.png", "cancelled")
+    page.until_said("free")
+
+
+def test_a_failure_is_told_tried_again_and_changed(studio: Studio, page: Browser) -> None:
+    studio.drop("bad.png", picture(30))
+    (job,) = studio.until_settled("bad.png", "failed")
+    page.turn_to("failures")
+    page.until_said("spoilt")
+    page.until("document.querySelector('.failures img')?.naturalWidth === 192")
+    page.find("[aria-label='Try again: bad.png']").click()
+    studio.until(
+        lambda: studio.events(job["id"]).count("failed") == 2, "it was tried again and failed"
+    )
+    page.find("[aria-label='Change and make again: bad.png']").click()
+    prompt = page.find("#prompt")
+    assert prompt.get_attribute("value") == "fail"
+    prompt.clear()
+    prompt.send_keys("film")
+    page.button("Make the clip").click()
+    again = settled(studio, "bad.png")
+    assert again["sha256"] == job["sha256"]
+    assert again["spec"] == job["spec"] | {"prompt": "film"}
+
+
+def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -> None:
+    studio.drop("encore.png", picture(31))
+    first = settled(studio, "encore.png")
+    page.turn_to("clips")
+    page.find("#find").send_keys("encore")
+    page.until("document.querySelectorAll('.grid > li').length === 1")
+    page.find(".clip").click()
+    page.button("Make again").click()
+    page.until_said("is in the inbox again")
+    jobs = studio.until_settled("encore.png", "done", count=2)
+    assert jobs[1]["spec"] | {"seed": 0} == first["spec"] | {"seed": 0}
+    assert jobs[1]["spec"]["seed"] != first["spec"]["seed"]
+    page.until("document.querySelectorAll('.grid > li').length === 2")
+
+
+def test_the_rules_are_told_tried_and_read_again(studio: Studio, page: Browser) -> None:
+    page.turn_to("rules")
+    page.until_said("20-endless")
+    page.until_said("90-default")
+    name = page.find("#ask-name")
+    name.clear()
+    name.send_keys("BAD cat.jpg")
+    page.until("document.querySelector('.answer strong')?.textContent === '10-bad'")
+    wrong = studio.rule("50-wrong", "[make]\nframes = 99\n")
+    page.button("Read the rules again").click()
+    page.until_said("make.frames: 99; allowed: 8 to 32")
+    page.until_said("the rules below are the last good ones")
+    wrong.unlink()
+    page.button("Read the rules again").click()
+    page.until("!document.querySelector('.stack .mistake')")
+
+
+def test_a_name_is_shown_as_it_is_and_never_run(studio: Studio, page: Browser) -> None:
+    studio.drop(HOSTILE, picture(32))
+    job = settled(studio, HOSTILE)
+    page.turn_to("clips")
+    page.until_said(HOSTILE)
+    page.find(f"[data-job='{job['id']}'] .clip").click()
+    page.until("document.querySelector('dialog table')")
+    assert page.find("dialog h2").text == HOSTILE
+    assert page.value("document.querySelectorAll('img[src=x]').length") == 0
+
+
+def test_without_live_news_the_page_asks(studio: Studio, window: Browser) -> None:
+    dumb = "window.EventSource = class { readyState = 2; addEventListener() {} };"
+    script = window.driver.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": dumb}
+    )
+    try:
+        window.open("queue")
+        window.until_said("Nothing to do")
+    finally:
+        window.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
+def test_it_speaks_english_and_chinese(page: Browser) -> None:
+    assert page.value("document.documentElement.lang") == "en"
+    page.find("#language").click()
+    page.until("document.documentElement.lang === 'zh-Hans'")
+    page.until_said("空闲")
+    page.turn_to("health")
+    page.until_said("一切正常")
+    page.find("#language").click()
+    page.until("document.documentElement.lang === 'en'")
+    page.until_said("All is well")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everybody_can_use_it(studio: Studio, page: Browser, theme: str) -> None:
+    if not studio.jobs("look.png"):
+        studio.drop("look.png", picture(33))
+        settled(studio, "look.png")
+    axe = files("axe_core_python").joinpath("axe.min.js").read_text()
+    page.open("make", first=f"localStorage.theme = '{theme}'")
+    page.driver.execute_script(axe)
+    page.find("summary").click()
+    grounds = {"light": "rgb(246, 246, 243)", "dark": "rgb(19, 20, 18)"}
+    ground = page.value("getComputedStyle(document.body).backgroundColor")
+    assert ground == grounds[theme]
+    for tab in TABS:
+        page.turn_to(tab)
+        page.until("document.querySelector('main > section:not([hidden])')")
+        assert findings(page, theme) == [], tab
+    page.turn_to("clips")
+    page.find(".clip").click()
+    page.until("document.querySelector('dialog table')")
+    assert findings(page, theme) == [], "a clip"
+
+
+def findings(page: Browser, theme: str) -> list[str]:
+    """What axe finds serious or critical in what is shown; by dark only the colours differ."""
+    rules = {} if theme == "light" else {"runOnly": ["color-contrast"]}
+    found = page.driver.execute_async_script(
+        "const [options, tell] = arguments;axe.run(options).then((told) => tell(told.violations));",
+        {"resultTypes": ["violations"], "preload": False, **rules},
+    )
+    return [
+        f"{each['id']}: {each['nodes'][0]['html']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_phone_shows_all_without_sideways_scrolling(page: Browser) -> None:
+    page.be(width=375, height=700)
+    for tab in TABS:
+        page.turn_to(tab)
+        page.until("document.querySelector('main > section:not([hidden]) *')")
+        assert page.value("document.documentElement.scrollWidth") <= 375, tab
+
+
+def test_its_files_are_few_and_checked_for_news(studio: Studio) -> None:
+    assert sum(file.stat().st_size for file in FILES.iterdir()) < MOST
+    url = f"http://127.0.0.1:{studio.port}"
+    with httpx.Client(base_url=url, trust_env=False) as http:
+        index = http.get("/")
+        assert "default-src 'self'" in index.headers["content-security-policy"]
+        for path in re.findall(r'(?:src|href)="(/[^"]+)"', index.text):
+            answer = http.get(path)
+            assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+            etag = {"If-None-Match": answer.headers["etag"]}
+            assert http.get(path, headers=etag).status_code == 304
+        for path in ("/page/", "/page/..%2fpage.py", "/page/%2e%2e/page.py", "/page/none.js"):
+            assert http.get(path).status_code == 404
+
+
+def test_every_text_exists_in_both_languages() -> None:
+    texts = {name: (FILES / f"{name}.js").read_text() for name in ("en", "zh")}
+    english, chinese = (re.findall(r'^  "([\w.-]+)":', text, re.M) for text in texts.values())
+    assert english == chinese
+    places = re.compile(r'^  "([\w.-]+)": ".*"', re.M)
+    for key in english:
+        lines = [next(m[0] for m in places.finditer(t) if m[1] == key) for t in texts.values()]
+        assert len({frozenset(re.findall(r"\{\w+\}", line)) for line in lines}) == 1, key
+    used = {
+        key
+        for file in FILES.glob("*.js")
+        for key in re.findall(r'\bt\("([\w.-]+)"', file.read_text())
+    }
+    assert used - set(english) == set()
+    assert len(used) > 50
