@@ -13,9 +13,9 @@ NO_HOME = $(PYTHON) -c 'import sys; sys.exit("the service cannot see a Python in
 demo: $(VENV)/.installed
 	$(BIN)/i2vd demo demo
 
-# Two at a time, a file each: most tests of the whole daemon wait for it more than they compute.
+# Three at a time, a file each: most tests of the whole daemon wait for it more than they compute.
 test: $(VENV)/.installed-test check
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --durations 15
 
 test-unit: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \

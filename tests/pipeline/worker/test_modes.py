@@ -1,7 +1,7 @@
 """What spares memory keeps the result: each transform against the plain model, on the micro one.
 
 The largest difference is printed (`pytest -s`). All is float32 on the CPU, where the plain model
-itself differs from another order of the same additions by about 1e-6 of the largest value.
+itself is 1.5e-5 of the largest value away from what it gives in float64.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ def test_slices_of_any_size(
     assert len(forwards) > 5
     with standing_in(forwards):
         sliced = step(micro.unet, told)
-    assert difference(sliced, whole, f"{transform.__name__} by {size}") < 1e-5
+    assert difference(sliced, whole, f"{transform.__name__} by {size}") < 5e-5
     assert torch.equal(step(micro.unet, told), whole), "the model is as it was before"
 
 
@@ -86,7 +86,7 @@ def test_a_prediction_in_every_exact_mode(micro: Model, told: Conditions, mode: 
         predict = guided(unet, told, other, 9.0, halves=mode.thrift.halves)
         for _ in range(2):  # the second time the order of the pieces is known
             given = predict(latents, torch.tensor(81))
-    assert difference(given, whole, mode) < 5e-5  # guidance of 9 multiplies it
+    assert difference(given, whole, mode) < 3e-4  # guidance of 9 multiplies it
 
 
 def test_eight_bits_cost_what_is_told(micro: Model, told: Conditions) -> None:
