@@ -80,8 +80,11 @@ def test_a_worker_is_the_first_that_the_kernel_takes(pair: Studio) -> None:
 
 def test_an_idle_device_is_released_and_comes_back(pair: Studio) -> None:
     pair.until(lambda: not pair.processes("pipeline.worker"), "no worker holds a device")
-    released = [line for line in pair.log() if line["event"] == "released"]
-    assert len(released) >= 2
+
+    def released() -> int:
+        return len([line for line in pair.log() if line["event"] == "released"])
+
+    pair.until(lambda: released() >= 2, "both are told")  # each just after its worker's end
     assert pair.is_ready()
     began = time.monotonic()
     pair.drop("slow-e.png", picture(85))
