@@ -50,12 +50,13 @@ export function rulesView(studio) {
   function tester() {
     const names = studio.facts.about.inboxes.map((inbox) => inbox.name);
     const inbox = h("select", { id: "ask-inbox" }, names.map((name) => h("option", { value: name }, name)));
-    const name = h("input", { id: "ask-name", type: "text", value: "cat.jpg", autocomplete: "off" });
-    const width = h("input", { id: "ask-width", type: "number", min: 1, max: 100000, value: 1200 });
-    const height = h("input", { id: "ask-height", type: "number", min: 1, max: 100000, value: 800 });
+    const name = h("input", { id: "ask-name", type: "text", value: "cat.jpg", autocomplete: "off", required: true, maxlength: 1000 });
+    const width = h("input", { id: "ask-width", type: "number", min: 1, max: 100000, value: 1200, required: true });
+    const height = h("input", { id: "ask-height", type: "number", min: 1, max: 100000, value: 800, required: true });
     const answer = h("div", { class: "answer", "aria-live": "polite" });
     const field = (control, key) => h("div", { class: "field" }, h("label", { for: control.id }, t(key)), control);
     const ask = calmly(250, async () => {
+      if (!form.checkValidity()) return fill(answer); // still being typed
       try {
         const told = await post("/api/explain", { inbox: inbox.value, path: name.value, width: width.valueAsNumber, height: height.valueAsNumber });
         fill(answer, told.rule ? verdict(told) : [h("p", { class: "warning" }, t("no.rule")),
@@ -64,11 +65,12 @@ export function rulesView(studio) {
         fill(answer, h("p", { class: "mistake" }, error.message));
       }
     });
-    ask();
-    return h("form", { class: "card", onsubmit: (event) => event.preventDefault(), oninput: ask },
+    const form = h("form", { class: "card", onsubmit: (event) => event.preventDefault(), oninput: ask },
       h("h2", {}, t("rules.which")),
       h("div", { class: "fields" }, names.length > 1 && field(inbox, "inbox"), field(name, "rules.name"), field(width, "width"), field(height, "height")),
       answer);
+    ask();
+    return form;
   }
 
   return { element, show: load };
