@@ -12,6 +12,7 @@ import tomli_w
 from daemon.place import Method, numbered, place, sync_folder
 from daemon.scan import PICTURE_SUFFIXES, is_junk, is_picture
 from rules.parse import Checker, Mistake, parse_sidecar
+from rules.rule import Make
 
 _LONGEST_NAME = 200
 """Bytes; the sidecar's ending and a number must have room."""
@@ -33,14 +34,19 @@ def prompt_beside(prompt: str) -> Sidecar:
     return Sidecar(".txt", prompt)
 
 
-def make_beside(make: Mapping[str, object], checker: Checker) -> tuple[Sidecar, list[Mistake]]:
-    """The sidecar that holds settings, and what is wrong or unwise in them."""
+def make_beside(
+    make: Mapping[str, object], checker: Checker
+) -> tuple[Sidecar, Make | None, list[Mistake]]:
+    """The sidecar that holds settings, what it will be read as, and what is wrong or unwise in it.
+
+    It is read as nothing where a mistake is fatal.
+    """
     try:
         text = tomli_w.dumps(make)
         text.encode()
     except (TypeError, ValueError) as error:
-        return Sidecar(".toml", ""), [Mistake("make", None, "", f"not for TOML: {error}")]
-    return Sidecar(".toml", text), parse_sidecar("make", text, checker)[1]
+        return Sidecar(".toml", ""), None, [Mistake("make", None, "", f"not for TOML: {error}")]
+    return Sidecar(".toml", text), *parse_sidecar("make", text, checker)
 
 
 def picture_name(name: str) -> str:

@@ -49,13 +49,12 @@ class Webhook:
     """One `[[hook]]`; `run` tells its messages until the daemon stops."""
 
     def __init__(self, hook: Hook, database: Database, metrics: Metrics) -> None:
-        """Raises SettingsError when the secret cannot be read, LedgerUnavailable."""
+        """Raises SettingsError when the secret cannot be read."""
         self.hook = hook
         self._secret = _secret(hook)
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
-        self._begin()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Tell what happens from now on, and what happened since the last time."""
@@ -71,22 +70,24 @@ class Webhook:
                     log.warning("webhook waits for the queue", why=str(error))
                 await _pause(stopping, _INTERVAL)
 
-    def _begin(self) -> None:
+    def _begin(self) -> int:
         """A new hook begins with the next event: what was before is not its business."""
         with self._database.write() as db:
-            if db.scalar(sa.select(meta.c.value).where(meta.c.key == self._key)) is None:
-                newest = db.scalar(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)))
-                db.execute(meta.insert().values(key=self._key, value=str(newest)))
+            newest = db.scalar(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)))
+            db.execute(meta.insert().values(key=self._key, value=str(newest)))
+        return newest or 0
 
     def _next(self) -> tuple[int, Message] | None:
         """The oldest event that was not told yet, and its number."""
         with self._database.read() as db:
             told = db.scalar(sa.select(meta.c.value).where(meta.c.key == self._key))
+        last = self._begin() if told is None else int(told)
+        with self._database.read() as db:
             query = (
                 sa.select(events.c.id.label("number"), events.c.event, events.c.at, events.c.detail)
                 .add_columns(*jobs.c)
                 .join(jobs, jobs.c.id == events.c.job)
-                .where(events.c.id > int(told or 0), events.c.event.in_(self.hook.on))
+                .where(events.c.id > last, events.c.event.in_(self.hook.on))
                 .order_by(events.c.id)
                 .limit(1)
             )

@@ -41,9 +41,7 @@ def jobs(app: "App") -> APIRouter:
     calls = APIRouter(prefix="/api", tags=["jobs"])
 
     @calls.get("/jobs")
-    def newest(
-        wanted: Annotated[Page, Query()],
-    ) -> list[Job]:
+    def newest(wanted: Annotated[Page, Query()]) -> list[Job]:
         """The newest jobs; `before` an id for the next page."""
         return app.history.newest(wanted, wanted.limit, wanted.before)
 

@@ -4,18 +4,18 @@ import random
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from daemon import needs
 from daemon.estimate import Estimator
-from daemon.intake import Beside, checker, plan
+from daemon.intake import Beside, Plan, checker, plan
 from daemon.outlook import Outlook, outlook
 from daemon.submit import make_beside
+from daemon.web.submit import inbox_of
 from pipeline.protocol import Inspected
 from pipeline.spec import Request
 from rules.live import LiveRules
-from rules.parse import parse_sidecar
 
 if TYPE_CHECKING:
     from daemon.app import App
@@ -69,30 +69,8 @@ def rules(app: "App") -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["rules"])
 
-    def in_order(live: LiveRules) -> list[RuleInForce]:
-        return [
-            RuleInForce(
-                name=rule.name,
-                description=rule.description,
-                match={key: value for key, value in vars(rule.match).items() if value},
-                make=dict(rule.make.keys),
-            )
-            for rule in live.rules.rules
-            if rule.enabled
-        ]
-
     def told() -> dict[str, RulesInForce]:
-        return {
-            name: RulesInForce(
-                digest=live.rules.digest,
-                rules=[rule.name for rule in live.rules.rules if rule.enabled],
-                described=in_order(live),
-                ok=live.last.ok if live.last else False,
-                mistakes=[str(m) for m in live.last.mistakes] if live.last else [],
-                warnings=[str(m) for m in live.last.warnings] if live.last else [],
-            )
-            for name, live in app.rules.items()
-        }
+        return {name: _in_force(live) for name, live in app.rules.items()}
 
     @calls.get("/rules")
     def in_force() -> dict[str, RulesInForce]:
@@ -121,33 +99,44 @@ def rules(app: "App") -> APIRouter:
     @calls.post("/explain")
     def explain(question: Question) -> Outlook:
         """Which rule would take such a picture and why, what would be made, and what it costs."""
-        name = question.inbox or app.settings.inbox[0].name
-        if name not in app.rules:
-            raise HTTPException(422, f"there is no inbox {name!r}; known: {', '.join(app.rules)}")
-        picture = Inspected(
-            sha256="0" * 64, size=0, width=question.width, height=question.height, format="",
-            caption=question.caption,
-        )  # fmt: skip
-        planned = plan(
-            str(PurePosixPath(question.path)),
-            picture,
-            _beside(question.make, app),
-            app.rules[name].rules,
-            app.parts.family,
-            random.SystemRandom(),
-        )
+        planned = _planned(app, question)
         estimator = Estimator(app.settings, app.parts.forecast)
         return outlook(planned, (question.width, question.height), estimator, app.parts.pace)
 
     return calls
 
 
-def _beside(make: dict[str, Any], app: "App") -> Beside:
-    """What is asked, and what is wrong with it."""
-    if not make:
-        return None, []
-    check = checker(app.parts.family)
-    sidecar, mistakes = make_beside(make, check)
-    if any(mistake.fatal for mistake in mistakes):
-        return None, mistakes
-    return parse_sidecar("make", sidecar.text, check)
+def _in_force(live: LiveRules) -> RulesInForce:
+    enabled = [rule for rule in live.rules.rules if rule.enabled]
+    return RulesInForce(
+        digest=live.rules.digest,
+        rules=[rule.name for rule in enabled],
+        described=[
+            RuleInForce(
+                name=rule.name,
+                description=rule.description,
+                match={key: value for key, value in vars(rule.match).items() if value},
+                make=dict(rule.make.keys),
+            )
+            for rule in enabled
+        ],
+        ok=live.last.ok if live.last else False,
+        mistakes=[str(m) for m in live.last.mistakes] if live.last else [],
+        warnings=[str(m) for m in live.last.warnings] if live.last else [],
+    )
+
+
+def _planned(app: "App", question: Question) -> Plan:
+    inbox = inbox_of(app, question.inbox)
+    family = app.parts.family
+    picture = Inspected(
+        sha256="0" * 64, size=0, width=question.width, height=question.height, format="",
+        caption=question.caption,
+    )  # fmt: skip
+    beside: Beside = (None, [])
+    if question.make:
+        _, asked, mistakes = make_beside(question.make, checker(family))
+        beside = (asked, mistakes)
+    path = str(PurePosixPath(question.path))
+    rules = app.rules[inbox.name].rules
+    return plan(path, picture, beside, rules, family, random.SystemRandom())

@@ -43,47 +43,20 @@ class Status(BaseModel):
     slots: list[SlotStatus]
 
 
-def status(app: "App") -> APIRouter:
-    """The calls."""
-    calls = APIRouter(prefix="/api", tags=["status"])
-    listeners = 0
+class _Live:
+    """The status as server-sent events, for some listeners at once."""
 
-    def now() -> Status:
-        newest = app.history.newest(limit=1)
-        return Status(
-            paused=app.ledger.paused(),
-            problems=app.problems(),
-            jobs=app.history.counts(),
-            newest=newest[0].id if newest else 0,
-            eta=app.until_done(),
-            slots=[
-                SlotStatus(
-                    device=slot.device,
-                    job=slot.job.id if slot.job else None,
-                    path=slot.job.path if slot.job else None,
-                    progress=slot.told(),
-                    pid=slot.maker.pid,
-                )
-                for slot in app.slots
-            ],
-        )
+    def __init__(self, app: "App") -> None:
+        self._app = app
+        self.listeners = 0
 
-    @calls.get("/status")
-    def what() -> Status:
-        """What the daemon is doing."""
-        return now()
-
-    async def changes() -> AsyncIterator[str]:
-        """Server-sent events: a `status` whenever it differs, at most once a second."""
-        nonlocal listeners
-        listeners += 1
+    async def changes(self) -> AsyncIterator[str]:
+        """A `status` whenever it differs, at most once a second, until the daemon stops."""
+        self.listeners += 1
         try:
             last, silent = "", 0.0
-            while not app.stopping:
-                try:
-                    text = (await asyncio.to_thread(now)).model_dump_json()
-                except LedgerUnavailable as error:
-                    text = json.dumps({"problems": [str(error)]})
+            while not self._app.stopping:
+                text = await asyncio.to_thread(self._now)
                 silent += _INTERVAL
                 if text != last:
                     last, silent = text, 0.0
@@ -93,25 +66,63 @@ def status(app: "App") -> APIRouter:
                     yield ": still here\n\n"
                 await asyncio.sleep(_INTERVAL)
         finally:
-            listeners -= 1
+            self.listeners -= 1
+
+    def _now(self) -> str:
+        try:
+            return _now(self._app).model_dump_json()
+        except LedgerUnavailable as error:
+            return json.dumps({"problems": [str(error)]})
+
+
+def _now(app: "App") -> Status:
+    newest = app.history.newest(limit=1)
+    return Status(
+        paused=app.ledger.paused(),
+        problems=app.problems(),
+        jobs=app.history.counts(),
+        newest=newest[0].id if newest else 0,
+        eta=app.until_done(),
+        slots=[
+            SlotStatus(
+                device=slot.device,
+                job=slot.job.id if slot.job else None,
+                path=slot.job.path if slot.job else None,
+                progress=slot.told(),
+                pid=slot.maker.pid,
+            )
+            for slot in app.slots
+        ],
+    )
+
+
+def status(app: "App") -> APIRouter:
+    """The calls."""
+    calls = APIRouter(prefix="/api", tags=["status"])
+    stream = _Live(app)
+
+    @calls.get("/status")
+    def what() -> Status:
+        """What the daemon is doing."""
+        return _now(app)
 
     @calls.get("/live", response_class=StreamingResponse)
     async def live() -> StreamingResponse:
         """The same as server-sent events, whenever it changes."""
-        if listeners >= _MOST_LISTENERS:
+        if stream.listeners >= _MOST_LISTENERS:
             raise HTTPException(503, f"{_MOST_LISTENERS} listen already; ask /api/status instead")
-        return StreamingResponse(changes(), media_type="text/event-stream")
+        return StreamingResponse(stream.changes(), media_type="text/event-stream")
 
     @calls.post("/pause")
     def pause() -> Status:
         """Claim nothing more; what runs goes on."""
         app.ledger.pause(True)
-        return now()
+        return _now(app)
 
     @calls.post("/resume")
     def resume() -> Status:
         """Claim again."""
         app.ledger.pause(False)
-        return now()
+        return _now(app)
 
     return calls

@@ -94,7 +94,7 @@ class _Door:
         """The sidecar that says it, and warnings."""
         if not make:
             return None, []
-        sidecar, mistakes = make_beside(make, self._check)
+        sidecar, _, mistakes = make_beside(make, self._check)
         fatal = [str(mistake) for mistake in mistakes if mistake.fatal]
         if fatal:
             raise HTTPException(422, "; ".join(fatal))
@@ -114,7 +114,7 @@ def submit(app: "App") -> APIRouter:
         idempotency_key: Key = None,
     ) -> Dropped:
         """Drop a picture into an inbox. The same key twice is one drop."""
-        target = _inbox(app, inbox)
+        target = inbox_of(app, inbox)
         try:
             name = picture_name(picture.filename or "")
         except NotAName as refusal:
@@ -132,7 +132,7 @@ def submit(app: "App") -> APIRouter:
         except NotThere as gone:
             raise Refused(str(gone)) from gone
         with content:
-            target = _inbox(app, job.inbox)
+            target = inbox_of(app, job.inbox)
             return door.put(content, PurePosixPath(job.path), target, wanted.make, idempotency_key)
 
     return calls
@@ -148,7 +148,8 @@ def _settings(make: str) -> dict[str, Any]:
     return settings
 
 
-def _inbox(app: "App", name: str | None) -> Inbox:
+def inbox_of(app: "App", name: str | None) -> Inbox:
+    """The inbox of that name, or the first. Raises HTTPException 422."""
     inbox = app.settings.inbox[0] if name is None else app.settings.inbox_named(name)
     if inbox is None:
         known = ", ".join(each.name for each in app.settings.inbox)

@@ -102,7 +102,7 @@ _KEYS = st.text(max_size=12) | st.sampled_from(["prompt", "steps", "seed", "pres
 def test_any_settings_are_told_right_or_wrong_before_anything_is_written(
     make: dict[str, object],
 ) -> None:
-    sidecar, mistakes = make_beside(make, CHECKER)
+    sidecar, _, mistakes = make_beside(make, CHECKER)
     if not any(mistake.fatal for mistake in mistakes):
         read, again = parse_sidecar("cat.jpg.toml", sidecar.text, CHECKER)
         assert read is not None
