@@ -33,6 +33,14 @@ variants = 3
 }
 
 
+def quick_studio(root: Path, name: str = "studio", **settings: Any) -> Studio:
+    """A studio below `root` with a stand-in for the worker, whose rule asks for a film at once."""
+    clip = film(root / "film.mp4")
+    studio = Studio(root / name, program="tests.chaos.launch", PEER_FILM=str(clip), **settings)
+    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+    return studio
+
+
 @pytest.fixture
 def studio_in(tmp_path: Path) -> Iterator[Open]:
     """Makes studios of a test's own, started only when told; no process outlives the test."""
@@ -54,15 +62,10 @@ def quick_in(tmp_path: Path) -> Iterator[Open]:
     A clip costs it a tenth of a second.
     """
     opened: list[Studio] = []
-    clip = film(tmp_path / "film.mp4")
 
     def make(name: str = "studio", **settings: Any) -> Studio:
-        studio = Studio(
-            tmp_path / name, program="tests.chaos.launch", PEER_FILM=str(clip), **settings
-        )
-        studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
-        opened.append(studio)
-        return studio
+        opened.append(quick_studio(tmp_path, name, **settings))
+        return opened[-1]
 
     yield make
     for studio in opened:

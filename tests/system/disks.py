@@ -106,18 +106,8 @@ def sshfs(folder: Path, *options: str) -> Iterator[Path]:
             stdin=theirs,
             stdout=theirs,
         )
-    try:
-        end = time.monotonic() + 10
-        while not folder.is_mount():
-            if mounting.poll() is not None or time.monotonic() > end:
-                missing("sshfs cannot mount here; run this test as root, with /dev/fuse")
-            time.sleep(0.05)
+    with _mounted(folder, mounting, serving, why="sshfs cannot mount here"):
         yield far
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
-        for process in (mounting, serving):
-            process.terminate()
-            process.wait()
 
 
 _SMB = """\
@@ -170,16 +160,23 @@ def samba(folder: Path) -> Iterator[Path]:
             stdout=out,
             stderr=out,
         )  # fmt: skip
+    with _mounted(folder, mounting, serving, why="a Windows share cannot be mounted here"):
+        yield far
+
+
+@contextlib.contextmanager
+def _mounted(folder: Path, *processes: subprocess.Popen[bytes], why: str) -> Iterator[None]:
+    """Wait until a share is there, and end what serves it afterwards."""
     try:
         end = time.monotonic() + 20
         while not folder.is_mount():
-            if serving.poll() is not None or mounting.poll() is not None or time.monotonic() > end:
-                missing("a Windows share cannot be mounted here; run this test as root")
+            if any(each.poll() is not None for each in processes) or time.monotonic() > end:
+                missing(f"{why}; run this test as root, with /dev/fuse")
             time.sleep(0.05)
-        yield far
+        yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
-        for process in (mounting, serving):
+        for process in processes:
             process.terminate()
             try:
                 process.wait(5)

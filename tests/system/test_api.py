@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.system.conftest import quick_studio
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
@@ -20,14 +21,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A daemon with a stand-in for the worker, for all tests here; each drops names of its own."""
-    from tests.chaos.film import film
-    from tests.system.studio import DRAFT
-
     root = tmp_path_factory.mktemp("api")
-    clip = film(root / "film.mp4")
-    studio = Studio(root / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
+    studio = quick_studio(root)
     studio.rule("10-tall", '[match]\norientation = "portrait"\n\n[make]\nprompt = "film"\n')
-    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
     yield studio.start()
     studio.close()
 

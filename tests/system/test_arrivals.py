@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.film import film
 from tests.system import disks
-from tests.system.conftest import Open
+from tests.system.conftest import Open, quick_studio
 from tests.system.needs import missing, needs
 from tests.system.studio import DRAFT, Studio, picture
 
@@ -25,9 +24,7 @@ LONG = '[match]\nnames = ["long*"]\n\n' + DRAFT.replace("camera zooming in slowl
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """One daemon with the stand-in worker for all tests that do it no harm."""
     folder = tmp_path_factory.mktemp("quick")
-    clip = film(folder / "film.mp4")
-    studio = Studio(folder / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
-    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+    studio = quick_studio(folder)
     studio.rule("10-long", LONG)
     try:
         yield studio.start()

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from daemon.web.page import FILES
-from tests.chaos.film import film
 from tests.system.browser import Browser, browser
-from tests.system.studio import DRAFT, Studio, picture
+from tests.system.conftest import quick_studio
+from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +25,9 @@ MOST = 150_000
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A daemon with a stand-in for the worker; each test uses names of its own."""
     root = tmp_path_factory.mktemp("page")
-    clip = film(root / "film.mp4")
-    studio = Studio(root / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
+    studio = quick_studio(root)
     studio.rule("10-bad", '[match]\nnames = ["bad*"]\n\n[make]\nprompt = "fail"\n')
     studio.rule("20-endless", '[match]\nnames = ["endless*"]\n\n[make]\nprompt = "wait"\n')
-    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
     yield studio.start()
     studio.close()
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.film import film
-from tests.system.conftest import Open
-from tests.system.studio import DRAFT, Studio, picture
+from tests.system.conftest import Open, quick_studio
+from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +18,7 @@ IN_THE_WAY = "a link or a file stands in the place of a folder; remove it"
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A running daemon whose outbox and archive hold links that somebody else made."""
     root = tmp_path_factory.mktemp("house")
-    clip = film(root / "film.mp4")
-    studio = Studio(root / "studio", program="tests.chaos.launch", PEER_FILM=str(clip))
-    studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+    studio = quick_studio(root)
     (studio.root / "elsewhere").mkdir()
     for folder in (studio.outbox, studio.archive):
         folder.mkdir()
