@@ -43,6 +43,7 @@ CHILD_VARIABLES = frozenset(
         "I2VD_TESTING",
         "I2VD_TEST_FAULT",
         "I2VD_TORCH_THREADS",
+        "I2VD_TIMELINE",
         "I2VD_PICTURE_MEMORY",
         "I2VD_PICTURE_PIXELS",
     }

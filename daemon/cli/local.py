@@ -141,11 +141,12 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
 ) -> None:
     """Start the real daemon on the embedded model, drop the samples, show the clips."""
-    from daemon.demo import DemoFailed, demonstrate
+    from daemon.demo import demonstrate
+    from daemon.trial import TrialFailed
 
     try:
         demonstrate(folder, Console())
-    except DemoFailed as error:
+    except TrialFailed as error:
         fail(Exit.FAILED, str(error))
 
 

@@ -1,8 +1,11 @@
-"""Commands that measure: bench memory."""
+"""Commands that measure: bench memory, bench timeline."""
 
 import asyncio
 import json
+import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,6 +51,34 @@ def memory(
         typer.echo(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
     else:
         needs.show(rows, Console())
+
+
+@benches.command(name="timeline")
+def device_waits(
+    clips: Annotated[int, typer.Option(min=2, max=100, help="How many are made.")] = 6,
+    preset: Annotated[str, typer.Option(help="Of the demonstration model.")] = "standard",
+    trace: Annotated[
+        Path | None, typer.Option(help="Keep the timeline here, as a Chrome trace.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How long the device waits between one clip and the next, with the demonstration model."""
+    from daemon import timeline
+    from daemon.trial import TrialFailed
+
+    _presets(MICRO, preset)
+    with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
+        try:
+            recorded = timeline.record(Path(folder), clips, preset)
+        except TrialFailed as error:
+            fail(Exit.FAILED, str(error))
+        if trace is not None:
+            timeline.keep(recorded, trace)
+        found = timeline.waits(timeline.stretches(recorded))
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        timeline.show(found, Console())
 
 
 async def _measured(settings: Settings, presets: list[str], console: Console) -> list[needs.Row]:

@@ -79,6 +79,7 @@ class Server:
         watch = Watch(
             self._channel,
             "encode",
+            job=order.job,
             faults=[f for f in self._faults if f.concerns(order)],
             settle=self._settle,
         )

@@ -1,11 +1,11 @@
 """The watch over one request: tells the parent of each step, times the stages, heeds a cancel."""
 
-import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from pipeline.channel import Channel
 from pipeline.protocol import Cancel, Progress, Stage
+from pipeline.worker import timeline
 from pipeline.worker.errors import Cancelled
 from pipeline.worker.fault import Fault
 
@@ -20,16 +20,18 @@ class Watch:
         channel: Channel,
         stage: Stage,
         *,
+        job: str = "",
         faults: Iterable[Fault] = (),
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.stage: Stage = stage
         self.seconds: dict[str, float] = {}
+        self._job = job
         self._channel = channel
         self._faults = tuple(faults)
         self._settle = settle
         self._done = self._of = 0
-        self._since = time.monotonic()
+        self._since = timeline.now()
 
     def enter(self, stage: Stage, steps: int) -> None:
         """The next stage begins, of so many steps."""
@@ -47,7 +49,8 @@ class Watch:
 
     def end(self) -> None:
         """The present stage is over."""
-        now = time.monotonic()
+        timeline.note(self.stage, self._job, self._since)
+        now = timeline.now()
         spent = self.seconds.get(self.stage, 0.0) + now - self._since
         self.seconds[self.stage] = round(spent, 3)
         self._since = now
