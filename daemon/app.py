@@ -134,7 +134,7 @@ class App:
             self.dispatcher.hurry.set()
             return
         grace = self.settings.stop_grace
-        log.info("stopping", grace=grace, running=[s.job.id for s in self.slots if s.job])
+        log.info("stopping", grace=grace, running=[h.job.id for s in self.slots for h in s.hands])
         systemd.notify("STOPPING=1", "STATUS=stopping, the running attempt may finish")
         self._stopping.set()
         asyncio.get_running_loop().call_later(grace, self.dispatcher.hurry.set)
@@ -229,9 +229,10 @@ class App:
         """Seconds until nothing waits or runs any more; None while too little is known."""
         now = time.time()
         running = [
-            (slot.job.spec, now - (slot.job.started or now))
+            (hand.job.spec, now - (hand.job.started or now))
             for slot in self.slots
-            if slot.job and slot.job.spec
+            for hand in slot.hands
+            if hand.job.spec
         ]
         return self.parts.pace.until_done(self.history.queued_work(), running, len(self.slots))
 
@@ -244,10 +245,10 @@ class App:
             return str(error)
         parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         for slot in self.slots:
-            if slot.job and (p := slot.told()):
+            if (front := slot.front) and (p := front.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
-                parts.append(f"#{slot.job.id} {slot.job.path}: {step}{eta}")
+                parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
         return "; ".join(parts)
 
     def _watch_gauges(self) -> None:

@@ -1,6 +1,7 @@
 """One attempt at a job on one slot: prepare the picture, walk down the ladder, keep the lease.
 
-What comes of it is for outcome.py.
+It may begin while the device is still at the job before; then it waits for its turn with the
+picture ready. What comes of it is for outcome.py.
 """
 
 import asyncio
@@ -12,19 +13,21 @@ from pathlib import Path
 import structlog
 
 from daemon.database import LedgerUnavailable
-from daemon.job import Job
+from daemon.hand import Hand
 from daemon.parts import Parts
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline import ladder
-from pipeline.maker import Clip, NoClip, Order, StepDown
 from pipeline.mode import Rung
+from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.sidecar import fallback
 
 CLEAN = "picture.png"
 _BEAT = 1.0
 """Seconds between two heartbeats of a running attempt: how soon a cancel is seen."""
+_TURN = 0.1
+"""Seconds between two looks whether a job that has to be alone is."""
 
 log = structlog.get_logger()
 
@@ -32,26 +35,33 @@ log = structlog.get_logger()
 class Attempt:
     """Made by dispatch.py for a claimed job, with an empty staging folder."""
 
-    def __init__(self, parts: Parts, slot: Slot, inbox: Inbox, job: Job, staging: Path) -> None:
+    def __init__(self, parts: Parts, slot: Slot, inbox: Inbox, hand: Hand, staging: Path) -> None:
+        job = hand.job
         assert job.spec is not None
         self._parts = parts
         self._slot = slot
+        self._hand = hand
         self._inbox = inbox
         self._job = job
+        self._id = str(job.id)
         self._spec = job.spec
         self._staging = staging
         self._rung = job.rung
         self._fallbacks = list(job.fallbacks)
 
-    async def run(self, hurry: asyncio.Event) -> Clip | NoClip | Rejected:
-        """Make the clip, or say why there is none. `hurry` ends it by killing the child."""
-        making = asyncio.create_task(self._make())
+    async def run(self, stopping: asyncio.Event, hurry: asyncio.Event) -> Clip | NoClip | Rejected:
+        """Make the clip, or say why there is none.
+
+        Once `stopping` is set it does not begin any more, and `hurry` ends it by killing the child.
+        """
+        making = asyncio.create_task(self._make(stopping))
         beating = asyncio.create_task(self._beat())
         hurrying = asyncio.create_task(hurry.wait())
+        withdrawing = asyncio.create_task(self._withdraw(stopping))
         try:
             await asyncio.wait({making, beating, hurrying}, return_when=asyncio.FIRST_COMPLETED)
             while not making.done():
-                await self._slot.maker.kill()
+                await self._slot.maker.kill(self._id)
                 await asyncio.wait({making}, timeout=_BEAT)
             if beating.done():
                 beating.result()
@@ -59,8 +69,17 @@ class Attempt:
         finally:
             beating.cancel()
             hurrying.cancel()
+            withdrawing.cancel()
 
-    async def _make(self) -> Clip | NoClip | Rejected:
+    async def _withdraw(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._slot.maker.withdraw(self._id)
+
+    async def _make(self, stopping: asyncio.Event) -> Clip | NoClip | Rejected:
+        while self._hand.alone and len(self._slot.hands) > 1:
+            await asyncio.sleep(_TURN)
+            if stopping.is_set():
+                return NoClip("ended", "the daemon was stopped", retry=True)
         clean = self._staging / CLEAN
         picture = self._inbox.path / self._job.path
         prepared = await self._parts.decoder.prepare(
@@ -68,9 +87,7 @@ class Attempt:
         )
         if isinstance(prepared, Rejected):
             return prepared
-        order = Order(
-            str(self._job.id), self._spec, self._ladder(), self._needs, clean, self._staging
-        )
+        order = Order(self._id, self._spec, self._ladder(), self._needs, clean, self._staging)
         outcome = await self._slot.maker.make(order, self._report)
         match outcome:
             case Clip():
@@ -97,7 +114,7 @@ class Attempt:
     def _report(self, news: Progress | Loaded | StepDown | Spoilt) -> None:
         match news:
             case Progress():
-                self._parts.metrics.steps.inc(self._slot.note(news))
+                self._parts.metrics.steps.inc(self._slot.note(self._hand, news))
             case Loaded():
                 log.info(
                     "model loaded",
@@ -132,7 +149,7 @@ class Attempt:
             self._slot.alive_at = time.monotonic()
             try:
                 answer = await asyncio.to_thread(
-                    self._parts.ledger.renew, self._job, lease, self._slot.told()
+                    self._parts.ledger.renew, self._job, lease, self._hand.told()
                 )
             except LedgerUnavailable as error:  # the clip may be done before it matters
                 self._parts.room.doubt(self._inbox, error)
@@ -141,4 +158,4 @@ class Attempt:
                 log.warning("the lease is lost, another took the job over")
                 return
             if answer == "cancel":
-                await self._slot.maker.cancel()
+                await self._slot.maker.cancel(self._id)

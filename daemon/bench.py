@@ -18,9 +18,10 @@ from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
 from pipeline.gate import NO_LIMITS
 from pipeline.loss import Loss
-from pipeline.maker import Clip, Maker, Order
+from pipeline.maker import Maker
 from pipeline.memory import peak
 from pipeline.mode import Mode
+from pipeline.order import Clip, Order
 from pipeline.presets import family_of
 from pipeline.protocol import Inspected
 from pipeline.spec import Spec

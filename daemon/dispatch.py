@@ -1,8 +1,10 @@
-"""Dispatch: each slot claims a job, attempts it, and carries the outcome on; one after another.
+"""Dispatch: each slot claims a job, attempts it, and carries the outcome on.
 
     claim -> attempt.py -> outcome.py
 
-Each attempt works in a private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which ends with it.
+Attempts overlap so that the device does not wait: while it is at the end of one clip the next
+picture is prepared, and while it is at that one the clip before is written and published. Each
+attempt works in a private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which ends with it.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import structlog
 
 from daemon.attempt import Attempt
 from daemon.database import LedgerUnavailable
+from daemon.hand import Hand
 from daemon.job import Job
 from daemon.outcome import Outcomes
 from daemon.parts import Parts
@@ -41,8 +44,8 @@ class Dispatcher:
         self._history = parts.history
         self._owner = owner
         self._outcomes = Outcomes(parts)
-        self._wake = asyncio.Event()
         self._carrying_on = asyncio.Lock()
+        self._claiming = asyncio.Lock()
         self._slots: list[Slot] = []
         self._behind = True
 
@@ -55,29 +58,35 @@ class Dispatcher:
 
     def wake(self) -> None:
         """There may be something to claim, or the end has come."""
-        self._wake.set()
+        for slot in self._slots:
+            slot.turned.set()
 
     async def run(self, slot: Slot) -> None:
         """Carry on what was being published, then work until told to stop."""
         self._slots.append(slot)
-        while not self.stopping.is_set():
-            slot.alive_at = time.monotonic()
-            self._wake.clear()
-            job = await self._next()
-            if job is None:
-                await self._release(slot)
-                await self._rest(_IDLE)
-                continue
-            with structlog.contextvars.bound_contextvars(job=job.id):
-                await self._attempt(slot, job)
-            if slot.losses:
-                await self._pause(slot)
-            elif slot.trouble:
-                await self._rest(_TROUBLE)
+        async with asyncio.TaskGroup() as attempts:
+            while not self.stopping.is_set():
+                slot.alive_at = time.monotonic()
+                slot.turned.clear()
+                if (early := slot.not_before - time.monotonic()) > 0:
+                    await self._rest(slot, early)
+                elif not slot.wants_next():
+                    await self._rest(slot, _IDLE)
+                elif hand := await self._next(slot):
+                    attempts.create_task(self._attempt(slot, hand))
+                else:
+                    await self._release(slot)
+                    await self._rest(slot, _IDLE)
         await slot.maker.close()
 
-    async def _next(self) -> Job | None:
-        """Claim a job, once what went wrong before is put right."""
+    async def _next(self, slot: Slot) -> Hand | None:
+        """Claim a job; one slot after the other, so that each job that is claimed is in a hand."""
+        async with self._claiming:
+            job = await self._claimed()
+            return slot.take(job) if job else None
+
+    async def _claimed(self) -> Job | None:
+        """The next job, once what went wrong before is put right."""
         lacking = self._parts.room.lacking
         if all(inbox.name in lacking for inbox in self._parts.settings.inbox):
             return None
@@ -100,10 +109,20 @@ class Dispatcher:
             await slot.maker.close()
             log.info("released", device=slot.device, idle=after)
 
-    async def _attempt(self, slot: Slot, job: Job) -> None:
+    async def _attempt(self, slot: Slot, hand: Hand) -> None:
+        with structlog.contextvars.bound_contextvars(job=hand.job.id):
+            try:
+                await self._make(slot, hand)
+            finally:
+                slot.drop(hand)
+        waits = slot.pause(self._parts.settings.queue.backoff)
+        if slot.losses or slot.trouble:
+            slot.not_before = time.monotonic() + (waits or _TROUBLE)
+
+    async def _make(self, slot: Slot, hand: Hand) -> None:
+        job = hand.job
         log.info("running", path=job.path, attempt=job.attempt, device=slot.device)
         inbox = self._parts.settings.inbox_named(job.inbox)
-        slot.take(job)
         try:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
@@ -112,7 +131,9 @@ class Dispatcher:
                 await self._outcomes.fail(job, f"its clip cannot get into the outbox: {why}")
                 return
             staging = await asyncio.to_thread(make_empty, inbox, job)
-            outcome = await Attempt(self._parts, slot, inbox, job, staging).run(self.hurry)
+            outcome = await Attempt(self._parts, slot, inbox, hand, staging).run(
+                self.stopping, self.hurry
+            )
             slot.count(outcome)
             await self._outcomes.conclude(slot, inbox, job, outcome, hurry=self.hurry.is_set())
         except OSError as error:  # a full disk, a share that went: not the job's fault
@@ -120,7 +141,6 @@ class Dispatcher:
             self._behind = True
             await self._give_back(job, told(error))
         finally:
-            slot.take(None)
             await self._discard(inbox, job)
 
     async def _give_back(self, job: Job, why: str) -> None:
@@ -164,24 +184,18 @@ class Dispatcher:
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
-        needed = self._history.unpublished(self._owner) + [s.job for s in self._slots if s.job]
+        needed = self._history.unpublished(self._owner) + [
+            h.job for s in self._slots for h in s.hands
+        ]
         names = {name_of(job) for job in needed}
         for outbox in {inbox.outbox for inbox in self._parts.settings.inbox}:
             sweep(outbox, names)
 
     def _in_hand(self) -> list[int]:
-        return [slot.job.id for slot in self._slots if slot.job]
+        return [hand.job.id for slot in self._slots for hand in slot.hands]
 
-    async def _pause(self, slot: Slot) -> None:
-        """Wait before the next worker, longer after each one lost; new work does not shorten it."""
-        end = time.monotonic() + slot.pause(self._parts.settings.queue.backoff)
-        while (left := end - time.monotonic()) > 0 and not self.stopping.is_set():
-            slot.alive_at = time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), min(left, _TROUBLE))
-
-    async def _rest(self, seconds: float) -> None:
-        """Wait for work, a while, or the end."""
+    async def _rest(self, slot: Slot, seconds: float) -> None:
+        """Wait until the slot may have something to do, a while, or the end."""
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), seconds)
+                await asyncio.wait_for(slot.turned.wait(), seconds)

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from daemon.database import Database, peaks
 from pipeline.anatomy import anatomy_of
-from pipeline.maker import Clip, StepDown
 from pipeline.memory import need, peak
 from pipeline.mode import Mode, Rung
+from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded
 from pipeline.spec import Spec
 

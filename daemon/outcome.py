@@ -18,7 +18,7 @@ from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, staging_of
-from pipeline.maker import Clip, NoClip
+from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 from pipeline.sidecar import AppliedRule, Source, compose
 from pipeline.spec import Spec
@@ -49,15 +49,12 @@ class Outcomes:
                 await self._picture_gone(inbox, job)
             case Rejected():
                 await self.fail(job, outcome.reason)
-            case NoClip() if hurry:
-                log.info("given back: stopping")
-                await asyncio.to_thread(self._ledger.give_back, job, "the daemon was stopped")
+            case NoClip() if hurry or outcome.kind == "ended":
+                await self._give_back(job, "the daemon was stopped" if hurry else outcome.reason)
             case NoClip(kind="cancelled"):
                 log.info("cancelled")
                 await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
                 await self.settle(job)
-            case NoClip(kind="ended"):
-                log.info("given up: another has the job")
             case NoClip(kind="disk"):
                 raise OSError(outcome.reason)
             case NoClip(kind="load"):
@@ -111,6 +108,13 @@ class Outcomes:
         log.error("failed", job=job.id, why=reason)
         if await asyncio.to_thread(self._ledger.fail, job, reason):
             await self.settle(job)
+
+    async def _give_back(self, job: Job, why: str) -> None:
+        """`running -> queued`, uncounted, unless another took the job over meanwhile."""
+        if await asyncio.to_thread(self._ledger.give_back, job, why):
+            log.info("given back", why=why)
+        else:
+            log.info("given up: another has the job")
 
     async def _put_aside(self, inbox: Inbox, job: Job, reason: str) -> None:
         """`running -> failed`, and the frames that the gate refused are kept for a look."""

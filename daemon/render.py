@@ -21,9 +21,10 @@ from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
-from pipeline.maker import Clip, Maker, NoClip, Order, StepDown
+from pipeline.maker import Maker
 from pipeline.memory import need, peak
 from pipeline.mode import Rung
+from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.presets import family_of
 from pipeline.protocol import Dtype, Inspected, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step

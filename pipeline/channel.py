@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 
 from pipeline.protocol import CHANNEL_FD, Hello, Reply, Request, dump, read_request
 
@@ -18,11 +19,12 @@ class ParentGone(Exception):
 
 
 class Channel:
-    """Requests in, replies out, one JSON object a line."""
+    """Requests in, replies out, one JSON object a line. Several threads may send, one receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = b""
+        self._sending = threading.Lock()
 
     @classmethod
     def open(cls) -> "Channel":
@@ -40,7 +42,8 @@ class Channel:
     def send(self, reply: Reply) -> None:
         """Raises ParentGone."""
         try:
-            self._socket.sendall(dump(reply))
+            with self._sending:
+                self._socket.sendall(dump(reply))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise ParentGone from error
 

@@ -104,12 +104,12 @@ class Child:
             self._writer.write(dump(message))
             await self._writer.drain()
 
-    async def receive(self, limit: float) -> Reply | Died | Silent:
-        """The next reply, or what came instead within `limit` seconds."""
+    async def receive(self, limit: float | None = None) -> Reply | Died | Silent:
+        """The next reply, or what came instead; Silent only where there is a limit, in seconds."""
         try:
             line = await asyncio.wait_for(self._reader.readline(), limit)
         except TimeoutError:
-            return Silent(limit)
+            return Silent(limit or 0.0)
         except ConnectionError:  # it died with our request unread
             return await self._death()
         except ValueError as error:
@@ -134,6 +134,11 @@ class Child:
         self._writer.close()
         code = self._process.returncode
         return Died(_cause(code), tuple(self._tail), code)
+
+    def say_no_more(self) -> None:
+        """It will be asked nothing more: it finishes what it has, says so, and leaves."""
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
 
     async def close(self) -> None:
         """End an idle child: it leaves when its channel ends, else it is killed."""

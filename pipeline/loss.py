@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.client import Died, Silent
-from pipeline.protocol import EXIT_DEVICE_LOST, Final, OutOfMemory
+from pipeline.protocol import EXIT_DEVICE_LOST, OutOfMemory, Released
 
 Cause = Literal[
     "device",
@@ -97,7 +97,7 @@ def fragmentation(end: OutOfMemory) -> Loss | None:
     return Loss("fragmentation", f"the device's memory is fragmented: {told} (in {end.stage})")
 
 
-def leak(end: Final) -> Loss | None:
+def leak(end: Released) -> Loss | None:
     """The loss of a worker that keeps memory which its clip should have given back."""
     if end.strays is None or end.strays <= _TOLERATED:
         return None

@@ -1,105 +1,51 @@
-"""The maker: owns one worker child on one device, and walks a clip down the ladder.
+"""The maker: owns one worker child on one device, and walks each clip down the ladder.
 
 The child says what happened; every decision (next rung, new child, give up) is made here, so that
-it survives a child that the kernel shot.
+it survives a child that the kernel shot. Clips take turns on the device; the MP4 of one is written
+while the next has it.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from pipeline.client import Child, Died, Silent
+from pipeline.client import Child
 from pipeline.gate import Limits
 from pipeline.ladder import first_that_fits
-from pipeline.loss import Loss, fragmentation, leak, oom_kills, tell_apart
+from pipeline.loss import Loss, fragmentation, leak, oom_kills
 from pipeline.mode import Rung
+from pipeline.order import Clip, Kind, NoClip, Order, StepDown
 from pipeline.protocol import (
     SILENCE,
-    Cancel,
     Cancelled,
     Dtype,
     Failed,
-    Final,
-    Hello,
+    Filmed,
     Load,
     Loaded,
     Made,
     Make,
     OutOfMemory,
     Progress,
-    Reply,
+    Released,
     Spoilt,
     Stage,
-    Survey,
     Surveyed,
 )
-from pipeline.spec import Spec
+from pipeline.session import Session
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made: `picture` is the clean PNG, `staging` an empty private folder.
+class _Taken:
+    """A clip that was filmed in a session, on which rung, and the steps down to it."""
 
-    `needs` tells the bytes that a clip needs on a rung, with the model that is loaded.
-    """
-
-    job: str
-    spec: Spec
-    ladder: tuple[Rung, ...]
-    needs: Callable[[Rung, Loaded], int]
-    picture: Path
-    staging: Path
-
-
-@dataclass(frozen=True)
-class StepDown:
-    """Memory ran out on `rung` in `stage` after so many seconds; the next rung was tried.
-
-    Or it was not even tried, stage "forecast", for too little is free. `room` is what was free.
-    """
-
-    rung: Rung
-    stage: Stage | Literal["forecast"]
-    detail: str
-    seconds: float = 0.0
-    room: int | None = None
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip in staging: what was made, by which model, on which rung, and the steps down.
-
-    `refused` says why the gate refused the first try; `seed` is then another than asked.
-    """
-
-    made: Made
+    session: Session
     loaded: Loaded
     rung: Rung
-    seed: int
     steps_down: tuple[StepDown, ...]
-    refused: str | None = None
-
-
-Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled", "ended"]
-
-
-@dataclass(frozen=True)
-class NoClip:
-    """Why there is none; `retry` when another try may help.
-
-    "spoilt": the gate refused two tries, and the last may lie in staging; "lost": the child was,
-    over this clip; "load": there was none with a model in it, which is no fault of this clip's;
-    "disk": its folder could not be written, which is none either; "ended": by our own `kill`.
-    """
-
-    kind: Kind
-    reason: str
-    retry: bool
-    room: int | None = None
-    """Bytes that were free, where memory was short and somebody counts them."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +57,24 @@ class _Refused:
     steps_down: tuple[StepDown, ...]
 
 
+@dataclass
+class _Hand:
+    """A clip in hand: how far it is, and what was asked of it meanwhile."""
+
+    begun: bool = False
+    filmed: bool = False
+    session: Session | None = None
+    cancelled: bool = False
+    ended: bool = False
+
+
 Report = Callable[[Progress | Loaded | StepDown | Spoilt], None]
 
 _SAFER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32", "float32": "float32"}
 """What a clip is made in when the gate refused it: the range that float16 lacks costs no memory."""
 
 _CANCELLED = NoClip("cancelled", "cancelled", retry=False)
-_WHO = "the worker"
+_ENDED = NoClip("ended", "ended by us", retry=True)
 
 
 class Maker:
@@ -138,7 +95,6 @@ class Maker:
         module: str = "pipeline.worker",
         count_oom_kills: Callable[[], int] = oom_kills,
     ) -> None:
-        self.loaded: Loaded | None = None
         self._load = load
         self._on_line = on_line
         self._on_loss = on_loss
@@ -147,10 +103,9 @@ class Maker:
         self._env = env
         self._module = module
         self._count_oom_kills = count_oom_kills
-        self._shot_before = 0
-        self._child: Child | None = None
-        self._cancelled = False
-        self._killed = False
+        self._session: Session | None = None
+        self._device = asyncio.Lock()
+        self._hands: dict[str, _Hand] = {}
 
     @property
     def dtype(self) -> str:
@@ -158,57 +113,68 @@ class Maker:
         return self._load.dtype
 
     @property
+    def loaded(self) -> Loaded | None:
+        """The model that the child has, if there is one."""
+        return self._session.loaded if self._session else None
+
+    @property
     def pid(self) -> int | None:
         """Process id of the child, if there is one."""
-        return self._child.pid if self._child else None
-
-    async def start(self, report: Report, dtype: Dtype | None = None) -> Loaded | NoClip:
-        """Have a child with the model loaded; at once when there is one already.
-
-        In another type than usual only where `dtype` says so.
-        """
-        load = self._load.model_copy(update={"dtype": dtype or self._load.dtype})
-        if self._child is not None and not self._child.alive:
-            await self._mourn()
-        if self._child is not None and self.loaded and self.loaded.dtype == load.dtype:
-            return self.loaded
-        answer: Reply | Loss = Hello()
-        if self._child is None:
-            self._killed = False
-            self._child = await Child.spawn(self._module, self._on_line, self._env)
-            answer = await self._final("start", report)
-        if isinstance(answer, Hello):
-            await self._child.send(load)
-            answer = await self._final("load", report)
-        match answer:
-            case Loaded():
-                self.loaded = answer
-                report(answer)
-                return answer
-            case Failed():
-                loss = Loss("load", f"the model does not load: {answer.reason}")
-            case Cancelled():  # a child without a model is of no use, and no loss
-                await self.close()
-                return _CANCELLED
-            case Loss():
-                loss = answer
-            case other:
-                loss = _out_of_turn(other)
-        return await self._bury(loss, "load")
+        return self._session.pid if self._session else None
 
     async def make(self, order: Order, report: Report) -> Clip | NoClip:
         """Make one clip, from the first rung of the ladder down to the last if it must.
 
-        When the gate refuses it, once more on the same rung, with another seed and in a safer type.
+        It waits for its turn on the device. When the gate refuses it, it is made once more on the
+        same rung, with another seed and in a safer type.
         """
-        self._cancelled = False
-        first = await self._descend(order, None, report)
+        hand = self._hands[order.job] = _Hand()
+        try:
+            outcome = await self._make(order, hand, report)
+        finally:
+            del self._hands[order.job]
+        return _ENDED if hand.ended and isinstance(outcome, NoClip) else outcome
+
+    async def cancel(self, job: str) -> None:
+        """Ask the child to give up a clip at its next step; one that waits is given up too."""
+        hand = self._hands.get(job)
+        if hand is not None and not hand.cancelled:
+            hand.cancelled = True
+            if hand.session is not None:
+                await hand.session.cancel(job)
+
+    def withdraw(self, job: str) -> None:
+        """Do not begin with a clip that still waits for its turn; `make` then says "ended"."""
+        hand = self._hands.get(job)
+        if hand is not None and not hand.begun:
+            hand.ended = True
+
+    async def kill(self, job: str) -> None:
+        """End a clip now, by ending the child if it is on the device; `make` then says so."""
+        hand = self._hands.get(job)
+        if hand is None:
+            return
+        hand.ended = True
+        if hand.session is not None and hand.filmed:
+            hand.session.abandon(job)
+        elif hand.begun and self._session is not None:
+            self._session.killed = True
+            await self._session.kill()
+
+    async def close(self) -> None:
+        """End an idle child."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def _make(self, order: Order, hand: _Hand, report: Report) -> Clip | NoClip:
+        first = await self._try(order, None, hand, report)
         if not isinstance(first, _Refused):
             return first
         spec = order.spec.model_copy(update={"seed": another_seed(order.spec.seed)})
         rest = order.ladder[order.ladder.index(first.rung) :]
         again = replace(order, spec=spec, ladder=rest)
-        match await self._descend(again, _SAFER[self._load.dtype], report):
+        match await self._try(again, _SAFER[self._load.dtype], hand, report):
             case Clip() as clip:
                 steps_down = first.steps_down + clip.steps_down
                 return replace(clip, steps_down=steps_down, refused=first.spoilt.reason)
@@ -220,153 +186,162 @@ class Maker:
             case no_clip:
                 return no_clip
 
-    async def _descend(
-        self, order: Order, dtype: Dtype | None, report: Report
+    async def _try(
+        self, order: Order, dtype: Dtype | None, hand: _Hand, report: Report
     ) -> Clip | NoClip | _Refused:
-        loaded = await self.start(report, dtype)
-        if isinstance(loaded, NoClip):
-            return loaded
-        room = await self._room(report)
+        """Film the clip when the device is free, then leave it to the next."""
+        async with self._device:
+            hand.begun, hand.filmed = True, False
+            taken = await self._descend(order, dtype, hand, report)
+        if not isinstance(taken, _Taken):
+            return taken
+        match await taken.session.finish(order.job, report):
+            case Made() as made:
+                return Clip(made, taken.loaded, taken.rung, order.spec.seed, taken.steps_down)
+            case Spoilt() as spoilt:
+                report(spoilt)
+                return _Refused(spoilt, taken.rung, taken.steps_down)
+            case other:
+                return await self._no_clip(other, taken.session)
+
+    async def _descend(
+        self, order: Order, dtype: Dtype | None, hand: _Hand, report: Report
+    ) -> _Taken | NoClip | _Refused:
+        room = await self._room(dtype, report)
         if isinstance(room, NoClip):
             return room
-        steps_down = _skipped(order, loaded, room)
+        steps_down = _skipped(order, self.loaded, room)
         for step in steps_down:
             report(step)
         mended = False
         while len(steps_down) < len(order.ladder):
-            loaded = await self.start(report, dtype)  # the last try may have cost the child
-            if isinstance(loaded, NoClip):
-                return loaded
-            since = time.monotonic()
-            if self._cancelled:  # while the model was loading, or between two rungs
+            session = await self._ready(dtype, report)  # the last try may have cost the child
+            if isinstance(session, NoClip):
+                return session
+            if hand.ended:
+                return _ENDED
+            if hand.cancelled:  # while it waited, the model was loading, or between two rungs
                 return _CANCELLED
+            assert session.loaded is not None
+            since = time.monotonic()
             rung = order.ladder[len(steps_down)]
-            answer = await self._try(order, rung, report)
+            hand.session = session
+            answer = await session.film(self._made_of(order, rung), report)
+            if isinstance(answer, Released) and (loss := leak(answer)):
+                await self._replace(session, loss)
             match answer:
-                case Made():
-                    return Clip(answer, loaded, rung, order.spec.seed, tuple(steps_down))
+                case Filmed():
+                    hand.filmed = True
+                    return _Taken(session, session.loaded, rung, tuple(steps_down))
                 case Spoilt():
                     report(answer)
                     return _Refused(answer, rung, tuple(steps_down))
                 case OutOfMemory() if not mended and (loss := fragmentation(answer)):
                     mended = True
-                    await self._replace(loss)
+                    await self._replace(session, loss)
                 case OutOfMemory():
                     spent = time.monotonic() - since
                     step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), room)
                     steps_down.append(step)
                     report(step)
                 case other:
-                    return await self._no_clip(other)
+                    return await self._no_clip(other, session)
         last = steps_down[-1]
         reason = f"out of memory at {last.rung}, the last rung ({last.detail})"
         return NoClip("memory", reason, retry=False, room=room)
 
-    async def cancel(self) -> None:
-        """Ask the child to give up the clip in hand at its next step."""
-        if self._child is not None and not self._cancelled:
-            self._cancelled = True
-            await self._child.send(Cancel())
+    async def _ready(self, dtype: Dtype | None, report: Report) -> Session | NoClip:
+        """Have a child with the model loaded; at once when there is one already.
 
-    async def kill(self) -> None:
-        """End the child now, whatever it does; `make` then says so."""
-        if self._child is not None:
-            self._killed = True
-            await self._child.kill()
+        In another type than usual only where `dtype` says so.
+        """
+        load = self._load.model_copy(update={"dtype": dtype or self._load.dtype})
+        if self._session is not None and self._session.over:  # between two clips
+            await self._bury(self._session, self._session.told("no work"), "lost")
+        if self._session is None:
+            child = await Child.spawn(self._module, self._on_line, self._env)
+            self._session = Session(child, self._silence, self._count_oom_kills)
+            if end := await self._session.hello(report):
+                return await self._not_loaded(self._session, end)
+        session = self._session
+        if session.loaded is None or session.loaded.dtype != load.dtype:
+            match await session.load(load, report):
+                case Loaded() as loaded:
+                    report(loaded)
+                case end:
+                    return await self._not_loaded(session, end)
+        return session
 
-    async def close(self) -> None:
-        """End an idle child."""
-        if self._child is not None:
-            child, self._child, self.loaded = self._child, None, None
-            await child.close()
-
-    async def _room(self, report: Report) -> int | NoClip | None:
+    async def _room(self, dtype: Dtype | None, report: Report) -> int | NoClip | None:
         """Bytes that a clip may have now; another process may have taken or left some."""
-        assert self._child is not None
-        await self._child.send(Survey())
-        match await self._final("encode", report):
+        session = await self._ready(dtype, report)
+        if isinstance(session, NoClip):
+            return session
+        match await session.survey(report):
             case Surveyed(free=free):
                 return free
-            case other:
-                return await self._no_clip(other)
+            case lost:
+                return await self._bury(session, lost, "lost")
 
-    async def _no_clip(self, answer: Reply | Loss) -> NoClip:
-        """What an answer means that is neither a clip nor lack of memory."""
+    def _made_of(self, order: Order, rung: Rung) -> Make:
+        return Make(
+            job=order.job,
+            spec=order.spec,
+            mode=rung.mode,
+            width=rung.width,
+            height=rung.height,
+            frames=rung.frames,
+            picture=str(order.picture),
+            staging=str(order.staging),
+            limits=self._limits,
+        )
+
+    async def _no_clip(
+        self, answer: Failed | Cancelled | OutOfMemory | Loss, session: Session
+    ) -> NoClip:
+        """What an answer means that is neither a clip nor lack of the device's memory."""
         match answer:
             case Failed():
                 kind: Kind = "disk" if answer.disk else "failed"
                 return NoClip(kind, f"{answer.reason} (in {answer.stage})", answer.retry)
+            case OutOfMemory():
+                return NoClip("failed", f"{answer.detail} (in {answer.stage})", retry=True)
             case Cancelled():
                 return _CANCELLED
-            case Loss():
-                return await self._bury(answer, "lost")
-            case other:
-                return await self._bury(_out_of_turn(other), "lost")
+            case loss:
+                return await self._bury(session, loss, "lost")
 
-    async def _try(self, order: Order, rung: Rung, report: Report) -> Reply | Loss:
-        assert self._child is not None
-        await self._child.send(
-            Make(
-                job=order.job,
-                spec=order.spec,
-                mode=rung.mode,
-                width=rung.width,
-                height=rung.height,
-                frames=rung.frames,
-                picture=str(order.picture),
-                staging=str(order.staging),
-                limits=self._limits,
-            )
-        )
-        answer = await self._final("encode", report)
-        if isinstance(answer, Final) and (loss := leak(answer)):
-            await self._replace(loss)
-        return answer
+    async def _not_loaded(self, session: Session, end: Failed | Loss) -> NoClip:
+        if isinstance(end, Failed):
+            end = Loss("load", f"the model does not load: {end.reason}")
+        return await self._bury(session, end, "load")
 
-    async def _final(self, stage: Stage, report: Report) -> Reply | Loss:
-        """The final reply to the last request; each stage has its own limit for silence."""
-        while True:
-            assert self._child is not None
-            self._shot_before = self._count_oom_kills()
-            match await self._child.receive(self._silence[stage]):
-                case Progress() as progress:
-                    stage = progress.stage
-                    report(progress)
-                case (Died() | Silent()) as end:
-                    return self._told_apart(end, stage)
-                case reply:
-                    return reply
-
-    async def _replace(self, loss: Loss) -> None:
+    async def _replace(self, session: Session, loss: Loss) -> None:
         """End a child that is well, but has lost memory; the next use starts another."""
-        await self.close()
-        self._on_loss(loss)
+        if self._session is session:
+            self._session = None
+            await session.close()
+            self._on_loss(loss)
 
-    async def _mourn(self) -> None:
-        """The child died between two clips, which is held against neither."""
-        assert self._child is not None
-        end = await self._child.receive(self._silence["start"])
-        if isinstance(end, (Died, Silent)):
-            await self._bury(self._told_apart(end, "no work"), "lost")
+    async def _bury(self, session: Session, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
+        """No trace of the child stays; what we ended ourselves is no loss.
 
-    def _told_apart(self, end: Died | Silent, doing: str) -> Loss:
-        """The kernel is blamed when it shot anything since the child was last heard of."""
-        oom_killed = self._count_oom_kills() > self._shot_before
-        return tell_apart(_WHO, end, doing, oom_killed=oom_killed)
-
-    async def _bury(self, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
-        """No trace of the child stays; what we ended ourselves is no loss."""
-        assert self._child is not None
-        child, self._child, self.loaded = self._child, None, None
-        await child.kill()
-        if self._killed:
-            return NoClip("ended", "ended by us", retry=True)
-        self._on_loss(loss)
-        return NoClip(kind, loss.reason, retry=True)
+        Each clip that was in it comes here, and the first of them knows best.
+        """
+        if self._session is session:
+            self._session = None
+        first, session.loss = session.loss is None, session.loss or loss
+        await session.kill()
+        if session.killed:
+            return _ENDED
+        if first:
+            self._on_loss(loss)
+        return NoClip(kind, session.loss.reason, retry=True, loss=session.loss)
 
 
-def _skipped(order: Order, loaded: Loaded, room: int | None) -> list[StepDown]:
+def _skipped(order: Order, loaded: Loaded | None, room: int | None) -> list[StepDown]:
     """The rungs that are passed over, because they need more than there is."""
+    assert loaded is not None
 
     def needs(rung: Rung) -> int:
         return order.needs(rung, loaded)
@@ -381,7 +356,3 @@ def _skipped(order: Order, loaded: Loaded, room: int | None) -> list[StepDown]:
 def another_seed(seed: int) -> int:
     """The seed of a second try: always the same for the same first, and far from it."""
     return random.Random(seed).randrange(2**32)
-
-
-def _out_of_turn(reply: Reply) -> Loss:
-    return Loss("channel", f"{_WHO} answered out of turn ({reply.type})")

@@ -3,6 +3,10 @@
 The picture child answers Inspect and Prepare; the worker answers Load, Survey and Make. Each
 request gets exactly one final message; after it the child is ready for the next. Progress may come
 before it, and is the heartbeat: a child that is silent for longer than its stage's limit is hung.
+
+A Make has two halves, so that the device need not wait for the MP4. When the frames are there
+Filmed comes, and the worker is ready for the next Make; Made, or why there is no clip, follows
+while that one is under way. What is said of a job bears its name.
 """
 
 from typing import Annotated, Literal
@@ -130,9 +134,10 @@ class Make(_Message):
 
 
 class Cancel(_Message):
-    """Give up the clip that is being made, at the next step."""
+    """Give up this job's clip at its next step. It gets no answer of its own."""
 
     type: Literal["cancel"] = "cancel"
+    job: str
 
 
 # --- from the worker
@@ -169,7 +174,12 @@ class Surveyed(_Message):
     free: int | None
 
 
-class Progress(_Message):
+class _OfJob(_Message):
+    job: str = ""
+    """Whom it concerns; empty: no job, but a Load."""
+
+
+class Progress(_OfJob):
     """Still at work: `step` of `steps` within `stage` is done."""
 
     type: Literal["progress"] = "progress"
@@ -193,14 +203,20 @@ class Output(BaseModel):
     duration: float
 
 
-class Final(_Message):
-    """How a Make ended."""
+class Released(_OfJob):
+    """The device is ready for the next Make."""
 
     strays: int | None = None
     """Bytes on the device that are no weights, once all is released; None where nobody counts."""
 
 
-class Made(Final):
+class Filmed(Released):
+    """The frames are there, and no longer need the device; how it ends follows."""
+
+    type: Literal["filmed"] = "filmed"
+
+
+class Made(_OfJob):
     """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
 
     type: Literal["made"] = "made"
@@ -212,7 +228,7 @@ class Made(Final):
     """Most bytes reserved on the device; None where the device does not count them."""
 
 
-class OutOfMemory(Final):
+class OutOfMemory(Released):
     """The device's memory did not suffice in `stage`; what was held is released. Final.
 
     In bytes, where the allocator told them: what was asked of it at last, what was in use then, and
@@ -227,7 +243,7 @@ class OutOfMemory(Final):
     reserved: int | None = None
 
 
-class Spoilt(Final):
+class Spoilt(Released):
     """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
 
     type: Literal["spoilt"] = "spoilt"
@@ -237,7 +253,7 @@ class Spoilt(Final):
     figures: Figures | None = None
 
 
-class Failed(Final):
+class Failed(Released):
     """The request could not be done; `retry` says whether another try may help. Final."""
 
     type: Literal["failed"] = "failed"
@@ -248,7 +264,7 @@ class Failed(Final):
     """The folder could not be written, which is not the request's fault."""
 
 
-class Cancelled(Final):
+class Cancelled(Released):
     """Given up as asked. Final."""
 
     type: Literal["cancelled"] = "cancelled"
@@ -263,6 +279,7 @@ Reply = Annotated[
     | Loaded
     | Surveyed
     | Progress
+    | Filmed
     | Made
     | Spoilt
     | OutOfMemory

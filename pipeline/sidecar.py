@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from pipeline.gate import Figures
-from pipeline.maker import Clip, StepDown
 from pipeline.mode import Mode, Rung
+from pipeline.order import Clip, StepDown
 from pipeline.protocol import Dtype, Output, Stage
 from pipeline.spec import Spec
 

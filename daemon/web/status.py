@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from daemon.database import LedgerUnavailable
 from daemon.job import State
+from daemon.slot import Slot
 
 if TYPE_CHECKING:
     from daemon.app import App
@@ -83,16 +84,18 @@ def _now(app: "App") -> Status:
         jobs=app.history.counts(),
         newest=newest[0].id if newest else 0,
         eta=app.until_done(),
-        slots=[
-            SlotStatus(
-                device=slot.device,
-                job=slot.job.id if slot.job else None,
-                path=slot.job.path if slot.job else None,
-                progress=slot.told(),
-                pid=slot.maker.pid,
-            )
-            for slot in app.slots
-        ],
+        slots=[_slot(slot) for slot in app.slots],
+    )
+
+
+def _slot(slot: Slot) -> SlotStatus:
+    front = slot.front
+    return SlotStatus(
+        device=slot.device,
+        job=front.job.id if front else None,
+        path=front.job.path if front else None,
+        progress=front.told() if front else None,
+        pid=slot.maker.pid,
     )
 
 

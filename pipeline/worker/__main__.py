@@ -41,10 +41,14 @@ def main() -> None:
             elif isinstance(request, Survey) and server:
                 channel.send(server.survey())
             elif isinstance(request, Make) and server:
-                channel.send(server.make(request))
-            elif not isinstance(request, Cancel):
+                server.make(request)
+            elif isinstance(request, Cancel):
+                if server:
+                    server.cancel(request.job)
+            else:
                 reason = f"{request.type}: no model is loaded"
-                channel.send(Failed(stage="start", reason=reason, retry=False))
+                job = request.job if isinstance(request, Make) else ""
+                channel.send(Failed(job=job, stage="start", reason=reason, retry=False))
     except ParentGone:
         sys.exit(0)
 

@@ -1,6 +1,11 @@
-"""One clip, from the clean PNG to the checked MP4: the stages in their order."""
+"""One clip, from the clean PNG to the checked MP4: the stages in their order.
+
+`film` is what needs the device, `finish` what does not, so that another clip can be filmed
+meanwhile.
+"""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.gate import Flaw, flaw
-from pipeline.protocol import Made, Make, Output
+from pipeline.protocol import Made, Make
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import Conditions, conditions, read_picture
@@ -24,12 +29,22 @@ from pipeline.worker.watch import Watch
 _ENCODE_STEPS = 3
 
 
-@torch.no_grad()
-def make(model: Model, order: Make, watch: Watch, budget: Budget) -> Made:
-    """Make the clip that `order` asks for.
+@dataclass(frozen=True)
+class Film:
+    """A clip's frames, not yet looked at, and what else is needed to finish it without a model."""
 
-    Raises Refused, Spoilt (the refused clip is in staging, where there are frames), BadFile,
-    Cancelled, OSError, and what lack of memory raises.
+    order: Make
+    frames: Frames
+    picture: Image.Image
+    metadata: dict[str, str]
+    peak_memory: int | None
+
+
+@torch.no_grad()
+def film(model: Model, order: Make, watch: Watch, budget: Budget) -> Film:
+    """Make the frames that `order` asks for.
+
+    Raises Refused, Spoilt, Cancelled, and what lack of memory raises.
     """
     check(model, order)
     watch.enter("encode", _ENCODE_STEPS)
@@ -42,13 +57,36 @@ def make(model: Model, order: Make, watch: Watch, budget: Budget) -> Made:
     del wanted, unwanted
     watch.enter("decode", order.frames)
     frames = watch.spoiled(_decode(model, order, latents, watch))
-    frames, figures = examine(frames, np.asarray(picture), order.limits)
-    watch.enter("write", len(frames))
-    output = _write(model, order, frames, watch)
+    return Film(order, frames, picture, metadata(model, order), budget.peak())
+
+
+def finish(film: Film, watch: Watch) -> Made:
+    """Look at the frames and write them.
+
+    Raises Spoilt (the refused clip is in staging), BadFile, Cancelled, OSError.
+    """
+    order = film.order
+    watch.enter("write", order.frames)
+    frames, figures = examine(film.frames, np.asarray(film.picture), order.limits)
+    output = write(
+        Path(order.staging) / "clip.mp4",
+        frames,
+        fps=order.spec.fps,
+        quality=order.spec.quality,
+        encoder=order.spec.encoder,
+        metadata=film.metadata,
+        on_step=watch.step,
+    )
     watch.end()
     if found := flaw(figures, order.limits):
         raise Spoilt(found, figures)
-    return Made(output=output, figures=figures, seconds=watch.seconds, peak_memory=budget.peak())
+    return Made(
+        job=order.job,
+        output=output,
+        figures=figures,
+        seconds=watch.seconds,
+        peak_memory=film.peak_memory,
+    )
 
 
 def check(model: Model, order: Make) -> None:
@@ -104,19 +142,6 @@ def _denoise(
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:
     release(model.device)
     return decode(model, latents, order.mode.thrift, on_step=watch.step)
-
-
-def _write(model: Model, order: Make, frames: Frames, watch: Watch) -> Output:
-    spec = order.spec
-    return write(
-        Path(order.staging) / "clip.mp4",
-        frames,
-        fps=spec.fps,
-        quality=spec.quality,
-        encoder=spec.encoder,
-        metadata=metadata(model, order),
-        on_step=watch.step,
-    )
 
 
 def metadata(model: Model, order: Make) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several with ";" between, heeded only with
 I2VD_TESTING=1. KIND: oom, fragmented (oom with enough idle), leak, die (as if the kernel shot the
-child), crash, hang, fail, lost (as if the device's context was lost), rubbish (on the channel). It
+child), crash, hang, slow, fail, lost (as if the device's context was lost), rubbish (on the channel). It
 strikes after the stage's first step. Or what the stage gave is spoilt: nan (latents); black, grey,
 grey-end, frozen, other (frames). With WHEN it is so only in attempts of one of these modes
 ("lean"), sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/" is the
@@ -86,6 +86,7 @@ _STRIKES: dict[str, Callable[[], None]] = {
     "die": _die,
     "crash": _crash,
     "hang": _hang,
+    "slow": lambda: time.sleep(3.0),
     "rubbish": _babble,
 }
 

@@ -1,6 +1,7 @@
 """Requests become replies: whatever happens to one ends in exactly one final message.
 
-Only a lost device ends the process instead, for nothing after it could succeed.
+Only a lost device ends the process instead, for nothing after it could succeed. Two clips can be
+under way: one on the device, in this thread, and the one before it in the finisher's.
 """
 
 import gc
@@ -8,7 +9,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 
 import torch
@@ -17,7 +19,9 @@ from pipeline.channel import Channel, ParentGone
 from pipeline.presets import MICRO_FAMILY, family_of
 from pipeline.protocol import (
     EXIT_DEVICE_LOST,
+    Cancel,
     Failed,
+    Filmed,
     Load,
     Loaded,
     Made,
@@ -41,10 +45,11 @@ from pipeline.worker.errors import (
     shortage,
 )
 from pipeline.worker.fault import Fault
+from pipeline.worker.finisher import Finisher
 from pipeline.worker.model import Model, checked_device, device_facts, load
 from pipeline.worker.watch import Watch
 
-Final = Loaded | Made | SpoiltReply | OutOfMemory | Failed | CancelledReply
+NoClip = SpoiltReply | OutOfMemory | Failed | CancelledReply
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "av", "pillow")
 _LOAD_STEPS = 6
@@ -58,13 +63,25 @@ class Server:
         self._faults = faults
         self._model: Model | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
+        self._finisher = Finisher()
+        self._watches: dict[str, Watch] = {}
 
-    def load(self, order: Load) -> Final:
+    def load(self, order: Load) -> Loaded | NoClip:
         """Load a model in place of the present one."""
         self._model = None
         gc.collect()
-        watch = Watch(self._channel, "load", faults=[f for f in self._faults if not f.when])
-        reply = self._answer(lambda: self._load(order, watch), watch)
+        watch = Watch(
+            self._channel,
+            "load",
+            faults=[f for f in self._faults if not f.when],
+            heed=self._heed,
+        )
+        try:
+            return self._load(order, watch)
+        except ParentGone:
+            raise
+        except Exception as error:
+            reply = self._released(_reply(error, watch), watch)
         if isinstance(reply, OutOfMemory):  # no smaller rung can help here
             return Failed(stage="load", reason=reply.detail, retry=True)
         return reply
@@ -73,25 +90,64 @@ class Server:
         """How much of the device's memory a clip may have now."""
         return Surveyed(free=self._budget.room())
 
-    def make(self, order: Make) -> Final:
-        """Make one clip."""
+    def make(self, order: Make) -> None:
+        """Film one clip, and have it finished."""
         model = self._model
-        watch = Watch(
+        if model is None:
+            reason = "no model is loaded"
+            self._channel.send(Failed(job=order.job, stage="start", reason=reason, retry=False))
+            return
+        watch = self._watches[order.job] = Watch(
             self._channel,
             "encode",
             job=order.job,
             faults=[f for f in self._faults if f.concerns(order)],
             settle=self._settle,
+            heed=self._heed,
         )
-        if model is None:
-            return Failed(stage="start", reason="no model is loaded", retry=False)
-
-        def made() -> Made:
+        try:
             with self._budget.kept():
-                return clip.make(model, order, watch, self._budget)
+                film = clip.film(model, order, watch, self._budget)
+            watch.leave_device()
+            self._finisher.wait()
+        except ParentGone:
+            raise
+        except Exception as error:
+            reply = self._released(_reply(error, watch), watch)
+            del self._watches[order.job]
+            self._send(reply, order.job, self._strays(model))
+            return
+        self._channel.send(Filmed(job=order.job, strays=self._strays(model)))
+        self._finisher.begin(partial(self._finish, film, watch))
 
-        reply = self._answer(made, watch)
-        return reply.model_copy(update={"strays": self._strays(model)})
+    def cancel(self, job: str) -> None:
+        """Have a clip given up at its next step, if it is still being made."""
+        if watch := self._watches.get(job):
+            watch.cancelled.set()
+
+    def _finish(self, film: clip.Film, watch: Watch) -> None:
+        """In the finisher's thread."""
+        job = film.order.job
+        try:
+            reply: Made | NoClip = clip.finish(film, watch)
+        except ParentGone:
+            raise
+        except Exception as error:
+            reply = _reply(error, watch)
+        del self._watches[job]
+        self._send(reply, job)
+
+    def _send(self, reply: Made | NoClip, job: str, strays: int | None = None) -> None:
+        told = {"job": job} if strays is None else {"job": job, "strays": strays}
+        self._channel.send(reply.model_copy(update=told))
+
+    def _heed(self) -> None:
+        """Hear what the parent says while a request is being served: nothing but Cancel."""
+        while self._channel.waiting():
+            request = self._channel.receive()
+            if not isinstance(request, Cancel):
+                raise RuntimeError(f"{request.type} while another request is being served")
+            self.cancel(request.job)
 
     def _strays(self, model: Model) -> int | None:
         """Bytes on the device that are no weights, once all is released."""
@@ -134,16 +190,11 @@ class Server:
             seconds=round(time.monotonic() - since, 3),
         )
 
-    def _answer(self, work: Callable[[], Final], watch: Watch) -> Final:
-        try:
-            return work()
-        except ParentGone:
-            raise
-        except Exception as error:
-            reply = _reply(error, watch)
+    def _released(self, reply: NoClip, watch: Watch) -> NoClip:
+        """Let go of what the failed work held; an error of CUDA may only come to light here."""
         try:
             release(self._model.device if self._model else torch.device("cpu"))
-        except RuntimeError as error:  # an error of CUDA may only come to light here
+        except RuntimeError as error:
             return _reply(error, watch)
         return reply
 
@@ -164,7 +215,7 @@ def _set_threads(model: str) -> None:
         torch.set_num_threads(1)
 
 
-def _reply(error: Exception, watch: Watch) -> Final:
+def _reply(error: Exception, watch: Watch) -> NoClip:
     """What an error means to the parent. A lost device ends the process."""
     if isinstance(error, Cancelled):
         return CancelledReply()
@@ -177,7 +228,7 @@ def _reply(error: Exception, watch: Watch) -> Final:
         )
     if is_device_lost(error):
         print(f"the device is lost: {first_line(error)}", file=sys.stderr)
-        sys.exit(EXIT_DEVICE_LOST)
+        sys.exit(EXIT_DEVICE_LOST)  # once the finisher, which needs no device, is done
     if is_out_of_memory(error):
         told = shortage(error)
         figures = told._asdict() if told else {}

@@ -1,10 +1,11 @@
 """The watch over one request: tells the parent of each step, times the stages, heeds a cancel."""
 
 from collections.abc import Callable, Iterable
+from threading import Event
 from typing import TypeVar
 
 from pipeline.channel import Channel
-from pipeline.protocol import Cancel, Progress, Stage
+from pipeline.protocol import Progress, Stage
 from pipeline.worker import timeline
 from pipeline.worker.errors import Cancelled
 from pipeline.worker.fault import Fault
@@ -12,8 +13,16 @@ from pipeline.worker.fault import Fault
 T = TypeVar("T")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Watch:
-    """Where a request stands. `settle` waits until the device has done what it was given."""
+    """Where a request stands.
+
+    `settle` waits until the device has done what it was given; `heed` hears what the parent has to
+    say meanwhile. `cancelled` may be set from anywhere.
+    """
 
     def __init__(
         self,
@@ -22,14 +31,17 @@ class Watch:
         *,
         job: str = "",
         faults: Iterable[Fault] = (),
-        settle: Callable[[], None] = lambda: None,
+        settle: Callable[[], None] = _nothing,
+        heed: Callable[[], None] = _nothing,
     ) -> None:
         self.stage: Stage = stage
         self.seconds: dict[str, float] = {}
-        self._job = job
+        self.cancelled = Event()
         self._channel = channel
+        self._job = job
         self._faults = tuple(faults)
         self._settle = settle
+        self._heed = heed
         self._done = self._of = 0
         self._since = timeline.now()
 
@@ -55,6 +67,11 @@ class Watch:
         self.seconds[self.stage] = round(spent, 3)
         self._since = now
 
+    def leave_device(self) -> None:
+        """What is left to do is done in another thread, which touches no device and hears none."""
+        self.end()
+        self._settle = self._heed = _nothing
+
     def spoiled(self, values: T) -> T:
         """What a stage gave; something else where a test wants it so."""
         for fault in self._faults:
@@ -62,10 +79,9 @@ class Watch:
         return values
 
     def _tell(self) -> None:
-        self._channel.send(Progress(stage=self.stage, step=self._done, steps=self._of))
-        if not self._channel.waiting():
-            return
-        request = self._channel.receive()
-        if not isinstance(request, Cancel):
-            raise RuntimeError(f"{request.type} while another request is being served")
-        raise Cancelled
+        self._channel.send(
+            Progress(job=self._job, stage=self.stage, step=self._done, steps=self._of)
+        )
+        self._heed()
+        if self.cancelled.is_set():
+            raise Cancelled

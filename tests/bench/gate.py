@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 
 from daemon.demo import SAMPLES
 from pipeline.gate import NO_LIMITS, Figures, Limits, flaw
-from pipeline.maker import Clip, Maker, NoClip, Order
+from pipeline.maker import Maker
 from pipeline.micro.motions import Motion
 from pipeline.mode import Mode, Rung
+from pipeline.order import Clip, NoClip, Order
 from pipeline.presets import MICRO, MICRO_FAMILY
 from pipeline.protocol import Load
 from pipeline.spec import Spec

@@ -17,9 +17,6 @@ from daemon.ledger import Ledger
 from daemon.lock import AlreadyRunning, Lock
 from daemon.metrics import Metrics, free_bytes
 from daemon.settings import Inbox, Settings
-from daemon.slot import Slot
-from pipeline.maker import Maker
-from pipeline.protocol import Load, Progress
 
 
 def test_one_daemon_alone_holds_the_lock(tmp_path: Path) -> None:
@@ -111,10 +108,3 @@ def test_an_emptied_rules_folder_stays_empty(tmp_path: Path) -> None:
     (tmp_path / "rules" / "90-default.toml").unlink()
     make_folders(settings)
     assert list((tmp_path / "rules").iterdir()) == []
-
-
-def test_steps_that_begin_again_are_counted_and_never_negative() -> None:
-    load = Load(model="micro", device="cpu", dtype="float32")
-    slot = Slot("cpu", Maker(load, print, print))
-    steps = [slot.note(Progress(stage="denoise", step=step, steps=9)) for step in (1, 4, 0, 2)]
-    assert steps == [1, 3, 0, 2]

@@ -10,8 +10,8 @@ from daemon.forecast import Forecast, Setup
 from daemon.needs import known
 from daemon.settings import load
 from pipeline.gate import Figures
-from pipeline.maker import Clip, StepDown
 from pipeline.mode import Mode, Rung
+from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded, Made, Output
 from pipeline.spec import Spec
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.slot import Slot
-from pipeline.maker import Maker, NoClip
+from pipeline.maker import Maker
+from pipeline.order import NoClip
 from pipeline.protocol import Load
 
 LOST = NoClip("lost", "it died", retry=True)

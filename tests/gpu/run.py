@@ -205,7 +205,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
             limits=NO_LIMITS,
         )
         try:
-            clip.make(model, order, watch, budget)
+            clip.finish(clip.film(model, order, watch, budget), watch)
         except Spoilt as error:
             outcome = f"spoilt in {watch.stage}: {error}"
         except RuntimeError as error:

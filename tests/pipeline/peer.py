@@ -24,6 +24,7 @@ from pipeline.protocol import (
     Cancel,
     Cancelled,
     Failed,
+    Filmed,
     Load,
     Loaded,
     Made,
@@ -75,32 +76,40 @@ def main() -> None:
 
 
 def act(channel: Channel, word: str, order: Make, number: int) -> None:
-    channel.send(Progress(stage="denoise", step=1, steps=10))
+    channel.send(Progress(job=order.job, stage="denoise", step=1, steps=10))
     match word:
         case "made":
+            channel.send(Filmed(job=order.job))
             channel.send(made(order))
         case "long" | "film" | "steady":
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
             for step in range(2, 11) if word == "steady" else ():
                 select.select([], [], [], 0.35)
-                channel.send(Progress(stage="denoise", step=step, steps=10))
+                channel.send(Progress(job=order.job, stage="denoise", step=step, steps=10))
             try:
-                channel.send(film(channel, order))
+                clip = film(channel, order)
+                channel.send(Filmed(job=order.job))
+                channel.send(clip)
             except OSError as error:
-                channel.send(Failed(stage="write", reason=str(error), retry=True, disk=True))
+                channel.send(
+                    Failed(job=order.job, stage="write", reason=str(error), retry=True, disk=True)
+                )
         case "oom":
-            channel.send(OutOfMemory(stage="denoise", detail="no room"))
+            channel.send(OutOfMemory(job=order.job, stage="denoise", detail="no room"))
         case "fragmented":
-            channel.send(OutOfMemory(stage="denoise", detail="no room", requested=2 * GB,
-                                     allocated=4 * GB, reserved=7 * GB))  # fmt: skip
+            figures = {"requested": 2 * GB, "allocated": 4 * GB, "reserved": 7 * GB}
+            channel.send(OutOfMemory(job=order.job, stage="denoise", detail="no room", **figures))
         case "leaky":
-            channel.send(made(order).model_copy(update={"strays": GB}))
+            channel.send(Filmed(job=order.job, strays=GB))
+            channel.send(made(order))
         case "leaky-oom":
-            channel.send(OutOfMemory(stage="denoise", detail="no room", strays=GB))
+            channel.send(OutOfMemory(job=order.job, stage="denoise", detail="no room", strays=GB))
         case "fail" | "retry":
-            channel.send(Failed(stage="decode", reason="spoilt", retry=word == "retry"))
+            channel.send(
+                Failed(job=order.job, stage="decode", reason="spoilt", retry=word == "retry")
+            )
         case "spoilt":
-            channel.send(Spoilt(stage="write", flaw="black", reason="all is black"))
+            channel.send(Spoilt(job=order.job, stage="write", flaw="black", reason="all is black"))
         case "die":
             print("peer: my last words", file=sys.stderr)
             sys.exit(7)
@@ -118,7 +127,7 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
         case "wait":
             while not isinstance(channel.receive(), Cancel):
                 pass
-            channel.send(Cancelled())
+            channel.send(Cancelled(job=order.job))
 
 
 def loaded(load: Load) -> Loaded:
@@ -130,14 +139,14 @@ def made(order: Make) -> Made:
     output = Output(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
                     frames=order.frames, fps=8, duration=1.0)  # fmt: skip
     figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=1.0)
-    return Made(output=output, figures=figures, seconds={}, peak_memory=None)
+    return Made(job=order.job, output=output, figures=figures, seconds={}, peak_memory=None)
 
 
 def film(channel: Channel, order: Make) -> Made:
     """Leave the clip as the real worker would: a while of work, written, fsynced."""
     for step in range(int(order.job) % 4):
         select.select([], [], [], 0.05)
-        channel.send(Progress(stage="denoise", step=step, steps=4))
+        channel.send(Progress(job=order.job, stage="denoise", step=step, steps=4))
     mark = os.urandom(16)
     content = Path(os.environ["PEER_FILM"]).read_bytes()
     content += (len(mark) + 8).to_bytes(4, "big") + b"free" + mark

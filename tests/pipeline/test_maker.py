@@ -12,9 +12,10 @@ from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.client import Child, Died, Silent
 from pipeline.loss import Loss
-from pipeline.maker import Clip, Maker, NoClip, Order, StepDown, another_seed
+from pipeline.maker import Maker, another_seed
 from pipeline.memory import peak
 from pipeline.mode import Rung
+from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.spec import Spec
@@ -302,7 +303,7 @@ async def test_a_child_that_is_silent_too_long_is_killed() -> None:
 async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("wait"))
     await bench.until_working()
-    await bench.maker.cancel()
+    await bench.maker.cancel("1")
     outcome = await making
     assert isinstance(outcome, NoClip)
     assert outcome.kind == "cancelled"
@@ -314,7 +315,7 @@ async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
     making = asyncio.create_task(bench.make("made"))
     while not bench.news:
         await asyncio.sleep(0.01)
-    await bench.maker.cancel()
+    await bench.maker.cancel("1")
     outcome = await making
     assert isinstance(outcome, NoClip)
     assert outcome.kind == "cancelled"
@@ -325,7 +326,7 @@ async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
 async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("hang"))
     await bench.until_working()
-    await bench.maker.kill()
+    await bench.maker.kill("1")
     outcome = await making
     assert isinstance(outcome, NoClip)
     assert outcome.kind == "ended"

@@ -15,6 +15,7 @@ from pipeline.protocol import (
     Cancel,
     Cancelled,
     Failed,
+    Filmed,
     Hello,
     Inspect,
     Inspected,
@@ -81,7 +82,7 @@ REQUESTS = {
         picture="/p.png",
         staging="/s",
     ),
-    '{"type":"cancel"}': Cancel(),
+    '{"type":"cancel","job":"7"}': Cancel(job="7"),
 }
 REPLIES = {
     '{"type":"hello"}': Hello(),
@@ -103,10 +104,11 @@ REPLIES = {
         seconds=1.5,
     ),
     '{"type":"surveyed","free":9}': Surveyed(free=9),
-    '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
+    '{"job":"","type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
         stage="denoise", step=1, steps=50
     ),
-    '{"strays":null,"type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
+    '{"job":"7","strays":0,"type":"filmed"}': Filmed(job="7", strays=0),
+    '{"job":"","type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
     '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': Made(
         output=Output(
@@ -123,13 +125,13 @@ REPLIES = {
         seconds={"encode": 0.5},
         peak_memory=None,
     ),
-    '{"strays":null,"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r",'
+    '{"job":"","strays":null,"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r",'
     '"figures":null}': Spoilt(stage="denoise", flaw="not-finite", reason="r"),
-    '{"strays":null,"type":"out_of_memory","stage":"decode","detail":"d",'
+    '{"job":"","strays":null,"type":"out_of_memory","stage":"decode","detail":"d",'
     '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
-    '{"strays":null,"type":"failed","stage":"write","reason":"r","retry":true,'
+    '{"job":"","strays":null,"type":"failed","stage":"write","reason":"r","retry":true,'
     '"disk":false}': Failed(stage="write", reason="r", retry=True),
-    '{"strays":null,"type":"cancelled"}': Cancelled(),
+    '{"job":"","strays":null,"type":"cancelled"}': Cancelled(),
 }
 
 

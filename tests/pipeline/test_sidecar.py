@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from pipeline.gate import Figures
-from pipeline.maker import Clip, StepDown
 from pipeline.mode import Mode, Rung
+from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded, Made, Output
 from pipeline.sidecar import Sidecar, Source, compose, fallback
 from pipeline.spec import Spec

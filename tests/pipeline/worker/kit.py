@@ -57,6 +57,7 @@ class Peer:
         theirs.close()
         self._buffer = b""
         self.progress: list[tuple[str, int, int]] = []
+        self.strays: int | None = None
 
     def send(self, message: Any) -> None:
         self.socket.sendall(protocol.dump(message))
@@ -73,9 +74,12 @@ class Peer:
         return protocol.read_reply(line)
 
     def final(self) -> Any:
-        """The next message that is not progress; progress is kept."""
-        while isinstance(reply := self.receive(), protocol.Progress):
-            self.progress.append((reply.stage, reply.step, reply.steps))
+        """The next message that ends something; progress is kept, and the strays of a film."""
+        while isinstance(reply := self.receive(), protocol.Progress | protocol.Filmed):
+            if isinstance(reply, protocol.Filmed):
+                self.strays = reply.strays
+            else:
+                self.progress.append((reply.stage, reply.step, reply.steps))
         return reply
 
     def load(self, max_memory: int | None = None) -> Any:

@@ -42,7 +42,8 @@ def made(model: Model, order: Make, budget: Budget | None = None) -> Made:
     watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
     budget = budget or Budget(torch.device("cpu"), None)
     with budget.kept():
-        return clip.make(model, order, watch, budget)
+        film = clip.film(model, order, watch, budget)
+    return clip.finish(film, watch)
 
 
 def shortened(order: Make, steps: int) -> Make:

@@ -69,11 +69,11 @@ def test_cancel_between_two_steps_and_go_on(worker: Start, order: Order) -> None
     peer.send(order(steps=100))
     while (reply := peer.receive()).type == "progress" and reply.stage != "denoise":
         pass
-    peer.send(Cancel())
+    peer.send(Cancel(job="job"))
     assert peer.final().type == "cancelled"
     assert len(peer.progress) < 50
 
-    peer.send(Cancel())  # too late for the last clip, too early for the next: it means nothing
+    peer.send(Cancel(job="job"))  # too late for the last, too early for the next: means nothing
     peer.send(order())
     assert peer.final().type == "made"
 
@@ -178,10 +178,11 @@ def test_memory_that_does_not_come_back_is_counted(
         peer.send(order(mode=mode))
         reply = peer.final()
         assert reply.type == "made"
-        assert reply.strays < 1_000_000, mode
+        assert (peer.strays or 0) < 1_000_000, mode
     token.touch()
     peer.send(order())
-    assert peer.final().strays > 300 << 20
+    assert peer.final().type == "made"
+    assert peer.strays > 300 << 20
 
 
 def test_a_failure_is_told_and_survived(worker: Start, order: Order) -> None:
@@ -233,3 +234,37 @@ def test_a_full_disk_is_told_as_that_and_the_worker_goes_on(
         assert "No space left" in failed.reason
     peer.send(order())
     assert peer.final().type == "made"
+
+
+def test_a_clip_is_written_while_the_next_is_filmed(worker: Start, order: Order) -> None:
+    """One that hangs in the finisher holds up no film, until the next is to be finished."""
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:write:stuck")
+    peer.load()
+    peer.send(order(prompt="stuck").model_copy(update={"job": "1"}))
+    while peer.receive().type != "filmed":
+        pass
+    peer.send(order().model_copy(update={"job": "2"}))
+    stages = set()
+    while "decode" not in stages:
+        reply = peer.receive()
+        if reply.job == "2":
+            stages.add(reply.stage)
+    peer.end()
+
+
+def test_a_clip_is_given_up_while_it_is_written(
+    worker: Start, order: Order, tmp_path: Path
+) -> None:
+    token = tmp_path / "once"
+    token.touch()
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"slow:write:{token}")
+    peer.load()
+    peer.send(order().model_copy(update={"job": "1"}))
+    while peer.receive().type != "filmed":
+        pass
+    peer.send(Cancel(job="1"))
+    reply = peer.final()
+    assert (reply.type, reply.job) == ("cancelled", "1")
+    peer.send(order().model_copy(update={"job": "2"}))
+    reply = peer.final()
+    assert (reply.type, reply.job) == ("made", "2")

@@ -1,0 +1,192 @@
+"""A session: one worker child from its start to its end, and what it says, sorted by job.
+
+Two jobs can be in the child at once, one on the device and one whose MP4 is being written; so a
+single task reads the channel, and each answer goes to whom it concerns.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from pipeline.client import Child, Died, Silent
+from pipeline.loss import Loss, tell_apart
+from pipeline.protocol import (
+    Cancel,
+    Cancelled,
+    Failed,
+    Filmed,
+    Hello,
+    Load,
+    Loaded,
+    Made,
+    Make,
+    OutOfMemory,
+    Progress,
+    Reply,
+    Request,
+    Spoilt,
+    Stage,
+    Survey,
+    Surveyed,
+)
+
+_WHO = "the worker"
+_NOBODY = ""
+"""Stands for the job where none is concerned: while the child starts, loads or is surveyed."""
+
+NoClip = OutOfMemory | Spoilt | Failed | Cancelled
+Report = Callable[[Progress], None]
+
+
+class Session:
+    """`loaded`: what the child has loaded last. `killed`: we ended it; `loss`: why it was lost."""
+
+    def __init__(
+        self, child: Child, silence: Mapping[Stage, float], count_oom_kills: Callable[[], int]
+    ) -> None:
+        self.loaded: Loaded | None = None
+        self.killed = False
+        self.loss: Loss | None = None
+        self._child = child
+        self._silence = silence
+        self._count_oom_kills = count_oom_kills
+        self._oom_killed = False
+        self._boxes: dict[str, asyncio.Queue[Reply | None]] = {}
+        self._end: Died | Silent | None = None
+        self._open(_NOBODY)
+        self._sorting = asyncio.create_task(self._sort())
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._child.pid
+
+    @property
+    def over(self) -> bool:
+        """Whether the child has said its last."""
+        return self._end is not None
+
+    async def hello(self, report: Report) -> Loss | Failed | None:
+        """Wait until the child can be asked something; what went wrong instead, if anything."""
+        match await self._answer(_NOBODY, "start", report):
+            case Hello():
+                return None
+            case (Loss() | Failed()) as end:
+                return end
+            case other:
+                return _out_of_turn(other)
+
+    async def load(self, order: Load, report: Report) -> Loaded | Failed | Loss:
+        """Have a model loaded in place of the present one."""
+        match await self._ask(order, "load", report):
+            case Loaded() as loaded:
+                self.loaded = loaded
+                return loaded
+            case (Failed() | Loss()) as end:
+                return end
+            case other:
+                return _out_of_turn(other)
+
+    async def survey(self, report: Report) -> Surveyed | Loss:
+        """Ask how much of the device's memory a clip may have now."""
+        match await self._ask(Survey(), "encode", report):
+            case (Surveyed() | Loss()) as answer:
+                return answer
+            case other:
+                return _out_of_turn(other)
+
+    async def film(self, order: Make, report: Report) -> Filmed | NoClip | Loss:
+        """Have a clip filmed; after Filmed ask `finish` how it ends. The device is free then."""
+        self._open(order.job)
+        await self._child.send(order)
+        match await self._answer(order.job, "encode", report):
+            case Filmed() as filmed:
+                return filmed
+            case (OutOfMemory() | Spoilt() | Failed() | Cancelled() | Loss()) as end:
+                del self._boxes[order.job]
+                return end
+            case other:
+                return _out_of_turn(other)
+
+    async def finish(self, job: str, report: Report) -> Made | NoClip | Loss:
+        """How a clip that was filmed ends."""
+        answer = await self._answer(job, "write", report)
+        del self._boxes[job]
+        match answer:
+            case (Made() | OutOfMemory() | Spoilt() | Failed() | Cancelled() | Loss()) as end:
+                return end
+            case other:
+                return _out_of_turn(other)
+
+    async def cancel(self, job: str) -> None:
+        """Have a clip given up at its next step."""
+        await self._child.send(Cancel(job=job))
+
+    def abandon(self, job: str) -> None:
+        """Do not wait for the end of a clip that was filmed: `finish` answers Cancelled."""
+        if box := self._boxes.get(job):
+            box.put_nowait(Cancelled(job=job))
+
+    def told(self, doing: str) -> Loss:
+        """Why a session is over; it was lost while `doing` something."""
+        assert self._end is not None
+        return tell_apart(_WHO, self._end, doing, oom_killed=self._oom_killed)
+
+    async def kill(self) -> None:
+        """End the child now, whatever it does."""
+        await self._child.kill()
+        await self._sorting
+
+    async def close(self) -> None:
+        """End a child whose device is idle, when what it still writes is written."""
+        self._child.say_no_more()
+        await asyncio.wait({self._sorting}, timeout=self._silence["write"])
+        await self.kill()
+
+    def _open(self, job: str) -> None:
+        box = self._boxes[job] = asyncio.Queue()
+        if self.over:
+            box.put_nowait(None)
+
+    async def _ask(self, request: Request, stage: Stage, report: Report) -> Reply | Loss:
+        self._open(_NOBODY)
+        await self._child.send(request)
+        return await self._answer(_NOBODY, stage, report)
+
+    async def _answer(self, job: str, stage: Stage, report: Report) -> Reply | Loss:
+        """The next answer that is no progress; each stage has its own limit for silence."""
+        box = self._boxes[job]
+        while True:
+            try:
+                reply = await asyncio.wait_for(box.get(), self._silence[stage])
+            except TimeoutError:
+                return tell_apart(_WHO, Silent(self._silence[stage]), stage, oom_killed=False)
+            match reply:
+                case None:
+                    return self.told(stage)
+                case Progress():
+                    stage = reply.stage
+                    report(reply)
+                case _:
+                    if job == _NOBODY:
+                        del self._boxes[job]
+                    return reply
+
+    async def _sort(self) -> None:
+        """Until the child has said its last. What nobody asked for breaks the channel."""
+        while self._end is None:
+            shot_before = self._count_oom_kills()
+            reply = await self._child.receive()
+            if isinstance(reply, (Died, Silent)):
+                self._end = reply
+                self._oom_killed = self._count_oom_kills() > shot_before
+            elif box := self._boxes.get(getattr(reply, "job", _NOBODY)):
+                box.put_nowait(reply)
+            elif not getattr(reply, "job", _NOBODY):
+                await self._child.kill()
+                self._end = Died(f"answered out of turn ({reply.type})")
+        for box in self._boxes.values():
+            box.put_nowait(None)
+
+
+def _out_of_turn(reply: Reply) -> Loss:
+    return Loss("channel", f"{_WHO} answered out of turn ({reply.type})")

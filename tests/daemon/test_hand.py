@@ -1,0 +1,93 @@
+"""What a slot has in hand, and when it wants more."""
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+
+from daemon.hand import Hand
+from daemon.job import Job
+from daemon.ledger import Ledger
+from daemon.slot import Slot
+from pipeline.loss import Loss
+from pipeline.maker import Maker
+from pipeline.order import NoClip
+from pipeline.protocol import Load, Progress, Stage
+
+NewJob = Callable[..., Job]
+
+
+@pytest.fixture
+def new_job(ledger: Ledger, enqueue: Callable[..., list[int]]) -> NewJob:
+    def new(failures: int = 0) -> Job:
+        enqueue(f"{uuid4()}.jpg")
+        job = ledger.claim("me", 30.0)
+        assert job is not None
+        return job.model_copy(update={"failures": failures})
+
+    return new
+
+
+def slot() -> Slot:
+    load = Load(model="micro", device="cpu", dtype="float32")
+    return Slot("cpu", Maker(load, print, print))
+
+
+def at(stage: Stage, step: int = 1, steps: int = 9) -> Progress:
+    return Progress(stage=stage, step=step, steps=steps)
+
+
+def test_steps_that_begin_again_are_counted_and_never_negative(new_job: NewJob) -> None:
+    hand = Hand(new_job())
+    assert [hand.note(at("denoise", step)) for step in (1, 4, 0, 2)] == [1, 3, 0, 2]
+
+
+def test_the_next_job_is_wanted_when_the_device_is_nearly_free(new_job: NewJob) -> None:
+    one = slot()
+    assert one.wants_next()
+    hand = one.take(new_job())
+    assert not one.wants_next(), "it has not begun"
+    one.note(hand, at("encode"))
+    assert not one.wants_next()
+    one.note(hand, at("denoise", 0))
+    assert not one.wants_next(), "nobody knows yet how long it takes"
+    one.note(hand, at("decode"))
+    assert one.wants_next()
+    behind = one.take(new_job())
+    assert not one.wants_next(), "one waits behind it already"
+    one.note(hand, at("write"))
+    one.note(behind, at("denoise", 1))  # a step took no time at all
+    assert one.wants_next()
+    assert one.front is behind
+    one.drop(behind)
+    assert one.front is hand
+    one.drop(hand)
+    assert one.front is None
+
+
+def test_a_job_that_failed_before_shares_the_worker_with_no_other(new_job: NewJob) -> None:
+    one = slot()
+    hand = one.take(new_job(failures=1))
+    one.note(hand, at("decode"))
+    assert not one.wants_next()
+    one.drop(hand)
+    assert one.wants_next()
+
+
+def test_after_a_loss_one_job_at_a_time_is_tried(new_job: NewJob) -> None:
+    one = slot()
+    one.count(NoClip("lost", "it died", retry=True, loss=Loss("crash", "it died")))
+    assert one.wants_next()
+    hand = one.take(new_job())
+    one.note(hand, at("decode"))
+    assert not one.wants_next()
+
+
+def test_a_worker_lost_with_two_clips_is_one_loss() -> None:
+    one = slot()
+    loss = Loss("crash", "it died")
+    for _ in range(2):
+        one.count(NoClip("lost", loss.reason, retry=True, loss=loss))
+    assert one.losses == 1
+    one.count(NoClip("lost", loss.reason, retry=True, loss=Loss("crash", "it died")))
+    assert one.losses == 2
