@@ -81,6 +81,7 @@ class Ledger:
                     values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
                     values |= {
                         "spec": spec.model_dump(mode="json"),
+                        "preset": spec.preset,
                         "rule": rule,
                         "rules_digest": rules_digest,
                         "priority": priority,
