@@ -11,7 +11,6 @@ from daemon import migrate
 from daemon.database import SCHEMA_VERSION, Database, jobs, peaks
 from daemon.history import History, Wanted
 
-
 OLD = Path(__file__).with_name("queue_v1.sql")
 """A queue as version 1 left it: one job done, one that waits, one picture that was put aside."""
 
