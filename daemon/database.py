@@ -67,12 +67,6 @@ sa.Index(
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
 sa.Index("jobs_counted", jobs.c.state, jobs.c.rule, jobs.c.preset)
-sa.Index(
-    "jobs_to_settle",
-    jobs.c.id,
-    sqlite_where=jobs.c.whereabouts == "inbox",
-    postgresql_where=jobs.c.whereabouts == "inbox",
-)
 
 events = sa.Table(
     "events",

@@ -16,7 +16,7 @@ def _give_presets(db: sa.Connection, metadata: sa.MetaData) -> None:
     db.exec_driver_sql("alter table jobs add column preset text")
     db.execute(jobs.update().values(preset=jobs.c.spec["preset"].as_string()))
     for index in jobs.indexes:
-        if index.name in ("jobs_counted", "jobs_to_settle"):
+        if index.name == "jobs_counted":
             index.create(db)
 
 

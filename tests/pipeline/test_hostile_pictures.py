@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from pipeline.decoder import Decoder
+from pipeline.decoder import Condemned, Decoder
 from pipeline.loss import Loss
 from pipeline.picture import MEMORY
 from pipeline.presets import MICRO_FAMILY
@@ -245,11 +245,11 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     desk = open_desk()
     sound = encoded(scene(), "JPEG")
     desk.prepared(sound)
-    monkeypatch.setattr("pipeline.decoder._LIMIT", 0.7)
+    for limit in ("_QUICK", "_LIMIT"):
+        monkeypatch.setattr(f"pipeline.decoder.{limit}", 0.7)
     found = desk.inspect(hostile.slow_jpeg())
-    assert found == Rejected(
-        reason="the picture decoder hung in reading it: silent for 1 s, 2 times"
-    )
+    assert isinstance(found, Condemned)
+    assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
     assert [loss.cause for loss in desk.losses] == ["hang", "hang"]
     monkeypatch.undo()
     assert isinstance(desk.inspect(sound), Inspected)
