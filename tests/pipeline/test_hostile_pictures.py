@@ -387,7 +387,8 @@ def test_the_corpus_is_sound_and_its_parts_are_found(desk: Desk, name: str) -> N
 async def test_a_picture_that_hangs_the_child_is_counted_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.decoder._LIMIT", 0.7)
+    for limit in ("_QUICK", "_LIMIT"):
+        monkeypatch.setattr(f"pipeline.decoder.{limit}", 0.7)
     slow = hostile.slow_jpeg()
     pictures = [("1-1", Mutant(slow, "slow")), ("1-2", Mutant(encoded(scene(), "PNG"), "sound"))]
     figures = await Fuzz(tmp_path, tmp_path / "kept").run(pictures)
