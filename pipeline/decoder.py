@@ -40,8 +40,13 @@ class _Lane:
         self._child: Child | None = None
         self._turn = asyncio.Lock()
 
-    async def ask(self, request: Inspect | Prepare, limit: float) -> Answer | Loss:
-        """The child's answer, or what the picture did to the child, which is replaced."""
+    async def ask(
+        self, request: Inspect | Prepare, limit: float, *, last: bool = False
+    ) -> Answer | Loss:
+        """The child's answer, or what the picture did to the child, which is replaced.
+
+        After the `last` request for now the child leaves, and with it its memory.
+        """
         async with self._turn:
             shot_before = oom_kills()
             match await self._exchange(request, limit):
@@ -51,6 +56,8 @@ class _Lane:
                     await self._bury(loss)
                     return loss
                 case answer:
+                    if last:
+                        await self.close()
                     return answer
 
     async def close(self) -> None:
@@ -84,7 +91,7 @@ class Decoder:
 
     A child may be lost by accident once, and a large picture may take long on a slow machine. So
     what does not end well and soon is asked once more, of a second child, which is there for such
-    pictures only: the others never wait for them.
+    pictures only, and only as long: the others never wait for them.
     """
 
     def __init__(self, on_line: Callable[[str], None], on_loss: Callable[[Loss], None]) -> None:
@@ -161,7 +168,7 @@ class Decoder:
         return answer
 
     async def _study(self, request: Inspect | Prepare) -> Answer:
-        answer = await self._patient.ask(request, _LIMIT)
+        answer = await self._patient.ask(request, _LIMIT, last=True)
         return Condemned(reason=f"{answer.reason}, 2 times") if isinstance(answer, Loss) else answer
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """Pictures of somebody who means harm, through the real child under its real limits."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
@@ -45,6 +46,15 @@ class Desk:
         self._folder = folder
         self._runner = asyncio.Runner()
         self._decoder = Decoder(lambda _: None, self.losses.append)
+
+    def children(self) -> int:
+        """Picture children of this process that are alive."""
+        me, found = f"\nPPid:\t{os.getpid()}\n", 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                ours = me in (folder / "status").read_text()
+                found += ours and b"pipeline.picture" in (folder / "cmdline").read_bytes()
+        return found
 
     def inspect(self, data: bytes, name: str = "picture.jpg") -> Inspected | Rejected:
         path = self._folder / name
@@ -251,8 +261,12 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     assert isinstance(found, Condemned)
     assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
     assert [loss.cause for loss in desk.losses] == ["hang", "hang"]
+    monkeypatch.setattr("pipeline.decoder._LIMIT", 60)
+    assert isinstance(desk.inspect(hostile.slow_jpeg()), Inspected)  # given time, it is a picture
+    assert desk.children() == 0
     monkeypatch.undo()
     assert isinstance(desk.inspect(sound), Inspected)
+    assert desk.children() == 1
 
 
 # --- one file in another
