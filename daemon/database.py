@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from daemon.migrate import keep_copy, migrate
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = sa.MetaData()
 
@@ -34,6 +34,7 @@ jobs = sa.Table(
     sa.Column("whereabouts_path", sa.Text),
     # What to make of it.
     sa.Column("spec", sa.JSON),
+    sa.Column("preset", sa.Text),  # the spec's, to be counted by
     sa.Column("clip_name", sa.Text, nullable=False),
     sa.Column("rule", sa.Text),
     sa.Column("rules_digest", sa.Text),
@@ -65,6 +66,7 @@ sa.Index(
 )
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
+sa.Index("jobs_counted", jobs.c.state, jobs.c.rule, jobs.c.preset)
 
 events = sa.Table(
     "events",

@@ -157,7 +157,8 @@ class Dispatcher:
                     continue
                 if inbox.name in self._parts.room.lacking:
                     continue
-                log.warning("carrying on the publication", job=job.id)
+                if job.id not in self._outcomes.held:
+                    log.warning("carrying on the publication", job=job.id)
                 try:
                     await self._outcomes.publish(job)
                 except OSError as error:

@@ -25,10 +25,8 @@ class Wanted(BaseModel):
 
     def clause(self) -> sa.ColumnElement[bool]:
         """The same in SQL."""
-        same = ("state", "inbox", "path", "rule")
+        same = ("state", "inbox", "path", "rule", "preset")
         found = [jobs.c[key] == value for key in same if (value := getattr(self, key)) is not None]
-        if self.preset is not None:
-            found.append(jobs.c.spec["preset"].as_string() == self.preset)
         if self.text is not None:
             prompt = jobs.c.spec["prompt"].as_string()
             found.append(
@@ -59,12 +57,9 @@ class History:
 
     def outcomes(self) -> list[tuple[State, str, str, int]]:
         """Finished jobs as (state, rule, preset, count)."""
-        preset = jobs.c.spec["preset"].as_string()
-        query = (
-            sa.select(jobs.c.state, jobs.c.rule, preset, sa.func.count())
-            .where(jobs.c.state.in_(["done", "failed", "cancelled"]))
-            .group_by(jobs.c.state, jobs.c.rule, preset)
-        )
+        group = (jobs.c.state, jobs.c.rule, jobs.c.preset)
+        ended = jobs.c.state.in_(["done", "failed", "cancelled"])
+        query = sa.select(*group, sa.func.count()).where(ended).group_by(*group)
         with self._database.read() as db:
             rows = db.execute(query).all()
         return [(state, rule or "", preset or "", count) for state, rule, preset, count in rows]
@@ -111,10 +106,9 @@ class History:
         units = sa.case((spec["guidance"].as_float() > 1, 2.0), else_=1.0)
         for key in ("width", "height", "frames", "steps"):
             units = units * spec[key].as_float()
-        preset = spec["preset"].as_string()
-        query = sa.select(preset, sa.func.sum(units)).where(jobs.c.state == "queued")
+        query = sa.select(jobs.c.preset, sa.func.sum(units)).where(jobs.c.state == "queued")
         with self._database.read() as db:
-            rows = db.execute(query.group_by(preset)).all()
+            rows = db.execute(query.group_by(jobs.c.preset)).all()
         return {preset: amount for preset, amount in rows if preset is not None}
 
     # --- what is still to be done

@@ -16,7 +16,8 @@ from daemon.job import Drop
 from daemon.parts import Parts
 from daemon.scan import Seen
 from daemon.settings import Inbox
-from daemon.watch import Later
+from daemon.watch import Aside, Later
+from pipeline.decoder import Condemned
 from pipeline.presets import Family
 from pipeline.protocol import Inspected, Rejected
 from pipeline.spec import Problem, Request, Spec, check, resolve
@@ -105,9 +106,15 @@ class Intake:
         told = {path: seen.fingerprint for path, seen in files.items()}
         return await asyncio.to_thread(self._ledger.news, inbox.name, told)
 
-    async def take(self, inbox: Inbox, path: str, seen: Seen) -> Later | None:
-        """Queue the file, or say when to offer it again."""
-        picture = await self._parts.decoder.inspect(inbox.path / path, within=inbox.path)
+    async def take(
+        self, inbox: Inbox, path: str, seen: Seen, *, aside: bool = False
+    ) -> Later | Aside | None:
+        """Queue the file, or say when to offer it again, and how."""
+        decoder = self._parts.decoder
+        look = decoder.study if aside else decoder.glance
+        picture = await look(inbox.path / path, within=inbox.path)
+        if picture is None:
+            return Aside()
         if isinstance(picture, Rejected):
             return await self._refuse(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)
@@ -155,11 +162,11 @@ class Intake:
         if refusal.gone:
             return None
         key = (inbox.name, path)
-        if self._undecodable.get(key) != seen.fingerprint:
+        if self._undecodable.get(key) != seen.fingerprint and not isinstance(refusal, Condemned):
             self._undecodable[key] = seen.fingerprint
             log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
             return Later(float(inbox.patience))
-        del self._undecodable[key]
+        self._undecodable.pop(key, None)
         drop = Drop(inbox=inbox.name, path=path, fingerprint=seen.fingerprint, sha256="", source={})
         await self._put_aside(inbox, drop, refusal.reason, "unreadable")
         return None

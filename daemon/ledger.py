@@ -72,7 +72,8 @@ class Ledger:
                 if last.fingerprint == drop.fingerprint:
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
-                    self._touch(db, last, drop.fingerprint)
+                    touched = jobs.update().where(same_drop(last))
+                    db.execute(touched.values(fingerprint=drop.fingerprint))
                     return []
                 self._replace(db, last)
             ids = []
@@ -81,6 +82,7 @@ class Ledger:
                     values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
                     values |= {
                         "spec": spec.model_dump(mode="json"),
+                        "preset": spec.preset,
                         "rule": rule,
                         "rules_digest": rules_digest,
                         "priority": priority,
@@ -120,9 +122,6 @@ class Ledger:
             .order_by(jobs.c.drop.desc(), jobs.c.variant)
             .limit(1)
         ).first()
-
-    def _touch(self, db: sa.Connection, last: Any, fingerprint: str) -> None:
-        db.execute(jobs.update().where(same_drop(last)).values(fingerprint=fingerprint))
 
     def _replace(self, db: sa.Connection, last: Any) -> None:
         """The old picture is not there any more: what waits for it is cancelled."""
@@ -287,12 +286,15 @@ class Ledger:
             result=result,
         )  # fmt: skip
 
+    def hold(self, job: Job, why: str) -> bool:
+        """Remember why the clip cannot get to its name for now: still `publishing`."""
+        return self._change(_publishing(job), job, "held up", why, error=why)
+
     def done(self, job: Job, result: dict[str, Any]) -> bool:
         """`publishing -> done`: clip and sidecar stand in the outbox, fsynced."""
         return self._change(
-            (jobs.c.id == job.id) & (jobs.c.state == "publishing"), job, "done",
-            str(result.get("clip", "")), state="done", finished=self._now, owner=None,
-            result=result,
+            _publishing(job), job, "done", str(result.get("clip", "")), state="done",
+            finished=self._now, owner=None, error=None, result=result,
         )  # fmt: skip
 
     # --- the picture, once its jobs are over
@@ -354,12 +356,8 @@ class Ledger:
 
     def prioritise(self, job_id: int, priority: int) -> bool:
         """Make a waiting job sooner or later. False when it does not wait."""
-        with self._database.write() as db:
-            waiting = (jobs.c.id == job_id) & (jobs.c.state == "queued")
-            won = db.execute(jobs.update().where(waiting).values(priority=priority)).rowcount == 1
-            if won:
-                self._note(db, job_id, "priority", str(priority))
-            return won
+        waiting = (jobs.c.id == job_id) & (jobs.c.state == "queued")
+        return self._change(waiting, job_id, "priority", str(priority), priority=priority)
 
     def pause(self, paused: bool) -> None:
         """Stop or resume claiming; running attempts go on. Survives restarts."""
@@ -379,12 +377,12 @@ class Ledger:
     # --- statements
 
     def _change(
-        self, clause: sa.ColumnElement[bool], job: Job, event: str, detail: str, **values: Any
+        self, clause: sa.ColumnElement[bool], job: Job | int, event: str, detail: str, **values: Any
     ) -> bool:
         with self._database.write() as db:
             won = db.execute(jobs.update().where(clause).values(**values)).rowcount == 1
             if won:
-                self._note(db, job.id, event, detail)
+                self._note(db, job if isinstance(job, int) else job.id, event, detail)
             return won
 
     def _end(self, clause: sa.ColumnElement[bool], job: Job, state: State, error: str) -> bool:
@@ -397,3 +395,7 @@ class Ledger:
 def _running(job: Job) -> sa.ColumnElement[bool]:
     """The fence: still this attempt, still running."""
     return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt) & (jobs.c.state == "running")
+
+
+def _publishing(job: Job) -> sa.ColumnElement[bool]:
+    return (jobs.c.id == job.id) & (jobs.c.state == "publishing")

@@ -10,9 +10,20 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+
+def _give_presets(db: sa.Connection, metadata: sa.MetaData) -> None:
+    jobs = metadata.tables["jobs"]
+    db.exec_driver_sql("alter table jobs add column preset text")
+    db.execute(jobs.update().values(preset=jobs.c.spec["preset"].as_string()))
+    for index in jobs.indexes:
+        if index.name == "jobs_counted":
+            index.create(db)
+
+
 MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.MetaData], None]] = {
     1: lambda db, metadata: metadata.tables["peaks"].create(db),
     2: lambda db, metadata: metadata.tables["submissions"].create(db),
+    3: _give_presets,
 }
 """What leads from each version to the next, within the caller's transaction."""
 

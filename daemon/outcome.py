@@ -10,10 +10,11 @@ from pathlib import Path
 import structlog
 
 from daemon.archive import keep_for_a_look
+from daemon.beneath import InTheWay
 from daemon.job import Job
 from daemon.ledger import CANCELLED
 from daemon.parts import Parts
-from daemon.place import Method, probe, write_durably
+from daemon.place import Method, probe, told, write_durably
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Inbox
 from daemon.slot import Slot
@@ -36,6 +37,8 @@ class Outcomes:
         self._parts = parts
         self._ledger = parts.ledger
         self._methods: dict[Path, Method] = {}
+        self.held: dict[int, str] = {}
+        """Jobs past the fence whose clips cannot get to their names, and why; others go on."""
 
     async def conclude(
         self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | NoClip | Rejected, *, hurry: bool
@@ -74,20 +77,28 @@ class Outcomes:
                 await self.fail(job, outcome.reason)
 
     async def publish(self, job: Job, *, first: bool = False) -> None:
-        """`publishing -> done`; unless it is the `first` try, it carries on what was begun."""
+        """`publishing -> done`; unless it is the `first` try, it carries on what was begun.
+
+        A link that a stranger put in the place of the clip's folder holds up this job alone.
+        """
         inbox = self._parts.settings.inbox_named(job.inbox)
         assert inbox is not None
         assert job.spec is not None
         assert job.result is not None
-        clip = await asyncio.to_thread(
-            publish,
-            staging_of(inbox, job),
-            inbox.outbox,
-            job.clip_name,
-            await self._method(inbox),
-            job.result["sidecar_sha256"],
-            first=first,
-        )
+        try:
+            clip = await asyncio.to_thread(
+                publish,
+                staging_of(inbox, job),
+                inbox.outbox,
+                job.clip_name,
+                await self._method(inbox),
+                job.result["sidecar_sha256"],
+                first=first,
+            )
+        except InTheWay as error:
+            await self._hold(job, told(error))
+            return
+        self.held.pop(job.id, None)
         await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
         self._parts.room.trust(inbox)
         log.info(
@@ -102,6 +113,12 @@ class Outcomes:
         )
         await asyncio.to_thread(discard, inbox, job)
         await self.settle(job)
+
+    async def _hold(self, job: Job, why: str) -> None:
+        if self.held.get(job.id) != why:
+            log.error("the clip waits, for its folder is not to be had", job=job.id, why=why)
+            await asyncio.to_thread(self._ledger.hold, job, why)
+            self.held[job.id] = why
 
     async def fail(self, job: Job, reason: str) -> None:
         """`running -> failed`, and the picture is put aside with the reason."""

@@ -58,6 +58,10 @@ class Settler:
                 self._known[path] = (self._known[path][0], at)
                 self._offered.discard(path)
 
+    def is_still(self, path: str, seen: Seen) -> bool:
+        """Whether it was seen like that the last time."""
+        return path in self._known and self._known[path][0] == seen
+
     def next_due(self) -> float | None:
         """When the next file may be whole."""
         waiting = (due for path, (_, due) in self._known.items() if path not in self._offered)
@@ -69,6 +73,10 @@ class Later:
     """Offer the file again after so many seconds; None: when the rules have changed."""
 
     seconds: float | None
+
+
+class Aside:
+    """Take the file where it holds up no other: it takes long."""
 
 
 def rest(effort: float, interval: float, until_due: float | None) -> tuple[float, float]:
@@ -89,8 +97,10 @@ class Taker(Protocol):
     async def news(self, inbox: Inbox, files: Mapping[str, Seen]) -> list[str]:
         """The paths of those that have no job yet, in the same order."""
 
-    async def take(self, inbox: Inbox, path: str, seen: Seen) -> Later | None:
-        """Take one of them, or say when to offer it again."""
+    async def take(
+        self, inbox: Inbox, path: str, seen: Seen, *, aside: bool = False
+    ) -> Later | Aside | None:
+        """Take one of them, or say when to offer it again; `aside`: it may take its time."""
 
 
 class Watcher:
@@ -109,9 +119,16 @@ class Watcher:
         self._effort = 0.0
         """Seconds for which the last look kept a core busy."""
         self._root = _identity(inbox.path)
+        self._slow: asyncio.Queue[tuple[str, Seen]] = asyncio.Queue()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Scan, offer, wait; an inbox that vanishes is waited for, not taken for empty."""
+        async with asyncio.TaskGroup() as tasks:
+            slow = tasks.create_task(self._take_the_slow())
+            await self._look_and_offer(stopping)
+            slow.cancel()
+
+    async def _look_and_offer(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             self.wake.clear()
             try:
@@ -157,16 +174,26 @@ class Watcher:
                     return
                 await self._hand_over(path, files[path])
 
-    async def _hand_over(self, path: str, seen: Seen) -> None:
+    async def _take_the_slow(self) -> None:
+        while True:
+            path, seen = await self._slow.get()
+            if self._settler.is_still(path, seen):
+                await self._hand_over(path, seen, aside=True)
+
+    async def _hand_over(self, path: str, seen: Seen, *, aside: bool = False) -> None:
         if self.inbox.name in self._room.lacking:
             self._settler.again([path], time.monotonic())
             return
         try:
-            later = await self._taker.take(self.inbox, path, seen)
+            later = await self._taker.take(self.inbox, path, seen, aside=aside)
         except OSError as error:
             self._room.doubt(self.inbox, error)
             later = Later(0.0)
+        if later is not None and aside and not self._settler.is_still(path, seen):
+            return
         match later:
+            case Aside():
+                self._slow.put_nowait((path, seen))
             case Later(seconds=None):
                 self.unmatched.add(path)
             case Later(seconds=float(seconds)):

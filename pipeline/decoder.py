@@ -1,4 +1,4 @@
-"""The decoder: owns the picture child, and replaces it when a picture ends it."""
+"""The decoder: owns the picture children, and replaces one when a picture ends it."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,14 +19,20 @@ from pipeline.protocol import (
 from pipeline.spec import Spec
 
 _WHO = "the picture decoder"
+_QUICK = 5.0
+"""Seconds that one picture may hold up the others."""
 _LIMIT = 60.0
-"""Seconds that one picture may take."""
-_TRIES = 2
-"""A child may be shot by accident once; a picture that ends two children is the cause."""
+"""Seconds that one picture may take where it holds up nobody."""
+
+Answer = Inspected | Prepared | Rejected | Failed
 
 
-class Decoder:
-    """Looks at pictures and prepares them, one at a time, in a child without a GPU."""
+class Condemned(Rejected):
+    """A picture that ended two children, or held up both for too long: no copy looks like that."""
+
+
+class _Lane:
+    """One child, and the pictures that wait for it in a row."""
 
     def __init__(self, on_line: Callable[[str], None], on_loss: Callable[[Loss], None]) -> None:
         self._on_line = on_line
@@ -34,12 +40,83 @@ class Decoder:
         self._child: Child | None = None
         self._turn = asyncio.Lock()
 
+    async def ask(
+        self, request: Inspect | Prepare, limit: float, *, last: bool = False
+    ) -> Answer | Loss:
+        """The child's answer, or what the picture did to the child, which is replaced.
+
+        After the `last` request for now the child leaves, and with it its memory.
+        """
+        async with self._turn:
+            shot_before = oom_kills()
+            match await self._exchange(request, limit):
+                case (Died() | Silent()) as end:
+                    shot = oom_kills() > shot_before
+                    loss = tell_apart(_WHO, end, "reading it", oom_killed=shot)
+                    await self._bury(loss)
+                    return loss
+                case answer:
+                    if last:
+                        await self.close()
+                    return answer
+
+    async def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            await self._child.close()
+            self._child = None
+
+    async def _exchange(self, request: Inspect | Prepare, limit: float) -> Answer | Died | Silent:
+        if self._child is None:
+            self._child = await Child.spawn("pipeline.picture", self._on_line)
+            hello = await self._child.receive(SILENCE["start"])
+            if not isinstance(hello, Hello):
+                return hello if isinstance(hello, (Died, Silent)) else Died("did not say hello")
+        await self._child.send(request)
+        match await self._child.receive(limit):
+            case (Inspected() | Prepared() | Rejected() | Failed() | Died() | Silent()) as answer:
+                return answer
+            case other:
+                return Died(f"answered out of turn ({other.type})")
+
+    async def _bury(self, loss: Loss) -> None:
+        if self._child is not None:
+            await self._child.kill(grace=1.0)
+            self._child = None
+            self._on_loss(loss)
+
+
+class Decoder:
+    """Looks at pictures and prepares them in children without a GPU.
+
+    A child may be lost by accident once, and a large picture may take long on a slow machine. So
+    what does not end well and soon is asked once more, of a second child, which is there for such
+    pictures only, and only as long: the others never wait for them.
+    """
+
+    def __init__(self, on_line: Callable[[str], None], on_loss: Callable[[Loss], None]) -> None:
+        self._quick = _Lane(on_line, on_loss)
+        self._patient = _Lane(on_line, on_loss)
+
     async def inspect(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
         """Decode the file to its end and say what it is.
 
         In a folder to which strangers have access, `within`, no link is followed.
         """
-        answer = await self._ask(Inspect(path=str(path), within=str(within or "")))
+        return await self.glance(path, within) or await self.study(path, within)
+
+    async def glance(self, path: Path, within: Path | None = None) -> Inspected | Rejected | None:
+        """The same, but None when it did not end well and soon: ask `study` then."""
+        request = Inspect(path=str(path), within=str(within or ""))
+        answer = await self._quick.ask(request, _QUICK)
+        if isinstance(answer, Loss):
+            return None
+        assert isinstance(answer, (Inspected, Rejected))
+        return answer
+
+    async def study(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
+        """The second and last look at a picture that needs it."""
+        answer = await self._study(Inspect(path=str(path), within=str(within or "")))
         assert isinstance(answer, (Inspected, Rejected))
         return answer
 
@@ -82,50 +159,19 @@ class Decoder:
         )
 
     async def _prepare(self, request: Prepare) -> Prepared | Rejected:
-        answer = await self._ask(request)
+        answer = await self._quick.ask(request, _QUICK)
+        if isinstance(answer, Loss):
+            answer = await self._study(request)
         if isinstance(answer, Failed):
             raise OSError(f"{request.output}: {answer.reason}")
         assert isinstance(answer, (Prepared, Rejected))
         return answer
 
+    async def _study(self, request: Inspect | Prepare) -> Answer:
+        answer = await self._patient.ask(request, _LIMIT, last=True)
+        return Condemned(reason=f"{answer.reason}, 2 times") if isinstance(answer, Loss) else answer
+
     async def close(self) -> None:
-        """End the child."""
-        if self._child is not None:
-            await self._child.close()
-            self._child = None
-
-    async def _ask(self, request: Inspect | Prepare) -> Inspected | Prepared | Rejected | Failed:
-        async with self._turn:
-            why = ""
-            for _ in range(_TRIES):
-                shot_before = oom_kills()
-                match await self._exchange(request):
-                    case Inspected() | Prepared() | Rejected() | Failed() as answer:
-                        return answer
-                    case (Died() | Silent()) as end:
-                        shot = oom_kills() > shot_before
-                        loss = tell_apart(_WHO, end, "reading it", oom_killed=shot)
-                        why = loss.reason
-                        await self._bury(loss)
-            return Rejected(reason=f"{why}, {_TRIES} times")
-
-    async def _exchange(
-        self, request: Inspect | Prepare
-    ) -> Inspected | Prepared | Rejected | Failed | Died | Silent:
-        if self._child is None:
-            self._child = await Child.spawn("pipeline.picture", self._on_line)
-            hello = await self._child.receive(SILENCE["start"])
-            if not isinstance(hello, Hello):
-                return hello if isinstance(hello, (Died, Silent)) else Died("did not say hello")
-        await self._child.send(request)
-        match await self._child.receive(_LIMIT):
-            case (Inspected() | Prepared() | Rejected() | Failed() | Died() | Silent()) as answer:
-                return answer
-            case other:
-                return Died(f"answered out of turn ({other.type})")
-
-    async def _bury(self, loss: Loss) -> None:
-        if self._child is not None:
-            await self._child.kill(grace=1.0)
-            self._child = None
-            self._on_loss(loss)
+        """End the children."""
+        await self._quick.close()
+        await self._patient.close()

@@ -46,6 +46,9 @@ def tell_problems(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, OSError) and error.status_code == 400:
+            why = error.__cause__.strerror or error.__cause__  # FastAPI takes it for the sender's
+            return problem(HTTPException(507, f"no room for the upload: {why}"))
         return problem(error)
 
     @api.exception_handler(RequestValidationError)

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -60,10 +62,24 @@ async def serving(app: "App") -> AsyncIterator[None]:
     while not server.started and not task.done():  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.01)
     try:
-        yield
+        with _uploads_in(app.settings.state):
+            yield
     finally:
         server.should_exit = True
         await task
+
+
+@contextlib.contextmanager
+def _uploads_in(folder: Path) -> Iterator[None]:
+    """Uploads lie there while they come, without a name: a crash leaves none of them behind.
+
+    Not in /tmp, which is small on many a machine, and on some it is memory.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _listen(http: Http) -> socket.socket:

@@ -1,5 +1,6 @@
 """Migrations: an older queue is carried over whole, or left as it was; a copy of it stays."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -7,25 +8,33 @@ import pytest
 import sqlalchemy as sa
 
 from daemon import migrate
-from daemon.database import SCHEMA_VERSION, Database, events, jobs, meta, peaks, submissions
+from daemon.database import SCHEMA_VERSION, Database, jobs, peaks
+from daemon.history import History, Wanted
+
+OLD = Path(__file__).with_name("queue_v1.sql")
+"""A queue as version 1 left it: one job done, one that waits, one picture that was put aside."""
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A queue as version 1 left it, with a job in it."""
     file = tmp_path / "queue.sqlite"
-    engine = sa.create_engine(f"sqlite:///{file}")
-    with engine.begin() as db:
-        jobs.metadata.create_all(db, tables=[jobs, events, meta])
-        db.execute(meta.insert().values(key="schema_version", value="1"))
-        db.execute(
-            jobs.insert().values(
-                inbox="inbox", path="cat.jpg", drop=1, variant=0, sha256="aa", fingerprint="1",
-                source={}, clip_name="cat", state="queued", created=1.0,
-            )
-        )  # fmt: skip
-    engine.dispose()
+    with contextlib.closing(sqlite3.connect(file)) as raw:
+        raw.executescript(OLD.read_text(encoding="utf-8"))
     return file
+
+
+def tables(file: Path) -> dict[str, list[str]]:
+    """The columns of each table, and the names of all indexes."""
+    database = Database(f"sqlite:///{file}")
+    with database.read() as db:
+        there = sa.inspect(db)
+        found = {
+            each: sorted(c["name"] for c in there.get_columns(each))
+            for each in there.get_table_names()
+        }
+        found["indexes"] = sorted(str(i["name"]) for each in found for i in there.get_indexes(each))
+    database.close()
+    return found
 
 
 def version(file: Path) -> str:
@@ -38,13 +47,19 @@ def version(file: Path) -> str:
 def test_an_older_queue_is_carried_over_and_kept(old: Path) -> None:
     database = Database(f"sqlite:///{old}")
     with database.read() as db:
-        assert db.scalars(sa.select(jobs.c.path)).all() == ["cat.jpg"]
-        assert db.execute(sa.select(peaks)).all() == []
-        assert db.execute(sa.select(submissions)).all() == []
+        there = db.execute(sa.select(jobs.c.path, jobs.c.preset).order_by(jobs.c.id)).all()
+        assert there == [("cat.jpg", "draft"), ("dog.jpg", "high"), ("bad.jpg", None)]
+    history = History(database)
+    assert history.outcomes() == [("done", "90-default", "draft", 1), ("failed", "", "", 1)]
+    assert [job.path for job in history.newest(Wanted(preset="high"))] == ["dog.jpg"]
     database.close()
     assert version(old) == str(SCHEMA_VERSION)
     assert version(old.with_name("queue.sqlite.v1")) == "1"
     Database(f"sqlite:///{old}").close()
+
+
+def test_an_older_queue_gets_the_tables_of_a_new_one(old: Path, tmp_path: Path) -> None:
+    assert tables(old) == tables(tmp_path / "new.sqlite")
 
 
 def test_a_migration_that_fails_leaves_the_queue_as_it_was(

@@ -13,7 +13,7 @@ from daemon.mount import file_system
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, Seen, is_junk, is_picture, scan
 from daemon.settings import Inbox, Settings
-from daemon.watch import Later, Settler, Watcher, rest
+from daemon.watch import Aside, Later, Settler, Watcher, rest
 
 A = Seen(1, 1, 1)
 B = Seen(2, 2, 1)
@@ -116,7 +116,13 @@ class Basket:
     async def news(self, _: Inbox, files: Mapping[str, Seen]) -> list[str]:
         return [path for path in files if path not in self.known]
 
-    async def take(self, _: Inbox, path: str, __: Seen) -> Later | None:
+    async def take(
+        self, _: Inbox, path: str, __: Seen, *, aside: bool = False
+    ) -> Later | Aside | None:
+        if path.startswith("slow"):
+            if not aside:
+                return Aside()
+            await asyncio.sleep(0.1)
         self.taken.append(path)
         return self.answer
 
@@ -173,6 +179,29 @@ async def test_among_many_old_files_only_the_new_ones_are_taken(tmp_path: Path) 
     basket.known = {f"{number:04}.jpg" for number in range(1200) if number not in (7, 1100)}
     await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.3)
     assert sorted(basket.taken) == ["0007.jpg", "1100.jpg"]
+
+
+async def test_slow_pictures_wait_for_each_other_alone(tmp_path: Path) -> None:
+    names = ["slow-1.jpg", "slow-2.jpg", "a.jpg", "b.jpg"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (number, number))
+    basket = Basket()
+    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.5)
+    assert basket.taken == ["a.jpg", "b.jpg", "slow-1.jpg", "slow-2.jpg"]
+
+
+async def test_a_slow_picture_that_is_replaced_meanwhile_is_looked_at_anew(tmp_path: Path) -> None:
+    for name in ("slow-1.jpg", "slow-2.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    basket = Basket()
+    looking = asyncio.create_task(
+        run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.6)
+    )
+    await asyncio.sleep(0.05)
+    (tmp_path / "slow-2.jpg").write_bytes(b"another")
+    await looking
+    assert basket.taken == ["slow-1.jpg", "slow-2.jpg"]
 
 
 def test_the_rest_between_two_looks_is_the_interval_where_looking_is_cheap() -> None:

@@ -1,6 +1,7 @@
 """Pictures of somebody who means harm, through the real child under its real limits."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from pipeline.decoder import Decoder
+from pipeline.decoder import Condemned, Decoder
 from pipeline.loss import Loss
 from pipeline.picture import MEMORY
 from pipeline.presets import MICRO_FAMILY
@@ -45,6 +46,15 @@ class Desk:
         self._folder = folder
         self._runner = asyncio.Runner()
         self._decoder = Decoder(lambda _: None, self.losses.append)
+
+    def children(self) -> int:
+        """Picture children of this process that are alive."""
+        me, found = f"\nPPid:\t{os.getpid()}\n", 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                ours = me in (folder / "status").read_text()
+                found += ours and b"pipeline.picture" in (folder / "cmdline").read_bytes()
+        return found
 
     def inspect(self, data: bytes, name: str = "picture.jpg") -> Inspected | Rejected:
         path = self._folder / name
@@ -245,14 +255,18 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     desk = open_desk()
     sound = encoded(scene(), "JPEG")
     desk.prepared(sound)
-    monkeypatch.setattr("pipeline.decoder._LIMIT", 0.7)
+    for limit in ("_QUICK", "_LIMIT"):
+        monkeypatch.setattr(f"pipeline.decoder.{limit}", 0.7)
     found = desk.inspect(hostile.slow_jpeg())
-    assert found == Rejected(
-        reason="the picture decoder hung in reading it: silent for 1 s, 2 times"
-    )
+    assert isinstance(found, Condemned)
+    assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
     assert [loss.cause for loss in desk.losses] == ["hang", "hang"]
+    monkeypatch.setattr("pipeline.decoder._LIMIT", 60)
+    assert isinstance(desk.inspect(hostile.slow_jpeg()), Inspected)  # given time, it is a picture
+    assert desk.children() == 0
     monkeypatch.undo()
     assert isinstance(desk.inspect(sound), Inspected)
+    assert desk.children() == 1
 
 
 # --- one file in another
@@ -387,7 +401,8 @@ def test_the_corpus_is_sound_and_its_parts_are_found(desk: Desk, name: str) -> N
 async def test_a_picture_that_hangs_the_child_is_counted_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.decoder._LIMIT", 0.7)
+    for limit in ("_QUICK", "_LIMIT"):
+        monkeypatch.setattr(f"pipeline.decoder.{limit}", 0.7)
     slow = hostile.slow_jpeg()
     pictures = [("1-1", Mutant(slow, "slow")), ("1-2", Mutant(encoded(scene(), "PNG"), "sound"))]
     figures = await Fuzz(tmp_path, tmp_path / "kept").run(pictures)

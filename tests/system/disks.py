@@ -51,6 +51,42 @@ def ext4(folder: Path, *, size: int = 24 * 2**20, options: str = "loop") -> Iter
         yield folder
 
 
+def turn_ext4_read_only(folder: Path) -> None:
+    """As the kernel does it where it finds an error; mounted with `errors=remount-ro`."""
+    device = Path(_told("findmnt", "-no", "SOURCE", folder)).name
+    Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+
+
+def repair_ext4(folder: Path) -> None:
+    """As an operator does it, once nobody uses it; e2fsck says 1 where it had to mend."""
+    image = folder.with_name(f"{folder.name}.img")
+    subprocess.run(["umount", folder], check=True)
+    assert subprocess.run(["e2fsck", "-fy", image], capture_output=True, check=False).returncode < 2
+    mount("-o", "loop", image, folder)
+
+
+@contextlib.contextmanager
+def btrfs(folder: Path) -> Iterator[Path]:
+    """A small btrfs in a file beside the folder, which counts what the folder holds."""
+    mkfs = needs("mkfs.btrfs", package="btrfs-progs")
+    image = folder.with_name(f"{folder.name}.img")
+    with image.open("wb") as file:
+        file.truncate(128 * 2**20)
+    subprocess.run([mkfs, "-q", image], check=True)
+    with mounted(folder, "-o", "loop", image):
+        _told("btrfs", "quota", "enable", folder)
+        yield folder
+
+
+def set_quota(folder: Path, most: str) -> None:
+    """How many bytes a btrfs may hold, or "none" for all."""
+    _told("btrfs", "qgroup", "limit", most, folder)
+
+
+def _told(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def break_ext4(folder: Path) -> None:
     """From now on every access to it is an I/O error."""
     descriptor = os.open(folder, os.O_RDONLY)

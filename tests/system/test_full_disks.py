@@ -7,8 +7,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.system import disks
@@ -152,6 +154,72 @@ def test_a_disk_that_turns_read_only_is_waited_for(on_disks: Callable[..., Studi
         studio.until(studio.is_ready, "it is ready again")
         (job,) = studio.until_settled(f"{name}.png", "done")
         assert job["failures"] == 0
+
+
+def test_a_state_folder_that_turns_read_only_costs_no_try(on_disks: Callable[..., Studio]) -> None:
+    """The kernel does so after an error of the disk; it lasts until somebody repairs the disk."""
+    disk = partial(disks.ext4, options="loop,errors=remount-ro")
+    studio = on_disks(".i2vd", disk=disk).start()
+    studio.drop("before.png", picture(1))
+    studio.until_settled("before.png", "done")
+    mark = len(studio.log())
+    disks.turn_ext4_read_only(studio.root / ".i2vd")
+    studio.drop("cat.png", picture(2))
+    studio.until(lambda: not studio.is_ready(), "it is not ready")
+    assert "read" in studio.request("GET", "/readyz").text
+    time.sleep(2.5)  # a turn of every loop
+    assert studio.is_alive()
+    assert len([line for line in studio.log()[mark:] if line["level"] == "error"]) == 1
+    assert studio.clips() == ["before.mp4"]
+    studio.kill()
+    disks.repair_ext4(studio.root / ".i2vd")
+    studio.start()
+    (job,) = studio.until_settled("cat.png", "done")
+    assert job["failures"] == 0
+    assert studio.clips() == ["before.mp4", "cat.mp4"]
+
+
+@pytest.mark.parametrize("name", ["outbox", ".i2vd"])
+def test_a_quota_that_is_used_up_costs_no_try(on_disks: Callable[..., Studio], name: str) -> None:
+    studio = on_disks(name, disk=disks.btrfs, min_free=0).start()
+    folder = studio.root / name
+
+    def spoil() -> Callable[[], object]:
+        disks.set_quota(folder, "8M")
+        with pytest.raises(OSError, match="quota"), (folder / ".ballast").open("wb") as ballast:
+            while True:
+                ballast.write(bytes(65536))
+                ballast.flush()
+                os.fsync(ballast.fileno())
+        return lambda: disks.set_quota(folder, "none")
+
+    stops_and_goes_on(studio, spoil, "disk" if name == ".i2vd" else "quota", by_work=True)
+
+
+def test_uploads_lie_in_the_state_folder_while_they_come(quick_in: Open, tmp_path: Path) -> None:
+    """A small /tmp takes nothing from them; a full state folder is told as what it is."""
+    studio = quick_in(TMPDIR=str(tmp_path / "tmp"))
+    cat = picture(1, (1500, 1500), "BMP")  # 6.75 MB: more than is kept in memory
+
+    def send(name: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{studio.port}/api/jobs"
+        return httpx.post(url, files={"picture": (name, cat)}, timeout=30, trust_env=False)
+
+    state = studio.root / ".i2vd"
+    with disks.tmpfs(tmp_path / "tmp", size="64k"), disks.tmpfs(state, size="24m"):
+        studio.start()
+        assert send("cat.bmp").status_code == 202
+        studio.until_settled("cat.bmp", "done")
+        ballast = disks.fill(state, leave=2**21)
+        before = sorted(state.iterdir())
+        answer = send("dog.bmp")
+        assert (answer.status_code, "no room for the upload" in answer.text) == (507, True)
+        assert list(studio.inbox.iterdir()) == []
+        assert sorted(state.iterdir()) == before
+        ballast.unlink()
+        assert send("dog.bmp").status_code == 202
+        studio.until_settled("dog.bmp", "done")
+        studio.close()
 
 
 def test_a_disk_that_breaks_is_waited_for(on_disks: Callable[..., Studio]) -> None:

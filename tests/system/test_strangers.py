@@ -1,6 +1,7 @@
 """What strangers leave in the folders: links that lead elsewhere, and pipes."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def test_a_link_in_the_outbox_fails_the_pictures_of_that_folder_alone(house: Stu
     assert house.post(f"/api/jobs/{house.job('pets/cat.png')['id']}/retry").is_success
     house.until_settled("pets/cat.png", "done")
     assert "pets/cat.mp4" in house.clips()
+
+
+def test_a_link_swapped_in_before_publication_holds_up_that_clip_alone(house: Studio) -> None:
+    house.rule("10-long", '[match]\nfolder = "planes"\n[make]\nprompt = "long"\npreset = "draft"\n')
+    house.until(lambda: "10-long" in str(house.get("/api/rules")), "the rule is read")
+    link = house.outbox / "planes"
+    house.drop("planes/jet.png", picture(11))
+    house.until_state("planes/jet.png", "running")
+    time.sleep(0.5)  # it was looked at before the work began
+    link.symlink_to(house.root / "elsewhere")
+    (job,) = house.until_state("planes/jet.png", "publishing")
+    house.drop("ship.png", picture(12))
+    house.until_settled("ship.png", "done")
+    house.until(lambda: house.events(job["id"])[-1] == "held up", "it is told")
+    assert f"{IN_THE_WAY}: {link}" in house.job("planes/jet.png")["error"]
+    assert house.is_ready()
+    assert names_in(house.root / "elsewhere") == []
+    assert len([line for line in house.log() if line["event"].startswith("the clip waits")]) == 1
+    link.unlink()
+    (job,) = house.until_settled("planes/jet.png", "done")
+    assert (job["failures"], job["error"]) == (0, None)
+    assert "planes/jet.mp4" in house.clips()
 
 
 def test_a_link_in_the_archive_keeps_the_pictures_of_that_folder_in_the_inbox(

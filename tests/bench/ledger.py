@@ -1,0 +1,107 @@
+"""What a long history costs the queue: `python -m tests.bench.ledger`.
+
+A million finished jobs in a SQLite file on this disk, some waiting; then claims, as the dispatcher
+makes them, and what each scrape of /metrics asks.
+"""
+
+import argparse
+import os
+import platform
+import random
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from daemon.database import Database, jobs
+from daemon.history import History, Wanted
+from daemon.ledger import Ledger
+from pipeline.presets import MICRO_FAMILY
+from pipeline.spec import Request, resolve
+
+_ROWS = 20_000
+"""Rows in one transaction."""
+
+
+def row(number: int, state: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A job of a picture of its own."""
+    result = None if state == "queued" else {"clip": f"/srv/i2vd/outbox/{number}.mp4"}
+    return {
+        "inbox": "inbox", "path": f"{number:07}.png", "drop": 1, "variant": 1,
+        "sha256": f"{number:064x}", "fingerprint": f"1-{number}-1", "spec": spec,
+        "source": {"size": 1, "width": 96, "height": 96, "caption": ""},
+        "preset": spec["preset"], "clip_name": f"{number:07}", "rule": f"rule-{number % 10}",
+        "state": state, "result": result, "created": 1.0, "priority": number % 3,
+        "whereabouts": "inbox" if state == "queued" else "archive",
+    }  # fmt: skip
+
+
+def fill(database: Database, finished: int, waiting: int) -> None:
+    """Finished jobs of all presets, then those that wait."""
+    specs = []
+    for preset in MICRO_FAMILY.presets:
+        request = Request(prompt="camera zooming in slowly", preset=preset)
+        rng = random.Random(0)
+        spec = resolve(request, MICRO_FAMILY, source=(96, 96), sha256="ab" * 32, rng=rng)
+        specs.append(spec.model_dump(mode="json"))
+    for start in range(0, finished + waiting, _ROWS):
+        numbers = range(start, min(start + _ROWS, finished + waiting))
+        states = ("done" if n < finished else "queued" for n in numbers)
+        rows = [row(n, s, specs[n % len(specs)]) for n, s in zip(numbers, states, strict=True)]
+        with database.write() as db:
+            db.execute(jobs.insert(), rows)
+
+
+def timed(ask: Callable[[], object], times: int) -> list[float]:
+    """Milliseconds of each."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        ask()
+        taken.append((time.perf_counter() - began) * 1000)
+    return sorted(taken)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.ledger")
+    parser.add_argument("--finished", type=int, default=1_000_000)
+    parser.add_argument("--waiting", type=int, default=2000)
+    parser.add_argument("--claims", type=int, default=1000)
+    options = parser.parse_args()
+    table = Table("what", "median", "p99", "aim", box=None)
+    with tempfile.TemporaryDirectory(prefix="i2vd-ledger-", dir=Path.cwd()) as folder:
+        database = Database(f"sqlite:///{folder}/queue.sqlite")
+        ledger, history = Ledger(database), History(database)
+        fill(database, options.finished, options.waiting)
+
+        def add(what: str, ask: Callable[[], object], times: int, aim: str = "") -> None:
+            taken = timed(ask, times)
+            p99 = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
+            table.add_row(what, f"{statistics.median(taken):.1f} ms", f"{p99:.1f} ms", aim)
+
+        add("a claim", lambda: ledger.claim("host", 30), options.claims, "p99 under 20 ms")
+        add("jobs by state", history.counts, 20)
+        add("outcomes by rule and preset", history.outcomes, 20)
+        add("the work that waits", history.queued_work, 20)
+        add("the newest of a preset", lambda: history.newest(Wanted(preset="high")), 20)
+        add("pictures still to be put away", history.unsettled, 20)
+        database.close()
+    console = Console(width=100)
+    console.print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; python -m "
+        f"tests.bench.ledger --finished {options.finished} --waiting {options.waiting}"
+    )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
