@@ -3,10 +3,10 @@
 I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several with ";" between, heeded only with
 I2VD_TESTING=1. KIND: oom, fragmented (oom with enough idle), leak, die (as if the kernel shot the
 child), crash, hang, slow, fail, lost (as if the device's context was lost), rubbish (on the
-channel). It strikes after the stage's first step. Or what the stage gave is spoilt: nan (latents); black, grey,
-grey-end, frozen, other (frames). With WHEN it is so only in attempts of one of these modes
-("lean"), sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/" is the
-path of a token: the fault strikes as often as it can take that file away.
+channel). It strikes after the stage's first step. Or what the stage gave is spoilt: nan (latents);
+black, grey, grey-end, frozen, other (frames). With WHEN it is so only in attempts of one of these
+modes ("lean"), sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/"
+is the path of a token: the fault strikes as often as it can take that file away.
 """
 
 import os
