@@ -20,6 +20,10 @@ class Slot:
     maker: Maker
     job: Job | None = None
     progress: Progress | None = None
+    preview: bytes | None = None
+    """How the job's clip looked when the worker last showed it: a JPEG, see Progress."""
+    previews: int = 0
+    """How often that was, so that who has seen one knows of the next."""
     trouble: str | None = None
     """Why no job can be made at all, while that is so."""
     alive_at: float = field(default_factory=time.monotonic)
@@ -31,7 +35,7 @@ class Slot:
 
     def take(self, job: Job | None) -> None:
         """Begin with a job, or be free again."""
-        self.job, self.progress = job, None
+        self.job, self.progress, self.preview, self.previews = job, None, None, 0
         self._free_since = time.monotonic()
 
     def idle(self) -> float:
@@ -57,6 +61,9 @@ class Slot:
     def note(self, progress: Progress) -> int:
         """Take news of the attempt in; how many denoising steps were done since the last."""
         last, self.progress = self.progress, progress
+        if progress.preview is not None:
+            self.preview = progress.preview
+            self.previews += 1
         if progress.stage == "denoise":
             self.trouble = None
         if last is None or last.stage != progress.stage:

@@ -22,12 +22,16 @@ _MOST_LISTENERS = 32
 
 
 class SlotStatus(BaseModel):
-    """A device and what it does; `progress` as in a job."""
+    """A device and what it does; `progress` as in a job.
+
+    `previews` counts how often the clip in hand was shown anew: `/api/jobs/N/preview`.
+    """
 
     device: str
     job: int | None
     path: str | None
     progress: dict[str, Any] | None
+    previews: int
     pid: int | None
 
 
@@ -89,6 +93,7 @@ def _now(app: "App") -> Status:
                 job=slot.job.id if slot.job else None,
                 path=slot.job.path if slot.job else None,
                 progress=slot.told(),
+                previews=slot.previews,
                 pid=slot.maker.pid,
             )
             for slot in app.slots

@@ -18,6 +18,7 @@ from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
+from pipeline.worker.preview import Preview
 from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.watch import Watch
 
@@ -36,10 +37,11 @@ def make(model: Model, order: Make, watch: Watch, budget: Budget) -> Made:
     picture = read_picture(Path(order.picture), order.width, order.height)
     wanted, unwanted = _conditions(model, order, picture, watch)
     watch.enter("denoise", order.spec.steps)
-    latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch))
+    preview = Preview(wanted.latents[0, :, 0], picture)
+    latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch, preview))
     if not torch.isfinite(latents).all():
         raise Spoilt(Flaw("not-finite", "the latents are not numbers"))
-    del wanted, unwanted
+    del wanted, unwanted, preview
     watch.enter("decode", order.frames)
     frames = watch.spoiled(_decode(model, order, latents, watch))
     frames, figures = examine(frames, np.asarray(picture), order.limits)
@@ -79,7 +81,12 @@ def _conditions(
 
 
 def _denoise(
-    model: Model, order: Make, wanted: Conditions, unwanted: Conditions | None, watch: Watch
+    model: Model,
+    order: Make,
+    wanted: Conditions,
+    unwanted: Conditions | None,
+    watch: Watch,
+    preview: Preview,
 ) -> Tensor:
     spec = order.spec
     cells = (order.height // model.vae_factor, order.width // model.vae_factor)
@@ -97,7 +104,7 @@ def _denoise(
             noise_for(spec.seed, shape).to(model.device),
             scheduler_for(model.scheduler, spec.sampler, spec.spacing),
             spec.steps,
-            watch.step,
+            lambda estimate: watch.step(preview=preview.of(estimate)),
         )
 
 

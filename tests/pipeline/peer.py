@@ -15,7 +15,10 @@ import signal
 import socket
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.gate import Figures
@@ -83,7 +86,7 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
             for step in range(2, 11) if word == "steady" else ():
                 select.select([], [], [], 0.35)
-                channel.send(Progress(stage="denoise", step=step, steps=10))
+                channel.send(Progress(stage="denoise", step=step, steps=10, preview=strip(step)))
             try:
                 channel.send(film(channel, order))
             except OSError as error:
@@ -119,6 +122,13 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             while not isinstance(channel.receive(), Cancel):
                 pass
             channel.send(Cancelled())
+
+
+def strip(step: int) -> bytes:
+    """A preview, another one for each step."""
+    out = BytesIO()
+    Image.new("RGB", (512, 64), (20 * step, 90, 160)).save(out, "JPEG")
+    return out.getvalue()
 
 
 def loaded(load: Load) -> Loaded:

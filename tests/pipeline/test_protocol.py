@@ -103,8 +103,8 @@ REPLIES = {
         seconds=1.5,
     ),
     '{"type":"surveyed","free":9}': Surveyed(free=9),
-    '{"type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
-        stage="denoise", step=1, steps=50
+    '{"type":"progress","stage":"denoise","step":1,"steps":50,"preview":"_9g="}': Progress(
+        stage="denoise", step=1, steps=50, preview=b"\xff\xd8"
     ),
     '{"strays":null,"type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
