@@ -18,6 +18,10 @@ class Hand:
 
     job: Job
     progress: Progress | None = None
+    preview: bytes | None = None
+    """How the clip looked when the worker last showed it: a JPEG, see Progress."""
+    previews: int = 0
+    """How often that was, so that who has seen one knows of the next."""
     _stage_began: float = 0.0
 
     @property
@@ -32,6 +36,9 @@ class Hand:
     def note(self, progress: Progress) -> int:
         """Take news of the attempt in; how many denoising steps were done since the last."""
         last, self.progress = self.progress, progress
+        if progress.preview is not None:
+            self.preview = progress.preview
+            self.previews += 1
         if last is None or last.stage != progress.stage:
             self._stage_began = time.monotonic()
             return progress.step if progress.stage == "denoise" else 0

@@ -36,6 +36,9 @@ SILENCE: dict[Stage, float] = {
 """Seconds without a message after which a child in this stage is taken for hung."""
 
 
+PREVIEW_FRAMES = 8
+"""Frames of a preview, from the clip's first to its last."""
+
 EXIT_DEVICE_LOST = 70
 """The worker's exit code after an error that no later work in its context would survive."""
 
@@ -180,12 +183,18 @@ class _OfJob(_Message):
 
 
 class Progress(_OfJob):
-    """Still at work: `step` of `steps` within `stage` is done."""
+    """Still at work: `step` of `steps` within `stage` is done.
+
+    `preview` is how the clip looks so far: a JPEG of PREVIEW_FRAMES frames side by side.
+    """
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     type: Literal["progress"] = "progress"
     stage: Stage
     step: int
     steps: int
+    preview: bytes | None = None
 
 
 class Output(BaseModel):

@@ -63,6 +63,15 @@ def clips(app: "App") -> APIRouter:
         except OSError as error:
             raise HTTPException(507, f"no room to draw it: {error.strerror or error}") from error
 
+    @calls.get("/preview", response_class=Response)
+    async def preview(number: Number) -> Response:
+        """How a running clip looks so far: eight frames side by side, a JPEG."""
+        for slot in app.slots:
+            for hand in slot.hands:
+                if hand.job.id == number and hand.preview is not None:
+                    return Response(hand.preview, media_type="image/jpeg")
+        raise HTTPException(404, f"there is no preview of job {number}")
+
     return calls
 
 

@@ -23,12 +23,16 @@ _MOST_LISTENERS = 32
 
 
 class SlotStatus(BaseModel):
-    """A device and what it does; `progress` as in a job."""
+    """A device and what it does; `progress` as in a job.
+
+    `previews` counts how often the clip in hand was shown anew: `/api/jobs/N/preview`.
+    """
 
     device: str
     job: int | None
     path: str | None
     progress: dict[str, Any] | None
+    previews: int
     pid: int | None
 
 
@@ -95,6 +99,7 @@ def _slot(slot: Slot) -> SlotStatus:
         job=front.job.id if front else None,
         path=front.job.path if front else None,
         progress=front.told() if front else None,
+        previews=front.previews if front else 0,
         pid=slot.maker.pid,
     )
 

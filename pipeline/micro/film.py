@@ -69,7 +69,7 @@ def film(
             noise_for(seed, (1, model.unet.config.in_channels, setting.frames, *cells)),
             scheduler_for(model.scheduler, setting.sampler, None),
             setting.steps,
-            lambda: None,
+            lambda _: None,
         )
     frames = decode(model, latents, thrift, on_step=lambda _: None)
     return torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1

@@ -23,6 +23,7 @@ from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
+from pipeline.worker.preview import Preview
 from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.watch import Watch
 
@@ -51,10 +52,11 @@ def film(model: Model, order: Make, watch: Watch, budget: Budget) -> Film:
     picture = read_picture(Path(order.picture), order.width, order.height)
     wanted, unwanted = _conditions(model, order, picture, watch)
     watch.enter("denoise", order.spec.steps)
-    latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch))
+    preview = Preview(wanted.latents[0, :, 0], picture)
+    latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch, preview))
     if not torch.isfinite(latents).all():
         raise Spoilt(Flaw("not-finite", "the latents are not numbers"))
-    del wanted, unwanted
+    del wanted, unwanted, preview
     watch.enter("decode", order.frames)
     frames = watch.spoiled(_decode(model, order, latents, watch))
     return Film(order, frames, picture, metadata(model, order), budget.peak())
@@ -117,7 +119,12 @@ def _conditions(
 
 
 def _denoise(
-    model: Model, order: Make, wanted: Conditions, unwanted: Conditions | None, watch: Watch
+    model: Model,
+    order: Make,
+    wanted: Conditions,
+    unwanted: Conditions | None,
+    watch: Watch,
+    preview: Preview,
 ) -> Tensor:
     spec = order.spec
     cells = (order.height // model.vae_factor, order.width // model.vae_factor)
@@ -135,7 +142,7 @@ def _denoise(
             noise_for(spec.seed, shape).to(model.device),
             scheduler_for(model.scheduler, spec.sampler, spec.spacing),
             spec.steps,
-            watch.step,
+            lambda estimate: watch.step(preview=preview.of(estimate)),
         )
 
 

@@ -43,18 +43,26 @@ def sample(
     noise: Tensor,
     scheduler: Any,
     steps: int,
-    on_step: Callable[[], None],
+    on_step: Callable[[Tensor], None],
 ) -> Tensor:
-    """The clip's latents, shaped and placed as `noise`. `on_step` may raise to give up."""
+    """The clip's latents, shaped and placed as `noise`.
+
+    `on_step` gets what they would become if nothing more were found out; it may raise to give up.
+    """
     set_times(scheduler, steps)
     latents: Tensor = noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         prediction = predict(scheduler.scale_model_input(latents, time), time)
-        latents = _unfold(
-            scheduler.step(_fold(prediction), time, _fold(latents)).prev_sample, len(noise)
-        )
-        on_step()
+        stepped = scheduler.step(_fold(prediction), time, _fold(latents))
+        latents = _unfold(stepped.prev_sample, len(noise))
+        on_step(_unfold(_denoised(stepped, scheduler), len(noise)))
     return latents
+
+
+def _denoised(stepped: Any, scheduler: Any) -> Tensor:
+    """The scheduler's estimate of the clean latents; the multistep solvers keep theirs."""
+    estimate: Tensor | None = getattr(stepped, "pred_original_sample", None)
+    return scheduler.model_outputs[-1] if estimate is None else estimate
 
 
 def set_times(scheduler: Any, steps: int) -> None:

@@ -51,11 +51,11 @@ class Watch:
         self.stage, self._done, self._of = stage, 0, steps
         self._tell()
 
-    def step(self, done: int | None = None) -> None:
+    def step(self, done: int | None = None, *, preview: bytes | None = None) -> None:
         """One step, or `done` steps in all, are behind us. Raises Cancelled, ParentGone."""
         self._settle()
         self._done = self._done + 1 if done is None else done
-        self._tell()
+        self._tell(preview)
         for fault in self._faults:
             fault.strike(self.stage)
 
@@ -78,9 +78,15 @@ class Watch:
             values = fault.spoil(self.stage, values)
         return values
 
-    def _tell(self) -> None:
+    def _tell(self, preview: bytes | None = None) -> None:
         self._channel.send(
-            Progress(job=self._job, stage=self.stage, step=self._done, steps=self._of)
+            Progress(
+                job=self._job,
+                stage=self.stage,
+                step=self._done,
+                steps=self._of,
+                preview=preview,
+            )
         )
         self._heed()
         if self.cancelled.is_set():

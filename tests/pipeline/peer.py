@@ -15,7 +15,10 @@ import signal
 import socket
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.gate import Figures
@@ -85,7 +88,9 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
             for step in range(2, 11) if word == "steady" else ():
                 select.select([], [], [], 0.35)
-                channel.send(Progress(job=order.job, stage="denoise", step=step, steps=10))
+                shown = strip(step)
+                channel.send(Progress(job=order.job, stage="denoise", step=step, steps=10,
+                                      preview=shown))  # fmt: skip
             try:
                 clip = film(channel, order)
                 channel.send(Filmed(job=order.job))
@@ -128,6 +133,13 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             while not isinstance(channel.receive(), Cancel):
                 pass
             channel.send(Cancelled(job=order.job))
+
+
+def strip(step: int) -> bytes:
+    """A preview, another one for each step."""
+    out = BytesIO()
+    Image.new("RGB", (512, 64), (20 * step, 90, 160)).save(out, "JPEG")
+    return out.getvalue()
 
 
 def loaded(load: Load) -> Loaded:

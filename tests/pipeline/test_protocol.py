@@ -104,8 +104,8 @@ REPLIES = {
         seconds=1.5,
     ),
     '{"type":"surveyed","free":9}': Surveyed(free=9),
-    '{"job":"","type":"progress","stage":"denoise","step":1,"steps":50}': Progress(
-        stage="denoise", step=1, steps=50
+    '{"job":"","type":"progress","stage":"denoise","step":1,"steps":50,"preview":"_9g="}': Progress(
+        stage="denoise", step=1, steps=50, preview=b"\xff\xd8"
     ),
     '{"job":"7","strays":0,"type":"filmed"}': Filmed(job="7", strays=0),
     '{"job":"","type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.system.browser import browser
 from tests.system.conftest import Open
 from tests.system.studio import Studio
 
@@ -53,6 +54,18 @@ def test_without_the_token_only_health_answers(open_studio: Studio, shown: str) 
 def test_a_browser_shows_it_as_a_password(open_studio: Studio, auth: tuple[str, str]) -> None:
     url = f"http://127.0.0.1:{open_studio.port}/api/status"
     assert httpx.get(url, auth=auth, trust_env=False).json()["paused"] is False
+
+
+def test_the_page_opens_to_a_browser_that_knows_it(open_studio: Studio) -> None:
+    place = f"127.0.0.1:{open_studio.port}"
+    with browser(f"http://{place}") as page:
+        page.driver.get(f"http://{place}/")
+        assert page.value("document.querySelector('#nav, #main')") is None
+        page.driver.get(f"http://anyone:{TOKEN}@{place}/page/icon.svg")
+        page.open("make")
+        page.until("document.querySelector('#status.idle')")
+        page.turn_to("health")
+        page.until_said("All is well")
 
 
 def test_the_commands_show_it_by_themselves(open_studio: Studio) -> None:

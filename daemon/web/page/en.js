@@ -130,6 +130,7 @@ export default {
   "queue.more": "and {n} more",
   "queue.empty": "Nothing waits.",
   "slot.free": "free",
+  "preview.of": "{name} so far",
   "cancel": "Cancel",
   "sooner": "Sooner",
   "priority.is": "priority {n}",

@@ -33,7 +33,7 @@ function divisor(a, b) {
   return b ? divisor(b, a % b) : a;
 }
 
-/** `{element, values(), fill(make), hint(spec)}`; `changed` is called on every change. */
+/** `{element, values(), said(), fill(make), hint(spec)}`; `changed` is called on every change. */
 export function fields(presets, changed) {
   const controls = {};
   const schema = presets.settings.properties;
@@ -102,6 +102,10 @@ export function fields(presets, changed) {
     values() {
       const said = Object.entries(controls).filter(([, control]) => control.value.trim() || control.validity.badInput);
       return Object.fromEntries(said.map(([key, control]) => [key, value(key, control)]));
+    },
+    /** As it was filled in, right or wrong. */
+    said() {
+      return Object.fromEntries(Object.entries(controls).map(([key, control]) => [key, control.value]));
     },
     fill(make) {
       for (const [key, control] of Object.entries(controls)) control.value = make[key] ?? "";

@@ -125,6 +125,16 @@ export function makeView(studio) {
     element,
     always: true,
     status: sent.status,
+    /** The form as it is, to be brought back. */
+    kept: () => ({ pictures: picked.kept(), settings: advanced.said(), prompt: prompt.value,
+      preset: form.elements.preset.value, inbox: inbox.value, open: advanced.element.open }),
+    bring(kept) {
+      advanced.fill(kept.settings);
+      advanced.element.open = kept.open;
+      [prompt.value, inbox.value] = [kept.prompt, kept.inbox];
+      for (const radio of form.elements.preset) radio.checked = radio.value === kept.preset;
+      picked.bring(kept.pictures);
+    },
     /** Fill the form with what a job was asked, to be changed. */
     again(job) {
       const make = settingsOf(job.spec, presets.multiple);

@@ -2,6 +2,7 @@
 
 import { get, watch } from "./api.js";
 import { fill, h, say, tell } from "./dom.js";
+import { keep, kept } from "./keep.js";
 import { duration, language, speak, t } from "./text.js";
 import { clipsView } from "./clips.js";
 import { failuresView } from "./failures.js";
@@ -128,7 +129,10 @@ function drawSwitches() {
   const languages = byId("language");
   languages.textContent = other === "zh" ? "中文" : "English";
   languages.lang = other === "zh" ? "zh-Hans" : "en";
-  languages.onclick = () => speak(other);
+  languages.onclick = async () => {
+    await keep(views.make?.kept()).catch(() => {}); // a private window may store nothing
+    speak(other);
+  };
   const root = document.documentElement;
   const theme = byId("theme");
   const isDark = () =>
@@ -163,6 +167,8 @@ async function begin() {
   views.make = makeView(studio); // it takes pictures that are dropped on any tab
   views.make.element.hidden = true;
   main.append(views.make.element);
+  const form = await kept().catch(() => undefined);
+  if (form) views.make.bring(form);
   addEventListener("hashchange", route);
   addEventListener("unhandledrejection", (event) => {
     event.preventDefault();

@@ -5,7 +5,7 @@ import { bytes, t } from "./text.js";
 
 const ACCEPT = "image/*,.heic,.heif,.avif,.tif,.tiff,.jfif";
 
-/** `{element, items, current, add(files), addJob(job), remove(item)}`. */
+/** `{element, items, current, add(files), addJob(job), remove(item), kept(), bring(kept)}`. */
 export function pictures(largest, changed) {
   const input = h("input", { type: "file", multiple: true, accept: ACCEPT, id: "files" });
   const list = h("ul", { class: "thumbs", "aria-label": t("pictures") });
@@ -13,7 +13,7 @@ export function pictures(largest, changed) {
   const zone = h("label", { class: "drop", for: "files" },
     h("strong", {}, t("drop")), h("span", {}, t("drop.more")));
   const element = h("div", { class: "pictures" }, input, zone, view, list);
-  const own = { element, items: [], current: null, add, addJob, remove };
+  const own = { element, items: [], current: null, add, addJob, remove, kept, bring };
 
   input.addEventListener("change", () => {
     add(input.files);
@@ -44,12 +44,26 @@ export function pictures(largest, changed) {
 
   function add(files) {
     location.hash = "make";
-    for (const file of files) {
-      const item = { file, name: file.name, url: URL.createObjectURL(file) };
-      if (file.size > largest) item.error = t("too.large", { most: bytes(largest) });
-      own.items.push(item);
-      own.current = item;
-    }
+    for (const file of files) put(file);
+    draw();
+  }
+
+  function put(file) {
+    const item = { file, name: file.name, url: URL.createObjectURL(file) };
+    if (file.size > largest) item.error = t("too.large", { most: bytes(largest) });
+    own.items.push(item);
+    own.current = item;
+  }
+
+  /** The files, or the job that is made again. */
+  function kept() {
+    const job = own.items.find((item) => item.job)?.job;
+    return { job, files: own.items.filter((item) => item.file).map((item) => item.file) };
+  }
+
+  function bring({ job, files }) {
+    if (job) addJob(job);
+    files.forEach(put);
     draw();
   }
 

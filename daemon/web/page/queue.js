@@ -56,13 +56,25 @@ export function queueView(studio) {
     const bar = h("progress", { "aria-label": t("making.name", { name: slot.path }) });
     const words = h("span", { class: "state" }, t("state.running"));
     const cancel = h("button", { type: "button", onclick: doing(() => end(slot.job)), "aria-label": `${t("cancel")}: ${slot.path}` }, t("cancel"));
-    const row = h("li", { class: "card" },
-      h("img", { src: `/api/jobs/${slot.job}/picture`, alt: "", width: 72, height: 72, class: "small", onerror: (event) => (event.target.hidden = true) }),
+    const strip = h("img", { alt: t("preview.of", { name: slot.path }) });
+    const live = h("div", { class: "live", hidden: true }, strip);
+    let previews = 0;
+    const picture = h("img", { src: `/api/jobs/${slot.job}/picture`, alt: "", width: 72, height: 72, class: "small", onerror: (event) => (event.target.hidden = true) });
+    strip.addEventListener("load", () => ([live.hidden, picture.hidden] = [false, true]));
+    const row = h("li", { class: "card" }, picture, live,
       h("div", { class: "grow" },
         h("div", { class: "line" }, h("span", { class: "name" }, slot.path), device),
         bar, words),
       cancel);
-    return { element: row, update: (next) => next.progress && progressOf(next.progress, bar, words) };
+    return {
+      element: row,
+      update(next) {
+        if (next.progress) progressOf(next.progress, bar, words);
+        if (next.previews === previews) return;
+        previews = next.previews;
+        if (previews) strip.src = `/api/jobs/${slot.job}/preview?${previews}`;
+      },
+    };
   }
 
   function waitingRow(job) {

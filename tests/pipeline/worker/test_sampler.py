@@ -87,7 +87,7 @@ def ours(
         else plain(model.unet, wanted)
     )
     how = scheduler_for(scheduler or model.scheduler, "ddim", None)
-    return sample(predict, noise, how, steps, lambda: None)
+    return sample(predict, noise, how, steps, lambda _: None)
 
 
 def noise(size: tuple[int, int] = (32, 32)) -> Tensor:
@@ -200,7 +200,10 @@ def test_trailing_spacing_starts_at_pure_noise(spacing: Any, steps: int, first: 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++2m", "unipc"])
 def test_every_sampler_finds_a_known_clip(sampler: Any) -> None:
-    """A model that knows the answer, in v-prediction: all samplers must arrive there."""
+    """A model that knows the answer, in v-prediction: all samplers must arrive there.
+
+    What they tell on the way is the answer from the first step on.
+    """
     clip = torch.linspace(-1, 1, 2 * 3 * 4).reshape(1, 1, 2, 3, 4)
     scheduler = scheduler_for(_FULL_SCHEDULER, sampler, "trailing")
     shape = DDIMScheduler.from_config(_FULL_SCHEDULER).alphas_cumprod
@@ -211,9 +214,13 @@ def test_every_sampler_finds_a_known_clip(sampler: Any) -> None:
         return kept * wrong - lost * clip
 
     start = noise_for(1, tuple(clip.shape))
-    found = sample(predict, start, scheduler, 12, lambda: None)
+    told: list[Tensor] = []
+    found = sample(predict, start, scheduler, 12, told.append)
 
     torch.testing.assert_close(found, clip, atol=0.02, rtol=0)
+    assert len(told) == 12
+    for estimate in told:
+        torch.testing.assert_close(estimate, clip, atol=0.02, rtol=0)
 
 
 def test_a_seed_is_the_same_noise_every_time() -> None:
@@ -242,7 +249,7 @@ def test_rescaling_gives_back_the_deviation() -> None:
 def test_giving_up_between_two_steps() -> None:
     done = []
 
-    def step() -> None:
+    def step(_: Tensor) -> None:
         done.append(1)
         if len(done) == 3:
             raise KeyError
