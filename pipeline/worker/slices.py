@@ -35,11 +35,11 @@ def standing_in(forwards: Forwards) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, forward in before.items():
-            if forward is None:
+        for module, earlier in before.items():
+            if earlier is None:
                 del module.forward
             else:
-                module.forward = forward
+                module.forward = earlier
 
 
 def feed_forwards(network: nn.Module, rows: int) -> Forwards:
@@ -50,7 +50,7 @@ def feed_forwards(network: nn.Module, rows: int) -> Forwards:
 
         def forward(x: Tensor) -> Tensor:
             if x[..., 0].numel() <= rows:
-                return whole(x)
+                return whole(x)  # type: ignore[no-any-return]
             flat = x.flatten(0, -2)
             pieces = (slice(at, at + rows) for at in range(0, len(flat), rows))
             result: Tensor = _gathered(pieces, len(flat), lambda piece: whole(flat[piece]))

