@@ -136,13 +136,16 @@ class _Denoising:
     def _moments(self) -> Iterator[tuple[int, int]]:
         """Level and living values of each moment that can be the worst.
 
-        Always there: the latents, the picture's latents and the UNet's own copies of both, and what
-        cross-attention looks at.
+        Always there: the latents, the picture's latents and the UNet's own copies of both, what
+        cross-attention looks at, and its keys and values. The first transformer works once for
+        both branches of guidance.
         """
         its = self.anatomy
-        always = 24 * self._cells(0) + _GLANCE * its.context * self._clips * self.rung.frames
-        inside = min(self._slice(0), self._cells(0))
-        yield 0, always + its.channels[0] * self._cells(0) + self._transformer(its.entrance, inside)
+        branches = 2 if self.guided else 1
+        always = 24 * self._cells(0) + _GLANCE * branches * (its.context + 2 * self._looking())
+        cells = self._cells(0) // self._clips
+        inside = min(self._slice(0), cells)
+        yield 0, always + its.channels[0] * cells + self._transformer(its.entrance, inside)
         for level in range(len(its.channels)):
             for values in self._level(level):
                 yield level, always + values
@@ -168,6 +171,12 @@ class _Denoising:
         if its.attends[level]:
             yield waiting + width * cells + self._transformer(width, some)
 
+    def _looking(self) -> int:
+        """The widths of all layers of cross-attention, those of the middle too."""
+        its = self.anatomy
+        widths = (w for w, attends in zip(its.channels, its.attends, strict=True) if attends)
+        return (2 * its.layers + 1) * sum(widths) + its.channels[-1]
+
     def _left(self, level: int) -> int:
         """Values that the way down leaves for the way up at a level."""
         its = self.anatomy
@@ -188,9 +197,9 @@ class _Denoising:
         """Values in a transformer beside its input: in attention, or in the feed-forward.
 
         Attention: states, norm, last result, queries, keys, values, attended, its copy, projected.
-        Feed-forward: three of those and a norm, and of the rows at once eight, four and four times
-        the width (projection, gate, product); in several chunks the result too.
+        Feed-forward: three of those and a norm, and of the rows at once eight and four times the
+        width (projection, gate); in several chunks the result too.
         """
         rows = min(tokens, self.rung.mode.thrift.rows)
-        forward = (4 + (tokens > rows)) * width * tokens + 16 * width * rows
+        forward = (4 + (tokens > rows)) * width * tokens + 12 * width * rows
         return max(9 * width * tokens, forward)

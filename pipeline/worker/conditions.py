@@ -34,12 +34,12 @@ class Conditions:
     """(B,)"""
 
     def join(self, other: "Conditions") -> "Conditions":
-        """Both branches as one batch, this one first."""
+        """Both branches as one batch, this one first, for one picture and one frame rate."""
         return Conditions(
             torch.cat([self.text, other.text]),
             torch.cat([self.image, other.image]),
-            torch.cat([self.latents, other.latents]),
-            torch.cat([self.fps, other.fps]),
+            self.latents.expand(2, -1, -1, -1, -1),
+            self.fps.expand(2),
         )
 
 

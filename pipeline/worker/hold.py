@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.mode import STRIPE, Mode
+from pipeline.worker.exact.choice import applied, chosen
 from pipeline.worker.model import Model
 from pipeline.worker.pieces import folded, passing
 from pipeline.worker.slices import clips, feed_forwards, images, standing_in
@@ -34,7 +35,7 @@ def encoder(model: Model, network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unet(model: Model, mode: Mode) -> Iterator[Any]:
-    """Within, the UNet computes as thriftily as the mode says."""
+    """Within, the UNet computes as thriftily as the mode says, and as fast as that allows."""
     thrift = mode.thrift
     with ExitStack() as stack:
         match thrift.weights:
@@ -45,6 +46,7 @@ def unet(model: Model, mode: Mode) -> Iterator[Any]:
             case "host":
                 model.weights.pin(model.unet)
                 stack.enter_context(passing(model.weights, model.unet, [*_pieces(model.unet)]))
+        stack.enter_context(applied(model.unet, chosen(thrift, model.device)))
         stack.enter_context(standing_in(feed_forwards(model.unet, thrift.rows)))
         if thrift.cells is not None:
             stack.enter_context(standing_in(images(model.unet, thrift.cells)))

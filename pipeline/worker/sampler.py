@@ -82,11 +82,11 @@ def _unfold(frames: Tensor, clips: int) -> Tensor:
 
 
 def plain(unet: Any, conditions: Conditions) -> Predict:
-    """The model's prediction as it is, for a batch as large as the conditions'."""
+    """The model's prediction of one clip as it is, under as many conditions as there are rows."""
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         prediction: Tensor = unet(
-            latents.to(conditions.text.dtype),
+            latents.to(conditions.text.dtype).expand(len(conditions.text), -1, -1, -1, -1),
             time,
             fps=conditions.fps,
             image_latents=conditions.latents,
@@ -135,7 +135,7 @@ def guided(
         if halves:
             without, with_prompt = away(latents, time), towards(latents, time)
         else:
-            without, with_prompt = both(torch.cat([latents, latents]), time).chunk(2)
+            without, with_prompt = both(latents, time).chunk(2)
         prediction = without + guidance * (with_prompt - without)
         return rescaled(prediction, with_prompt, rescale) if rescale else prediction
 

@@ -28,28 +28,32 @@ Forwards = Mapping[nn.Module, Callable[..., Any]]
 
 @contextmanager
 def standing_in(forwards: Forwards) -> Iterator[None]:
-    """Within, each module does what is given instead of its own forward."""
+    """Within, each module does what is given instead of what it did before."""
+    before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():
         module.forward = forward
     try:
         yield
     finally:
-        for module in forwards:
-            del module.forward
+        for module, earlier in before.items():
+            if earlier is None:
+                del module.forward
+            else:
+                module.forward = earlier
 
 
 def feed_forwards(network: nn.Module, rows: int) -> Forwards:
     """Every feed-forward takes at most `rows` vectors at once, whatever the sequence's length."""
 
     def chunked(module: FeedForward) -> Callable[..., Tensor]:
-        whole: Callable[..., Tensor] = type(module).forward
+        whole = module.forward
 
         def forward(x: Tensor) -> Tensor:
             if x[..., 0].numel() <= rows:
-                return whole(module, x)
+                return whole(x)  # type: ignore[no-any-return]
             flat = x.flatten(0, -2)
             pieces = (slice(at, at + rows) for at in range(0, len(flat), rows))
-            result: Tensor = _gathered(pieces, len(flat), lambda piece: whole(module, flat[piece]))
+            result: Tensor = _gathered(pieces, len(flat), lambda piece: whole(flat[piece]))
             return result.view(*x.shape[:-1], result.shape[-1])
 
         return forward
@@ -71,30 +75,30 @@ def images(network: nn.Module, cells: int) -> Forwards:
 
 
 def _resnet(module: ResnetBlock2D, cells: int) -> Callable[..., Tensor]:
-    whole = type(module).forward
+    whole = module.forward
 
     def forward(x: Tensor, temb: Tensor) -> Tensor:
-        return _gathered(_some(x, cells), len(x), lambda n: whole(module, x[n], temb[n]))
+        return _gathered(_some(x, cells), len(x), lambda n: whole(x[n], _of(temb, n)))
 
     return forward
 
 
 def _transformer(module: Transformer2DModel, cells: int) -> Callable[..., tuple[Tensor]]:
-    whole = type(module).forward
+    whole = module.forward
 
     def forward(x: Tensor, *, encoder_hidden_states: Tensor, **rest: Any) -> tuple[Tensor]:
         for n in _some(x, cells):
-            x[n] = whole(module, x[n], encoder_hidden_states=encoder_hidden_states[n], **rest)[0]
+            x[n] = whole(x[n], encoder_hidden_states=_of(encoder_hidden_states, n), **rest)[0]
         return (x,)
 
     return forward
 
 
 def _resample(module: nn.Module, cells: int) -> Callable[..., Tensor]:
-    whole: Callable[..., Tensor] = type(module).forward
+    whole: Callable[..., Tensor] = module.forward
 
     def forward(x: Tensor, *size: Any) -> Tensor:
-        return _gathered(_some(x, cells), len(x), lambda n: whole(module, x[n], *size))
+        return _gathered(_some(x, cells), len(x), lambda n: whole(x[n], *size))
 
     return forward
 
@@ -167,6 +171,11 @@ def _gathered(pieces: Iterator[slice], length: int, work: Callable[[slice], Tens
         del part
     assert result is not None
     return result
+
+
+def _of(told: Tensor, images: slice) -> Tensor:
+    """What some images are told, of a row for each; a single row is for all."""
+    return told if len(told) == 1 else told[images]
 
 
 def _some(x: Tensor, cells: int) -> Iterator[slice]:

@@ -1,0 +1,48 @@
+"""Which transforms are on: the one list, and what of it a mode takes."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from pipeline.mode import Thrift
+from pipeline.worker.exact.constants import constants, shared
+from pipeline.worker.exact.convolutions import channels_last, phases, resnets, shifted
+from pipeline.worker.exact.tokens import gates, spatial, temporal
+from pipeline.worker.slices import Forwards, standing_in
+
+EXACT: dict[str, tuple[Callable[[Any], Forwards], ...]] = {
+    "constants": (constants, spatial),
+    "shared": (shared, spatial),
+    "spatial": (spatial,),
+    "temporal": (temporal,),
+    "gates": (gates,),
+    "shifted": (shifted,),
+    "resnets": (resnets,),
+    "phases": (phases,),
+    "channels_last": (channels_last,),
+}
+"""By name, each with what it builds upon. What stands further down wins."""
+
+_SLICED = ("constants", "spatial", "gates", "resnets")
+"""Those that hold no more than the slices of a thrifty mode, or are sliced themselves."""
+
+
+def chosen(thrift: Thrift, device: torch.device) -> list[str]:
+    """The names of those that a mode takes on a device.
+
+    Channels last pay where group normalisation has a kernel for them, which CUDA has not.
+    """
+    if thrift.cells is not None:
+        return list(_SLICED)
+    return [name for name in EXACT if name != "channels_last" or device.type == "cpu"]
+
+
+@contextmanager
+def applied(unet: Any, names: Iterable[str]) -> Iterator[None]:
+    """Within, the UNet computes with these transforms."""
+    with ExitStack() as stack:
+        for transform in dict.fromkeys(each for name in names for each in EXACT[name]):
+            stack.enter_context(standing_in(transform(unet)))
+        yield

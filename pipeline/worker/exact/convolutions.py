@@ -1,0 +1,118 @@
+"""Convolutions with less work or fewer copies around them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.worker.slices import Forwards
+
+
+def shifted(network: nn.Module) -> Forwards:
+    """Temporal convolutions as three products, each of the frames one earlier, the same, later."""
+    return {m: _shifted(m) for m in network.modules() if isinstance(m, TemporalConvLayer)}
+
+
+def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
+    steps = [(c[0], c[-1]) for c in (module.conv1, module.conv2, module.conv3, module.conv4)]
+
+    def forward(x: Tensor, num_frames: int) -> Tensor:
+        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        y = clips
+        for norm, convolution in steps:
+            y = functional.silu(norm(y), inplace=True).permute(0, 2, 3, 4, 1)
+            y = _products(y.contiguous(), convolution).permute(0, 4, 1, 2, 3)
+        return x + y.transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
+    """(clips, frames, height, width, channels) convolved over the frames."""
+    before, at, after = convolution.weight[..., 0, 0].unbind(2)
+    result = functional.linear(x, at, convolution.bias)
+    for one, its in zip(x, result, strict=True):
+        its[1:].flatten(0, 2).addmm_(one[:-1].flatten(0, 2), before.T)
+        its[:-1].flatten(0, 2).addmm_(one[1:].flatten(0, 2), after.T)
+    return result
+
+
+def resnets(network: nn.Module) -> Forwards:
+    """Resnets that add and activate in place, and divide by nothing."""
+    return {m: _resnet(m) for m in network.modules() if isinstance(m, ResnetBlock2D)}
+
+
+def _resnet(module: ResnetBlock2D) -> Callable[..., Tensor]:
+    def forward(x: Tensor, temb: Tensor | None = None) -> Tensor:
+        y = module.conv1(functional.silu(module.norm1(x), inplace=True))
+        if temb is not None:
+            y += module.time_emb_proj(functional.silu(temb))[:, :, None, None]
+        y = module.conv2(functional.silu(module.norm2(y), inplace=True))
+        y += x if module.conv_shortcut is None else module.conv_shortcut(x)
+        return y  # type: ignore[no-any-return]
+
+    return forward
+
+
+def phases(network: nn.Module) -> Forwards:
+    """Upsamplers that convolve the small map: each of four phases sees two by two of its places.
+
+    Of the three rows (and columns) under a kernel two are copies of one and the same: 4 / 9 of the
+    products are left.
+    """
+    return {m: _phases(m) for m in network.modules() if isinstance(m, Upsample2D)}
+
+
+def _taps() -> Tensor:
+    """(9, 4 phases x 4): which of a kernel's nine taps each phase adds up at its four places."""
+    rows = torch.tensor([[[1, 0], [0, 1], [0, 1]], [[1, 0], [1, 0], [0, 1]]])  # phase, tap, place
+    taps = torch.einsum("ptr,qsc->tspqrc", rows, rows)
+    return taps.reshape(9, 16)
+
+
+_TAPS = _taps()
+
+
+def _phases(module: Upsample2D) -> Callable[..., Tensor]:
+    def forward(x: Tensor, output_size: None = None, *_: Any) -> Tensor:
+        height, width = x.shape[-2:]
+        kernels = kernels_of(module.conv.weight)
+        y = functional.conv2d(x, kernels, padding=1)
+        y = y.unflatten(1, (2, 2, -1))  # n, phase of row, of column, channel, height + 1, width + 1  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+        big = x.new_empty(len(x), height, 2, width, 2, y.shape[3])
+        for row in (0, 1):
+            for column in (0, 1):
+                part = y[:, row, column, :, row : row + height, column : column + width]
+                big[:, :, row, :, column] = part.permute(0, 2, 3, 1)
+        big = big.view(len(x), 2 * height, 2 * width, -1)
+        big += module.conv.bias
+        return big.permute(0, 3, 1, 2)
+
+    return forward
+
+
+def kernels_of(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) -> (4 out, in, 2, 2): the kernels of the four phases.
+
+    As products, whose sums are made in float32 and rounded once. They are made anew each time, for
+    kept they would be more than the weights themselves.
+    """
+    out, into = weight.shape[:2]
+    kernels = weight.new_empty(4, out, into, 4)
+    for kernel, taps in zip(kernels, _TAPS.to(weight).split(4, dim=1), strict=True):  # type: ignore[no-untyped-call]
+        torch.matmul(weight.flatten(2), taps, out=kernel)
+    return kernels.view(4 * out, into, 2, 2)
+
+
+def channels_last(unet: Any) -> Forwards:
+    """What comes out of the first convolution has its channels last in memory, and all after it."""
+
+    def forward(x: Tensor) -> Tensor:
+        y: Tensor = type(unet.conv_in).forward(unet.conv_in, x)
+        return y.contiguous(memory_format=torch.channels_last)
+
+    return {unet.conv_in: forward}

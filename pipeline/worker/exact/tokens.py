@@ -1,0 +1,159 @@
+"""Transformers over tokens (images, places, channels), as the attention and the products want them.
+
+With channels last in memory no permutation costs anything: spatial attention is over the places of
+an image, temporal attention over the images of a place, both on views. The 1 x 1 convolutions at
+the ends are products. What does not change (division by 1, dropout) is left out, and sums are
+made in place.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.worker.slices import Forwards
+
+_BRANCHES = 2
+_MOST_HEADS = 1 << 15
+"""A CUDA kernel's grid has at most 65,535 places along this side."""
+
+Looked = tuple[Tensor, Tensor]
+"""Keys and values of a context, (B, heads, tokens, width) each."""
+
+
+def spatial(network: nn.Module) -> Forwards:
+    """Spatial transformers on tokens.
+
+    The keys and values of a context are made once, as long as it is the same object, and once for
+    all images that look at it: it may have a row for each image, for each clip, or for all.
+    """
+    found = (m for m in network.modules() if isinstance(m, Transformer2DModel))
+    return {m: _spatial(m, lru_cache(maxsize=_BRANCHES)(_looked(m))) for m in found}
+
+
+def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
+    """A forward that gets what two branches of guidance have in common, and gives both.
+
+    They part at the first look at the context, which has a row for each.
+    """
+    return _spatial(module, lru_cache(maxsize=_BRANCHES)(_looked(module)), branches=_BRANCHES)
+
+
+def temporal(network: nn.Module) -> Forwards:
+    """Temporal transformers on tokens."""
+    found = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
+    return {m: _temporal(m) for m in found}
+
+
+def gates(network: nn.Module) -> Forwards:
+    """Feed-forwards with a gate, which is multiplied in place."""
+    found = (m for m in network.modules() if isinstance(m, FeedForward))
+    return {m: _gated(m) for m in found if isinstance(m.net[0], GEGLU)}
+
+
+def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
+    attention = module.transformer_blocks[0].attn2
+
+    def looked(context: Tensor) -> Looked:
+        heads = (attention.heads, -1)
+        keys = attention.to_k(context).unflatten(-1, heads).transpose(1, 2)
+        values = attention.to_v(context).unflatten(-1, heads).transpose(1, 2)
+        return keys, values
+
+    return looked
+
+
+def _spatial(
+    module: Transformer2DModel, looked: Callable[[Tensor], Looked], branches: int = 1
+) -> Callable[..., tuple[Tensor]]:
+    block = module.transformer_blocks[0]
+
+    def forward(x: Tensor, *, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
+        return (transform(x, *looked(encoder_hidden_states)),)
+
+    def transform(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        size = x.shape[2:]
+        y = module.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
+        y += _attend(block.attn1, block.norm1(y))
+        queries = block.attn2.to_q(block.norm2(y))
+        if branches > 1:
+            x, y, queries = (torch.cat([each] * branches) for each in (x, y, queries))
+        y += _look(block.attn2, queries, keys, values)
+        y += block.ff(block.norm3(y))
+        y = functional.linear(y, module.proj_out.weight.flatten(1), module.proj_out.bias)
+        return x + y.unflatten(1, size).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
+
+    return forward
+
+
+def _attend(attention: Attention, x: Tensor) -> Tensor:
+    """Self-attention over the places of (images, places, channels)."""
+    heads = (attention.heads, -1)
+    queries, keys, values = (
+        to(x).unflatten(-1, heads).transpose(1, 2)
+        for to in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    y = functional.scaled_dot_product_attention(queries, keys, values)
+    out: Tensor = attention.to_out[0](y.transpose(1, 2).flatten(2))
+    return out
+
+
+def _look(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Cross-attention of (images, places, channels); a row of the context is for several images."""
+    rows = len(keys)
+    q = queries.view(rows, -1, attention.heads, keys.shape[-1]).transpose(1, 2)
+    y = functional.scaled_dot_product_attention(q, keys, values)
+    out: Tensor = attention.to_out[0](y.transpose(1, 2).reshape(queries.shape))
+    return out
+
+
+def _temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
+    block = module.transformer_blocks[0]
+
+    def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
+        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        y = module.norm(clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
+        y = module.proj_in(y)
+        y += _attend_over_time(block.attn1, block.norm1(y))
+        y += _attend_over_time(block.attn2, block.norm2(y))
+        y += block.ff(block.norm3(y))
+        y = module.proj_out(y)
+        return (x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2),)
+
+    return forward
+
+
+def _attend_over_time(attention: Attention, x: Tensor) -> Tensor:
+    """Self-attention over the frames of (clips, frames, places, channels).
+
+    Each place is to the kernel what a head is: so it reads and writes the tokens where they are.
+    """
+    clips, frames, _, width = x.shape
+    queries, keys, values = (
+        to(x).view(clips, frames, -1, width // attention.heads).transpose(1, 2)
+        for to in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    some = zip(*(t.split(_MOST_HEADS, dim=1) for t in (queries, keys, values)), strict=True)
+    parts = [functional.scaled_dot_product_attention(*each) for each in some]
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    del queries, keys, values, parts
+    out: Tensor = attention.to_out[0](y.transpose(1, 2).reshape(x.shape))
+    return out
+
+
+def _gated(module: FeedForward) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        values, gate = module.net[0].proj(x).chunk(2, dim=-1)
+        out: Tensor = module.net[2](values.mul_(functional.gelu(gate)))
+        return out
+
+    return forward

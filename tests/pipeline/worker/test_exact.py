@@ -1,0 +1,147 @@
+"""What is faster gives the same: each transform alone, and all, against the plain model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from diffusers import I2VGenXLUNet
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.worker.conditions import Conditions
+from pipeline.worker.exact import tokens
+from pipeline.worker.exact.choice import EXACT, applied
+from pipeline.worker.exact.convolutions import kernels_of
+from pipeline.worker.model import Model
+from pipeline.worker.sampler import guided, plain
+
+FRAMES = 5
+SIDES = (12, 8)
+NAMES = [*([name] for name in EXACT), list(EXACT)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    """Built as the published UNet is: the first block looks at the context, the last does not."""
+    torch.manual_seed(0)
+    unet = I2VGenXLUNet(
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        attention_head_dim=8,
+        cross_attention_dim=24,
+        norm_num_groups=4,
+    ).eval()
+    for name, parameter in unet.named_parameters():  # some are zeros or ones at first
+        parameter.copy_(parameter + 0.02 * noise(*parameter.shape, seed=len(name)))
+    return unet
+
+
+def told(unet: Any, seed: int) -> Conditions:
+    width = unet.config.cross_attention_dim
+    return Conditions(
+        noise(1, 77, width, seed=seed),
+        noise(1, 1, width, seed=seed + 1),
+        noise(1, 4, FRAMES, *SIDES, seed=3),
+        torch.tensor([16]),
+    )
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max() / other.abs().max())
+
+
+@pytest.mark.parametrize("names", NAMES, ids="+".join)
+def test_each_gives_what_the_plain_model_gives(small: Any, names: list[str]) -> None:
+    wanted, unwanted = told(small, 10), told(small, 20)
+    latents = [noise(1, 4, FRAMES, *SIDES, seed=seed) for seed in (5, 6)]
+    time = torch.tensor(481)
+
+    def predicted() -> list[Tensor]:
+        both, one = plain(small, unwanted.join(wanted)), plain(small, wanted)
+        halves = guided(small, wanted, unwanted, 2.0, halves=True)
+        return [f(x, time) for f in (both, one, halves) for x in latents]
+
+    before = predicted()
+    with applied(small, names):
+        given = predicted()
+    largest = max(map(difference, given, before))
+    print(f"\n{'+'.join(names)}: largest difference {largest:.1e} of the largest value")
+    assert largest < 1e-5
+    assert all(map(torch.equal, predicted(), before)), "the model is as it was before"
+
+
+def test_all_of_them_on_the_embedded_model(micro: Model) -> None:
+    """Its first blocks do not look at the context: what the branches share goes on over them."""
+    micro.bring_unet()
+    both = plain(micro.unet, told(micro.unet, 10).join(told(micro.unet, 20)))
+    latents = noise(1, 4, FRAMES, *SIDES, seed=5)
+    before = both(latents, torch.tensor(481))
+    with applied(micro.unet, EXACT):
+        assert difference(both(latents, torch.tensor(481)), before) < 3e-5
+
+
+def test_branches_of_different_noise_share_nothing(small: Any) -> None:
+    both = plain(small, told(small, 10).join(told(small, 20)))
+    latents = noise(2, 4, FRAMES, *SIDES, seed=5)
+    before = both(latents, torch.tensor(481))
+    with applied(small, EXACT):
+        assert difference(both(latents, torch.tensor(481)), before) < 1e-5
+
+
+def test_more_places_than_a_kernel_takes(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = plain(small, told(small, 10).join(told(small, 20)))
+    latents = noise(1, 4, FRAMES, *SIDES, seed=5)
+    before = both(latents, torch.tensor(481))
+    monkeypatch.setattr(tokens, "_MOST_HEADS", 37)
+    with applied(small, ["temporal"]):
+        assert difference(both(latents, torch.tensor(481)), before) < 1e-5
+
+
+def test_what_is_constant_is_computed_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    once = ("image_latents_context_embedding", "context_embedding", "fps_embedding")
+    keys = [n for n, _ in small.named_modules() if ".attentions." in n and n.endswith("attn2.to_k")]
+    hooks = [
+        small.get_submodule(name).register_forward_hook(lambda *_, n=name: calls.append(n))
+        for name in (*once, *keys)
+    ]
+    predict = guided(small, told(small, 10), told(small, 20), 2.0)
+    with applied(small, EXACT):
+        for step in range(3):
+            predict(noise(1, 4, FRAMES, *SIDES, seed=step), torch.tensor(900 - step))
+    for hook in hooks:
+        hook.remove()
+    assert len(keys) > 2
+    assert sorted(calls) == sorted([*once, *keys])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_kernels_of_the_phases_are_rounded_once(dtype: torch.dtype) -> None:
+    weight = noise(6, 5, 3, 3, seed=1).to(dtype)
+    picture = noise(2, 5, 7, 4, seed=2)
+    wide = kernels_of(weight.double()).to(dtype)
+    assert torch.allclose(kernels_of(weight), wide, rtol=1e-6, atol=1e-6)
+    y = functional.conv2d(picture.double(), kernels_of(weight.double()), padding=1)
+    upsampled = functional.interpolate(picture.double(), scale_factor=2.0)
+    whole = functional.conv2d(upsampled, weight.double(), padding=1)
+    phase = y.unflatten(1, (4, 6))[:, 3, :, 1:, 1:]
+    torch.testing.assert_close(phase, whole[:, :, 1::2, 1::2])
+
+
+def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
+    forwards: dict[nn.Module, Any] = dict(tokens.gates(small))
+    assert small.image_latents_temporal_encoder.ff not in forwards
+    assert len(forwards) > 5
