@@ -116,8 +116,12 @@ meta = sa.Table(
 
 
 _DAMAGED = ("malformed", "not a database", "file is encrypted")
-_PASSING = ("locked", "full", "disk I/O", "readonly", "unable to open", "could not connect")
-"""Words of errors that may be over in a while."""
+_PASSING = (
+    "locked", "full", "disk I/O", "readonly", "unable to open",
+    "refused", "timeout", "timed out", "unreachable", "No route", "resolve", "No such file",
+    "starting up", "shutting down", "recovery", "too many", "closed the connection", "terminating",
+)  # fmt: skip
+"""Words of errors that may be over in a while: of SQLite, and of a PostgreSQL that is away."""
 
 
 def same_drop(job: Any) -> sa.ColumnElement[bool]:
@@ -162,8 +166,12 @@ class Database:
         try:
             self._create()
         except LedgerUnavailable as error:
+            self.close()
             passing = any(word in str(error) for word in _PASSING)
             raise DatabaseUnusable(str(error), passing=passing) from error
+        except BaseException:
+            self.close()
+            raise
         self._identity = self._identify()
 
     def close(self) -> None:

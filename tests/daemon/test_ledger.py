@@ -1,6 +1,5 @@
 """The ledger: one drop is one job, one claim wins, nothing is lost or done twice."""
 
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.database import Database, DatabaseUnusable, jobs
+from daemon.database import Database, DatabaseUnusable, jobs, meta, metadata
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import MOST_CUTS, Ledger
@@ -354,12 +353,11 @@ def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: 
 # --- the database itself
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path, database: Database) -> None:
-    with sqlite3.connect(tmp_path / "queue.sqlite") as raw:
-        raw.execute("update meta set value = '99' where key = 'schema_version'")
-    raw.close()
+def test_a_newer_schema_is_refused(url: str, database: Database) -> None:
+    with database.write() as db:
+        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="99"))
     with pytest.raises(DatabaseUnusable, match="has schema 99"):
-        Database(f"sqlite:///{tmp_path}/queue.sqlite")
+        Database(url)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -380,14 +378,16 @@ def test_an_unknown_engine_is_refused() -> None:
 class AnyOrder(RuleBasedStateMachine):
     """Whatever happens in whatever order: no job is lost, and none is done by two attempts."""
 
-    folder: Path
+    url: str
     spec: Spec
-    count = 0
 
     def __init__(self) -> None:
         super().__init__()
-        type(self).count += 1
-        self.database = Database(f"sqlite:///{self.folder}/any{self.count}.sqlite")
+        self.database = Database(self.url)
+        with self.database.write() as db:
+            for table in reversed(metadata.sorted_tables):
+                if table is not meta:
+                    db.execute(table.delete())
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
         self.admitted = 0
@@ -447,8 +447,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.database.close()
 
 
-def test_any_order_of_events_loses_nothing(tmp_path: Path, spec: Spec) -> None:
-    AnyOrder.folder, AnyOrder.spec = tmp_path, spec
+def test_any_order_of_events_loses_nothing(url: str, spec: Spec) -> None:
+    AnyOrder.url, AnyOrder.spec = url, spec
     run_state_machine_as_test(
         AnyOrder,
         settings=settings(
