@@ -24,7 +24,7 @@ from daemon.publish import in_the_way
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, make_empty, sweep
-from pipeline.maker import Clip, NoClip
+from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 
 _IDLE = 2.0
