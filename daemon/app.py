@@ -9,7 +9,6 @@ the second ends it now, and it goes back to the queue uncounted.
 import asyncio
 import contextlib
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
+from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.room import Room
@@ -66,10 +66,11 @@ class App:
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         self.room = Room(settings, self.database.try_write)
-        self.archive = Archive(self.ledger, self.history, settings)
+        self.archive = Archive(self.database, self.ledger, self.history, settings)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
+            database=self.database,
             family=family,
             ledger=self.ledger,
             history=self.history,
@@ -81,7 +82,9 @@ class App:
             metrics=self.metrics,
             rules=self.rules,
         )
-        self.dispatcher = Dispatcher(self.parts, owner=socket.gethostname())
+        self.dispatcher = Dispatcher(
+            self.parts, owner=owner(settings.state, shared=self.database.shared)
+        )
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]

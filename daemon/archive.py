@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 import structlog
 
 from daemon.beneath import beneath
+from daemon.database import Database
 from daemon.history import History
 from daemon.job import OPEN, Job
 from daemon.ledger import Ledger
@@ -32,8 +33,11 @@ log = structlog.get_logger()
 class Archive:
     """Puts pictures where they belong. `trouble`: why some still lie in the inbox, if they do."""
 
-    def __init__(self, ledger: Ledger, history: History, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, history: History, settings: Settings
+    ) -> None:
         self.trouble: str | None = None
+        self._database = database
         self._ledger = ledger
         self._history = history
         self._settings = settings
@@ -65,11 +69,19 @@ class Archive:
         self.trouble = f"pictures cannot leave the inbox: {told(error)}"
 
     def _settle(self, job: Job) -> None:
+        """One host at a time: what two move at once would look gone to one of them."""
+        with self._database.alone(self._history.siblings(job)[0].id) as alone:
+            if alone:
+                self._settle_alone(job)
+
+    def _settle_alone(self, job: Job) -> None:
         inbox = self._settings.inbox_named(job.inbox)
         siblings = self._history.siblings(job)
         if inbox is None or any(sibling.state in OPEN for sibling in siblings):
             return
         drop, picture = siblings[0], inbox.path / job.path
+        if drop.whereabouts != "inbox":  # another host was first
+            return
         if not inbox.path.is_dir():
             raise FileNotFoundError(2, "the inbox is not there", str(inbox.path))
         if any(sibling.state == "done" for sibling in siblings):

@@ -4,6 +4,8 @@ A change of a table raises SCHEMA_VERSION and brings a migration: migrate.py.
 """
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daemon.migrate import keep_copy, migrate
 
@@ -117,9 +120,35 @@ meta = sa.Table(
 )
 
 
+_SERVER = {
+    "pool_pre_ping": True,
+    "pool_size": 2,
+    "max_overflow": 13,
+    "pool_use_lifo": True,
+    "connect_args": {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 10_000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=30s "
+        "-c tcp_user_timeout=10s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 "
+        "-c tcp_keepalives_count=3",
+    },
+}
+"""For PostgreSQL: few connections at rest, and either side soon notices that the network is cut, so
+that no host waits for an answer for ever and no lock outlives the host that held it."""
+
 _DAMAGED = ("malformed", "not a database", "file is encrypted")
-_PASSING = ("locked", "full", "disk I/O", "readonly", "unable to open", "could not connect")
-"""Words of errors that may be over in a while."""
+_SETTLING = 7319204
+"""The class of the advisory locks of `alone`."""
+
+_PASSING = (
+    "locked", "full", "disk I/O", "readonly", "unable to open",
+    "refused", "timeout", "timed out", "unreachable", "No route", "resolve", "No such file",
+    "starting up", "shutting down", "recovery", "too many", "closed the connection", "terminating",
+)  # fmt: skip
+"""Words of errors that may be over in a while: of SQLite, and of a PostgreSQL that is away."""
 
 
 def same_drop(job: Any) -> sa.ColumnElement[bool]:
@@ -145,12 +174,15 @@ class Database:
     def __init__(self, url: str) -> None:
         """Open, and create or check the tables. Raises DatabaseUnusable."""
         try:
-            self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+            server = url.startswith("postgresql")
+            self._engine = sa.create_engine(url, **(_SERVER if server else {}))
         except (sa.exc.ArgumentError, ImportError) as error:
             raise DatabaseUnusable(f"queue.url {url!r}: {error}") from error
         self._sqlite = self._engine.dialect.name == "sqlite"
         self._file = Path(self._engine.url.database or "") if self._sqlite else None
         self._identity: tuple[int, int] | None = None
+        self._since = time.monotonic()
+        self._turn = threading.Lock()
         if self._sqlite:
             prepare_sqlite(self._engine)
             sa.event.listen(self._engine, "do_connect", self._refuse_another_file)
@@ -164,9 +196,44 @@ class Database:
         try:
             self._create()
         except LedgerUnavailable as error:
+            self.close()
             passing = any(word in str(error) for word in _PASSING)
             raise DatabaseUnusable(str(error), passing=passing) from error
+        except BaseException:
+            self.close()
+            raise
         self._identity = self._identify()
+
+    @property
+    def shared(self) -> bool:
+        """Whether other hosts may work on the same queue: in PostgreSQL."""
+        return not self._sqlite
+
+    def in_touch(self) -> float:
+        """Seconds since the queue could be reached again after it could not, or since the start."""
+        return time.monotonic() - self._since
+
+    @contextmanager
+    def alone(self, job: int) -> Iterator[bool]:
+        """Whether nobody else, in this daemon or on another host, is in here for this job now.
+
+        It ends with the connection: a host that dies holds nobody up. Raises LedgerUnavailable.
+        """
+        if self._sqlite:
+            with self._turn:
+                yield True
+            return
+        with self.read() as db:
+            mine = db.scalar(
+                sa.select(sa.func.pg_try_advisory_lock(_SETTLING, sa.cast(job, sa.Integer)))
+            )
+            try:
+                yield bool(mine)
+            finally:
+                if mine:
+                    db.execute(
+                        sa.select(sa.func.pg_advisory_unlock(_SETTLING, sa.cast(job, sa.Integer)))
+                    )
 
     def close(self) -> None:
         """Close all connections."""
@@ -207,7 +274,8 @@ class Database:
                 yield db
         except IntegrityError:
             raise
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeout) as error:
+            self._since = time.monotonic()
             raise LedgerUnavailable(self._told(error)) from error
 
     @contextmanager
@@ -216,7 +284,8 @@ class Database:
         try:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
                 yield db
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeout) as error:
+            self._since = time.monotonic()
             raise LedgerUnavailable(self._told(error)) from error
 
     def try_write(self) -> None:
@@ -248,8 +317,9 @@ class Database:
             return (0, 0)
         return (status.st_dev, status.st_ino)
 
-    def _told(self, error: DBAPIError) -> str:
-        text = f"the queue at {self._url} cannot be used: {str(error.orig).strip()}"
+    def _told(self, error: DBAPIError | PoolTimeout) -> str:
+        why = error.orig if isinstance(error, DBAPIError) else error
+        text = f"the queue at {self._url} cannot be used: {str(why).strip()}"
         if any(word in text for word in _DAMAGED):
             text += (
                 f"; it is damaged: stop i2vd, move {self._file} and its -wal and -shm away, and "

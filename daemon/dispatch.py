@@ -23,7 +23,9 @@ from daemon.place import told
 from daemon.publish import in_the_way
 from daemon.settings import Inbox
 from daemon.slot import Slot
-from daemon.staging import discard, make_empty, name_of, sweep
+from daemon.staging import discard, make_empty, sweep
+from pipeline.order import Clip, NoClip
+from pipeline.protocol import Rejected
 
 _IDLE = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""
@@ -43,6 +45,9 @@ class Dispatcher:
         self._ledger = parts.ledger
         self._history = parts.history
         self._owner = owner
+        shared = parts.database.shared
+        self._among = [inbox.name for inbox in parts.settings.inbox] if shared else None
+        """In a fleet: the inboxes that this host knows, for others may be another's."""
         self._outcomes = Outcomes(parts)
         self._carrying_on = asyncio.Lock()
         self._claiming = asyncio.Lock()
@@ -91,16 +96,32 @@ class Dispatcher:
         if all(inbox.name in lacking for inbox in self._parts.settings.inbox):
             return None
         try:
+            await self._take_over()
             if self._behind:
                 await self._put_right()
             elif self._parts.archive.trouble:
                 await asyncio.to_thread(self._parts.archive.catch_up)
             await self._publish_left()
             lease = self._parts.settings.queue.lease
-            return await asyncio.to_thread(self._ledger.claim, self._owner, lease, [*lacking])
+            return await asyncio.to_thread(
+                self._ledger.claim, self._owner, lease, [*lacking], self._among
+            )
         except LedgerUnavailable as error:
             self._parts.room.doubt(None, error)
+            self._behind = True  # what the queue did last before it went is not known
             return None
+
+    async def _take_over(self) -> None:
+        """What hosts left that fell silent; not before they had time to say that they are there."""
+        lease = self._parts.settings.queue.lease
+        if self._among is None or self._parts.database.in_touch() < lease:
+            return
+        found = await asyncio.to_thread(self._ledger.take_over, self._owner)
+        seen = [name for name in self._among if name not in self._parts.room.lacking]
+        found += await asyncio.to_thread(self._ledger.adopt, self._owner, lease, seen)
+        if found:
+            log.warning("taken over from a host that fell silent", jobs=found)
+            self._behind = True
 
     async def _release(self, slot: Slot) -> None:
         """End a worker that has had nothing to do for long, so that others can use its device."""
@@ -135,13 +156,29 @@ class Dispatcher:
                 self.stopping, self.hurry
             )
             slot.count(outcome)
-            await self._outcomes.conclude(slot, inbox, job, outcome, hurry=self.hurry.is_set())
+            await self._conclude(slot, inbox, job, outcome)
         except OSError as error:  # a full disk, a share that went: not the job's fault
             self._parts.room.doubt(inbox, error)
             self._behind = True
             await self._give_back(job, told(error))
         finally:
             await self._discard(inbox, job)
+
+    async def _conclude(
+        self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | NoClip | Rejected
+    ) -> None:
+        """Carry the outcome on; while a shared queue is away the work waits for it in staging."""
+        while True:
+            try:
+                hurry = self.hurry.is_set()
+                return await self._outcomes.conclude(slot, inbox, job, outcome, hurry=hurry)
+            except LedgerUnavailable as error:
+                if self.hurry.is_set() or not self._parts.database.shared:
+                    raise
+                self._parts.room.doubt(None, error)
+                slot.alive_at = time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.hurry.wait(), _IDLE)
 
     async def _give_back(self, job: Job, why: str) -> None:
         with contextlib.suppress(LedgerUnavailable):
@@ -185,12 +222,9 @@ class Dispatcher:
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
-        needed = self._history.unpublished(self._owner) + [
-            h.job for s in self._slots for h in s.hands
-        ]
-        names = {name_of(job) for job in needed}
+        ours = {(h.job.id, h.job.attempt) for s in self._slots for h in s.hands}
         for outbox in {inbox.outbox for inbox in self._parts.settings.inbox}:
-            sweep(outbox, names)
+            sweep(outbox, lambda: self._history.at_work() | ours)
 
     def _in_hand(self) -> list[int]:
         return [hand.job.id for slot in self._slots for hand in slot.hands]

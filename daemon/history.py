@@ -117,6 +117,13 @@ class History:
         """Jobs of this owner that are past the fence, but not yet in the outbox."""
         return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
 
+    def at_work(self) -> set[tuple[int, int]]:
+        """Job and attempt of all that is made or published now, on any host."""
+        query = sa.select(jobs.c.id, jobs.c.attempt)
+        with self._database.read() as db:
+            rows = db.execute(query.where(jobs.c.state.in_(["running", "publishing"]))).all()
+        return {(job, attempt) for job, attempt in rows}
+
     def unsettled(self) -> list[Job]:
         """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
         sibling = jobs.alias()

@@ -144,16 +144,57 @@ class Ledger:
         But a job that was cut short MOST_CUTS times is taken for the cause: `running -> failed`.
         Only for an owner that is known to be alone; `in_hand` are jobs that it is still at.
         """
+        ours = sa.and_(jobs.c.state == "running", jobs.c.owner == owner, jobs.c.id.not_in(in_hand))
+        return self._put_back(ours, "the daemon ended while it was running")
+
+    def take_over(self, owner: str) -> list[int]:
+        """The same with what others were running whose lease ran out."""
+        late = sa.and_(jobs.c.state == "running", self._is_late(owner))
+        return self._put_back(late, "its host fell silent while it was running")
+
+    def adopt(self, owner: str, lease: float, among: Collection[str]) -> list[int]:
+        """Become the owner of publications in these inboxes whose owner let the lease run out.
+
+        Their attempt goes on, for publishing is safe to repeat, and for two at once.
+        """
+        late = sa.and_(jobs.c.state == "publishing", self._is_late(owner), jobs.c.inbox.in_(among))
+        with self._database.write() as db:
+            found = self._free(db, late)
+            if found:
+                db.execute(
+                    jobs.update()
+                    .where(jobs.c.id.in_(found))
+                    .values(owner=owner, lease=self._now + lease)
+                )
+            for job in found:
+                self._note(db, job, "taken over", f"its publication, by {owner}")
+            return found
+
+    def _is_late(self, owner: str) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            sa.func.coalesce(jobs.c.lease, 0.0) < self._now,
+            sa.func.coalesce(jobs.c.owner, "") != owner,
+        )
+
+    def _free(self, db: sa.Connection, clause: sa.ColumnElement[bool]) -> list[int]:
+        """Those rows that no other host is changing at this moment, locked."""
+        query = sa.select(jobs.c.id).where(clause).order_by(jobs.c.id)
+        return [*db.scalars(query.with_for_update(skip_locked=True))]
+
+    def _put_back(self, clause: sa.ColumnElement[bool], why: str) -> list[int]:
+        with self._database.read() as db:  # as nearly always there is nothing
+            if not db.scalar(sa.select(sa.exists().where(clause))):
+                return []
         with self._database.write() as db:
             rows = db.execute(
                 jobs.update()
-                .where(jobs.c.state == "running", jobs.c.owner == owner, jobs.c.id.not_in(in_hand))
+                .where(jobs.c.id.in_(self._free(db, clause)))
                 .values(self._abandoned())
                 .returning(jobs.c.id, jobs.c.state)
             ).all()
             for job, state in rows:
                 event = "cancelled" if state == "cancelled" else "recovered"
-                self._note(db, job, event, "the daemon ended while it was running")
+                self._note(db, job, event, why)
                 if state == "queued" and self._cuts(db, job) >= MOST_CUTS:
                     self._condemn(db, job)
             return [job for job, _ in rows]
@@ -187,23 +228,25 @@ class Ledger:
             "progress": None,
         }
 
-    def claim(self, owner: str, lease: float, without: Collection[str] = ()) -> Job | None:
+    def claim(
+        self,
+        owner: str,
+        lease: float,
+        without: Collection[str] = (),
+        among: Collection[str] | None = None,
+    ) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
-        Jobs whose owner is another and let the lease run out go back to the queue first. None when
-        paused or nothing is due. `without`: inboxes whose jobs have to wait.
+        None when paused or nothing is due. `without`: inboxes whose jobs have to wait; `among`: the
+        only ones that the owner sees.
         """
+        mine = sa.true() if among is None else jobs.c.inbox.in_(among)
         with self._database.write() as db:
             if self._paused(db):
                 return None
-            db.execute(
-                jobs.update()
-                .where(jobs.c.state == "running", jobs.c.lease < self._now, jobs.c.owner != owner)
-                .values(self._abandoned())
-            )
             pick = (
                 sa.select(jobs.c.id)
-                .where(jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without))
+                .where(jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without), mine)
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -279,11 +322,14 @@ class Ledger:
 
     # --- publication: running -> publishing -> done
 
-    def publishing(self, job: Job, result: dict[str, Any]) -> bool:
-        """The fence: from here on the clip is carried on, never undone."""
+    def publishing(self, job: Job, result: dict[str, Any], lease: float = 0.0) -> bool:
+        """The fence: from here on the clip is carried on, never undone.
+
+        After `lease` seconds another host may carry it on.
+        """
         return self._change(
-            _running(job), job, "publishing", "", state="publishing", lease=None, progress=None,
-            result=result,
+            _running(job), job, "publishing", "", state="publishing", lease=self._now + lease,
+            progress=None, result=result,
         )  # fmt: skip
 
     def hold(self, job: Job, why: str) -> bool:

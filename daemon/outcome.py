@@ -167,7 +167,8 @@ class Outcomes:
             "degraded": sidecar.degraded,
             "seconds": clip.made.seconds,
         }
-        if await asyncio.to_thread(self._ledger.publishing, job, result):
+        lease = self._parts.settings.queue.lease
+        if await asyncio.to_thread(self._ledger.publishing, job, result, lease):
             self._observe(job.spec, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}), first=True)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemon.archive import Archive
+from daemon.database import Database
 from daemon.forecast import Forecast
 from daemon.history import History
 from daemon.ledger import Ledger
@@ -21,6 +22,7 @@ class Parts:
     """`rules` by the name of their inbox."""
 
     settings: Settings
+    database: Database
     family: Family
     ledger: Ledger
     history: History

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
 from daemon.beneath import beneath
@@ -36,9 +36,17 @@ def discard(inbox: Inbox, job: Job) -> None:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
 
 
-def sweep(outbox: Path, needed: Collection[str]) -> None:
-    """Remove the folders of all other attempts, as far as they can be removed."""
+def sweep(outbox: Path, at_work: Callable[[], Collection[tuple[int, int]]]) -> None:
+    """Remove the folders of attempts that are over, as far as they can be removed.
+
+    `at_work` is asked only once the folders are known: who makes one has claimed its job before,
+    so that no host takes another's away. Raises what it raises.
+    """
     with contextlib.suppress(OSError), beneath(outbox, _ALL, make=False) as folder:
-        for each in folder.glob("*-*"):
+        found = [*folder.glob("*-*")]
+        if not found:
+            return
+        needed = {f"{job}-{attempt}" for job, attempt in at_work()}
+        for each in found:
             if each.name not in needed:
                 shutil.rmtree(each, ignore_errors=True)

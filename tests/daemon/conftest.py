@@ -1,4 +1,4 @@
-"""What the daemon's tests share: a ledger on a real SQLite file, a Spec, a drop."""
+"""What the daemon's tests share: a ledger on both engines, a Spec, a drop."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -12,11 +12,24 @@ from daemon.job import Drop
 from daemon.ledger import Ledger
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, Spec, resolve
+from tests.postgres import Server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty queue on each engine."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/queue.sqlite"
+        return
+    server: Server = request.getfixturevalue("postgres")
+    name = server.fresh()
+    yield server.url(name)
+    server.drop(name)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path}/queue.sqlite")
+def database(url: str) -> Iterator[Database]:
+    opened = Database(url)
     yield opened
     opened.close()
 

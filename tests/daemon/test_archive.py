@@ -15,6 +15,7 @@ import pytest
 from daemon import archive as archives
 from daemon import place
 from daemon.archive import Archive, bring_back
+from daemon.database import Database
 from daemon.history import History
 from daemon.job import Job
 from daemon.ledger import Ledger
@@ -33,6 +34,7 @@ class Place:
     """An inbox with one finished job, whose picture is to be settled."""
 
     inbox: Inbox
+    database: Database
     ledger: Ledger
     history: History
 
@@ -42,6 +44,7 @@ class Place:
 
     def archive(self) -> Archive:
         return Archive(
+            self.database,
             self.ledger,
             self.history,
             Settings(inbox=(self.inbox,), state=self.inbox.path.parent),
@@ -80,13 +83,17 @@ def far_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def finished(
-    tmp_path: Path, ledger: Ledger, history: History, enqueue: Callable[..., list[int]]
+    tmp_path: Path,
+    database: Database,
+    ledger: Ledger,
+    history: History,
+    enqueue: Callable[..., list[int]],
 ) -> Make:
     def make(*, ended: str = "done", after: str = "archive", away: Path = tmp_path) -> Place:
         folders = {"path": tmp_path / "inbox", "archive": away / "arch", "failed": away / "failed"}
         for folder in folders.values():
             folder.mkdir()
-        there = Place(Inbox(after=after, **folders), ledger, history)  # type: ignore[arg-type]
+        there = Place(Inbox(after=after, **folders), database, ledger, history)  # type: ignore[arg-type]
         there.picture.parent.mkdir()
         there.picture.write_bytes(CAT)
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")

@@ -183,7 +183,7 @@ def test_staging_is_neither_made_nor_swept_through_a_link(
     job = Job.model_construct(id=1, attempt=1)
     before = everything(elsewhere)
     (root / ".i2vd").symlink_to(elsewhere)
-    sweep(root, set())
+    sweep(root, lambda: ())
     discard(inbox, job)
     with pytest.raises(InTheWay):
         make_empty(inbox, job)
@@ -192,13 +192,13 @@ def test_staging_is_neither_made_nor_swept_through_a_link(
 
 def test_staging_is_made_empty_and_swept(root: Path, inbox: Inbox) -> None:
     first, second = (Job.model_construct(id=1, attempt=number) for number in (1, 2))
-    sweep(root, set())
+    sweep(root, lambda: ())
     discard(inbox, first)
     assert list(root.iterdir()) == []
     for job in (first, second):
         (make_empty(inbox, job) / CLIP).touch()
     assert list(make_empty(inbox, first).iterdir()) == []
-    sweep(root, {"1-2"})
+    sweep(root, lambda: [(1, 2)])
     assert [folder.name for folder in (root / ".i2vd").iterdir()] == ["1-2"]
     discard(inbox, second)
     assert list((root / ".i2vd").iterdir()) == []

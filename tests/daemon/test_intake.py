@@ -40,17 +40,18 @@ class Desk:
             folder.mkdir()
         self.inbox = Inbox(patience=7, **folders)
         self.settings = Settings(inbox=(self.inbox,), state=root)
-        self.ledger, self.history = ledger, history
+        self.database, self.ledger, self.history = database, ledger, history
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         self.parts = Parts(
             settings=self.settings,
+            database=database,
             family=MICRO_FAMILY,
             ledger=ledger,
             history=history,
             pace=Pace(),
             forecast=Forecast(database, "micro"),
-            archive=Archive(ledger, history, self.settings),
+            archive=Archive(database, ledger, history, self.settings),
             room=Room(self.settings, lambda: None),
             decoder=self.decoder,
             metrics=Metrics(),
@@ -207,7 +208,7 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    Archive(desk.ledger, desk.history, desk.settings).settle(job)
+    Archive(desk.database, desk.ledger, desk.history, desk.settings).settle(job)
     return desk.job(job.id)
 
 
@@ -239,7 +240,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    Archive(desk.ledger, desk.history, desk.settings).settle(job)
+    Archive(desk.database, desk.ledger, desk.history, desk.settings).settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()

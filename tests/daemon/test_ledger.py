@@ -1,6 +1,5 @@
 """The ledger: one drop is one job, one claim wins, nothing is lost or done twice."""
 
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.database import Database, DatabaseUnusable, jobs
+from daemon.database import Database, DatabaseUnusable, jobs, meta, metadata
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import MOST_CUTS, Ledger
@@ -49,8 +48,9 @@ def test_an_owner_keeps_its_own_jobs_however_the_clock_jumps(
     enqueue("b.jpg", sha256="bb")
     mine = claim(ledger, "me", lease=-86_400)
     assert claim(ledger, "me").id == 2
+    assert ledger.take_over("me") == []
     assert ledger.renew(mine, 30, None) == "ok"
-    assert ledger.claim("another", 30) is None
+    assert ledger.take_over("another") == []
 
 
 def test_a_clock_that_was_set_back_delays_no_job(
@@ -220,6 +220,7 @@ def test_nothing_is_claimed_while_paused_and_pause_is_durable(
 def test_a_late_waker_finds_itself_fenced(ledger: Ledger, enqueue: Enqueue) -> None:
     enqueue()
     late = claim(ledger, "one", lease=-1)
+    assert ledger.take_over("two") == [late.id]
     now = claim(ledger, "two")
     assert now.id == late.id
     assert now.attempt == late.attempt + 1
@@ -260,6 +261,55 @@ def test_the_rung_outlives_the_attempt(ledger: Ledger, enqueue: Enqueue) -> None
     ledger.give_back(job, "stopped")
     again = claim(ledger)
     assert (again.rung, again.fallbacks) == (3, [STEP])
+
+
+# --- another host's
+
+
+def test_a_job_that_silences_each_host_is_given_up(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    for number in range(MOST_CUTS):
+        claim(ledger, f"host{number}", lease=-1)
+        assert ledger.take_over("another") == [1]
+    assert history.counts()["failed"] == 1
+
+
+def test_a_publication_is_carried_on_by_another_host_that_sees_the_inbox(
+    ledger: Ledger, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    job = claim(ledger, "one")
+    assert ledger.publishing(job, {"x": 1}, lease=30)
+    assert ledger.adopt("two", 30, ["inbox"]) == []
+    ledger.done(job, {})
+    enqueue("b.jpg", sha256="bb")
+    job = claim(ledger, "one")
+    assert ledger.publishing(job, {"x": 1}, lease=-1)
+    assert ledger.adopt("two", 30, ["other"]) == []
+    assert ledger.adopt("one", 30, ["inbox"]) == []
+    assert ledger.adopt("two", 30, ["inbox"]) == [job.id]
+    assert [found.id for found in history.unpublished("two")] == [job.id]
+    assert history.unpublished("one") == []
+    assert history.at_work() == {(job.id, job.attempt)}
+
+
+def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue()
+    assert ledger.claim("me", 30, among=["other"]) is None
+    assert ledger.claim("me", 30, among=["other", "inbox"]) is not None
+
+
+def test_only_one_is_in_the_place_of_a_job_at_a_time(database: Database, url: str) -> None:
+    if not database.shared:
+        pytest.skip("an embedded queue has one daemon")
+    other = Database(url)
+    with database.alone(7) as mine, other.alone(7) as theirs, other.alone(8) as another:
+        assert (mine, theirs, another) == (True, False, True)
+    with other.alone(7) as theirs:
+        assert theirs
+    other.close()
 
 
 # --- endings
@@ -354,12 +404,11 @@ def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: 
 # --- the database itself
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path, database: Database) -> None:
-    with sqlite3.connect(tmp_path / "queue.sqlite") as raw:
-        raw.execute("update meta set value = '99' where key = 'schema_version'")
-    raw.close()
+def test_a_newer_schema_is_refused(url: str, database: Database) -> None:
+    with database.write() as db:
+        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="99"))
     with pytest.raises(DatabaseUnusable, match="has schema 99"):
-        Database(f"sqlite:///{tmp_path}/queue.sqlite")
+        Database(url)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -380,14 +429,16 @@ def test_an_unknown_engine_is_refused() -> None:
 class AnyOrder(RuleBasedStateMachine):
     """Whatever happens in whatever order: no job is lost, and none is done by two attempts."""
 
-    folder: Path
+    url: str
     spec: Spec
-    count = 0
 
     def __init__(self) -> None:
         super().__init__()
-        type(self).count += 1
-        self.database = Database(f"sqlite:///{self.folder}/any{self.count}.sqlite")
+        self.database = Database(self.url)
+        with self.database.write() as db:
+            for table in reversed(metadata.sorted_tables):
+                if table is not meta:
+                    db.execute(table.delete())
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
         self.admitted = 0
@@ -407,6 +458,10 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(target=attempts, lease=st.sampled_from([-1.0, 60.0]), owner=st.sampled_from("ab"))
     def claim(self, lease: float, owner: str) -> Job | None:
         return self.ledger.claim(owner, lease)
+
+    @rule(owner=st.sampled_from("ab"))
+    def take_over(self, owner: str) -> None:
+        self.ledger.take_over(owner)
 
     @rule(attempt=attempts)
     def publish(self, attempt: Job | None) -> None:
@@ -447,8 +502,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.database.close()
 
 
-def test_any_order_of_events_loses_nothing(tmp_path: Path, spec: Spec) -> None:
-    AnyOrder.folder, AnyOrder.spec = tmp_path, spec
+def test_any_order_of_events_loses_nothing(url: str, spec: Spec) -> None:
+    AnyOrder.url, AnyOrder.spec = url, spec
     run_state_machine_as_test(
         AnyOrder,
         settings=settings(

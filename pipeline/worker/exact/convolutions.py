@@ -82,7 +82,7 @@ def _phases(module: Upsample2D) -> Callable[..., Tensor]:
         height, width = x.shape[-2:]
         kernels = kernels_of(module.conv.weight)
         y = functional.conv2d(x, kernels, padding=1)
-        y = y.unflatten(1, (2, 2, -1))  # n, phase of row, of column, channel, height + 1, width + 1  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+        y = y.reshape(len(y), 2, 2, -1, *y.shape[2:])  # n, row phase, column phase, channel, .
         big = x.new_empty(len(x), height, 2, width, 2, y.shape[3])
         for row in (0, 1):
             for column in (0, 1):

@@ -1,0 +1,133 @@
+"""Several hosts, one queue: real daemons on a real PostgreSQL, over one shared folder."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import Server, serving
+from tests.system.conftest import quick_studio
+from tests.system.studio import DRAFT, Studio, picture
+
+_SETTINGS = """\
+min_free = 0
+scan_interval = 0.2
+stop_grace = 60
+
+[queue]
+url = "{url}"
+lease = 3
+backoff = 0.1
+
+[model]
+devices = ["cpu"]
+
+[[inbox]]
+path = "{shared}/inbox"
+outbox = "{shared}/outbox"
+archive = "{shared}/archive"
+failed = "{shared}/failed"
+rules = "{shared}/rules"
+settle = 0.2
+"""
+_STEADY = '[match]\nnames = ["steady*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
+
+
+class Fleet:
+    """Two hosts, each with a state folder of its own."""
+
+    def __init__(self, root: Path, server: Server) -> None:
+        url = server.url(server.fresh())
+        self.server = server
+        self.hosts = [quick_studio(root, name) for name in ("one", "two")]
+        for host in self.hosts:
+            host.settings(_SETTINGS.format(url=url, shared=root))
+            for role in ("inbox", "outbox", "archive", "failed", "rules"):
+                setattr(host, role, root / role)
+        self.root = root
+        (root / "rules").mkdir()
+        self.any = self.hosts[0]
+        self.any.rule("10-steady", _STEADY)
+        self.any.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+
+    def at(self, path: str) -> Studio:
+        """The host that makes a picture's clip now."""
+
+        def busy() -> Studio | None:
+            return next((host for host in self.hosts if host.slot()["path"] == path), None)
+
+        return self.any.until(busy, f"somebody is at {path}")
+
+    def other(self, host: Studio) -> Studio:
+        """Not this one."""
+        return self.hosts[1 - self.hosts.index(host)]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with serving() as server:
+        made = Fleet(tmp_path_factory.mktemp("fleet"), server)
+        try:
+            for host in made.hosts:
+                host.start()
+            yield made
+        finally:
+            for host in made.hosts:
+                host.close()
+
+
+def test_two_hosts_that_see_one_inbox_make_each_drop_once(fleet: Fleet) -> None:
+    for number in range(8):
+        fleet.any.drop(f"many{number}.png", picture(number))
+    for number in range(8):
+        fleet.any.until_settled(f"many{number}.png", "done")
+    assert [clip for clip in fleet.any.clips() if clip.startswith("many")] == [
+        f"many{number}.mp4" for number in range(8)
+    ]
+    assert len(list(fleet.any.archive.glob("many*"))) == 8
+    assert fleet.any.jobs() == fleet.hosts[1].jobs()
+
+
+def test_a_host_that_dies_loses_its_job_to_another(fleet: Fleet) -> None:
+    fleet.any.drop("steady-dies.png", picture(20))
+    dead = fleet.at("steady-dies.png")
+    living = fleet.other(dead)
+    dead.kill()
+    living.until_settled("steady-dies.png", "done")
+    job = living.job("steady-dies.png")
+    assert job["attempt"] == 2
+    assert "recovered" in living.events(job["id"])
+    living.until(lambda: not living.staging(), "what the dead host left is swept")
+    dead.start()
+
+
+def test_a_host_that_was_paused_finds_itself_fenced_and_goes_on(fleet: Fleet) -> None:
+    fleet.any.drop("steady-late.png", picture(21))
+    late = fleet.at("steady-late.png")
+    other = fleet.other(late)
+    late.signal(signal.SIGSTOP)
+    try:
+        other.until_settled("steady-late.png", "done")
+    finally:
+        late.signal(signal.SIGCONT)
+    late.until(lambda: late.slot()["path"] is None, "it has given up")
+    late.until(lambda: not late.staging(), "its staging is gone")
+    assert [clip for clip in late.clips() if "late" in clip] == ["steady-late.mp4"]
+    assert other.job("steady-late.png")["attempt"] == 2
+    late.until(late.is_ready, "it goes on")
+
+
+def test_work_in_hand_is_published_when_the_database_is_back(fleet: Fleet) -> None:
+    fleet.any.drop("steady-away.png", picture(22))
+    host = fleet.at("steady-away.png")
+    fleet.server.stop()
+    clips = (host.outbox / ".i2vd").glob
+    host.until(lambda: any(clips("*/clip.mp4")), "the clip is made")
+    host.until(lambda: not host.is_ready(), "it says so")
+    fleet.server.start()
+    host.until_settled("steady-away.png", "done")
+    assert host.job("steady-away.png")["attempt"] == 1
+    assert [clip for clip in host.clips() if "away" in clip] == ["steady-away.mp4"]
+    for each in fleet.hosts:
+        each.until(each.is_ready, "all is well again")
