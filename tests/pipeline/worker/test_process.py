@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import pytest
 
+from daemon.timeline import stretches
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import Peak, need, peak
@@ -22,8 +23,9 @@ Start = Callable[..., Peer]
 Order = Callable[..., Make]
 
 
-def test_load_make_and_end(worker: Start, order: Order) -> None:
-    peer = worker()
+def test_load_make_and_end(worker: Start, order: Order, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    peer = worker(I2VD_TIMELINE=str(trace))
     loaded = peer.load()
     assert (loaded.type, loaded.device, loaded.memory) == ("loaded", "cpu", None)
     assert len(loaded.weights) == 64
@@ -50,6 +52,13 @@ def test_load_make_and_end(worker: Start, order: Order) -> None:
     assert facts["model"] == "micro"
     assert facts["weights"] == loaded.weights
     assert peer.close() == 0
+    told = list(dict.fromkeys(each.stage for each in stretches(closed(trace))))
+    assert told == ["encode", "denoise", "decode", "write"]
+
+
+def closed(trace: Path) -> Path:
+    trace.write_text(trace.read_text() + "{}]")
+    return trace
 
 
 def test_same_spec_same_file_in_two_processes(worker: Start, order: Order) -> None:

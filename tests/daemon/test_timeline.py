@@ -1,0 +1,29 @@
+"""Between two clips the device is idle from the last stage that used it to the next that does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from daemon.timeline import Stretch, Wait, stretches, waits
+
+
+def test_what_is_written_meanwhile_is_no_wait_of_the_device() -> None:
+    timeline = [
+        Stretch("1", "encode", 0.0, 1.0),
+        Stretch("1", "denoise", 1.0, 5.0),
+        Stretch("1", "decode", 5.0, 6.0),
+        Stretch("1", "write", 6.0, 9.0),
+        Stretch("2", "encode", 6.5, 7.0),
+        Stretch("2", "decode", 7.0, 8.0),
+        Stretch("3", "encode", 8.0, 9.0),
+    ]
+    assert waits(timeline) == [Wait("1", busy=6.0, idle=0.5), Wait("2", busy=1.5, idle=0.0)]
+
+
+def test_a_trace_of_a_worker_that_died_can_be_read_once_it_is_closed(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    event = {"name": "denoise", "ts": 2_000_000, "dur": 500_000, "args": {"job": "7"}}
+    load = {"name": "load", "ts": 1_000_000, "dur": 500_000, "args": {"job": ""}}
+    trace.write_text(f"[\n{json.dumps(event)},\n{json.dumps(load)},\n{{}}]\n")
+    assert stretches(trace) == [Stretch("7", "denoise", pytest.approx(2.0), pytest.approx(2.5))]
