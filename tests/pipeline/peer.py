@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def act(channel: Channel, word: str, order: Make, number: int) -> None:
-    channel.send(Progress(job=order.job, stage="denoise", step=1, steps=10))
+    channel.send(Progress(job=order.job, stage="denoise", step=0, steps=10))
     match word:
         case "made":
             channel.send(Filmed(job=order.job))
