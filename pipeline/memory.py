@@ -161,8 +161,8 @@ class _Denoising:
         both = coming + width
         waiting = sum(map(self._left, range(level + 1))) + coming * cells
         some = self._slice(level)
-        if thrift.cells is None:  # joined with what was left, its norm, its activation
-            yield waiting + 3 * both * cells
+        if thrift.cells is None:  # joined with what was left, its norm, the convolution of that
+            yield waiting + (2 * both + width) * cells
         else:  # joined, the result; of one slice norm and activation
             yield waiting + (both + width) * cells + 2 * both * some
             yield waiting + 2 * width * cells + 3 * width * some  # temporal convolution
@@ -196,10 +196,12 @@ class _Denoising:
     def _transformer(self, width: int, tokens: int) -> int:
         """Values in a transformer beside its input: in attention, or in the feed-forward.
 
-        Attention: states, norm, last result, queries, keys, values, attended, its copy, projected.
-        Feed-forward: three of those and a norm, and of the rows at once eight and four times the
-        width (projection, gate); in several chunks the result too.
+        Attention whole: states, norm, queries, keys, values, attended; in slices also the last
+        result, a copy of what was attended, projected. Feed-forward: states and norm, in slices
+        four such, and of the rows at once eight and four times the width (projection, gate); in
+        several chunks the result too.
         """
         rows = min(tokens, self.rung.mode.thrift.rows)
-        forward = (4 + (tokens > rows)) * width * tokens + 12 * width * rows
-        return max(9 * width * tokens, forward)
+        attention, states = (6, 2) if self.rung.mode.thrift.cells is None else (9, 4)
+        forward = (states + (tokens > rows)) * width * tokens + 12 * width * rows
+        return max(attention * width * tokens, forward)

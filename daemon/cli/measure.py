@@ -1,7 +1,9 @@
-"""Commands that measure: bench memory, bench timeline."""
+"""Commands that measure: bench memory, bench speed, bench timeline."""
 
 import asyncio
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,6 +13,7 @@ from typing import Annotated
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from daemon import bench, needs
 from daemon.cli.base import Config, Exit, app, fail, settings_of
@@ -101,3 +104,23 @@ def _size(card: str | None) -> int | None:
         return int(read(card))
     except ValidationError:
         fail(Exit.MISTAKE, f"--card {card!r} is no size; write 8GB or 6GiB")
+
+
+@benches.command()
+def speed(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each case is timed.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A step of the UNet on this CPU: the library's beside ours, with the largest difference."""
+    command = [sys.executable, "-P", "-m", "pipeline.worker.speed", "--rounds", str(rounds)]
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if child.returncode:
+        fail(Exit.FAILED, f"the measurement ended with {child.returncode}")
+    rows = [json.loads(line) for line in child.stdout.splitlines()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)

@@ -100,7 +100,11 @@ def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants) -> Tensor
     for block in unet.down_blocks:
         x, new = block(x, temb=embedded, num_frames=frames, **_looking(block, told))
         left += new
-    left = [_as_many(each, len(x)) for each in left]
+        del new
+    for n, images in enumerate(left):  # those of one branch, for as many branches as there are now
+        if len(images) < len(x):
+            left[n] = torch.cat([images] * (len(x) // len(images)))
+        del images
     x = unet.mid_block(x, temb=embedded, num_frames=frames, encoder_hidden_states=told.context)
     for block in unet.up_blocks:
         layers = len(block.resnets)
@@ -115,8 +119,3 @@ def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants) -> Tensor
 def _looking(block: nn.Module, told: Constants) -> dict[str, Tensor]:
     looks = getattr(block, "has_cross_attention", False)
     return {"encoder_hidden_states": told.context} if looks else {}
-
-
-def _as_many(images: Tensor, wanted: int) -> Tensor:
-    """Those of one branch for as many branches as there are."""
-    return images.repeat(wanted // len(images), 1, 1, 1)

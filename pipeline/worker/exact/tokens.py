@@ -103,6 +103,7 @@ def _attend(attention: Attention, x: Tensor) -> Tensor:
         for to in (attention.to_q, attention.to_k, attention.to_v)
     )
     y = functional.scaled_dot_product_attention(queries, keys, values)
+    del queries, keys, values
     out: Tensor = attention.to_out[0](y.transpose(1, 2).flatten(2))
     return out
 
