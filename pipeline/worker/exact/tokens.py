@@ -22,7 +22,7 @@ from torch.nn import functional
 from pipeline.worker.slices import Forwards
 
 _BRANCHES = 2
-_MOST_HEADS = 1 << 15
+_MOST_HEADS = (1 << 16) - 1
 """A CUDA kernel's grid has at most 65,535 places along this side."""
 
 Looked = tuple[Tensor, Tensor]
@@ -143,12 +143,25 @@ def _attend_over_time(attention: Attention, x: Tensor) -> Tensor:
         to(x).view(clips, frames, -1, width // attention.heads).transpose(1, 2)
         for to in (attention.to_q, attention.to_k, attention.to_v)
     )
-    some = zip(*(t.split(_MOST_HEADS, dim=1) for t in (queries, keys, values)), strict=True)
-    parts = [functional.scaled_dot_product_attention(*each) for each in some]
-    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    del queries, keys, values, parts
+    y = _in_parts(queries, keys, values)
+    del queries, keys, values
     out: Tensor = attention.to_out[0](y.transpose(1, 2).reshape(x.shape))
     return out
+
+
+def _in_parts(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of (clips, heads, frames, width) whose heads may be more than a kernel takes."""
+    heads = queries.shape[1]
+    if heads <= _MOST_HEADS:
+        return functional.scaled_dot_product_attention(queries, keys, values)
+    result = torch.empty_like(queries)
+    step = max(1, _MOST_HEADS // 4)  # a part lives beside the result
+    for first in range(0, heads, step):
+        some = slice(first, first + step)
+        result[:, some] = functional.scaled_dot_product_attention(
+            queries[:, some], keys[:, some], values[:, some]
+        )
+    return result
 
 
 def _gated(module: FeedForward) -> Callable[[Tensor], Tensor]:

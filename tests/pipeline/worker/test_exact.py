@@ -15,6 +15,7 @@ from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import kernels_of
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, plain
+from pipeline.worker.speed import compared
 
 FRAMES = 5
 SIDES = (12, 8)
@@ -145,3 +146,11 @@ def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
     forwards: dict[nn.Module, Any] = dict(tokens.gates(small))
     assert small.image_latents_temporal_encoder.ff not in forwards
     assert len(forwards) > 5
+
+
+def test_the_bench_tells_of_each_case_time_and_difference(small: Any) -> None:
+    cases = {"nothing": [], "all": list(EXACT)}
+    nothing, every = compared(small, cases, frames=3, side=8, rounds=1)
+    assert list(every) == ["case", "reference_seconds", "seconds", "ratio", "max_abs_diff"]
+    assert nothing["max_abs_diff"] == 0
+    assert 0 < every["max_abs_diff"] < 1e-4
