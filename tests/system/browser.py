@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -82,8 +83,13 @@ class Browser:
         return [each for each in told if not ("/picture - " in each and "404" in each)]
 
     def _wait(self, ask: Any, what: str) -> Any:
-        wait = WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05)
-        return wait.until(ask, f"never came to pass: {what}\n{self.text()[:3000]}")
+        """What is asked once it is true; a page that is being left meanwhile is asked again."""
+        gone = [StaleElementReferenceException]
+        wait = WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05, ignored_exceptions=gone)
+        try:
+            return wait.until(ask)
+        except TimeoutException:
+            raise AssertionError(f"never came to pass: {what}\n{self.text()[:3000]}") from None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -142,7 +143,8 @@ def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
     worker: Start, order: Order
 ) -> None:
     """Each mode is made in what it needs, where no more is there."""
-    spec = order(guidance=3.0, fallback="never").spec
+    size: dict[str, Any] = {"width": 64, "height": 64, "frames": 16, "guidance": 3.0}
+    spec = order(fallback="never", **size).spec
     anatomy = anatomy_of("micro")
 
     def predicted(rung: Rung) -> Peak:
@@ -160,7 +162,7 @@ def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
         assert peer.final().free == limit
         above = [rungs[n - 1]] if n else []
         for tried, outcome in [*((r, "out_of_memory") for r in above), (rung, "made")]:
-            peer.send(order(guidance=3.0, mode=tried.mode))
+            peer.send(order(mode=tried.mode, **size))
             reply = peer.final()
             assert reply.type == outcome, (str(rung), str(tried), reply)
         assert reply.peak_memory <= limit
