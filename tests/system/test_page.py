@@ -158,7 +158,7 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
     page.until("document.querySelector('.running .live:not([hidden]) img')?.naturalWidth === 512")
     source = page.value("document.querySelector('.live img').src")
     first = page.value("document.querySelector('.running progress').value")
-    assert "step" in page.find(".running .state").text
+    page.until("document.querySelector('.running .state')?.textContent.includes('step')")
     page.until(f"document.querySelector('.running progress')?.value > {first}")
     assert page.value("document.querySelector('.live img').src") != source
     job = settled(studio, "moving.png")
