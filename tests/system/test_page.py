@@ -153,7 +153,7 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
     pick(page, tmp_path, moving=5)
     page.find("#prompt").send_keys("steady")
     page.button("Make the clip").click()
-    page.until("document.querySelector('.sent progress').value >= 2")
+    page.until("document.querySelector('.sent progress')?.value >= 2")
     page.turn_to("queue")
     page.until("document.querySelector('.running .live:not([hidden]) img')?.naturalWidth === 512")
     source = page.value("document.querySelector('.live img').src")
