@@ -38,6 +38,19 @@ SPEC = resolve(
 )
 
 
+def picture_children() -> set[str]:
+    """The process ids of this process's picture children that are alive, of any desk."""
+    me, found = f"\nPPid:\t{os.getpid()}\n", set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                me in (folder / "status").read_text()
+                and b"pipeline.picture" in (folder / "cmdline").read_bytes()
+            ):
+                found.add(folder.name)
+    return found
+
+
 class Desk:
     """The daemon's decoder, asked of bytes. `losses`: the children that it lost."""
 
@@ -46,15 +59,11 @@ class Desk:
         self._folder = folder
         self._runner = asyncio.Runner()
         self._decoder = Decoder(lambda _: None, self.losses.append)
+        self._others = picture_children()
 
     def children(self) -> int:
-        """Picture children of this process that are alive."""
-        me, found = f"\nPPid:\t{os.getpid()}\n", 0
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                ours = me in (folder / "status").read_text()
-                found += ours and b"pipeline.picture" in (folder / "cmdline").read_bytes()
-        return found
+        """Its picture children that are alive."""
+        return len(picture_children() - self._others)
 
     def inspect(self, data: bytes, name: str = "picture.jpg") -> Inspected | Rejected:
         path = self._folder / name
