@@ -29,6 +29,8 @@ _BEAT = 1.0
 _TURN = 0.1
 """Seconds between two looks whether a job that has to be alone is."""
 
+_STOPPED = NoClip("ended", "the daemon was stopped", retry=True)
+
 log = structlog.get_logger()
 
 
@@ -79,7 +81,7 @@ class Attempt:
         while self._hand.alone and len(self._slot.hands) > 1:
             await asyncio.sleep(_TURN)
             if stopping.is_set():
-                return NoClip("ended", "the daemon was stopped", retry=True)
+                return _STOPPED
         clean = self._staging / CLEAN
         picture = self._inbox.path / self._job.path
         prepared = await self._parts.decoder.prepare(
@@ -87,6 +89,8 @@ class Attempt:
         )
         if isinstance(prepared, Rejected):
             return prepared
+        if stopping.is_set():  # whatever it waited for, it has not begun
+            return _STOPPED
         order = Order(self._id, self._spec, self._ladder(), self._needs, clean, self._staging)
         outcome = await self._slot.maker.make(order, self._report)
         match outcome:

@@ -4,8 +4,9 @@ import signal
 
 import pytest
 
+from tests.pipeline.hostile import slow_jpeg
 from tests.system.conftest import Open
-from tests.system.studio import SLOW, picture
+from tests.system.studio import DRAFT, SLOW, picture
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,7 @@ def test_sigterm_lets_the_attempt_finish_within_its_grace(studio_in: Open) -> No
     (running,) = studio.until(
         lambda: [job for job in studio.jobs() if job["state"] == "running"], "one job runs"
     )
+    studio.until_denoising(running["path"])
     studio.signal(signal.SIGTERM)
     assert studio.wait() == 0
     stem = running["path"].removesuffix(".png")
@@ -45,6 +47,24 @@ def test_sigterm_lets_the_attempt_finish_within_its_grace(studio_in: Open) -> No
     assert [line["event"] for line in studio.log() if line.get("job") == running["id"]].count(
         "done"
     ) == 1
+
+
+def test_sigterm_gives_back_what_is_only_being_prepared(quick_in: Open) -> None:
+    studio = quick_in(stop_grace=100)
+    studio.rule("10-steady", DRAFT.replace("camera zooming in slowly", "steady"))
+    studio.start().post("/api/pause")
+    studio.drop("first.png", picture(5))
+    studio.until_state("first.png", "queued")
+    studio.drop("slow.jpg", slow_jpeg(scans=600))  # a second or more
+    studio.until_state("slow.jpg", "queued")
+    studio.post("/api/resume")
+    studio.until_state("slow.jpg", "running")
+    studio.signal(signal.SIGTERM)
+    assert studio.wait() == 0
+    assert studio.clips() == ["first.mp4"]
+    (given_back,) = [line for line in studio.log() if line["event"] == "given back"]
+    assert given_back["why"] == "the daemon was stopped"
+    assert (studio.inbox / "slow.jpg").is_file()
 
 
 def test_a_second_sigterm_stops_at_once(studio_in: Open) -> None:
