@@ -127,6 +127,30 @@ def test_a_full_archive_keeps_nothing_but_the_pictures_waiting(
     assert sorted(p.name for p in studio.archive.iterdir()) == ["cat.png", "dog.png"]
 
 
+def test_a_full_inbox_keeps_no_picture_that_is_whole_from_its_clip(
+    on_disks: Callable[..., Studio],
+) -> None:
+    studio = on_disks("inbox", min_free=0).start()
+    studio.post("/api/pause")
+    studio.drop("cat.png", picture(1))
+    studio.drop("rubbish.png", b"no picture")
+    studio.until_state("cat.png", "queued")
+    ballast = disks.fill(studio.inbox, leave=0)
+    studio.post("/api/resume")
+    (job,) = studio.until_settled("cat.png", "done")
+    assert job["failures"] == 0
+    studio.until_settled("rubbish.png", "failed")
+    assert (studio.archive / "cat.png").is_file()
+    answer = httpx.post(
+        f"http://127.0.0.1:{studio.port}/api/jobs",
+        files={"picture": ("dog.bmp", picture(2, (300, 300), "BMP"))},
+        trust_env=False,
+    )
+    assert (answer.status_code, "inbox inbox: No space" in answer.text) == (507, True), answer.text
+    left = [path.name for path in studio.inbox.iterdir()]
+    assert left == [ballast.name]
+
+
 def test_a_daemon_started_on_a_full_disk_waits_for_room(on_disks: Callable[..., Studio]) -> None:
     studio = on_disks(".i2vd", min_free=0).start()
     assert studio.stop() == 0
