@@ -2,7 +2,8 @@
 
 With PEER_FILM `tests.pipeline.peer` takes the worker's place, so that a clip costs a tenth of a
 second. CHAOS_THREADS bounds the threads (with one, the order of the system calls is always the
-same), CHAOS_METHOD is how clips get their names, in place of what the folder can do.
+same), CHAOS_METHOD is how clips get their names, in place of what the folder can do. CHAOS_QUICK
+is the seconds for which one picture may hold up the others.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from functools import partial
 
 import daemon.app
 import daemon.outcome
+import pipeline.decoder
 from daemon.__main__ import main
 from daemon.place import Method
 
@@ -26,6 +28,9 @@ if threads := os.environ.get("CHAOS_THREADS"):
 
 if method := os.environ.get("CHAOS_METHOD"):
     daemon.outcome.probe = lambda _: Method(method)
+
+if quick := os.environ.get("CHAOS_QUICK"):
+    pipeline.decoder._QUICK = float(quick)
 
 if "PEER_FILM" in os.environ:
     daemon.app.Maker = partial(daemon.app.Maker, module="tests.pipeline.peer")  # type: ignore[misc]

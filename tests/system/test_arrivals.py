@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.pipeline.hostile import slow_jpeg
 from tests.system import disks
 from tests.system.conftest import Open, quick_studio
 from tests.system.needs import missing, needs
@@ -181,6 +182,18 @@ def test_a_thousand_at_once_are_a_job_each(quick_in: Open, tmp_path: Path) -> No
     time.sleep(0.5)
     assert studio.get("/api/status")["jobs"]["queued"] == 1000
     assert {job["path"] for job in studio.jobs()} == names
+
+
+def test_slow_pictures_are_made_and_hold_up_no_other(quick_in: Open) -> None:
+    studio: Studio = quick_in(CHAOS_QUICK="0.2").start()
+    for number in range(2):
+        content = slow_jpeg(scans=1500 + number)  # seconds
+        studio.drop(f"slow-{number}.jpg", content)
+    studio.drop("cat.png", picture(87))
+    studio.until_settled("cat.png", "done")
+    assert studio.jobs("slow-1.jpg") == []
+    for number in range(2):
+        studio.until_settled(f"slow-{number}.jpg", "done")
 
 
 def test_links_out_of_the_inbox_and_in_a_circle_are_never_followed(
