@@ -16,7 +16,10 @@ class Lock:
     def __init__(self, state: Path) -> None:
         """Take the lock in the folder `state`. Raises AlreadyRunning."""
         path = state / "i2vd.lock"
-        self._file = path.open("a+")
+        try:
+            self._file = path.open("a+")
+        except OSError:  # a disk that is read-only for now: the lock of the last run will do
+            self._file = path.open("r")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

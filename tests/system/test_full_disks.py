@@ -151,15 +151,22 @@ def test_a_full_inbox_keeps_no_picture_that_is_whole_from_its_clip(
     assert left == [ballast.name]
 
 
-def test_a_daemon_started_on_a_full_disk_waits_for_room(on_disks: Callable[..., Studio]) -> None:
+@pytest.mark.parametrize("spoilt", ["full", "read-only"])
+def test_a_daemon_started_on_a_spoilt_disk_waits_for_it(
+    on_disks: Callable[..., Studio], spoilt: str
+) -> None:
     studio = on_disks(".i2vd", min_free=0).start()
     assert studio.stop() == 0
-    ballast = disks.fill(studio.root / ".i2vd", leave=0)
+    state = studio.root / ".i2vd"
+    if spoilt == "full":
+        mend = disks.fill(state, leave=0).unlink
+    else:
+        disks.mount("-o", "remount,ro", state)
+        mend = partial(disks.mount, "-o", "remount,rw", state)
     studio.drop("late.png", picture(3))
     studio.start(ready=False)
-    waiting = "waiting for the queue"
-    studio.until(lambda: waiting in studio.log_tail(), "it waits")
-    ballast.unlink()
+    studio.until(lambda: "waiting for the queue" in studio.log_tail(), "it waits")
+    mend()
     studio.until(studio.is_ready, "it is ready")
     (job,) = studio.until_settled("late.png", "done")
     assert (job["attempt"], job["failures"]) == (1, 0)
