@@ -192,6 +192,7 @@ class Database:
             else "extract(epoch from clock_timestamp())::float8",
             type_=sa.Float,
         )
+        self._new_event = events.insert().values(at=self.now)
         self._url = self._engine.url.render_as_string()
         try:
             self._create()
@@ -287,6 +288,11 @@ class Database:
         except (DBAPIError, PoolTimeout) as error:
             self._since = time.monotonic()
             raise LedgerUnavailable(self._told(error)) from error
+
+    def note(self, db: sa.Connection, job: int, event: str, detail: str = "") -> None:
+        """Enter what happens to a job, within the transaction that makes it happen."""
+        entry = {"job": job, "event": event, "detail": detail}
+        db.execute(self._new_event, entry)
 
     def try_write(self) -> None:
         """Change something and take it back. Raises LedgerUnavailable."""

@@ -24,6 +24,7 @@ from daemon.publish import in_the_way
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, make_empty, sweep
+from daemon.takeover import Takeover
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 
@@ -44,6 +45,7 @@ class Dispatcher:
         self._parts = parts
         self._ledger = parts.ledger
         self._history = parts.history
+        self._takeover = Takeover(parts.database)
         self._owner = owner
         shared = parts.database.shared
         self._among = [inbox.name for inbox in parts.settings.inbox] if shared else None
@@ -116,9 +118,9 @@ class Dispatcher:
         lease = self._parts.settings.queue.lease
         if self._among is None or self._parts.database.in_touch() < lease:
             return
-        found = await asyncio.to_thread(self._ledger.take_over, self._owner)
+        found = await asyncio.to_thread(self._takeover.take_over, self._owner)
         seen = [name for name in self._among if name not in self._parts.room.lacking]
-        found += await asyncio.to_thread(self._ledger.adopt, self._owner, lease, seen)
+        found += await asyncio.to_thread(self._takeover.adopt, self._owner, lease, seen)
         if found:
             log.warning("taken over from a host that fell silent", jobs=found)
             self._behind = True
@@ -204,7 +206,7 @@ class Dispatcher:
     async def _put_right(self) -> None:
         """Jobs that nobody is at go back, pictures where they belong, and old staging goes."""
         in_hand = self._in_hand()
-        for job in await asyncio.to_thread(self._ledger.recover, self._owner, in_hand):
+        for job in await asyncio.to_thread(self._takeover.recover, self._owner, in_hand):
             log.warning("recovered", job=job)
         await asyncio.to_thread(self._parts.archive.catch_up)
         await asyncio.to_thread(self._sweep)

@@ -8,7 +8,7 @@ import pytest
 
 from daemon.database import Database
 from daemon.history import History
-from daemon.job import Drop
+from daemon.job import Drop, Job
 from daemon.ledger import Ledger
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, Spec, resolve
@@ -37,6 +37,13 @@ def database(url: str) -> Iterator[Database]:
 @pytest.fixture
 def ledger(database: Database) -> Ledger:
     return Ledger(database)
+
+
+def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
+    """The next job, which there must be."""
+    job = ledger.claim(owner, lease)
+    assert job is not None
+    return job
 
 
 @pytest.fixture

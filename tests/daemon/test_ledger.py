@@ -19,10 +19,12 @@ from hypothesis.stateful import (
 from daemon.database import Database, DatabaseUnusable, jobs, meta, metadata
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
-from daemon.ledger import MOST_CUTS, Ledger
+from daemon.ledger import Ledger
+from daemon.takeover import Takeover
 from pipeline.mode import Mode
 from pipeline.sidecar import Fallback, Tried
 from pipeline.spec import Spec
+from tests.daemon.conftest import claim
 
 STEP = Fallback(
     tried=Tried(width=64, height=64, frames=8, mode=Mode.FAST), stage="denoise", reason="full"
@@ -31,26 +33,7 @@ STEP = Fallback(
 Enqueue = Callable[..., list[int]]
 
 
-def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
-    job = ledger.claim(owner, lease)
-    assert job is not None
-    return job
-
-
 # --- whose turn it is
-
-
-def test_an_owner_keeps_its_own_jobs_however_the_clock_jumps(
-    ledger: Ledger, enqueue: Enqueue
-) -> None:
-    """One daemon with two devices: the wall clock jumps a day while both are at work."""
-    enqueue("a.jpg")
-    enqueue("b.jpg", sha256="bb")
-    mine = claim(ledger, "me", lease=-86_400)
-    assert claim(ledger, "me").id == 2
-    assert ledger.take_over("me") == []
-    assert ledger.renew(mine, 30, None) == "ok"
-    assert ledger.take_over("another") == []
 
 
 def test_a_clock_that_was_set_back_delays_no_job(
@@ -68,35 +51,6 @@ def test_jobs_of_an_inbox_without_room_wait(ledger: Ledger, enqueue: Enqueue) ->
     enqueue()
     assert ledger.claim("me", 30, without=["inbox"]) is None
     assert ledger.claim("me", 30, without=["other"]) is not None
-
-
-def test_only_jobs_that_nobody_is_at_go_back(ledger: Ledger, enqueue: Enqueue) -> None:
-    enqueue("a.jpg")
-    enqueue("b.jpg", sha256="bb")
-    first, second = claim(ledger), claim(ledger)
-    assert ledger.recover("me", [first.id]) == [second.id]
-
-
-def test_a_job_that_ends_the_daemon_each_time_is_given_up(
-    ledger: Ledger, history: History, enqueue: Enqueue
-) -> None:
-    enqueue("bad.jpg")
-    enqueue("good.jpg", sha256="bb")
-    for _ in range(MOST_CUTS):
-        assert claim(ledger).id == 1
-        assert ledger.recover("me") == [1]
-    bad = history.job(1)
-    assert bad is not None
-    assert (bad.state, bad.failures) == ("failed", 0)
-    assert "the daemon ended 10 times" in (bad.error or "")
-    assert claim(ledger).id == 2
-    assert ledger.retry(1, lambda job: job.fingerprint)
-    ledger.recover("me")
-    assert claim(ledger).id == 1
-    ledger.recover("me")
-    again = history.job(1)
-    assert again is not None
-    assert again.state == "queued", "a retry begins anew"
 
 
 # --- one drop, one job
@@ -217,33 +171,6 @@ def test_nothing_is_claimed_while_paused_and_pause_is_durable(
     assert ledger.claim("me", 30) is not None
 
 
-def test_a_late_waker_finds_itself_fenced(ledger: Ledger, enqueue: Enqueue) -> None:
-    enqueue()
-    late = claim(ledger, "one", lease=-1)
-    assert ledger.take_over("two") == [late.id]
-    now = claim(ledger, "two")
-    assert now.id == late.id
-    assert now.attempt == late.attempt + 1
-    assert ledger.renew(late, 30, None) == "lost"
-    assert not ledger.publishing(late, {})
-    assert not ledger.fail(late, "late")
-    assert not ledger.give_back(late, "late")
-    assert not ledger.try_again(late, "late", 0)
-    assert ledger.publishing(now, {})
-
-
-def test_what_was_running_when_we_died_is_queued_again_uncounted(
-    ledger: Ledger, enqueue: Enqueue
-) -> None:
-    enqueue("a.jpg")
-    enqueue("b.jpg")
-    mine, other = claim(ledger, "me"), claim(ledger, "other")
-    assert ledger.recover("me") == [mine.id]
-    again = claim(ledger, "me")
-    assert (again.id, again.failures) == (mine.id, 0)
-    assert ledger.renew(other, 30, None) == "ok"
-
-
 def test_a_try_counts_and_waits_and_a_return_does_not(ledger: Ledger, enqueue: Enqueue) -> None:
     enqueue()
     job = claim(ledger)
@@ -264,35 +191,6 @@ def test_the_rung_outlives_the_attempt(ledger: Ledger, enqueue: Enqueue) -> None
 
 
 # --- another host's
-
-
-def test_a_job_that_silences_each_host_is_given_up(
-    ledger: Ledger, history: History, enqueue: Enqueue
-) -> None:
-    enqueue()
-    for number in range(MOST_CUTS):
-        claim(ledger, f"host{number}", lease=-1)
-        assert ledger.take_over("another") == [1]
-    assert history.counts()["failed"] == 1
-
-
-def test_a_publication_is_carried_on_by_another_host_that_sees_the_inbox(
-    ledger: Ledger, history: History, enqueue: Enqueue
-) -> None:
-    enqueue()
-    job = claim(ledger, "one")
-    assert ledger.publishing(job, {"x": 1}, lease=30)
-    assert ledger.adopt("two", 30, ["inbox"]) == []
-    ledger.done(job, {})
-    enqueue("b.jpg", sha256="bb")
-    job = claim(ledger, "one")
-    assert ledger.publishing(job, {"x": 1}, lease=-1)
-    assert ledger.adopt("two", 30, ["other"]) == []
-    assert ledger.adopt("one", 30, ["inbox"]) == []
-    assert ledger.adopt("two", 30, ["inbox"]) == [job.id]
-    assert [found.id for found in history.unpublished("two")] == [job.id]
-    assert history.unpublished("one") == []
-    assert history.at_work() == {(job.id, job.attempt)}
 
 
 def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: Ledger, enqueue: Enqueue) -> None:
@@ -316,12 +214,12 @@ def test_only_one_is_in_the_place_of_a_job_at_a_time(database: Database, url: st
 
 
 def test_a_clip_past_the_fence_is_carried_on_never_undone(
-    ledger: Ledger, history: History, enqueue: Enqueue
+    ledger: Ledger, database: Database, history: History, enqueue: Enqueue
 ) -> None:
     enqueue()
     job = claim(ledger)
     assert ledger.publishing(job, {"x": 1})
-    assert ledger.recover("me") == []
+    assert Takeover(database).recover("me") == []
     assert not ledger.cancel(job.id)
     assert [found.id for found in history.unpublished("me")] == [job.id]
     assert history.unpublished("other") == []
@@ -358,16 +256,6 @@ def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
     assert history.counts()["cancelled"] == 1
     assert ledger.cancelled(running, "asked")
     assert not ledger.cancel(running.id)
-
-
-def test_a_cancelled_running_job_is_not_run_again_after_a_crash(
-    ledger: Ledger, history: History, enqueue: Enqueue
-) -> None:
-    enqueue()
-    ledger.cancel(claim(ledger).id)
-    ledger.recover("me")
-    assert ledger.claim("me", 30) is None
-    assert history.counts()["cancelled"] == 1
 
 
 def test_retry_restores_all_tries_but_only_with_the_picture(
@@ -440,6 +328,7 @@ class AnyOrder(RuleBasedStateMachine):
                 if table is not meta:
                     db.execute(table.delete())
         self.ledger = Ledger(self.database)
+        self.takeover = Takeover(self.database)
         self.history = History(self.database)
         self.admitted = 0
         self.published: dict[int, int] = {}
@@ -461,7 +350,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from("ab"))
     def take_over(self, owner: str) -> None:
-        self.ledger.take_over(owner)
+        self.takeover.take_over(owner)
 
     @rule(attempt=attempts)
     def publish(self, attempt: Job | None) -> None:
@@ -490,7 +379,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.admitted)
     @rule(owner=st.sampled_from("ab"))
     def crash(self, owner: str) -> None:
-        self.ledger.recover(owner)
+        self.takeover.recover(owner)
 
     @invariant()
     def no_job_is_lost(self) -> None:

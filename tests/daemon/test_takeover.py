@@ -1,0 +1,130 @@
+"""Takeover: what nobody is at any more goes back, uncounted; what is past the fence goes on."""
+
+from collections.abc import Callable
+
+import pytest
+
+from daemon.database import Database
+from daemon.history import History
+from daemon.ledger import Ledger
+from daemon.takeover import MOST_CUTS, Takeover
+from tests.daemon.conftest import claim
+
+Enqueue = Callable[..., list[int]]
+
+
+@pytest.fixture
+def takeover(database: Database) -> Takeover:
+    return Takeover(database)
+
+
+def test_an_owner_keeps_its_own_jobs_however_the_clock_jumps(
+    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+) -> None:
+    """One daemon with two devices: the wall clock jumps a day while both are at work."""
+    enqueue("a.jpg")
+    enqueue("b.jpg", sha256="bb")
+    mine = claim(ledger, "me", lease=-86_400)
+    assert claim(ledger, "me").id == 2
+    assert takeover.take_over("me") == []
+    assert ledger.renew(mine, 30, None) == "ok"
+    assert takeover.take_over("another") == []
+
+
+def test_only_jobs_that_nobody_is_at_go_back(
+    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg", sha256="bb")
+    first, second = claim(ledger), claim(ledger)
+    assert takeover.recover("me", [first.id]) == [second.id]
+
+
+def test_a_job_that_ends_the_daemon_each_time_is_given_up(
+    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+) -> None:
+    enqueue("bad.jpg")
+    enqueue("good.jpg", sha256="bb")
+    for _ in range(MOST_CUTS):
+        assert claim(ledger).id == 1
+        assert takeover.recover("me") == [1]
+    bad = history.job(1)
+    assert bad is not None
+    assert (bad.state, bad.failures) == ("failed", 0)
+    assert "the daemon ended 10 times" in (bad.error or "")
+    assert claim(ledger).id == 2
+    assert ledger.retry(1, lambda job: job.fingerprint)
+    takeover.recover("me")
+    assert claim(ledger).id == 1
+    takeover.recover("me")
+    again = history.job(1)
+    assert again is not None
+    assert again.state == "queued", "a retry begins anew"
+
+
+def test_a_late_waker_finds_itself_fenced(
+    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+) -> None:
+    enqueue()
+    late = claim(ledger, "one", lease=-1)
+    assert takeover.take_over("two") == [late.id]
+    now = claim(ledger, "two")
+    assert now.id == late.id
+    assert now.attempt == late.attempt + 1
+    assert ledger.renew(late, 30, None) == "lost"
+    assert not ledger.publishing(late, {})
+    assert not ledger.fail(late, "late")
+    assert not ledger.give_back(late, "late")
+    assert not ledger.try_again(late, "late", 0)
+    assert ledger.publishing(now, {})
+
+
+def test_what_was_running_when_we_died_is_queued_again_uncounted(
+    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+) -> None:
+    enqueue("a.jpg")
+    enqueue("b.jpg")
+    mine, other = claim(ledger, "me"), claim(ledger, "other")
+    assert takeover.recover("me") == [mine.id]
+    again = claim(ledger, "me")
+    assert (again.id, again.failures) == (mine.id, 0)
+    assert ledger.renew(other, 30, None) == "ok"
+
+
+def test_a_job_that_silences_each_host_is_given_up(
+    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    for number in range(MOST_CUTS):
+        claim(ledger, f"host{number}", lease=-1)
+        assert takeover.take_over("another") == [1]
+    assert history.counts()["failed"] == 1
+
+
+def test_a_publication_is_carried_on_by_another_host_that_sees_the_inbox(
+    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    job = claim(ledger, "one")
+    assert ledger.publishing(job, {"x": 1}, lease=30)
+    assert takeover.adopt("two", 30, ["inbox"]) == []
+    ledger.done(job, {})
+    enqueue("b.jpg", sha256="bb")
+    job = claim(ledger, "one")
+    assert ledger.publishing(job, {"x": 1}, lease=-1)
+    assert takeover.adopt("two", 30, ["other"]) == []
+    assert takeover.adopt("one", 30, ["inbox"]) == []
+    assert takeover.adopt("two", 30, ["inbox"]) == [job.id]
+    assert [found.id for found in history.unpublished("two")] == [job.id]
+    assert history.unpublished("one") == []
+    assert history.at_work() == {(job.id, job.attempt)}
+
+
+def test_a_cancelled_running_job_is_not_run_again_after_a_crash(
+    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+) -> None:
+    enqueue()
+    ledger.cancel(claim(ledger).id)
+    takeover.recover("me")
+    assert ledger.claim("me", 30) is None
+    assert history.counts()["cancelled"] == 1
