@@ -70,9 +70,8 @@ class Archive:
 
     def _settle(self, job: Job) -> None:
         """One host at a time: what two move at once would look gone to one of them."""
-        with self._database.alone(self._history.siblings(job)[0].id) as alone:
-            if alone:
-                self._settle_alone(job)
+        with self._database.alone(f"settle {self._history.siblings(job)[0].id}", wait=True):
+            self._settle_alone(job)
 
     def _settle_alone(self, job: Job) -> None:
         inbox = self._settings.inbox_named(job.inbox)

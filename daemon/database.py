@@ -140,8 +140,8 @@ _SERVER = {
 that no host waits for an answer for ever and no lock outlives the host that held it."""
 
 _DAMAGED = ("malformed", "not a database", "file is encrypted")
-_SETTLING = 7319204
-"""The class of the advisory locks of `alone`."""
+_ALONE = 7319204
+"""Tells the advisory locks of `alone` from others."""
 
 _PASSING = (
     "locked", "full", "disk I/O", "readonly", "unable to open",
@@ -182,7 +182,8 @@ class Database:
         self._file = Path(self._engine.url.database or "") if self._sqlite else None
         self._identity: tuple[int, int] | None = None
         self._since = time.monotonic()
-        self._turn = threading.Lock()
+        self._inside: set[str] = set()
+        self._left = threading.Condition()
         if self._sqlite:
             prepare_sqlite(self._engine)
             sa.event.listen(self._engine, "do_connect", self._refuse_another_file)
@@ -215,26 +216,53 @@ class Database:
         return time.monotonic() - self._since
 
     @contextmanager
-    def alone(self, job: int) -> Iterator[bool]:
-        """Whether nobody else, in this daemon or on another host, is in here for this job now.
+    def alone(self, what: str, *, wait: bool = False) -> Iterator[bool]:
+        """Whether nobody else, in this daemon or on another host, is in here for `what` now.
 
-        It ends with the connection: a host that dies holds nobody up. Raises LedgerUnavailable.
+        With `wait` it is entered once they have left. It ends with the connection: a host that dies
+        holds nobody up. Raises LedgerUnavailable.
         """
-        if self._sqlite:
-            with self._turn:
-                yield True
+        with self._left:
+            if wait:
+                self._left.wait_for(lambda: what not in self._inside)
+            taken = what in self._inside
+            self._inside.add(what)
+        if taken:
+            yield False
             return
+        try:
+            with self._alone_of_all_hosts(what, wait=wait) as alone:
+                yield alone
+        finally:
+            with self._left:
+                self._inside.remove(what)
+                self._left.notify_all()
+
+    @contextmanager
+    def _alone_of_all_hosts(self, what: str, *, wait: bool) -> Iterator[bool]:
+        if self._sqlite:
+            yield True
+            return
+        key = sa.func.hashtextextended(what, _ALONE)
         with self.read() as db:
-            mine = db.scalar(
-                sa.select(sa.func.pg_try_advisory_lock(_SETTLING, sa.cast(job, sa.Integer)))
-            )
+            if wait:
+                db.execute(sa.select(sa.func.pg_advisory_lock(key)))
+            mine = wait or bool(db.scalar(sa.select(sa.func.pg_try_advisory_lock(key))))
             try:
-                yield bool(mine)
+                yield mine
             finally:
                 if mine:
-                    db.execute(
-                        sa.select(sa.func.pg_advisory_unlock(_SETTLING, sa.cast(job, sa.Integer)))
-                    )
+                    db.execute(sa.select(sa.func.pg_advisory_unlock(key)))
+
+    def is_settled(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        """Of a row: no row with a lower number can still appear.
+
+        In PostgreSQL numbers are given before the commit, so that a later one may be seen first.
+        """
+        if self._sqlite:  # one writer at a time
+            return sa.true()
+        oldest = "pg_snapshot_xmin(pg_current_snapshot())::xid"
+        return sa.literal_column(f"age({table.name}.xmin) > age({oldest})", sa.Boolean)
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,7 +1,8 @@
 """Webhooks: what became of each job is told to other programs, at least once and in order.
 
-The ledger's events are their queue: a hook remembers the last one that it told, so nothing is lost
-over a restart, and no clip ever waits for a receiver. Signed as standardwebhooks.com says, so that
+The ledger's events are their queue: it is remembered which one a hook was told last, so nothing is
+lost over a restart, and no clip ever waits for a receiver. Of the hosts that share a queue any may
+tell, one at a time, so that each event is told once. Signed as standardwebhooks.com says, so that
 receivers find the check in their language's library; the id of a message is the same at each try.
 """
 
@@ -11,11 +12,15 @@ import contextlib
 import hashlib
 import hmac
 import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import httpx
 import sqlalchemy as sa
 import structlog
 from pydantic import BaseModel
+from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database, LedgerUnavailable, events, jobs, meta
 from daemon.job import Job, as_job
@@ -45,6 +50,24 @@ class Message(BaseModel):
     job: Job
 
 
+class _Found(NamedTuple):
+    """A message that follows on the event `last`; `number` is that of its own event."""
+
+    last: int
+    number: int
+    message: Message
+
+
+@dataclass
+class _Trying:
+    """How far this host is with a message; `over` when only the queue does not know it yet."""
+
+    number: int
+    began: float = field(default_factory=time.monotonic)
+    pause: float = 1.0
+    over: bool = False
+
+
 class Webhook:
     """One `[[hook]]`; `run` tells its messages until the daemon stops."""
 
@@ -55,65 +78,91 @@ class Webhook:
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
+        self._trying = _Trying(0)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Tell what happens from now on, and what happened since the last time."""
         async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
             while not stopping.is_set():
                 try:
-                    found = await asyncio.to_thread(self._next)
-                    if found is not None:
-                        number, message = found
-                        await self._tell(client, number, message, stopping)
-                        continue
+                    pause = await self._turn(client)
                 except LedgerUnavailable as error:
                     log.warning("webhook waits for the queue", why=str(error))
-                await _pause(stopping, _INTERVAL)
+                    pause = _INTERVAL
+                await _pause(stopping, pause)
 
-    def _begin(self) -> int:
-        """A new hook begins with the next event: what was before is not its business."""
-        with self._database.write() as db:
-            newest = db.scalar(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)))
-            db.execute(meta.insert().values(key=self._key, value=str(newest)))
-        return newest or 0
+    async def _turn(self, client: httpx.AsyncClient) -> float:
+        """Tell the oldest message, unless another host is at it; seconds until the next look."""
+        if await asyncio.to_thread(self._next) is None:
+            return _INTERVAL
+        async with self._alone() as alone:
+            found = await asyncio.to_thread(self._next) if alone else None
+            return _INTERVAL if found is None else await self._tell(client, found)
 
-    def _next(self) -> tuple[int, Message] | None:
-        """The oldest event that was not told yet, and its number."""
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[bool]:
+        with contextlib.ExitStack() as stack:
+            turn = self._database.alone(self._key)
+            alone = await asyncio.to_thread(stack.enter_context, turn)
+            try:
+                yield alone
+            finally:
+                await asyncio.to_thread(stack.close)
+
+    def _last(self) -> int:
+        """The last event that was told, by whichever host.
+
+        A new hook begins with the next one: what was before is not its business.
+        """
+        query = sa.select(meta.c.value).where(meta.c.key == self._key)
         with self._database.read() as db:
-            told = db.scalar(sa.select(meta.c.value).where(meta.c.key == self._key))
-        last = self._begin() if told is None else int(told)
+            told = db.scalar(query)
+        if told is None:
+            newest = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)).scalar_subquery()
+            value = sa.cast(newest, sa.Text)
+            with contextlib.suppress(IntegrityError), self._database.write() as db:
+                db.execute(meta.insert().values(key=self._key, value=value))
+            with self._database.read() as db:
+                told = db.scalar(query)
+        return int(told or 0)
+
+    def _next(self) -> _Found | None:
+        """The oldest event that was not told yet."""
+        last = self._last()
         with self._database.read() as db:
             query = (
                 sa.select(events.c.id.label("number"), events.c.event, events.c.at, events.c.detail)
                 .add_columns(*jobs.c)
                 .join(jobs, jobs.c.id == events.c.job)
                 .where(events.c.id > last, events.c.event.in_(self.hook.on))
+                .where(self._database.is_settled(events))
                 .order_by(events.c.id)
                 .limit(1)
             )
             row = db.execute(query).first()
         if row is None:
             return None
-        job = as_job(row)
-        return row.number, Message(event=row.event, at=row.at, detail=row.detail, job=job)
+        message = Message(event=row.event, at=row.at, detail=row.detail, job=as_job(row))
+        return _Found(last, row.number, message)
 
-    async def _tell(
-        self, client: httpx.AsyncClient, number: int, message: Message, stopping: asyncio.Event
-    ) -> None:
-        body = message.model_dump_json().encode()
-        pause, began = 1.0, time.monotonic()
-        while not stopping.is_set():
-            why = await self._post(client, number, body)
-            if why is None or time.monotonic() - began > _GIVEN_UP:
-                self._count("told" if why is None else "given up")
-                if why is not None:
-                    log.error("webhook given up", url=self.hook.url, job=message.job.id, why=why)
-                await asyncio.to_thread(self._note, number)
-                return
-            self._count("tried")
-            log.warning("webhook not taken", url=self.hook.url, job=message.job.id, why=why)
-            await _pause(stopping, pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+    async def _tell(self, client: httpx.AsyncClient, found: _Found) -> float:
+        """One try; seconds until the next."""
+        if self._trying.number != found.number:
+            self._trying = _Trying(found.number)
+        trying, told = self._trying, {"url": self.hook.url, "job": found.message.job.id}
+        if not trying.over:
+            why = await self._post(client, found.number, found.message.model_dump_json().encode())
+            if why is not None and time.monotonic() - trying.began <= _GIVEN_UP:
+                self._count("tried")
+                log.warning("webhook not taken", **told, why=why)
+                pause, trying.pause = trying.pause, min(_LONGEST_PAUSE, trying.pause * 2)
+                return pause
+            trying.over = True
+            self._count("told" if why is None else "given up")
+            if why is not None:
+                log.error("webhook given up", **told, why=why)
+        await asyncio.to_thread(self._note, found)
+        return 0.0
 
     async def _post(self, client: httpx.AsyncClient, number: int, body: bytes) -> str | None:
         """None when the receiver took it, else why not."""
@@ -133,9 +182,11 @@ class Webhook:
             headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
         return headers
 
-    def _note(self, number: int) -> None:
+    def _note(self, found: _Found) -> None:
+        """Never back to an earlier one: while the queue was away another host may have gone on."""
+        same = (meta.c.key == self._key) & (meta.c.value == str(found.last))
         with self._database.write() as db:
-            db.execute(meta.update().where(meta.c.key == self._key).values(value=str(number)))
+            db.execute(meta.update().where(same).values(value=str(found.number)))
 
     def _count(self, outcome: str) -> None:
         self._metrics.hooks.labels(outcome).inc()

@@ -199,14 +199,29 @@ def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: Ledger, enqueue: 
     assert ledger.claim("me", 30, among=["other", "inbox"]) is not None
 
 
-def test_only_one_is_in_the_place_of_a_job_at_a_time(database: Database, url: str) -> None:
-    if not database.shared:
-        pytest.skip("an embedded queue has one daemon")
-    other = Database(url)
-    with database.alone(7) as mine, other.alone(7) as theirs, other.alone(8) as another:
+def test_only_one_is_in_one_place_at_a_time(database: Database, url: str) -> None:
+    other = Database(url) if database.shared else database
+    with database.alone("a") as mine, other.alone("a") as theirs, other.alone("b") as another:
         assert (mine, theirs, another) == (True, False, True)
-    with other.alone(7) as theirs:
+    with other.alone("a") as theirs:
         assert theirs
+    other.close()
+
+
+def test_who_wants_to_may_wait_for_his_turn(database: Database, url: str) -> None:
+    other, order = Database(url) if database.shared else database, list[str]()
+
+    def theirs() -> None:
+        with other.alone("a", wait=True) as turn:
+            order.append(f"theirs {turn}")
+
+    with database.alone("a", wait=True):
+        waiting = threading.Thread(target=theirs)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("mine")
+    waiting.join()
+    assert order == ["mine", "theirs True"]
     other.close()
 
 

@@ -1,0 +1,119 @@
+"""Webhooks of hosts that share a queue: each event is told once, whoever tells it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from daemon.database import Database, events, meta
+from daemon.ledger import Ledger
+from daemon.metrics import Metrics
+from daemon.settings import Hook
+from daemon.webhook import Webhook
+from tests.postgres import Server
+from tests.system.receiver import Receiver
+
+Enqueue = Callable[..., list[int]]
+
+
+@pytest.fixture
+def url(postgres: Server) -> Iterator[str]:
+    name = postgres.fresh()
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    receiver.open()
+    yield receiver
+    receiver.close()
+
+
+@contextlib.asynccontextmanager
+async def telling(url: str, receiver: Receiver, hosts: int = 1) -> AsyncIterator[None]:
+    """So many hosts with this hook, each with connections of its own; killed in the end."""
+    hook = Hook(url=f"http://127.0.0.1:{receiver.port}/")
+    databases = [Database(url) for _ in range(hosts)]
+    webhooks = [Webhook(hook, database, Metrics()) for database in databases]
+    tasks = [asyncio.create_task(each.run(asyncio.Event())) for each in webhooks]
+    try:
+        yield
+        ended = [task for task in tasks if task.done()]
+        assert not ended, [task.exception() for task in ended]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for database in databases:
+            database.close()
+
+
+def fail(ledger: Ledger, enqueue: Enqueue, name: str) -> None:
+    """A job comes and fails."""
+    enqueue(name)
+    job = ledger.claim("me", 30)
+    assert job
+    ledger.fail(job, "broke")
+
+
+async def until(ask: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(ask):
+            await asyncio.sleep(0.02)
+
+
+async def begun(database: Database) -> None:
+    """The hook is known to the queue."""
+
+    def known() -> object:
+        with database.read() as db:
+            return db.scalar(sa.select(meta.c.value).where(meta.c.key.like("hook %")))
+
+    await until(known)
+
+
+async def test_two_hosts_begin_one_hook_and_tell_each_event_once(
+    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+) -> None:
+    async with telling(url, receiver, hosts=3):
+        await begun(database)
+        for number in range(30):
+            await asyncio.to_thread(fail, ledger, enqueue, f"{number}.jpg")
+        await until(lambda: len(receiver.messages) >= 30)
+        await asyncio.sleep(1.5)
+    assert receiver.told == [("failed", f"{number}.jpg") for number in range(30)]
+
+
+async def test_an_event_that_is_committed_late_is_told_in_its_place(
+    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+) -> None:
+    async with telling(url, receiver):
+        await begun(database)
+        (early,) = enqueue("early.jpg")
+        with database.write() as slow:
+            slow.execute(events.insert().values(job=early, at=1.0, event="failed"))
+            ledger.cancel(early)
+            await asyncio.to_thread(fail, ledger, enqueue, "late.jpg")
+            await asyncio.sleep(1.5)
+            assert receiver.told == []
+        await until(lambda: len(receiver.messages) >= 2)
+    assert receiver.told == [("failed", "early.jpg"), ("failed", "late.jpg")]
+
+
+async def test_what_a_host_could_not_tell_another_tells(
+    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+) -> None:
+    receiver.answers = [500]
+    async with telling(url, receiver):
+        await begun(database)
+        for name in ("one.jpg", "two.jpg"):
+            fail(ledger, enqueue, name)
+        await until(lambda: not receiver.answers)
+    async with telling(url, receiver, hosts=2):
+        await until(lambda: len(receiver.messages) >= 2)
+        await asyncio.sleep(1.2)
+    assert receiver.told == [("failed", "one.jpg"), ("failed", "two.jpg")]
