@@ -142,6 +142,7 @@ def _check(path: Path, shape: tuple[int, ...], fps: int) -> None:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
             sizes = [(frame.height, frame.width) for frame in container.decode(stream)]
             rate, duration = stream.average_rate, stream.duration
             base = stream.time_base
