@@ -31,6 +31,7 @@ from daemon.metrics import Metrics, free_bytes
 from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.poster import Posters
 from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
@@ -80,6 +81,7 @@ class App:
             forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
             metrics=self.metrics,
+            posters=Posters(settings.state),
             rules=self.rules,
         )
         self.dispatcher = Dispatcher(
@@ -106,6 +108,7 @@ class App:
             self._watch_gauges()
             await asyncio.to_thread(self.room.look)
             await self.dispatcher.begin()
+            await asyncio.to_thread(self._tidy_posters)
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
             stack.callback(self.hint.stop)
@@ -205,6 +208,11 @@ class App:
                 log.error("the queue is gone", why=why)
                 self.failed = why
                 self.stop()
+
+    def _tidy_posters(self) -> None:
+        with contextlib.suppress(LedgerUnavailable):
+            newest = self.history.newest(limit=1)
+            self.parts.posters.tidy(newest[0].id if newest else 0)
 
     # --- how we are
 

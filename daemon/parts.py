@@ -10,6 +10,7 @@ from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
+from daemon.poster import Posters
 from daemon.room import Room
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
@@ -32,4 +33,5 @@ class Parts:
     forecast: Forecast
     decoder: Decoder
     metrics: Metrics
+    posters: Posters
     rules: Mapping[str, LiveRules]

@@ -98,10 +98,27 @@ def test_a_job_has_a_small_picture_wherever_its_picture_is(
 ) -> None:
     answer = ask(studio, "GET", f"/api/jobs/{done['id']}/picture")
     assert answer.headers["content-type"] == "image/png"
-    assert Image.open(io.BytesIO(answer.content)).size == (192, 192)
+    assert Image.open(io.BytesIO(answer.content)).size == (128, 192)
     next(studio.archive.rglob("tall.png")).unlink()
     assert ask(studio, "GET", f"/api/jobs/{done['id']}/picture").status_code == 404
     assert not list((studio.root / ".i2vd").glob("small-*"))
+
+
+def test_a_clip_has_a_poster_where_the_worker_left_one(
+    studio: Studio, done: dict[str, Any]
+) -> None:
+    make = json.dumps({"prompt": "posed"})
+    files = {"picture": ("posed.png", picture(3))}
+    assert ask(studio, "POST", "/api/jobs", files=files, data={"make": make}).status_code == 202
+    (job,) = studio.until_settled("posed.png", "done")
+    assert (job["result"]["poster"], done["result"]["poster"]) == (True, False)
+    answer = ask(studio, "GET", f"/api/jobs/{job['id']}/poster")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert "immutable" in answer.headers["cache-control"]
+    assert Image.open(io.BytesIO(answer.content)).size == (48, 48)
+    assert ask(studio, "GET", f"/api/jobs/{done['id']}/poster").status_code == 404
+    assert not [*studio.outbox.rglob("*.jpg")]
+    assert studio.staging() == []
 
 
 def test_jobs_that_do_not_exist_or_have_no_clip_are_told(studio: Studio) -> None:

@@ -67,13 +67,19 @@ def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
     studio: Studio, page: Browser, tmp_path: Path
 ) -> None:
     pick(page, tmp_path, sent=1, other=2)
-    page.find("#prompt").send_keys("film")
+    page.find("#prompt").send_keys("posed")
     page.button("Make 2 clips").click()
     page.until("document.querySelectorAll('.result video').length === 2")
     for name in ("sent.png", "other.png"):
         assert len(studio.jobs(name)) == 1
     page.turn_to("clips")
-    page.until("document.querySelectorAll('.grid video').length >= 2")
+    page.until("document.querySelectorAll('.grid .frame img').length >= 2")
+    page.until("[...document.querySelectorAll('.grid img')].every((i) => i.naturalWidth === 48)")
+    assert page.value("document.querySelectorAll('.grid video').length") == 0
+    ActionChains(page.driver).move_to_element(page.find(".clip")).perform()
+    page.until("document.querySelector('.grid video')?.currentTime > 0.2")
+    ActionChains(page.driver).move_to_element(page.find("h1")).perform()
+    page.until("!document.querySelector('.grid video')")
     page.find(".clip").click()
     page.until("document.querySelector('dialog video').readyState >= 3")
     page.until("document.querySelector('dialog video').currentTime > 0.2")
@@ -161,8 +167,8 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
     page.until("document.querySelector('.running .state')?.textContent.includes('step')")
     page.until(f"document.querySelector('.running progress')?.value > {first}")
     assert page.value("document.querySelector('.live img').src") != source
-    job = settled(studio, "moving.png")
-    assert studio.request("GET", f"/api/jobs/{job['id']}/preview").status_code == 404
+    preview = f"/api/jobs/{settled(studio, 'moving.png')['id']}/preview"
+    studio.until(lambda: studio.request("GET", preview).status_code == 404, "it has no preview")
     assert "preview" not in str(studio.log())
 
 
@@ -225,6 +231,7 @@ def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -
     page.turn_to("clips")
     page.find("#find").send_keys("encore")
     page.until("document.querySelectorAll('.grid > li').length === 1")
+    page.until("document.querySelector('.grid video')?.readyState >= 2")  # it has no poster
     page.find(".clip").click()
     page.button("Make again").click()
     page.until_said("is in the inbox again")

@@ -15,9 +15,9 @@ export async function openClip(job, studio) {
   const close = h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, t("close"));
   const dialog = h("dialog", { class: "clip-dialog", "aria-labelledby": "clip-name" },
     h("div", { class: "head" }, h("h2", { id: "clip-name" }, job.path), close),
-    h("div", { class: "shown" }, player(job, { autoplay: true })),
-    actions(job, studio, () => dialog.close()),
-    facts);
+    h("div", { class: "beside" },
+      h("div", {}, h("div", { class: "shown" }, player(job, { autoplay: true })), actions(job, studio, () => dialog.close())),
+      facts));
   dialog.addEventListener("close", () => dialog.remove());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   document.body.append(dialog);
@@ -59,7 +59,7 @@ function told(job, sidecar, events) {
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("setting")), h("th", { scope: "col" }, t("asked")), h("th", { scope: "col" }, t("given")))),
       h("tbody", {}, SHOWN.filter((key) => asked[key] !== null && asked[key] !== "").map((key) => {
         const got = given[key] ?? asked[key];
-        return h("tr", { class: got === asked[key] ? "" : "differs" },
+        return h("tr", { class: got === asked[key] ? "same" : "differs" },
           h("th", { scope: "row" }, named("set", key)), h("td", {}, String(asked[key])), h("td", {}, String(got)));
       }))),
     h("dl", { class: "facts" },

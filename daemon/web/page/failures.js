@@ -1,7 +1,7 @@
 // Failures: why there is no clip, what to do, and once more.
 
 import { get, post } from "./api.js";
-import { doing, h, rows, say, tell } from "./dom.js";
+import { doing, h, placed, rows, say, tell } from "./dom.js";
 import { time, t } from "./text.js";
 
 const PAGE = 50;
@@ -36,9 +36,9 @@ export function failuresView(studio) {
     const change = h("button", { type: "button", onclick: () => studio.change(job), "aria-label": `${t("again.change")}: ${job.path}` }, t("again.change"));
     return {
       element: h("li", { class: "card" },
-        job.sha256 && h("img", { class: "small", loading: "lazy", width: 96, height: 96, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
+        job.sha256 && h("img", { class: "small", loading: "lazy", width: 104, height: 104, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
         h("div", { class: "grow" },
-          h("span", { class: "name" }, job.path),
+          placed(job.path),
           h("p", { class: job.state === "failed" ? "mistake" : "dim" }, job.error),
           h("p", {}, advice(job)),
           h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.whereabouts_path].filter(Boolean).join(" · "))),

@@ -36,10 +36,9 @@ export function rulesView(studio) {
 
   function one(rule) {
     return h("li", {},
-      h("strong", {}, rule.name), rule.description && h("span", { class: "dim" }, ` ${rule.description}`),
-      h("dl", { class: "facts" },
-        h("div", {}, h("dt", {}, t("rules.match")), h("dd", {}, Object.keys(rule.match).length ? said(rule.match) : t("rules.any"))),
-        h("div", {}, h("dt", {}, t("rules.make")), h("dd", {}, said(rule.make)))));
+      h("div", {}, h("strong", {}, rule.name), rule.description && h("span", { class: "dim" }, rule.description)),
+      h("div", {}, h("span", { class: "dim" }, t("rules.match")), Object.keys(rule.match).length ? said(rule.match) : h("span", {}, t("rules.any"))),
+      h("div", {}, h("span", { class: "dim" }, t("rules.make")), said(rule.make)));
   }
 
   function said(keys) {

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { openClip } from "./clip.js";
-import { fill, h, say } from "./dom.js";
+import { fill, h, placed, say } from "./dom.js";
 import { player } from "./player.js";
 import { progressOf } from "./progress.js";
 import { t } from "./text.js";
@@ -25,7 +25,7 @@ export function sentList(studio) {
     const state = h("span", { class: "state", "aria-live": "polite" }, t("sending"));
     const words = h("span", { class: "state" });
     const body = h("div");
-    const row = h("li", {}, h("div", { class: "line" }, h("span", { class: "name" }, item.name), state), bar, words, body);
+    const row = h("li", {}, h("div", { class: "line" }, placed(item.name), state), bar, words, body);
     item.row = row;
     list.prepend(row);
     while (list.children.length > MOST) list.lastChild.remove();
