@@ -99,7 +99,7 @@ class App:
         """Start, work until a signal, stop."""
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.database.close)
-            loop = asyncio.get_running_loop()
+            self._loop = loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
@@ -160,6 +160,11 @@ class App:
         if not is_loopback(self.settings.http.host):
             log.warning("http is open", what=OPEN_TO_OTHERS)
         systemd.notify("READY=1", f"STATUS={self.status()}")
+
+    def wake_watchers(self) -> None:
+        """Look into the inboxes now, from whichever thread."""
+        for watcher in self.watchers:
+            self._loop.call_soon_threadsafe(watcher.wake.set)
 
     # --- rules
 

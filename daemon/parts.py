@@ -1,7 +1,8 @@
 """The parts that one daemon is made of, as its tasks share them. Made by app.py."""
 
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daemon.archive import Archive
 from daemon.database import Database
@@ -35,3 +36,5 @@ class Parts:
     metrics: Metrics
     posters: Posters
     rules: Mapping[str, LiveRules]
+    entering: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a drop and what lies beside it are entered into the ledger."""

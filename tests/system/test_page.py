@@ -225,6 +225,19 @@ def test_a_failure_is_told_tried_again_and_changed(studio: Studio, page: Browser
     assert again["spec"] == job["spec"] | {"prompt": "film"}
 
 
+def test_all_failures_are_tried_again_at_once(studio: Studio, page: Browser) -> None:
+    names = ["bad-one.png", "bad-two.png"]
+    for number, name in enumerate(names):
+        studio.drop(name, picture(34 + number))
+    jobs = [studio.until_settled(name, "failed")[0]["id"] for name in names]
+    page.turn_to("failures")
+    page.until_said("bad-two.png")
+    page.button("Try all again").click()
+    page.until_said("are waiting again.")
+    for job in jobs:
+        studio.until(lambda job=job: studio.events(job).count("failed") == 2, "it failed again")
+
+
 def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -> None:
     studio.drop("encore.png", picture(31))
     first = settled(studio, "encore.png")

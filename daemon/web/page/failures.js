@@ -59,23 +59,8 @@ export function failuresView(studio) {
 
   /** Also those further down than what is shown; one that cannot be tried again stops no other. */
   async function retryAll() {
-    let before;
-    let done = 0;
-    const refused = [];
-    for (;;) {
-      const found = await get("/api/jobs", { state: kind.value, limit: 200, before });
-      if (!found.length) break;
-      before = found.at(-1).id;
-      for (const job of found.filter((each) => each.spec)) {
-        try {
-          await post(`/api/jobs/${job.id}/retry`);
-          done++;
-        } catch (error) {
-          refused.push(error.message);
-        }
-      }
-    }
-    tell([t("retry.done", { n: done }), refused[0]].filter(Boolean).join(" · "), refused.length > 0);
+    const { queued, refused } = await post("/api/retry", { state: kind.value });
+    tell([t("retry.done", { n: queued }), refused[0]].filter(Boolean).join(" · "), refused.length > 0);
     await load();
   }
 
