@@ -11,6 +11,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from daemon.web.page import FILES
+from tests.daemon.test_sentences import book
 from tests.system.browser import Browser, browser
 from tests.system.conftest import quick_studio
 from tests.system.studio import Studio, picture
@@ -317,6 +318,48 @@ def test_it_speaks_english_and_chinese(page: Browser, tmp_path: Path) -> None:
     page.find("#language").click()
     page.until("document.documentElement.lang === 'en'")
     page.until_said("All is well")
+
+
+COMPOSED = {
+    "its sidecar is wrong: my cat.jpg.toml:1: frames: 99; allowed: 8 to 32; "
+    "my cat.jpg.toml:2: sise: unknown key; did you mean \"size\"?":
+    "图片旁的设置有误：my cat.jpg.toml:1: frames: 99；允许：8 到 32；"
+    "my cat.jpg.toml:2: sise: 未知的键；是不是“size”？",
+    "10-cat.toml:3: warning: prompt: 'nice' says nothing about motion; name what moves, "
+    "which way, how fast":
+    "10-cat.toml:3: 警告：prompt: 'nice' 没有说明运动；请写出什么在动、朝哪个方向、多快",
+    "inbox main: archive /srv/a b: 3 MB free, min_free is 500 MB; make room":
+    "收件箱 main：归档 /srv/a b：剩余 3 MB，min_free 为 500 MB；请腾出空间",
+    "the worker was killed by SIGKILL (in denoise)": "工作进程被 SIGKILL 终止（在“生成画面”阶段）",
+    "job 7 is done, not waiting or running": "任务 7 的状态是“完成”，不在等待或制作",
+    "out of memory at 48x48, 8 frames, fast, the last rung (needs 3.0 GB, 1.0 GB may be used); "
+    "the preset draft would fit (1.0 GB); or choose a smaller preset, or buy a card":
+    "在最后一级（48×48，8 帧，fast）仍内存不足（需要 3.0 GB，可用 1.0 GB）；"
+    "预设 draft 放得下（1.0 GB）；或者选更小的预设，或者buy a card",
+    "what nobody knows; road to nowhere": "what nobody knows; road to nowhere",
+}  # fmt: skip
+
+
+def test_the_daemons_sentences_are_said_in_chinese(studio: Studio, page: Browser) -> None:
+    def said(texts: list[str]) -> list[str]:
+        return page.driver.execute_async_script(
+            "const [texts, tell] = arguments;"
+            "import('/page/said.js').then(({said}) => tell(texts.map(said)));",
+            texts,
+        )
+
+    assert said(["an archive"]) == ["an archive"], "the page is in English"
+    page.open("failures", first="localStorage.language = 'zh'")
+    asked, wanted = [], []
+    for english, chinese in book().items():
+        asked.append(english.replace("{}", "the worker" if "{1@}" in chinese else "7", 1))
+        asked[-1] = asked[-1].replace("{}", "7")
+        wanted.append(re.sub(r"\{\d#?\}", "7", chinese.replace("{1@}", "工作进程")))
+    assert said(asked) == wanted
+    assert said([*COMPOSED]) == [*COMPOSED.values()]
+    studio.drop("rubbish.png", b"no picture")
+    studio.until_settled("rubbish.png", "failed")
+    page.until_said("而是别的文件")
 
 
 @pytest.mark.parametrize(("theme", "language"), [("light", "en"), ("dark", "zh")])

@@ -4,6 +4,7 @@ import { get, newKey, post, surely } from "./api.js";
 import { doing, h, tell } from "./dom.js";
 import { settingsOf } from "./fields.js";
 import { player } from "./player.js";
+import { said } from "./said.js";
 import { bytes, duration, named, time, t } from "./text.js";
 
 const SHOWN = ["prompt", "negative_prompt", "preset", "width", "height", "frames", "fps", "motion_fps", "steps",
@@ -72,9 +73,9 @@ function told(job, sidecar, events) {
       line("path", job.result.clip)),
     sidecar.fallbacks.length > 0 && h("section", {}, h("h3", {}, t("fallbacks")),
       h("ol", {}, sidecar.fallbacks.map((step) =>
-        h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${step.reason}`)))),
+        h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${said(step.reason)}`)))),
     h("details", {}, h("summary", {}, t("story")),
-      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", each.event, " ", h("span", { class: "dim" }, each.detail))))),
+      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", said(each.event), " ", h("span", { class: "dim" }, said(each.detail)))))),
   ].filter(Boolean);
 }
 

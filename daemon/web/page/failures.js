@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import { doing, h, placed, rows, say, tell } from "./dom.js";
+import { said } from "./said.js";
 import { time, t } from "./text.js";
 
 const PAGE = 50;
@@ -39,7 +40,7 @@ export function failuresView(studio) {
         job.sha256 && h("img", { class: "small", loading: "lazy", width: 104, height: 104, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
         h("div", { class: "grow" },
           placed(job.path),
-          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, job.error),
+          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, said(job.error)),
           h("p", {}, advice(job)),
           h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.whereabouts_path].filter(Boolean).join(" · "))),
         job.spec && h("div", { class: "buttons" }, again, change)),
@@ -60,7 +61,7 @@ export function failuresView(studio) {
   /** Also those further down than what is shown; one that cannot be tried again stops no other. */
   async function retryAll() {
     const { queued, refused } = await post("/api/retry", { state: kind.value });
-    tell([t("retry.done", { n: queued }), refused[0]].filter(Boolean).join(" · "), refused.length > 0);
+    tell([t("retry.done", { n: queued }), said(refused[0])].filter(Boolean).join(" · "), refused.length > 0);
     await load();
   }
 

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";
+import { said } from "./said.js";
 import { bytes, duration, named, t } from "./text.js";
 
 export function healthView(studio) {
@@ -24,7 +25,7 @@ export function healthView(studio) {
   function status(now) {
     const good = !now.problems.length;
     state.classList.toggle("bad", !good);
-    const words = [h("h2", {}, t(good ? "health.good" : "health.bad")), ...now.problems.map((text) => h("p", { class: "mistake" }, text))];
+    const words = [h("h2", {}, t(good ? "health.good" : "health.bad")), ...now.problems.map((text) => h("p", { class: "mistake" }, said(text)))];
     if (state.textContent !== words.map((each) => each.textContent).join("")) fill(state, words);
     fill(workers, h("h2", {}, t("health.devices")),
       table(t("health.devices"), ["device", "name", "memory", "type", "doing", "process"].map((key) => t(`col.${key}`)), now.slots.map((slot) => {

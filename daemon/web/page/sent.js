@@ -5,6 +5,7 @@ import { openClip } from "./clip.js";
 import { fill, h, placed, say } from "./dom.js";
 import { player } from "./player.js";
 import { progressOf } from "./progress.js";
+import { said } from "./said.js";
 import { t } from "./text.js";
 
 const ENDED = ["done", "failed", "cancelled"];
@@ -69,7 +70,7 @@ export function sentList(studio) {
     fill(body,
       made.slice(0, 4).map((job) => h("div", { class: "result" }, player(job),
         h("button", { type: "button", class: "quiet", onclick: () => openClip(job, studio) }, t("details")))),
-      bad && h("p", { class: "mistake" }, bad.error));
+      bad && h("p", { class: "mistake" }, said(bad.error)));
   }
 
   function status(now) {
