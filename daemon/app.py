@@ -31,6 +31,7 @@ from daemon.metrics import Metrics, free_bytes
 from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.poster import Posters
 from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
@@ -80,6 +81,7 @@ class App:
             forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
             metrics=self.metrics,
+            posters=Posters(settings.state),
             rules=self.rules,
         )
         self.dispatcher = Dispatcher(
@@ -97,7 +99,7 @@ class App:
         """Start, work until a signal, stop."""
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.database.close)
-            loop = asyncio.get_running_loop()
+            self._loop = loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
@@ -106,6 +108,7 @@ class App:
             self._watch_gauges()
             await asyncio.to_thread(self.room.look)
             await self.dispatcher.begin()
+            await asyncio.to_thread(self._tidy_posters)
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
             stack.callback(self.hint.stop)
@@ -158,6 +161,11 @@ class App:
             log.warning("http is open", what=OPEN_TO_OTHERS)
         systemd.notify("READY=1", f"STATUS={self.status()}")
 
+    def wake_watchers(self) -> None:
+        """Look into the inboxes now, from whichever thread."""
+        for watcher in self.watchers:
+            self._loop.call_soon_threadsafe(watcher.wake.set)
+
     # --- rules
 
     def reload_rules(self) -> dict[str, Reloaded]:
@@ -205,6 +213,11 @@ class App:
                 log.error("the queue is gone", why=why)
                 self.failed = why
                 self.stop()
+
+    def _tidy_posters(self) -> None:
+        with contextlib.suppress(LedgerUnavailable):
+            newest = self.history.newest(limit=1)
+            self.parts.posters.tidy(newest[0].id if newest else 0)
 
     # --- how we are
 

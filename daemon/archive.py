@@ -176,7 +176,7 @@ def bring_back(inbox: Inbox, job: Job) -> str | None:
         _reason_file(away).unlink(missing_ok=True)
         _refused_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
-    return Seen(status.st_size, status.st_mtime_ns, status.st_ino).fingerprint
+    return Seen.of(status).fingerprint
 
 
 def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
@@ -226,7 +226,7 @@ def _is_ours(file: Path, drop: Job) -> bool:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             return False
-        seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+        seen = Seen.of(status)
         if seen.fingerprint == drop.fingerprint:
             return True
         size, mtime_ns, _ = drop.fingerprint.split("-")

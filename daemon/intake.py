@@ -142,6 +142,10 @@ class Intake:
 
     def _enter(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
         """Plan, and queue what is planned: no jobs where there is nothing to make, or no news."""
+        with self._parts.entering:
+            return self._enter_now(inbox, drop, picture)
+
+    def _enter_now(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
         rules, family = self._parts.rules[inbox.name].rules, self._parts.family
         beside = read_sidecar(inbox.path / drop.path, checker(family))
         planned = plan(drop.path, picture, beside, rules, family, self._rng)

@@ -99,7 +99,9 @@ class Outcomes:
             await self._hold(job, told(error))
             return
         self.held.pop(job.id, None)
-        await asyncio.to_thread(self._ledger.done, job, {**job.result, "clip": str(clip)})
+        poster = await asyncio.to_thread(self._parts.posters.take, inbox, job)
+        result = {**job.result, "clip": str(clip), "poster": poster}
+        await asyncio.to_thread(self._ledger.done, job, result)
         self._parts.room.trust(inbox)
         log.info(
             "done",

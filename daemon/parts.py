@@ -1,7 +1,8 @@
 """The parts that one daemon is made of, as its tasks share them. Made by app.py."""
 
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daemon.archive import Archive
 from daemon.database import Database
@@ -10,6 +11,7 @@ from daemon.history import History
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
+from daemon.poster import Posters
 from daemon.room import Room
 from daemon.settings import Settings
 from pipeline.decoder import Decoder
@@ -32,4 +34,7 @@ class Parts:
     forecast: Forecast
     decoder: Decoder
     metrics: Metrics
+    posters: Posters
     rules: Mapping[str, LiveRules]
+    entering: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a drop and what lies beside it are entered into the ledger."""

@@ -42,6 +42,11 @@ class Seen:
     mtime_ns: int
     inode: int
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Seen":
+        """The state that a status tells."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
     @property
     def fingerprint(self) -> str:
         """The same, as the ledger keeps it."""
@@ -86,7 +91,7 @@ def scan(root: Path, recursive: bool) -> dict[str, Seen]:
                     elif entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat(follow_symlinks=False)
-                            found[path] = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+                            found[path] = Seen.of(status)
         except OSError as error:
             if not folder:
                 raise InboxUnavailable(f"{root}: {error.strerror}") from error

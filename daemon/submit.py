@@ -97,6 +97,24 @@ def copy_in(
     raise AssertionError("numbered() never ends")
 
 
+def lay_beside(picture: Path, beside: Sidecar) -> bool:
+    """Give a picture that lies in an inbox its sidecar; False where it has another.
+
+    Raises OSError.
+    """
+    sidecar = picture.with_name(picture.name + beside.ending)
+    others = (picture.with_name(picture.name + ending) for ending in (".toml", ".txt"))
+    if any(os.path.lexists(other) for other in others if other != sidecar):
+        return False
+    try:
+        with sidecar.open("x", encoding="utf-8") as file:
+            file.write(beside.text)
+    except FileExistsError:
+        with os.fdopen(os.open(sidecar, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return file.read(len(beside.text.encode()) + 1) == beside.text.encode()
+    return True
+
+
 def _place(part: Path, there: Path, beside: Sidecar | None) -> bool:
     """Both or none."""
     if beside is None:

@@ -140,9 +140,9 @@ class Decoder:
         )
 
     async def shrink(
-        self, path: Path, sha256: str, side: int, output: Path, within: Path
+        self, path: Path, sha256: str, size: tuple[int, int], output: Path, within: Path
     ) -> Prepared | Rejected:
-        """Write the whole picture into a square of `side` pixels, as a clean PNG to `output`.
+        """Write the whole picture in a size, (width, height), as a clean PNG to `output`.
 
         `within` as for `inspect`. Raises OSError when there is no place for it.
         """
@@ -151,8 +151,8 @@ class Decoder:
                 path=str(path),
                 within=str(within),
                 sha256=sha256,
-                width=side,
-                height=side,
+                width=size[0],
+                height=size[1],
                 framing="fit",
                 output=str(output),
             )

@@ -39,6 +39,9 @@ SILENCE: dict[Stage, float] = {
 PREVIEW_FRAMES = 8
 """Frames of a preview, from the clip's first to its last."""
 
+LARGEST_POSTER = 64 * 1024
+"""Bytes of a clip's poster, at most."""
+
 EXIT_DEVICE_LOST = 70
 """The worker's exit code after an error that no later work in its context would survive."""
 
@@ -122,7 +125,10 @@ class Survey(_Message):
 
 
 class Make(_Message):
-    """Make one clip from the clean PNG at `picture`; leave it as `clip.mp4` in `staging`."""
+    """Make one clip from the clean PNG at `picture`; leave it as `clip.mp4` in `staging`.
+
+    Beside it may lie `poster.jpg`, its first frame, small.
+    """
 
     type: Literal["make"] = "make"
     job: str

@@ -1,6 +1,7 @@
-"""Commands that talk to a running daemon through its API: jobs, retry, cancel, pause, resume."""
+"""Commands that talk to a running daemon through its API: jobs, priority, retry, cancel ..."""
 
 import json
+import sys
 import time
 from datetime import datetime
 from typing import Annotated, Any
@@ -18,10 +19,13 @@ from daemon.printable import escape
 from daemon.settings import Settings, SettingsError
 from daemon.token import read_token
 
+_PATIENCE = httpx.Timeout(30, read=600)
+"""To try thousands of jobs again takes a while."""
+
 JobId = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job.", min=1)]
 
 
-def ask(settings: Settings, method: str, path: str, **params: Any) -> Any:
+def ask(settings: Settings, method: str, path: str, body: Any = None, **params: Any) -> Any:
     """The API's answer, or the end of the command with what is wrong."""
     try:
         token = read_token(settings.http.token_file)
@@ -31,7 +35,13 @@ def ask(settings: Settings, method: str, path: str, **params: Any) -> Any:
     shown = {"authorization": f"Bearer {token}"} if token else {}
     try:
         answer = httpx.request(
-            method, url + path, params=params, headers=shown, timeout=30, trust_env=False
+            method,
+            url + path,
+            params=params,
+            json=body,
+            headers=shown,
+            timeout=_PATIENCE,
+            trust_env=False,
         )
     except httpx.TransportError as error:
         fail(
@@ -105,10 +115,25 @@ def _progress(job: dict[str, Any]) -> str:
 
 
 @app.command()
-def retry(job: JobId, config: Config = None) -> None:
-    """Try a failed or cancelled job again; its picture goes back into the inbox."""
-    ask(settings_of(config), "POST", f"/api/jobs/{job}/retry")
-    typer.echo(f"job {job} is queued")
+def retry(
+    job: Annotated[int | None, typer.Argument(metavar="JOB", help="Its number.", min=1)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every failed job.")] = False,
+    config: Config = None,
+) -> None:
+    """Try a failed or cancelled job again, or all failed ones; the pictures go back."""
+    settings = settings_of(config)
+    if (job is None) != every:
+        fail(Exit.MISTAKE, "say either a job or --all")
+    if job is not None:
+        ask(settings, "POST", f"/api/jobs/{job}/retry")
+        typer.echo(f"job {job} is queued")
+        return
+    done = ask(settings, "POST", "/api/retry", {"state": "failed"})
+    for each in done["refused"]:
+        sys.stderr.write(f"i2vd: {escape(each)}\n")
+    typer.echo(f"{done['queued']} jobs are queued")
+    if done["refused"]:
+        raise typer.Exit(Exit.FAILED)
 
 
 @app.command()
@@ -118,6 +143,20 @@ def cancel(job: JobId, config: Config = None) -> None:
     typer.echo(
         f"job {job} is cancelled" if state == "cancelled" else f"job {job} will be cancelled"
     )
+
+
+@app.command()
+def priority(
+    job: JobId,
+    number: Annotated[
+        int,
+        typer.Argument(metavar="PRIORITY", help="Higher is sooner; 0 is usual.", min=-100, max=100),
+    ],
+    config: Config = None,
+) -> None:
+    """Have a waiting job made sooner, or later."""
+    ask(settings_of(config), "POST", f"/api/jobs/{job}/priority", {"priority": number})
+    typer.echo(f"job {job} has priority {number}")
 
 
 @app.command()

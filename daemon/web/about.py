@@ -23,6 +23,8 @@ class Worker(BaseModel):
     device: str
     name: str | None
     dtype: str | None
+    memory: int | None
+    """Bytes of the device in all; None on a CPU."""
     versions: dict[str, str]
 
 
@@ -101,10 +103,11 @@ def _folder(role: str, path: Path) -> Folder:
 def _worker(slot: Slot) -> Worker:
     loaded = slot.maker.loaded
     if loaded is None:
-        return Worker(device=slot.device, name=None, dtype=None, versions={})
+        return Worker(device=slot.device, name=None, dtype=None, memory=None, versions={})
     return Worker(
         device=slot.device,
         name=loaded.device_name,
         dtype=loaded.dtype,
+        memory=loaded.memory,
         versions=loaded.versions,
     )

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from daemon.address import is_loopback
 from daemon.web.about import about
 from daemon.web.clips import clips
+from daemon.web.events import events
 from daemon.web.guard import Guard
 from daemon.web.health import health
 from daemon.web.jobs import jobs
@@ -14,6 +15,7 @@ from daemon.web.page import page
 from daemon.web.problem import DOCUMENTED, tell_problems
 from daemon.web.rules import rules
 from daemon.web.status import status
+from daemon.web.stream import Streams
 from daemon.web.submit import submit
 
 if TYPE_CHECKING:
@@ -39,10 +41,12 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         max_upload=http.max_upload,
     )
     tell_problems(api)
+    streams = Streams(lambda: app.stopping)
     for calls in (
         page(),
         health(app),
-        status(app),
+        status(app, streams),
+        events(app, streams),
         about(app),
         jobs(app),
         submit(app),

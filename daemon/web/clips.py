@@ -27,6 +27,7 @@ _SMALL = 192
 """Pixels of the longer side of a small picture."""
 
 _KEPT = {"cache-control": "private, max-age=3600"}
+_KEPT_LONG = {"cache-control": "private, max-age=31536000, immutable"}
 
 
 def clips(app: "App") -> APIRouter:
@@ -56,12 +57,25 @@ def clips(app: "App") -> APIRouter:
         try:
             with tempfile.TemporaryDirectory(prefix="small-", dir=app.settings.state) as folder:
                 output = Path(folder) / "small.png"
-                answer = await app.decoder.shrink(path, job.sha256, _SMALL, output, within)
+                answer = await app.decoder.shrink(path, job.sha256, _small(job), output, within)
                 if isinstance(answer, Rejected):
                     raise HTTPException(404, f"the picture of job {number}: {answer.reason}")
                 return Response(output.read_bytes(), media_type="image/png", headers=_KEPT)
         except OSError as error:
             raise HTTPException(507, f"no room to draw it: {error.strerror or error}") from error
+
+    @calls.get("/poster", response_class=Response)
+    def poster(number: Number) -> Response:
+        """The clip's first frame, small: a JPEG. Where `result.poster` says that there is one.
+
+        Ask with the job's `finished` as a query: a browser keeps the answer for that address.
+        """
+        job = find(app, number)
+        told = job.result is not None and job.result.get("poster")
+        content = app.parts.posters.of(job) if told else None
+        if content is None:
+            raise HTTPException(404, f"there is no poster of job {number} here")
+        return Response(content, media_type="image/jpeg", headers=_KEPT_LONG)
 
     @calls.get("/preview", response_class=Response)
     async def preview(number: Number) -> Response:
@@ -73,6 +87,13 @@ def clips(app: "App") -> APIRouter:
         raise HTTPException(404, f"there is no preview of job {number}")
 
     return calls
+
+
+def _small(job: Job) -> tuple[int, int]:
+    """Width and height of a job's small picture, in the shape of the whole one."""
+    width, height = job.source["width"], job.source["height"]
+    share = _SMALL / max(width, height)
+    return max(1, round(width * share)), max(1, round(height * share))
 
 
 def _published(app: "App", job: Job, name: Callable[[str], str], media_type: str) -> FileResponse:

@@ -1,16 +1,18 @@
 """Jobs over http: look at them, cancel them, try them again, make them sooner."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 
 from daemon import operate
 from daemon.history import Wanted
-from daemon.job import Event, Job
+from daemon.job import Event, Job, State
 
 if TYPE_CHECKING:
     from daemon.app import App
+
+_AT_ONCE = 200
 
 Number = Annotated[int, Path(alias="job", ge=1, le=2**63 - 1, description="Number of the job.")]
 
@@ -20,6 +22,19 @@ class Page(Wanted):
 
     limit: int = Field(default=50, ge=1, le=1000)
     before: int | None = Field(default=None, ge=1, le=2**63 - 1)
+
+
+class Ended(BaseModel):
+    """Which jobs are tried again; those that never became a request are not among them."""
+
+    state: Literal["failed", "cancelled"] = "failed"
+
+
+class Retried(BaseModel):
+    """How many are waiting again, and why others are not."""
+
+    queued: int
+    refused: list[str]
 
 
 class Priority(BaseModel):
@@ -70,9 +85,29 @@ def jobs(app: "App") -> APIRouter:
         """Put a failed or cancelled job into the queue, and its picture into the inbox."""
         return operate.retry(app.parts, find(app, number).id)
 
+    @calls.post("/retry")
+    def retry_all(wanted: Ended) -> Retried:
+        """Try all failed, or all cancelled, jobs again. One that cannot be stops no other."""
+        return _retry_all(app, wanted.state)
+
     @calls.post("/jobs/{job}/priority")
     def priority(number: Number, wanted: Priority) -> Job:
         """A waiting job sooner or later."""
         return operate.prioritise(app.parts, find(app, number).id, wanted.priority)
 
     return calls
+
+
+def _retry_all(app: "App", state: State) -> Retried:
+    queued, refused, before = 0, [], None
+    while found := app.history.newest(Wanted(state=state), _AT_ONCE, before):
+        before = found[-1].id
+        for job in found:
+            if job.spec is None:
+                continue
+            try:
+                operate.retry(app.parts, job.id)
+                queued += 1
+            except operate.Refused as why:
+                refused.append(f"job {job.id}: {why}")
+    return Retried(queued=queued, refused=refused)

@@ -2,24 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from daemon.database import LedgerUnavailable
 from daemon.job import State
 from daemon.slot import Slot
+from daemon.web.stream import Streams, described, event
 
 if TYPE_CHECKING:
     from daemon.app import App
-
-_INTERVAL = 1.0
-_SILENCE = 15.0
-"""Seconds after which something is sent, so that a proxy keeps the connection."""
-_MOST_LISTENERS = 32
 
 
 class SlotStatus(BaseModel):
@@ -49,29 +44,19 @@ class Status(BaseModel):
 
 
 class _Live:
-    """The status as server-sent events, for some listeners at once."""
+    """The status as events, for one listener."""
 
     def __init__(self, app: "App") -> None:
         self._app = app
-        self.listeners = 0
+        self._last = ""
 
-    async def changes(self) -> AsyncIterator[str]:
-        """A `status` whenever it differs, at most once a second, until the daemon stops."""
-        self.listeners += 1
-        try:
-            last, silent = "", 0.0
-            while not self._app.stopping:
-                text = await asyncio.to_thread(self._now)
-                silent += _INTERVAL
-                if text != last:
-                    last, silent = text, 0.0
-                    yield f"event: status\ndata: {text}\n\n"
-                elif silent >= _SILENCE:
-                    silent = 0.0
-                    yield ": still here\n\n"
-                await asyncio.sleep(_INTERVAL)
-        finally:
-            self.listeners -= 1
+    async def look(self) -> str:
+        """A `status` where it differs."""
+        text = await asyncio.to_thread(self._now)
+        if text == self._last:
+            return ""
+        self._last = text
+        return event("status", text)
 
     def _now(self) -> str:
         try:
@@ -104,22 +89,21 @@ def _slot(slot: Slot) -> SlotStatus:
     )
 
 
-def status(app: "App") -> APIRouter:
+def status(app: "App", streams: Streams) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["status"])
-    stream = _Live(app)
 
     @calls.get("/status")
     def what() -> Status:
         """What the daemon is doing."""
         return _now(app)
 
-    @calls.get("/live", response_class=StreamingResponse)
+    @calls.get(
+        "/live", response_class=StreamingResponse, responses=described("`status` as it changes.")
+    )
     async def live() -> StreamingResponse:
         """The same as server-sent events, whenever it changes."""
-        if stream.listeners >= _MOST_LISTENERS:
-            raise HTTPException(503, f"{_MOST_LISTENERS} listen already; ask /api/status instead")
-        return StreamingResponse(stream.changes(), media_type="text/event-stream")
+        return streams.open(_Live(app).look)
 
     @calls.post("/pause")
     def pause() -> Status:

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Form, Header, HTTPException, UploadFile
+from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
 from pydantic import BaseModel
 
 from daemon.beneath import beneath
 from daemon.database import LedgerUnavailable
 from daemon.intake import checker
 from daemon.operate import Refused
-from daemon.original import NotThere, open_original
+from daemon.original import NotThere, open_below, open_original
+from daemon.scan import Seen, is_junk
 from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
-from daemon.submit import NotAName, Sidecar, copy_in, make_beside, picture_name
+from daemon.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
 from daemon.web.jobs import Number, find
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class _Door:
         if why := self._app.room.lacking.get(inbox.name):
             raise HTTPException(507, why)
 
-        def copy(announce: Announce = lambda _: None) -> Path:
+        def copy(announce: Announce) -> Path:
             folder = inbox.path / place.parent
             with beneath(inbox.path, place.parent) as entered:
                 there = copy_in(
@@ -72,14 +75,63 @@ class _Door:
                 )
             return folder / there.name
 
+        sha256 = None if key is None else _sha256(content)
+        there = self._once(copy, (place, inbox, sidecar, sha256), key)
+        path = str(there.relative_to(inbox.path))
+        return Dropped(inbox=inbox.name, path=path, warnings=warnings)
+
+    def take(
+        self, place: PurePosixPath, inbox: Inbox, make: dict[str, Any], key: str | None
+    ) -> Dropped:
+        """Have a picture that lies in an inbox looked at now, with these settings.
+
+        It is no other drop than it was: only until it is taken can anything be said of it.
+        """
+        sidecar, warnings = self._beside(make)
+        path = inbox.path / place
+
+        def lay(announce: Announce) -> Path:
+            with self._app.parts.entering, _opened(inbox, place) as file:
+                fingerprint = Seen.of(os.fstat(file.fileno())).fingerprint
+                if not self._app.ledger.news(inbox.name, {str(place): fingerprint}):
+                    job = self._app.history.at(inbox.name, str(place), limit=1)[0].id
+                    raise Refused(f"it is job {job} already; ask for it again by its number")
+                if sidecar is not None:
+                    with beneath(inbox.path, place.parent) as folder:
+                        if not lay_beside(folder / place.name, sidecar):
+                            raise Refused(f"another sidecar lies beside {str(place)!r} already")
+                announce(path)
+            return path
+
+        sha256 = None if key is None else self._content(inbox, place)
+        self._once(lay, (place, inbox, sidecar, sha256), key)
+        self._app.wake_watchers()
+        return Dropped(inbox=inbox.name, path=str(place), warnings=warnings)
+
+    def _content(self, inbox: Inbox, place: PurePosixPath) -> str:
+        """The sha256 of the picture there, or of the one that was taken from there last."""
         try:
-            if key is None:
-                there = copy()
-            else:
-                sha256 = _sha256(content)
-                whole = json.dumps([sha256, inbox.name, str(place), sidecar])
-                digest = hashlib.sha256(whole.encode()).hexdigest()
-                there = self._submissions.once(Submission(key, digest, sha256), inbox, copy)
+            with _opened(inbox, place) as file:
+                return _sha256(file)
+        except HTTPException:
+            if taken := self._app.history.at(inbox.name, str(place), limit=1):
+                return taken[0].sha256
+            raise
+
+    def _once(
+        self,
+        drop: Callable[[Announce], Path],
+        asked: tuple[PurePosixPath, Inbox, Sidecar | None, str | None],
+        key: str | None,
+    ) -> Path:
+        """Do it, once for each key. `asked`: where, with which sidecar, the content's sha256."""
+        place, inbox, sidecar, sha256 = asked
+        try:
+            if key is None or sha256 is None:
+                return drop(lambda _: None)
+            whole = json.dumps([sha256, inbox.name, str(place), sidecar])
+            digest = hashlib.sha256(whole.encode()).hexdigest()
+            return self._submissions.once(Submission(key, digest, sha256), inbox, drop)
         except KeyTaken as taken:
             raise HTTPException(422, str(taken)) from taken
         except LedgerUnavailable:
@@ -87,8 +139,6 @@ class _Door:
         except OSError as error:
             told = f"inbox {inbox.name}: {error.strerror or error}"
             raise HTTPException(507, told) from error
-        path = str(there.relative_to(inbox.path))
-        return Dropped(inbox=inbox.name, path=path, warnings=warnings)
 
     def _beside(self, make: dict[str, Any]) -> tuple[Sidecar | None, list[str]]:
         """The sidecar that says it, and warnings."""
@@ -108,17 +158,23 @@ def submit(app: "App") -> APIRouter:
 
     @calls.post("/jobs", status_code=202)
     def drop(
-        picture: UploadFile,
+        picture: Annotated[UploadFile | None, File()] = None,
+        path: Annotated[str | None, Form(description="of a picture in the inbox")] = None,
         inbox: Annotated[str | None, Form(description="default: the first")] = None,
         make: Annotated[str, Form(description="settings of the clip as JSON")] = "",
         idempotency_key: Key = None,
     ) -> Dropped:
-        """Drop a picture into an inbox. The same key twice is one drop."""
+        """Drop a picture into an inbox, or have one looked at that lies there by its `path`.
+
+        The same key twice is one drop.
+        """
         target = inbox_of(app, inbox)
-        try:
-            name = picture_name(picture.filename or "")
-        except NotAName as refusal:
-            raise HTTPException(422, str(refusal)) from refusal
+        if path is not None and picture is None:
+            place = _place(path)
+            return door.take(place, target, _settings(make), idempotency_key)
+        if picture is None or path is not None:
+            raise HTTPException(422, "say either picture or path")
+        name = _name(picture.filename or "")
         if (picture.size or 0) > app.settings.http.max_upload:
             raise HTTPException(413, f"{name} has over {app.settings.http.max_upload:,} bytes")
         return door.put(picture.file, PurePosixPath(name), target, _settings(make), idempotency_key)
@@ -136,6 +192,30 @@ def submit(app: "App") -> APIRouter:
             return door.put(content, PurePosixPath(job.path), target, wanted.make, idempotency_key)
 
     return calls
+
+
+def _opened(inbox: Inbox, place: PurePosixPath) -> BinaryIO:
+    """A picture in an inbox, through no link. Raises HTTPException 404."""
+    try:
+        return os.fdopen(open_below(inbox.path, inbox.path / place), "rb")
+    except (OSError, ValueError) as error:
+        raise HTTPException(404, f"there is no picture {str(place)!r} in the inbox") from error
+
+
+def _name(name: str) -> str:
+    try:
+        return picture_name(name)
+    except NotAName as refusal:
+        raise HTTPException(422, str(refusal)) from refusal
+
+
+def _place(path: str) -> PurePosixPath:
+    """A path in an inbox that the watcher would look at."""
+    place = PurePosixPath(path)
+    _name(place.name)
+    if place.is_absolute() or any(part == ".." or is_junk(part) for part in place.parts):
+        raise HTTPException(422, f"{path!r} is no place in an inbox")
+    return place
 
 
 def _settings(make: str) -> dict[str, Any]:

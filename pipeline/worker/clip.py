@@ -23,6 +23,7 @@ from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
+from pipeline.worker.poster import leave_poster
 from pipeline.worker.preview import Preview
 from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.watch import Watch
@@ -82,6 +83,7 @@ def finish(film: Film, watch: Watch) -> Made:
     watch.end()
     if found := flaw(figures, order.limits):
         raise Spoilt(found, figures)
+    leave_poster(Path(order.staging) / "poster.jpg", frames[0])
     return Made(
         job=order.job,
         output=output,

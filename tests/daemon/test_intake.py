@@ -20,6 +20,7 @@ from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.poster import Posters
 from daemon.room import Room
 from daemon.scan import Seen, scan
 from daemon.settings import Inbox, Settings
@@ -55,6 +56,7 @@ class Desk:
             room=Room(self.settings, lambda: None),
             decoder=self.decoder,
             metrics=Metrics(),
+            posters=Posters(root),
             rules={"inbox": self.rules},
         )
         self.woken = 0

@@ -3,9 +3,10 @@
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
 "spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
 "out-of-turn", "wait"; the last one holds for all further rungs. "film" leaves a real MP4 in
-staging: a copy of the one that $PEER_FILM names, unlike any other; "long" does it after three
-seconds, "steady" as well, and tells its progress meanwhile. The name of the model says how it
-loads: "broken", "slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
+staging: a copy of the one that $PEER_FILM names, unlike any other; "posed" leaves a poster with it;
+"long" does it after three seconds, "steady" as well, and tells its progress meanwhile. The name of
+the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose PEER is "mute"
+never says hello.
 """
 
 import hashlib
@@ -84,7 +85,7 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
         case "made":
             channel.send(Filmed(job=order.job))
             channel.send(made(order))
-        case "long" | "film" | "steady":
+        case "long" | "film" | "steady" | "posed":
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
             for step in range(2, 11) if word == "steady" else ():
                 select.select([], [], [], 0.35)
@@ -93,6 +94,8 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
                                       preview=shown))  # fmt: skip
             try:
                 clip = film(channel, order)
+                if word == "posed":
+                    (Path(order.staging) / "poster.jpg").write_bytes(plain(48, 48, 230))
                 channel.send(Filmed(job=order.job))
                 channel.send(clip)
             except OSError as error:
@@ -137,8 +140,13 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
 
 def strip(step: int) -> bytes:
     """A preview, another one for each step."""
+    return plain(512, 64, 20 * step)
+
+
+def plain(width: int, height: int, red: int) -> bytes:
+    """A JPEG of one colour."""
     out = BytesIO()
-    Image.new("RGB", (512, 64), (20 * step, 90, 160)).save(out, "JPEG")
+    Image.new("RGB", (width, height), (red, 90, 160)).save(out, "JPEG")
     return out.getvalue()
 
 

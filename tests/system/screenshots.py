@@ -55,8 +55,8 @@ def photograph(studio: Studio) -> None:
         page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
         save(page, "make.png")
         page.open("clips", first="localStorage.theme = 'dark'")
-        films = "[...document.querySelectorAll('.grid video')]"
-        page.until(f"{films}.length === {len(names)} && {films}.every((v) => v.readyState >= 2)")
+        posters = "[...document.querySelectorAll('.grid img')]"
+        page.until(f"{posters}.length === {made} && {posters}.every((i) => i.naturalWidth)")
         save(page, "clips.png")
 
 

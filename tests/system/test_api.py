@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.system.conftest import quick_studio
-from tests.system.studio import Studio, picture
+from tests.system.conftest import Open, quick_studio
+from tests.system.needs import needs
+from tests.system.studio import ROOT, Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -98,10 +101,27 @@ def test_a_job_has_a_small_picture_wherever_its_picture_is(
 ) -> None:
     answer = ask(studio, "GET", f"/api/jobs/{done['id']}/picture")
     assert answer.headers["content-type"] == "image/png"
-    assert Image.open(io.BytesIO(answer.content)).size == (192, 192)
+    assert Image.open(io.BytesIO(answer.content)).size == (128, 192)
     next(studio.archive.rglob("tall.png")).unlink()
     assert ask(studio, "GET", f"/api/jobs/{done['id']}/picture").status_code == 404
     assert not list((studio.root / ".i2vd").glob("small-*"))
+
+
+def test_a_clip_has_a_poster_where_the_worker_left_one(
+    studio: Studio, done: dict[str, Any]
+) -> None:
+    make = json.dumps({"prompt": "posed"})
+    files = {"picture": ("posed.png", picture(3))}
+    assert ask(studio, "POST", "/api/jobs", files=files, data={"make": make}).status_code == 202
+    (job,) = studio.until_settled("posed.png", "done")
+    assert (job["result"]["poster"], done["result"]["poster"]) == (True, False)
+    answer = ask(studio, "GET", f"/api/jobs/{job['id']}/poster")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert "immutable" in answer.headers["cache-control"]
+    assert Image.open(io.BytesIO(answer.content)).size == (48, 48)
+    assert ask(studio, "GET", f"/api/jobs/{done['id']}/poster").status_code == 404
+    assert not [*studio.outbox.rglob("*.jpg")]
+    assert studio.staging() == []
 
 
 def test_jobs_that_do_not_exist_or_have_no_clip_are_told(studio: Studio) -> None:
@@ -181,6 +201,38 @@ def test_status_is_told_as_it_changes(studio: Studio) -> None:
                     break
     ask(studio, "POST", "/api/resume")
     assert seen[0]["paused"] is False
+
+
+def test_each_change_of_a_jobs_state_is_told_once(studio: Studio) -> None:
+    url = f"http://127.0.0.1:{studio.port}/api/events"
+
+    def heard(count: int, act: Any = None, **asked: Any) -> list[dict[str, Any]]:
+        """So many events; `act` once there is an answer."""
+        changes: list[dict[str, Any]] = []
+        with httpx.stream("GET", url, timeout=30, trust_env=False, **asked) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            if act:
+                act()
+            number = None
+            for line in answer.iter_lines():
+                if line.startswith("id: "):
+                    number = int(line.removeprefix("id: "))
+                elif line.startswith("data: "):
+                    changes.append(json.loads(line.removeprefix("data: ")))
+                    assert changes[-1]["number"] == number
+                    if len(changes) == count:
+                        return changes
+        return changes
+
+    live = heard(4, lambda: studio.drop("heard.png", picture(60)))
+    ways = [(each["from"], each["to"]) for each in live]
+    assert ways == [
+        (None, "queued"), ("queued", "running"), ("running", "publishing"), ("publishing", "done"),
+    ]  # fmt: skip
+    assert {each["path"] for each in live} == {"heard.png"}
+    assert live[-1]["detail"] == str(studio.outbox / "heard.mp4")
+    assert heard(2, headers={"Last-Event-ID": str(live[1]["number"])}) == live[2:]
+    assert heard(4, params={"after": 0, "job": live[0]["job"]}) == live
 
 
 def test_a_picture_is_made_again_with_other_settings(studio: Studio, done: dict[str, Any]) -> None:
@@ -264,6 +316,42 @@ def test_a_picture_made_again_goes_through_no_link(studio: Studio) -> None:
     assert answer.status_code == 507
     assert "a link or a file stands in the place of a folder" in answer.json()["detail"]
     assert list(elsewhere.iterdir()) == []
+
+
+def test_the_readmes_examples_work(quick_in: Open, tmp_path: Path) -> None:
+    needs("curl", package="curl")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"## The API\n.*?```sh\n(.*?)```", text, re.DOTALL)
+    block = block.replace("camera panning right slowly", "film").replace("panning", "film")
+    lines = [line for line in block.replace("\\\n", "").splitlines() if line[0] != "#"]
+    studio = quick_in().start()
+    where = lines[0].replace("7860", str(studio.port))
+    (tmp_path / "cat.jpg").write_bytes(picture(1, form="JPEG"))
+
+    def run(line: str, *options: str, code: int = 0) -> str:
+        asked = line.replace("curl", " ".join(["curl", "--fail-with-body", "-sS", *options]), 1)
+        done = subprocess.run(
+            ["bash", "-euc", f"{where}\n{asked}"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (asked, done.stdout, done.stderr)
+        return done.stdout
+
+    drop, take, listen, find, hurry, fetch = lines[1:]
+    studio.post("/api/pause")
+    studio.drop("shoes/red.jpg", picture(2, form="JPEG"))
+    assert json.loads(run(take))["path"] == "shoes/red.jpg"
+    studio.until_state("shoes/red.jpg", "queued")
+    assert json.loads(run(drop))["path"] == "cat.jpg"
+    studio.until_state("cat.jpg", "queued")
+    assert json.loads(run(hurry))["priority"] == 9
+    studio.post("/api/resume")
+    studio.until_settled("shoes/red.jpg", "done")
+    studio.until_settled("cat.jpg", "done")
+    assert '"from":"publishing","to":"done"' in run(listen, "--max-time 3", code=28)
+    assert [job["path"] for job in json.loads(run(find))] == ["cat.jpg", "shoes/red.jpg"]
+    run(fetch)
+    assert b"ftyp" in (tmp_path / "cat.mp4").read_bytes()[:16]
 
 
 def test_an_answer_does_not_wait_for_the_network(studio: Studio) -> None:

@@ -108,6 +108,35 @@ def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(studio_i
     assert studio.reason("doomed.png") == "cancelled by the operator"
 
 
+def test_all_failed_jobs_are_tried_again_and_the_next_one_is_chosen(quick_in: Open) -> None:
+    studio = quick_in()
+    studio.rule("10-bad", '[match]\nnames = ["bad*"]\n\n[make]\nprompt = "fail"\n')
+    studio.start()
+    names = ["bad-1.png", "bad-2.png", "bad-3.png"]
+    for number, name in enumerate(names):
+        studio.drop(name, picture(20 + number))
+    jobs = [studio.until_settled(name, "failed")[0]["id"] for name in names]
+    studio.drop("rubbish.png", b"no picture")
+    studio.until_settled("rubbish.png", "failed")
+    (studio.failed / "bad-2.png").unlink()
+    with paused(studio):
+        ended = studio.command("retry", "--all")
+        assert (ended.returncode, ended.stdout) == (1, "2 jobs are queued\n")
+        assert f"job {jobs[1]}: the picture of job {jobs[1]} is not at" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+        assert [job["id"] for job in studio.get("/api/queue")] == [jobs[0], jobs[2]]
+        ended = studio.command("priority", str(jobs[2]), "7")
+        assert (ended.returncode, ended.stdout) == (0, f"job {jobs[2]} has priority 7\n")
+        assert [job["id"] for job in studio.get("/api/queue")] == [jobs[2], jobs[0]]
+    for name in ("bad-1.png", "bad-3.png"):
+        studio.until_settled(name, "failed")
+    assert [studio.events(job).count("failed") for job in jobs] == [2, 1, 2]
+    assert (
+        studio.command("retry").returncode == studio.command("priority", "1", "999").returncode == 2
+    )
+    assert studio.command("priority", str(jobs[0]), "1").returncode == 1
+
+
 def test_what_cannot_be_done_with_a_job_is_said(shared: Studio) -> None:
     shared.drop("finished.png", picture(6))
     (job,) = shared.until_settled("finished.png", "done")

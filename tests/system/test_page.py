@@ -11,6 +11,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from daemon.web.page import FILES
+from tests.daemon.test_sentences import book
 from tests.system.browser import Browser, browser
 from tests.system.conftest import quick_studio
 from tests.system.studio import Studio, picture
@@ -67,13 +68,19 @@ def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
     studio: Studio, page: Browser, tmp_path: Path
 ) -> None:
     pick(page, tmp_path, sent=1, other=2)
-    page.find("#prompt").send_keys("film")
+    page.find("#prompt").send_keys("posed")
     page.button("Make 2 clips").click()
     page.until("document.querySelectorAll('.result video').length === 2")
     for name in ("sent.png", "other.png"):
         assert len(studio.jobs(name)) == 1
     page.turn_to("clips")
-    page.until("document.querySelectorAll('.grid video').length >= 2")
+    page.until("document.querySelectorAll('.grid .frame img').length >= 2")
+    page.until("[...document.querySelectorAll('.grid img')].every((i) => i.naturalWidth === 48)")
+    assert page.value("document.querySelectorAll('.grid video').length") == 0
+    ActionChains(page.driver).move_to_element(page.find(".clip")).perform()
+    page.until("document.querySelector('.grid video')?.currentTime > 0.2")
+    ActionChains(page.driver).move_to_element(page.find("h1")).perform()
+    page.until("!document.querySelector('.grid video')")
     page.find(".clip").click()
     page.until("document.querySelector('dialog video').readyState >= 3")
     page.until("document.querySelector('dialog video').currentTime > 0.2")
@@ -161,8 +168,8 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
     page.until("document.querySelector('.running .state')?.textContent.includes('step')")
     page.until(f"document.querySelector('.running progress')?.value > {first}")
     assert page.value("document.querySelector('.live img').src") != source
-    job = settled(studio, "moving.png")
-    assert studio.request("GET", f"/api/jobs/{job['id']}/preview").status_code == 404
+    preview = f"/api/jobs/{settled(studio, 'moving.png')['id']}/preview"
+    studio.until(lambda: studio.request("GET", preview).status_code == 404, "it has no preview")
     assert "preview" not in str(studio.log())
 
 
@@ -219,12 +226,26 @@ def test_a_failure_is_told_tried_again_and_changed(studio: Studio, page: Browser
     assert again["spec"] == job["spec"] | {"prompt": "film"}
 
 
+def test_all_failures_are_tried_again_at_once(studio: Studio, page: Browser) -> None:
+    names = ["bad-one.png", "bad-two.png"]
+    for number, name in enumerate(names):
+        studio.drop(name, picture(34 + number))
+    jobs = [studio.until_settled(name, "failed")[0]["id"] for name in names]
+    page.turn_to("failures")
+    page.until_said("bad-two.png")
+    page.button("Try all again").click()
+    page.until_said("are waiting again.")
+    for job in jobs:
+        studio.until(lambda job=job: studio.events(job).count("failed") == 2, "it failed again")
+
+
 def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -> None:
     studio.drop("encore.png", picture(31))
     first = settled(studio, "encore.png")
     page.turn_to("clips")
     page.find("#find").send_keys("encore")
     page.until("document.querySelectorAll('.grid > li').length === 1")
+    page.until("document.querySelector('.grid video')?.readyState >= 2")  # it has no poster
     page.find(".clip").click()
     page.button("Make again").click()
     page.until_said("is in the inbox again")
@@ -297,6 +318,48 @@ def test_it_speaks_english_and_chinese(page: Browser, tmp_path: Path) -> None:
     page.find("#language").click()
     page.until("document.documentElement.lang === 'en'")
     page.until_said("All is well")
+
+
+COMPOSED = {
+    "its sidecar is wrong: my cat.jpg.toml:1: frames: 99; allowed: 8 to 32; "
+    "my cat.jpg.toml:2: sise: unknown key; did you mean \"size\"?":
+    "图片旁的设置有误：my cat.jpg.toml:1: frames: 99；允许：8 到 32；"
+    "my cat.jpg.toml:2: sise: 未知的键；是不是“size”？",
+    "10-cat.toml:3: warning: prompt: 'nice' says nothing about motion; name what moves, "
+    "which way, how fast":
+    "10-cat.toml:3: 警告：prompt: 'nice' 没有说明运动；请写出什么在动、朝哪个方向、多快",
+    "inbox main: archive /srv/a b: 3 MB free, min_free is 500 MB; make room":
+    "收件箱 main：归档 /srv/a b：剩余 3 MB，min_free 为 500 MB；请腾出空间",
+    "the worker was killed by SIGKILL (in denoise)": "工作进程被 SIGKILL 终止（在“生成画面”阶段）",
+    "job 7 is done, not waiting or running": "任务 7 的状态是“完成”，不在等待或制作",
+    "out of memory at 48x48, 8 frames, fast, the last rung (needs 3.0 GB, 1.0 GB may be used); "
+    "the preset draft would fit (1.0 GB); or choose a smaller preset, or buy a card":
+    "在最后一级（48×48，8 帧，fast）仍内存不足（需要 3.0 GB，可用 1.0 GB）；"
+    "预设 draft 放得下（1.0 GB）；或者选更小的预设，或者buy a card",
+    "what nobody knows; road to nowhere": "what nobody knows; road to nowhere",
+}  # fmt: skip
+
+
+def test_the_daemons_sentences_are_said_in_chinese(studio: Studio, page: Browser) -> None:
+    def said(texts: list[str]) -> list[str]:
+        return page.driver.execute_async_script(
+            "const [texts, tell] = arguments;"
+            "import('/page/said.js').then(({said}) => tell(texts.map(said)));",
+            texts,
+        )
+
+    assert said(["an archive"]) == ["an archive"], "the page is in English"
+    page.open("failures", first="localStorage.language = 'zh'")
+    asked, wanted = [], []
+    for english, chinese in book().items():
+        asked.append(english.replace("{}", "the worker" if "{1@}" in chinese else "7", 1))
+        asked[-1] = asked[-1].replace("{}", "7")
+        wanted.append(re.sub(r"\{\d#?\}", "7", chinese.replace("{1@}", "工作进程")))
+    assert said(asked) == wanted
+    assert said([*COMPOSED]) == [*COMPOSED.values()]
+    studio.drop("rubbish.png", b"no picture")
+    studio.until_settled("rubbish.png", "failed")
+    page.until_said("而是别的文件")
 
 
 @pytest.mark.parametrize(("theme", "language"), [("light", "en"), ("dark", "zh")])

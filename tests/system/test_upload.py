@@ -58,6 +58,38 @@ def test_the_same_key_twice_is_one_clip(studio: Studio) -> None:
     assert "used for another request" in other.json()["detail"]
 
 
+def test_a_picture_in_the_inbox_is_taken_as_it_is_asked_by_its_path(quick_in: Open) -> None:
+    studio = quick_in()
+    slow = studio.config.read_text().replace("scan_interval = 0.2", "scan_interval = 600")
+    studio.settings(slow.replace("settle = 0.2", "settle = 2.0"))
+    studio.start()
+    url, key = f"http://127.0.0.1:{studio.port}/api/jobs", {"Idempotency-Key": "order-18"}
+
+    def ask(path: str, headers: dict[str, str] | None = None, **form: Any) -> httpx.Response:
+        data = {"path": path} | form
+        return httpx.post(url, data=data, headers=headers, timeout=30, trust_env=False)
+
+    studio.drop("by/path.png", picture(7))
+    make = json.dumps({"prompt": "film", "seed": 9})
+    for _ in range(2):
+        answer = ask("by/path.png", key, make=make)
+        assert answer.status_code == 202, answer.text
+        assert answer.json() == {"inbox": "inbox", "path": "by/path.png", "warnings": []}
+    other = ask("by/path.png", make=json.dumps({"seed": 8}))
+    assert (other.status_code, "another sidecar" in other.json()["detail"]) == (409, True)
+    (job,) = studio.until_settled("by/path.png", "done")
+    assert job["spec"]["seed"] == 9
+    assert ask("by/path.png", key, make=make).status_code == 202
+    assert len(studio.jobs()) == 1
+    assert ask("by/path.png").status_code == 404
+    for wrong in ("../secret.png", "/etc/secret.png", ".hidden/cat.png", "cat.exe"):
+        assert ask(wrong).status_code == 422, wrong
+    (studio.inbox / "link.png").symlink_to(studio.archive / "by/path.png")
+    assert ask("link.png").status_code == 404
+    both = httpx.post(url, data={"path": "a.png"}, files={"picture": ("a.png", b"")}, timeout=30)
+    assert both.status_code == 422
+
+
 @pytest.mark.parametrize(
     ("name", "form", "says"),
     [

@@ -1,14 +1,16 @@
 """Webhooks: a receiver hears of each job, signed, in order, and after any pause of either side."""
 
 import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tests.system.conftest import Open
 from tests.system.receiver import Receiver
-from tests.system.studio import Studio, picture
+from tests.system.studio import ROOT, Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,12 @@ def test_each_end_of_a_job_is_told_once_and_signed(studio: Studio, receiver: Rec
         Webhook(SECRET).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body.replace(b"two", b"six"), headers)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    named: dict[str, Any] = {}
+    exec(example, named)
+    headers, body = receiver.messages[1]
+    assert named["receive"](body, headers, SECRET)[:2] == ("failed", "bad.png")
     message = json.loads(receiver.messages[0][1])
     assert message["job"]["result"]["clip"] == str(studio.outbox / "one.mp4")
     assert json.loads(receiver.messages[1][1])["detail"]

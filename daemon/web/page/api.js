@@ -1,10 +1,11 @@
 // The API as functions. What goes wrong is thrown as a Failure, whose message is for a person.
 
+import { said } from "./said.js";
 import { t } from "./text.js";
 
 export class Failure extends Error {
   constructor(status, detail) {
-    super(detail);
+    super(said(detail));
     this.status = status; // 0: no answer
   }
 }

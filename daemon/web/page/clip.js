@@ -4,6 +4,7 @@ import { get, newKey, post, surely } from "./api.js";
 import { doing, h, tell } from "./dom.js";
 import { settingsOf } from "./fields.js";
 import { player } from "./player.js";
+import { said } from "./said.js";
 import { bytes, duration, named, time, t } from "./text.js";
 
 const SHOWN = ["prompt", "negative_prompt", "preset", "width", "height", "frames", "fps", "motion_fps", "steps",
@@ -15,9 +16,9 @@ export async function openClip(job, studio) {
   const close = h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, t("close"));
   const dialog = h("dialog", { class: "clip-dialog", "aria-labelledby": "clip-name" },
     h("div", { class: "head" }, h("h2", { id: "clip-name" }, job.path), close),
-    h("div", { class: "shown" }, player(job, { autoplay: true })),
-    actions(job, studio, () => dialog.close()),
-    facts);
+    h("div", { class: "beside" },
+      h("div", {}, h("div", { class: "shown" }, player(job, { autoplay: true })), actions(job, studio, () => dialog.close())),
+      facts));
   dialog.addEventListener("close", () => dialog.remove());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   document.body.append(dialog);
@@ -59,7 +60,7 @@ function told(job, sidecar, events) {
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("setting")), h("th", { scope: "col" }, t("asked")), h("th", { scope: "col" }, t("given")))),
       h("tbody", {}, SHOWN.filter((key) => asked[key] !== null && asked[key] !== "").map((key) => {
         const got = given[key] ?? asked[key];
-        return h("tr", { class: got === asked[key] ? "" : "differs" },
+        return h("tr", { class: got === asked[key] ? "same" : "differs" },
           h("th", { scope: "row" }, named("set", key)), h("td", {}, String(asked[key])), h("td", {}, String(got)));
       }))),
     h("dl", { class: "facts" },
@@ -72,9 +73,9 @@ function told(job, sidecar, events) {
       line("path", job.result.clip)),
     sidecar.fallbacks.length > 0 && h("section", {}, h("h3", {}, t("fallbacks")),
       h("ol", {}, sidecar.fallbacks.map((step) =>
-        h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${step.reason}`)))),
+        h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${said(step.reason)}`)))),
     h("details", {}, h("summary", {}, t("story")),
-      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", each.event, " ", h("span", { class: "dim" }, each.detail))))),
+      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", said(each.event), " ", h("span", { class: "dim" }, said(each.detail)))))),
   ].filter(Boolean);
 }
 

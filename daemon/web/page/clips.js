@@ -1,8 +1,9 @@
-// Clips: a grid that grows as one scrolls. A video exists only while it is near the window.
+// Clips: a grid of posters that grows as one scrolls. A video exists only while it is looked at.
 
 import { get } from "./api.js";
 import { openClip } from "./clip.js";
-import { calmly, h, say } from "./dom.js";
+import { calmly, h, placed, say } from "./dom.js";
+import { posterAt } from "./player.js";
 import { time, t } from "./text.js";
 
 const PAGE = 48;
@@ -117,43 +118,67 @@ export function clipsView(studio) {
   }
 
   function card(job) {
-    const facts = [`${job.result.width}×${job.result.height}`, job.spec?.preset, time(job.finished)].filter(Boolean).join(" · ");
+    const facts = [`${job.result.width}×${job.result.height}`, job.spec?.preset].filter(Boolean).join(" · ");
     const button = h("button", { type: "button", class: "clip", onclick: () => openClip(job, studio), onmouseenter: play, onfocus: play, onmouseleave: rest, onblur: rest },
-      h("span", { class: "frame" }),
-      h("span", { class: "name" }, job.path),
+      h("span", { class: "frame" }, job.result.poster ? posterOf(job) : null),
+      placed(job.path),
       h("span", { class: "dim prompt" }, job.spec?.prompt ?? ""),
-      h("span", { class: "dim" }, facts, job.result.degraded && h("span", { class: "chip warn" }, t("degraded"))));
+      h("span", { class: "dim foot" }, h("span", {}, facts), job.result.degraded && h("span", { class: "chip warn" }, t("degraded")), h("span", {}, time(job.finished))));
     return h("li", { "data-job": job.id }, button);
   }
 
-  function film(target) {
-    target.wait = setTimeout(() => target.isConnected && load(target), GLANCE);
+  /** The clip's own first frame takes the place of a poster that is not here. */
+  function posterOf(job) {
+    const image = h("img", { loading: "lazy", decoding: "async", alt: "", src: posterAt(job) });
+    image.addEventListener("error", () => {
+      const frame = image.parentElement;
+      job.result.poster = false;
+      image.remove();
+      video(frame, job.id);
+    });
+    return image;
   }
 
-  function load(target) {
-    const frame = target.querySelector(".frame");
-    if (frame.firstChild) return;
-    const video = h("video", { preload: "metadata", loop: true, playsinline: true, tabindex: -1, "aria-hidden": "true", src: `/api/jobs/${target.dataset.job}/clip#t=0.001` });
-    video.muted = true;
-    video.addEventListener("error", () => frame.replaceChildren(h("span", { class: "dim" }, t("clip.gone"))));
-    frame.append(video);
+  /** Only clips without a poster are loaded before somebody looks at them. */
+  function film(target) {
+    if (known.get(Number(target.dataset.job)).result.poster) return;
+    target.wait = setTimeout(() => target.isConnected && video(target.querySelector(".frame"), target.dataset.job), GLANCE);
   }
 
   function unfilm(target) {
     clearTimeout(target.wait);
-    const video = target.querySelector("video");
-    if (!video) return;
-    video.removeAttribute("src");
-    video.load(); // else the connection stays open
-    video.remove();
+    forget(target.querySelector("video"));
+  }
+
+  function video(frame, job) {
+    const there = frame.querySelector("video");
+    if (there) return there;
+    const made = h("video", { preload: "auto", loop: true, playsinline: true, tabindex: -1, "aria-hidden": "true", src: `/api/jobs/${job}/clip#t=0.001` });
+    made.muted = true;
+    made.addEventListener("error", () => made.replaceWith(h("span", { class: "dim" }, t("clip.gone"))));
+    frame.append(made);
+    return made;
+  }
+
+  function forget(there) {
+    if (!there) return;
+    there.removeAttribute("src");
+    there.load(); // else the connection stays open
+    there.remove();
   }
 
   function play(event) {
-    event.currentTarget.querySelector("video")?.play().catch(() => {}); // it may have been left already
+    if (!event.currentTarget.matches(":hover, :focus-visible")) return; // a dialog closed, say
+    const { job } = event.currentTarget.parentElement.dataset;
+    const frame = event.currentTarget.querySelector(".frame");
+    if (!frame.querySelector("span")) video(frame, job).play().catch(() => {}); // it may have been left already
   }
 
   function rest(event) {
-    event.currentTarget.querySelector("video")?.pause();
+    if (event.currentTarget.matches(":hover, :focus-visible")) return;
+    const there = event.currentTarget.querySelector("video");
+    if (event.currentTarget.querySelector("img")) forget(there);
+    else there?.pause();
   }
 
   function status(now) {

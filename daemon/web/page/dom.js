@@ -63,6 +63,12 @@ function main() {
   return document.getElementById("main");
 }
 
+/** A picture's path: its name, and its folder in smaller letters. */
+export function placed(path) {
+  const cut = path.lastIndexOf("/") + 1;
+  return h("span", { class: "name" }, cut > 0 && h("span", { class: "folder" }, path.slice(0, cut)), path.slice(cut));
+}
+
 /** Call after `wait` ms without another call. */
 export function calmly(wait, call) {
   let timer;

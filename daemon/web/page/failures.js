@@ -1,7 +1,8 @@
 // Failures: why there is no clip, what to do, and once more.
 
 import { get, post } from "./api.js";
-import { doing, h, rows, say, tell } from "./dom.js";
+import { doing, h, placed, rows, say, tell } from "./dom.js";
+import { said } from "./said.js";
 import { time, t } from "./text.js";
 
 const PAGE = 50;
@@ -36,10 +37,10 @@ export function failuresView(studio) {
     const change = h("button", { type: "button", onclick: () => studio.change(job), "aria-label": `${t("again.change")}: ${job.path}` }, t("again.change"));
     return {
       element: h("li", { class: "card" },
-        job.sha256 && h("img", { class: "small", loading: "lazy", width: 96, height: 96, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
+        job.sha256 && h("img", { class: "small", loading: "lazy", width: 104, height: 104, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
         h("div", { class: "grow" },
-          h("span", { class: "name" }, job.path),
-          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, job.error),
+          placed(job.path),
+          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, said(job.error)),
           h("p", {}, advice(job)),
           h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.whereabouts_path].filter(Boolean).join(" · "))),
         job.spec && h("div", { class: "buttons" }, again, change)),
@@ -59,23 +60,8 @@ export function failuresView(studio) {
 
   /** Also those further down than what is shown; one that cannot be tried again stops no other. */
   async function retryAll() {
-    let before;
-    let done = 0;
-    const refused = [];
-    for (;;) {
-      const found = await get("/api/jobs", { state: kind.value, limit: 200, before });
-      if (!found.length) break;
-      before = found.at(-1).id;
-      for (const job of found.filter((each) => each.spec)) {
-        try {
-          await post(`/api/jobs/${job.id}/retry`);
-          done++;
-        } catch (error) {
-          refused.push(error.message);
-        }
-      }
-    }
-    tell([t("retry.done", { n: done }), refused[0]].filter(Boolean).join(" · "), refused.length > 0);
+    const { queued, refused } = await post("/api/retry", { state: kind.value });
+    tell([t("retry.done", { n: queued }), said(refused[0])].filter(Boolean).join(" · "), refused.length > 0);
     await load();
   }
 

@@ -29,6 +29,11 @@ export function settingsOf(spec, multiple) {
   return make;
 }
 
+function span(values) {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  return least === most ? String(least) : `${least}–${most}`;
+}
+
 function divisor(a, b) {
   return b ? divisor(b, a % b) : a;
 }
@@ -37,6 +42,8 @@ function divisor(a, b) {
 export function fields(presets, changed) {
   const controls = {};
   const schema = presets.settings.properties;
+  const among = (key) => span(Object.values(presets.presets).map((preset) => preset[key]));
+  const usual = { frames: among("frames"), steps: among("steps"), guidance: "7–12", fps: "8", motion_fps: "16" };
   const kinds = {
     size: () => number("size", { step: presets.multiple }, presets.sides),
     aspect: () => text("aspect", ASPECTS),
@@ -61,7 +68,8 @@ export function fields(presets, changed) {
     const { min = limits.minimum, max = limits.maximum, step = 1, placeholder } = more;
     const id = list.length ? `list-${key}` : null;
     const control = h("input", { type: "number", inputmode: "decimal", min, max, step, list: id, placeholder });
-    return [field(key, control, `${min}–${max}`), id && options(id, list)];
+    const range = [`${min}–${max}`, usual[key] && t("usual", { value: usual[key] })].filter(Boolean).join(" · ");
+    return [field(key, control, range), id && options(id, list)];
   }
 
   function text(key, list) {

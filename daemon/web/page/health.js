@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";
+import { said } from "./said.js";
 import { bytes, duration, named, t } from "./text.js";
 
 export function healthView(studio) {
@@ -24,12 +25,12 @@ export function healthView(studio) {
   function status(now) {
     const good = !now.problems.length;
     state.classList.toggle("bad", !good);
-    const words = [h("h2", {}, t(good ? "health.good" : "health.bad")), ...now.problems.map((text) => h("p", { class: "mistake" }, text))];
+    const words = [h("h2", {}, t(good ? "health.good" : "health.bad")), ...now.problems.map((text) => h("p", { class: "mistake" }, said(text)))];
     if (state.textContent !== words.map((each) => each.textContent).join("")) fill(state, words);
     fill(workers, h("h2", {}, t("health.devices")),
-      table(t("health.devices"), ["device", "name", "type", "doing", "process"], now.slots.map((slot) => {
+      table(t("health.devices"), ["device", "name", "memory", "type", "doing", "process"].map((key) => t(`col.${key}`)), now.slots.map((slot) => {
         const worker = about.workers.find((each) => each.device === slot.device);
-        return [slot.device, worker?.name ?? "–", worker?.dtype ?? "–", slot.path ?? t("slot.free"), slot.pid ?? "–"];
+        return [slot.device, worker?.name ?? "–", worker?.memory ? bytes(worker.memory) : "–", worker?.dtype ?? "–", slot.path ?? t("slot.free"), String(slot.pid ?? "–")];
       })),
       h("p", { class: "dim" }, [`i2vd ${about.version}`, `Python ${about.python}`, ...versions()].join(" · ")));
   }
@@ -38,24 +39,38 @@ export function healthView(studio) {
     return Object.entries(about.workers.find((each) => each.name)?.versions ?? {}).map((pair) => pair.join(" "));
   }
 
+  /** A row for each preset, a column for each mode; the time is that of the mode it begins in. */
   function drawNeeds(presets) {
-    fill(needs, h("h2", {}, t("health.model", { model: presets.model })),
-      table(t("health.model", { model: presets.model }), ["preset", "mode", "predicted", "measured", "time", "fits"], presets.needs.map((row) => [
-        row.preset, row.exact ? row.mode : `${row.mode} (${t("lossy")})`, bytes(row.predicted_bytes),
-        row.measured_bytes === null ? "–" : bytes(row.measured_bytes),
-        row.seconds === null ? "–" : duration(row.seconds), t(row.fits ? "yes" : "no")])));
+    const modes = [...new Set(presets.needs.map((row) => row.mode))];
+    const lossy = (mode) => presets.needs.some((row) => row.mode === mode && !row.exact);
+    const title = t("health.model", { model: presets.model });
+    fill(needs, h("h2", {}, title),
+      table(title, [t("col.preset"), ...modes.map((mode) => (lossy(mode) ? `${mode} (${t("lossy")})` : mode)), t("col.time")],
+        Object.keys(presets.presets).map((preset) => {
+          const of = modes.map((mode) => presets.needs.find((row) => row.preset === preset && row.mode === mode));
+          const made = of.find((row) => row && row.seconds !== null);
+          return [preset, ...of.map(need), made ? duration(made.seconds) : "–"];
+        })),
+      h("p", { class: "dim" }, t("health.needs")));
+  }
+
+  function need(row) {
+    if (!row) return "–";
+    const measured = row.measured_bytes !== null;
+    const text = bytes(measured ? row.measured_bytes : row.predicted_bytes);
+    return h("span", { class: row.fits ? "" : "unfit" }, measured ? h("strong", {}, text) : text, row.fits ? "" : ` ${t("unfit")}`);
   }
 
   function drawFolders() {
     const free = (folder) => (folder.free === null ? t("away") : bytes(folder.free));
+    const line = (folder) => [named("role", folder.role), folder.path, free(folder)];
+    const heads = ["folder", "path", "free"].map((key) => t(`col.${key}`));
     fill(folders, h("h2", {}, t("health.folders")),
-      about.inboxes.map((inbox) => [
-        h("h3", {}, inbox.name),
+      about.inboxes.map((inbox, index) => [
+        about.inboxes.length > 1 && h("h3", {}, inbox.name),
         h("p", { class: "dim" }, [named("watch", inbox.watch), named("after", inbox.after), inbox.unmatched && t("unmatched", { n: inbox.unmatched })].filter(Boolean).join(" · ")),
-        table(inbox.name, ["folder", "path", "free"], inbox.folders.map((folder) => [named("role", folder.role), folder.path, free(folder)])),
-      ]),
-      h("h3", {}, t("role.state")),
-      table(t("role.state"), ["folder", "path", "free"], [[t("role.state"), about.state.path, free(about.state)]]));
+        table(inbox.name, heads, [...inbox.folders, ...(index ? [] : [about.state])].map(line)),
+      ]));
   }
 
   return { element, status, show: load };
@@ -64,6 +79,6 @@ export function healthView(studio) {
 function table(label, heads, lines) {
   return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label },
     h("table", {},
-      h("thead", {}, h("tr", {}, heads.map((key) => h("th", { scope: "col" }, t(`col.${key}`))))),
-      h("tbody", {}, lines.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, String(cell))))))));
+      h("thead", {}, h("tr", {}, heads.map((key) => h("th", { scope: "col" }, key)))),
+      h("tbody", {}, lines.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell)))))));
 }

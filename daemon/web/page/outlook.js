@@ -1,19 +1,20 @@
 // What would become of the picture: rule, clip, memory, time, warnings; as one types.
 
 import { fill, h } from "./dom.js";
+import { said } from "./said.js";
 import { bytes, duration, t } from "./text.js";
 
 /** `{element, draw(answer, clips)}`. */
 export function outlookPanel() {
-  const said = h("div", { class: "said", "aria-live": "polite" });
+  const words = h("div", { class: "said", "aria-live": "polite" });
   const facts = h("dl", { class: "facts" });
   const rules = h("div", { class: "why" });
   const element = h("section", { class: "card outlook", "aria-labelledby": "outlook" },
-    h("h2", { id: "outlook" }, t("outlook")), said, facts, rules);
+    h("h2", { id: "outlook" }, t("outlook")), words, facts, rules);
   return { element, draw };
 
   function draw(answer, clips) {
-    fill(said,
+    fill(words,
       answer.mistakes.map((text) => h("p", { class: "mistake" }, plain(text))),
       answer.warnings.map((text) => h("p", { class: "warning" }, plain(text))),
       !answer.rule && h("p", { class: "warning" }, t("no.rule")));
@@ -25,7 +26,7 @@ export function outlookPanel() {
 
 /** A mistake without the place in a file that the form does not have. */
 export function plain(text) {
-  return text.replace(/^make(:\d+)?: (warning: )?/, "");
+  return said(text.replace(/^make(:\d+)?: (warning: )?/, ""));
 }
 
 function lines(spec, answer, clips) {
@@ -55,6 +56,6 @@ export function rule(answer) {
     h("p", {}, t("rule.takes"), " ", h("strong", {}, answer.rule)),
     answer.rejected_by.length > 0 &&
       h("details", {}, h("summary", {}, t("rule.not", { n: answer.rejected_by.length })),
-        h("ul", {}, answer.rejected_by.map(([name, why]) => h("li", {}, h("strong", {}, name), " – ", why)))),
+        h("ul", {}, answer.rejected_by.map(([name, why]) => h("li", {}, h("strong", {}, name), " – ", said(why))))),
   ];
 }

@@ -3,6 +3,7 @@
 import { get, watch } from "./api.js";
 import { fill, h, say, tell } from "./dom.js";
 import { keep, kept } from "./keep.js";
+import { said } from "./said.js";
 import { duration, language, speak, t } from "./text.js";
 import { clipsView } from "./clips.js";
 import { failuresView } from "./failures.js";
@@ -112,7 +113,7 @@ function drawBanner() {
   const problems = status ? status.problems : [t("lost")];
   if (banner.dataset.said === JSON.stringify(problems)) return;
   banner.dataset.said = JSON.stringify(problems);
-  fill(banner, problems.length ? [h("strong", {}, t("problems")), h("ul", {}, problems.map((p) => h("li", {}, p)))] : []);
+  fill(banner, problems.length ? [h("strong", {}, t("problems")), h("ul", {}, problems.map((p) => h("li", {}, said(p))))] : []);
 }
 
 function drawTabs() {

@@ -1,7 +1,7 @@
 // Queue: what runs and what waits, and what may be done about it.
 
 import { get, post } from "./api.js";
-import { doing, fill, h, rows, say } from "./dom.js";
+import { doing, h, placed, rows, say } from "./dom.js";
 import { progressOf } from "./progress.js";
 import { duration, t } from "./text.js";
 
@@ -18,7 +18,7 @@ export function queueView(studio) {
   const element = h("section", { "aria-label": t("nav.queue") },
     h("div", { class: "head" }, h("h1", {}, t("nav.queue")), summary, pause),
     h("h2", {}, t("queue.running")), running,
-    h("h2", {}, t("queue.waiting")), h("p", { class: "note keys" }, t("queue.keys")), waiting, more, empty);
+    h("div", { class: "line" }, h("h2", {}, t("queue.waiting")), h("p", { class: "note keys" }, t("queue.keys"))), waiting, more, empty);
   let seen = "";
   let paused = false;
   let jobs = [];
@@ -63,7 +63,7 @@ export function queueView(studio) {
     strip.addEventListener("load", () => ([live.hidden, picture.hidden] = [false, true]));
     const row = h("li", { class: "card" }, picture, live,
       h("div", { class: "grow" },
-        h("div", { class: "line" }, h("span", { class: "name" }, slot.path), device),
+        h("div", { class: "line" }, placed(slot.path), device),
         bar, words),
       cancel);
     return {
@@ -83,9 +83,9 @@ export function queueView(studio) {
     const cancel = h("button", { type: "button", onclick: doing(() => end(job.id)), "aria-label": `${t("cancel")}: ${job.path}` }, t("cancel"));
     const row = h("li", {},
       h("div", { class: "grow" },
-        h("span", { class: "name" }, job.path, job.variant > 1 && ` · ${job.variant}`),
+        placed(job.path), job.variant > 1 && h("span", { class: "chip" }, t("variant", { n: job.variant })),
         h("span", { class: "dim" }, job.spec?.prompt)),
-      priority, h("span", { class: "chip" }, job.spec?.preset), sooner, cancel);
+      priority, h("span", { class: "chip" }, job.spec?.preset), h("div", { class: "pair-of" }, sooner, cancel));
     return {
       element: row,
       update(next) {

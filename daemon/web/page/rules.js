@@ -3,6 +3,7 @@
 import { get, post } from "./api.js";
 import { calmly, doing, fill, h, tell } from "./dom.js";
 import { rule as verdict } from "./outlook.js";
+import { said } from "./said.js";
 import { named, t } from "./text.js";
 
 export function rulesView(studio) {
@@ -28,21 +29,20 @@ export function rulesView(studio) {
       h("section", { class: "card", "aria-label": name },
         h("h2", {}, t("rules.of", { name })),
         !inbox.ok && h("p", { class: "mistake" }, t("rules.old")),
-        inbox.mistakes.map((text) => h("p", { class: "mistake" }, text)),
-        inbox.warnings.map((text) => h("p", { class: "warning" }, text)),
+        inbox.mistakes.map((text) => h("p", { class: "mistake" }, said(text))),
+        inbox.warnings.map((text) => h("p", { class: "warning" }, said(text))),
         inbox.described.length ? h("ol", { class: "rules" }, inbox.described.map(one)) : h("p", { class: "empty" }, t("rules.none")),
         h("p", { class: "dim" }, t("digest", { digest: inbox.digest.slice(0, 12) })))));
   }
 
   function one(rule) {
     return h("li", {},
-      h("strong", {}, rule.name), rule.description && h("span", { class: "dim" }, ` ${rule.description}`),
-      h("dl", { class: "facts" },
-        h("div", {}, h("dt", {}, t("rules.match")), h("dd", {}, Object.keys(rule.match).length ? said(rule.match) : t("rules.any"))),
-        h("div", {}, h("dt", {}, t("rules.make")), h("dd", {}, said(rule.make)))));
+      h("div", {}, h("strong", {}, rule.name), rule.description && h("span", { class: "dim" }, rule.description)),
+      h("div", {}, h("span", { class: "dim" }, t("rules.match")), Object.keys(rule.match).length ? pairs(rule.match) : h("span", {}, t("rules.any"))),
+      h("div", {}, h("span", { class: "dim" }, t("rules.make")), pairs(rule.make)));
   }
 
-  function said(keys) {
+  function pairs(keys) {
     return Object.entries(keys).map(([key, value]) =>
       h("span", { class: "pair" }, h("b", {}, named("set", key)), " ", Array.isArray(value) ? value.join(" · ") : String(value)));
   }
@@ -60,7 +60,7 @@ export function rulesView(studio) {
       try {
         const told = await post("/api/explain", { inbox: inbox.value, path: name.value, width: width.valueAsNumber, height: height.valueAsNumber });
         fill(answer, told.rule ? verdict(told) : [h("p", { class: "warning" }, t("no.rule")),
-          h("ul", {}, told.rejected_by.map(([rule, why]) => h("li", {}, h("strong", {}, rule), " – ", why)))]);
+          h("ul", {}, told.rejected_by.map(([rule, why]) => h("li", {}, h("strong", {}, rule), " – ", said(why))))]);
       } catch (error) {
         fill(answer, h("p", { class: "mistake" }, error.message));
       }

@@ -2,9 +2,10 @@
 
 import { get } from "./api.js";
 import { openClip } from "./clip.js";
-import { fill, h, say } from "./dom.js";
+import { fill, h, placed, say } from "./dom.js";
 import { player } from "./player.js";
 import { progressOf } from "./progress.js";
+import { said } from "./said.js";
 import { t } from "./text.js";
 
 const ENDED = ["done", "failed", "cancelled"];
@@ -25,7 +26,7 @@ export function sentList(studio) {
     const state = h("span", { class: "state", "aria-live": "polite" }, t("sending"));
     const words = h("span", { class: "state" });
     const body = h("div");
-    const row = h("li", {}, h("div", { class: "line" }, h("span", { class: "name" }, item.name), state), bar, words, body);
+    const row = h("li", {}, h("div", { class: "line" }, placed(item.name), state), bar, words, body);
     item.row = row;
     list.prepend(row);
     while (list.children.length > MOST) list.lastChild.remove();
@@ -69,7 +70,7 @@ export function sentList(studio) {
     fill(body,
       made.slice(0, 4).map((job) => h("div", { class: "result" }, player(job),
         h("button", { type: "button", class: "quiet", onclick: () => openClip(job, studio) }, t("details")))),
-      bad && h("p", { class: "mistake" }, bad.error));
+      bad && h("p", { class: "mistake" }, said(bad.error)));
   }
 
   function status(now) {

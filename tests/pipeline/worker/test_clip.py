@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import peak
 from pipeline.mode import Mode, Rung
-from pipeline.protocol import Made, Make, Progress
+from pipeline.protocol import LARGEST_POSTER, Made, Make, Progress
 from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import picture_latents, read_picture, with_places
@@ -66,6 +66,10 @@ def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
     assert result.peak_memory is None
     picture = np.asarray(a_picture().convert("L"), float)
     assert np.abs(shown(asked)[0] - picture).mean() < 20
+    poster = Path(asked.staging) / "poster.jpg"
+    assert poster.stat().st_size <= LARGEST_POSTER
+    small = np.asarray(Image.open(poster).convert("L"), float)
+    assert np.abs(small - shown(asked)[0]).mean() < 20
 
 
 @pytest.mark.slow

@@ -1,0 +1,35 @@
+"""A poster: the clip's first frame as a small JPEG, so that a page of clips loads no video."""
+
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.protocol import LARGEST_POSTER
+
+_LONGER_SIDE = 480
+_QUALITIES = (80, 60, 40)
+
+
+def leave_poster(path: Path, frame: NDArray[np.uint8]) -> None:
+    """Write a (height, width, 3) RGB frame to `path`, a new file.
+
+    None is left where it cannot be written or would be too large: no clip fails for its poster.
+    """
+    image = Image.fromarray(frame)
+    image.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
+    for quality in _QUALITIES:
+        out = BytesIO()
+        image.save(out, "JPEG", quality=quality, optimize=True)
+        if out.tell() <= LARGEST_POSTER:
+            break
+    else:
+        return
+    try:
+        with path.open("xb") as file:
+            file.write(out.getvalue())
+    except OSError as error:
+        print(f"no poster of this clip: {error}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""Changes: whatever the ledger does with a job, they lead from its first state to its present."""
+
+from collections.abc import Callable
+
+from daemon.changes import Changes
+from daemon.database import Database
+from daemon.history import History
+from daemon.job import Drop, Job
+from daemon.ledger import Ledger
+from daemon.takeover import Takeover
+
+HOST = "host"
+
+
+def test_every_transition_is_told_from_the_state_before(
+    database: Database,
+    ledger: Ledger,
+    history: History,
+    enqueue: Callable[..., list[int]],
+    make_drop: Callable[..., Drop],
+) -> None:
+    def claimed() -> Job:
+        job = ledger.claim(HOST, 30.0)
+        assert job is not None
+        return job
+
+    enqueue("done.jpg")
+    ledger.give_back(claimed(), "stopped")
+    ledger.try_again(claimed(), "unlucky", 0.0)
+    claimed()
+    Takeover(database).recover(HOST)
+    job = claimed()
+    ledger.publishing(job, {"clip": "x"})
+    ledger.hold(job, "a link")
+    ledger.done(job, {"clip": "done.mp4"})
+    (failed,) = enqueue("failed.jpg")
+    ledger.fail(claimed(), "spoilt")
+    ledger.retry(failed, lambda _: "2")
+    ledger.prioritise(failed, 5)
+    ledger.cancel(failed)
+    (running,) = enqueue("stopped.jpg")
+    job = claimed()
+    ledger.cancel(running)
+    ledger.cancelled(job, "by the operator")
+    rejected = ledger.reject(make_drop("bad.jpg"), "no picture")
+    enqueue("old.jpg", fingerprint="1", sha256="aa")
+    enqueue("old.jpg", fingerprint="2", sha256="bb")
+
+    changes = Changes(database)
+    told = changes.after(0)
+    for job in history.newest():
+        way = [each for each in told if each.job == job.id]
+        assert way[0].came_from is None
+        assert [each.came_from for each in way[1:]] == [each.went_to for each in way[:-1]]
+        assert way[-1].went_to == job.state
+        assert changes.after(0, job.id) == way
+    assert [each.event for each in told if each.job == rejected] == ["rejected"]
+    assert changes.after(told[3].number) == told[4:]
+    assert told[-1].number <= changes.newest()
+    assert changes.after(changes.newest()) == []
