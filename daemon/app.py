@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 
 import structlog
@@ -22,15 +22,17 @@ from daemon.database import Database, LedgerUnavailable
 from daemon.devices import devices
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
-from daemon.gpu import Gpus
+from daemon.gauges import watch_gauges
 from daemon.hint import Hint
 from daemon.history import History
+from daemon.hosts import Hosts
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
-from daemon.metrics import Metrics, free_bytes
+from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.parts import Parts
+from daemon.presence import Presence, lease_of
 from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
@@ -82,10 +84,11 @@ class App:
             metrics=self.metrics,
             rules=self.rules,
         )
-        self.dispatcher = Dispatcher(
-            self.parts, owner=owner(settings.state, shared=self.database.shared)
-        )
+        name = owner(settings.host, settings.state, shared=self.database.shared)
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
+        self.hosts = Hosts(self.database, name, lease_of(self.parts))
+        self.presence = Presence(self.parts, self.hosts, self.slots)
+        self.dispatcher = Dispatcher(self.parts, name)
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
@@ -103,8 +106,10 @@ class App:
             loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
             for name in self.rules:
                 self._reload(name)
-            self._watch_gauges()
+            watch_gauges(self)
             await asyncio.to_thread(self.room.look)
+            await self.presence.begin()
+            stack.push_async_callback(self.presence.end)
             await self.dispatcher.begin()
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
@@ -124,6 +129,7 @@ class App:
                 *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_room()),
+                tasks.create_task(self._be_present()),
                 tasks.create_task(pulse.beat(self.slots, self.status)),
             ]
             await asyncio.wait(working)
@@ -201,10 +207,20 @@ class App:
                 self.dispatcher.wake()
                 for watcher in self.watchers:
                     watcher.wake.set()
-            if (why := self.database.lost()) and not self._stopping.is_set():
-                log.error("the queue is gone", why=why)
-                self.failed = why
-                self.stop()
+            if why := self.database.lost():
+                self._give_up(why)
+
+    async def _be_present(self) -> None:
+        while True:
+            if why := await self.presence.beat():
+                self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        """End after the work in hand, since nothing can be done with the queue any more."""
+        if not self._stopping.is_set():
+            log.error("the queue is gone", why=why)
+            self.failed = why
+            self.stop()
 
     # --- how we are
 
@@ -237,7 +253,8 @@ class App:
             for hand in slot.hands
             if hand.job.spec
         ]
-        return self.parts.pace.until_done(self.history.queued_work(), running, len(self.slots))
+        work, devices = self.history.queued_work(), self.presence.devices()
+        return self.parts.pace.until_done(work, running, devices)
 
     def status(self) -> str:
         """One line for `systemctl status`."""
@@ -253,65 +270,6 @@ class App:
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
                 parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
         return "; ".join(parts)
-
-    def _watch_gauges(self) -> None:
-        self.metrics.watch_ledger(self.history)
-        self.metrics.registry.register(Gpus())
-        gauge = self.metrics.watch_gauge
-        gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
-        gauge(
-            "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
-        )
-        gauge(
-            "i2vd_room",
-            "1 while all folders of an inbox, and the state folder, take more work.",
-            ["inbox"],
-            lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
-        )
-        gauge(
-            "i2vd_queue_eta_seconds",
-            "Seconds until the whole queue is done; absent before the first clip was made.",
-            [],
-            lambda: [([], left) for left in [self.until_done()] if left is not None],
-        )
-        gauge(
-            "i2vd_inbox_available",
-            "1 when the inbox can be read.",
-            ["inbox"],
-            lambda: [([w.inbox.name], not w.unavailable) for w in self.watchers],
-        )
-        gauge(
-            "i2vd_inbox_events",
-            "1 when file events shorten the wait for the next scan, 0 when the scan is alone.",
-            ["inbox"],
-            lambda: [([name], mode == "events") for name, mode in self.hint.modes.items()],
-        )
-        gauge(
-            "i2vd_inbox_unmatched",
-            "Pictures that lie in the inbox because no rule takes them.",
-            ["inbox"],
-            lambda: [([w.inbox.name], len(w.unmatched)) for w in self.watchers],
-        )
-        gauge(
-            "i2vd_scan_seconds",
-            "Seconds that the last scan of an inbox took.",
-            ["inbox"],
-            lambda: [([w.inbox.name], w.scan_seconds) for w in self.watchers],
-        )
-        gauge(
-            "i2vd_free_bytes",
-            "Bytes free where a folder lies.",
-            ["inbox", "folder"],
-            self._free_bytes,
-        )
-
-    def _free_bytes(self) -> Iterable[tuple[list[str], float]]:
-        for inbox in self.settings.inbox:
-            for role in ("path", "outbox", "archive", "failed"):
-                if (free := free_bytes(getattr(inbox, role))) is not None:
-                    yield [inbox.name, "inbox" if role == "path" else role], free
-        if (free := free_bytes(self.settings.state)) is not None:
-            yield ["", "state"], free
 
     # --- parts
 

@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from daemon.devices import devices
 from daemon.forecast import Forecast
-from daemon.gpu import total_bytes
+from daemon.gpu import card
 from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline import ladder
@@ -43,7 +43,8 @@ class Estimator:
         self._anatomy = anatomy_of(model.name)
         self._lossy = model.fp8
         self._gpu = device.startswith("cuda")
-        limits = [model.max_vram, total_bytes(device) if self._gpu else None]
+        there = card(device)
+        limits = [model.max_vram, there.memory if there else None]
         self.room = min((limit for limit in limits if limit is not None), default=None)
         self._forecast = forecast
         self.setup = forecast.newest(model.name, self.dtype) if forecast else None

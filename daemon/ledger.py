@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database, jobs, meta, same_drop
+from daemon.database import Database, hosts, jobs, meta, same_drop
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
@@ -143,12 +143,12 @@ class Ledger:
     ) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
-        None when paused or nothing is due. `without`: inboxes whose jobs have to wait; `among`: the
-        only ones that the owner sees.
+        None when paused, when the owner is drained, or when nothing is due. `without`: inboxes
+        whose jobs have to wait; `among`: the only ones that the owner sees.
         """
         mine = sa.true() if among is None else jobs.c.inbox.in_(among)
         with self._database.write() as db:
-            if self._paused(db):
+            if self._is_held(db, owner):
                 return None
             pick = (
                 sa.select(jobs.c.id)
@@ -175,6 +175,11 @@ class Ledger:
                 return None
             self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
+
+    def _is_held(self, db: sa.Connection, owner: str) -> bool:
+        paused = sa.exists().where(meta.c.key == "paused")
+        drained = sa.exists().where(hosts.c.owner == owner, hosts.c.draining)
+        return bool(db.scalar(sa.select(paused | drained)))
 
     def _is_due(self) -> sa.ColumnElement[bool]:
         """Also what was tried in the future: the clock was set back, by who knows how much."""
@@ -246,7 +251,7 @@ class Ledger:
         """`publishing -> done`: clip and sidecar stand in the outbox, fsynced."""
         return self._change(
             _publishing(job), job, "done", str(result.get("clip", "")), state="done",
-            finished=self._now, owner=None, error=None, result=result,
+            finished=self._now, error=None, result=result,
         )  # fmt: skip
 
     # --- the picture, once its jobs are over
@@ -321,10 +326,7 @@ class Ledger:
     def paused(self) -> bool:
         """Whether claiming is paused."""
         with self._database.read() as db:
-            return self._paused(db)
-
-    def _paused(self, db: sa.Connection) -> bool:
-        return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
+            return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
 
     # --- statements
 
@@ -339,8 +341,8 @@ class Ledger:
 
     def _end(self, clause: sa.ColumnElement[bool], job: Job, state: State, error: str) -> bool:
         return self._change(
-            clause, job, state, error, state=state, error=error, owner=None, lease=None,
-            progress=None, finished=self._now,
+            clause, job, state, error, state=state, error=error, lease=None, progress=None,
+            finished=self._now,
         )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ the configuration file, or to the working folder where there is none.
 
 import difflib
 import os
+import re
+import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,6 +190,10 @@ class Log(_Section):
     """"auto": console on a terminal, fields in the systemd journal, JSON elsewhere."""
 
 
+def _this_machine() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
+
+
 class Settings(BaseSettings):
     """All settings. Made by `load`; `base` is the folder that relative paths start from."""
 
@@ -203,6 +209,8 @@ class Settings(BaseSettings):
     """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
     stop_grace: Seconds = 90.0
     """Seconds that the running attempt may take to finish after a first SIGTERM."""
+    host: str = Field(default_factory=_this_machine, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """The name of this machine among those that share a queue."""
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()

@@ -9,6 +9,7 @@ from daemon.web.about import about
 from daemon.web.clips import clips
 from daemon.web.guard import Guard
 from daemon.web.health import health
+from daemon.web.hosts import hosts
 from daemon.web.jobs import jobs
 from daemon.web.page import page
 from daemon.web.problem import DOCUMENTED, tell_problems
@@ -44,6 +45,7 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         health(app),
         status(app),
         about(app),
+        hosts(app),
         jobs(app),
         submit(app),
         clips(app),

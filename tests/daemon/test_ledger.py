@@ -307,13 +307,6 @@ def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: 
 # --- the database itself
 
 
-def test_a_newer_schema_is_refused(url: str, database: Database) -> None:
-    with database.write() as db:
-        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="99"))
-    with pytest.raises(DatabaseUnusable, match="has schema 99"):
-        Database(url)
-
-
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_text("a letter to my mother, not a database" * 100)
     with pytest.raises(DatabaseUnusable, match=r"x\.sqlite"):
