@@ -72,6 +72,7 @@ class App:
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
+            owner=owner(settings.host, settings.state, shared=self.database.shared),
             database=self.database,
             family=family,
             ledger=self.ledger,
@@ -84,11 +85,10 @@ class App:
             metrics=self.metrics,
             rules=self.rules,
         )
-        name = owner(settings.host, settings.state, shared=self.database.shared)
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
-        self.hosts = Hosts(self.database, name, lease_of(self.parts))
+        self.hosts = Hosts(self.database, self.parts.owner, lease_of(self.parts))
         self.presence = Presence(self.parts, self.hosts, self.slots)
-        self.dispatcher = Dispatcher(self.parts, name)
+        self.dispatcher = Dispatcher(self.parts)
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
