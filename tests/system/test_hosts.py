@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.postgres import serving
+from tests.system.browser import browser
 from tests.system.fleet import Fleet
 from tests.system.studio import Studio, picture
 
@@ -77,6 +78,30 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
     assert makers(fleet, "undone.png") == [name]
     other.command("drain", "--undo")
     assert other.command("drain", "three").returncode == 1
+
+
+def test_the_page_shows_all_hosts_and_what_they_make(fleet: Fleet) -> None:
+    fleet.any.drop("steady-seen.png", picture(10))
+    host = fleet.at("steady-seen.png")
+    other, name = fleet.other(host), host.root.name
+    with browser(f"http://127.0.0.1:{other.port}") as page:
+        page.open("queue")
+        page.complaints()
+        page.until_said("steady-seen.png")
+        assert name in page.find(".running .card:has(.name) .device").text
+        host.until_settled("steady-seen.png", "done")
+        page.turn_to("health")
+        page.until_said("Hosts of this queue")
+        page.find(f"button[data-host={name}]").click()
+        page.until_said("drained")
+        assert state(other, host) == "drained"
+        page.find(f"button[data-host={name}]").click()
+        page.until("!document.querySelector('.hosts').textContent.includes('drained')")
+        page.turn_to("clips")
+        page.find(".clip").click()
+        page.until_said("Host")
+        assert page.complaints() == []
+    assert state(other, host) == "working"
 
 
 def test_a_host_that_stops_is_away_at_once_and_another_sees_it(fleet: Fleet) -> None:

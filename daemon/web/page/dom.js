@@ -1,5 +1,7 @@
 // Elements. Text is only ever put in as text: a name or a prompt is never read as markup.
 
+import { t } from "./text.js";
+
 /** An element with attributes, `on...` listeners and children; null and false are left out. */
 export function h(name, props = {}, ...children) {
   const element = document.createElement(name);
@@ -61,6 +63,14 @@ export function rows(list, items, keyOf, create) {
 
 function main() {
   return document.getElementById("main");
+}
+
+/** A table with columns of these keys; `lines` are cells, texts or elements. */
+export function table(label, heads, lines) {
+  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label },
+    h("table", {},
+      h("thead", {}, h("tr", {}, heads.map((key) => h("th", { scope: "col" }, t(`col.${key}`))))),
+      h("tbody", {}, lines.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell instanceof Node ? cell : String(cell))))))));
 }
 
 /** Call after `wait` ms without another call. */
