@@ -34,7 +34,7 @@ from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.presence import Presence, lease_of
 from daemon.room import Room
-from daemon.settings import Settings
+from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
 from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
@@ -89,7 +89,7 @@ class App:
         self.hosts = Hosts(self.database, self.parts.owner, lease_of(self.parts))
         self.presence = Presence(self.parts, self.hosts, self.slots)
         self.dispatcher = Dispatcher(self.parts)
-        self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
+        self.watchers = [self._watcher(inbox) for inbox in settings.watched]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
@@ -124,7 +124,9 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             for watcher in self.watchers:
                 tasks.create_task(watcher.run(self._stopping))
-            working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
+            working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
+                tasks.create_task(self.dispatcher.tidy())
+            ]
             around = [
                 *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
                 tasks.create_task(self._watch_rules()),
@@ -233,8 +235,9 @@ class App:
         """Why we are not ready; empty when we are."""
         found = [f"inbox {w.inbox.name}: {w.unavailable}" for w in self.watchers if w.unavailable]
         found += [
-            f"inbox {name}: no rules could be loaded from {rules.folder}"
-            for name, rules in self.rules.items()
+            f"inbox {w.inbox.name}: no rules could be loaded from {rules.folder}"
+            for w in self.watchers
+            for rules in [self.rules[w.inbox.name]]
             if rules.last and not rules.last.ok and not rules.rules.rules
         ]
         found += [f"inbox {name}: {why}" for name, why in self.room.lacking.items()]
@@ -285,9 +288,7 @@ class App:
         )
         return Slot(device, maker)
 
-    def _watcher(self, name: str) -> Watcher:
-        inbox = self.settings.inbox_named(name)
-        assert inbox is not None
+    def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.parts, self.dispatcher.wake)
         return Watcher(inbox, self.settings.scan_interval, intake, self.room)
 

@@ -177,6 +177,11 @@ def same_drop(job: Any) -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)
 
 
+def is_drained(owner: str) -> sa.Exists:
+    """Whether that host shall take no more work."""
+    return sa.exists().where(hosts.c.owner == owner, hosts.c.draining)
+
+
 class DatabaseUnusable(Exception):
     """The message says why and what to do; `passing` when it may be over in a while."""
 

@@ -86,6 +86,17 @@ class Dispatcher:
                     await self._rest(slot, _IDLE)
         await slot.maker.close()
 
+    async def tidy(self) -> None:
+        """What a host without a slot does until told to stop: put right what went wrong before."""
+        while not self.stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), _IDLE)
+            try:
+                if not self._is_stopped_by_room():
+                    await self._tidy_up()
+            except LedgerUnavailable as error:
+                self._lose_touch(error)
+
     async def _next(self, slot: Slot) -> Hand | None:
         """Claim a job; one slot after the other, so that each job that is claimed is in a hand."""
         async with self._claiming:
@@ -94,24 +105,34 @@ class Dispatcher:
 
     async def _claimed(self) -> Job | None:
         """The next job, once what went wrong before is put right."""
-        lacking = self._parts.room.lacking
-        if all(inbox.name in lacking for inbox in self._parts.settings.inbox):
+        if self._is_stopped_by_room():
             return None
         try:
-            await self._take_over()
-            if self._behind:
-                await self._put_right()
-            elif self._parts.archive.trouble:
-                await asyncio.to_thread(self._parts.archive.catch_up)
-            await self._publish_left()
+            await self._tidy_up()
+            lacking = self._parts.room.lacking
             lease = self._parts.settings.queue.lease
             return await asyncio.to_thread(
                 self._ledger.claim, self._owner, lease, [*lacking], self._among
             )
         except LedgerUnavailable as error:
-            self._parts.room.doubt(None, error)
-            self._behind = True  # what the queue did last before it went is not known
+            self._lose_touch(error)
             return None
+
+    def _is_stopped_by_room(self) -> bool:
+        lacking = self._parts.room.lacking
+        return all(inbox.name in lacking for inbox in self._parts.settings.inbox)
+
+    async def _tidy_up(self) -> None:
+        await self._take_over()
+        if self._behind:
+            await self._put_right()
+        elif self._parts.archive.trouble:
+            await asyncio.to_thread(self._parts.archive.catch_up)
+        await self._publish_left()
+
+    def _lose_touch(self, error: LedgerUnavailable) -> None:
+        self._parts.room.doubt(None, error)
+        self._behind = True  # what the queue did last before it went is not known
 
     async def _take_over(self) -> None:
         """What hosts left that fell silent; not before they had time to say that they are there."""

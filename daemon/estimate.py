@@ -33,17 +33,21 @@ class Estimate(BaseModel):
 
 
 class Estimator:
-    """Knows the first device, and what was measured on it where there is a `forecast`."""
+    """Knows the first device, and what was measured on it where there is a `forecast`.
+
+    On a host without one: a GPU that is large enough.
+    """
 
     def __init__(self, settings: Settings, forecast: Forecast | None) -> None:
         model = settings.model
-        device = devices(model.devices)[0]
+        used = devices(model.devices)
+        device = used[0] if used else "cuda"  # of another host
         self.dtype = model.dtype_on(device)
         self._family = family_of(model.name)
         self._anatomy = anatomy_of(model.name)
         self._lossy = model.fp8
         self._gpu = device.startswith("cuda")
-        there = card(device)
+        there = card(device) if used else None
         limits = [model.max_vram, there.memory if there else None]
         self.room = min((limit for limit in limits if limit is not None), default=None)
         self._forecast = forecast

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database, hosts, jobs, meta, same_drop
+from daemon.database import Database, is_drained, jobs, meta, same_drop
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
@@ -178,8 +178,7 @@ class Ledger:
 
     def _is_held(self, db: sa.Connection, owner: str) -> bool:
         paused = sa.exists().where(meta.c.key == "paused")
-        drained = sa.exists().where(hosts.c.owner == owner, hosts.c.draining)
-        return bool(db.scalar(sa.select(paused | drained)))
+        return bool(db.scalar(sa.select(paused | is_drained(owner))))
 
     def _is_due(self) -> sa.ColumnElement[bool]:
         """Also what was tried in the future: the clock was set back, by who knows how much."""

@@ -7,6 +7,7 @@ import pytest
 from daemon.database import Database, hosts
 from daemon.hosts import Device, Facts, Host, Hosts, NoSuchHost
 from daemon.ledger import Ledger
+from daemon.takeover import Takeover
 from tests.daemon.conftest import claim
 
 FACTS = Facts(
@@ -77,6 +78,9 @@ def test_a_drained_host_finishes_what_it_has_and_claims_nothing_more(
     assert ledger.publishing(job, {})
     assert ledger.done(job, {})
     assert named(one, "one").state == "drained"
+    enqueue("c.jpg", sha256="cc", priority=1)
+    ledger.publishing(claim(ledger, "dead"), {}, lease=-1)
+    assert Takeover(database).adopt("one", 30, ["inbox"]) == []
     one.begin(FACTS)  # it is started again
     assert named(one, "one").state == "drained"
     assert ledger.claim("one", 30) is None
@@ -85,6 +89,7 @@ def test_a_drained_host_finishes_what_it_has_and_claims_nothing_more(
     one.begin(FACTS)
     assert two.drain("one", False).state == "working"
     assert claim(ledger, "one").path == "b.jpg"
+    assert Takeover(database).adopt("one", 30, ["inbox"]) == [3]
 
 
 def test_hosts_of_one_name_are_told_apart(database: Database) -> None:

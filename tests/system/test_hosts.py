@@ -118,3 +118,28 @@ def test_a_host_that_stops_is_away_at_once_and_another_sees_it(fleet: Fleet) -> 
     two.kill()
     one.until(lambda: state(one, two) == "away", "its silence is noticed")
     two.start()
+
+
+def test_one_host_watches_and_another_makes(fleet: Fleet) -> None:
+    """A pure worker knows the inbox and does not look into it; a pure watcher has no device."""
+    worker, watcher = fleet.hosts
+    fleet.settings(worker, more="watch = []")
+    fleet.settings(watcher, devices="[]")
+    for host in fleet.hosts:
+        host.stop()
+        host.log_file.unlink()
+    worker.start()
+    worker.drop("role-early.png", picture(30))
+    watcher.start()
+    worker.drop("role-late.png", picture(31))
+    for name in ("role-early.png", "role-late.png"):
+        watcher.until_settled(name, "done")
+    assert makers(fleet, "role-early.png", "role-late.png") == ["one", "one"]
+    said = {host.root.name: [line["event"] for line in host.log()] for host in fleet.hosts}
+    assert (said["one"].count("queued"), said["one"].count("done")) == (0, 2)
+    assert (said["two"].count("queued"), said["two"].count("running")) == (2, 0)
+    assert watcher.get("/api/status")["slots"] == []
+    assert told(worker, watcher)["devices"] == []
+    assert watcher.get("/api/presets")["needs"]
+    assert watcher.command("check").returncode == 0
+    assert watcher.stop() == 0
