@@ -23,6 +23,7 @@ from daemon.devices import devices
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
 from daemon.gauges import watch_gauges
+from daemon.gpu import most_bytes
 from daemon.hint import Hint
 from daemon.history import History
 from daemon.hosts import Hosts
@@ -88,7 +89,7 @@ class App:
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.hosts = Hosts(self.database, self.parts.owner, lease_of(self.parts))
         self.presence = Presence(self.parts, self.hosts, self.slots)
-        self.dispatcher = Dispatcher(self.parts)
+        self.dispatcher = Dispatcher(self.parts, self.presence.fit)
         self.watchers = [self._watcher(inbox) for inbox in settings.watched]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
@@ -286,7 +287,7 @@ class App:
             limits=self.settings.gate,
             silence=model.silence,
         )
-        return Slot(device, maker)
+        return Slot(device, maker, most_bytes(device, model.max_vram))
 
     def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.parts, self.dispatcher.wake)

@@ -10,11 +10,13 @@ attempt works in a private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which ends wi
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 import structlog
 
 from daemon.attempt import Attempt
 from daemon.database import LedgerUnavailable
+from daemon.fit import Fit
 from daemon.hand import Hand
 from daemon.job import Job
 from daemon.outcome import Outcomes
@@ -39,10 +41,12 @@ log = structlog.get_logger()
 class Dispatcher:
     """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, fit: Callable[[Slot], Fit | None]) -> None:
+        """`fit` says which jobs a slot leaves to others."""
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()
         self._parts = parts
+        self._fit = fit
         self._ledger = parts.ledger
         self._history = parts.history
         self._takeover = Takeover(parts.database)
@@ -100,10 +104,10 @@ class Dispatcher:
     async def _next(self, slot: Slot) -> Hand | None:
         """Claim a job; one slot after the other, so that each job that is claimed is in a hand."""
         async with self._claiming:
-            job = await self._claimed()
+            job = await self._claimed(slot)
             return slot.take(job) if job else None
 
-    async def _claimed(self) -> Job | None:
+    async def _claimed(self, slot: Slot) -> Job | None:
         """The next job, once what went wrong before is put right."""
         if self._is_stopped_by_room():
             return None
@@ -112,7 +116,7 @@ class Dispatcher:
             lacking = self._parts.room.lacking
             lease = self._parts.settings.queue.lease
             return await asyncio.to_thread(
-                self._ledger.claim, self._owner, lease, [*lacking], self._among
+                self._ledger.claim, self._owner, lease, [*lacking], self._among, self._fit(slot)
             )
         except LedgerUnavailable as error:
             self._lose_touch(error)

@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from daemon.devices import devices
 from daemon.forecast import Forecast
-from daemon.gpu import card
+from daemon.gpu import most_bytes
 from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline import ladder
@@ -47,9 +47,7 @@ class Estimator:
         self._anatomy = anatomy_of(model.name)
         self._lossy = model.fp8
         self._gpu = device.startswith("cuda")
-        there = card(device) if used else None
-        limits = [model.max_vram, there.memory if there else None]
-        self.room = min((limit for limit in limits if limit is not None), default=None)
+        self.room = most_bytes(device, model.max_vram) if used else None
         self._forecast = forecast
         self.setup = forecast.newest(model.name, self.dtype) if forecast else None
 

@@ -63,12 +63,19 @@ def card(device: str) -> Card | None:
         return None
 
 
+def most_bytes(device: str, limit: int | None) -> int | None:
+    """What may be used of a device's memory, under a limit if there is one; None: not counted."""
+    there = card(device)
+    known = (limit, there.memory if there else None)
+    return min((each for each in known if each is not None), default=None)
+
+
 def _visible(number: int) -> object:
     """The GPU that CUDA calls by that number."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     name = str(number) if visible is None else visible.split(",")[number].strip()
     if name.startswith("GPU-"):
-        return pynvml.nvmlDeviceGetHandleByUUID(name.encode())
+        return pynvml.nvmlDeviceGetHandleByUUID(name)
     return _handle(name)
 
 

@@ -142,4 +142,30 @@ def test_one_host_watches_and_another_makes(fleet: Fleet) -> None:
     assert told(worker, watcher)["devices"] == []
     assert watcher.get("/api/presets")["needs"]
     assert watcher.command("check").returncode == 0
-    assert watcher.stop() == 0
+
+
+def test_a_small_card_leaves_large_clips_to_a_larger_one_while_that_lives(fleet: Fleet) -> None:
+    large, small = fleet.hosts
+    fleet.any.rule(
+        "20-fit", '[match]\nnames = ["fit*"]\n\n[make]\nprompt = "film"\npreset = "high"\n'
+    )
+    fleet.settings(large, devices='["cpu", "cpu"]')
+    fleet.settings(small, model='max_vram = "50MB"')
+    for host in fleet.hosts:
+        host.stop()
+        host.start()
+    asked = [f"fit{number}.png" for number in range(6)]
+    for number, name in enumerate(asked):
+        small.drop(name, picture(40 + number))
+    for name in asked:
+        small.until_settled(name, "done")
+    assert makers(fleet, *asked) == 6 * ["one"]
+    assert not any(small.job(name)["result"]["degraded"] for name in asked)
+    assert len(told(small, large)["devices"]) == 2
+
+    small.command("drain", "one")
+    small.drop("fit-alone.png", picture(47))
+    small.until_settled("fit-alone.png", "done")
+    small.command("drain", "--undo", "one")
+    assert makers(fleet, "fit-alone.png") == ["two"]
+    assert small.job("fit-alone.png")["result"]["degraded"]
