@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 
 import structlog
@@ -22,18 +22,21 @@ from daemon.database import Database, LedgerUnavailable
 from daemon.devices import devices
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
-from daemon.gpu import Gpus
+from daemon.gauges import watch_gauges
+from daemon.gpu import most_bytes
 from daemon.hint import Hint
 from daemon.history import History
+from daemon.hosts import Hosts
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
-from daemon.metrics import Metrics, free_bytes
+from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.poster import Posters
+from daemon.presence import Presence, lease_of
 from daemon.room import Room
-from daemon.settings import Settings
+from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
 from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
@@ -71,6 +74,7 @@ class App:
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
+            owner=owner(settings.host, settings.state, shared=self.database.shared),
             database=self.database,
             family=family,
             ledger=self.ledger,
@@ -84,11 +88,11 @@ class App:
             posters=Posters(settings.state),
             rules=self.rules,
         )
-        self.dispatcher = Dispatcher(
-            self.parts, owner=owner(settings.state, shared=self.database.shared)
-        )
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
-        self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
+        self.hosts = Hosts(self.database, self.parts.owner, lease_of(self.parts))
+        self.presence = Presence(self.parts, self.hosts, self.slots)
+        self.dispatcher = Dispatcher(self.parts, self.presence.fit)
+        self.watchers = [self._watcher(inbox) for inbox in settings.watched]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
@@ -105,8 +109,10 @@ class App:
             loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
             for name in self.rules:
                 self._reload(name)
-            self._watch_gauges()
+            watch_gauges(self)
             await asyncio.to_thread(self.room.look)
+            await self.presence.begin()
+            stack.push_async_callback(self.presence.end)
             await self.dispatcher.begin()
             await asyncio.to_thread(self._tidy_posters)
             stack.push_async_callback(self.decoder.close)
@@ -122,11 +128,14 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             for watcher in self.watchers:
                 tasks.create_task(watcher.run(self._stopping))
-            working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots]
+            working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
+                tasks.create_task(self.dispatcher.tidy())
+            ]
             around = [
                 *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_room()),
+                tasks.create_task(self._be_present()),
                 tasks.create_task(pulse.beat(self.slots, self.status)),
             ]
             await asyncio.wait(working)
@@ -209,10 +218,20 @@ class App:
                 self.dispatcher.wake()
                 for watcher in self.watchers:
                     watcher.wake.set()
-            if (why := self.database.lost()) and not self._stopping.is_set():
-                log.error("the queue is gone", why=why)
-                self.failed = why
-                self.stop()
+            if why := self.database.lost():
+                self._give_up(why)
+
+    async def _be_present(self) -> None:
+        while True:
+            if why := await self.presence.beat():
+                self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        """End after the work in hand, since nothing can be done with the queue any more."""
+        if not self._stopping.is_set():
+            log.error("the queue is gone", why=why)
+            self.failed = why
+            self.stop()
 
     def _tidy_posters(self) -> None:
         with contextlib.suppress(LedgerUnavailable):
@@ -230,8 +249,9 @@ class App:
         """Why we are not ready; empty when we are."""
         found = [f"inbox {w.inbox.name}: {w.unavailable}" for w in self.watchers if w.unavailable]
         found += [
-            f"inbox {name}: no rules could be loaded from {rules.folder}"
-            for name, rules in self.rules.items()
+            f"inbox {w.inbox.name}: no rules could be loaded from {rules.folder}"
+            for w in self.watchers
+            for rules in [self.rules[w.inbox.name]]
             if rules.last and not rules.last.ok and not rules.rules.rules
         ]
         found += [f"inbox {name}: {why}" for name, why in self.room.lacking.items()]
@@ -250,7 +270,8 @@ class App:
             for hand in slot.hands
             if hand.job.spec
         ]
-        return self.parts.pace.until_done(self.history.queued_work(), running, len(self.slots))
+        work, devices = self.history.queued_work(), self.presence.devices()
+        return self.parts.pace.until_done(work, running, devices)
 
     def status(self) -> str:
         """One line for `systemctl status`."""
@@ -267,65 +288,6 @@ class App:
                 parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
         return "; ".join(parts)
 
-    def _watch_gauges(self) -> None:
-        self.metrics.watch_ledger(self.history)
-        self.metrics.registry.register(Gpus())
-        gauge = self.metrics.watch_gauge
-        gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not self.problems())])
-        gauge(
-            "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], self.ledger.paused())]
-        )
-        gauge(
-            "i2vd_room",
-            "1 while all folders of an inbox, and the state folder, take more work.",
-            ["inbox"],
-            lambda: [([i.name], i.name not in self.room.lacking) for i in self.settings.inbox],
-        )
-        gauge(
-            "i2vd_queue_eta_seconds",
-            "Seconds until the whole queue is done; absent before the first clip was made.",
-            [],
-            lambda: [([], left) for left in [self.until_done()] if left is not None],
-        )
-        gauge(
-            "i2vd_inbox_available",
-            "1 when the inbox can be read.",
-            ["inbox"],
-            lambda: [([w.inbox.name], not w.unavailable) for w in self.watchers],
-        )
-        gauge(
-            "i2vd_inbox_events",
-            "1 when file events shorten the wait for the next scan, 0 when the scan is alone.",
-            ["inbox"],
-            lambda: [([name], mode == "events") for name, mode in self.hint.modes.items()],
-        )
-        gauge(
-            "i2vd_inbox_unmatched",
-            "Pictures that lie in the inbox because no rule takes them.",
-            ["inbox"],
-            lambda: [([w.inbox.name], len(w.unmatched)) for w in self.watchers],
-        )
-        gauge(
-            "i2vd_scan_seconds",
-            "Seconds that the last scan of an inbox took.",
-            ["inbox"],
-            lambda: [([w.inbox.name], w.scan_seconds) for w in self.watchers],
-        )
-        gauge(
-            "i2vd_free_bytes",
-            "Bytes free where a folder lies.",
-            ["inbox", "folder"],
-            self._free_bytes,
-        )
-
-    def _free_bytes(self) -> Iterable[tuple[list[str], float]]:
-        for inbox in self.settings.inbox:
-            for role in ("path", "outbox", "archive", "failed"):
-                if (free := free_bytes(getattr(inbox, role))) is not None:
-                    yield [inbox.name, "inbox" if role == "path" else role], free
-        if (free := free_bytes(self.settings.state)) is not None:
-            yield ["", "state"], free
-
     # --- parts
 
     def _slot(self, device: str) -> Slot:
@@ -338,11 +300,9 @@ class App:
             limits=self.settings.gate,
             silence=model.silence,
         )
-        return Slot(device, maker)
+        return Slot(device, maker, most_bytes(device, model.max_vram))
 
-    def _watcher(self, name: str) -> Watcher:
-        inbox = self.settings.inbox_named(name)
-        assert inbox is not None
+    def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.parts, self.dispatcher.wake)
         return Watcher(inbox, self.settings.scan_interval, intake, self.room)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from daemon.demo import SAMPLES
-from daemon.devices import devices
+from daemon.devices import device_here
 from daemon.needs import Row, rung_of, spec_of
 from daemon.settings import Settings
 from pipeline import ladder
@@ -38,7 +38,7 @@ async def measured(
     settings: Settings, presets: Sequence[str], console: Console
 ) -> AsyncIterator[Row]:
     """A row for each preset and mode of the configured model on its first device."""
-    device = devices(settings.model.devices)[0]
+    device = device_here(settings.model.devices)
     load = settings.model.load_on(device)
     limit = settings.model.max_vram
     if device == "cpu":

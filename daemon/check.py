@@ -155,6 +155,8 @@ def _rules(settings: Settings, inbox: Inbox) -> Iterator[Finding]:
 
 
 def _device(settings: Settings) -> Iterator[Finding]:
+    if not settings.model.devices:
+        yield Finding("ok", "device", "none: clips are made by other hosts")
     for device in devices(settings.model.devices):
         if device.startswith("cuda") and not Path("/dev/nvidiactl").exists():
             yield Finding("mistake", "device", f"{device}: there is no NVIDIA driver here")
@@ -168,7 +170,7 @@ def _weights(settings: Settings) -> Finding:
     try:
         source = find(settings.model.name, small=True)
     except ModelUnusable as error:
-        return Finding("mistake", "model", str(error))
+        return Finding("mistake" if settings.model.devices else "warning", "model", str(error))
     size = sum(file.stat().st_size for files in source.weights.values() for file in files)
     return Finding("ok", "model", f"{settings.model.name}, {size / 1e6:,.0f} MB in {source.folder}")
 

@@ -1,6 +1,7 @@
 """The database of the ledger: its tables, how it is opened, and its clock.
 
-A change of a table raises SCHEMA_VERSION and brings a migration: migrate.py.
+A change of a table raises SCHEMA_VERSION and brings a migration: migrate.py. Where an i2vd of an
+older version cannot work on the changed tables, it raises OLDEST_SCHEMA too.
 """
 
 import sqlite3
@@ -15,9 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daemon.migrate import keep_copy, migrate
+from daemon.migrate import bring_up, keep_copy, refusal, version
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+OLDEST_SCHEMA = 4
+"""The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
 
 metadata = sa.MetaData()
 
@@ -42,6 +45,7 @@ jobs = sa.Table(
     sa.Column("rule", sa.Text),
     sa.Column("rules_digest", sa.Text),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("need", sa.BigInteger),  # of memory: forecast.py, to be compared with hosts.reach
     # How far it is.
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("due", sa.Float, nullable=False, server_default="0"),
@@ -112,6 +116,23 @@ submissions = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
 )
 
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    # What each daemon tells of itself: hosts.py.
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("devices", sa.JSON, nullable=False),
+    sa.Column("takes", sa.JSON, nullable=False),
+    sa.Column("reach", sa.BigInteger),
+    sa.Column("speed", sa.Float),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("beat", sa.Float, nullable=False),
+    sa.Column("lease", sa.Float, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+
 meta = sa.Table(
     "meta",
     metadata,
@@ -154,6 +175,11 @@ _PASSING = (
 def same_drop(job: Any) -> sa.ColumnElement[bool]:
     """The jobs of the same drop as this one, whether it is a Job or a row."""
     return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)
+
+
+def is_drained(owner: str) -> sa.Exists:
+    """Whether that host shall take no more work."""
+    return sa.exists().where(hosts.c.owner == owner, hosts.c.draining)
 
 
 class DatabaseUnusable(Exception):
@@ -270,27 +296,25 @@ class Database:
 
     def _create(self) -> None:
         with self.read() as db:
-            found = _version(db)
+            found = version(db)
         file = self._engine.url.database
         if self._sqlite and file and found is not None and found < SCHEMA_VERSION:
             keep_copy(Path(file), found)
         with self.write() as db:
             if not self._sqlite:  # two hosts may start at once
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
-            found = _version(db)
-            if found is None:
-                metadata.create_all(db)
-                db.execute(meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
-                return
-            reached = migrate(db, metadata, found)
-            db.execute(
-                meta.update().where(meta.c.key == "schema_version").values(value=str(reached))
-            )
-            if reached != SCHEMA_VERSION:
-                raise DatabaseUnusable(
-                    f"the queue at {self._url} has schema {found}, this i2vd knows "
-                    f"{SCHEMA_VERSION}: install the i2vd that wrote it, or a newer one"
-                )
+            why = bring_up(db, metadata, SCHEMA_VERSION, OLDEST_SCHEMA, self.now)
+            if why:
+                raise DatabaseUnusable(f"the queue at {self._url} {why.text}", passing=why.passing)
+
+    def outdated(self) -> str | None:
+        """Why we may work on it no longer: a newer i2vd has changed the tables under us.
+
+        Raises LedgerUnavailable.
+        """
+        with self.read() as db:
+            why = refusal(db, SCHEMA_VERSION)
+        return why and f"the queue at {self._url} {why.text}"
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -360,14 +384,6 @@ class Database:
                 f"start i2vd again, which takes what lies in the inboxes anew"
             )
         return text
-
-
-def _version(db: sa.Connection) -> int | None:
-    """The schema's version; None in an empty database."""
-    if not sa.inspect(db).has_table(meta.name):
-        return None
-    found = db.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
-    return None if found is None else int(found)
 
 
 def prepare_sqlite(engine: sa.Engine) -> None:

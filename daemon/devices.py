@@ -13,6 +13,11 @@ def devices(wanted: Iterable[str]) -> list[str]:
     return found
 
 
+def device_here(wanted: Iterable[str]) -> str:
+    """For a command that makes a clip itself, also on a host that makes none for the queue."""
+    return devices([*wanted] or ["auto"])[0]
+
+
 def _cards(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     """What the kernel shows, or as many as CUDA_VISIBLE_DEVICES leaves, which numbers them anew."""
     count = len(list(folder.glob("*")))

@@ -10,11 +10,13 @@ attempt works in a private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which ends wi
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 import structlog
 
 from daemon.attempt import Attempt
 from daemon.database import LedgerUnavailable
+from daemon.fit import Fit
 from daemon.hand import Hand
 from daemon.job import Job
 from daemon.outcome import Outcomes
@@ -39,14 +41,16 @@ log = structlog.get_logger()
 class Dispatcher:
     """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
 
-    def __init__(self, parts: Parts, owner: str) -> None:
+    def __init__(self, parts: Parts, fit: Callable[[Slot], Fit | None]) -> None:
+        """`fit` says which jobs a slot leaves to others."""
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()
         self._parts = parts
+        self._fit = fit
         self._ledger = parts.ledger
         self._history = parts.history
         self._takeover = Takeover(parts.database)
-        self._owner = owner
+        self._owner = parts.owner
         shared = parts.database.shared
         self._among = [inbox.name for inbox in parts.settings.inbox] if shared else None
         """In a fleet: the inboxes that this host knows, for others may be another's."""
@@ -86,32 +90,53 @@ class Dispatcher:
                     await self._rest(slot, _IDLE)
         await slot.maker.close()
 
+    async def tidy(self) -> None:
+        """What a host without a slot does until told to stop: put right what went wrong before."""
+        while not self.stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), _IDLE)
+            try:
+                if not self._is_stopped_by_room():
+                    await self._tidy_up()
+            except LedgerUnavailable as error:
+                self._lose_touch(error)
+
     async def _next(self, slot: Slot) -> Hand | None:
         """Claim a job; one slot after the other, so that each job that is claimed is in a hand."""
         async with self._claiming:
-            job = await self._claimed()
+            job = await self._claimed(slot)
             return slot.take(job) if job else None
 
-    async def _claimed(self) -> Job | None:
+    async def _claimed(self, slot: Slot) -> Job | None:
         """The next job, once what went wrong before is put right."""
-        lacking = self._parts.room.lacking
-        if all(inbox.name in lacking for inbox in self._parts.settings.inbox):
+        if self._is_stopped_by_room():
             return None
         try:
-            await self._take_over()
-            if self._behind:
-                await self._put_right()
-            elif self._parts.archive.trouble:
-                await asyncio.to_thread(self._parts.archive.catch_up)
-            await self._publish_left()
+            await self._tidy_up()
+            lacking = self._parts.room.lacking
             lease = self._parts.settings.queue.lease
             return await asyncio.to_thread(
-                self._ledger.claim, self._owner, lease, [*lacking], self._among
+                self._ledger.claim, self._owner, lease, [*lacking], self._among, self._fit(slot)
             )
         except LedgerUnavailable as error:
-            self._parts.room.doubt(None, error)
-            self._behind = True  # what the queue did last before it went is not known
+            self._lose_touch(error)
             return None
+
+    def _is_stopped_by_room(self) -> bool:
+        lacking = self._parts.room.lacking
+        return all(inbox.name in lacking for inbox in self._parts.settings.inbox)
+
+    async def _tidy_up(self) -> None:
+        await self._take_over()
+        if self._behind:
+            await self._put_right()
+        elif self._parts.archive.trouble:
+            await asyncio.to_thread(self._parts.archive.catch_up)
+        await self._publish_left()
+
+    def _lose_touch(self, error: LedgerUnavailable) -> None:
+        self._parts.room.doubt(None, error)
+        self._behind = True  # what the queue did last before it went is not known
 
     async def _take_over(self) -> None:
         """What hosts left that fell silent; not before they had time to say that they are there."""

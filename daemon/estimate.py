@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from daemon.devices import devices
 from daemon.forecast import Forecast
-from daemon.gpu import total_bytes
+from daemon.gpu import most_bytes
 from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline import ladder
@@ -33,18 +33,21 @@ class Estimate(BaseModel):
 
 
 class Estimator:
-    """Knows the first device, and what was measured on it where there is a `forecast`."""
+    """Knows the first device, and what was measured on it where there is a `forecast`.
+
+    On a host without one: a GPU that is large enough.
+    """
 
     def __init__(self, settings: Settings, forecast: Forecast | None) -> None:
         model = settings.model
-        device = devices(model.devices)[0]
+        used = devices(model.devices)
+        device = used[0] if used else "cuda"  # of another host
         self.dtype = model.dtype_on(device)
         self._family = family_of(model.name)
         self._anatomy = anatomy_of(model.name)
         self._lossy = model.fp8
         self._gpu = device.startswith("cuda")
-        limits = [model.max_vram, total_bytes(device) if self._gpu else None]
-        self.room = min((limit for limit in limits if limit is not None), default=None)
+        self.room = most_bytes(device, model.max_vram) if used else None
         self._forecast = forecast
         self.setup = forecast.newest(model.name, self.dtype) if forecast else None
 

@@ -10,14 +10,17 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from daemon.database import Database, peaks
+from pipeline import ladder
 from pipeline.anatomy import anatomy_of
-from pipeline.memory import need, peak
+from pipeline.memory import bytes_of, largest, need, peak
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded
 from pipeline.spec import Spec
 
 _A_DAY = 86400.0
+_HALF = "float16"
+_THRIFTIEST = ladder.modes()[-1]
 _LIBRARIES = ("torch", "diffusers")
 """Those whose version changes how much memory is taken."""
 
@@ -64,6 +67,22 @@ class Forecast:
         with self._database.read() as db:
             found = db.scalar(query)
         return None if found is None else float(found)
+
+    def least(self, spec: Spec) -> int:
+        """What a clip needs as it was asked, in the thriftiest way and in half precision: bytes.
+
+        It is told of jobs, to be compared with what devices `reach`.
+        """
+        return self.predicted(Rung(_THRIFTIEST, spec.width, spec.height, spec.frames), spec, _HALF)
+
+    def reach(self, memory: int, device: str, dtype: str, loaded: Loaded | None) -> int:
+        """The most of which a clip fits on a device with so much memory, as far as is known.
+
+        Raises LedgerUnavailable.
+        """
+        correction = self.correction(Setup.of(loaded), _THRIFTIEST) if loaded else None
+        found = largest(memory, correction, gpu=device.startswith("cuda"))
+        return found * bytes_of(_HALF) // bytes_of(dtype)
 
     def newest(self, model: str, dtype: str) -> Setup | None:
         """The setup in which a model was measured last."""

@@ -139,6 +139,10 @@ class History:
             & ~needed
         )
 
+    def elsewhere(self, owner: str) -> list[Job]:
+        """Jobs that other hosts make or publish now."""
+        return self._select(jobs.c.state.in_(["running", "publishing"]) & (jobs.c.owner != owner))
+
     def siblings(self, job: Job) -> list[Job]:
         """All jobs of the same drop, this one included."""
         return self._select(same_drop(job))

@@ -154,6 +154,7 @@ class Intake:
         jobs = self._ledger.admit(
             drop,
             planned.specs,
+            needs=[self._parts.forecast.least(spec) for spec in planned.specs],
             clip_name=planned.clip_name,
             rule=planned.choice.rule.name,
             rules_digest=rules.digest,

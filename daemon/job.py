@@ -59,6 +59,7 @@ class Job(BaseModel):
     fallbacks: list[Fallback]
     """Steps down the ladder, in all attempts so far."""
     owner: str | None
+    """The host that has it, or had it last; its number in a shared queue stands after the name."""
     cancel: bool
     progress: dict[str, Any] | None
     error: str | None

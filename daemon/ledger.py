@@ -11,12 +11,14 @@ event loop calls them in a thread.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database, jobs, meta, same_drop
+from daemon.database import Database, is_drained, jobs, meta, same_drop
+from daemon.fit import Fit
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
@@ -52,6 +54,7 @@ class Ledger:
         drop: Drop,
         specs: Sequence[Spec],
         *,
+        needs: Sequence[int] = (),
         clip_name: str,
         rule: str | None,
         rules_digest: str,
@@ -59,8 +62,9 @@ class Ledger:
     ) -> list[int]:
         """Queue one job for each Spec of a new drop; empty when the drop has its jobs already.
 
-        The same content at the same place while its job is open is the same drop, touched. Other
-        content there replaces what still waits in the queue.
+        `needs`: what each needs of memory (`Forecast.least`). The same content at the same place
+        while its job is open is the same drop, touched. Other content there replaces what still
+        waits in the queue.
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
@@ -74,11 +78,12 @@ class Ledger:
                 self._replace(db, last)
             ids = []
             try:
-                for variant, spec in enumerate(specs, start=1):
+                for variant, (spec, need) in enumerate(zip_longest(specs, needs), start=1):
                     values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
                     values |= {
                         "spec": spec.model_dump(mode="json"),
                         "preset": spec.preset,
+                        "need": need,
                         "rule": rule,
                         "rules_digest": rules_digest,
                         "priority": priority,
@@ -140,19 +145,23 @@ class Ledger:
         lease: float,
         without: Collection[str] = (),
         among: Collection[str] | None = None,
+        fit: Fit | None = None,
     ) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
-        None when paused or nothing is due. `without`: inboxes whose jobs have to wait; `among`: the
-        only ones that the owner sees.
+        None when paused, when the owner is drained, or when nothing is due. `without`: inboxes
+        whose jobs have to wait; `among`: the only ones that the owner sees; `fit`: of the device.
         """
-        mine = sa.true() if among is None else jobs.c.inbox.in_(among)
+        mine: list[sa.ColumnElement[bool]] = [] if fit is None else [fit.clause()]
+        mine += [] if among is None else [jobs.c.inbox.in_(among)]
         with self._database.write() as db:
-            if self._paused(db):
+            if self._is_held(db, owner):
                 return None
             pick = (
                 sa.select(jobs.c.id)
-                .where(jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without), mine)
+                .where(
+                    jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without), *mine
+                )
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -175,6 +184,10 @@ class Ledger:
                 return None
             self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
+
+    def _is_held(self, db: sa.Connection, owner: str) -> bool:
+        paused = sa.exists().where(meta.c.key == "paused")
+        return bool(db.scalar(sa.select(paused | is_drained(owner))))
 
     def _is_due(self) -> sa.ColumnElement[bool]:
         """Also what was tried in the future: the clock was set back, by who knows how much."""
@@ -246,7 +259,7 @@ class Ledger:
         """`publishing -> done`: clip and sidecar stand in the outbox, fsynced."""
         return self._change(
             _publishing(job), job, "done", str(result.get("clip", "")), state="done",
-            finished=self._now, owner=None, error=None, result=result,
+            finished=self._now, error=None, result=result,
         )  # fmt: skip
 
     # --- the picture, once its jobs are over
@@ -321,10 +334,7 @@ class Ledger:
     def paused(self) -> bool:
         """Whether claiming is paused."""
         with self._database.read() as db:
-            return self._paused(db)
-
-    def _paused(self, db: sa.Connection) -> bool:
-        return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
+            return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
 
     # --- statements
 
@@ -339,8 +349,8 @@ class Ledger:
 
     def _end(self, clause: sa.ColumnElement[bool], job: Job, state: State, error: str) -> bool:
         return self._change(
-            clause, job, state, error, state=state, error=error, owner=None, lease=None,
-            progress=None, finished=self._now,
+            clause, job, state, error, state=state, error=error, lease=None, progress=None,
+            finished=self._now,
         )  # fmt: skip
 
 

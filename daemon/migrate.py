@@ -1,14 +1,20 @@
 """Migrations: an older queue is brought to the present tables, as a whole or not at all.
 
 A copy of an older SQLite file is left beside it, named after its version, before anything changes.
+The queue remembers the oldest version whose i2vd may work on it, so that hosts of two versions can
+share it while one after another is upgraded.
 """
 
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
+
+_VERSION = "schema_version"
+_OLDEST = "oldest_schema"
 
 
 def _give_presets(db: sa.Connection, metadata: sa.MetaData) -> None:
@@ -20,20 +26,93 @@ def _give_presets(db: sa.Connection, metadata: sa.MetaData) -> None:
             index.create(db)
 
 
+def _know_hosts(db: sa.Connection, metadata: sa.MetaData) -> None:
+    metadata.tables["hosts"].create(db)
+    db.exec_driver_sql("alter table jobs add column need bigint")
+
+
 MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.MetaData], None]] = {
     1: lambda db, metadata: metadata.tables["peaks"].create(db),
     2: lambda db, metadata: metadata.tables["submissions"].create(db),
     3: _give_presets,
+    4: _know_hosts,
 }
 """What leads from each version to the next, within the caller's transaction."""
 
 
-def migrate(db: sa.Connection, metadata: sa.MetaData, found: int) -> int:
-    """From version `found` on as far as it goes; the version reached."""
-    while found in MIGRATIONS:
-        MIGRATIONS[found](db, metadata)
-        found += 1
-    return found
+class Refusal(NamedTuple):
+    """Why an i2vd may not work on a queue; `passing` when that may be over in a while."""
+
+    text: str
+    passing: bool = False
+
+
+def version(db: sa.Connection) -> int | None:
+    """The version of a queue's tables; None in an empty database."""
+    return _number(db, _VERSION) if sa.inspect(db).has_table("meta") else None
+
+
+def refusal(db: sa.Connection, known: int) -> Refusal | None:
+    """Why an i2vd that knows the tables up to version `known` may not work on a newer queue."""
+    found = _number(db, _VERSION) or 0
+    oldest = _number(db, _OLDEST) or found
+    if oldest <= known:
+        return None
+    return Refusal(
+        f"has schema {found}, this i2vd knows {known}: install the i2vd that wrote it, or a newer "
+        f"one"
+    )
+
+
+def bring_up(
+    db: sa.Connection,
+    metadata: sa.MetaData,
+    to: int,
+    oldest: int,
+    now: sa.ColumnElement[float],
+) -> Refusal | None:
+    """Make the tables, or bring them to version `to`; nothing is to be kept after a Refusal.
+
+    `oldest`: the oldest version whose i2vd may go on working on them.
+    """
+    found = version(db)
+    if found is None:
+        metadata.create_all(db)
+    elif found >= to:
+        return refusal(db, to)
+    else:
+        if late := _at_work(db, metadata, oldest, now):
+            return Refusal(
+                f"has schema {found}, and an i2vd that can work with no other is still running on "
+                f"{', '.join(late)}: stop it, this one waits",
+                passing=True,
+            )
+        while found in MIGRATIONS and found < to:
+            MIGRATIONS[found](db, metadata)
+            found += 1
+        if found < to:
+            return Refusal(f"has schema {found}, which this i2vd does not know any more")
+    meta = metadata.tables["meta"]
+    db.execute(meta.delete().where(meta.c.key.in_([_VERSION, _OLDEST])))
+    rows = [{"key": _VERSION, "value": str(to)}, {"key": _OLDEST, "value": str(oldest)}]
+    db.execute(meta.insert(), rows)
+    return None
+
+
+def _at_work(
+    db: sa.Connection, metadata: sa.MetaData, oldest: int, now: sa.ColumnElement[float]
+) -> list[str]:
+    """The living hosts whose i2vd is older than that."""
+    hosts = metadata.tables["hosts"]
+    if not sa.inspect(db).has_table(hosts.name):
+        return []
+    late = (hosts.c.schema < oldest) & (hosts.c.lease > now)
+    return [*db.scalars(sa.select(hosts.c.owner).where(late).order_by(hosts.c.owner))]
+
+
+def _number(db: sa.Connection, key: str) -> int | None:
+    found = db.scalar(sa.text("select value from meta where key = :key"), {"key": key})
+    return None if found is None else int(found)
 
 
 def keep_copy(file: Path, found: int) -> Path:

@@ -1,22 +1,25 @@
 """The name under which this daemon claims jobs."""
 
-import socket
 import uuid
 from pathlib import Path
 
 from daemon.place import write_durably
 
 
-def owner(state: Path, *, shared: bool) -> str:
+def owner(host: str, state: Path, *, shared: bool) -> str:
     """The host's name; in a queue that hosts share with a number that the state folder keeps.
 
     Who holds the folder's lock is alone under it, so that after a restart what it was running goes
     back at once; two hosts of one name are two owners. Raises OSError.
     """
-    name = socket.gethostname()
     if not shared:
-        return name
+        return host
     file = state / "instance"
     if not file.exists():
         write_durably(file, f"{uuid.uuid4().hex[:12]}\n")
-    return f"{name} {file.read_text(encoding='utf-8').strip()}"
+    return f"{host} {file.read_text(encoding='utf-8').strip()}"
+
+
+def name_of(owner: str) -> str:
+    """The host's name in the name of an owner."""
+    return owner.partition(" ")[0]

@@ -13,6 +13,7 @@ from pipeline.spec import Spec
 
 _REMEMBERED = 50
 """Clips of a preset that count."""
+_LEAST = 0.001
 
 
 def work(spec: Spec) -> float:
@@ -37,6 +38,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._rates: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._learned: deque[float] = deque(maxlen=_REMEMBERED)
 
     @classmethod
     def of(cls, history: History) -> "Pace":
@@ -49,6 +51,11 @@ class Pace:
     def learn(self, spec: Spec, seconds: float) -> None:
         """A clip took so long, from the prepared picture to the MP4."""
         self._rates[spec.preset].append(seconds / work(spec))
+        self._learned.append(work(spec) / max(seconds, _LEAST))
+
+    def speed(self) -> float | None:
+        """Units of work a second of one device, in the clips that this daemon made itself."""
+        return median(self._learned) if self._learned else None
 
     def seconds(self, spec: Spec) -> float | None:
         """What a clip will take; None before there was one of its preset."""

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daemon.devices import devices
+from daemon.devices import device_here
 from daemon.place import write_durably
 from daemon.publish import CLIP
 from daemon.settings import Settings
@@ -118,7 +118,7 @@ async def _render(
     dtype: Dtype | None = None,
 ) -> Rendered:
     """`dtype` holds where it was chosen for a GPU and there is one."""
-    device = devices(settings.model.devices)[0]
+    device = device_here(settings.model.devices)
     said: list[str] = []
 
     def tell_loss(loss: Loss) -> None:

@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 
 from daemon.address import ip, is_address, is_loopback, split_address
-from daemon.given import DatabaseUrl, ModelName, Place
+from daemon.given import HOST, DatabaseUrl, ModelName, Place, this_machine
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
@@ -100,8 +100,8 @@ class Model(_Section):
 
     name: ModelName = MICRO
     """"micro", a folder in diffusers layout, or a hub id that was pulled."""
-    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
-    """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ..."""
+    devices: tuple[str, ...] = ("auto",)
+    """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ...; none: others make clips."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
@@ -203,6 +203,10 @@ class Settings(BaseSettings):
     """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
     stop_grace: Seconds = 90.0
     """Seconds that the running attempt may take to finish after a first SIGTERM."""
+    host: str = Field(default_factory=this_machine, pattern=HOST)
+    """The name of this machine among those that share a queue."""
+    watch: tuple[str, ...] | None = None
+    """Names of the inboxes to watch; the others are known, and their jobs made. None: all."""
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
@@ -232,6 +236,11 @@ class Settings(BaseSettings):
         names = [inbox.name for inbox in self.inbox]
         if len(set(names)) < len(names):
             raise ValueError("two inboxes have the same name; give each [[inbox]] its own")
+        for name in self.watch or ():
+            if name not in names:
+                raise ValueError(
+                    f"watch: there is no [[inbox]] {name!r}; known: {', '.join(names)}"
+                )
         for one in self.inbox:
             for other in self.inbox:
                 if one is not other and (one.path == other.path or one.path in other.path.parents):
@@ -246,6 +255,11 @@ class Settings(BaseSettings):
     def queue_url(self) -> str:
         """SQLAlchemy URL of the queue."""
         return self.queue.url or f"sqlite:///{self.state / 'queue.sqlite'}"
+
+    @property
+    def watched(self) -> list[Inbox]:
+        """The inboxes that this host watches."""
+        return [each for each in self.inbox if self.watch is None or each.name in self.watch]
 
     def inbox_named(self, name: str) -> Inbox | None:
         """The inbox of that name, unless the configuration has lost it."""

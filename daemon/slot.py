@@ -25,6 +25,8 @@ class Slot:
 
     device: str
     maker: Maker
+    memory: int | None = None
+    """Bytes of it that clips may have; None where they are not counted."""
     hands: list[Hand] = field(default_factory=list)
     turned: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be something to do for the slot."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from daemon.database import Database, events, jobs
+from daemon.database import Database, events, is_drained, jobs
 from daemon.ledger import CANCELLED
 
 MOST_CUTS = 10
@@ -40,9 +40,15 @@ class Takeover:
     def adopt(self, owner: str, lease: float, among: Collection[str]) -> list[int]:
         """Become the owner of publications in these inboxes whose owner let the lease run out.
 
-        Their attempt goes on, for publishing is safe to repeat, and for two at once.
+        Their attempt goes on, for publishing is safe to repeat, and for two at once. None for an
+        owner that is drained.
         """
-        late = sa.and_(jobs.c.state == "publishing", self._is_late(owner), jobs.c.inbox.in_(among))
+        late = sa.and_(
+            jobs.c.state == "publishing",
+            self._is_late(owner),
+            jobs.c.inbox.in_(among),
+            ~is_drained(owner),
+        )
         with self._database.write() as db:
             found = self._free(db, late)
             if found:

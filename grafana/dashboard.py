@@ -421,7 +421,7 @@ def intake() -> list[timeseries.Panel]:
 
 
 def house() -> list[timeseries.Panel | stat.Panel]:
-    """Space, rules, version."""
+    """Space, rules, version, hosts."""
     reloaded = number(
         "Rules",
         "Whether the last reload of every inbox's rules succeeded; if not, the last good set is "
@@ -457,6 +457,17 @@ def house() -> list[timeseries.Panel | stat.Panel]:
         .text_mode(looks.BigValueTextMode.VALUE_AND_NAME)
         .span(4)
         .height(HEIGHT),
+        graph(
+            "Hosts",
+            "Hosts that work on one queue, by state; a drained one may be stopped.",
+            units.Short,
+            query(
+                f"max by (state) (sum by (instance, state) ({of('i2vd_host_state')}))",
+                "{{state}}",
+            ),
+            span=WHOLE,
+            stacked=True,
+        ),
     ]
 
 

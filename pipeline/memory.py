@@ -62,6 +62,18 @@ def need(predicted: Peak, correction: float | None, *, gpu: bool) -> int:
     return int(predicted.most * _MARGIN) + (_WORK_SPACE if gpu else 0)
 
 
+def largest(room: int, correction: float | None, *, gpu: bool) -> int:
+    """The most bytes that a peak may have for `need` to be no more than `room`."""
+    if correction is not None:
+        return int(room / (correction * _MARGIN))
+    return max(0, int((room - (_WORK_SPACE if gpu else 0)) / _MARGIN))
+
+
+def bytes_of(dtype: str) -> int:
+    """Of one value."""
+    return _BYTES[dtype]
+
+
 def _framed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:
     """Values that live while the VAE encodes a frame of so many pixels.
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from daemon import bench, needs
 from daemon.cli.base import Config, Exit, app, fail, settings_of
-from daemon.devices import devices
+from daemon.devices import device_here
 from daemon.settings import Settings
 from pipeline.presets import MICRO
 
@@ -42,7 +42,7 @@ def memory(
     name = model or settings.model.name
     wanted = _presets(name, presets)
     size = _size(card)
-    device = devices(settings.model.devices)[0]
+    device = device_here(settings.model.devices)
     if model or card or (device == "cpu" and name != MICRO):
         rows = needs.predicted(name, wanted, size)
     else:

@@ -1,10 +1,14 @@
-"""Commands that talk to a running daemon through its API: jobs, priority, retry, cancel ..."""
+"""Commands that talk to a running daemon through its API.
+
+jobs, priority, retry, cancel, pause, resume, hosts, drain
+"""
 
 import json
 import sys
 import time
 from datetime import datetime
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -15,6 +19,7 @@ from rich.table import Table
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.cli.local import Json
 from daemon.job import State
+from daemon.owner import name_of
 from daemon.printable import escape
 from daemon.settings import Settings, SettingsError
 from daemon.token import read_token
@@ -87,7 +92,8 @@ def jobs(
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
-    table = Table("job", "state", "picture", "rule", "preset", "progress", "since", box=None)
+    heads = ("job", "state", "picture", "rule", "preset", "progress", "host", "since")
+    table = Table(*heads, box=None)
     colours = {"done": "green", "failed": "red", "running": "cyan", "publishing": "cyan"}
     for job in found:
         colour = colours.get(job["state"], "default")
@@ -98,6 +104,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
             escape(job["rule"] or ""),
             job["spec"]["preset"] if job["spec"] else "",
             _progress(job),
+            escape(name_of(job["owner"] or "")),
             datetime.fromtimestamp(job["finished"] or job["created"]).strftime("%d %b %H:%M:%S"),
         )
     return table
@@ -171,3 +178,55 @@ def resume(config: Config = None) -> None:
     """Claim jobs again."""
     ask(settings_of(config), "POST", "/api/resume")
     typer.echo("resumed")
+
+
+@app.command()
+def hosts(config: Config = None, as_json: Json = False) -> None:
+    """The hosts that work on the queue, and what each has in hand."""
+    found = ask(settings_of(config), "GET", "/api/hosts")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    heads = ("host", "state", "devices", "doing", "Mpx/s", "version", "heard")
+    table = Table(*heads, box=None)
+    colours = {"working": "green", "draining": "yellow", "drained": "yellow", "away": "red"}
+    for host in found:
+        table.add_row(
+            escape(host["name"]),
+            f"[{colours[host['state']]}]{host['state']}[/]",
+            escape(", ".join(map(_device, host["devices"])) or "none"),
+            escape(", ".join(f"#{job['id']} {job['path']}" for job in host["jobs"])),
+            "" if host["speed"] is None else f"{host['speed']:.3g}",
+            escape(host["version"]),
+            f"{host['silent']:.0f} s ago",
+        )
+    Console().print(table)
+
+
+def _device(device: dict[str, Any]) -> str:
+    name = device["name"] or device["device"]
+    return name if device["memory"] is None else f"{name}, {device['memory'] / 1e9:.0f} GB"
+
+
+@app.command()
+def drain(
+    host: Annotated[
+        str | None, typer.Argument(help="As `i2vd hosts` calls it; default: this.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it claim jobs again.")] = False,
+    config: Config = None,
+) -> None:
+    """Have a host finish what it has and claim nothing more, so that it can be stopped.
+
+    It holds over its restarts.
+    """
+    settings = settings_of(config)
+    if host is None:
+        known = ask(settings, "GET", "/api/hosts")
+        host = next((each["name"] for each in known if each["here"]), None)
+        if host is None:
+            fail(Exit.FAILED, "this host is not known to the queue yet; ask again in a while")
+    verb = "undrain" if undo else "drain"
+    told = ask(settings, "POST", f"/api/hosts/{quote(host, safe='')}/{verb}")
+    jobs = "".join(f", #{job['id']} {job['path']}" for job in told["jobs"])
+    typer.echo(f"{host} is {told['state']}{jobs}")

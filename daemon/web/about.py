@@ -77,7 +77,7 @@ def about(app: "App") -> APIRouter:
                 InboxFolders(
                     name=inbox.name,
                     watch=app.hint.modes.get(inbox.name),
-                    unmatched=unmatched[inbox.name],
+                    unmatched=unmatched.get(inbox.name, 0),
                     after=inbox.after,
                     folders=_folders(inbox),
                 )

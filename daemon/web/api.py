@@ -10,6 +10,7 @@ from daemon.web.clips import clips
 from daemon.web.events import events
 from daemon.web.guard import Guard
 from daemon.web.health import health
+from daemon.web.hosts import hosts
 from daemon.web.jobs import jobs
 from daemon.web.page import page
 from daemon.web.problem import DOCUMENTED, tell_problems
@@ -48,6 +49,7 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         status(app, streams),
         events(app, streams),
         about(app),
+        hosts(app),
         jobs(app),
         submit(app),
         clips(app),

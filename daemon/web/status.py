@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from daemon.database import LedgerUnavailable
 from daemon.job import State
+from daemon.owner import name_of
 from daemon.slot import Slot
 from daemon.web.stream import Streams, described, event
 
@@ -31,6 +32,15 @@ class SlotStatus(BaseModel):
     pid: int | None
 
 
+class Elsewhere(BaseModel):
+    """A job that another host has in hand; `progress` as in a job."""
+
+    host: str
+    job: int
+    path: str
+    progress: dict[str, Any] | None
+
+
 class Status(BaseModel):
     """What the daemon is doing; `eta` are seconds until nothing waits any more."""
 
@@ -41,6 +51,7 @@ class Status(BaseModel):
     """The newest job; with the counts it tells that a list has changed."""
     eta: float | None
     slots: list[SlotStatus]
+    elsewhere: list[Elsewhere]
 
 
 class _Live:
@@ -74,6 +85,12 @@ def _now(app: "App") -> Status:
         newest=newest[0].id if newest else 0,
         eta=app.until_done(),
         slots=[_slot(slot) for slot in app.slots],
+        elsewhere=[
+            Elsewhere(
+                host=name_of(job.owner or ""), job=job.id, path=job.path, progress=job.progress
+            )
+            for job in app.history.elsewhere(app.parts.owner)
+        ],
     )
 
 

@@ -79,10 +79,13 @@ def enqueue(ledger: Ledger, spec: Spec, make_drop: Callable[..., Drop]) -> Calla
         sha256: str = "aa",
         variants: int = 1,
         priority: int = 0,
+        need: int | None = None,
+        inbox: str = "inbox",
     ) -> list[int]:
         return ledger.admit(
-            make_drop(path, fingerprint, sha256),
+            make_drop(path, fingerprint, sha256).model_copy(update={"inbox": inbox}),
             [spec] * variants,
+            needs=[] if need is None else [need] * variants,
             clip_name=path.rpartition(".")[0],
             rule="90-default",
             rules_digest="d",

@@ -12,7 +12,7 @@ from daemon.settings import load
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
-from pipeline.protocol import Loaded, Made, Output
+from pipeline.protocol import Dtype, Loaded, Made, Output
 from pipeline.spec import Spec
 
 RUNG = Rung(Mode.FAST, 48, 48, 8)
@@ -127,3 +127,19 @@ def test_one_row_for_each_shape(forecast: Forecast, database: Database, spec: Sp
         forecast.learn(clip(taken), spec)
     with database.read() as db:
         assert db.scalar(sa.select(sa.func.count()).select_from(peaks)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("measured", [None, 1.5])
+def test_what_a_device_reaches_is_what_fits_on_it(
+    forecast: Forecast, spec: Spec, dtype: Dtype, measured: float | None
+) -> None:
+    """A job's `least` is compared with it, so both must agree with what an attempt will be told."""
+    loaded = LOADED.model_copy(update={"dtype": dtype})
+    thriftiest = replace(RUNG, mode=Mode.OFFLOAD)
+    if measured:
+        predicted = forecast.predicted(thriftiest, spec, dtype)
+        forecast.learn(clip(int(predicted * measured), thriftiest, loaded), spec)
+    needed = forecast.needs(thriftiest, spec, loaded)
+    assert forecast.least(spec) <= forecast.reach(needed + 100, "cpu", dtype, loaded)
+    assert forecast.least(spec) > forecast.reach(needed - 100, "cpu", dtype, loaded)

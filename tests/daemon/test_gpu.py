@@ -6,7 +6,7 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from daemon.gpu import Gpus
+from daemon.gpu import Card, Gpus, card, most_bytes
 
 
 def scraped(gpus: Gpus) -> dict[str, float]:
@@ -17,7 +17,7 @@ def scraped(gpus: Gpus) -> dict[str, float]:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def one_card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The driver's functions, as on a host with one card; no machine of the tests has one."""
     here = SimpleNamespace(lost=False)
 
@@ -43,7 +43,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return here
 
 
-def test_a_card_is_told_in_base_units(card: SimpleNamespace) -> None:
+def test_a_card_is_told_in_base_units(one_card: SimpleNamespace) -> None:
     labels = '{gpu="0",name="NVIDIA GeForce RTX 4090"}'
     assert scraped(Gpus()) == {
         f"i2vd_gpu_up{labels}": 1,
@@ -55,14 +55,14 @@ def test_a_card_is_told_in_base_units(card: SimpleNamespace) -> None:
     }
 
 
-def test_a_lost_card_is_down_and_has_no_zeros(card: SimpleNamespace) -> None:
+def test_a_lost_card_is_down_and_has_no_zeros(one_card: SimpleNamespace) -> None:
     gpus = Gpus()
-    card.lost = True
+    one_card.lost = True
     assert scraped(gpus) == {'i2vd_gpu_up{gpu="0",name="NVIDIA GeForce RTX 4090"}': 0}
 
 
 def test_a_reading_that_the_card_does_not_offer_is_left_out(
-    card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    one_card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -79,3 +79,25 @@ def test_without_a_driver_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
     assert scraped(Gpus()) == {}
+
+
+def test_a_card_is_known_by_its_device(
+    one_card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", asked.append)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", asked.append)
+    assert card("cuda:0") == Card("NVIDIA GeForce RTX 4090", 24 * 10**9)
+    assert card("cpu") is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932")
+    card("cuda:0")
+    card("cuda:1")
+    assert asked == [0, 3, "GPU-8932"]
+    assert card("cuda:2") is None
+    assert most_bytes("cuda:0", None) == 24 * 10**9
+    assert most_bytes("cuda:0", 8 * 10**9) == 8 * 10**9
+    assert most_bytes("cuda:0", 80 * 10**9) == 24 * 10**9
+    assert most_bytes("cpu", None) is None
+    one_card.lost = True
+    assert card("cuda:0") is None

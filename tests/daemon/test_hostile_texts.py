@@ -88,7 +88,6 @@ def test_any_bytes_of_a_settings_file(
         ('[[inbox]]\npath = "~nobody-of-that-name/x"', "inbox.0.path: there is no such user"),
         (f'[model]\nname = "{"x" * 300}"', "model.name: is too long for a path"),
         (f'[[inbox]]\noutbox = "{"x/" * 3000}"', "inbox.0.outbox: is too long for a path"),
-        ("[model]\ndevices = []", "model.devices: "),
         ("scan_interval = inf", "scan_interval: "),
         ('[http]\nlisten = "127.0.0.1:70000"', "http.listen: "),
         ('[queue]\nurl = "garbage"', "queue.url: is no SQLAlchemy URL"),

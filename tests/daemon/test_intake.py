@@ -46,6 +46,7 @@ class Desk:
         self.decoder = Decoder(print, print)
         self.parts = Parts(
             settings=self.settings,
+            owner="me",
             database=database,
             family=MICRO_FAMILY,
             ledger=ledger,

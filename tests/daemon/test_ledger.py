@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from daemon.database import Database, DatabaseUnusable, jobs, meta, metadata
+from daemon.fit import Fit
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
@@ -133,6 +134,36 @@ def test_two_threads_admit_one_drop_once(ledger: Ledger, enqueue: Enqueue) -> No
 
 
 # --- claims
+
+
+def test_inboxes_take_turns_as_their_pictures_came(ledger: Ledger, enqueue: Enqueue) -> None:
+    enqueue("a.jpg", inbox="cats")
+    enqueue("b.jpg", inbox="cats")
+    enqueue("c.jpg", inbox="dogs")
+    enqueue("d.jpg", inbox="cats")
+    enqueue("e.jpg", inbox="dogs", priority=1)
+    assert [claim(ledger).path for _ in range(5)] == ["e.jpg", *(f"{x}.jpg" for x in "abcd")]
+
+
+def test_a_device_leaves_what_is_too_large_to_one_that_can(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    small, large, huge = 10, 20, 40
+    enqueue("large.jpg", need=large)
+    enqueue("small.jpg", need=small)
+    enqueue("old.jpg")
+    enqueue("huge.jpg", need=huge)
+    another = Fit(small, {"inbox": large, "other": huge})
+    for path in ("small.jpg", "old.jpg", "huge.jpg"):  # nobody can make the last one as it is
+        job = ledger.claim("me", 30, fit=another)
+        assert job is not None
+        assert job.path == path
+    assert ledger.claim("me", 30, fit=another) is None
+    assert ledger.claim("me", 30, fit=Fit(small, {"inbox": large})) is None
+    alone = ledger.claim("me", 30, fit=Fit(small, {"other": huge}))
+    assert alone is not None, "nobody else takes jobs of its inbox"
+    enqueue("again.jpg", need=large)
+    assert ledger.claim("me", 30, fit=Fit(large, {"inbox": huge})) is not None
 
 
 def test_claims_follow_priority_then_arrival(ledger: Ledger, enqueue: Enqueue) -> None:
@@ -305,13 +336,6 @@ def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: 
 
 
 # --- the database itself
-
-
-def test_a_newer_schema_is_refused(url: str, database: Database) -> None:
-    with database.write() as db:
-        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="99"))
-    with pytest.raises(DatabaseUnusable, match="has schema 99"):
-        Database(url)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+import daemon.database
 from daemon import migrate
-from daemon.database import SCHEMA_VERSION, Database, jobs, meta, peaks
+from daemon.database import SCHEMA_VERSION, Database, DatabaseUnusable, jobs, meta, peaks
 from daemon.history import History, Wanted
+from daemon.hosts import Facts, Hosts
 
 OLD = Path(__file__).with_name("queue_v1.sql")
 """A queue as version 1 left it, with three jobs in it."""
@@ -92,6 +94,54 @@ def test_a_migration_that_fails_leaves_the_queue_as_it_was(
     engine.dispose()
     assert "peaks" not in names
     assert "jobs" in names
+
+
+# --- hosts of several versions
+
+
+def newer(database: Database, oldest: int | None) -> None:
+    """As an i2vd of version 99 leaves a queue that those from `oldest` on may work on."""
+    with database.write() as db:
+        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="99"))
+        db.execute(meta.delete().where(meta.c.key == "oldest_schema"))
+        if oldest is not None:
+            db.execute(meta.insert().values(key="oldest_schema", value=str(oldest)))
+
+
+@pytest.mark.parametrize("oldest", [99, SCHEMA_VERSION + 1, None])
+def test_a_newer_queue_that_we_cannot_work_on_is_refused(
+    url: str, database: Database, oldest: int | None
+) -> None:
+    newer(database, oldest)
+    with pytest.raises(DatabaseUnusable, match="has schema 99") as refused:
+        Database(url)
+    assert not refused.value.passing
+    assert "has schema 99" in (database.outdated() or "")
+
+
+def test_a_newer_queue_that_lets_us_work_is_left_as_it_is(url: str, database: Database) -> None:
+    newer(database, SCHEMA_VERSION)
+    Database(url).close()
+    assert version(url) == "99"
+    assert database.outdated() is None
+
+
+def test_a_queue_is_not_taken_from_hosts_that_could_not_go_on(
+    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A next version that breaks with this one waits for the hosts that still run this one."""
+    here = Hosts(database, "one", lease=60)
+    here.begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    monkeypatch.setattr(migrate, "MIGRATIONS", {SCHEMA_VERSION: lambda *_: None})
+    monkeypatch.setattr(daemon.database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr(daemon.database, "OLDEST_SCHEMA", SCHEMA_VERSION + 1)
+    with pytest.raises(DatabaseUnusable, match="still running on one") as refused:
+        Database(url)
+    assert refused.value.passing
+    assert version(url) == str(SCHEMA_VERSION)
+    here.leave()
+    Database(url).close()
+    assert version(url) == str(SCHEMA_VERSION + 1)
 
 
 def test_every_version_leads_to_the_present_one() -> None:

@@ -28,8 +28,6 @@ UNSEEN = {
     "STATUS=stopping, the running attempt may finish", "i2vd retry {}",
     "put a sound picture into the inbox again", "numbered() never ends", "ended by us", "no work",
     "{} may lead out of {}", "{} is no plain file", "queue.url {}: {}",
-    "the queue at {} has schema {}, this i2vd knows {}: install the i2vd that wrote it, or a newer "
-    "one",
     "not a database", "file is encrypted", "unable to open", "timed out", "No such file",
     "starting up", "shutting down", "too many", "closed the connection", "maximum image size",
     "private, max-age=3600", "private, max-age=31536000, immutable", "`status` as it changes.",

@@ -57,6 +57,24 @@ def test_several_inboxes(tmp_path: Path) -> None:
     assert settings.inbox_named("cows") is None
 
 
+def test_a_host_watches_the_inboxes_that_it_is_told(tmp_path: Path) -> None:
+    inboxes = '[[inbox]]\nname = "cats"\n[[inbox]]\nname = "dogs"\npath = "dogs"\n'
+    for watch, names in (
+        ("", ["cats", "dogs"]),
+        ('watch = ["dogs"]\n', ["dogs"]),
+        ("watch=[]\n", []),
+    ):
+        settings = load(write(tmp_path, watch + inboxes))
+        assert [inbox.name for inbox in settings.watched] == names
+    said = mistakes(tmp_path, 'watch = ["cows"]\n' + inboxes)
+    assert "there is no [[inbox]] 'cows'; known: cats, dogs" in said
+
+
+def test_a_host_has_a_name_without_spaces(tmp_path: Path) -> None:
+    assert load(write(tmp_path, 'host = "gpu-1.studio"')).host == "gpu-1.studio"
+    assert "host" in mistakes(tmp_path, 'host = "my machine"')
+
+
 def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("I2VD_HTTP__LISTEN", "127.0.0.1:1234")
     monkeypatch.setenv("I2VD_STOP_GRACE", "7")

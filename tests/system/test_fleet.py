@@ -2,66 +2,12 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.postgres import Server, serving
-from tests.system.conftest import quick_studio
-from tests.system.studio import DRAFT, Studio, picture
-
-_SETTINGS = """\
-min_free = 0
-scan_interval = 0.2
-stop_grace = 60
-
-[queue]
-url = "{url}"
-lease = 3
-backoff = 0.1
-
-[model]
-devices = ["cpu"]
-
-[[inbox]]
-path = "{shared}/inbox"
-outbox = "{shared}/outbox"
-archive = "{shared}/archive"
-failed = "{shared}/failed"
-rules = "{shared}/rules"
-settle = 0.2
-"""
-_STEADY = '[match]\nnames = ["steady*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
-
-
-class Fleet:
-    """Two hosts, each with a state folder of its own."""
-
-    def __init__(self, root: Path, server: Server) -> None:
-        url = server.url(server.fresh())
-        self.server = server
-        self.hosts = [quick_studio(root, name) for name in ("one", "two")]
-        for host in self.hosts:
-            host.settings(_SETTINGS.format(url=url, shared=root))
-            for role in ("inbox", "outbox", "archive", "failed", "rules"):
-                setattr(host, role, root / role)
-        self.root = root
-        (root / "rules").mkdir()
-        self.any = self.hosts[0]
-        self.any.rule("10-steady", _STEADY)
-        self.any.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
-
-    def at(self, path: str) -> Studio:
-        """The host that makes a picture's clip now."""
-
-        def busy() -> Studio | None:
-            return next((host for host in self.hosts if host.slot()["path"] == path), None)
-
-        return self.any.until(busy, f"somebody is at {path}")
-
-    def other(self, host: Studio) -> Studio:
-        """Not this one."""
-        return self.hosts[1 - self.hosts.index(host)]
+from tests.postgres import serving
+from tests.system.fleet import Fleet
+from tests.system.studio import picture
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +19,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
                 host.start()
             yield made
         finally:
-            for host in made.hosts:
-                host.close()
+            made.close()
 
 
 def test_two_hosts_that_see_one_inbox_make_each_drop_once(fleet: Fleet) -> None:

@@ -385,6 +385,20 @@ def test_everybody_can_use_it(studio: Studio, page: Browser, theme: str, languag
     assert findings(page) == [], "a clip"
 
 
+def test_a_drained_host_is_told_and_works_again(studio: Studio, page: Browser) -> None:
+    page.turn_to("health")
+    page.until_said("All is well")
+    assert "Hosts of this queue" not in page.text()
+    studio.command("drain")
+    page.until_said("drained")
+    page.driver.execute_script(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    assert findings(page) == []
+    page.button("Work again").click()
+    page.until("document.querySelector('.hosts').hidden")
+    studio.drop("worked.png", picture(50))
+    settled(studio, "worked.png")
+
+
 def findings(page: Browser) -> list[str]:
     """What axe finds in what is shown, by all its rules, whatever their weight."""
     found = page.driver.execute_async_script(

@@ -68,6 +68,7 @@ function told(job, sidecar, events) {
       line("rule", sidecar.rule?.name ?? "–"),
       line("model", sidecar.model.id),
       line("device", sidecar.device),
+      job.owner && line("host", job.owner.split(" ")[0]),
       line("took", duration(seconds) + (sidecar.peak_memory ? `, ${bytes(sidecar.peak_memory)}` : "")),
       line("file", `${bytes(output.size)}, ${output.width}×${output.height}, ${output.duration.toFixed(1)} s`),
       line("path", job.result.clip)),

@@ -69,6 +69,14 @@ export function placed(path) {
   return h("span", { class: "name" }, cut > 0 && h("span", { class: "folder" }, path.slice(0, cut)), path.slice(cut));
 }
 
+/** A table with these heads; `lines` are cells: texts or elements. */
+export function table(label, heads, lines) {
+  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label },
+    h("table", {},
+      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
+      h("tbody", {}, lines.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell instanceof Node ? cell : String(cell))))))));
+}
+
 /** Call after `wait` ms without another call. */
 export function calmly(wait, call) {
   let timer;

@@ -1,20 +1,23 @@
 // Health: whether all is well, devices, the model and its needs, folders, versions.
 
 import { get } from "./api.js";
-import { fill, h } from "./dom.js";
+import { fill, h, table } from "./dom.js";
+import { hostsCard } from "./hosts.js";
 import { said } from "./said.js";
 import { bytes, duration, named, t } from "./text.js";
 
 export function healthView(studio) {
   const state = h("div", { class: "card ready" });
   const workers = h("div", { class: "card" });
+  const hosts = hostsCard();
   const needs = h("div", { class: "card" });
   const folders = h("div", { class: "card" });
   const element = h("section", { "aria-label": t("nav.health") },
-    h("h1", {}, t("nav.health")), h("div", { class: "stack" }, state, workers, needs, folders));
+    h("h1", {}, t("nav.health")), h("div", { class: "stack" }, state, hosts.element, workers, needs, folders));
   let about = studio.facts.about;
 
   async function load() {
+    hosts.show();
     const [told, presets] = await Promise.all([get("/api/about"), get("/api/presets")]);
     about = told;
     drawNeeds(presets);
@@ -73,12 +76,5 @@ export function healthView(studio) {
       ]));
   }
 
-  return { element, status, show: load };
-}
-
-function table(label, heads, lines) {
-  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label },
-    h("table", {},
-      h("thead", {}, h("tr", {}, heads.map((key) => h("th", { scope: "col" }, key)))),
-      h("tbody", {}, lines.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell)))))));
+  return { element, status, show: load, hide: hosts.hide };
 }

@@ -28,6 +28,8 @@ export default {
   "a million files of this name": "同名文件已有一百万个",
   "a million clips named {} in {}": "{2} 中名为 {1} 的视频已有一百万个",
   "{} was deleted or replaced while i2vd was running; it ends after the work in hand; started again, it begins a new queue with what lies in the inboxes": "{1} 在运行中被删除或替换；完成手头工作后 i2vd 会结束；再次启动时会用收件箱里的图片建立新队列",
+  "the queue at {} {}": "队列 {1} {2}",
+  "there is no host {}; known: {}": "没有主机 {1}；已知的有：{2}",
   "the queue at {} cannot be used: {}": "队列 {1} 无法使用：{2}",
   "; it is damaged: stop i2vd, move {} and its -wal and -shm away, and start i2vd again, which takes what lies in the inboxes anew": "；它已损坏：停止 i2vd，移走 {1} 及其 -wal 和 -shm，再启动 i2vd，收件箱里的图片会重新处理",
   "{}; {} workers in a row": "{1}；已连续 {2} 个工作进程",

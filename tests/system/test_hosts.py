@@ -1,0 +1,171 @@
+"""The hosts of a fleet: shown, drained, with roles, of two versions; real daemons share a queue."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.postgres import serving
+from tests.system.browser import browser
+from tests.system.fleet import Fleet
+from tests.system.studio import Studio, picture
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with serving() as server:
+        made = Fleet(tmp_path_factory.mktemp("hosts"), server)
+        try:
+            for host in made.hosts:
+                host.start()
+            yield made
+        finally:
+            made.close()
+
+
+def state(seen_by: Studio, host: Studio) -> str:
+    return told(seen_by, host)["state"]
+
+
+def told(seen_by: Studio, host: Studio) -> dict[str, Any]:
+    """What a host tells of another, or of itself."""
+    known = {each["name"]: each for each in seen_by.get("/api/hosts")}
+    return known[host.root.name]
+
+
+def makers(fleet: Fleet, *pictures: str) -> list[str]:
+    """The hosts that made these."""
+    return [fleet.any.job(name)["owner"].partition(" ")[0] for name in pictures]
+
+
+def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Fleet) -> None:
+    fleet.any.drop("steady-drain.png", picture(1))
+    host = fleet.at("steady-drain.png")
+    other, name = fleet.other(host), host.root.name
+    host.until(lambda: told(other, host)["jobs"], "the other knows what it has in hand")
+    shown = other.command("hosts").stdout
+    assert "steady-drain.png" in shown
+    assert "one" in shown
+    assert "two" in shown
+
+    drained = other.command("drain", name)
+    assert drained.returncode == 0, drained.stderr
+    assert drained.stdout.startswith(f"{name} is draining, #")
+    waiting = [f"drain{number}.png" for number in range(4)]
+    for number, each in enumerate(waiting):
+        fleet.any.drop(each, picture(2 + number))
+    host.until_settled("steady-drain.png", "done")
+    assert host.job("steady-drain.png")["attempt"] == 1
+    for each in waiting:
+        host.until_settled(each, "done")
+    assert makers(fleet, "steady-drain.png", *waiting) == [name, *4 * [other.root.name]]
+    assert state(other, host) == "drained"
+    assert host.metric("i2vd_host_state", host=name, state="drained") == 1
+
+    assert host.stop() == 0
+    host.start()
+    host.drop("again.png", picture(7))
+    host.until_settled("again.png", "done")
+    assert makers(fleet, "again.png") == [other.root.name]
+    assert host.command("drain").stdout == f"{name} is drained\n"
+    assert host.command("drain", "--undo").stdout == f"{name} is working\n"
+    other.command("drain")
+    host.drop("undone.png", picture(8))
+    host.until_settled("undone.png", "done")
+    assert makers(fleet, "undone.png") == [name]
+    other.command("drain", "--undo")
+    assert other.command("drain", "three").returncode == 1
+
+
+def test_the_page_shows_all_hosts_and_what_they_make(fleet: Fleet) -> None:
+    fleet.any.drop("steady-seen.png", picture(10))
+    host = fleet.at("steady-seen.png")
+    other, name = fleet.other(host), host.root.name
+    with browser(f"http://127.0.0.1:{other.port}") as page:
+        page.open("queue")
+        page.complaints()
+        page.until_said("steady-seen.png")
+        assert name in page.find(".running .card:has(.name) .device").text
+        host.until_settled("steady-seen.png", "done")
+        page.turn_to("health")
+        page.until_said("Hosts of this queue")
+        page.find(f"button[data-host={name}]").click()
+        page.until_said("drained")
+        assert state(other, host) == "drained"
+        page.find(f"button[data-host={name}]").click()
+        page.until("!document.querySelector('.hosts').textContent.includes('drained')")
+        page.turn_to("clips")
+        page.find(".clip").click()
+        page.until_said("Host")
+        assert page.complaints() == []
+    assert state(other, host) == "working"
+
+
+def test_a_host_that_stops_is_away_at_once_and_another_sees_it(fleet: Fleet) -> None:
+    one, two = fleet.hosts
+    assert [each["state"] for each in one.get("/api/hosts")] == ["working", "working"]
+    assert two.stop() == 0
+    assert state(one, two) == "away"
+    assert one.metric("i2vd_host_state", host="two", state="away") == 1
+    shown = json.loads(one.command("hosts", "--json").stdout)
+    assert [(each["name"], each["here"]) for each in shown] == [("one", True), ("two", False)]
+    assert shown[0]["devices"][0]["device"] == "cpu"
+    two.start()
+    assert state(one, two) == "working"
+    two.kill()
+    one.until(lambda: state(one, two) == "away", "its silence is noticed")
+    two.start()
+
+
+def test_one_host_watches_and_another_makes(fleet: Fleet) -> None:
+    """A pure worker knows the inbox and does not look into it; a pure watcher has no device."""
+    worker, watcher = fleet.hosts
+    fleet.settings(worker, more="watch = []")
+    fleet.settings(watcher, devices="[]")
+    for host in fleet.hosts:
+        host.stop()
+        host.log_file.unlink()
+    worker.start()
+    worker.drop("role-early.png", picture(30))
+    watcher.start()
+    worker.drop("role-late.png", picture(31))
+    for name in ("role-early.png", "role-late.png"):
+        watcher.until_settled(name, "done")
+    assert makers(fleet, "role-early.png", "role-late.png") == ["one", "one"]
+    said = {host.root.name: [line["event"] for line in host.log()] for host in fleet.hosts}
+    assert (said["one"].count("queued"), said["one"].count("done")) == (0, 2)
+    assert (said["two"].count("queued"), said["two"].count("running")) == (2, 0)
+    assert watcher.get("/api/status")["slots"] == []
+    assert told(worker, watcher)["devices"] == []
+    assert watcher.get("/api/presets")["needs"]
+    assert watcher.command("check").returncode == 0
+
+
+def test_a_small_card_leaves_large_clips_to_a_larger_one_while_that_lives(fleet: Fleet) -> None:
+    large, small = fleet.hosts
+    fleet.any.rule(
+        "20-fit", '[match]\nnames = ["fit*"]\n\n[make]\nprompt = "film"\npreset = "high"\n'
+    )
+    fleet.settings(large, devices='["cpu", "cpu"]')
+    fleet.settings(small, model='max_vram = "50MB"')
+    for host in fleet.hosts:
+        host.stop()
+        host.start()
+    asked = [f"fit{number}.png" for number in range(6)]
+    for number, name in enumerate(asked):
+        small.drop(name, picture(40 + number))
+    for name in asked:
+        small.until_settled(name, "done")
+    assert makers(fleet, *asked) == 6 * ["one"]
+    assert not any(small.job(name)["result"]["degraded"] for name in asked)
+    assert len(told(small, large)["devices"]) == 2
+
+    small.command("drain", "one")
+    small.drop("fit-alone.png", picture(47))
+    small.until_settled("fit-alone.png", "done")
+    small.command("drain", "--undo", "one")
+    assert makers(fleet, "fit-alone.png") == ["two"]
+    assert small.job("fit-alone.png")["result"]["degraded"]
