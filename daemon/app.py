@@ -71,6 +71,7 @@ class App:
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
+            owner=owner(settings.state, shared=self.database.shared),
             database=self.database,
             family=family,
             ledger=self.ledger,
@@ -84,9 +85,7 @@ class App:
             posters=Posters(settings.state),
             rules=self.rules,
         )
-        self.dispatcher = Dispatcher(
-            self.parts, owner=owner(settings.state, shared=self.database.shared)
-        )
+        self.dispatcher = Dispatcher(self.parts)
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
         self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]

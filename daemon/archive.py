@@ -160,7 +160,7 @@ def _root_of(there: Path, drop: Job) -> Path:
     return there.parents[len(PurePath(drop.path).parents) - 1]
 
 
-def bring_back(inbox: Inbox, job: Job) -> str | None:
+def bring_back(inbox: Inbox, job: Job, host: str) -> str | None:
     """Undo `settle`: the picture lies in the inbox again, with the fingerprint that is returned.
 
     None when it is nowhere to be found, or another lies in its place.
@@ -176,7 +176,7 @@ def bring_back(inbox: Inbox, job: Job) -> str | None:
         _reason_file(away).unlink(missing_ok=True)
         _refused_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
-    return Seen.of(status).fingerprint
+    return Seen.of(status).fingerprint(host)
 
 
 def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
@@ -226,10 +226,10 @@ def _is_ours(file: Path, drop: Job) -> bool:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             return False
-        seen = Seen.of(status)
-        if seen.fingerprint == drop.fingerprint:
+        seen, state = Seen.of(status), drop.fingerprint.partition("@")[0]
+        if seen.state == state:
             return True
-        size, mtime_ns, _ = drop.fingerprint.split("-")
+        size, _, mtime_ns = state.rpartition("-")[0].partition("-")
         if seen.size != int(size):
             return False
         if not drop.sha256:  # never decoded; a copy keeps its time

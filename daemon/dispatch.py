@@ -39,14 +39,14 @@ log = structlog.get_logger()
 class Dispatcher:
     """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
 
-    def __init__(self, parts: Parts, owner: str) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()
         self._parts = parts
         self._ledger = parts.ledger
         self._history = parts.history
         self._takeover = Takeover(parts.database)
-        self._owner = owner
+        self._owner = parts.owner
         shared = parts.database.shared
         self._among = [inbox.name for inbox in parts.settings.inbox] if shared else None
         """In a fleet: the inboxes that this host knows, for others may be another's."""

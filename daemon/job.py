@@ -25,7 +25,7 @@ class Drop(BaseModel):
     path: str
     """Relative to the inbox, with "/"."""
     fingerprint: str
-    """Size, time and inode: the same drop seen twice has the same."""
+    """Size, time, inode and who saw it: of the same drop seen twice they are the same state."""
     sha256: str
     source: dict[str, Any]
     """The picture's facts, as the sidecar will tell them."""

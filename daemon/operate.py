@@ -31,7 +31,7 @@ def retry(parts: Parts, job_id: int) -> Job:
 
     def bring_back(job: Job) -> str | None:
         inbox = parts.settings.inbox_named(job.inbox)
-        return archive.bring_back(inbox, job) if inbox else None
+        return archive.bring_back(inbox, job, parts.owner) if inbox else None
 
     if not parts.ledger.retry(job_id, bring_back):
         job = _job(parts, job_id)

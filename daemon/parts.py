@@ -21,9 +21,10 @@ from rules.live import LiveRules
 
 @dataclass(frozen=True)
 class Parts:
-    """`rules` by the name of their inbox."""
+    """`rules` by the name of their inbox; `owner` is the name by which this host claims jobs."""
 
     settings: Settings
+    owner: str
     database: Database
     family: Family
     ledger: Ledger

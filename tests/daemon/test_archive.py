@@ -99,7 +99,7 @@ def finished(
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
         status = there.picture.stat()
         seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
-        enqueue("pets/cat.jpg", seen.fingerprint, hashlib.sha256(CAT).hexdigest())
+        enqueue("pets/cat.jpg", seen.fingerprint("me"), hashlib.sha256(CAT).hexdigest())
         job = ledger.claim("me", 30)
         assert job
         if ended == "done":
@@ -238,10 +238,10 @@ def test_a_failed_picture_comes_back(
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
     there.archive().catch_up()
-    assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job))
+    assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job, "me"))
     status = there.picture.stat()
     seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
-    assert there.job().fingerprint == seen.fingerprint
+    assert there.job().fingerprint == seen.fingerprint("me")
     assert there.files() == {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"}
 
 

@@ -22,7 +22,7 @@ from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.poster import Posters
 from daemon.room import Room
-from daemon.scan import Seen, scan
+from daemon.scan import Seen, is_same_state, scan
 from daemon.settings import Inbox, Settings
 from daemon.watch import Later
 from pipeline.decoder import Decoder
@@ -46,6 +46,7 @@ class Desk:
         self.decoder = Decoder(print, print)
         self.parts = Parts(
             settings=self.settings,
+            owner="me",
             database=database,
             family=MICRO_FAMILY,
             ledger=ledger,
@@ -308,4 +309,13 @@ async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None
 
 
 def test_a_fingerprint_tells_states_of_a_file_apart() -> None:
-    assert Seen(1, 2, 3).fingerprint != Seen(1, 2, 4).fingerprint
+    told = Seen(1, 2, 3).fingerprint("here")
+    assert is_same_state(told, Seen(1, 2, 3).fingerprint("here"))
+    assert not is_same_state(told, Seen(1, 2, 4).fingerprint("here"))
+    assert not is_same_state(told, Seen(1, 1, 3).fingerprint("there"))
+
+
+def test_an_inode_tells_something_only_to_the_host_that_saw_it() -> None:
+    assert is_same_state(Seen(1, -2, 3).fingerprint("here"), Seen(1, -2, 4).fingerprint("there"))
+    assert is_same_state("1-2-3", Seen(1, 2, 3).fingerprint("here")), "noted by an older i2vd"
+    assert not is_same_state("1-2-3", Seen(1, 2, 4).fingerprint("here"))
