@@ -35,6 +35,7 @@ from daemon.poster import Posters
 from daemon.room import Room
 from daemon.settings import Settings
 from daemon.slot import Slot
+from daemon.storage import Storage
 from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
 from daemon.web import server
@@ -66,8 +67,9 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        self.room = Room(settings, self.database.try_write)
-        self.archive = Archive(self.database, self.ledger, self.history, settings)
+        storage = Storage(settings, self.database)
+        self.room = Room(settings, storage, self.database.try_write)
+        self.archive = Archive(self.database, self.ledger, self.history, settings, storage)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
@@ -78,6 +80,7 @@ class App:
             history=self.history,
             archive=self.archive,
             room=self.room,
+            storage=storage,
             pace=Pace.of(self.history),
             forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
@@ -88,7 +91,7 @@ class App:
         self.dispatcher = Dispatcher(self.parts)
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
         self.watchers = [self._watcher(inbox.name) for inbox in settings.inbox]
-        self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
+        self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
 
@@ -227,7 +230,11 @@ class App:
 
     def problems(self) -> list[str]:
         """Why we are not ready; empty when we are."""
-        found = [f"inbox {w.inbox.name}: {w.unavailable}" for w in self.watchers if w.unavailable]
+        found = [
+            f"inbox {w.inbox.name}: {w.unavailable}"
+            for w in self.watchers
+            if w.unavailable and w.inbox.name not in self.room.lacking
+        ]
         found += [
             f"inbox {name}: no rules could be loaded from {rules.folder}"
             for name, rules in self.rules.items()
@@ -343,7 +350,7 @@ class App:
         inbox = self.settings.inbox_named(name)
         assert inbox is not None
         intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake, self.room)
+        return Watcher(inbox, self.settings.scan_interval, intake, self.room, self.parts.storage)
 
     def _child_lost(self, child: str) -> Callable[[Loss], None]:
         def note(loss: Loss) -> None:

@@ -171,6 +171,7 @@ class Intake:
             log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
             return Later(float(inbox.patience))
         self._undecodable.pop(key, None)
+        await asyncio.to_thread(self._parts.storage.check, inbox, "path")
         drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})
         await self._put_aside(inbox, drop, refusal.reason, "unreadable")
         return None
