@@ -59,7 +59,7 @@ class App:
         self.settings = settings
         self.failed: str | None = None
         """Why the process ends as failed though nobody stopped it."""
-        self.database = Database(settings.queue_url)
+        self.database = Database(settings.queue_url, settings.queue.lease)
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
         self.metrics = Metrics()
