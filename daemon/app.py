@@ -38,6 +38,7 @@ from daemon.presence import Presence, lease_of
 from daemon.room import Room
 from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
+from daemon.storage import Storage
 from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
 from daemon.web import server
@@ -61,7 +62,7 @@ class App:
         self.settings = settings
         self.failed: str | None = None
         """Why the process ends as failed though nobody stopped it."""
-        self.database = Database(settings.queue_url)
+        self.database = Database(settings.queue_url, settings.queue.lease)
         self.ledger = Ledger(self.database)
         self.history = History(self.database)
         self.metrics = Metrics()
@@ -69,8 +70,9 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        self.room = Room(settings, self.database.try_write)
-        self.archive = Archive(self.database, self.ledger, self.history, settings)
+        storage = Storage(settings, self.database)
+        self.room = Room(settings, storage, self.database.try_write)
+        self.archive = Archive(self.database, self.ledger, self.history, settings, storage)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.parts = Parts(
             settings=settings,
@@ -81,6 +83,7 @@ class App:
             history=self.history,
             archive=self.archive,
             room=self.room,
+            storage=storage,
             pace=Pace.of(self.history),
             forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
@@ -93,7 +96,7 @@ class App:
         self.presence = Presence(self.parts, self.hosts, self.slots)
         self.dispatcher = Dispatcher(self.parts, self.presence.fit)
         self.watchers = [self._watcher(inbox) for inbox in settings.watched]
-        self.webhooks = [Webhook(h, self.database, self.metrics) for h in settings.hook]
+        self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
 
@@ -247,7 +250,11 @@ class App:
 
     def problems(self) -> list[str]:
         """Why we are not ready; empty when we are."""
-        found = [f"inbox {w.inbox.name}: {w.unavailable}" for w in self.watchers if w.unavailable]
+        found = [
+            f"inbox {w.inbox.name}: {w.unavailable}"
+            for w in self.watchers
+            if w.unavailable and w.inbox.name not in self.room.lacking
+        ]
         found += [
             f"inbox {w.inbox.name}: no rules could be loaded from {rules.folder}"
             for w in self.watchers
@@ -304,7 +311,7 @@ class App:
 
     def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake, self.room)
+        return Watcher(inbox, self.settings.scan_interval, intake, self.room, self.parts.storage)
 
     def _child_lost(self, child: str) -> Callable[[Loss], None]:
         def note(loss: Loss) -> None:

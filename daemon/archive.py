@@ -18,12 +18,14 @@ import structlog
 
 from daemon.beneath import beneath
 from daemon.database import Database
+from daemon.folders import folder_of
 from daemon.history import History
-from daemon.job import OPEN, Job
+from daemon.job import OPEN, Job, below
 from daemon.ledger import Ledger
 from daemon.place import fitting, move, remove, told, write_durably
 from daemon.scan import Seen
 from daemon.settings import Inbox, Settings
+from daemon.storage import Storage
 
 SIDECAR_ENDINGS = (".toml", ".txt")
 
@@ -34,13 +36,19 @@ class Archive:
     """Puts pictures where they belong. `trouble`: why some still lie in the inbox, if they do."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, history: History, settings: Settings
+        self,
+        database: Database,
+        ledger: Ledger,
+        history: History,
+        settings: Settings,
+        storage: Storage,
     ) -> None:
         self.trouble: str | None = None
         self._database = database
         self._ledger = ledger
         self._history = history
         self._settings = settings
+        self._storage = storage
 
     def settle(self, job: Job) -> None:
         """Move the picture of a job's drop, once no job needs it; what cannot be done now waits."""
@@ -81,13 +89,12 @@ class Archive:
         drop, picture = siblings[0], inbox.path / job.path
         if drop.whereabouts != "inbox":  # another host was first
             return
-        if not inbox.path.is_dir():
-            raise FileNotFoundError(2, "the inbox is not there", str(inbox.path))
+        self._storage.check(inbox)
         if any(sibling.state == "done" for sibling in siblings):
             self._succeeded(inbox, picture, drop)
         elif there := self._carry(picture, inbox.failed, drop):
             _write_reason(inbox, there, siblings)
-            self._ledger.moved(drop, "failed", str(there))
+            self._ledger.moved(drop, "failed", str(there.relative_to(inbox.failed)))
             log.info("picture put aside", job=job.id, to=str(there))
 
     def _succeeded(self, inbox: Inbox, picture: Path, drop: Job) -> None:
@@ -99,12 +106,12 @@ class Archive:
             ours = remove(picture, lambda file: _is_ours(file, drop))
             self._ledger.moved(drop, "deleted" if ours else "gone")
         elif there := self._carry(picture, inbox.archive, drop):
-            self._ledger.moved(drop, "archive", str(there))
+            self._ledger.moved(drop, "archive", str(there.relative_to(inbox.archive)))
             log.info("picture archived", job=drop.id, to=str(there))
 
     def _carry(self, picture: Path, root: Path, drop: Job) -> Path | None:
         """Move the picture below `root`, and what lies beside it; None when it is gone."""
-        there = _arrived(picture, drop) or self._move(picture, root, drop)
+        there = _arrived(picture, root, drop) or self._move(picture, root, drop)
         if there is None:
             self._ledger.moved(drop, "gone")
             return None
@@ -120,7 +127,9 @@ class Archive:
             picture,
             root,
             drop.path,
-            announce=lambda target: self._ledger.moved(drop, "inbox", str(target)),
+            announce=lambda target: self._ledger.moved(
+                drop, "inbox", str(target.relative_to(root))
+            ),
         )
         if _is_ours(there, drop):
             return there
@@ -135,10 +144,12 @@ def keep_for_a_look(inbox: Inbox, job: Job, clip: Path) -> None:
         move(clip, inbox.failed, _refused_clip(inbox, job).relative_to(inbox.failed))
 
 
-def _arrived(picture: Path, drop: Job) -> Path | None:
-    """Where the picture arrived before a crash, if it did."""
-    there = Path(drop.whereabouts_path) if drop.whereabouts_path else None
-    if there is None or not _is_ours(there, drop):
+def _arrived(picture: Path, root: Path, drop: Job) -> Path | None:
+    """Where below `root` the picture arrived before a crash, if it did."""
+    if drop.whereabouts_path is None:
+        return None
+    there = root / below(drop.whereabouts_path, drop.path)
+    if not _is_ours(there, drop):
         return None
     if picture.parent.is_dir():  # a copy, whose original was still to be removed
         remove(picture, lambda file: _is_ours(file, drop))
@@ -160,15 +171,15 @@ def _root_of(there: Path, drop: Job) -> Path:
     return there.parents[len(PurePath(drop.path).parents) - 1]
 
 
-def bring_back(inbox: Inbox, job: Job) -> str | None:
+def bring_back(inbox: Inbox, job: Job, host: str) -> str | None:
     """Undo `settle`: the picture lies in the inbox again, with the fingerprint that is returned.
 
     None when it is nowhere to be found, or another lies in its place.
     """
     picture = inbox.path / job.path
     if not _is_ours(picture, job):
-        away = Path(job.whereabouts_path) if job.whereabouts_path else None
-        if away is None or os.path.lexists(picture) or not _is_ours(away, job):
+        away = _away(inbox, job)
+        if away is None or os.path.lexists(picture):
             return None
         for sidecar, ending in _beside(away):
             move(sidecar, inbox.path, job.path + ending)
@@ -176,7 +187,18 @@ def bring_back(inbox: Inbox, job: Job) -> str | None:
         _reason_file(away).unlink(missing_ok=True)
         _refused_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
-    return Seen.of(status).fingerprint
+    return Seen.of(status).fingerprint(host)
+
+
+def _away(inbox: Inbox, job: Job) -> Path | None:
+    """Where a picture is that has left the inbox, or was about to; None when it is not there."""
+    if job.whereabouts_path is None:
+        return None
+    inside = below(job.whereabouts_path, job.path)
+    roots = [inbox.archive, inbox.failed]
+    if job.whereabouts in ("archive", "failed"):
+        roots = [folder_of(inbox, job.whereabouts)]
+    return next((root / inside for root in roots if _is_ours(root / inside, job)), None)
 
 
 def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
@@ -226,10 +248,10 @@ def _is_ours(file: Path, drop: Job) -> bool:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             return False
-        seen = Seen.of(status)
-        if seen.fingerprint == drop.fingerprint:
+        seen, state = Seen.of(status), drop.fingerprint.partition("@")[0]
+        if seen.state == state:
             return True
-        size, mtime_ns, _ = drop.fingerprint.split("-")
+        size, _, mtime_ns = state.rpartition("-")[0].partition("-")
         if seen.size != int(size):
             return False
         if not drop.sha256:  # never decoded; a copy keeps its time

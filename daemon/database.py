@@ -18,8 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daemon.migrate import bring_up, keep_copy, refusal, version
 
-SCHEMA_VERSION = 5
-OLDEST_SCHEMA = 4
+SCHEMA_VERSION = 6
+OLDEST_SCHEMA = 6
 """The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
 
 metadata = sa.MetaData()
@@ -141,24 +141,42 @@ meta = sa.Table(
 )
 
 
-_SERVER = {
-    "pool_pre_ping": True,
-    "pool_size": 2,
-    "max_overflow": 13,
-    "pool_use_lifo": True,
-    "connect_args": {
-        "connect_timeout": 5,
-        "tcp_user_timeout": 10_000,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=30s "
-        "-c tcp_user_timeout=10s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 "
-        "-c tcp_keepalives_count=3",
-    },
-}
-"""For PostgreSQL: few connections at rest, and either side soon notices that the network is cut, so
-that no host waits for an answer for ever and no lock outlives the host that held it."""
+_LEASE = 30.0
+
+
+def _server(lease: float) -> dict[str, Any]:
+    """For PostgreSQL: few connections at rest, and either side notices a cut within the lease.
+
+    A network that swallows everything tells nobody: without these limits a host would wait for an
+    answer for ever, and its locks would outlive it.
+    """
+    cut = max(2, min(10, int(lease / 3)))
+    idle, interval, count = max(1, cut // 2), max(1, cut // 5), 2
+    slow = max(2, int(lease * 2 / 3))
+    theirs = {
+        "statement_timeout": f"{slow}s",
+        "idle_in_transaction_session_timeout": f"{slow}s",
+        "tcp_user_timeout": f"{cut}s",
+        "tcp_keepalives_idle": idle,
+        "tcp_keepalives_interval": interval,
+        "tcp_keepalives_count": count,
+    }
+    ours = {
+        "connect_timeout": max(2, cut // 2),
+        "tcp_user_timeout": cut * 1000,
+        "keepalives_idle": idle,
+        "keepalives_interval": interval,
+        "keepalives_count": count,
+        "options": " ".join(f"-c {key}={value}" for key, value in theirs.items()),
+    }
+    return {
+        "pool_pre_ping": True,
+        "pool_size": 2,
+        "max_overflow": 13,
+        "pool_use_lifo": True,
+        "connect_args": ours,
+    }
+
 
 _DAMAGED = ("malformed", "not a database", "file is encrypted")
 _ALONE = 7319204
@@ -197,11 +215,14 @@ class LedgerUnavailable(OSError):
 class Database:
     """SQLite on a local disk, or PostgreSQL. Safe to use from several threads and processes."""
 
-    def __init__(self, url: str) -> None:
-        """Open, and create or check the tables. Raises DatabaseUnusable."""
+    def __init__(self, url: str, lease: float = _LEASE) -> None:
+        """Open, and create or check the tables; `lease` as in the settings.
+
+        Raises DatabaseUnusable.
+        """
         try:
             server = url.startswith("postgresql")
-            self._engine = sa.create_engine(url, **(_SERVER if server else {}))
+            self._engine = sa.create_engine(url, **(_server(lease) if server else {}))
         except (sa.exc.ArgumentError, ImportError) as error:
             raise DatabaseUnusable(f"queue.url {url!r}: {error}") from error
         self._sqlite = self._engine.dialect.name == "sqlite"

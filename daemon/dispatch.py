@@ -175,6 +175,7 @@ class Dispatcher:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
+            await asyncio.to_thread(self._parts.storage.check, inbox)
             if why := await asyncio.to_thread(in_the_way, inbox.outbox, job.clip_name):
                 await self._outcomes.fail(job, f"its clip cannot get into the outbox: {why}")
                 return

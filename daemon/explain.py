@@ -15,6 +15,7 @@ from daemon.forecast import Forecast
 from daemon.history import History
 from daemon.intake import checker, plan
 from daemon.job import Event, Job
+from daemon.original import local
 from daemon.outlook import Outlook, outlook
 from daemon.pace import Pace
 from daemon.printable import escape
@@ -128,7 +129,7 @@ def _past(settings: Settings, sha256: str | None, picture: Path) -> list[Past]:
     if sha256:
         found |= {job.id: job for job in history.of_content(sha256)}
     newest = [found[number] for number in sorted(found, reverse=True)]
-    return [Past(job=job, events=history.events(job.id)) for job in newest]
+    return [Past(job=local(settings, job), events=history.events(job.id)) for job in newest]
 
 
 def show(answer: Explanation, console: Console) -> None:

@@ -103,7 +103,7 @@ class Intake:
 
     async def news(self, inbox: Inbox, files: Mapping[str, Seen]) -> list[str]:
         """The paths of the files that have no job yet, so that nobody looks into the others."""
-        told = {path: seen.fingerprint for path, seen in files.items()}
+        told = {path: seen.fingerprint(self._parts.owner) for path, seen in files.items()}
         return await asyncio.to_thread(self._ledger.news, inbox.name, told)
 
     async def take(
@@ -121,7 +121,7 @@ class Intake:
         drop = Drop(
             inbox=inbox.name,
             path=path,
-            fingerprint=seen.fingerprint,
+            fingerprint=seen.fingerprint(self._parts.owner),
             sha256=picture.sha256,
             source=picture.model_dump(exclude={"type", "sha256", "format"}),
         )
@@ -166,13 +166,14 @@ class Intake:
         """A copy that pauses looks broken; only one that stays so for long is."""
         if refusal.gone:
             return None
-        key = (inbox.name, path)
-        if self._undecodable.get(key) != seen.fingerprint and not isinstance(refusal, Condemned):
-            self._undecodable[key] = seen.fingerprint
+        key, fingerprint = (inbox.name, path), seen.fingerprint(self._parts.owner)
+        if self._undecodable.get(key) != fingerprint and not isinstance(refusal, Condemned):
+            self._undecodable[key] = fingerprint
             log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
             return Later(float(inbox.patience))
         self._undecodable.pop(key, None)
-        drop = Drop(inbox=inbox.name, path=path, fingerprint=seen.fingerprint, sha256="", source={})
+        await asyncio.to_thread(self._parts.storage.check, inbox, "path")
+        drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})
         await self._put_aside(inbox, drop, refusal.reason, "unreadable")
         return None
 

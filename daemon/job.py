@@ -1,5 +1,6 @@
 """A job and a drop, as the ledger tells them."""
 
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,14 @@ Whereabouts = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
 IN_INBOX: tuple[Whereabouts, ...] = ("inbox", "kept")
 
 
+def below(told: str, like: str) -> str:
+    """Where a file lies in its folder: the last parts of `told`, as many as `like` has.
+
+    The ledger keeps it like that; an older i2vd kept the whole path on its host.
+    """
+    return str(PurePosixPath(*PurePosixPath(told).parts[-len(PurePosixPath(like).parts) :]))
+
+
 class Drop(BaseModel):
     """One drop of one picture: where it lies, and what it is."""
 
@@ -25,7 +34,7 @@ class Drop(BaseModel):
     path: str
     """Relative to the inbox, with "/"."""
     fingerprint: str
-    """Size, time and inode: the same drop seen twice has the same."""
+    """Size, time, inode and who saw it: of the same drop seen twice they are the same state."""
     sha256: str
     source: dict[str, Any]
     """The picture's facts, as the sidecar will tell them."""
@@ -46,6 +55,7 @@ class Job(BaseModel):
     source: dict[str, Any]
     whereabouts: Whereabouts
     whereabouts_path: str | None
+    """In the archive or failed folder; while it is in the inbox, where it is about to go."""
     spec: Spec | None
     clip_name: str
     rule: str | None

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from daemon.database import Database, is_drained, jobs, meta, same_drop
 from daemon.fit import Fit
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
+from daemon.scan import is_same_state
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 
@@ -47,7 +48,11 @@ class Ledger:
         with self._database.read() as db:
             rows = db.execute(last).all()
         there = {row.path: row.fingerprint if row.whereabouts in IN_INBOX else None for row in rows}
-        return [path for path, told in fingerprints.items() if there.get(path) != told]
+        return [
+            path
+            for path, told in fingerprints.items()
+            if (known := there.get(path)) is None or not is_same_state(known, told)
+        ]
 
     def admit(
         self,
@@ -69,7 +74,7 @@ class Ledger:
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
             if last is not None and last.whereabouts in IN_INBOX:
-                if last.fingerprint == drop.fingerprint:
+                if is_same_state(last.fingerprint, drop.fingerprint):
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
                     touched = jobs.update().where(same_drop(last))
@@ -99,7 +104,8 @@ class Ledger:
         """Enter a picture that can never become a clip; None when it is entered already."""
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
-            if last and last.whereabouts in IN_INBOX and last.fingerprint == drop.fingerprint:
+            there = last is not None and last.whereabouts in IN_INBOX
+            if there and is_same_state(last.fingerprint, drop.fingerprint):
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason}

@@ -31,7 +31,7 @@ def retry(parts: Parts, job_id: int) -> Job:
 
     def bring_back(job: Job) -> str | None:
         inbox = parts.settings.inbox_named(job.inbox)
-        return archive.bring_back(inbox, job) if inbox else None
+        return archive.bring_back(inbox, job, parts.owner) if inbox else None
 
     if not parts.ledger.retry(job_id, bring_back):
         job = _job(parts, job_id)
@@ -40,7 +40,7 @@ def retry(parts: Parts, job_id: int) -> Job:
         if job.spec is None:
             raise Refused(f"job {job_id} never became a request: {job.error}; drop it again")
         raise Refused(
-            f"the picture of job {job_id} is not at {job.whereabouts_path} any more, or another "
+            f"the picture of job {job_id} is not in its folder any more, or another "
             f"lies at {job.path} in the inbox; drop it again"
         )
     job = _job(parts, job_id)

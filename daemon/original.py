@@ -4,11 +4,11 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from daemon.beneath import beneath
 from daemon.folders import folder_of
-from daemon.job import IN_INBOX, Job
+from daemon.job import IN_INBOX, Job, below
 from daemon.settings import Settings
 
 
@@ -24,16 +24,28 @@ class Lies(NamedTuple):
 
 
 def lies_at(settings: Settings, job: Job) -> Lies | None:
-    """Where the ledger knows the picture to be; None where that is in no folder of ours."""
+    """Where the ledger knows the picture to be; None where that is in no folder of this host."""
     inbox = settings.inbox_named(job.inbox)
     if inbox is None:
         return None
     if job.whereabouts in IN_INBOX:
         return Lies(inbox.path / job.path, inbox.path)
     if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
-        found = Lies(Path(job.whereabouts_path), folder_of(inbox, job.whereabouts))
-        return found if found.path.is_relative_to(found.within) else None
+        folder = folder_of(inbox, job.whereabouts)
+        return Lies(folder / below(job.whereabouts_path, job.path), folder)
     return None
+
+
+def local(settings: Settings, job: Job) -> Job:
+    """The job with the paths of this host, for people and programs on it."""
+    inbox, lies = settings.inbox_named(job.inbox), lies_at(settings, job)
+    changes: dict[str, Any] = {}
+    if lies is not None and job.whereabouts not in IN_INBOX:
+        changes["whereabouts_path"] = str(lies.path)
+    if inbox is not None and job.result and "clip" in job.result:
+        clip = inbox.outbox / below(job.result["clip"], job.clip_name)
+        changes["result"] = {**job.result, "clip": str(clip)}
+    return job.model_copy(update=changes)
 
 
 def open_original(settings: Settings, job: Job) -> BinaryIO:

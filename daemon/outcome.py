@@ -48,10 +48,12 @@ class Outcomes:
         match outcome:
             case Clip():
                 await self._fence(inbox, job, outcome)
-            case Rejected(gone=True):
-                await self._picture_gone(inbox, job)
             case Rejected():
-                await self.fail(job, outcome.reason)
+                await asyncio.to_thread(self._parts.storage.check, inbox, "path")
+                if outcome.gone:
+                    await self._picture_gone(job)
+                else:
+                    await self.fail(job, outcome.reason)
             case NoClip() if hurry or outcome.kind == "ended":
                 await self._give_back(job, "the daemon was stopped" if hurry else outcome.reason)
             case NoClip(kind="cancelled"):
@@ -100,7 +102,7 @@ class Outcomes:
             return
         self.held.pop(job.id, None)
         poster = await asyncio.to_thread(self._parts.posters.take, inbox, job)
-        result = {**job.result, "clip": str(clip), "poster": poster}
+        result = {**job.result, "clip": str(clip.relative_to(inbox.outbox)), "poster": poster}
         await asyncio.to_thread(self._ledger.done, job, result)
         self._parts.room.trust(inbox)
         log.info(
@@ -195,10 +197,8 @@ class Outcomes:
             metrics.worked_seconds.inc(seconds)
         pace.learn(spec, seconds)
 
-    async def _picture_gone(self, inbox: Inbox, job: Job) -> None:
-        """Its owner took it away, or the whole inbox is away, which is no reason to cancel."""
-        if not inbox.path.is_dir():
-            raise OSError(f"{inbox.path}: the inbox is not there")
+    async def _picture_gone(self, job: Job) -> None:
+        """Its owner took it away."""
         log.info("cancelled: the picture is gone", path=job.path)
         why = "the picture was taken away, or replaced, before its turn"
         await asyncio.to_thread(self._ledger.cancelled, job, why)

@@ -14,6 +14,7 @@ from daemon.pace import Pace
 from daemon.poster import Posters
 from daemon.room import Room
 from daemon.settings import Settings
+from daemon.storage import Storage
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
 from rules.live import LiveRules
@@ -31,6 +32,7 @@ class Parts:
     history: History
     archive: Archive
     room: Room
+    storage: Storage
     pace: Pace
     forecast: Forecast
     decoder: Decoder

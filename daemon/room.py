@@ -1,8 +1,8 @@
 """Room: whether the folders can take what more work would put there, and whether they take it.
 
-Looked at every two seconds, so that work stops before a disk is full. After an error on a folder
-nothing new begins there until a small file can be written again. What is lacking stops its inbox
-alone; the state folder stops all.
+Looked at every two seconds, so that work stops before a disk is full, and where a share is away.
+After an error on a folder nothing new begins there until a small file can be written again. What is
+lacking stops its inbox alone; the state folder stops all.
 """
 
 import os
@@ -16,6 +16,7 @@ import structlog
 from daemon.database import LedgerUnavailable
 from daemon.place import told
 from daemon.settings import Inbox, Settings
+from daemon.storage import Storage
 
 STATE = ""
 """Stands for the state folder where else the name of an inbox stands."""
@@ -41,10 +42,13 @@ class _Doubt:
 class Room:
     """`lacking`: why nothing new may begin, by inbox; read by watch.py and dispatch.py."""
 
-    def __init__(self, settings: Settings, try_ledger: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, storage: Storage, try_ledger: Callable[[], None]
+    ) -> None:
         """`try_ledger` writes something to the ledger. Raises LedgerUnavailable."""
         self.lacking: dict[str, str] = {}
         self._settings = settings
+        self._storage = storage
         self._try_ledger = try_ledger
         self._doubts: dict[str, _Doubt] = {}
         self._mounted = {folder for _, folder in self._all() if os.path.ismount(folder)}
@@ -55,7 +59,7 @@ class Room:
         state = self._shortage(STATE, {"state": self._settings.state})
         now = {}
         for inbox in self._settings.inbox:
-            if why := state or self._shortage(inbox.name, folders_of(inbox)):
+            if why := state or self._away(inbox) or self._shortage(inbox.name, folders_of(inbox)):
                 now[inbox.name] = why
         self._tell(before, now)
         return bool(before.keys() - now.keys())
@@ -92,6 +96,13 @@ class Room:
             doubt.why = told(error)
             return doubt.why
         doubt.probing = False
+        return None
+
+    def _away(self, inbox: Inbox) -> str | None:
+        try:
+            self._storage.check(inbox)
+        except OSError as error:
+            return told(error)
         return None
 
     def _full(self, role: str, folder: Path) -> str | None:

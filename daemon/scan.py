@@ -1,6 +1,7 @@
 """The scan: what lies in an inbox. It is the truth: it needs no events and works on any mount."""
 
 import contextlib
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -48,9 +49,25 @@ class Seen:
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
     @property
-    def fingerprint(self) -> str:
-        """The same, as the ledger keeps it."""
+    def state(self) -> str:
+        """The same as a text."""
         return f"{self.size}-{self.mtime_ns}-{self.inode}"
+
+    def fingerprint(self, host: str) -> str:
+        """The state as the ledger keeps it: with who saw it.
+
+        Another host may see another inode: NFS and SMB mostly tell all the same, FUSE its own.
+        """
+        return f"{self.state}@{hashlib.sha256(host.encode()).hexdigest()[:8]}"
+
+
+def is_same_state(one: str, other: str) -> bool:
+    """Whether two fingerprints tell one state of a file; between two hosts by size and time."""
+    one, _, host = one.partition("@")
+    other, _, other_host = other.partition("@")
+    if host and other_host and host != other_host:
+        return one.rpartition("-")[0] == other.rpartition("-")[0]
+    return one == other
 
 
 class InboxUnavailable(Exception):

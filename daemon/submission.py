@@ -5,9 +5,7 @@ gets its name there, so that afterwards it can be told whether it did.
 """
 
 import hashlib
-import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -19,7 +17,8 @@ from daemon.settings import Inbox
 _KEPT = 7 * 86400.0
 """Seconds for which a key is known."""
 
-Announce = Callable[[Path], None]
+Announce = Callable[[str], None]
+"""Is told a path in the inbox."""
 
 
 class KeyTaken(Exception):
@@ -35,25 +34,24 @@ class Submission(NamedTuple):
 
 
 class Submissions:
-    """Safe to use from several threads of the one daemon."""
+    """Safe to use from several threads, and on several hosts."""
 
     def __init__(self, database: Database, history: History) -> None:
         self._database = database
         self._history = history
-        self._turn = threading.Lock()
 
-    def once(self, asked: Submission, inbox: Inbox, drop: Callable[[Announce], Path]) -> Path:
-        """Where the picture was dropped; `drop` is called if that has not been done before.
+    def once(self, asked: Submission, inbox: Inbox, drop: Callable[[Announce], str]) -> str:
+        """Where in the inbox it was dropped; `drop` is called if that has not been done before.
 
         `drop` announces each path before it puts the picture there. Raises KeyTaken.
         """
-        with self._turn:
+        with self._database.alone(f"submission {asked.key}", wait=True):
             noted = self._noted(asked)
             if noted is not None and self._was_dropped(inbox, *noted, asked.sha256):
                 return noted[0]
             return drop(lambda path: self._note(asked, path))
 
-    def _noted(self, asked: Submission) -> tuple[Path, int] | None:
+    def _noted(self, asked: Submission) -> tuple[str, int] | None:
         query = sa.select(submissions).where(submissions.c.key == asked.key)
         with self._database.read() as db:
             row = db.execute(query).first()
@@ -61,9 +59,9 @@ class Submissions:
             return None
         if row.digest != asked.digest:
             raise KeyTaken(f"the key {asked.key!r} was used for another request")
-        return Path(row.path), row.after
+        return row.path, row.after
 
-    def _note(self, asked: Submission, path: Path) -> None:
+    def _note(self, asked: Submission, path: str) -> None:
         old = submissions.c.at < self._database.now - _KEPT
         newest = sa.select(sa.func.coalesce(sa.func.max(jobs.c.id), 0)).scalar_subquery()
         with self._database.write() as db:
@@ -72,18 +70,18 @@ class Submissions:
                 submissions.insert().values(
                     key=asked.key,
                     digest=asked.digest,
-                    path=str(path),
+                    path=path,
                     after=newest,
                     at=self._database.now,
                 )
             )
 
-    def _was_dropped(self, inbox: Inbox, path: Path, after: int, sha256: str) -> bool:
-        made = self._history.at(inbox.name, str(path.relative_to(inbox.path)))
+    def _was_dropped(self, inbox: Inbox, path: str, after: int, sha256: str) -> bool:
+        made = self._history.at(inbox.name, path)
         if any(job.sha256 == sha256 and job.id > after for job in made):
             return True
         try:
-            with path.open("rb") as file:
+            with (inbox.path / path).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256
         except OSError:
             return False

@@ -5,19 +5,18 @@ Also what arrived while we were down passes the same test. Events (hint.py) only
 
 import asyncio
 import contextlib
-import os
-import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import structlog
 
+from daemon.place import told
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, Seen, scan
 from daemon.settings import Inbox
+from daemon.storage import Storage
 
 _CHUNK = 500
 """Files that the ledger is asked about at once."""
@@ -106,7 +105,9 @@ class Taker(Protocol):
 class Watcher:
     """Looks at one inbox until told to stop, and hands every whole picture to the `taker`."""
 
-    def __init__(self, inbox: Inbox, interval: float, taker: Taker, room: Room) -> None:
+    def __init__(
+        self, inbox: Inbox, interval: float, taker: Taker, room: Room, storage: Storage
+    ) -> None:
         self.inbox = inbox
         self.wake = asyncio.Event()
         self.unavailable: str | None = None
@@ -115,10 +116,10 @@ class Watcher:
         self._interval = interval
         self._taker = taker
         self._room = room
+        self._storage = storage
         self._settler = Settler(inbox.settle)
         self._effort = 0.0
         """Seconds for which the last look kept a core busy."""
-        self._root = _identity(inbox.path)
         self._slow: asyncio.Queue[tuple[str, Seen]] = asyncio.Queue()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -147,13 +148,11 @@ class Watcher:
         self.unmatched.clear()
         self.wake.set()
 
-    def is_there(self) -> bool:
-        """Whether the inbox is the folder that it was at start (a mount may have gone)."""
-        return _identity(self.inbox.path) == self._root
-
     def _scan(self) -> dict[str, Seen]:
-        if not self.is_there():
-            raise InboxUnavailable(f"{self.inbox.path}: not there, or something else is mounted")
+        try:
+            self._storage.check(self.inbox, "path")
+        except OSError as error:
+            raise InboxUnavailable(told(error)) from error
         start, busy = time.perf_counter(), time.thread_time()
         files = scan(self.inbox.path, self.inbox.recursive)
         self.scan_seconds, self._effort = time.perf_counter() - start, time.thread_time() - busy
@@ -214,15 +213,3 @@ class Watcher:
         elif self.unavailable and not why:
             log.info("inbox is back", inbox=self.inbox.name)
         self.unavailable = why
-
-
-def _identity(root: Path) -> tuple[int, bool] | None:
-    """Tells a folder from the empty one that shows when its mount is gone.
-
-    Not the device number: a share that is mounted again may get another.
-    """
-    try:
-        status = root.stat()
-    except OSError:
-        return None
-    return (status.st_ino, os.path.ismount(root)) if stat.S_ISDIR(status.st_mode) else None

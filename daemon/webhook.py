@@ -25,7 +25,8 @@ from sqlalchemy.exc import IntegrityError
 from daemon.database import Database, LedgerUnavailable, events, jobs, meta
 from daemon.job import Job, as_job
 from daemon.metrics import Metrics
-from daemon.settings import Hook, SettingsError
+from daemon.original import local
+from daemon.settings import Hook, Settings, SettingsError
 from daemon.token import read_token
 
 _BASE64 = "whsec_"
@@ -71,10 +72,13 @@ class _Trying:
 class Webhook:
     """One `[[hook]]`; `run` tells its messages until the daemon stops."""
 
-    def __init__(self, hook: Hook, database: Database, metrics: Metrics) -> None:
+    def __init__(
+        self, hook: Hook, settings: Settings, database: Database, metrics: Metrics
+    ) -> None:
         """Raises SettingsError when the secret cannot be read."""
         self.hook = hook
         self._secret = _secret(hook)
+        self._settings = settings
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
@@ -142,7 +146,8 @@ class Webhook:
             row = db.execute(query).first()
         if row is None:
             return None
-        message = Message(event=row.event, at=row.at, detail=row.detail, job=as_job(row))
+        job = local(self._settings, as_job(row))
+        message = Message(event=row.event, at=row.at, detail=row.detail, job=job)
         return _Found(last, row.number, message)
 
     async def _tell(self, client: httpx.AsyncClient, found: _Found) -> float:

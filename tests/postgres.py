@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -33,12 +33,16 @@ def _programs() -> Path:
 class Server:
     """One server in a folder of its own, on a socket there and on `addresses`."""
 
-    def __init__(self, addresses: str = "", port: int = 5432) -> None:
-        """Make the folder and start. Ends the test where there is no PostgreSQL."""
+    def __init__(self, addresses: str = "", port: int = 5432, within: Sequence[str] = ()) -> None:
+        """Make the folder and start, by the command `within` that becomes another one.
+
+        Ends the test where there is no PostgreSQL.
+        """
         self._bin = _programs()
         self.folder = Path(tempfile.mkdtemp(prefix="i2vd-postgres-"))
         self._numbers = itertools.count(1)
         self._addresses, self._port = addresses, port
+        self._within = within
         self._as_user: list[str] = []
         if os.getuid() == 0:  # it refuses to run as root
             shutil.chown(self.folder, "postgres", "postgres")
@@ -54,7 +58,7 @@ class Server:
         log = (self.folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [*self._as_user, self._bin / "postgres", "-D", self.folder / "data",
+                [*self._within, *self._as_user, self._bin / "postgres", "-D", self.folder / "data",
                  "-k", self.folder, "-h", self._addresses, "-p", str(self._port),
                  "-F", "-c", "full_page_writes=off",
                  "-c", "shared_buffers=64MB", "-c", "max_connections=200"],
@@ -117,9 +121,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(addresses: str = "", port: int = 5432) -> Iterator[Server]:
+def serving(addresses: str = "", port: int = 5432, within: Sequence[str] = ()) -> Iterator[Server]:
     """A server for a while."""
-    server = Server(addresses, port)
+    server = Server(addresses, port, within)
     try:
         yield server
     finally:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from daemon.job import Job
+from daemon.job import Job, below
 from daemon.original import lies_at, open_below
 from daemon.web.jobs import Number, find
 from pipeline.protocol import Rejected
@@ -100,7 +100,7 @@ def _published(app: "App", job: Job, name: Callable[[str], str], media_type: str
     inbox = app.settings.inbox_named(job.inbox)
     if inbox is None or job.state != "done" or job.result is None:
         raise HTTPException(404, f"job {job.id} is {job.state} and has no clip")
-    file = Path(name(job.result["clip"]))
+    file = inbox.outbox / name(below(job.result["clip"], job.clip_name))
     try:
         descriptor = open_below(inbox.outbox, file)
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from daemon import operate
 from daemon.history import Wanted
 from daemon.job import Event, Job, State
+from daemon.original import local
 
 if TYPE_CHECKING:
     from daemon.app import App
@@ -58,17 +59,18 @@ def jobs(app: "App") -> APIRouter:
     @calls.get("/jobs")
     def newest(wanted: Annotated[Page, Query()]) -> list[Job]:
         """The newest jobs; `before` an id for the next page."""
-        return app.history.newest(wanted, wanted.limit, wanted.before)
+        found = app.history.newest(wanted, wanted.limit, wanted.before)
+        return [local(app.settings, job) for job in found]
 
     @calls.get("/queue")
     def waiting(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
         """The jobs that wait, in the order in which they will be made."""
-        return app.history.waiting(limit)
+        return [local(app.settings, job) for job in app.history.waiting(limit)]
 
     @calls.get("/jobs/{job}")
     def one(number: Number) -> Job:
         """One job."""
-        return find(app, number)
+        return local(app.settings, find(app, number))
 
     @calls.get("/jobs/{job}/events")
     def events(number: Number) -> list[Event]:
@@ -78,12 +80,12 @@ def jobs(app: "App") -> APIRouter:
     @calls.post("/jobs/{job}/cancel")
     def cancel(number: Number) -> Job:
         """A waiting job at once, a running one at its next step."""
-        return operate.cancel(app.parts, find(app, number).id)
+        return local(app.settings, operate.cancel(app.parts, find(app, number).id))
 
     @calls.post("/jobs/{job}/retry")
     def retry(number: Number) -> Job:
         """Put a failed or cancelled job into the queue, and its picture into the inbox."""
-        return operate.retry(app.parts, find(app, number).id)
+        return local(app.settings, operate.retry(app.parts, find(app, number).id))
 
     @calls.post("/retry")
     def retry_all(wanted: Ended) -> Retried:
@@ -93,7 +95,8 @@ def jobs(app: "App") -> APIRouter:
     @calls.post("/jobs/{job}/priority")
     def priority(number: Number, wanted: Priority) -> Job:
         """A waiting job sooner or later."""
-        return operate.prioritise(app.parts, find(app, number).id, wanted.priority)
+        job = operate.prioritise(app.parts, find(app, number).id, wanted.priority)
+        return local(app.settings, job)
 
     return calls
 

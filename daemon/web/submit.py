@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
@@ -63,21 +63,19 @@ class _Door:
         if why := self._app.room.lacking.get(inbox.name):
             raise HTTPException(507, why)
 
-        def copy(announce: Announce) -> Path:
-            folder = inbox.path / place.parent
+        def copy(announce: Announce) -> str:
             with beneath(inbox.path, place.parent) as entered:
                 there = copy_in(
                     content,
                     place.name,
                     entered,
                     sidecar,
-                    lambda path: announce(folder / path.name),
+                    lambda path: announce(str(place.parent / path.name)),
                 )
-            return folder / there.name
+            return str(place.parent / there.name)
 
         sha256 = None if key is None else _sha256(content)
-        there = self._once(copy, (place, inbox, sidecar, sha256), key)
-        path = str(there.relative_to(inbox.path))
+        path = self._once(copy, (place, inbox, sidecar, sha256), key)
         return Dropped(inbox=inbox.name, path=path, warnings=warnings)
 
     def take(
@@ -88,11 +86,10 @@ class _Door:
         It is no other drop than it was: only until it is taken can anything be said of it.
         """
         sidecar, warnings = self._beside(make)
-        path = inbox.path / place
 
-        def lay(announce: Announce) -> Path:
+        def lay(announce: Announce) -> str:
             with self._app.parts.entering, _opened(inbox, place) as file:
-                fingerprint = Seen.of(os.fstat(file.fileno())).fingerprint
+                fingerprint = Seen.of(os.fstat(file.fileno())).fingerprint(self._app.parts.owner)
                 if not self._app.ledger.news(inbox.name, {str(place): fingerprint}):
                     job = self._app.history.at(inbox.name, str(place), limit=1)[0].id
                     raise Refused(f"it is job {job} already; ask for it again by its number")
@@ -100,8 +97,8 @@ class _Door:
                     with beneath(inbox.path, place.parent) as folder:
                         if not lay_beside(folder / place.name, sidecar):
                             raise Refused(f"another sidecar lies beside {str(place)!r} already")
-                announce(path)
-            return path
+                announce(str(place))
+            return str(place)
 
         sha256 = None if key is None else self._content(inbox, place)
         self._once(lay, (place, inbox, sidecar, sha256), key)
@@ -120,10 +117,10 @@ class _Door:
 
     def _once(
         self,
-        drop: Callable[[Announce], Path],
+        drop: Callable[[Announce], str],
         asked: tuple[PurePosixPath, Inbox, Sidecar | None, str | None],
         key: str | None,
-    ) -> Path:
+    ) -> str:
         """Do it, once for each key. `asked`: where, with which sidecar, the content's sha256."""
         place, inbox, sidecar, sha256 = asked
         try:

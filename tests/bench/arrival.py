@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import socket
 import sqlite3
 import statistics
 import sys
@@ -138,13 +139,14 @@ def old_files(folder: Path, count: int) -> None:
 
 def enter_as_kept(studio: Studio) -> None:
     """Rows in the ledger as if each picture in the inbox had become a clip and been kept."""
-    seen = scan(studio.inbox, recursive=True)
+    seen, host = scan(studio.inbox, recursive=True), socket.gethostname()
     common = {"inbox": "inbox", "drop": 1, "variant": 1, "sha256": "", "source": {}}
     common |= {"whereabouts": "kept", "clip_name": "old", "state": "done", "created": 0.0}
     database = Database(f"sqlite:///{studio.root}/.i2vd/queue.sqlite")
     with database.write() as db:
         rows = [
-            common | {"path": path, "fingerprint": each.fingerprint} for path, each in seen.items()
+            common | {"path": path, "fingerprint": each.fingerprint(host)}
+            for path, each in seen.items()
         ]
         db.execute(jobs.insert(), rows)
     database.close()

@@ -21,6 +21,7 @@ from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.scan import Seen
 from daemon.settings import Inbox, Settings
+from daemon.storage import MARKER, Storage
 
 CAT = b"the cat"
 
@@ -43,12 +44,9 @@ class Place:
         return self.inbox.path / "pets" / "cat.jpg"
 
     def archive(self) -> Archive:
-        return Archive(
-            self.database,
-            self.ledger,
-            self.history,
-            Settings(inbox=(self.inbox,), state=self.inbox.path.parent),
-        )
+        settings = Settings(inbox=(self.inbox,), state=self.inbox.path.parent)
+        storage = Storage(settings, self.database)
+        return Archive(self.database, self.ledger, self.history, settings, storage)
 
     def job(self) -> Job:
         job = self.history.job(1)
@@ -62,7 +60,7 @@ class Place:
             for role in ("path", "archive", "failed")
             for folder in [getattr(self.inbox, role)]
             for file in folder.rglob("*")
-            if file.is_file() and file.suffix != ".json"
+            if file.is_file() and file.suffix != ".json" and file.name != MARKER
         }
 
 
@@ -91,15 +89,17 @@ def finished(
 ) -> Make:
     def make(*, ended: str = "done", after: str = "archive", away: Path = tmp_path) -> Place:
         folders = {"path": tmp_path / "inbox", "archive": away / "arch", "failed": away / "failed"}
+        folders |= {"outbox": tmp_path / "outbox"}
         for folder in folders.values():
             folder.mkdir()
         there = Place(Inbox(after=after, **folders), database, ledger, history)  # type: ignore[arg-type]
         there.picture.parent.mkdir()
         there.picture.write_bytes(CAT)
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
+        Storage(Settings(inbox=(there.inbox,)), database).check(there.inbox)
         status = there.picture.stat()
         seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
-        enqueue("pets/cat.jpg", seen.fingerprint, hashlib.sha256(CAT).hexdigest())
+        enqueue("pets/cat.jpg", seen.fingerprint("me"), hashlib.sha256(CAT).hexdigest())
         job = ledger.claim("me", 30)
         assert job
         if ended == "done":
@@ -176,7 +176,7 @@ def test_one_crash_anywhere_leaves_nothing_behind(
     there.archive().catch_up()
     job = there.job()
     assert job.whereabouts == "failed"
-    assert job.whereabouts_path == str(there.inbox.failed / "pets/cat.jpg")
+    assert job.whereabouts_path == "pets/cat.jpg"
     folder = there.inbox.failed / "pets"
     assert sorted(p.name for p in folder.iterdir()) == [
         "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
@@ -212,7 +212,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
 
 def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
     there = finished()
-    (there.inbox.archive).rmdir()
+    away = there.inbox.archive.rename(there.inbox.archive.with_name("away"))
     there.inbox.archive.write_text("in the way")
     archive = there.archive()
     archive.catch_up()
@@ -220,6 +220,7 @@ def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
     assert str(there.inbox.archive) in archive.trouble
     assert there.picture.read_bytes() == CAT
     there.inbox.archive.unlink()
+    away.rename(there.inbox.archive)
     archive.catch_up()
     assert archive.trouble is None
     assert there.job().whereabouts == "archive"
@@ -238,10 +239,10 @@ def test_a_failed_picture_comes_back(
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
     there.archive().catch_up()
-    assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job))
+    assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job, "me"))
     status = there.picture.stat()
     seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
-    assert there.job().fingerprint == seen.fingerprint
+    assert there.job().fingerprint == seen.fingerprint("me")
     assert there.files() == {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"}
 
 

@@ -22,8 +22,9 @@ from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.poster import Posters
 from daemon.room import Room
-from daemon.scan import Seen, scan
+from daemon.scan import Seen, is_same_state, scan
 from daemon.settings import Inbox, Settings
+from daemon.storage import Storage
 from daemon.watch import Later
 from pipeline.decoder import Decoder
 from pipeline.presets import MICRO_FAMILY
@@ -44,6 +45,7 @@ class Desk:
         self.database, self.ledger, self.history = database, ledger, history
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
+        storage = Storage(self.settings, database)
         self.parts = Parts(
             settings=self.settings,
             owner="me",
@@ -53,8 +55,9 @@ class Desk:
             history=history,
             pace=Pace(),
             forecast=Forecast(database, "micro"),
-            archive=Archive(database, ledger, history, self.settings),
-            room=Room(self.settings, lambda: None),
+            archive=Archive(database, ledger, history, self.settings, storage),
+            room=Room(self.settings, storage, lambda: None),
+            storage=storage,
             decoder=self.decoder,
             metrics=Metrics(),
             posters=Posters(root),
@@ -92,6 +95,10 @@ class Desk:
         job = self.ledger.claim("me", 30)
         assert job is not None
         return job
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
 
 
 def picture(width: int = 40, height: int = 30) -> bytes:
@@ -188,7 +195,7 @@ async def test_a_wrong_sidecar_puts_the_picture_aside_with_every_mistake(desk: D
     assert error is not None
     assert "frames" in error
     assert "steps" in error
-    assert sorted(file.name for file in desk.inbox.failed.iterdir()) == [
+    assert names(desk.inbox.failed) == [
         "cat.jpg", "cat.jpg.reason.json", "cat.jpg.toml",
     ]  # fmt: skip
 
@@ -211,7 +218,8 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    Archive(desk.database, desk.ledger, desk.history, desk.settings).settle(job)
+    parts = desk.parts
+    Archive(parts.database, parts.ledger, parts.history, desk.settings, parts.storage).settle(job)
     return desk.job(job.id)
 
 
@@ -231,7 +239,7 @@ async def test_an_archived_picture_never_overwrites_another(desk: Desk) -> None:
         desk.drop(content=picture(40 + number))
         await desk.take()
         await finish(desk)
-    assert sorted(file.name for file in desk.inbox.archive.iterdir()) == [
+    assert names(desk.inbox.archive) == [
         "cat-2.jpg", "cat.jpg",
     ]  # fmt: skip
 
@@ -243,7 +251,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    Archive(desk.database, desk.ledger, desk.history, desk.settings).settle(job)
+    desk.parts.archive.settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()
@@ -266,11 +274,11 @@ async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk
     desk.drop()
     await desk.take()
     await finish(desk, well=False)
-    assert sorted(file.name for file in desk.inbox.failed.iterdir()) == [
+    assert names(desk.inbox.failed) == [
         "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
     ]  # fmt: skip
     assert operate.retry(desk.parts, 1).state == "queued"
-    assert list(desk.inbox.failed.iterdir()) == []
+    assert names(desk.inbox.failed) == []
     assert await desk.take() is None
     assert desk.history.job(2) is None
     assert desk.claim().id == 1
@@ -309,4 +317,13 @@ async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None
 
 
 def test_a_fingerprint_tells_states_of_a_file_apart() -> None:
-    assert Seen(1, 2, 3).fingerprint != Seen(1, 2, 4).fingerprint
+    told = Seen(1, 2, 3).fingerprint("here")
+    assert is_same_state(told, Seen(1, 2, 3).fingerprint("here"))
+    assert not is_same_state(told, Seen(1, 2, 4).fingerprint("here"))
+    assert not is_same_state(told, Seen(1, 1, 3).fingerprint("there"))
+
+
+def test_an_inode_tells_something_only_to_the_host_that_saw_it() -> None:
+    assert is_same_state(Seen(1, -2, 3).fingerprint("here"), Seen(1, -2, 4).fingerprint("there"))
+    assert is_same_state("1-2-3", Seen(1, 2, 3).fingerprint("here")), "noted by an older i2vd"
+    assert not is_same_state("1-2-3", Seen(1, 2, 4).fingerprint("here"))

@@ -21,6 +21,7 @@ from daemon.fit import Fit
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
+from daemon.scan import Seen
 from daemon.takeover import Takeover
 from pipeline.mode import Mode
 from pipeline.sidecar import Fallback, Tried
@@ -105,6 +106,22 @@ def test_other_content_at_the_same_place_replaces_what_waits(
     assert old is not None
     assert old.state == "cancelled"
     assert claim(ledger).id == 2
+
+
+def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
+    ledger: Ledger, enqueue: Enqueue, make_drop: Callable[..., Drop]
+) -> None:
+    here, there = Seen(1, 2, 3).fingerprint("here"), Seen(1, 2, 4).fingerprint("there")
+    enqueue(fingerprint=here)
+    job = claim(ledger)
+    ledger.publishing(job, {})
+    ledger.done(job, {})
+    ledger.moved(job, "kept")
+    assert ledger.news("inbox", {"cat.jpg": there}) == []
+    assert enqueue(fingerprint=there) == []
+    assert ledger.reject(make_drop(fingerprint=there), "broken") is None
+    again = Seen(1, 2, 5).fingerprint("here")
+    assert ledger.news("inbox", {"cat.jpg": again}) == ["cat.jpg"]
 
 
 def test_a_kept_picture_is_made_again_only_when_it_changes(

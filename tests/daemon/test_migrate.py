@@ -8,7 +8,15 @@ import sqlalchemy as sa
 
 import daemon.database
 from daemon import migrate
-from daemon.database import SCHEMA_VERSION, Database, DatabaseUnusable, jobs, meta, peaks
+from daemon.database import (
+    SCHEMA_VERSION,
+    Database,
+    DatabaseUnusable,
+    jobs,
+    meta,
+    peaks,
+    submissions,
+)
 from daemon.history import History, Wanted
 from daemon.hosts import Facts, Hosts
 
@@ -94,6 +102,33 @@ def test_a_migration_that_fails_leaves_the_queue_as_it_was(
     engine.dispose()
     assert "peaks" not in names
     assert "jobs" in names
+
+
+def test_whole_paths_become_paths_in_the_folders(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {"cat.jpg": "/srv/archive/cat-2.jpg", "dog.jpg": None, "bad.jpg": "/a/failed/bad.jpg"}
+    monkeypatch.setattr(migrate, "MIGRATIONS", {n: migrate.MIGRATIONS[n] for n in range(1, 5)})
+    monkeypatch.setattr(daemon.database, "SCHEMA_VERSION", 5)
+    monkeypatch.setattr(daemon.database, "OLDEST_SCHEMA", 5)
+    database = Database(old)
+    with database.write() as db:
+        for path, told in whole.items():
+            there = {"path": f"pets/{path}"} if path == "bad.jpg" else {}
+            values = {"whereabouts_path": told and told.replace("bad", "pets/bad"), **there}
+            db.execute(jobs.update().where(jobs.c.path == path).values(values))
+        for key, path in (("1", "/srv/inbox/pets/bad.jpg"), ("2", "/srv/inbox/x/new.jpg")):
+            values = {"key": key, "digest": "d", "path": path, "after": 2, "at": 1.0}
+            db.execute(submissions.insert().values(values))
+    database.close()
+    monkeypatch.undo()
+    database = Database(old)
+    with database.read() as db:
+        there = db.execute(sa.select(jobs.c.whereabouts_path, jobs.c.result).order_by(jobs.c.id))
+        asked = db.scalars(sa.select(submissions.c.path).order_by(submissions.c.key))
+        assert there.all() == [
+            ("cat-2.jpg", {"clip": "cat.mp4"}), (None, None), ("pets/bad.jpg", None),
+        ]  # fmt: skip
+        assert asked.all() == ["pets/bad.jpg", "new.jpg"]
+    database.close()
 
 
 # --- hosts of several versions

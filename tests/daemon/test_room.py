@@ -1,14 +1,16 @@
 """Room: what stops new work, for whom, and when it is looked at again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import ByteSize
 
 from daemon import room as rooms
-from daemon.database import LedgerUnavailable
+from daemon.database import Database, LedgerUnavailable
 from daemon.room import Room, write_probe
 from daemon.settings import Inbox, Settings
+from daemon.storage import Storage
 
 
 def full(file: Path) -> OSError:
@@ -24,6 +26,13 @@ def settings(tmp_path: Path) -> Settings:
             folder.mkdir(parents=True)
         inboxes.append(Inbox(name=name, **folders))
     return Settings(inbox=tuple(inboxes), state=tmp_path, min_free=0)
+
+
+@pytest.fixture
+def storage(settings: Settings, tmp_path: Path) -> Iterator[Storage]:
+    database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
+    yield Storage(settings, database)
+    database.close()
 
 
 class Clock:
@@ -43,8 +52,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_an_error_stops_its_inbox_alone(settings: Settings, clock: Clock) -> None:
-    room = Room(settings, lambda: None)
+def test_an_error_stops_its_inbox_alone(settings: Settings, storage: Storage, clock: Clock) -> None:
+    room = Room(settings, storage, lambda: None)
     room.doubt(settings.inbox[0], full(settings.inbox[0].outbox))
     assert list(room.lacking) == ["one"]
     assert room.lacking["one"] == f"No space left on device: {settings.inbox[0].outbox}"
@@ -56,7 +65,7 @@ def test_an_error_stops_its_inbox_alone(settings: Settings, clock: Clock) -> Non
 
 
 def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
-    settings: Settings, clock: Clock
+    settings: Settings, storage: Storage, clock: Clock
 ) -> None:
     locked = True
 
@@ -64,7 +73,7 @@ def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
         if locked:
             raise LedgerUnavailable("the queue is locked")
 
-    room = Room(settings, try_ledger)
+    room = Room(settings, storage, try_ledger)
     room.doubt(settings.inbox[0], LedgerUnavailable("the queue is locked"))
     clock.now = 10.0
     room.look()
@@ -75,10 +84,10 @@ def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
 
 
 def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
-    settings: Settings, clock: Clock
+    settings: Settings, storage: Storage, clock: Clock
 ) -> None:
     """A quota lets the probe through and not the clip: that must not burn the GPU for ever."""
-    room, inbox, waits = Room(settings, lambda: None), settings.inbox[0], []
+    room, inbox, waits = Room(settings, storage, lambda: None), settings.inbox[0], []
     for _ in range(10):
         room.doubt(inbox, full(inbox.outbox))
         began = clock.now
@@ -94,16 +103,16 @@ def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
     assert room.lacking == {}
 
 
-def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings) -> None:
-    room = Room(settings, lambda: None)
+def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings, storage: Storage) -> None:
+    room = Room(settings, storage, lambda: None)
     settings.inbox[1].outbox.rmdir()
     room.look()
     assert "No such file" in room.lacking["two"]
     assert "one" not in room.lacking
 
 
-def test_too_little_space_is_told_with_what_to_do(settings: Settings) -> None:
-    room = Room(settings.model_copy(update={"min_free": ByteSize(10**18)}), lambda: None)
+def test_too_little_space_is_told_with_what_to_do(settings: Settings, storage: Storage) -> None:
+    room = Room(settings.model_copy(update={"min_free": ByteSize(10**18)}), storage, lambda: None)
     room.look()
     assert room.lacking.keys() == {"one", "two"}
     assert f"state {settings.state}: " in room.lacking["one"]

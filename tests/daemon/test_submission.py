@@ -31,21 +31,21 @@ def inbox(tmp_path: Path) -> Inbox:
     return Inbox(path=tmp_path / "inbox")
 
 
-def ask(database: Database, inbox: Inbox, asked: Submission = ASKED, cut: str = "") -> Path:
+def ask(database: Database, inbox: Inbox, asked: Submission = ASKED, cut: str = "") -> str:
     """One asking, by a daemon that was just started; `cut` where it ends too early."""
 
-    def drop(announce: Announce) -> Path:
+    def drop(announce: Announce) -> str:
         def announced(path: Path) -> None:
             if cut == "before the note":
                 raise CutOff
-            announce(path)
+            announce(path.name)
             if cut == "after the note":
                 raise CutOff
 
         there = copy_in(io.BytesIO(PICTURE), "cat.jpg", inbox.path, None, announced)
         if cut == "after the drop":
             raise CutOff
-        return there
+        return there.name
 
     return Submissions(database, History(database)).once(asked, inbox, drop)
 
@@ -55,7 +55,7 @@ def pictures(inbox: Inbox) -> list[str]:
 
 
 def test_the_same_key_twice_is_one_drop(database: Database, inbox: Inbox) -> None:
-    assert ask(database, inbox) == ask(database, inbox) == inbox.path / "cat.jpg"
+    assert ask(database, inbox) == ask(database, inbox) == "cat.jpg"
     assert pictures(inbox) == ["cat.jpg"]
 
 
@@ -65,7 +65,7 @@ def test_asked_again_after_a_crash_it_is_dropped_once(
 ) -> None:
     with pytest.raises(CutOff):
         ask(database, inbox, cut=cut)
-    assert ask(database, inbox) == inbox.path / "cat.jpg"
+    assert ask(database, inbox) == "cat.jpg"
     assert pictures(inbox) == ["cat.jpg"]
 
 
@@ -73,7 +73,7 @@ def test_a_picture_that_was_made_meanwhile_is_not_dropped_again(
     database: Database, inbox: Inbox, enqueue: Enqueue
 ) -> None:
     there = ask(database, inbox)
-    there.unlink()
+    (inbox.path / there).unlink()
     enqueue("cat.jpg", sha256=ASKED.sha256)
     assert ask(database, inbox) == there
     assert pictures(inbox) == []
@@ -85,7 +85,16 @@ def test_a_job_of_an_earlier_drop_does_not_count(
     enqueue("cat.jpg", sha256=ASKED.sha256)
     with pytest.raises(CutOff):
         ask(database, inbox, cut="after the note")
-    assert ask(database, inbox) == inbox.path / "cat.jpg"
+    assert ask(database, inbox) == "cat.jpg"
+    assert pictures(inbox) == ["cat.jpg"]
+
+
+def test_asked_again_of_a_host_with_other_paths_it_is_dropped_once(
+    database: Database, inbox: Inbox, tmp_path: Path
+) -> None:
+    there = Inbox(path=tmp_path / "elsewhere")
+    there.path.symlink_to(inbox.path)
+    assert ask(database, inbox) == ask(database, there) == "cat.jpg"
     assert pictures(inbox) == ["cat.jpg"]
 
 
@@ -97,7 +106,7 @@ def test_a_key_stands_for_one_request(database: Database, inbox: Inbox) -> None:
 
 def test_another_key_is_another_drop(database: Database, inbox: Inbox) -> None:
     ask(database, inbox)
-    assert ask(database, inbox, ASKED._replace(key="two")) == inbox.path / "cat-2.jpg"
+    assert ask(database, inbox, ASKED._replace(key="two")) == "cat-2.jpg"
 
 
 def test_old_keys_are_forgotten(database: Database, inbox: Inbox) -> None:

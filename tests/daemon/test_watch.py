@@ -2,17 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.database import Database
 from daemon.mount import file_system
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, Seen, is_junk, is_picture, scan
 from daemon.settings import Inbox, Settings
+from daemon.storage import Storage
 from daemon.watch import Aside, Later, Settler, Watcher, rest
 
 A = Seen(1, 1, 1)
@@ -127,8 +129,20 @@ class Basket:
         return self.answer
 
 
+_opened: list[Database] = []
+
+
+@pytest.fixture(autouse=True)
+def _queue(tmp_path: Path) -> Iterator[None]:
+    _opened.append(Database(f"sqlite:///{tmp_path}/queue.sqlite"))
+    yield
+    _opened.pop().close()
+
+
 def watcher_of(inbox: Inbox, basket: Basket) -> Watcher:
-    return Watcher(inbox, 0.02, basket, Room(Settings(inbox=(inbox,)), lambda: None))
+    settings = Settings(inbox=(inbox,))
+    storage = Storage(settings, _opened[-1])
+    return Watcher(inbox, 0.02, basket, Room(settings, storage, lambda: None), storage)
 
 
 async def run_watcher(watcher: Watcher, until: float) -> None:
@@ -145,6 +159,7 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
     inbox.path.mkdir()
     basket = Basket()
     watcher = watcher_of(inbox, basket)
+    await run_watcher(watcher, 0.1)
     (inbox.path / "a.jpg").write_bytes(b"x")
     away = inbox.path.rename(tmp_path / "away")
     await run_watcher(watcher, 0.1)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from daemon.database import Database, events, meta
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
-from daemon.settings import Hook
+from daemon.settings import Hook, Settings
 from daemon.webhook import Webhook
 from tests.postgres import Server
 from tests.system.receiver import Receiver
@@ -38,7 +38,7 @@ async def telling(url: str, receiver: Receiver, hosts: int = 1) -> AsyncIterator
     """So many hosts with this hook, each with connections of its own; killed in the end."""
     hook = Hook(url=f"http://127.0.0.1:{receiver.port}/")
     databases = [Database(url) for _ in range(hosts)]
-    webhooks = [Webhook(hook, database, Metrics()) for database in databases]
+    webhooks = [Webhook(hook, Settings(), database, Metrics()) for database in databases]
     tasks = [asyncio.create_task(each.run(asyncio.Event())) for each in webhooks]
     try:
         yield

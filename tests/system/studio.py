@@ -375,6 +375,11 @@ def visible(folder: Path, glob: str) -> Iterator[Path]:
                 yield Path(where, name)
 
 
+def names(folder: Path) -> list[str]:
+    """Of files and folders right in a folder, as a user sees them."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+
+
 def picture(seed: int = 0, size: tuple[int, int] = (96, 96), form: str = "PNG") -> bytes:
     """A drawing with large shapes, another one for each seed, the same for the same."""
     width, height = size

@@ -7,7 +7,7 @@ import pytest
 
 from tests.system import disks
 from tests.system.conftest import Open
-from tests.system.studio import DRAFT, Studio, picture
+from tests.system.studio import DRAFT, Studio, names, picture
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_a_queue_damaged_under_the_daemon_stops_work_and_loses_no_picture(quick_
     studio.start()
     studio.until_settled("after.png", "done")
     assert studio.clips() == ["after.mp4", "before.mp4"]
-    assert sorted(p.name for p in studio.archive.iterdir()) == ["after.png", "before.png"]
+    assert names(studio.archive) == ["after.png", "before.png"]
 
 
 def test_a_queue_deleted_under_the_daemon_loses_and_doubles_nothing(quick_in: Open) -> None:
@@ -112,7 +112,7 @@ def test_a_queue_deleted_under_the_daemon_loses_and_doubles_nothing(quick_in: Op
     studio.start()
     studio.until_settled("waiting.png", "done")
     assert studio.clips() == ["done.mp4", "long.mp4", "waiting.mp4"]
-    assert sorted(p.stem for p in studio.archive.iterdir()) == ["done", "long", "waiting"]
+    assert names(studio.archive) == ["done.png", "long.png", "waiting.png"]
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5])
@@ -130,7 +130,7 @@ def test_a_queue_whose_log_is_cut_short_loses_no_picture(quick_in: Open, left: f
     studio.start().post("/api/resume")
     studio.until_settled("second.png", "done")
     assert studio.clips() == ["first.mp4", "second.mp4"]
-    assert sorted(p.name for p in studio.archive.iterdir()) == ["first.png", "second.png"]
+    assert names(studio.archive) == ["first.png", "second.png"]
 
 
 def test_a_queue_on_a_network_share_is_refused(quick_in: Open) -> None:

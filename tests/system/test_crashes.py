@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.observer import Observer
 from tests.system.conftest import Open
-from tests.system.studio import SLOW, Studio, picture, visible
+from tests.system.studio import SLOW, Studio, names, picture, visible
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
     studio.until_settled("deadly.png", "done")
     assert studio.clips() == ["deadly.mp4", "other.mp4"]
     assert (studio.archive / "deadly.png").is_file()
-    assert list(studio.failed.iterdir()) == []
+    assert names(studio.failed) == []
 
 
 def kill_when(studio: Studio, seen: Callable[[], object], what: str) -> None:
@@ -130,7 +130,7 @@ def test_a_daemon_killed_at_any_step_makes_each_clip_once(studio_in: Open) -> No
             assert job["failures"] == 0
     assert observer.bad == []
     assert studio.clips() == ["b.mp4", "c.mp4", "slow-a.mp4"]
-    assert sorted(p.name for p in studio.archive.iterdir()) == ["b.png", "c.png", "slow-a.png"]
+    assert names(studio.archive) == ["b.png", "c.png", "slow-a.png"]
     assert list(visible(studio.inbox, "*")) == []
     assert studio.staging() == []
     assert len(studio.jobs()) == 3

@@ -122,7 +122,7 @@ def test_all_failed_jobs_are_tried_again_and_the_next_one_is_chosen(quick_in: Op
     with paused(studio):
         ended = studio.command("retry", "--all")
         assert (ended.returncode, ended.stdout) == (1, "2 jobs are queued\n")
-        assert f"job {jobs[1]}: the picture of job {jobs[1]} is not at" in ended.stderr
+        assert f"job {jobs[1]}: the picture of job {jobs[1]} is not in" in ended.stderr
         assert ended.stderr.count("\n") == 1
         assert [job["id"] for job in studio.get("/api/queue")] == [jobs[0], jobs[2]]
         ended = studio.command("priority", str(jobs[2]), "7")

@@ -1,0 +1,127 @@
+"""Storage: a folder is told from what shows in its place, on one host and on several."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.archive import Archive
+from daemon.database import Database
+from daemon.history import History
+from daemon.ledger import Ledger
+from daemon.settings import Inbox, Settings
+from daemon.storage import MARKER, ROLES, Storage, StorageAway
+from tests.system.disks import mounted
+
+
+def host(root: Path, **changes: str) -> Settings:
+    """A host on which the folders lie below `root`."""
+    folders = {role: root / role for role in ROLES}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return Settings(inbox=(Inbox.model_validate({**folders, **changes}),))
+
+
+def empty(folder: Path) -> None:
+    """As when its share is not mounted."""
+    folder.rename(folder.with_name("away"))
+    folder.mkdir()
+
+
+@pytest.fixture
+def other(database: Database, url: str) -> Iterator[Database]:
+    opened = Database(url)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_empty_folder_in_the_place_of_a_share_is_not_taken_for_it(
+    tmp_path: Path, database: Database, role: str
+) -> None:
+    settings = host(tmp_path)
+    inbox, folder = settings.inbox[0], tmp_path / role
+    storage = Storage(settings, database)
+    storage.check(inbox)
+    empty(folder)
+    for looking in (storage, Storage(settings, database)):  # as it runs, and after a restart
+        with pytest.raises(StorageAway, match="no marker; is the share of inbox inbox mounted"):
+            looking.check(inbox)
+    assert not (folder / MARKER).exists()
+    folder.rmdir()
+    with pytest.raises(StorageAway, match="not there"):
+        storage.check(inbox)
+    folder.with_name("away").rename(folder)
+    storage.check(inbox)
+
+
+def test_hosts_may_have_it_at_other_places_but_not_another_one(
+    tmp_path: Path, database: Database, other: Database
+) -> None:
+    here = host(tmp_path / "here")
+    Storage(here, database).check(here.inbox[0])
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    there = host(tmp_path / "there")
+    Storage(there, other).check(there.inbox[0])
+    wrong = host(tmp_path / "wrong")
+    with pytest.raises(StorageAway, match="no marker"):
+        Storage(wrong, other).check(wrong.inbox[0])
+    shutil.copy(tmp_path / "here/outbox" / MARKER, tmp_path / "wrong/path")
+    with pytest.raises(StorageAway, match="the marker of another storage"):
+        Storage(wrong, other).check(wrong.inbox[0])
+
+
+def test_what_the_message_says_is_done_to_make_a_folder_the_right_one(
+    tmp_path: Path, database: Database
+) -> None:
+    settings = host(tmp_path)
+    storage = Storage(settings, database)
+    storage.check(settings.inbox[0])
+    empty(tmp_path / "outbox")
+    with pytest.raises(StorageAway) as told:
+        storage.check(settings.inbox[0])
+    marker, _, file = str(told.value).partition("echo ")[2].partition(" > ")
+    Path(file).write_text(f"{marker}\n")
+    storage.check(settings.inbox[0])
+
+
+def test_a_new_queue_takes_the_markers_that_are_there(tmp_path: Path, database: Database) -> None:
+    settings = host(tmp_path)
+    Storage(settings, database).check(settings.inbox[0])
+    fresh = Database(f"sqlite:///{tmp_path}/fresh.sqlite")
+    before = (tmp_path / "path" / MARKER).read_text()
+    Storage(settings, fresh).check(settings.inbox[0])
+    fresh.close()
+    assert (tmp_path / "path" / MARKER).read_text() == before
+
+
+def test_an_inbox_that_cannot_be_written_is_told_by_its_mount(
+    tmp_path: Path, database: Database
+) -> None:
+    with mounted(tmp_path / "path", "-t", "tmpfs", "-o", "ro", "tmpfs"):
+        settings = host(tmp_path, after="keep")
+        storage = Storage(settings, database)
+        storage.check(settings.inbox[0])
+    with pytest.raises(StorageAway, match="something else than before"):
+        storage.check(settings.inbox[0])
+
+
+def test_no_picture_is_gone_while_its_share_is_away(
+    tmp_path: Path, database: Database, ledger: Ledger, history: History,
+    enqueue: Callable[..., list[int]],
+) -> None:  # fmt: skip
+    settings = host(tmp_path)
+    storage = Storage(settings, database)
+    storage.check(settings.inbox[0])
+    enqueue()
+    job = ledger.claim("me", 30)
+    assert job
+    ledger.fail(job, "broke")
+    empty(tmp_path / "path")
+    archive = Archive(database, ledger, history, settings, storage)
+    archive.settle(job)
+    assert archive.trouble
+    assert "is the share of inbox inbox mounted" in archive.trouble
+    (left,) = history.unsettled()
+    assert left.whereabouts == "inbox"
