@@ -29,7 +29,7 @@ from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics, free_bytes
 from daemon.owner import owner
-from daemon.pace import Pace
+from daemon.pace import Pace, queued_work
 from daemon.parts import Parts
 from daemon.room import Room
 from daemon.settings import Settings
@@ -237,7 +237,7 @@ class App:
             for hand in slot.hands
             if hand.job.spec
         ]
-        return self.parts.pace.until_done(self.history.queued_work(), running, len(self.slots))
+        return self.parts.pace.until_done(queued_work(self.history), running, len(self.slots))
 
     def status(self) -> str:
         """One line for `systemctl status`."""
