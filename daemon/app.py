@@ -31,7 +31,7 @@ from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.owner import owner
-from daemon.pace import Pace
+from daemon.pace import Pace, queued_work
 from daemon.parts import Parts
 from daemon.poster import Posters
 from daemon.presence import Presence, lease_of
@@ -277,7 +277,7 @@ class App:
             for hand in slot.hands
             if hand.job.spec
         ]
-        work, devices = self.history.queued_work(), self.presence.devices()
+        work, devices = queued_work(self.history), self.presence.devices()
         return self.parts.pace.until_done(work, running, devices)
 
     def status(self) -> str:

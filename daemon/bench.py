@@ -19,7 +19,7 @@ from pipeline.decoder import Decoder
 from pipeline.gate import NO_LIMITS
 from pipeline.loss import Loss
 from pipeline.maker import Maker
-from pipeline.memory import peak
+from pipeline.memory import peak_of
 from pipeline.mode import Mode
 from pipeline.order import Clip, Order
 from pipeline.presets import family_of
@@ -79,7 +79,7 @@ async def _measure(
     limit: int | None,
 ) -> Row:
     rung = rung_of(spec, mode)
-    found = peak(rung, anatomy_of(settings.model.name), maker.dtype, guided=spec.guidance > 1)
+    found = peak_of(spec, rung, anatomy_of(settings.model.name), maker.dtype)
     order = Order(f"{spec.preset}-{mode}", spec, (rung,), lambda *_: 0, clean, folder)
     clip = await maker.make(order, lambda _: None)
     if not isinstance(clip, Clip) and clip.kind not in ("memory", "failed"):

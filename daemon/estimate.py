@@ -9,7 +9,7 @@ from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
-from pipeline.memory import need, peak
+from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.presets import family_of
 from pipeline.spec import Spec
@@ -51,35 +51,34 @@ class Estimator:
         self._forecast = forecast
         self.setup = forecast.newest(model.name, self.dtype) if forecast else None
 
-    def predicted(self, rung: Rung, *, guided: bool) -> int:
+    def predicted(self, rung: Rung, spec: Spec) -> int:
         """Bytes that live at once at most, corrected by what was measured."""
-        found = peak(rung, self._anatomy, self.dtype, guided=guided)
+        found = peak_of(spec, rung, self._anatomy, self.dtype)
         return int(found.most * (self._correction(rung.mode) or 1.0))
 
-    def needs(self, rung: Rung, *, guided: bool) -> int:
+    def needs(self, rung: Rung, spec: Spec) -> int:
         """Bytes that must be free."""
-        found = peak(rung, self._anatomy, self.dtype, guided=guided)
+        found = peak_of(spec, rung, self._anatomy, self.dtype)
         return need(found, self._correction(rung.mode), gpu=self._gpu)
 
-    def fits(self, rung: Rung, *, guided: bool) -> bool:
+    def fits(self, rung: Rung, spec: Spec) -> bool:
         """Whether it fits into the device when nothing else is there, as far as is known."""
-        return self.room is None or self.needs(rung, guided=guided) <= self.room
+        return self.room is None or self.needs(rung, spec) <= self.room
 
-    def measured(self, rung: Rung, *, guided: bool) -> int | None:
+    def measured(self, rung: Rung, spec: Spec) -> int | None:
         """Bytes that such a clip took when it was made here last."""
         if self._forecast is None or self.setup is None:
             return None
-        return self._forecast.measured(self.setup, rung, guided=guided)
+        return self._forecast.measured(self.setup, rung, guided=spec.guidance > 1)
 
     def of(self, spec: Spec, pace: Pace | None) -> Estimate:
         """What this clip would cost."""
-        guided = spec.guidance > 1
 
         def predicted(rung: Rung) -> int:
-            return self.predicted(rung, guided=guided)
+            return self.predicted(rung, spec)
 
         def needs(rung: Rung) -> int:
-            return self.needs(rung, guided=guided)
+            return self.needs(rung, spec)
 
         rungs = ladder.rungs(spec, self._family, predicted, lossy=self._lossy)
         first = rungs[ladder.first_that_fits(rungs, self.room, needs)]

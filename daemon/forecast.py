@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from daemon.database import Database, peaks
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
-from pipeline.memory import bytes_of, largest, need, peak
+from pipeline.memory import bytes_of, largest, need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded
@@ -50,11 +50,11 @@ class Forecast:
 
     def predicted(self, rung: Rung, spec: Spec, dtype: str) -> int:
         """Bytes that live at once at most, by the formula alone."""
-        return peak(rung, self._anatomy, dtype, guided=spec.guidance > 1).most
+        return peak_of(spec, rung, self._anatomy, dtype).most
 
     def needs(self, rung: Rung, spec: Spec, loaded: Loaded) -> int:
         """Bytes that must be free for a clip, as far as is known here."""
-        predicted = peak(rung, self._anatomy, loaded.dtype, guided=spec.guidance > 1)
+        predicted = peak_of(spec, rung, self._anatomy, loaded.dtype)
         correction = self.correction(Setup.of(loaded), rung.mode)
         return need(predicted, correction, gpu=loaded.device.startswith("cuda"))
 

@@ -1,10 +1,32 @@
 """History: what the ledger can tell about its jobs. Reads only."""
 
+from typing import NamedTuple
+
 import sqlalchemy as sa
 from pydantic import BaseModel
 
 from daemon.database import Database, events, jobs, same_drop
 from daemon.job import OPEN, STATES, Event, Job, State, as_job
+from pipeline.presets import Speed
+from pipeline.spec import Spec
+
+
+class Shape(NamedTuple):
+    """What of a clip decides how much work it is; `guided` when guidance is over 1."""
+
+    preset: str
+    width: int
+    height: int
+    frames: int
+    steps: int
+    guided: bool
+    speed: Speed
+
+    @classmethod
+    def of(cls, spec: Spec) -> "Shape":
+        """The shape of a Spec."""
+        size = (spec.width, spec.height, spec.frames, spec.steps)
+        return cls(spec.preset, *size, spec.guidance > 1, spec.speed)
 
 
 class Wanted(BaseModel):
@@ -100,16 +122,18 @@ class History:
         """All jobs of a picture with this content, newest first."""
         return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
 
-    def queued_work(self) -> dict[str, float]:
-        """Units of work that wait, by preset, as `pace.work` counts them."""
+    def queued(self) -> list[tuple[Shape, int]]:
+        """Shapes of the clips that wait, and how many of each."""
         spec = jobs.c.spec
-        units = sa.case((spec["guidance"].as_float() > 1, 2.0), else_=1.0)
-        for key in ("width", "height", "frames", "steps"):
-            units = units * spec[key].as_float()
-        query = sa.select(jobs.c.preset, sa.func.sum(units)).where(jobs.c.state == "queued")
+        sizes = [spec[key].as_integer() for key in ("width", "height", "frames", "steps")]
+        guided = spec["guidance"].as_float() > 1
+        speed = sa.func.coalesce(spec["speed"].as_string(), "exact")
+        labelled = [c.label(f"c{n}") for n, c in enumerate((*sizes, guided, speed))]
+        query = sa.select(jobs.c.preset, *labelled, sa.func.count())
+        query = query.where(jobs.c.state == "queued", jobs.c.preset.is_not(None))
         with self._database.read() as db:
-            rows = db.execute(query.group_by(jobs.c.preset)).all()
-        return {preset: amount for preset, amount in rows if preset is not None}
+            rows = db.execute(query.group_by(jobs.c.preset, *labelled)).all()
+        return [(Shape(*row[:-1]), row[-1]) for row in rows]
 
     # --- what is still to be done
 

@@ -21,7 +21,7 @@ from daemon.pace import rates, work
 from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import PUBLISHED, anatomy_of
-from pipeline.memory import need, peak
+from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.presets import I2VGEN_XL, Family, family_of
 from pipeline.spec import Request, Spec, resolve
@@ -54,7 +54,7 @@ def predicted(
     for name in presets:
         spec = spec_of(name, family)
         for mode in ladder.modes(lossy=True):
-            found = peak(rung_of(spec, mode), anatomy, dtype, guided=spec.guidance > 1)
+            found = peak_of(spec, rung_of(spec, mode), anatomy, dtype)
             rows.append(
                 Row(
                     preset=name,
@@ -84,7 +84,6 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
     rows = []
     for name, preset in family.presets.items():
         spec = spec_of(name, family, steps=preset.steps)
-        guided = spec.guidance > 1
         for mode in ladder.modes(lossy=settings.model.fp8):
             rung, rate = rung_of(spec, mode), paces.get((name, mode))
             rows.append(
@@ -92,10 +91,10 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
                     preset=name,
                     mode=mode,
                     exact=mode.exact,
-                    predicted_bytes=estimator.predicted(rung, guided=guided),
-                    measured_bytes=estimator.measured(rung, guided=guided),
+                    predicted_bytes=estimator.predicted(rung, spec),
+                    measured_bytes=estimator.measured(rung, spec),
                     seconds=None if rate is None else round(rate * work(spec), 1),
-                    fits=estimator.fits(rung, guided=guided),
+                    fits=estimator.fits(rung, spec),
                 )
             )
     return rows

@@ -1,15 +1,16 @@
 """The pace: how long clips take here, learned from those that were made.
 
-A clip's work is pixels x frames x steps, twice with guidance; seconds for a unit of work differ
-from preset to preset, because loading, decoding and writing have their share.
+A clip's work is pixels x frames x predictions, as its speed has them; seconds for a unit of it
+differ from preset to preset, because loading, decoding and writing have their share.
 """
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 
-from daemon.history import History, Wanted
+from daemon.history import History, Shape, Wanted
 from pipeline.spec import Spec
+from pipeline.speed import SAVINGS, course_with
 
 _REMEMBERED = 50
 """Clips of a preset that count."""
@@ -17,9 +18,21 @@ _LEAST = 0.001
 
 
 def work(spec: Spec) -> float:
-    """Units of work of a clip; `History.queued_work` counts the same in the database."""
-    halves = 2 if spec.guidance > 1 else 1
-    return float(spec.width * spec.height * spec.frames * spec.steps * halves)
+    """Units of work of a clip."""
+    return _work(Shape.of(spec))
+
+
+def queued_work(history: History) -> dict[str, float]:
+    """Units of work that wait, by preset."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for shape, count in history.queued():
+        found[shape.preset] += count * _work(shape)
+    return dict(found)
+
+
+def _work(shape: Shape) -> float:
+    way = course_with(SAVINGS[shape.speed], steps=shape.steps, guided=shape.guided)
+    return shape.width * shape.height * shape.frames * way.work
 
 
 def rates(history: History) -> Iterator[tuple[Spec, str, float]]:

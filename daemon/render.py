@@ -22,7 +22,7 @@ from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Maker
-from pipeline.memory import need, peak
+from pipeline.memory import need, peak_of
 from pipeline.mode import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.presets import family_of
@@ -92,7 +92,7 @@ async def render_again(
         if looked.sha256 != told.source.sha256:
             raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
         given = told.given
-        really = given.model_dump(include={"width", "height", "frames", "seed"})
+        really = given.model_dump(include={"width", "height", "frames", "seed", "speed"})
         return told.asked.model_copy(update=really)
 
     return await _render(
@@ -172,13 +172,12 @@ async def _render(
 def _order(settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path) -> Order:
     """The whole ladder, with what its rungs need by the formula alone."""
     anatomy = anatomy_of(settings.model.name)
-    guided = spec.guidance > 1
 
     def predicted(rung: Rung) -> int:
-        return peak(rung, anatomy, dtype, guided=guided).most
+        return peak_of(spec, rung, anatomy, dtype).most
 
     def needs(rung: Rung, loaded: Loaded) -> int:
-        found = peak(rung, anatomy, loaded.dtype, guided=guided)
+        found = peak_of(spec, rung, anatomy, loaded.dtype)
         return need(found, None, gpu=loaded.device.startswith("cuda"))
 
     family = family_of(settings.model.name)

@@ -126,7 +126,7 @@ class Maker:
         """Make one clip, from the first rung of the ladder down to the last if it must.
 
         It waits for its turn on the device. When the gate refuses it, it is made once more on the
-        same rung, with another seed and in a safer type.
+        same rung, with another seed, exactly, and in a safer type.
         """
         hand = self._hands[order.job] = _Hand()
         try:
@@ -171,7 +171,8 @@ class Maker:
         first = await self._try(order, None, hand, report)
         if not isinstance(first, _Refused):
             return first
-        spec = order.spec.model_copy(update={"seed": another_seed(order.spec.seed)})
+        changes = {"seed": another_seed(order.spec.seed), "speed": "exact"}
+        spec = order.spec.model_copy(update=changes)
         rest = order.ladder[order.ladder.index(first.rung) :]
         again = replace(order, spec=spec, ladder=rest)
         match await self._try(again, _SAFER[self._load.dtype], hand, report):
@@ -197,7 +198,8 @@ class Maker:
             return taken
         match await taken.session.finish(order.job, report):
             case Made() as made:
-                return Clip(made, taken.loaded, taken.rung, order.spec.seed, taken.steps_down)
+                seed, speed = order.spec.seed, order.spec.speed
+                return Clip(made, taken.loaded, taken.rung, seed, speed, taken.steps_down)
             case Spoilt() as spoilt:
                 report(spoilt)
                 return _Refused(spoilt, taken.rung, taken.steps_down)

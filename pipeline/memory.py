@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from pipeline.anatomy import Anatomy
 from pipeline.mode import STRIPE, Rung, Thrift
+from pipeline.spec import Spec
+from pipeline.speed import course
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _GLANCE = 145
@@ -37,8 +39,16 @@ class Peak(NamedTuple):
         return max(self)
 
 
-def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool) -> Peak:
-    """Predicted for a clip on this rung; `guided` when guidance is over 1."""
+def peak_of(spec: Spec, rung: Rung, anatomy: Anatomy, dtype: str) -> Peak:
+    """Predicted for a clip of this Spec on this rung."""
+    return peak(rung, anatomy, dtype, guided=spec.guidance > 1, reuses=course(spec).reuses)
+
+
+def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool, reuses: bool = False) -> Peak:
+    """Predicted for a clip on this rung.
+
+    `guided` when guidance is over 1; `reuses` when deep features are kept from step to step.
+    """
     size = _BYTES[dtype]
     thrift = rung.mode.thrift
     staying = anatomy.unet if thrift.weights == "device" else 0
@@ -46,7 +56,7 @@ def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool) -> Peak:
     return Peak(
         encode=size
         * (staying + max(anatomy.encoder, anatomy.vae + _framed(anatomy, frame, thrift))),
-        denoise=_Denoising(rung, anatomy, size, guided).most(),
+        denoise=_Denoising(rung, anatomy, size, guided, reuses).most(),
         decode=size * (staying + anatomy.vae + _unframed(anatomy, frame, thrift)),
     )
 
@@ -114,6 +124,7 @@ class _Denoising:
     anatomy: Anatomy
     size: int
     guided: bool
+    reuses: bool
 
     @property
     def _clips(self) -> int:
@@ -150,14 +161,18 @@ class _Denoising:
 
         Always there: the latents, the picture's latents and the UNet's own copies of both, what
         cross-attention looks at, and its keys and values. The first transformer works once for
-        both branches of guidance.
+        both branches of guidance. Deep features are kept when they are taken again; where the
+        branches go one after the other, also those of the one while the other works.
         """
         its = self.anatomy
         branches = 2 if self.guided else 1
         always = 24 * self._cells(0) + _GLANCE * branches * (its.context + 2 * self._looking())
         cells = self._cells(0) // self._clips
+        kept = its.channels[min(1, len(its.channels) - 1)] * cells if self.reuses else 0
         inside = min(self._slice(0), cells)
-        yield 0, always + its.channels[0] * cells + self._transformer(its.entrance, inside)
+        entrance = its.channels[0] * cells + self._transformer(its.entrance, inside)
+        yield 0, always + branches * kept + entrance
+        always += (branches - self._clips) * kept
         for level in range(len(its.channels)):
             for values in self._level(level):
                 yield level, always + values

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipeline.loss import Loss
 from pipeline.mode import Rung
+from pipeline.presets import Speed
 from pipeline.protocol import Loaded, Made, Stage
 from pipeline.spec import Spec
 
@@ -44,13 +45,15 @@ class StepDown:
 class Clip:
     """A clip in staging: what was made, by which model, on which rung, and the steps down.
 
-    `refused` says why the gate refused the first try; `seed` is then another than asked.
+    `refused` says why the gate refused the first try; `seed` and `speed` may be others than asked
+    then.
     """
 
     made: Made
     loaded: Loaded
     rung: Rung
     seed: int
+    speed: Speed
     steps_down: tuple[StepDown, ...]
     refused: str | None = None
 

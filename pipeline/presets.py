@@ -6,11 +6,16 @@ make, and the size it was trained at. Single settings and their ranges stand in 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 MICRO = "micro"
 """The model setting that means the embedded demonstration checkpoint."""
 
 MICRO_FOLDER = Path(__file__).parent / "micro" / "checkpoint"
+
+
+Speed = Literal["exact", "balanced", "fast"]
+"""What may be left out of a clip's work: speed.py tells what."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Preset:
     fps: int = 8
     guidance_rescale: float = 0.0
     quality: int = 18
+    speed: Speed = "exact"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
+from pipeline.presets import Speed
 from pipeline.protocol import Dtype, Output, Stage
-from pipeline.spec import Spec
+from pipeline.spec import Sampler, Spacing, Spec
+from pipeline.speed import course
 
 SCHEMA_FILE = Path(__file__).with_name("sidecar.schema.json")
 
@@ -54,10 +56,18 @@ class Tried(_Part):
 
 
 class Given(Tried):
-    """How the clip was really made, where memory was short or the gate refused the first try."""
+    """How the clip was really made: as memory, speed and the gate's refusal of a first try had it.
+
+    The steps and how they were made are None in a sidecar of before there were speeds.
+    """
 
     seed: int
     dtype: Dtype
+    speed: Speed = "exact"
+    steps: int | None = None
+    sampler: Sampler | None = None
+    spacing: Spacing | None = None
+    """None: as the model's own configuration says."""
 
 
 class Fallback(_Part):
@@ -132,7 +142,7 @@ def compose(
         source=source,
         rule=rule,
         asked=asked,
-        given=Given(**_tried(clip.rung).model_dump(), seed=clip.seed, dtype=loaded.dtype),
+        given=_given(clip, asked),
         degraded=clip.rung.degrades(asked) or made.output.frames < asked.frames,
         fallbacks=(*earlier, *map(fallback, clip.steps_down)),
         gate=Gate(**made.figures.model_dump(), refused=clip.refused),
@@ -142,6 +152,19 @@ def compose(
         seconds=made.seconds,
         peak_memory=made.peak_memory,
         output=made.output,
+    )
+
+
+def _given(clip: Clip, asked: Spec) -> Given:
+    way = course(asked.model_copy(update={"speed": clip.speed}))
+    return Given(
+        **_tried(clip.rung).model_dump(),
+        seed=clip.seed,
+        dtype=clip.loaded.dtype,
+        speed=clip.speed,
+        steps=way.steps,
+        sampler=way.sampler,
+        spacing=way.spacing,
     )
 
 

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from pipeline.presets import Family
+from pipeline.presets import Family, Speed
 
 Framing = Literal["crop", "fit", "blur"]
 Sampler = Literal["ddim", "dpm++2m", "unipc"]
@@ -79,6 +79,7 @@ class Request(BaseModel):
     guidance_rescale: Rescale | None = None
     sampler: Sampler | None = None
     spacing: Spacing | None = None
+    speed: Speed | None = None
     seed: SeedNumber | Literal["random", "content"] | None = None
     quality: Quality | None = None
     """Constant rate factor of H.264: lower is better and larger, 18 is visually lossless."""
@@ -121,6 +122,7 @@ class Spec(BaseModel):
     sampler: Sampler = "ddim"
     spacing: Spacing | None = None
     """None: as the model's own configuration says."""
+    speed: Speed = "exact"
     seed: SeedNumber
     quality: Quality = 18
     encoder: Encoder = "x264"
@@ -173,6 +175,7 @@ def resolve(
         ),
         sampler=asked.sampler or "ddim",
         spacing=asked.spacing,
+        speed=asked.speed or preset.speed,
         seed=(_seed(asked.seed, sha256, rng) + variant) % 2**63,
         quality=preset.quality if asked.quality is None else asked.quality,
         encoder=asked.encoder or "x264",

@@ -1,4 +1,4 @@
-"""Commands that measure: bench memory, bench speed, bench timeline."""
+"""Commands that measure: bench memory, speed, quality, timeline."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -112,11 +112,30 @@ def speed(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A step of the UNet on this CPU: the library's beside ours, with the largest difference."""
-    command = [sys.executable, "-P", "-m", "pipeline.worker.speed", "--rounds", str(rounds)]
+    _tell(_rows("pipeline.worker.speed", "--rounds", str(rounds)), as_json=as_json)
+
+
+@benches.command()
+def quality(
+    pictures: Annotated[int, typer.Option(min=1, max=4, help="Held-out photographs.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, max=100, help="Of the exact clip.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What each speed costs: its clips beside exact ones, made with the demonstration model."""
+    asked = ("--pictures", str(pictures), "--steps", str(steps))
+    _tell(_rows("pipeline.micro.price", *asked), as_json=as_json)
+
+
+def _rows(module: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a measurement prints, which has a process of its own: torch is not for this one."""
+    command = [sys.executable, "-P", "-m", module, *arguments]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if child.returncode:
         fail(Exit.FAILED, f"the measurement ended with {child.returncode}")
-    rows = [json.loads(line) for line in child.stdout.splitlines()]
+    return [json.loads(line) for line in child.stdout.splitlines()]
+
+
+def _tell(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

@@ -36,6 +36,9 @@ def render(
     seed: Annotated[str | None, typer.Option(help='a number, "random" or "content"')] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, dpm++2m or unipc")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading or trailing")] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="exact, balanced or fast: sooner, and less like exact")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="x264 or nvenc")] = None,
     force: Annotated[bool, typer.Option(help="Overwrite an existing clip.")] = False,
     config: Config = None,
@@ -60,6 +63,7 @@ def render(
         "seed": int(seed) if seed and seed.isdigit() else seed,
         "sampler": sampler,
         "spacing": spacing,
+        "speed": speed,
         "encoder": encoder,
     }
     asked = {key: value for key, value in asked.items() if value is not None}

@@ -12,11 +12,12 @@ from torch import Tensor
 from pipeline.mode import Mode
 from pipeline.presets import MICRO, MICRO_FAMILY
 from pipeline.spec import Sampler
+from pipeline.speed import Course, Saving, course_with
 from pipeline.worker import hold
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
+from pipeline.worker.denoise import denoise
 from pipeline.worker.model import Model, load
-from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 
 
 class Setting(NamedTuple):
@@ -31,6 +32,13 @@ class Setting(NamedTuple):
     sampler: Sampler = "ddim"
     mode: Mode = Mode.FAST
     negative_prompt: str = "blurry, static"
+    savings: tuple[Saving, ...] = ()
+
+    @property
+    def course(self) -> Course:
+        """How it is sampled."""
+        guided = self.guidance > 1
+        return course_with(self.savings, steps=self.steps, guided=guided, sampler=self.sampler)
 
 
 def load_model(name: str = MICRO, dtype: str = "float32") -> Model:
@@ -55,21 +63,16 @@ def film(
         striped=thrift.stripes,
         on_step=lambda: None,
     )
-    cells = (setting.height // model.vae_factor, setting.width // model.vae_factor)
-    with hold.unet(model, setting.mode) as unet:
-        latents = sample(
-            predicting(
-                unet,
-                wanted,
-                unwanted,
-                setting.guidance,
-                rescale=setting.rescale,
-                halves=thrift.halves,
-            ),
-            noise_for(seed, (1, model.unet.config.in_channels, setting.frames, *cells)),
-            scheduler_for(model.scheduler, setting.sampler, None),
-            setting.steps,
-            lambda _: None,
-        )
+    latents = denoise(
+        model,
+        setting.mode,
+        setting.course,
+        wanted,
+        unwanted,
+        seed=seed,
+        guidance=setting.guidance,
+        rescale=setting.rescale,
+        on_step=lambda _: None,
+    )
     frames = decode(model, latents, thrift, on_step=lambda _: None)
     return torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1

@@ -150,17 +150,23 @@ def _compare(
 ) -> Judged:
     wanted, mask = true[motion], seen(motion, setting)
     last = inner(made[-1])
-    distance = {other: float((last - inner(true[other][-1])).pow(2).mean()) for other in JUDGED}
     return Judged(
         photograph=photograph,
         motion=motion,
-        nearest=min(distance, key=lambda other: distance[other]),
+        nearest=nearest(made, true),
         first_frame=decibels(made[:1], wanted[:1], mask[:1]),
         warp=decibels(made[1:], wanted[1:], mask[1:]),
         copy=decibels(wanted[:1].expand_as(wanted[1:]), wanted[1:], mask[1:]),
         sharpness=gradient_energy(last) / gradient_energy(inner(wanted[-1])),
         seconds=seconds,
     )
+
+
+def nearest(made: Tensor, true: dict[Motion, Tensor]) -> Motion:
+    """The motion whose true last frame is nearest to a clip's."""
+    last = inner(made[-1])
+    distance = {other: float((last - inner(true[other][-1])).pow(2).mean()) for other in JUDGED}
+    return min(distance, key=lambda other: distance[other])
 
 
 def _differ(

@@ -15,17 +15,18 @@ from torch import Tensor
 
 from pipeline.gate import Flaw, flaw
 from pipeline.protocol import Made, Make
+from pipeline.speed import course
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import Conditions, conditions, read_picture
 from pipeline.worker.decode import Frames, decode, release
+from pipeline.worker.denoise import denoise
 from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
 from pipeline.worker.poster import leave_poster
 from pipeline.worker.preview import Preview
-from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.watch import Watch
 
 _ENCODE_STEPS = 3
@@ -52,7 +53,6 @@ def film(model: Model, order: Make, watch: Watch, budget: Budget) -> Film:
     watch.enter("encode", _ENCODE_STEPS)
     picture = read_picture(Path(order.picture), order.width, order.height)
     wanted, unwanted = _conditions(model, order, picture, watch)
-    watch.enter("denoise", order.spec.steps)
     preview = Preview(wanted.latents[0, :, 0], picture)
     latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch, preview))
     if not torch.isfinite(latents).all():
@@ -128,24 +128,19 @@ def _denoise(
     watch: Watch,
     preview: Preview,
 ) -> Tensor:
-    spec = order.spec
-    cells = (order.height // model.vae_factor, order.width // model.vae_factor)
-    shape = (1, model.unet.config.in_channels, order.frames, *cells)
-    with hold.unet(model, order.mode) as unet:
-        return sample(
-            predicting(
-                unet,
-                wanted,
-                unwanted,
-                spec.guidance,
-                rescale=spec.guidance_rescale,
-                halves=order.mode.thrift.halves,
-            ),
-            noise_for(spec.seed, shape).to(model.device),
-            scheduler_for(model.scheduler, spec.sampler, spec.spacing),
-            spec.steps,
-            lambda estimate: watch.step(preview=preview.of(estimate)),
-        )
+    way = course(order.spec)
+    watch.enter("denoise", way.steps)
+    return denoise(
+        model,
+        order.mode,
+        way,
+        wanted,
+        unwanted,
+        seed=order.spec.seed,
+        guidance=order.spec.guidance,
+        rescale=order.spec.guidance_rescale,
+        on_step=lambda estimate: watch.step(preview=preview.of(estimate)),
+    )
 
 
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:

@@ -6,7 +6,7 @@ all arithmetic on them are float32 whatever the model's type is.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 from torch import Tensor
 
 from pipeline.spec import Sampler, Spacing
+from pipeline.speed import Turn
 from pipeline.worker.conditions import Conditions
+from pipeline.worker.exact.constants import Deep
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(latents (1, 4, frames, height, width) float32, time) -> prediction of the same shape."""
@@ -81,8 +83,12 @@ def _unfold(frames: Tensor, clips: int) -> Tensor:
     return frames.reshape(clips, -1, *frames.shape[1:]).transpose(1, 2)
 
 
-def plain(unet: Any, conditions: Conditions) -> Predict:
-    """The model's prediction of one clip as it is, under as many conditions as there are rows."""
+def plain(unet: Any, conditions: Conditions, deep: Deep | None = None) -> Predict:
+    """The model's prediction of one clip as it is, under as many conditions as there are rows.
+
+    With `deep`, which only the faster forwards know, deep features are taken from it.
+    """
+    more = {} if deep is None else {"deep": deep}
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         prediction: Tensor = unet(
@@ -93,6 +99,7 @@ def plain(unet: Any, conditions: Conditions) -> Predict:
             image_embeddings=conditions.image,
             encoder_hidden_states=conditions.text,
             return_dict=False,
+            **more,
         )[0]
         return prediction.float()
 
@@ -104,14 +111,28 @@ def predicting(
     wanted: Conditions,
     unwanted: Conditions | None,
     guidance: float,
+    turns: Sequence[Turn],
     *,
     rescale: float = 0.0,
     halves: bool = False,
 ) -> Predict:
-    """`guided` away from what is unwanted; `plain` where that is nothing."""
-    if unwanted is None:
-        return plain(unet, wanted)
-    return guided(unet, wanted, unwanted, guidance, rescale=rescale, halves=halves)
+    """The predictions of one clip in their turns, for one call a step.
+
+    `guided` away from what is unwanted, or `plain` where that is nothing or the turn says so.
+    """
+    deep: Deep | None = None if all(turn.fresh for turn in turns) else {}
+    alone = led = plain(unet, wanted, deep)
+    if unwanted is not None:
+        led = guided(unet, wanted, unwanted, guidance, rescale=rescale, halves=halves, deep=deep)
+    coming = iter(turns)
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        turn = next(coming)
+        if turn.fresh and deep:
+            deep.clear()
+        return (led if turn.guided else alone)(latents, time)
+
+    return predict
 
 
 def guided(
@@ -122,14 +143,15 @@ def guided(
     *,
     rescale: float = 0.0,
     halves: bool = False,
+    deep: Deep | None = None,
 ) -> Predict:
     """Classifier-free guidance (Ho & Salimans 2022), optionally rescaled.
 
     Both branches go through the model as one batch, or with `halves` one after the other, which
     takes half the memory and gives the same up to rounding.
     """
-    both = plain(unet, unwanted.join(wanted))
-    away, towards = plain(unet, unwanted), plain(unet, wanted)
+    both = plain(unet, unwanted.join(wanted), deep)
+    away, towards = plain(unet, unwanted, deep), plain(unet, wanted, deep)
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         if halves:

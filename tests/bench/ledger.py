@@ -23,6 +23,7 @@ from rich.table import Table
 from daemon.database import Database, jobs
 from daemon.history import History, Wanted
 from daemon.ledger import Ledger
+from daemon.pace import queued_work
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, resolve
 
@@ -90,7 +91,7 @@ def main() -> None:
         add("a claim", lambda: ledger.claim("host", 30), options.claims, "p99 under 20 ms")
         add("jobs by state", history.counts, 20)
         add("outcomes by rule and preset", history.outcomes, 20)
-        add("the work that waits", history.queued_work, 20)
+        add("the work that waits", lambda: queued_work(history), 20)
         add("the newest of a preset", lambda: history.newest(Wanted(preset="high")), 20)
         add("pictures still to be put away", history.unsettled, 20)
         database.close()

@@ -34,7 +34,7 @@ def clip(taken: int | None, rung: Rung = RUNG, loaded: Loaded = LOADED) -> Clip:
     )  # fmt: skip
     figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=0.9)
     made = Made(output=output, figures=figures, seconds={}, peak_memory=taken)
-    return Clip(made, loaded, rung, 1, ())
+    return Clip(made, loaded, rung, 1, "exact", ())
 
 
 def test_what_was_measured_corrects_the_same_mode(forecast: Forecast, spec: Spec) -> None:

@@ -17,7 +17,7 @@ from daemon.database import (
     peaks,
     submissions,
 )
-from daemon.history import History, Wanted
+from daemon.history import History, Shape, Wanted
 from daemon.hosts import Facts, Hosts
 
 OLD = Path(__file__).with_name("queue_v1.sql")
@@ -72,7 +72,12 @@ def test_an_older_queue_is_carried_over_and_kept(old: str) -> None:
     history = History(database)
     outcomes = sorted(history.outcomes())
     assert outcomes == [("done", "90-default", "draft", 1), ("failed", "", "", 1)]
-    assert [job.path for job in history.newest(Wanted(preset="high"))] == ["dog.jpg"]
+    (waiting,) = history.newest(Wanted(preset="high"))
+    assert waiting.path == "dog.jpg"
+    assert waiting.spec
+    assert history.queued() == [(Shape.of(waiting.spec), 1)], (
+        "it was asked before there were speeds"
+    )
     database.close()
     assert version(old) == str(SCHEMA_VERSION)
     if old.startswith("sqlite"):  # in PostgreSQL the administrator keeps copies

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from daemon.history import History, Wanted
+from daemon.job import Drop
 from daemon.ledger import Ledger
-from daemon.pace import Pace, work
+from daemon.pace import Pace, queued_work, work
 from pipeline.spec import Spec
 
 
@@ -54,12 +55,18 @@ def test_the_queue_is_shared_by_the_devices() -> None:
     assert pace.until_done(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
 
 
-def test_the_database_counts_work_as_we_do(
-    ledger: Ledger, history: History, enqueue: Callable[..., list[int]]
+def test_the_work_that_waits_is_counted_as_each_speed_has_it(
+    ledger: Ledger,
+    history: History,
+    enqueue: Callable[..., list[int]],
+    make_drop: Callable[..., Drop],
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg")
-    first, second = history.newest(Wanted(state="queued"))
-    assert first.spec
-    assert second.spec
-    assert history.queued_work() == {first.spec.preset: work(first.spec) + work(second.spec)}
+    fast = spec("high", steps=50, guidance=9.0).model_copy(update={"speed": "fast"})
+    drop = make_drop("c.jpg", "1", "cc")
+    ledger.admit(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
+    plain = history.newest(Wanted(path="a.jpg"))[0].spec
+    assert plain
+    assert queued_work(history) == {plain.preset: 2 * work(plain), "high": work(fast)}
+    assert work(fast) < work(spec("high", steps=50, guidance=9.0)) / 4

@@ -26,7 +26,7 @@ from PIL import Image
 from pipeline.anatomy import PUBLISHED, Anatomy, anatomy_of
 from pipeline.gate import NO_LIMITS
 from pipeline.ladder import first_that_fits, rungs
-from pipeline.memory import need, peak
+from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.protocol import Make
@@ -125,10 +125,10 @@ def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]
             _clear(bench.model)
 
             def predicted(rung: Rung, spec: Spec = spec) -> int:
-                return peak(rung, bench.anatomy, bench.dtype, guided=spec.guidance > 1).most
+                return peak_of(spec, rung, bench.anatomy, bench.dtype).most
 
             def needs(rung: Rung, spec: Spec = spec) -> int:
-                found = peak(rung, bench.anatomy, bench.dtype, guided=spec.guidance > 1)
+                found = peak_of(spec, rung, bench.anatomy, bench.dtype)
                 return need(found, None, gpu=bench.gpu)
 
             ladder = rungs(spec, bench.family, predicted)
@@ -215,7 +215,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     seconds = dict(watch.seconds)
     whole = bench.family.presets[spec.preset].steps
     seconds["denoise"] = seconds.get("denoise", 0.0) * whole / spec.steps
-    found = peak(rung, bench.anatomy, bench.dtype, guided=spec.guidance > 1)
+    found = peak_of(spec, rung, bench.anatomy, bench.dtype)
     return {
         "seconds": round(sum(seconds.values()), 1),
         "peak_gb": round((budget.peak() or 0) / 1e9, 3),

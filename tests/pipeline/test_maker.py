@@ -26,7 +26,7 @@ ENV = {"PYTHONPATH": str(ROOT)}
 
 def order(prompt: str, fallback: str = "auto") -> Order:
     spec = Spec(prompt=prompt, preset="draft", width=64, height=64, frames=16, fps=8, motion_fps=16,
-                steps=10, guidance=1.0, seed=1, fallback=fallback)  # fmt: skip
+                steps=10, guidance=1.0, speed="fast", seed=1, fallback=fallback)  # fmt: skip
     rungs = ladder.rungs(spec, MICRO_FAMILY, predicted)
     return Order("1", spec, rungs, lambda rung, _: predicted(rung), Path("p.png"), Path("staging"))
 
@@ -188,6 +188,7 @@ async def test_a_refused_clip_is_made_once_more_with_another_seed(bench: Bench) 
     assert isinstance(clip, Clip)
     asked = order("")
     assert clip.seed == another_seed(asked.spec.seed) != asked.spec.seed
+    assert (asked.spec.speed, clip.speed) == ("fast", "exact")
     assert clip.refused == "all is black"
     assert [step.rung for step in clip.steps_down] == list(asked.ladder[:2])
     assert clip.rung == asked.ladder[2]
@@ -212,6 +213,7 @@ async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_in_the_u
     assert isinstance(usual, Clip)
     assert usual.loaded.dtype == "float16"
     assert usual.refused is None
+    assert usual.speed == "fast"
     loads = [news.dtype for news in bench.news if isinstance(news, Loaded)]
     assert loads == ["float16", "bfloat16", "float16"]
     await bench.maker.close()

@@ -56,7 +56,7 @@ SPEC = Spec(
 SPEC_LINE = (
     '{"prompt":"p","negative_prompt":"","preset":"draft","width":256,"height":256,'
     '"framing":"crop","frames":8,"fps":8,"motion_fps":16,"steps":20,"guidance":9.0,'
-    '"guidance_rescale":0.0,"sampler":"ddim","spacing":null,"seed":1,"quality":18,'
+    '"guidance_rescale":0.0,"sampler":"ddim","spacing":null,"speed":"exact","seed":1,"quality":18,'
     '"encoder":"x264","fallback":"auto"}'
 )
 

@@ -120,10 +120,12 @@ def test_render_makes_a_clip_without_a_daemon(studio_in: Open) -> None:
     studio = studio_in()
     mine = studio.drop("mine.png", picture(5), folder=studio.root)
     clip = studio.root / "mine.mp4"
-    asked = ["--prompt", "camera panning left", "--preset", "draft", "-o", clip]
+    asked = ["--prompt", "camera panning left", "--preset", "draft", "--speed", "balanced"]
+    asked += ["-o", clip]
     first = studio.command("render", mine, *asked)
     assert first.returncode == 0, first.stderr
     told = json.loads((studio.root / "mine.mp4.json").read_text(encoding="utf-8"))
+    assert (told["asked"]["speed"], told["given"]["sampler"]) == ("balanced", "dpm++2m")
     assert told["output"]["sha256"] == hashlib.sha256(clip.read_bytes()).hexdigest()
 
     second = studio.command("render", mine, *asked)
@@ -133,8 +135,16 @@ def test_render_makes_a_clip_without_a_daemon(studio_in: Open) -> None:
 
 
 def test_replay_makes_the_daemons_clip_again(shared: Studio) -> None:
+    """Also where a picture's own settings ask for a speed."""
+    beside = 'speed = "fast"\nsteps = 14\nguidance = 2.0\n'
+    shared.drop("original.png.toml", beside.encode())
     shared.drop("original.png", picture(6))
     shared.until_settled("original.png", "done")
+    told = shared.sidecar("original.mp4")
+    assert (told["asked"]["speed"], told["asked"]["steps"]) == ("fast", 14)
+    made = {key: told["given"][key] for key in ("speed", "steps", "sampler", "spacing")}
+    assert made == {"speed": "fast", "steps": 10, "sampler": "dpm++2m", "spacing": "trailing"}
+    assert not told["degraded"]
     again = shared.root / "again.mp4"
     ended = shared.command("replay", shared.outbox / "original.mp4.json", "-o", again)
     assert ended.returncode == 0, ended.stderr

@@ -8,7 +8,7 @@ import { said } from "./said.js";
 import { bytes, duration, named, time, t } from "./text.js";
 
 const SHOWN = ["prompt", "negative_prompt", "preset", "width", "height", "frames", "fps", "motion_fps", "steps",
-  "guidance", "guidance_rescale", "sampler", "spacing", "framing", "seed", "quality", "encoder", "fallback"];
+  "guidance", "guidance_rescale", "sampler", "spacing", "speed", "framing", "seed", "quality", "encoder", "fallback"];
 
 /** Show a done job's clip. */
 export async function openClip(job, studio) {

@@ -10,14 +10,14 @@ const LARGEST_SEED = Number.MAX_SAFE_INTEGER;
 const GROUPS = {
   shape: ["size", "aspect", "framing"],
   motion: ["frames", "fps", "motion_fps"],
-  sampling: ["steps", "guidance", "guidance_rescale", "sampler", "spacing", "seed"],
+  sampling: ["steps", "guidance", "guidance_rescale", "sampler", "spacing", "speed", "seed"],
   rest: ["quality", "fallback", "priority", "variants"],
 };
 
 /** Those settings of a Spec that may be asked again, as a rule's `[make]` would. */
 export function settingsOf(spec, multiple) {
   const kept = ["prompt", "negative_prompt", "preset", "framing", "frames", "fps", "motion_fps", "steps",
-    "guidance", "guidance_rescale", "sampler", "spacing", "quality", "encoder", "fallback", "seed"];
+    "guidance", "guidance_rescale", "sampler", "spacing", "speed", "quality", "encoder", "fallback", "seed"];
   const make = {};
   for (const key of kept) if (spec[key] !== null && spec[key] !== "") make[key] = spec[key];
   if (!Number.isSafeInteger(make.seed)) delete make.seed;

@@ -8,7 +8,7 @@ are given one and the same noise, what comes before the first look at the contex
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 
 from pipeline.worker.exact.tokens import twofold
 from pipeline.worker.slices import Forwards, standing_in
+
+Deep = dict[Tensor, Tensor]
+"""By what cross-attention is told, what the deeper levels gave for it: (n, channels, height, width)
+for all images, as it enters the last block."""
 
 BRANCHES = 2
 """Of guidance: so many clips' constants are kept at once."""
@@ -59,13 +63,20 @@ def _forward(unet: Any, *, shared: bool) -> Callable[..., tuple[Tensor]]:
         image_embeddings: Tensor,
         encoder_hidden_states: Tensor,
         return_dict: bool = False,
+        deep: Deep | None = None,
     ) -> tuple[Tensor]:
-        """As I2VGenXLUNet.forward, for conditions that are the same objects at every step."""
+        """As I2VGenXLUNet.forward, for conditions that are the same objects at every step.
+
+        What `deep` has for these conditions is taken; where it has nothing, it gets what was made.
+        """
         told = kept(fps, image_latents, image_embeddings, encoder_hidden_states)
+        below = partial(_deeper, unet, told)
+        if deep is not None:
+            below = partial(_once, deep, encoder_hidden_states, below)
         if doubling and same(sample) and same(image_latents):
             with standing_in(doubling):
-                return (_predict(unet, sample[:1], timestep, told),)
-        return (_predict(unet, sample, timestep, told),)
+                return (_predict(unet, sample[:1], timestep, told, below),)
+        return (_predict(unet, sample, timestep, told, below),)
 
     return forward
 
@@ -91,29 +102,65 @@ def _constants(unet: Any, fps: Tensor, latents: Tensor, image: Tensor, text: Ten
     )
 
 
-def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants) -> Tensor:
+Below = Callable[[list[Tensor], Tensor, int], Tensor]
+"""What enters the last block. It takes off a list what the first block leaves for what is below,
+the last of which enters there; and it is given the embedded time and the number of frames."""
+
+
+def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants, below: Below) -> Tensor:
     frames = sample.shape[2]
     embedded = told.rate + unet.time_embedding(unet.time_proj(time.reshape(1)).to(sample))
     x = torch.cat([sample, told.picture[: len(sample)]], dim=1).transpose(1, 2).flatten(0, 1)
-    x = unet.transformer_in(unet.conv_in(x), num_frames=frames, return_dict=False)[0]
-    left = [x]
-    for block in unet.down_blocks:
-        x, new = block(x, temb=embedded, num_frames=frames, **_looking(block, told))
-        left += new
-        del new
-    for n, images in enumerate(left):  # those of one branch, for as many branches as there are now
-        if len(images) < len(x):
-            left[n] = torch.cat([images] * (len(x) // len(images)))
-        del images
-    x = unet.mid_block(x, temb=embedded, num_frames=frames, encoder_hidden_states=told.context)
-    for block in unet.up_blocks:
-        layers = len(block.resnets)
-        taken = tuple(left[-layers:])
-        del left[-layers:]
-        x = block(x, taken, temb=embedded, num_frames=frames, **_looking(block, told))
-        del taken
+    left = [unet.transformer_in(unet.conv_in(x), num_frames=frames, return_dict=False)[0]]
+    del x
+    _down(unet.down_blocks[0], left, embedded, frames, told)
+    x = below(left, embedded, frames)
+    x = _up(unet.up_blocks[-1], x, left, embedded, frames, told)
     x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
     return x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _deeper(
+    unet: Any, told: Constants, left: list[Tensor], embedded: Tensor, frames: int
+) -> Tensor:
+    for block in unet.down_blocks[1:]:
+        _down(block, left, embedded, frames, told)
+    x = unet.mid_block(
+        left[-1], temb=embedded, num_frames=frames, encoder_hidden_states=told.context
+    )
+    for block in unet.up_blocks[:-1]:
+        x = _up(block, x, left, embedded, frames, told)
+    return x  # type: ignore[no-any-return]
+
+
+def _once(
+    deep: Deep, context: Tensor, below: Below, left: list[Tensor], embedded: Tensor, frames: int
+) -> Tensor:
+    if context in deep:
+        left.pop()
+    else:
+        deep[context] = below(left, embedded, frames)
+    return deep[context]
+
+
+def _down(block: Any, left: list[Tensor], embedded: Tensor, frames: int, told: Constants) -> None:
+    left += block(left[-1], temb=embedded, num_frames=frames, **_looking(block, told))[1]
+
+
+def _up(
+    block: Any, x: Tensor, left: list[Tensor], embedded: Tensor, frames: int, told: Constants
+) -> Tensor:
+    layers = len(block.resnets)
+    taken = left[-layers:]
+    del left[-layers:]
+    for n, images in enumerate(taken):  # those of one branch, for as many as there are now
+        if len(images) < len(x):
+            taken[n] = torch.cat([images] * (len(x) // len(images)))
+        del images
+    result: Tensor = block(
+        x, tuple(taken), temb=embedded, num_frames=frames, **_looking(block, told)
+    )
+    return result
 
 
 def _looking(block: nn.Module, told: Constants) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """What is faster gives the same: each transform alone, and all, against the plain model."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,12 +11,14 @@ from diffusers import I2VGenXLUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.speed import SHALLOW, course_with
 from pipeline.worker.conditions import Conditions
+from pipeline.worker.count import work
 from pipeline.worker.exact import tokens
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import kernels_of
 from pipeline.worker.model import Model
-from pipeline.worker.sampler import guided, plain
+from pipeline.worker.sampler import guided, plain, predicting
 from pipeline.worker.speed import compared
 
 FRAMES = 5
@@ -92,6 +96,50 @@ def test_all_of_them_on_the_embedded_model(micro: Model) -> None:
     before = both(latents, torch.tensor(481))
     with applied(micro.unet, EXACT):
         assert difference(both(latents, torch.tensor(481)), before) < 3e-5
+
+
+def counted(unet: Any) -> tuple[dict[str, int], list[Any]]:
+    """How often each block works from now on, and what ends the count."""
+    calls: Counter[str] = Counter()
+    blocks = [n for n, _ in unet.named_modules() if re.fullmatch(r"(down|up)_blocks\.\d", n)]
+    hooks = [
+        unet.get_submodule(name).register_forward_hook(lambda *_, n=name: calls.update([n]))
+        for name in (*blocks, "mid_block")
+    ]
+    return calls, hooks
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_deep_features_are_taken_where_the_turn_says_so(small: Any, halves: bool) -> None:
+    wanted, unwanted = told(small, 10), told(small, 20)
+    turns = course_with(["deep", "interval"], steps=7, guided=True).turns
+    assert [(turn.guided, turn.fresh) for turn in turns] == [
+        (True, True), (True, False), (True, False), (True, True), (True, False),
+        (False, True), (False, False),
+    ]  # fmt: skip
+    latents, time = noise(1, 4, FRAMES, *SIDES, seed=5), torch.tensor(481)
+    led = guided(small, wanted, unwanted, 2.0)(latents, time)
+    alone = plain(small, wanted)(latents, time)
+    with applied(small, EXACT):
+        predict = predicting(small, wanted, unwanted, 2.0, turns, halves=halves)
+        calls, hooks = counted(small)
+        given = [predict(latents, time) for _ in turns]
+        for hook in hooks:
+            hook.remove()
+    for each, turn in zip(given, turns, strict=True):  # the same latents: what is taken is right
+        assert difference(each, led if turn.guided else alone) < 1e-5
+    ahead = 12 if halves else 7  # predictions of the UNet in all
+    assert calls == {
+        "down_blocks.0": ahead, "up_blocks.1": ahead,
+        "down_blocks.1": 5 if halves else 3, "mid_block": 5 if halves else 3,
+        "up_blocks.0": 5 if halves else 3,
+    }  # fmt: skip
+
+
+def test_what_is_left_of_a_prediction_with_deep_features_as_counted() -> None:
+    """On the published UNet, 512 x 512, 16 frames."""
+    whole, shallow = work(16, 64, guided=True)
+    assert shallow / whole == pytest.approx(SHALLOW, abs=0.01)
 
 
 def test_branches_of_different_noise_share_nothing(small: Any) -> None:

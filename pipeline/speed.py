@@ -1,0 +1,96 @@
+"""Speeds: what of a clip's work is left out where it is wanted in less time than exactly.
+
+Each saving is a small named thing and can be had alone; a speed is some of them. None is free: what
+each costs stands in README.md. The worker does as it stands here, and the daemon counts by it.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pipeline.presets import Speed
+from pipeline.spec import Sampler, Spacing, Spec
+
+Saving = Literal["steps", "interval", "deep"]
+"""Fewer steps; guidance only at the first of them; what the deeper levels gave taken again."""
+
+SAVINGS: dict[Speed, tuple[Saving, ...]] = {
+    "exact": (),
+    "balanced": ("steps", "interval"),
+    "fast": get_args(Saving),
+}
+
+_STEPS = 0.5
+"""Share of the steps that are made, by a solver of second order with trailing spacing."""
+_FEWEST = 10
+"""Steps that are made all the same, where so many are asked."""
+_GUIDED = 0.6
+"""Share of the steps that have guidance, from the first on: motion and layout are settled there."""
+_EVERY = 3
+"""Of so many steps the first makes deep features, which the others take."""
+SHALLOW = 0.38
+"""What is left to do of a prediction that takes them, as counted; a test counts again."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step: whether it has guidance, and whether it makes its deep features itself."""
+
+    guided: bool
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a clip is really sampled."""
+
+    sampler: Sampler
+    spacing: Spacing | None
+    turns: tuple[Turn, ...]
+
+    @property
+    def steps(self) -> int:
+        """How many are made."""
+        return len(self.turns)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether deep features are kept from one step for the next."""
+        return any(not turn.fresh for turn in self.turns)
+
+    @property
+    def work(self) -> float:
+        """In whole predictions for one branch of guidance."""
+        return sum((1 + turn.guided) * (1.0 if turn.fresh else SHALLOW) for turn in self.turns)
+
+
+def course(spec: Spec) -> Course:
+    """The course of a clip at the speed that its Spec asks for."""
+    return course_with(
+        SAVINGS[spec.speed],
+        steps=spec.steps,
+        guided=spec.guidance > 1,
+        sampler=spec.sampler,
+        spacing=spec.spacing,
+    )
+
+
+def course_with(
+    savings: Collection[Saving],
+    *,
+    steps: int,
+    guided: bool,
+    sampler: Sampler = "ddim",
+    spacing: Spacing | None = None,
+) -> Course:
+    """The course of a clip of which all else was asked, with these savings."""
+    if "steps" in savings:
+        steps = max(min(steps, _FEWEST), math.ceil(_STEPS * steps))
+        sampler, spacing = "dpm++2m" if sampler == "ddim" else sampler, "trailing"
+    led = 0
+    if guided:
+        led = math.ceil(_GUIDED * steps) if "interval" in savings else steps
+    every = _EVERY if "deep" in savings else 1
+    turns = (Turn(n < led, (n if n < led else n - led) % every == 0) for n in range(steps))
+    return Course(sampler, spacing, tuple(turns))

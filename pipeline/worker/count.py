@@ -1,0 +1,49 @@
+"""How much work denoising is: operations of matrix products, counted on shapes without weights."""
+
+from functools import cache
+
+import torch
+from diffusers import I2VGenXLUNet
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.mode import Mode
+from pipeline.speed import Course
+from pipeline.worker.conditions import Conditions
+from pipeline.worker.exact.choice import applied, chosen
+from pipeline.worker.exact.constants import Deep
+from pipeline.worker.sampler import plain
+
+
+def denoising(course: Course, frames: int, side: int) -> int:
+    """Operations of a clip of the published model with `side` latent cells a side."""
+    found = {guided: work(frames, side, guided=guided) for guided in (True, False)}
+    return sum(found[turn.guided][0 if turn.fresh else 1] for turn in course.turns)
+
+
+@cache
+@torch.no_grad()
+def work(frames: int, side: int, *, guided: bool) -> tuple[int, int]:
+    """Operations of a prediction: whole, and with deep features taken from an earlier one.
+
+    As the fast mode makes it on a GPU, without what is computed once a clip.
+    """
+    with torch.device("meta"):
+        unet = I2VGenXLUNet().eval()
+        width = unet.config.cross_attention_dim
+        latents = torch.empty(1, 4, frames, side, side)
+        one = Conditions(
+            torch.empty(1, 77, width), torch.empty(1, 1, width), latents, torch.empty(1)
+        )
+        time = torch.empty(())
+    deep: Deep = {}
+    predict = plain(unet, one.join(one) if guided else one, deep)
+
+    def counted() -> int:
+        with FlopCounterMode(display=False) as counter:
+            predict(latents, time)
+        return int(counter.get_total_flops())
+
+    with applied(unet, chosen(Mode.FAST.thrift, torch.device("cuda"))):
+        predict(latents, time)  # which computes the clip's constants too
+        deep.clear()
+        return counted(), counted()

@@ -1,0 +1,46 @@
+"""Denoising a clip: the model, the mode, the course and the conditions put together."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pipeline.mode import Mode
+from pipeline.speed import Course
+from pipeline.worker import hold
+from pipeline.worker.conditions import Conditions
+from pipeline.worker.model import Model
+from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
+
+
+def denoise(
+    model: Model,
+    mode: Mode,
+    course: Course,
+    wanted: Conditions,
+    unwanted: Conditions | None,
+    *,
+    seed: int,
+    guidance: float,
+    rescale: float,
+    on_step: Callable[[Tensor], None],
+) -> Tensor:
+    """The clip's latents, in the shape of the picture's: (1, 4, frames, height, width).
+
+    `on_step` is called as `sample` does. Raises what lack of memory raises.
+    """
+    with hold.unet(model, mode) as unet:
+        return sample(
+            predicting(
+                unet,
+                wanted,
+                unwanted,
+                guidance,
+                course.turns,
+                rescale=rescale,
+                halves=mode.thrift.halves,
+            ),
+            noise_for(seed, tuple(wanted.latents.shape)).to(model.device),
+            scheduler_for(model.scheduler, course.sampler, course.spacing),
+            course.steps,
+            on_step,
+        )
