@@ -16,6 +16,7 @@ from tests.system.studio import ROOT, Studio
 TARGET = ROOT / "daemon" / "web"
 MOTIONS = ("panning right", "zooming in slowly")
 LARGEST = 200_000
+FLAT = 64
 SLOW = 900.0
 """Seconds that a clip may take on a machine that has other work."""
 
@@ -43,6 +44,7 @@ def photograph(studio: Studio) -> None:
     made = len(names)
     studio.until(lambda: len(studio.clips()) == made, "the clips are made", SLOW)
     with browser(f"http://127.0.0.1:{studio.port}") as page:
+        page.be(height=1020)
         page.open("make", first="localStorage.theme = 'light'")
         page.driver.find_element("id", "files").send_keys(str(SAMPLES / "landscape.jpg"))
         page.find("#prompt").send_keys(
@@ -54,6 +56,7 @@ def photograph(studio: Studio) -> None:
         page.until_said("16 frames (2.0 s)")
         page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
         save(page, "make.png")
+        page.be(height=640)
         page.open("clips", first="localStorage.theme = 'dark'")
         posters = "[...document.querySelectorAll('.grid img')]"
         page.until(f"{posters}.length === {made} && {posters}.every((i) => i.naturalWidth)")
@@ -65,10 +68,19 @@ def save(page: Browser, name: str) -> None:
     page.driver.execute_async_script("setTimeout(arguments[0], 700)")  # what fades has faded
     shot = Image.open(BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
     small = BytesIO()
-    shot.quantize(200, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    shot.quantize(palette=palette(shot), dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     assert len(small.getvalue()) < LARGEST, name
     (TARGET / name).write_bytes(small.getvalue())
     print(f"{name}: {shot.width}x{shot.height}, {len(small.getvalue()):,} bytes")
+
+
+def palette(shot: Image.Image) -> Image.Image:
+    """Colours for photographs, and those of the page itself, which are few and must be exact."""
+    flat = sorted(shot.getcolors(1 << 24) or [], reverse=True)[:FLAT]
+    rest = shot.quantize(256 - FLAT).getpalette() or []
+    found = Image.new("P", (1, 1))
+    found.putpalette([part for _, colour in flat for part in colour] + rest)
+    return found
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ export function fields(presets, changed) {
   const controls = {};
   const schema = presets.settings.properties;
   const among = (key) => span(Object.values(presets.presets).map((preset) => preset[key]));
-  const usual = { frames: among("frames"), steps: among("steps"), guidance: "7–12", fps: "8", motion_fps: "16" };
+  const usual = { frames: among("frames"), steps: among("steps"), guidance: presets.model === "micro" ? "" : "7–12", fps: "8", motion_fps: "16" };
   const kinds = {
     size: () => number("size", { step: presets.multiple }, presets.sides),
     aspect: () => text("aspect", ASPECTS),

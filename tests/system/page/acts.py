@@ -1,0 +1,34 @@
+"""What the tests of the page do again and again."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tests.system.browser import Browser
+from tests.system.studio import Studio, picture
+
+
+def pick(page: Browser, folder: Path, **pictures: int) -> None:
+    """Choose pictures, each drawn from its number."""
+    paths = []
+    for name, seed in pictures.items():
+        paths.append(folder / f"{name}.png")
+        paths[-1].write_bytes(picture(seed))
+    page.driver.find_element("id", "files").send_keys("\n".join(map(str, paths)))
+
+
+def settled(studio: Studio, name: str, **more: Any) -> dict[str, Any]:
+    return studio.until_settled(name, "done", **more)[-1]
+
+
+def findings(page: Browser) -> list[str]:
+    """What axe finds in what is shown, by all its rules, whatever their weight."""
+    if page.value("typeof axe") == "undefined":
+        page.driver.execute_script(
+            files("axe_playwright_python").joinpath("axe.min.js").read_text()
+        )
+    found = page.driver.execute_async_script(
+        "const [options, tell] = arguments;axe.run(options).then((told) => tell(told.violations));",
+        {"resultTypes": ["violations"], "preload": False},
+    )
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found]
