@@ -232,7 +232,7 @@ class App:
     def _give_up(self, why: str) -> None:
         """End after the work in hand, since nothing can be done with the queue any more."""
         if not self._stopping.is_set():
-            log.error("the queue is gone", why=why)
+            log.error("the queue cannot be used any more", why=why)
             self.failed = why
             self.stop()
 

@@ -1,11 +1,13 @@
 """The hosts of a fleet: shown, drained, with roles, of two versions; real daemons share a queue."""
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from daemon.database import SCHEMA_VERSION
 from tests.postgres import serving
 from tests.system.browser import browser
 from tests.system.fleet import Fleet
@@ -169,3 +171,53 @@ def test_a_small_card_leaves_large_clips_to_a_larger_one_while_that_lives(fleet:
     small.command("drain", "--undo", "one")
     assert makers(fleet, "fit-alone.png") == ["two"]
     assert small.job("fit-alone.png")["result"]["degraded"]
+
+
+def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> None:
+    """An upgrade, one host after another; then one whose tables the old version cannot use."""
+    old, new = fleet.hosts
+    for host in fleet.hosts:
+        host.stop()
+        fleet.settings(host)
+        host.log_file.unlink()
+    old.start()
+    old.drop("steady-old.png", picture(60))
+    old.until(lambda: old.slot()["path"], "the old one is at it")
+    new.program = "tests.system.next_version"
+    new.environment["NEXT"] = "additive"
+    new.start()
+    seen = {each["name"]: each["schema_version"] for each in old.get("/api/hosts")}
+    assert seen == {"one": SCHEMA_VERSION, "two": SCHEMA_VERSION + 1}
+    old.until_settled("steady-old.png", "done")
+    assert old.job("steady-old.png")["attempt"] == 1
+    old.stop()
+    old.start()
+    for number, (drained, maker) in enumerate([("one", "two"), ("two", "one")]):
+        name = f"both{number}.png"
+        assert old.post(f"/api/hosts/{drained}/drain").is_success
+        old.drop(name, picture(61 + number))
+        old.until_settled(name, "done")
+        assert makers(fleet, name) == [maker]
+        assert new.post(f"/api/hosts/{drained}/undrain").is_success
+
+    new.stop()
+    new.environment["NEXT"] = "breaking"
+    new.start(ready=False)
+    waiting = "an i2vd that can work with no other is still running on one"
+    new.until(lambda: waiting in new.log_file.read_text(), "it waits for the old one")
+    assert old.is_ready()
+    old.signal(signal.SIGSTOP)
+    try:
+        new.until(new.is_ready, "the old one is silent")
+    finally:
+        old.signal(signal.SIGCONT)
+    assert old.wait() == 1
+    why = f"has schema {SCHEMA_VERSION + 2}, this i2vd knows {SCHEMA_VERSION}"
+    said = old.log_tail(5)
+    assert "the queue cannot be used any more" in said
+    assert why in said
+    refused = old.command("run")
+    assert refused.returncode == 1
+    assert why in refused.stderr
+    new.drop("newest.png", picture(70))
+    new.until_settled("newest.png", "done")
