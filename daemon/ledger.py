@@ -109,7 +109,11 @@ class Ledger:
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason}
-            job = self._insert(db, values, "rejected", reason)
+            try:
+                job = self._insert(db, values, "rejected", reason)
+            except IntegrityError:  # another host saw the same drop first
+                db.rollback()
+                return None
             db.execute(jobs.update().where(jobs.c.id == job).values(finished=self._now))
             return job
 

@@ -20,8 +20,8 @@ from tests.system.needs import missing
 _PATIENCE = 60.0
 
 
-def _programs() -> Path:
-    """Debian keeps the server's programs off the path."""
+def programs() -> Path:
+    """Where the server's are; Debian keeps them off the path. Ends the test without them."""
     found = [*Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     if program := shutil.which("postgres"):
         found.append(Path(program))
@@ -38,7 +38,7 @@ class Server:
 
         Ends the test where there is no PostgreSQL.
         """
-        self._bin = _programs()
+        self._bin = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="i2vd-postgres-"))
         self._numbers = itertools.count(1)
         self._addresses, self._port = addresses, port

@@ -7,7 +7,7 @@ with exit code 1 and the folder kept.
 
 `--sweep`: before each system call in turn, once, from the drop until the picture is archived or put
 aside; half an hour. `--micro`: with the real worker and the embedded model; kills at any
-moment only, unless with `--sweep`.
+moment only, unless with `--sweep`. `--hosts N`: on several hosts, fleet.py.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos import blows
+from tests.chaos import blows, fleet
 from tests.chaos.books import Books
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
@@ -184,7 +184,11 @@ def main() -> int:
     parser.add_argument("--method", choices=("link", "rename"), default="link")
     parser.add_argument("--micro", action="store_true", help="the real worker")
     parser.add_argument("--sweep", action="store_true", help="each system call, instead of rounds")
+    parser.add_argument("--hosts", type=int, default=1, help="so many on one PostgreSQL")
+    parser.add_argument("--lease", type=float, default=3.0, help="seconds, with several hosts")
     options = parser.parse_args()
+    if options.hosts > 1:
+        return fleet.run(options)
     folder = Path(tempfile.mkdtemp(prefix="i2vd-chaos-"))
     run = Run(folder, options)
     began, rounds, complaints = time.monotonic(), 0, list[str]()

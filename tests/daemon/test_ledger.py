@@ -1,7 +1,9 @@
 """The ledger: one drop is one job, one claim wins, nothing is lost or done twice."""
 
+import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,29 @@ def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
     assert ledger.reject(make_drop(fingerprint=there), "broken") is None
     again = Seen(1, 2, 5).fingerprint("here")
     assert ledger.news("inbox", {"cat.jpg": again}) == ["cat.jpg"]
+
+
+def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
+    database: Database,
+    ledger: Ledger,
+    history: History,
+    enqueue: Enqueue,
+    make_drop: Callable[..., Drop],
+) -> None:
+    """The one asks before the other has committed, and enters it afterwards."""
+    waiting = ThreadPoolExecutor()
+    for path, enter in (
+        ("a.jpg", lambda: enqueue("a.jpg")),
+        ("b.jpg", lambda: ledger.reject(make_drop("b.jpg"), "broken")),
+    ):
+        with database.write() as db:
+            row = {**make_drop(path).model_dump(), "drop": 1, "variant": 1, "clip_name": ""}
+            db.execute(jobs.insert().values(**row, state="failed", created=1.0))
+            late = waiting.submit(enter)
+            with contextlib.suppress(TimeoutError):
+                late.result(0.3)
+        assert not late.result()
+    assert [job.path for job in history.newest()] == ["b.jpg", "a.jpg"]
 
 
 def test_a_kept_picture_is_made_again_only_when_it_changes(

@@ -1,0 +1,266 @@
+"""Chaos on several hosts: `python -m tests.chaos --hosts 3 --rounds N --seed S`.
+
+They share one folder and one PostgreSQL. Each round drops pictures and, while one is being made,
+takes its host away: killed, made to stand still, or cut off from the database (each host has a
+network namespace, where that is allowed) for longer than the lease; or the database is restarted
+under load. Then all is mended, and the folders are compared with the books. How long it took
+until another host had the job is measured.
+"""
+
+import argparse
+import contextlib
+import random
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.books import Books
+from tests.chaos.film import film
+from tests.chaos.observer import Observer
+from tests.postgres import Server, serving
+from tests.system.hosts import ADDRESS, Network, network
+from tests.system.studio import Studio, picture, visible
+
+SETTINGS = """\
+min_free = 0
+scan_interval = 0.2
+stop_grace = 0.3
+
+[queue]
+url = "{url}"
+lease = {lease}
+tries = 2
+backoff = 0.05
+
+[model]
+devices = ["cpu"]
+
+[[inbox]]
+path = "{share}/inbox"
+outbox = "{share}/outbox"
+archive = "{share}/archive"
+failed = "{share}/failed"
+rules = "{share}/rules"
+settle = 0.05
+patience = 0.1
+"""
+RULES = {
+    "10-poison": '[match]\nnames = ["poison*"]\n[make]\nprompt = "kill"\npreset = "draft"\n',
+    "20-fail": '[match]\nnames = ["fail*"]\n[make]\nprompt = "fail"\npreset = "draft"\n',
+    "30-long": '[match]\nnames = ["long*"]\n[make]\nprompt = "steady"\npreset = "draft"\n',
+    "90-default": '[make]\nprompt = "film"\npreset = "draft"\n',
+}
+PLACES = ("cat.png", "cat.gif", "pets/cat.png", "rubbish.png", "fail.png", "poison.png")
+BLOWS = ("killed", "stood still", "cut off", "database restarted")
+CLAIM_INTERVAL = 2.0
+"""Seconds between two looks of an idle host for something to claim: dispatch.py."""
+
+
+class Hosts:
+    """Some hosts, a database, and what was dropped."""
+
+    def __init__(
+        self, folder: Path, options: argparse.Namespace, server: Server, wires: Network | None
+    ) -> None:
+        self.wires, self.server, self.lease = wires, server, options.lease
+        self.books, self.counts = Books(), Counter[str]()
+        self.takeovers: list[float] = []
+        self._rng = random.Random(options.seed)
+        self._dropped = 0
+        share = folder / "share"
+        clip = film(folder / "film.mp4")
+        url = server.url(server.fresh(), ADDRESS.format(1) if wires else None)
+        self.hosts = {}
+        for name in names_of(options.hosts):
+            host = Studio(folder / name, program="tests.chaos.launch", PEER_FILM=str(clip))
+            host.settings(SETTINGS.format(url=url, share=share, lease=options.lease))
+            host.prefix = wires.prefix(name, host.port) if wires else ()
+            for role in ("inbox", "outbox", "archive", "failed", "rules"):
+                setattr(host, role, share / role)
+                (share / role).mkdir(parents=True, exist_ok=True)
+            self.hosts[name] = host
+        self.any = next(iter(self.hosts.values()))
+        for name, text in RULES.items():
+            self.any.rule(name, text)
+        self._blows = [each for each in BLOWS if wires or each != "cut off"]
+
+    def start(self) -> None:
+        """All of them."""
+        for host in self.hosts.values():
+            host.start()
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for host in self.hosts.values():
+            host.close()
+
+    def round(self, number: int) -> list[str]:
+        """Some pictures and a blow; what is wrong afterwards."""
+        blow = self._blows[number % len(self._blows)]
+        self._drop("long.png")
+        for name in self._rng.choices(PLACES, k=self._rng.randint(1, 3)):
+            self._drop(name)
+        name, job = self.any.until(self._at_a_long_one, "a host is at a long one")
+        time.sleep(self._rng.uniform(0, 2.0))
+        with self._blow(blow, name):
+            self._drop(self._rng.choice(PLACES))
+            if blow != "database restarted":
+                self._await_takeover(name, job)
+        self.counts[blow] += 1
+        return [f"{complaint} ({blow}: {name})" for complaint in self._settle()]
+
+    def _at_a_long_one(self) -> tuple[str, int] | None:
+        for name, host in self.hosts.items():
+            slot = host.slot()
+            if (slot["path"] or "").startswith("long"):
+                return name, slot["job"]
+        return None
+
+    @contextlib.contextmanager
+    def _blow(self, blow: str, name: str) -> Iterator[None]:
+        host = self.hosts[name]
+        match blow:
+            case "killed":
+                host.kill()
+                yield
+                host.start()
+            case "stood still":
+                host.signal(signal.SIGSTOP)
+                yield
+                host.signal(signal.SIGCONT)
+            case "cut off":
+                assert self.wires is not None
+                self.wires.cut(name)
+                yield
+                self.wires.mend(name)
+            case _:
+                self.server.stop()
+                time.sleep(self._rng.uniform(0, 2.0))
+                self.server.start()
+                yield
+
+    def _await_takeover(self, name: str, job: int) -> None:
+        """Until another host has the job, unless it was done, or is being published, in time."""
+        began = time.monotonic()
+        other = next(host for key, host in self.hosts.items() if key != name)
+
+        def taken() -> str | None:
+            told = other.get(f"/api/jobs/{job}")
+            return told["state"] if told["attempt"] > 1 or told["state"] == "done" else None
+
+        other.until(taken, "another host has the job", self.lease + 60)
+        if "recovered" in other.events(job):
+            self.takeovers.append(time.monotonic() - began)
+
+    def _drop(self, name: str) -> None:
+        self._dropped += 1
+        place = Path(name)
+        if (self.any.inbox / place).exists():
+            place = place.with_stem(f"{place.stem}{self._dropped}")
+        content = picture(self._dropped) + self._dropped.to_bytes(4, "big")
+        if place.stem.startswith("rubbish"):
+            content = b"no picture" + content
+        self.books.enter(content, doomed=place.stem.startswith(("rubbish", "fail", "poison")))
+        self.counts["pictures dropped"] += 1
+        self.any.drop(str(place), content)
+
+    def _at_rest(self) -> bool:
+        try:
+            states = self.any.get("/api/status")["jobs"]
+            newest = self.any.get("/api/jobs", limit=50)
+        except AssertionError:
+            return False
+        in_hand = states["queued"] + states["running"] + states["publishing"]
+        on_the_way = [job for job in newest if job["whereabouts"] == "inbox"]
+        in_inbox = any(p.is_file() for p in visible(self.any.inbox, "*"))
+        return not (in_hand or on_the_way or in_inbox)
+
+    def _settle(self) -> list[str]:
+        self.any.until(self._at_rest, "all is at rest")
+        for name, host in self.hosts.items():
+            host.until(lambda host=host: _is_mended(host), f"{name} is well again")
+            host.until(lambda host=host: host.slot()["job"] is None, f"{name} is free")
+            host.until(lambda host=host: len(host.processes()) <= 3, "no orphans", 20)
+        self.any.until(lambda: not self.any.staging(), "staging is empty", 20)
+        return [*self.books.complaints(self.any)]
+
+
+def _is_mended(host: Studio) -> bool:
+    """Ready, but for workers that poison killed: that is told until the next clip is made."""
+    try:
+        problems = host.get("/api/status")["problems"]
+    except AssertionError:
+        return False
+    return all(each.startswith("cpu: ") for each in problems)
+
+
+def names_of(count: int) -> list[str]:
+    """What the hosts are called."""
+    return [f"host{number}" for number in range(1, count + 1)]
+
+
+@contextlib.contextmanager
+def _somewhere(count: int) -> Iterator[tuple[Server, Network | None]]:
+    """A database in a network of its own with the hosts; on a socket where that is not allowed."""
+    with contextlib.ExitStack() as stack:
+        try:
+            wires = stack.enter_context(network("db", *names_of(count)))
+        except pytest.skip.Exception as why:
+            sys.stderr.write(f"no host is cut off: {why}\n")
+            yield stack.enter_context(serving()), None
+            return
+        server = serving(ADDRESS.format(1), within=wires.within("db"))
+        yield stack.enter_context(server), wires
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run, print the table; the exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="i2vd-chaos-"))
+    began, rounds, complaints = time.monotonic(), 0, list[str]()
+    with _somewhere(options.hosts) as (server, wires):
+        hosts = Hosts(folder, options, server, wires)
+        try:
+            hosts.start()
+            with Observer(hosts.any.outbox) as observer:
+                while not complaints and rounds < options.rounds:
+                    complaints = hosts.round(rounds) + observer.bad
+                    rounds += 1
+            complaints += [bad for bad in observer.bad if bad not in complaints]
+        except AssertionError as error:
+            complaints = [str(error)]
+        finally:
+            hosts.close()
+    _print(hosts, rounds, time.monotonic() - began)
+    for complaint in complaints:
+        sys.stderr.write(f"round {rounds}, seed {options.seed}: {complaint}\n")
+    if complaints:
+        sys.stderr.write(f"the folders are kept: {folder}\n")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+def _print(hosts: Hosts, rounds: int, seconds: float) -> None:
+    table = Table("what", "how many", box=None)
+    table.add_row("hosts", str(len(hosts.hosts)))
+    table.add_row("rounds", str(rounds))
+    for what, count in sorted(hosts.counts.items()):
+        table.add_row(what, str(count))
+    table.add_row("became clips", str(len(hosts.any.clips())))
+    table.add_row("failed, with the reason", str(sum(hosts.books.doomed.values())))
+    if times := hosts.takeovers:
+        told = f"{statistics.median(times):.1f} s, at most {max(times):.1f} s"
+        table.add_row(f"{len(times)} takeovers, median", told)
+        table.add_row("lease and claim interval", f"{hosts.lease:.0f} s + {CLAIM_INTERVAL:.0f} s")
+    table.add_row("seconds", f"{seconds:.0f}")
+    Console().print(table)
