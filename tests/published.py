@@ -18,6 +18,7 @@ from transformers import (
 
 from pipeline.presets import MICRO_FOLDER
 from pipeline.source import find
+from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model
 from pipeline.worker.weights import Weights, assign
 
@@ -77,7 +78,7 @@ def published(
         }
         assign(network, host, name)
         network.to(kind)
-        weights.hold(network)
+        weights.hold(network, projections(network) if name == "unet" else ())
     micro = find("micro", small=True)
     scheduler = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
     return Model(

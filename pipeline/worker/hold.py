@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.mode import STRIPE, Mode
 from pipeline.worker.exact.choice import applied, chosen
+from pipeline.worker.exact.convolutions import phases
 from pipeline.worker.model import Model
 from pipeline.worker.pieces import folded, passing
 from pipeline.worker.slices import clips, feed_forwards, images, standing_in
@@ -56,10 +57,13 @@ def unet(model: Model, mode: Mode) -> Iterator[Any]:
 
 @contextmanager
 def vae(model: Model, *, striped: bool) -> Iterator[None]:
-    """Within, the VAE is at hand, in the model's type unless it is brought in another."""
+    """Within, the VAE is at hand, in the model's type unless it is brought in another.
+
+    It upsamples with less work, but for stripes, which spare memory instead.
+    """
     try:
         model.weights.bring(model.vae)
-        with standing_in(stripes(model.vae, STRIPE) if striped else {}):
+        with standing_in(stripes(model.vae, STRIPE) if striped else phases(model.vae)):
             yield
     finally:
         model.weights.leave(model.vae)

@@ -25,6 +25,7 @@ from transformers import (
 
 from pipeline.source import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.errors import is_out_of_memory
+from pipeline.worker.exact.tokens import projections
 from pipeline.worker.weights import Weights, assign, read
 
 
@@ -95,7 +96,8 @@ def load(
         networks = {}
         for part in NETWORKS:
             networks[part] = _network(part, source, kind)
-            weights.hold(networks[part])
+            together = projections(networks[part]) if part == "unet" else ()
+            weights.hold(networks[part], together)
             on_step()
         return Model(
             name=name,

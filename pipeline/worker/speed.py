@@ -3,76 +3,99 @@
     python -m pipeline.worker.speed [--rounds 5]
 
 On a CPU, in one thread, in seconds of its time, which others on the machine do not lengthen: a UNet
-of random weights a fifth as wide as the published one, with each transform alone and with all; then
-the embedded model. A row of JSON a line.
+of random weights a fifth as wide as the published one, with each transform alone and with all; the
+embedded model; and the VAE's decoder, half as wide. A row of JSON a line.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from diffusers import I2VGenXLUNet
+from diffusers import AutoencoderKL, I2VGenXLUNet
 from torch import Tensor, nn
 
 from pipeline.presets import MICRO
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.choice import EXACT, applied
+from pipeline.worker.exact.convolutions import phases
+from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import load
 from pipeline.worker.sampler import plain
+from pipeline.worker.slices import standing_in
+from pipeline.worker.weights import join
 
 Row = dict[str, Any]
+Within = Callable[[], AbstractContextManager[None]]
 
 
-def compared(
-    unet: Any, cases: Mapping[str, Sequence[str]], frames: int, side: int, rounds: int
+def beside(
+    run: Callable[[], Tensor],
+    cases: Mapping[str, Within],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
 ) -> Iterator[Row]:
-    """Medians over the rounds; both branches of guidance, `side` latent cells a side."""
-    width = unet.config.cross_attention_dim
-    told = [
-        Conditions(
-            _noise(1, 77, width, seed=branch),
-            _noise(1, 1, width, seed=10 + branch),
-            _noise(1, 4, frames, side, side, seed=20),
-            torch.tensor([16]),
-        )
-        for branch in (1, 2)
-    ]
-    both = told[0].join(Conditions(told[1].text, told[1].image, told[0].latents, told[0].fps))
-    latents, moment = _noise(1, 4, frames, side, side, seed=30), torch.tensor(481)
-    predict = plain(unet, both)
+    """A row for each case, of medians over the rounds: `run` as it is, and within each case.
 
-    def timed() -> tuple[Tensor, float]:
-        since = time.process_time()
-        return predict(latents, moment), time.process_time() - since
+    What comes first within a case is not timed. `clock` tells seconds, when all is done.
+    """
 
-    reference, _ = timed()
+    def timed() -> float:
+        since = clock()
+        run()
+        return clock() - since
+
+    reference = run()
     plains: list[float] = []
     ours: dict[str, list[float]] = {name: [] for name in cases}
     differences = dict.fromkeys(cases, 0.0)
     for _ in range(rounds):
-        plains.append(timed()[1])
-        for name, transforms in cases.items():
-            with applied(unet, transforms):
-                given, _ = timed()  # a clip's first step, with its constants
+        plains.append(timed())
+        for name, within in cases.items():
+            with within():
+                given = run()  # a clip's first step, with its constants
                 differences[name] = max(differences[name], float((given - reference).abs().max()))
-                ours[name].append(timed()[1])
+                ours[name].append(timed())
     for name, seconds in ours.items():
         yield {
             "case": name,
-            "reference_seconds": round(median(plains), 3),
-            "seconds": round(median(seconds), 3),
+            "reference_seconds": round(median(plains), 4),
+            "seconds": round(median(seconds), 4),
             "ratio": round(median(plains) / median(seconds), 3),
             "max_abs_diff": differences[name],
         }
 
 
+def step(unet: Any, frames: int, side: int) -> Callable[[], Tensor]:
+    """A step with both branches of guidance, `side` latent cells a side."""
+    width = unet.config.cross_attention_dim
+    first = next(unet.parameters())
+
+    def noise(*shape: int, seed: int) -> Tensor:
+        made = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return made.to(first)
+
+    latents = noise(1, 4, frames, side, side, seed=20)
+    rate = torch.tensor([16], device=first.device)
+    told = [
+        Conditions(
+            noise(1, 77, width, seed=branch), noise(1, 1, width, seed=10 + branch), latents, rate
+        )
+        for branch in (1, 2)
+    ]
+    predict = plain(unet, told[0].join(told[1]))
+    moment = torch.tensor(481, device=first.device)
+    return partial(predict, noise(1, 4, frames, side, side, seed=30), moment)
+
+
 def mid_size() -> Any:
-    """Random weights; those that are zero at first are not left so."""
+    """A UNet of random weights; those that are zero at first are not left so."""
     torch.manual_seed(0)
     unet = I2VGenXLUNet(
         block_out_channels=(64, 128, 256, 256), cross_attention_dim=256, attention_head_dim=16
@@ -80,11 +103,20 @@ def mid_size() -> Any:
     for module in unet.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.normal_(module.weight, std=0.02)
+    for group in projections(unet):  # as they lie where they were copied to a device
+        join(group, [tensor.data for tensor in group], torch.device("cpu"))
     return unet
 
 
-def _noise(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def decoder() -> Any:
+    """A VAE of random weights, half as wide as the published one."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(64, 128, 256, 256),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+    ).eval()
 
 
 @torch.no_grad()
@@ -94,13 +126,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    alone = {f"mid-size, {name}": [name] for name in EXACT}
-    rows = [*compared(mid_size(), alone | {"mid-size, all": [*EXACT]}, 8, 32, rounds)]
+    for row in _rows(rounds):
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+
+
+def _rows(rounds: int) -> Iterator[Row]:
+    unet = mid_size()
+    alone: dict[str, Within] = {
+        f"mid-size, {name}": partial(applied, unet, [name]) for name in EXACT
+    }
+    every: dict[str, Within] = {"mid-size, all": partial(applied, unet, EXACT)}
+    yield from beside(step(unet, 8, 32), alone | every, rounds)
     micro = load(MICRO, "cpu", "float32", on_step=lambda: None)
     micro.bring_unet()
-    rows += compared(micro.unet, {"micro, all": [*EXACT]}, 8, 32, rounds)
-    for row in rows:
-        sys.stdout.write(json.dumps(row) + "\n")
+    of_micro = partial(applied, micro.unet, EXACT)
+    yield from beside(step(micro.unet, 8, 32), {"micro, all": of_micro}, rounds)
+    vae = decoder()
+    cells = torch.randn(2, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+    less: dict[str, Within] = {"VAE decoder, phases": lambda: standing_in(phases(vae.decoder))}
+    yield from beside(lambda: vae.decode(cells).sample, less, rounds)
 
 
 if __name__ == "__main__":

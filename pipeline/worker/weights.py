@@ -4,7 +4,7 @@ Leaving the device costs nothing, because the host's copy is the file itself (or
 differs, one conversion made at loading). On a CPU both are the same memory, unless it is budgeted.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,28 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def join(tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.device) -> None:
+    """Have tensors hold on a device what `sources` do, one after the other in memory."""
+    rows = [len(source) for source in sources]
+    first = sources[0]
+    whole = torch.empty((sum(rows), *first.shape[1:]), dtype=first.dtype, device=device)
+    for tensor, source, part in zip(tensors, sources, whole.split(rows), strict=True):  # type: ignore[no-untyped-call]
+        part.copy_(source)
+        tensor.data = part
+
+
+def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Tensors of the same width as one, where they lie one after the other; else None."""
+    first, end = tensors[0], tensors[0].storage_offset()
+    for tensor in tensors:
+        if not tensor.is_contiguous() or tensor.storage_offset() != end:
+            return None
+        if tensor.untyped_storage()._cdata != first.untyped_storage()._cdata:
+            return None
+        end += tensor.numel()
+    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
+
+
 class Weights:
     """Brings modules' weights to one device and lets them leave it again.
 
@@ -87,12 +109,23 @@ class Weights:
         self.device = device
         self._copy = copy
         self._host: dict[Tensor, Tensor] = {}
+        self._groups: dict[Tensor, Sequence[Tensor]] = {}
         self._pinned: set[nn.Module] = set()
 
-    def hold(self, module: nn.Module) -> None:
-        """Take the module's present tensors as the host's copy."""
+    def hold(self, module: nn.Module, together: Iterable[Sequence[Tensor]] = ()) -> None:
+        """Take the module's present tensors as the host's copy.
+
+        Those of each group in `together` will lie one after the other where they are copied to.
+        """
+        for group in together:
+            self._groups |= dict.fromkeys(group, group)
         for tensor in tensors_of(module):
             self._host[tensor] = tensor.data
+
+    @property
+    def _copies(self) -> bool:
+        """Whether what is brought is other memory than the host's."""
+        return self._copy or self.device.type != "cpu"
 
     def pin(self, module: nn.Module) -> None:
         """Have the host's copy where a GPU can fetch it while it computes; once and for good."""
@@ -120,7 +153,11 @@ class Weights:
                 continue
             host = self._host[tensor]
             wanted = dtype if dtype and host.is_floating_point() else host.dtype
-            if self._is_away(tensor) or tensor.dtype != wanted:
+            if not self._is_away(tensor) and tensor.dtype == wanted:
+                continue
+            if self._copies and (group := self._groups.get(tensor)) and wanted == host.dtype:
+                join(group, [self._host[each] for each in group], self.device)
+            else:
                 tensor.data = host.to(self.device, wanted, copy=self._copy)
 
     def held(self) -> int:

@@ -2,12 +2,14 @@
 
     python -m tests.gpu.run modes [--presets preview,standard] [--modes fast,lean]
     python -m tests.gpu.run cards [--presets ...] [--cards 4,6,8,12,16,24]
+    python -m tests.gpu.run speed [--presets standard] [--rounds 3] [--seconds 400]
 
 `modes`: every preset in every mode. `cards`: every preset on cards of so many GB, for which a part
-of this one stands in: the mode chosen, its peak, whether the clip was made smaller. Time and memory
-do not depend on what the weights are, so no checkpoint is needed. Prints a table and writes it, and
-its JSON, to tests/gpu/results/. A step's time is scaled to the preset's number of steps. With
-`--device cpu --model micro` the same code can be tried without a GPU.
+of this one stands in: the mode chosen, its peak, whether the clip was made smaller. `speed`: the
+library's way beside ours at all speeds, and the floor, in under eight minutes. Time and memory do
+not depend on what the weights are, so no checkpoint is needed. Prints a table and writes it, with
+its JSON, to tests/gpu/results/. But for `speed`, three steps are scaled to the preset's number.
+With `--device cpu --model micro` the same code can be tried without a GPU.
 """
 
 import argparse
@@ -37,8 +39,11 @@ from pipeline.worker.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
+from tests.gpu import speed
 from tests.published import published
 
+_EVERY = ",".join(I2VGEN_XL.presets)
+_PRESETS = {"modes": _EVERY, "cards": _EVERY, "speed": "standard"}
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
@@ -50,7 +55,8 @@ class Bench:
     model: Model
     family: Family
     anatomy: Anatomy
-    steps: int
+    steps: int | None
+    """Instead of the preset's."""
 
     @property
     def dtype(self) -> str:
@@ -67,8 +73,11 @@ def main() -> None:
         sys.exit("no CUDA device here: this measures the full model on a GPU, and nothing else")
     torch.set_grad_enabled(False)
     bench = _bench(asked)
-    presets = asked.presets.split(",")
-    if asked.what == "modes":
+    presets = (asked.presets or _PRESETS[asked.what]).split(",")
+    if asked.what == "speed":
+        spec = _spec(bench, presets[0])
+        found = speed.rows(bench.model, spec, asked.rounds, asked.seconds)
+    elif asked.what == "modes":
         found = modes(bench, presets, [Mode(name) for name in asked.modes.split(",")])
     else:
         found = cards(bench, presets, [float(size) for size in asked.cards.split(",")])
@@ -77,32 +86,36 @@ def main() -> None:
         rows.append(row)
         print("  ".join(f"{value!s:>12}" for value in row.values()), flush=True)
     name = torch.cuda.get_device_name() if bench.gpu else "CPU"
-    report(asked.what, rows, name)
+    report(asked.what, rows, f"{name}, torch {torch.__version__}", asked.results)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("modes", "cards"))
-    parser.add_argument("--presets", default=",".join(I2VGEN_XL.presets))
+    parser.add_argument("what", choices=("modes", "cards", "speed"))
+    parser.add_argument("--presets", help="names with commas; speed takes the first")
     parser.add_argument("--modes", default=",".join(Mode))
     parser.add_argument("--cards", default="4,6,8,12,16,24", help="sizes in GB")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="default: 3, for speed the preset's")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=400, help="after which none begins")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", choices=("full", MICRO), default="full")
     return parser.parse_args()
 
 
 def _bench(asked: argparse.Namespace) -> Bench:
+    steps = asked.steps or (None if asked.what == "speed" else 3)
     if asked.model == MICRO:
         kind = "float16" if asked.device.startswith("cuda") else "float32"
         model = load(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
-        return Bench(model, MICRO_FAMILY, anatomy_of(MICRO), asked.steps)
+        return Bench(model, MICRO_FAMILY, anatomy_of(MICRO), steps)
 
     def noise(empty: torch.Tensor) -> torch.Tensor:
         return empty.normal_(std=0.01)
 
     model = published(asked.device, torch.float16, noise)
-    return Bench(model, I2VGEN_XL, PUBLISHED, asked.steps)
+    return Bench(model, I2VGEN_XL, PUBLISHED, steps)
 
 
 def modes(bench: Bench, presets: list[str], wanted: list[Mode]) -> Iterator[Row]:
@@ -164,7 +177,7 @@ def _spec(bench: Bench, name: str) -> Spec:
         guidance=preset.guidance,
         seed=1,
     )
-    return spec.model_copy(update={"steps": bench.steps})
+    return spec.model_copy(update={"steps": bench.steps or spec.steps})
 
 
 def _clear(model: Model) -> None:
@@ -225,10 +238,10 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     }
 
 
-def report(what: str, rows: list[Row], device: str) -> None:
+def report(what: str, rows: list[Row], device: str, folder: Path) -> None:
     """Write the rows as JSON and as a table in Markdown."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{what}.json").write_text(json.dumps({"device": device, "rows": rows}, indent=1))
+    folder.mkdir(exist_ok=True)
+    (folder / f"{what}.json").write_text(json.dumps({"device": device, "rows": rows}, indent=1))
     columns = list(rows[0])
     lines = [
         f"# {device}",
@@ -237,7 +250,7 @@ def report(what: str, rows: list[Row], device: str) -> None:
         "|" + " --- |" * len(columns),
         *(f"| {' | '.join(map(str, row.values()))} |" for row in rows),
     ]
-    (RESULTS / f"{what}.md").write_text("\n".join(lines) + "\n")
+    (folder / f"{what}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from pipeline.mode import Thrift
 from pipeline.worker.exact.constants import constants, shared
 from pipeline.worker.exact.convolutions import channels_last, phases, resnets, shifted
-from pipeline.worker.exact.tokens import gates, spatial, temporal
+from pipeline.worker.exact.tokens import gates, joined, spatial, temporal
 from pipeline.worker.slices import Forwards, standing_in
 
 EXACT: dict[str, tuple[Callable[[Any], Forwards], ...]] = {
@@ -17,6 +17,7 @@ EXACT: dict[str, tuple[Callable[[Any], Forwards], ...]] = {
     "shared": (shared, spatial),
     "spatial": (spatial,),
     "temporal": (temporal,),
+    "joined": (joined,),
     "gates": (gates,),
     "shifted": (shifted,),
     "resnets": (resnets,),

@@ -6,13 +6,13 @@ the ends are products. What does not change (division by 1, dropout) is left out
 made in place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers.models.activations import GEGLU
-from diffusers.models.attention import FeedForward
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.slices import Forwards
+from pipeline.worker.weights import one_of
 
 _BRANCHES = 2
 _MOST_HEADS = (1 << 16) - 1
@@ -35,8 +36,24 @@ def spatial(network: nn.Module) -> Forwards:
     The keys and values of a context are made once, as long as it is the same object, and once for
     all images that look at it: it may have a row for each image, for each clip, or for all.
     """
-    found = (m for m in network.modules() if isinstance(m, Transformer2DModel))
-    return {m: _spatial(m, lru_cache(maxsize=_BRANCHES)(_looked(m))) for m in found}
+    return _spatials(network, _in_turn)
+
+
+def joined(network: nn.Module) -> Forwards:
+    """Spatial and temporal transformers on tokens, with queries, keys and values in one product.
+
+    Where their weights lie one after the other in memory, as `projections` asks for.
+    """
+    return _spatials(network, _at_once) | _temporals(network, _at_once_apart)
+
+
+def projections(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+    """The weights of queries, keys and values of each self-attention within a transformer."""
+    for module in network.modules():
+        if isinstance(module, BasicTransformerBlock):
+            for attention in (module.attn1, module.attn2):
+                if attention is not None and not attention.is_cross_attention:
+                    yield _weights(attention)
 
 
 def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
@@ -44,13 +61,12 @@ def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
 
     They part at the first look at the context, which has a row for each.
     """
-    return _spatial(module, lru_cache(maxsize=_BRANCHES)(_looked(module)), branches=_BRANCHES)
+    return _spatial(module, _at_once, branches=_BRANCHES)
 
 
 def temporal(network: nn.Module) -> Forwards:
     """Temporal transformers on tokens."""
-    found = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
-    return {m: _temporal(m) for m in found}
+    return _temporals(network, _in_turn)
 
 
 def gates(network: nn.Module) -> Forwards:
@@ -59,9 +75,49 @@ def gates(network: nn.Module) -> Forwards:
     return {m: _gated(m) for m in found if isinstance(m.net[0], GEGLU)}
 
 
+Project = Callable[[Attention, Tensor], tuple[Tensor, ...]]
+"""Queries, keys and values of (..., channels), each of the same shape."""
+
+
+def _in_turn(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(functional.linear(x, weight) for weight in _weights(attention))
+
+
+def _at_once(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
+    whole = one_of(_weights(attention))
+    if whole is None:
+        return _in_turn(attention, x)
+    return functional.linear(x, whole).chunk(3, dim=-1)
+
+
+def _at_once_apart(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
+    """The same, each result whole in memory, as temporal attention wants it."""
+    whole = one_of(_weights(attention))
+    if whole is None:
+        return _in_turn(attention, x)
+    three = whole.view(3, -1, whole.shape[1]).transpose(1, 2)
+    found = torch.bmm(x.flatten(0, -2).expand(3, -1, -1), three)
+    return found.view(3, *x.shape[:-1], -1).unbind()
+
+
+def _weights(attention: Attention) -> tuple[Tensor, ...]:
+    return attention.to_q.weight, attention.to_k.weight, attention.to_v.weight
+
+
+def _spatials(network: nn.Module, project: Project) -> dict[nn.Module, Callable[..., Any]]:
+    found = (m for m in network.modules() if isinstance(m, Transformer2DModel))
+    return {m: _spatial(m, project) for m in found}
+
+
+def _temporals(network: nn.Module, project: Project) -> dict[nn.Module, Callable[..., Any]]:
+    found = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
+    return {m: _temporal(m, project) for m in found}
+
+
 def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
     attention = module.transformer_blocks[0].attn2
 
+    @lru_cache(maxsize=_BRANCHES)
     def looked(context: Tensor) -> Looked:
         heads = (attention.heads, -1)
         keys = attention.to_k(context).unflatten(-1, heads).transpose(1, 2)
@@ -72,9 +128,10 @@ def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
 
 
 def _spatial(
-    module: Transformer2DModel, looked: Callable[[Tensor], Looked], branches: int = 1
+    module: Transformer2DModel, project: Project, branches: int = 1
 ) -> Callable[..., tuple[Tensor]]:
     block = module.transformer_blocks[0]
+    looked = _looked(module)
 
     def forward(x: Tensor, *, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
         return (transform(x, *looked(encoder_hidden_states)),)
@@ -83,7 +140,7 @@ def _spatial(
         size = x.shape[2:]
         y = module.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
-        y += _attend(block.attn1, block.norm1(y))
+        y += _attend(block.attn1, block.norm1(y), project)
         queries = block.attn2.to_q(block.norm2(y))
         if branches > 1:
             x, y, queries = (torch.cat([each] * branches) for each in (x, y, queries))
@@ -95,12 +152,12 @@ def _spatial(
     return forward
 
 
-def _attend(attention: Attention, x: Tensor) -> Tensor:
+def _attend(attention: Attention, x: Tensor, project: Project) -> Tensor:
     """Self-attention over the places of (images, places, channels)."""
     heads = (attention.heads, -1)
     queries, keys, values = (
-        to(x).unflatten(-1, heads).transpose(1, 2)
-        for to in (attention.to_q, attention.to_k, attention.to_v)
+        each.unflatten(-1, heads).transpose(1, 2)  # type: ignore[no-untyped-call]
+        for each in project(attention, x)
     )
     y = functional.scaled_dot_product_attention(queries, keys, values)
     del queries, keys, values
@@ -117,15 +174,15 @@ def _look(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -
     return out
 
 
-def _temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
+def _temporal(module: TransformerTemporalModel, project: Project) -> Callable[..., tuple[Tensor]]:
     block = module.transformer_blocks[0]
 
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
         clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
         y = module.norm(clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
         y = module.proj_in(y)
-        y += _attend_over_time(block.attn1, block.norm1(y))
-        y += _attend_over_time(block.attn2, block.norm2(y))
+        y += _attend_over_time(block.attn1, block.norm1(y), project)
+        y += _attend_over_time(block.attn2, block.norm2(y), project)
         y += block.ff(block.norm3(y))
         y = module.proj_out(y)
         return (x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2),)
@@ -133,15 +190,15 @@ def _temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
     return forward
 
 
-def _attend_over_time(attention: Attention, x: Tensor) -> Tensor:
+def _attend_over_time(attention: Attention, x: Tensor, project: Project) -> Tensor:
     """Self-attention over the frames of (clips, frames, places, channels).
 
     Each place is to the kernel what a head is: so it reads and writes the tokens where they are.
     """
     clips, frames, _, width = x.shape
     queries, keys, values = (
-        to(x).view(clips, frames, -1, width // attention.heads).transpose(1, 2)
-        for to in (attention.to_q, attention.to_k, attention.to_v)
+        each.view(clips, frames, -1, width // attention.heads).transpose(1, 2)
+        for each in project(attention, x)
     )
     y = _in_parts(queries, keys, values)
     del queries, keys, values

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,16 +11,20 @@ import torch
 from diffusers import I2VGenXLUNet
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.speed import SHALLOW, course_with
+from pipeline.worker import hold
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
 from pipeline.worker.exact import tokens
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import kernels_of
+from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, plain, predicting
-from pipeline.worker.speed import compared
+from pipeline.worker.speed import beside, step
+from pipeline.worker.weights import join, one_of
 
 FRAMES = 5
 SIDES = (12, 8)
@@ -50,6 +55,8 @@ def small() -> Any:
     ).eval()
     for name, parameter in unet.named_parameters():  # some are zeros or ones at first
         parameter.copy_(parameter + 0.02 * noise(*parameter.shape, seed=len(name)))
+    for group in projections(unet):
+        join(group, [tensor.data for tensor in group], torch.device("cpu"))
     return unet
 
 
@@ -96,6 +103,28 @@ def test_all_of_them_on_the_embedded_model(micro: Model) -> None:
     before = both(latents, torch.tensor(481))
     with applied(micro.unet, EXACT):
         assert difference(both(latents, torch.tensor(481)), before) < 3e-5
+
+
+def test_queries_keys_and_values_are_one_product(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = list(projections(small))
+    assert len(groups) == 6 + 2 * (6 + 1)  # over space once, over time twice
+    for group in groups:
+        whole = one_of(group)
+        assert whole is not None
+        assert torch.equal(whole, torch.cat(list(group)))
+        assert whole.data_ptr() == group[0].data_ptr(), "no second copy of them"
+    assert one_of((groups[0][1], groups[0][0])) is None
+    assert one_of((groups[0][0], groups[1][0])) is None
+    products: list[Any] = []
+    monkeypatch.setattr(functional, "linear", lambda x, w, *b: products.append(w.shape) or x @ w.T)
+    attention = small.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+    x = noise(2, 6, 16, seed=1)
+    found = tokens._at_once(attention, x)
+    assert products == [(48, 16)]
+    for each, to in zip(found, (attention.to_q, attention.to_k, attention.to_v), strict=True):
+        assert difference(each, x @ to.weight.T) < 1e-6
 
 
 def counted(unet: Any) -> tuple[dict[str, int], list[Any]]:
@@ -197,8 +226,21 @@ def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
 
 
 def test_the_bench_tells_of_each_case_time_and_difference(small: Any) -> None:
-    cases = {"nothing": [], "all": list(EXACT)}
-    nothing, every = compared(small, cases, frames=3, side=8, rounds=1)
+    cases = {name: partial(applied, small, names) for name, names in (("no", []), ("all", EXACT))}
+    nothing, every = beside(step(small, frames=3, side=8), cases, rounds=1)
     assert list(every) == ["case", "reference_seconds", "seconds", "ratio", "max_abs_diff"]
     assert nothing["max_abs_diff"] == 0
     assert 0 < every["max_abs_diff"] < 1e-4
+
+
+def test_the_vae_upsamples_with_less_work_to_the_same_result(micro: Model) -> None:
+    latents = noise(2, 4, 12, 20, seed=1)
+    micro.weights.bring(micro.vae)
+    whole = micro.vae.decode(latents).sample
+    found = {}
+    for striped in (True, False):
+        with hold.vae(micro, striped=striped), FlopCounterMode(display=False) as counter:
+            given = micro.vae.decode(latents[:1]).sample
+        assert difference(given, whole[:1]) < 1e-5
+        found[striped] = counter.get_total_flops()
+    assert found[False] < 0.95 * found[True]

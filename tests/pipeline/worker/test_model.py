@@ -21,10 +21,13 @@ from transformers import (
 )
 
 from pipeline.gate import NO_LIMITS
-from pipeline.presets import MICRO_FOLDER
+from pipeline.presets import MICRO, MICRO_FOLDER
 from pipeline.protocol import Make
 from pipeline.source import ModelUnusable
+from pipeline.worker.budget import Budget
+from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model, load
+from pipeline.worker.weights import one_of, tensors_of
 from tests.pipeline.worker.test_clip import made
 
 _UNET = {
@@ -249,3 +252,19 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         loaded("nobody/nothing")
     with pytest.raises(ModelUnusable, match="there is no such folder"):
         loaded(tmp_path / "nowhere" / "at" / "all")
+
+
+def test_queries_keys_and_values_lie_together_where_they_are_copied_to() -> None:
+    """And take no more memory there than apart."""
+    model = load(MICRO, "cpu", "float32", copy=True, on_step=lambda: None)
+    groups = list(projections(model.unet))
+    assert groups
+    budget = Budget(torch.device("cpu"), 1 << 40)
+    with budget.kept():
+        model.bring_unet()
+    assert all(one_of(group) is not None for group in groups)
+    assert model.weights.held() == sum(t.nbytes for t in tensors_of(model.unet))
+    assert budget.live() == pytest.approx(model.weights.held(), rel=0.1)  # in pieces of 512 bytes
+    model.weights.leave(model.unet)
+    assert budget.live() == 0
+    assert all(one_of(group) is None for group in groups)

@@ -1,0 +1,239 @@
+"""How fast the model is on one device: the library's own way beside ours, in turn, and the floor.
+
+Three tables in one: a step of the UNet with each transform; the denoising of a whole clip at each
+speed beside the plain UNet in the same loop; and picture and prompt to latents beside the stock
+pipeline. The floor is the plain UNet's counted work over the measured rate of matrix products.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from typing import Any, get_args
+from unittest import mock
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPImageProcessorPil
+
+from pipeline.mode import Mode
+from pipeline.presets import Speed
+from pipeline.spec import Spec
+from pipeline.speed import course
+from pipeline.worker.conditions import Conditions, conditions
+from pipeline.worker.denoise import denoise
+from pipeline.worker.exact.choice import applied, chosen
+from pipeline.worker.model import Model
+from pipeline.worker.sampler import guided, noise_for, sample, scheduler_for
+from pipeline.worker.speed import beside, step
+
+Row = dict[str, Any]
+_NEGATIVE = "blurry, static"
+
+
+def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]:
+    """All rows, with guidance as the published model has it.
+
+    No round of clips begins once so many seconds are over, but for the first.
+    """
+    spec = spec.model_copy(update={"guidance": 9.0})
+    until = time.monotonic() + seconds
+    clock = partial(_settled, model.device)
+    model.weights.bring(model.unet)
+    rate = matrix_rate(model, clock)
+    frames, side = spec.frames, spec.height // model.vae_factor
+    run = step(model.unet, frames, side)
+    work = _counted(run) * spec.steps
+    names = chosen(Mode.FAST.thrift, model.device)
+    cases = {f"step, {name}": partial(applied, model.unet, [name]) for name in names}
+    cases["step, all"] = partial(applied, model.unet, names)
+    for row in beside(run, cases, rounds, clock):
+        seen = work / spec.steps / row["seconds"] / rate
+        yield {**row, "matrix_share": round(seen, 3) if row["case"] == "step, all" else None}
+    loops = list(_clips("denoising", *_loops(model, spec), rounds, clock, until))
+    for row in loops:
+        exact = row["case"] == "denoising, exact"
+        yield {**row, "matrix_share": round(work / row["seconds"] / rate, 3) if exact else None}
+    yield {
+        "case": f"floor: {work / 1e15:.3g} PFLOP at {rate / 1e12:.4g} TFLOP/s",
+        "reference_seconds": loops[0]["reference_seconds"],
+        "seconds": round(work / rate, 4),
+        "ratio": round(loops[0]["reference_seconds"] * rate / work, 3),
+        "max_abs_diff": None,
+        "matrix_share": 1.0,
+    }
+    for row in _clips("picture to latents", *_pipelines(model, spec), rounds, clock, until):
+        yield {**row, "matrix_share": None}
+
+
+def matrix_rate(model: Model, clock: Callable[[], float]) -> float:
+    """Operations a second of a large matrix product in the model's type; the median of ten."""
+    side = 8192 if model.device.type == "cuda" else 512
+    one, other = torch.randn(2, side, side, device=model.device).to(model.dtype)
+    taken = []
+    for _ in range(12):
+        since = clock()
+        torch.mm(one, other)
+        taken.append(clock() - since)
+    return 2 * side**3 / median(taken[2:])
+
+
+def _settled(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _counted(run: Callable[[], Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _clips(
+    what: str,
+    reference: Callable[[], Tensor],
+    ours: dict[str, Callable[[], Tensor]],
+    rounds: int,
+    clock: Callable[[], float],
+    until: float,
+) -> Iterator[Row]:
+    """Medians of whole clips, the reference and each of ours in turn, after one of each unseen."""
+    runs = {"": reference, **ours}
+    first = {name: run() for name, run in runs.items()}
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for n in range(rounds):
+        if n and time.monotonic() > until:
+            break
+        for name, run in runs.items():
+            since = clock()
+            run()
+            taken[name].append(clock() - since)
+    stock = median(taken[""])
+    for name in ours:
+        yield {
+            "case": f"{what}, {name}",
+            "reference_seconds": round(stock, 4),
+            "seconds": round(median(taken[name]), 4),
+            "ratio": round(stock / median(taken[name]), 3),
+            "max_abs_diff": float((first[name].float() - first[""].float()).abs().max()),
+        }
+
+
+Runs = tuple[Callable[[], Tensor], dict[str, Callable[[], Tensor]]]
+
+
+def _loops(model: Model, spec: Spec) -> Runs:
+    """The plain UNet in the loop, and each speed, under the same conditions."""
+    wanted, unwanted = _told(model, spec)
+    assert unwanted is not None
+    noise = noise_for(spec.seed, tuple(wanted.latents.shape)).to(model.device)
+
+    def plainly() -> Tensor:
+        model.weights.bring(model.unet)
+        predict = guided(model.unet, wanted, unwanted, spec.guidance)
+        scheduler = scheduler_for(model.scheduler, "ddim", None)
+        return sample(predict, noise, scheduler, spec.steps, lambda _: None)
+
+    return plainly, {
+        speed: partial(_denoised, model, spec, speed, wanted, unwanted) for speed in get_args(Speed)
+    }
+
+
+def _pipelines(model: Model, spec: Spec) -> Runs:
+    """The stock pipeline, and each speed, from picture and prompt."""
+    for part in (model.unet, model.vae, model.text_encoder, model.image_encoder):
+        model.weights.bring(part)
+    pipeline = stock(model)
+    noise = noise_for(spec.seed, _shape(model, spec)).to(model.device, model.dtype)
+    mode_for_sample = mock.patch.object(
+        DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
+    )
+
+    def theirs() -> Tensor:
+        for part in (model.unet, model.vae, model.text_encoder, model.image_encoder):
+            model.weights.bring(part)
+        with mode_for_sample:
+            made: Tensor = pipeline(
+                prompt=spec.prompt,
+                negative_prompt=_NEGATIVE,
+                image=_picture(spec),
+                height=spec.height,
+                width=spec.width,
+                target_fps=spec.motion_fps,
+                num_frames=spec.frames,
+                num_inference_steps=spec.steps,
+                guidance_scale=spec.guidance,
+                latents=noise.clone(),
+                output_type="latent",
+            ).frames
+        return made
+
+    def ours(speed: Speed) -> Tensor:
+        model.prompts.clear()  # the pipeline embeds them each time
+        return _denoised(model, spec, speed, *_told(model, spec))
+
+    return theirs, {speed: partial(ours, speed) for speed in get_args(Speed)}
+
+
+def stock(model: Model) -> I2VGenXLPipeline:
+    """The library's pipeline on the model's own networks."""
+    side = model.eye["crop_size"]["height"]
+    pipeline = I2VGenXLPipeline(
+        vae=model.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        image_encoder=model.image_encoder,
+        feature_extractor=CLIPImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        ),
+        unet=model.unet,
+        scheduler=DDIMScheduler.from_config(model.scheduler),
+    )
+    object.__setattr__(model.text_encoder, "text_model", model.text_encoder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _told(model: Model, spec: Spec) -> tuple[Conditions, Conditions | None]:
+    return conditions(
+        model,
+        _picture(spec),
+        spec.prompt,
+        _NEGATIVE,
+        frames=spec.frames,
+        fps=spec.motion_fps,
+        on_step=lambda: None,
+    )
+
+
+def _denoised(
+    model: Model, spec: Spec, speed: Speed, wanted: Conditions, unwanted: Conditions | None
+) -> Tensor:
+    return denoise(
+        model,
+        Mode.FAST,
+        course(spec.model_copy(update={"speed": speed})),
+        wanted,
+        unwanted,
+        seed=spec.seed,
+        guidance=spec.guidance,
+        rescale=0.0,
+        on_step=lambda _: None,
+    )
+
+
+def _shape(model: Model, spec: Spec) -> tuple[int, ...]:
+    cells = (spec.height // model.vae_factor, spec.width // model.vae_factor)
+    return (1, model.unet.config.in_channels, spec.frames, *cells)
+
+
+def _picture(spec: Spec) -> Image.Image:
+    across, down = Image.linear_gradient("L"), Image.linear_gradient("L").rotate(90)
+    picture = Image.merge("RGB", (across, down, Image.blend(across, down, 0.5)))
+    return picture.resize((spec.width, spec.height))
