@@ -65,11 +65,18 @@ class Room:
         return bool(before.keys() - now.keys())
 
     def doubt(self, inbox: Inbox | None, error: OSError) -> None:
-        """Work for this inbox met an error that is not the job's; None: for all."""
+        """Work for this inbox met an error that is not the job's; None: for all.
+
+        Each error after a probe that went well waits longer; what comes meanwhile is the same one.
+        """
         key = STATE if inbox is None or isinstance(error, LedgerUnavailable) else inbox.name
-        times = self._doubts[key].times + 1 if key in self._doubts else 0
-        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**times)
-        self._doubts[key] = _Doubt(told(error), time.monotonic() + wait, times)
+        last = self._doubts.get(key)
+        if last is not None and last.probing:
+            last.why = told(error)
+        else:
+            times = 0 if last is None else last.times + 1
+            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**times)
+            self._doubts[key] = _Doubt(told(error), time.monotonic() + wait, times)
         stopped = [key] if key else [each.name for each in self._settings.inbox]
         self._tell(self.lacking, self.lacking | dict.fromkeys(stopped, told(error)))
 

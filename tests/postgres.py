@@ -33,11 +33,19 @@ def programs() -> Path:
 class Server:
     """One server in a folder of its own, on a socket there and on `addresses`."""
 
-    def __init__(self, addresses: str = "", port: int = 5432, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        addresses: str = "",
+        port: int = 5432,
+        within: Sequence[str] = (),
+        *,
+        safe: bool = False,
+    ) -> None:
         """Make the folder and start, by the command `within` that becomes another one.
 
-        Ends the test where there is no PostgreSQL.
+        `safe`: a commit survives a power cut. Ends the test where there is no PostgreSQL.
         """
+        self._hasty = [] if safe else ["-F", "-c", "full_page_writes=off"]
         self._bin = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="i2vd-postgres-"))
         self._numbers = itertools.count(1)
@@ -53,6 +61,11 @@ class Server:
             access.write("host all all all trust\n")
         self.start()
 
+    @property
+    def pid(self) -> int:
+        """Of the process whose children serve the connections."""
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         log = (self.folder / "log").open("ab")
@@ -60,8 +73,7 @@ class Server:
             self._process = subprocess.Popen(
                 [*self._within, *self._as_user, self._bin / "postgres", "-D", self.folder / "data",
                  "-k", self.folder, "-h", self._addresses, "-p", str(self._port),
-                 "-F", "-c", "full_page_writes=off",
-                 "-c", "shared_buffers=64MB", "-c", "max_connections=200"],
+                 *self._hasty, "-c", "shared_buffers=64MB", "-c", "max_connections=200"],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         end = time.monotonic() + _PATIENCE

@@ -83,6 +83,27 @@ def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
     assert room.lacking == {}
 
 
+def test_what_fails_while_the_queue_is_away_does_not_lengthen_the_wait_for_it(
+    settings: Settings, storage: Storage, clock: Clock
+) -> None:
+    away = True
+
+    def try_ledger() -> None:
+        if away:
+            raise LedgerUnavailable("the queue is away")
+
+    room = Room(settings, storage, try_ledger)
+    for _ in range(60):
+        room.doubt(None, LedgerUnavailable("the queue is away"))
+        clock.now += 1.0
+        room.look()
+        assert room.lacking
+    away = False
+    clock.now += 2.0
+    room.look()
+    assert room.lacking == {}
+
+
 def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
     settings: Settings, storage: Storage, clock: Clock
 ) -> None:

@@ -1,0 +1,229 @@
+"""What one PostgreSQL bears: `python -m tests.bench.fleet`.
+
+First the ledger alone: three processes claim jobs of a hundred thousand that wait, and finish them
+as daemons do but without pictures, while the history grows to a million finished jobs. Then three
+real daemons with stand-in workers at the end of that history: what they make in a second, and what
+they ask of the database when they have nothing to do.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from daemon.database import Database
+from daemon.history import History
+from daemon.ledger import Ledger
+from pipeline.presets import MICRO_FAMILY
+from pipeline.spec import Request, resolve
+from tests.chaos.film import film
+from tests.chaos.fleet import SETTINGS
+from tests.postgres import Server
+from tests.system.studio import Studio, picture
+
+_FILL = """
+insert into jobs (inbox, path, "drop", variant, sha256, fingerprint, source, whereabouts, spec,
+    preset, clip_name, rule, state, result, created, priority)
+select 'bench', lpad(n::text, 8, '0') || '.png', 1, 1, lpad(to_hex(n), 64, '0'), '1-' || n || '-1',
+    '{"size": 1, "width": 96, "height": 96, "caption": ""}', 'archive', %(spec)s, 'draft', n::text,
+    'rule-' || n %% 10, %(state)s,
+    case when %(state)s = 'done' then '{"clip": "a.mp4", "degraded": true}'::json end, 1.0, n %% 3
+from generate_series(%(first)s::int, %(last)s::int) n
+"""
+_EVENTS = """
+insert into events (job, at, event, detail)
+select id, 1.0, event, '' from jobs, unnest(array['queued', 'running', 'done']) event
+where state = 'done' and id > %(after)s
+"""
+
+
+class Bench:
+    """A database with a history that grows."""
+
+    def __init__(self, server: Server) -> None:
+        name = server.fresh()
+        self.url = server.url(name)
+        Database(self.url).close()
+        self.db: psycopg.Connection[Any] = server.connect(name)
+        self.finished = self._rows = 0
+        request = Request(prompt="camera zooming in slowly", preset="draft")
+        spec = resolve(request, MICRO_FAMILY, source=(96, 96), sha256="ab" * 32,
+                       rng=random.Random(0))  # fmt: skip
+        self._spec = json.dumps(spec.model_dump(mode="json"))
+
+    def grow(self, finished: int) -> None:
+        """To so many finished jobs, with three events each."""
+        after = self.one("select coalesce(max(id), 0) from jobs")
+        self._add("done", finished - self.finished)
+        self.db.execute(_EVENTS, {"after": after})
+        self.db.execute("vacuum analyze")
+        self.finished = finished
+
+    def wait(self, count: int) -> None:
+        """So many more jobs that wait."""
+        self._add("queued", count)
+        self.db.execute("analyze jobs")
+
+    def end_waiting(self) -> None:
+        """Those that still wait are finished too."""
+        self.db.execute("update jobs set state = 'done' where state = 'queued'")
+        self.db.execute("vacuum analyze")
+
+    def one(self, query: str) -> Any:
+        """A single value."""
+        row = self.db.execute(query).fetchone()  # type: ignore[arg-type]
+        assert row is not None
+        return row[0]
+
+    def _add(self, state: str, count: int) -> None:
+        numbers = {"first": self._rows + 1, "last": self._rows + count}
+        self.db.execute(_FILL, {"spec": self._spec, "state": state, **numbers})
+        self._rows += count
+
+
+def work(url: str, owner: str, count: int) -> list[float]:
+    """Claim and finish so many; milliseconds of each claim."""
+    database, taken = Database(url), []
+    ledger = Ledger(database)
+    for _ in range(count):
+        began = time.perf_counter()
+        job = ledger.claim(owner, 30, [], ["bench"])
+        taken.append((time.perf_counter() - began) * 1000)
+        assert job is not None
+        assert ledger.renew(job, 30, None) == "ok"
+        assert ledger.publishing(job, {}, 30)
+        assert ledger.done(job, {"clip": f"{job.id}.mp4", "degraded": True})
+        ledger.moved(job, "archive", job.path)
+    database.close()
+    return taken
+
+
+def claims(bench: Bench, count: int, hosts: int) -> list[str]:
+    """A row of the first table."""
+    began = time.perf_counter()
+    with ProcessPoolExecutor(hosts) as pool:
+        each = [pool.submit(work, bench.url, f"host{n}", count // hosts) for n in range(hosts)]
+        taken = sorted(ms for one in each for ms in one.result())
+    seconds = time.perf_counter() - began
+    p99 = taken[int(len(taken) * 0.99)]
+    database = Database(bench.url)
+    history, began = History(database), time.perf_counter()
+    history.counts()
+    counted = (time.perf_counter() - began) * 1000
+    database.close()
+    return [
+        f"{bench.finished:,}", f"{statistics.median(taken):.1f} ms", f"{p99:.1f} ms",
+        f"{len(taken) / seconds:.0f} /s", f"{counted:.0f} ms",
+    ]  # fmt: skip
+
+
+def postgres_seconds(server: Server) -> float:
+    """CPU time of all processes of the server."""
+    ticks = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text().rpartition(") ")[2].split()
+        except OSError:
+            continue
+        if str(server.pid) in (process.name, fields[1]):
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def daemons(bench: Bench, server: Server, folder: Path, options: argparse.Namespace) -> Table:
+    """Three real daemons: pictures made in a second, and what they cost at rest."""
+    share, clip = folder / "share", film(folder / "film.mp4")
+    (share / "rules").mkdir(parents=True)
+    hosts = []
+    for number in range(options.hosts):
+        host = Studio(folder / f"host{number}", program="tests.chaos.launch", PEER_FILM=str(clip))
+        host.settings(SETTINGS.format(url=bench.url, share=share, lease=30).replace("0.2", "2"))
+        host.inbox, host.outbox, host.rules = (share / r for r in ("inbox", "outbox", "rules"))
+        hosts.append(host)
+    hosts[0].rule("90-default", '[make]\nprompt = "film"\npreset = "draft"\n')
+    spent = "select xact_commit from pg_stat_database where datname = current_database()"
+    connected = "select count(*) from pg_stat_activity where datname = current_database()"
+    table = Table("what", "", box=None)
+    try:
+        for host in hosts:
+            host.start()
+        began = time.monotonic()
+        for number in range(options.pictures):
+            hosts[0].drop(f"{number:05}.png", picture(number % 50) + number.to_bytes(4, "big"))
+        most = 0
+        done = "select count(*) from jobs where inbox = 'inbox' and state = 'done'"
+        while bench.one(done) < options.pictures:
+            most = max(most, bench.one(connected) - 1)
+            time.sleep(0.5)
+        seconds = time.monotonic() - began
+        table.add_row("clips, from the drop on", f"{options.pictures / seconds:.1f} /s")
+        table.add_row("connections at work, of each host", f"{most / options.hosts:.1f}")
+        time.sleep(20)
+        before, cpu, began = bench.one(spent), postgres_seconds(server), time.monotonic()
+        time.sleep(options.idle)
+        seconds = time.monotonic() - began
+        transactions = (bench.one(spent) - before) / seconds / options.hosts
+        busy = (postgres_seconds(server) - cpu) / seconds / options.hosts
+        resting = (bench.one(connected) - 1) / options.hosts
+        table.add_row("connections at rest, of each host", f"{resting:.1f}")
+        table.add_row("transactions at rest, of each host", f"{transactions:.1f} /s")
+        table.add_row("a core of the database, for each host at rest", f"{busy:.2%}")
+    finally:
+        for host in hosts:
+            host.close()
+    return table
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.fleet")
+    parser.add_argument("--hosts", type=int, default=3)
+    parser.add_argument("--finished", type=int, nargs="+", default=[0, 100_000, 1_000_000])
+    parser.add_argument("--waiting", type=int, default=100_000)
+    parser.add_argument("--claims", type=int, default=3000, help="at each length of the history")
+    parser.add_argument("--pictures", type=int, default=300, help="for the real daemons")
+    parser.add_argument("--idle", type=float, default=30, help="seconds at rest")
+    options = parser.parse_args()
+    console = Console(width=100)
+    server = Server(safe=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="i2vd-fleet-") as folder:
+            bench = Bench(server)
+            console.print(
+                f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores for all, load "
+                f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, PostgreSQL "
+                f"{bench.one('show server_version')}, fsync on; {options.hosts} hosts, "
+                f"{options.waiting:,} jobs waiting, {options.claims:,} of them made at each length "
+                f"of the history"
+            )
+            table = Table(
+                "finished jobs", "claim, median", "claim, p99", "jobs", "counts", box=None
+            )
+            bench.wait(options.waiting)
+            for finished in options.finished:
+                bench.grow(finished)
+                table.add_row(*claims(bench, options.claims, options.hosts))
+            console.print(table)
+            size = "select pg_size_pretty(pg_database_size(current_database()))"
+            console.print(f"size of the database: {bench.one(size)}")
+            bench.end_waiting()
+            console.print(daemons(bench, server, Path(folder), options))
+            bench.db.close()
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
