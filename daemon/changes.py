@@ -26,7 +26,7 @@ _MOST = 200
 class Change(BaseModel):
     """A job has left one state for another; `at` is in seconds since 1970.
 
-    `detail` is the clip's path where it is done, and the reason where it failed.
+    `detail` is the clip's path in the outbox where it is done, and the reason where it failed.
     """
 
     number: int
