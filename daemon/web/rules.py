@@ -13,6 +13,7 @@ from daemon.intake import Beside, Plan, checker, plan
 from daemon.outlook import Outlook, outlook
 from daemon.submit import make_beside
 from daemon.web.submit import inbox_of
+from pipeline.presets import Preset
 from pipeline.protocol import Inspected
 from pipeline.spec import Request
 from rules.live import LiveRules
@@ -58,7 +59,7 @@ class Presets(BaseModel):
     """The model's presets, the settings of a clip as JSON schema, and what each preset needs."""
 
     model: str
-    presets: dict[str, dict[str, float]]
+    presets: dict[str, Preset]
     multiple: int
     sides: list[int]
     settings: dict[str, Any]
@@ -89,7 +90,7 @@ def rules(app: "App") -> APIRouter:
         family = app.parts.family
         return Presets(
             model=app.settings.model.name,
-            presets={name: vars(preset) for name, preset in family.presets.items()},
+            presets=family.presets,
             multiple=family.multiple,
             sides=list(family.sides),
             settings=Request.model_json_schema(),

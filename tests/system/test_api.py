@@ -182,7 +182,8 @@ def test_what_would_be_made_is_told_without_a_picture(studio: Studio, done: dict
 
 def test_the_presets_and_what_may_be_asked_are_told(studio: Studio) -> None:
     told = studio.get("/api/presets")
-    assert told["presets"]["standard"]["frames"] == 16
+    standard = told["presets"]["standard"]
+    assert (standard["frames"], standard["guidance"], standard["speed"]) == (16, 1.0, "exact")
     assert told["settings"]["properties"]["steps"]["anyOf"][0]["maximum"] == 100
     assert {row["mode"] for row in told["needs"]} >= {"fast", "lean", "offload"}
 
