@@ -3,8 +3,9 @@
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
-from daemon.database import Database, events, jobs
+from daemon.database import Database
 from daemon.job import State
+from daemon.tables import events, jobs
 
 ENTERED: dict[str, State] = {
     "queued": "queued",

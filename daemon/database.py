@@ -1,8 +1,4 @@
-"""The database of the ledger: its tables, how it is opened, and its clock.
-
-A change of a table raises SCHEMA_VERSION and brings a migration: migrate.py. Where an i2vd of an
-older version cannot work on the changed tables, it raises OLDEST_SCHEMA too.
-"""
+"""The database of the ledger: how it is opened, its clock, and its errors."""
 
 import sqlite3
 import threading
@@ -17,129 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daemon.migrate import bring_up, keep_copy, refusal, version
-
-SCHEMA_VERSION = 6
-OLDEST_SCHEMA = 6
-"""The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
-
-metadata = sa.MetaData()
-
-jobs = sa.Table(
-    "jobs",
-    metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    # One drop of one picture; variants share it.
-    sa.Column("inbox", sa.Text, nullable=False),
-    sa.Column("path", sa.Text, nullable=False),
-    sa.Column("drop", sa.Integer, nullable=False),
-    sa.Column("variant", sa.Integer, nullable=False),
-    sa.Column("sha256", sa.Text, nullable=False),
-    sa.Column("fingerprint", sa.Text, nullable=False),
-    sa.Column("source", sa.JSON, nullable=False),
-    sa.Column("whereabouts", sa.Text, nullable=False, server_default="inbox"),
-    sa.Column("whereabouts_path", sa.Text),
-    # What to make of it.
-    sa.Column("spec", sa.JSON),
-    sa.Column("preset", sa.Text),  # the spec's, to be counted by
-    sa.Column("clip_name", sa.Text, nullable=False),
-    sa.Column("rule", sa.Text),
-    sa.Column("rules_digest", sa.Text),
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("need", sa.BigInteger),  # of memory: forecast.py, to be compared with hosts.reach
-    # How far it is.
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("due", sa.Float, nullable=False, server_default="0"),
-    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("rung", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("fallbacks", sa.JSON, nullable=False, server_default="[]"),
-    sa.Column("owner", sa.Text),
-    sa.Column("lease", sa.Float),
-    sa.Column("cancel", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("progress", sa.JSON),
-    sa.Column("error", sa.Text),
-    sa.Column("result", sa.JSON),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("started", sa.Float),
-    sa.Column("finished", sa.Float),
-    sa.UniqueConstraint("inbox", "path", "drop", "variant"),
-)
-sa.Index(
-    "jobs_queued",
-    jobs.c.priority.desc(),
-    jobs.c.id,
-    sqlite_where=jobs.c.state == "queued",
-    postgresql_where=jobs.c.state == "queued",
-)
-sa.Index("jobs_content", jobs.c.sha256)
-sa.Index("jobs_state", jobs.c.state, jobs.c.id)
-sa.Index("jobs_counted", jobs.c.state, jobs.c.rule, jobs.c.preset)
-
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("job", sa.BigInteger, sa.ForeignKey("jobs.id"), nullable=False, index=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("event", sa.Text, nullable=False),
-    sa.Column("detail", sa.Text, nullable=False, server_default=""),
-)
-
-peaks = sa.Table(
-    "peaks",
-    metadata,
-    # What clips took of a device's memory: the newest of each shape, in each setup.
-    sa.Column("card", sa.Text, primary_key=True),
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("weights", sa.Text, primary_key=True),
-    sa.Column("versions", sa.Text, primary_key=True),
-    sa.Column("dtype", sa.Text, primary_key=True),
-    sa.Column("mode", sa.Text, primary_key=True),
-    sa.Column("width", sa.Integer, primary_key=True),
-    sa.Column("height", sa.Integer, primary_key=True),
-    sa.Column("frames", sa.Integer, primary_key=True),
-    sa.Column("guided", sa.Boolean, primary_key=True),
-    sa.Column("predicted", sa.BigInteger, nullable=False),
-    sa.Column("measured", sa.BigInteger, nullable=False),
-    sa.Column("at_least", sa.Boolean, nullable=False),  # it ran out of so much
-    sa.Column("at", sa.Float, nullable=False),
-)
-
-submissions = sa.Table(
-    "submissions",
-    metadata,
-    # Pictures that came over http under a key of the caller's.
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("path", sa.Text, nullable=False),
-    sa.Column("after", sa.BigInteger, nullable=False),  # the last job there was
-    sa.Column("at", sa.Float, nullable=False),
-)
-
-hosts = sa.Table(
-    "hosts",
-    metadata,
-    # What each daemon tells of itself: hosts.py.
-    sa.Column("owner", sa.Text, primary_key=True),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("schema", sa.Integer, nullable=False),
-    sa.Column("devices", sa.JSON, nullable=False),
-    sa.Column("takes", sa.JSON, nullable=False),
-    sa.Column("reach", sa.BigInteger),
-    sa.Column("speed", sa.Float),
-    sa.Column("started", sa.Float, nullable=False),
-    sa.Column("beat", sa.Float, nullable=False),
-    sa.Column("lease", sa.Float, nullable=False),
-    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
-)
-
-meta = sa.Table(
-    "meta",
-    metadata,
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-
+from daemon.tables import OLDEST_SCHEMA, SCHEMA_VERSION, events, meta, metadata
 
 _LEASE = 30.0
 
@@ -188,16 +62,6 @@ _PASSING = (
     "starting up", "shutting down", "recovery", "too many", "closed the connection", "terminating",
 )  # fmt: skip
 """Words of errors that may be over in a while: of SQLite, and of a PostgreSQL that is away."""
-
-
-def same_drop(job: Any) -> sa.ColumnElement[bool]:
-    """The jobs of the same drop as this one, whether it is a Job or a row."""
-    return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)
-
-
-def is_drained(owner: str) -> sa.Exists:
-    """Whether that host shall take no more work."""
-    return sa.exists().where(hosts.c.owner == owner, hosts.c.draining)
 
 
 class DatabaseUnusable(Exception):

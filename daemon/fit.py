@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from daemon.database import jobs
+from daemon.tables import jobs
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database, meta
+from daemon.database import Database
 from daemon.folders import folder_of
 from daemon.settings import Inbox, Settings
+from daemon.tables import meta
 
 MARKER = ".i2vd-storage"
 ROLES = ("path", "outbox", "archive", "failed")

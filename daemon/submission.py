@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from daemon.database import Database, jobs, submissions
+from daemon.database import Database
 from daemon.history import History
 from daemon.settings import Inbox
+from daemon.tables import jobs, submissions
 
 _KEPT = 7 * 86400.0
 """Seconds for which a key is known."""

@@ -23,8 +23,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database, jobs
+from daemon.database import Database
 from daemon.scan import scan
+from daemon.tables import jobs
 from tests.bench.daemon import resident, spent
 from tests.bench.watchers import SCRIPTS, Script
 from tests.system.studio import Studio, picture

@@ -20,10 +20,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database, jobs
+from daemon.database import Database
 from daemon.history import History, Wanted
 from daemon.ledger import Ledger
 from daemon.pace import queued_work
+from daemon.tables import jobs
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, resolve
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database, jobs
+from daemon.database import Database
+from daemon.tables import jobs
 from tests.chaos.film import film
 from tests.system.studio import DRAFT, Studio, picture
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.database import Database, hosts
+from daemon.database import Database
 from daemon.hosts import Device, Facts, Host, Hosts, NoSuchHost
 from daemon.ledger import Ledger
+from daemon.tables import hosts
 from daemon.takeover import Takeover
 from tests.daemon.conftest import claim
 

@@ -18,12 +18,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.database import Database, DatabaseUnusable, jobs, meta, metadata
+from daemon.database import Database, DatabaseUnusable
 from daemon.fit import Fit
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
 from daemon.scan import Seen
+from daemon.tables import jobs, meta, metadata
 from daemon.takeover import Takeover
 from pipeline.mode import Mode
 from pipeline.sidecar import Fallback, Tried

@@ -8,17 +8,10 @@ import sqlalchemy as sa
 
 import daemon.database
 from daemon import migrate
-from daemon.database import (
-    SCHEMA_VERSION,
-    Database,
-    DatabaseUnusable,
-    jobs,
-    meta,
-    peaks,
-    submissions,
-)
+from daemon.database import Database, DatabaseUnusable
 from daemon.history import History, Shape, Wanted
 from daemon.hosts import Facts, Hosts
+from daemon.tables import SCHEMA_VERSION, jobs, meta, peaks, submissions
 
 OLD = Path(__file__).with_name("queue_v1.sql")
 """A queue as version 1 left it, with three jobs in it."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from daemon.database import Database, submissions
+from daemon.database import Database
 from daemon.history import History
 from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
 from daemon.submit import copy_in
+from daemon.tables import submissions
 
 PICTURE = b"a cat"
 ASKED = Submission("key", "digest", hashlib.sha256(PICTURE).hexdigest())

@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import daemon.database
 import daemon.migrate
+import daemon.tables
 
-_THIS = daemon.database.SCHEMA_VERSION
+_THIS = daemon.tables.SCHEMA_VERSION
 
 
 def _add(db: sa.Connection, _: Any) -> None:
@@ -30,8 +30,8 @@ def _break(db: sa.Connection, _: Any) -> None:
 
 daemon.migrate.MIGRATIONS = {**daemon.migrate.MIGRATIONS, _THIS: _add, _THIS + 1: _break}
 if os.environ["NEXT"] == "additive":
-    daemon.database.SCHEMA_VERSION = _THIS + 1
+    daemon.tables.SCHEMA_VERSION = _THIS + 1
 else:
-    daemon.database.SCHEMA_VERSION = daemon.database.OLDEST_SCHEMA = _THIS + 2
+    daemon.tables.SCHEMA_VERSION = daemon.tables.OLDEST_SCHEMA = _THIS + 2
 
 import tests.chaos.launch  # noqa: E402, F401 (it runs the daemon, which must see the change)

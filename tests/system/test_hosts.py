@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.database import SCHEMA_VERSION
+from daemon.tables import SCHEMA_VERSION
 from tests.postgres import serving
 from tests.system.browser import browser
 from tests.system.fleet import Fleet
@@ -47,15 +47,9 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
     fleet.any.drop("steady-drain.png", picture(1))
     host = fleet.at("steady-drain.png")
     other, name = fleet.other(host), host.root.name
-    host.until(lambda: told(other, host)["jobs"], "the other knows what it has in hand")
-    shown = other.command("hosts").stdout
-    assert "steady-drain.png" in shown
-    assert "one" in shown
-    assert "two" in shown
-
-    drained = other.command("drain", name)
-    assert drained.returncode == 0, drained.stderr
-    assert drained.stdout.startswith(f"{name} is draining, #")
+    draining = other.post(f"/api/hosts/{name}/drain").json()
+    assert draining["state"] == "draining"
+    assert [job["path"] for job in draining["jobs"]] == ["steady-drain.png"]
     waiting = [f"drain{number}.png" for number in range(4)]
     for number, each in enumerate(waiting):
         fleet.any.drop(each, picture(2 + number))
@@ -66,6 +60,8 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
     assert makers(fleet, "steady-drain.png", *waiting) == [name, *4 * [other.root.name]]
     assert state(other, host) == "drained"
     assert host.metric("i2vd_host_state", host=name, state="drained") == 1
+    shown = other.command("hosts").stdout.splitlines()
+    assert [line.split()[1] for line in shown if name in line] == ["drained"]
 
     assert host.stop() == 0
     host.start()
@@ -83,22 +79,28 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
 
 
 def test_the_page_shows_all_hosts_and_what_they_make(fleet: Fleet) -> None:
-    fleet.any.drop("steady-seen.png", picture(10))
-    host = fleet.at("steady-seen.png")
+    fleet.any.rule("15-endless", '[match]\nnames = ["endless*"]\n\n[make]\nprompt = "wait"\n')
+    fleet.any.post("/api/rules/reload")
+    fleet.hosts[1].post("/api/rules/reload")
+    fleet.any.drop("seen.png", picture(9))
+    fleet.any.until_settled("seen.png", "done")
+    fleet.any.drop("endless.png", picture(10))
+    host = fleet.at("endless.png")
     other, name = fleet.other(host), host.root.name
     with browser(f"http://127.0.0.1:{other.port}") as page:
         page.open("queue")
         page.complaints()
-        page.until_said("steady-seen.png")
+        page.until_said("endless.png")
         assert name in page.find(".running .card:has(.name) .device").text
-        host.until_settled("steady-seen.png", "done")
         page.turn_to("health")
         page.until_said("Hosts of this queue")
         page.find(f"button[data-host={name}]").click()
+        page.until_said("draining")
+        other.post(f"/api/jobs/{host.job('endless.png')['id']}/cancel")
         page.until_said("drained")
         assert state(other, host) == "drained"
         page.find(f"button[data-host={name}]").click()
-        page.until("!document.querySelector('.hosts').textContent.includes('drained')")
+        page.until("!document.querySelector('.hosts').textContent.includes('drain')")
         page.turn_to("clips")
         page.find(".clip").click()
         page.until_said("Host")
