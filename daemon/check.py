@@ -17,6 +17,7 @@ from daemon.needs import Row, known
 from daemon.place import probe
 from daemon.printable import escape
 from daemon.settings import Inbox, Settings, SettingsError
+from daemon.storage import Storage
 from daemon.token import OPEN_TO_OTHERS, read_token
 from pipeline.presets import MICRO, family_of
 from pipeline.source import ModelUnusable, find
@@ -43,6 +44,7 @@ def _look(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "settings", f"{len(settings.inbox)} inbox(es)")
     yield _http(settings)
     yield from _state(settings)
+    yield from _storage(settings)
     for inbox in settings.inbox:
         yield from _folders(inbox, settings.min_free)
         yield from _rules(settings, inbox)
@@ -78,6 +80,23 @@ def _state(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "queue", settings.queue_url)
     except DatabaseUnusable as error:
         yield Finding("mistake", "queue", str(error))
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    """Folders that are not those of the queue: a share that is not mounted."""
+    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
+        return
+    try:
+        database = Database(settings.queue_url)
+    except DatabaseUnusable:  # told already
+        return
+    try:
+        storage = Storage(settings, database)
+        for inbox in settings.inbox:
+            if why := storage.wrong(inbox):
+                yield Finding("mistake", f"{inbox.name}: storage", why)
+    finally:
+        database.close()
 
 
 def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:

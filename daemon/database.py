@@ -36,6 +36,7 @@ def _server(lease: float) -> dict[str, Any]:
         "tcp_keepalives_count": count,
     }
     ours = {
+        "prepare_threshold": None,  # one plan for all values would read the whole history
         "connect_timeout": max(2, cut // 2),
         "tcp_user_timeout": cut * 1000,
         "keepalives_idle": idle,

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database
 from daemon.folders import folder_of
+from daemon.place import told
 from daemon.settings import Inbox, Settings
 from daemon.tables import meta
 
@@ -53,8 +54,20 @@ class Storage:
             if known is None or found != known:
                 raise StorageAway(_told(inbox, role, folder, found, known))
 
+    def wrong(self, inbox: Inbox) -> str | None:
+        """The same at all folders, in words, and without a first use: nothing is changed."""
+        for role in ROLES:
+            known = self._known(_key(inbox, role))
+            try:
+                found = _read(folder := folder_of(inbox, role))
+            except OSError as error:
+                return told(error)
+            if known is not None and found != known:
+                return _told(inbox, role, folder, found, known)
+        return None
+
     def _id(self, inbox: Inbox, role: str, folder: Path) -> str | None:
-        key = f"storage {inbox.name} {role}"
+        key = _key(inbox, role)
         if key not in self._ids:
             self._ids[key] = self._known(key) or self._begin(key, inbox, role, folder)
         return self._ids[key]
@@ -80,6 +93,10 @@ class Storage:
         if made and known != found:
             (folder / MARKER).unlink(missing_ok=True)
         return known
+
+
+def _key(inbox: Inbox, role: str) -> str:
+    return f"storage {inbox.name} {role}"
 
 
 def _mark(folder: Path) -> tuple[bool, str]:

@@ -61,11 +61,6 @@ class Server:
             access.write("host all all all trust\n")
         self.start()
 
-    @property
-    def pid(self) -> int:
-        """Of the process whose children serve the connections."""
-        return self._process.pid
-
     def start(self) -> None:
         """Start it, and wait until it answers."""
         log = (self.folder / "log").open("ab")

@@ -282,6 +282,17 @@ def test_only_one_is_in_one_place_at_a_time(database: Database, url: str) -> Non
     other.close()
 
 
+def test_each_statement_is_planned_for_its_own_values(database: Database) -> None:
+    """A plan that the server keeps for all would read the whole history for one running job."""
+    if not database.shared:
+        pytest.skip("SQLite looks at the values")
+    takeover = Takeover(database)
+    for _ in range(10):
+        assert takeover.take_over("me") == []
+    with database.read() as db:
+        assert db.exec_driver_sql("select count(*) from pg_prepared_statements").scalar() == 0
+
+
 def test_who_wants_to_may_wait_for_his_turn(database: Database, url: str) -> None:
     other, order = Database(url) if database.shared else database, list[str]()
 

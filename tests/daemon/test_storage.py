@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from daemon.archive import Archive
+from daemon.check import check
 from daemon.database import Database
 from daemon.history import History
 from daemon.ledger import Ledger
@@ -43,8 +44,12 @@ def test_an_empty_folder_in_the_place_of_a_share_is_not_taken_for_it(
     settings = host(tmp_path)
     inbox, folder = settings.inbox[0], tmp_path / role
     storage = Storage(settings, database)
+    assert storage.wrong(inbox) is None
+    assert not (folder / MARKER).exists()
     storage.check(inbox)
+    assert storage.wrong(inbox) is None
     empty(folder)
+    assert "no marker" in str(storage.wrong(inbox))
     for looking in (storage, Storage(settings, database)):  # as it runs, and after a restart
         with pytest.raises(StorageAway, match="no marker; is the share of inbox inbox mounted"):
             looking.check(inbox)
@@ -84,6 +89,17 @@ def test_what_the_message_says_is_done_to_make_a_folder_the_right_one(
     marker, _, file = str(told.value).partition("echo ")[2].partition(" > ")
     Path(file).write_text(f"{marker}\n")
     storage.check(settings.inbox[0])
+
+
+def test_the_check_names_a_folder_that_is_not_the_queues(tmp_path: Path) -> None:
+    settings = host(tmp_path).model_copy(update={"state": tmp_path})
+    database = Database(settings.queue_url)
+    Storage(settings, database).check(settings.inbox[0])
+    database.close()
+    empty(tmp_path / "outbox")
+    wrong = [found for found in check(settings) if found.what == "inbox: storage"]
+    assert [found.verdict for found in wrong] == ["mistake"]
+    assert f"outbox {tmp_path}/outbox: no marker" in wrong[0].detail
 
 
 def test_a_new_queue_takes_the_markers_that_are_there(tmp_path: Path, database: Database) -> None:
