@@ -1,6 +1,6 @@
 """How fast a step of the UNet is: the plain one beside ours, in turn, with the difference.
 
-    python -m pipeline.worker.speed [--rounds 5]
+    python -m pipeline.worker.speed [--rounds 5] [--frames 8] [--side 32]
 
 On a CPU, in one thread, in seconds of its time, which others on the machine do not lengthen: a UNet
 of random weights a fifth as wide as the published one, with each transform alone and with all; the
@@ -124,26 +124,28 @@ def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--side", type=int, default=32, help="latent cells; a multiple of 8")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    for row in _rows(rounds):
+    for row in _rows(asked.rounds, asked.frames, asked.side):
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
 
-def _rows(rounds: int) -> Iterator[Row]:
+def _rows(rounds: int, frames: int, side: int) -> Iterator[Row]:
     unet = mid_size()
     alone: dict[str, Within] = {
         f"mid-size, {name}": partial(applied, unet, [name]) for name in EXACT
     }
     every: dict[str, Within] = {"mid-size, all": partial(applied, unet, EXACT)}
-    yield from beside(step(unet, 8, 32), alone | every, rounds)
+    yield from beside(step(unet, frames, side), alone | every, rounds)
     micro = load(MICRO, "cpu", "float32", on_step=lambda: None)
     micro.bring_unet()
     of_micro = partial(applied, micro.unet, EXACT)
-    yield from beside(step(micro.unet, 8, 32), {"micro, all": of_micro}, rounds)
+    yield from beside(step(micro.unet, frames, side), {"micro, all": of_micro}, rounds)
     vae = decoder()
-    cells = torch.randn(2, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+    cells = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
     less: dict[str, Within] = {"VAE decoder, phases": lambda: standing_in(phases(vae.decoder))}
     yield from beside(lambda: vae.decode(cells).sample, less, rounds)
 

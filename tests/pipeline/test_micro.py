@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from pipeline.micro.film import Setting, film, load_model
 from pipeline.micro.judge import bar, decibels, inner, judge
 from pipeline.micro.lesson import Lesson, learn
 from pipeline.micro.motions import Motion
+from pipeline.micro.price import prices
 from pipeline.presets import MICRO_FOLDER
+from pipeline.speed import SAVINGS, Saving
 from pipeline.worker.model import Model
 
 SETTING = Setting(steps=4)  # grainier than the demo's 12, and three times as fast
@@ -183,3 +186,19 @@ def test_other_sizes_work(model: Model, width: int, height: int, frames: int) ->
     assert decibels(clip[:1], true[:1]) > 25
     moved = heldout.seen(Motion.ZOOM_OUT, setting)[-1:]
     assert decibels(clip[-1:], true[-1:], moved) > decibels(true[:1], true[-1:], moved) + 3
+
+
+@pytest.mark.slow
+def test_the_price_of_each_saving_is_told(model: Model) -> None:
+    setting = Setting(width=48, height=48, steps=12, guidance=9.0)
+    picture = heldout.photographs(setting)[1]
+    rows = {row["case"]: row for row in prices(model, setting, [picture], [Motion.PAN_RIGHT])}
+    alone = {f"{saving} alone" for saving in get_args(Saving)}
+    assert rows.keys() == {*alone, *SAVINGS}
+    assert (rows["exact"]["work_left"], rows["exact"]["psnr_to_exact_db"]) == (1.0, None)
+    assert (rows["exact"]["steps"], rows["fast"]["steps"]) == (12, 10)
+    for row in (row for name, row in rows.items() if name != "exact"):
+        assert row["work_left"] < 1
+        assert 20 < row["psnr_to_exact_db"] < 90
+        assert row["motion_right"] == row["clips"] == 1
+    assert rows["fast"]["work_left"] < rows["balanced"]["work_left"]

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from pipeline.worker.exact.choice import EXACT
 from tests.system.conftest import Open
 from tests.system.studio import Studio, picture
 
@@ -157,3 +158,16 @@ def test_every_line_of_the_log_is_json_and_changes_of_state_have_their_job(share
     (job,) = shared.until_settled("logged.png", "done")
     assert shared.told(job["id"]) == ["queued", "running", "done", "picture archived"]
     assert all({"timestamp", "level"} <= line.keys() for line in shared.log())
+
+
+def test_bench_speed_tells_of_every_transform_and_of_all(studio_in: Open) -> None:
+    small = ["--rounds", "1", "--frames", "2", "--side", "8"]
+    ended = studio_in().command("bench", "speed", *small, "--json")
+    assert ended.returncode == 0, ended.stderr
+    rows = {row["case"]: row for row in json.loads(ended.stdout)}
+    assert rows.keys() == {
+        *(f"mid-size, {name}" for name in EXACT), "mid-size, all", "micro, all",
+        "VAE decoder, phases",
+    }  # fmt: skip
+    assert all(row["max_abs_diff"] < 1e-3 for row in rows.values())
+    assert all(row["seconds"] > 0 for row in rows.values())
