@@ -36,18 +36,18 @@ def receiver() -> Iterator[Receiver]:
 
 @contextlib.asynccontextmanager
 async def telling(url: str, receiver: Receiver, hosts: int = 1) -> AsyncIterator[None]:
-    """So many hosts with this hook, each with connections of its own; killed in the end."""
+    """So many hosts with this hook, each with connections of its own."""
     hook = Hook(url=f"http://127.0.0.1:{receiver.port}/")
     databases = [Database(url) for _ in range(hosts)]
     webhooks = [Webhook(hook, Settings(), database, Metrics()) for database in databases]
-    tasks = [asyncio.create_task(each.run(asyncio.Event())) for each in webhooks]
+    stopping = asyncio.Event()
+    tasks = [asyncio.create_task(each.run(stopping)) for each in webhooks]
     try:
         yield
         ended = [task for task in tasks if task.done()]
         assert not ended, [task.exception() for task in ended]
     finally:
-        for task in tasks:
-            task.cancel()
+        stopping.set()  # no thread is left with a connection
         await asyncio.gather(*tasks, return_exceptions=True)
         for database in databases:
             database.close()
