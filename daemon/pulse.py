@@ -18,18 +18,31 @@ _STATUS_INTERVAL = 1.0
 
 
 async def beat(slots: Sequence[Slot], status: Callable[[], str]) -> None:
-    """Tell systemd how we are, until cancelled; nothing where no systemd listens."""
-    interval, told, last = systemd.watchdog_interval(), "", 0.0
+    """Tell systemd how we are, until cancelled; nothing where no systemd listens.
+
+    The beat does not wait for the status line, which may ask a queue that is away.
+    """
     if not os.environ.get("NOTIFY_SOCKET"):
         return
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_tell(status))
+        if interval := systemd.watchdog_interval():
+            tasks.create_task(_feed(slots, interval))
+
+
+async def _feed(slots: Sequence[Slot], interval: float) -> None:
     while True:
-        await asyncio.sleep(min(_STATUS_INTERVAL, interval or _STATUS_INTERVAL))
+        await asyncio.sleep(interval)
         now = time.monotonic()
-        turning = all(now - slot.alive_at < STUCK for slot in slots)
-        if interval and turning and now - last >= interval:
+        if all(now - slot.alive_at < STUCK for slot in slots):
             systemd.notify("WATCHDOG=1")
-            last = now
+
+
+async def _tell(status: Callable[[], str]) -> None:
+    told = ""
+    while True:
         line = await asyncio.to_thread(status)
         if line != told:
             systemd.notify(f"STATUS={line}")
             told = line
+        await asyncio.sleep(_STATUS_INTERVAL)

@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,15 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.so
         yield listener
 
 
-async def messages(listener: socket.socket, slots: list[Slot], count: int) -> list[bytes]:
+async def messages(
+    listener: socket.socket,
+    slots: list[Slot],
+    count: int,
+    status: Callable[[], str] = lambda: "0 queued",
+) -> list[bytes]:
     """The first so many messages; fewer where no more come for long."""
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(beat(slots, lambda: "0 queued"))
+    task = asyncio.create_task(beat(slots, status))
     said: list[bytes] = []
     try:
         while len(said) < count:
@@ -50,6 +56,20 @@ def slot(turned: float) -> Slot:
 async def test_the_beat_goes_on_while_every_slot_turns(heard: socket.socket) -> None:
     said = await messages(heard, [slot(1.0), slot(STUCK - 60)], 4)
     assert sorted(said) == [b"STATUS=0 queued", *[b"WATCHDOG=1"] * 3]
+
+
+async def test_the_beat_does_not_wait_for_a_queue_that_does_not_answer(
+    heard: socket.socket,
+) -> None:
+    answered = threading.Event()
+
+    def status() -> str:
+        answered.wait(_SILENCE)
+        return "an answer at last"
+
+    said = await messages(heard, [slot(1.0)], 3, status)
+    answered.set()
+    assert said == [b"WATCHDOG=1"] * 3
 
 
 async def test_one_hung_slot_ends_the_beat(heard: socket.socket) -> None:
