@@ -26,7 +26,7 @@ from daemon.gauges import watch_gauges
 from daemon.gpu import most_bytes
 from daemon.hint import Hint
 from daemon.history import History
-from daemon.hosts import Hosts
+from daemon.hosts import DRAINED, Hosts
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
@@ -287,7 +287,9 @@ class App:
             left = self.until_done() if queued else None
         except LedgerUnavailable as error:
             return str(error)
-        parts = [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
+        here = (host.state for host in self.presence.hosts if host.here)
+        parts: list[str] = [state for state in here if state in DRAINED]
+        parts += [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
         for slot in self.slots:
             if (front := slot.front) and (p := front.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"

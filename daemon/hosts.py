@@ -20,6 +20,7 @@ _A_MONTH = 30 * 86400.0
 
 HostState = Literal["working", "draining", "drained", "away"]
 HOST_STATES: tuple[HostState, ...] = ("working", "draining", "drained", "away")
+DRAINED: tuple[HostState, ...] = ("draining", "drained")
 
 
 class Device(BaseModel):

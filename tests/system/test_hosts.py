@@ -62,6 +62,8 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
     assert host.metric("i2vd_host_state", host=name, state="drained") == 1
     shown = other.command("hosts").stdout.splitlines()
     assert [line.split()[1] for line in shown if name in line] == ["drained"]
+    (shown,) = [line for line in other.command("jobs").stdout.splitlines() if "-drain.png" in line]
+    assert name in shown.split()
 
     assert host.stop() == 0
     host.start()
