@@ -55,7 +55,7 @@ def test_a_queue_that_cannot_be_read_is_left_as_it_is(quick_in: Open) -> None:
     whole = queue(studio).read_bytes()
 
     with sqlite3.connect(queue(studio)) as db:
-        db.execute("update meta set value = '999' where key = 'schema_version'")
+        db.execute("update meta set value = '999' where key in ('schema_version', 'oldest_schema')")
     db.close()
     told = refused(studio)
     assert "schema 999" in told
