@@ -92,7 +92,9 @@ def jobs(
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
-    heads = ("job", "state", "picture", "rule", "preset", "progress", "host", "since")
+    several = len({job["owner"] for job in found if job["owner"]}) > 1
+    host = ("host",) if several else ()  # a terminal is narrow
+    heads = ("job", "state", "picture", "rule", "preset", "progress", *host, "since")
     table = Table(*heads, box=None)
     colours = {"done": "green", "failed": "red", "running": "cyan", "publishing": "cyan"}
     for job in found:
@@ -104,7 +106,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
             escape(job["rule"] or ""),
             job["spec"]["preset"] if job["spec"] else "",
             _progress(job),
-            escape(name_of(job["owner"] or "")),
+            *([escape(name_of(job["owner"] or ""))] if several else []),
             datetime.fromtimestamp(job["finished"] or job["created"]).strftime("%d %b %H:%M:%S"),
         )
     return table
