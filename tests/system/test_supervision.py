@@ -113,7 +113,7 @@ def control_group(limit: int) -> Iterator[Path]:
 def test_a_worker_that_the_kernel_shoots_for_memory_is_told_as_that(shared: Studio) -> None:
     shared.drop("slow-hungry.png", picture(60))
     worker = shared.until_denoising("slow-hungry.png")["pid"]
-    with control_group(limit=1 << 20) as group:
+    with control_group(limit=1 << 14) as group:
         (group / "cgroup.procs").write_text(str(worker))
         shared.until(lambda: not Path(f"/proc/{worker}").exists(), "the kernel has shot it")
     (job,) = shared.until_settled("slow-hungry.png", "done")
