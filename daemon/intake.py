@@ -159,8 +159,17 @@ class Intake:
             rule=planned.choice.rule.name,
             rules_digest=rules.digest,
             priority=planned.priority,
+            is_there=lambda: self._is_there(inbox, drop),
         )
         return planned, jobs
+
+    def _is_there(self, inbox: Inbox, drop: Drop) -> bool:
+        """Whether it lies in the inbox as it was seen. Raises OSError where that is not known."""
+        try:
+            status = (inbox.path / drop.path).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return Seen.of(status).fingerprint(self._parts.owner) == drop.fingerprint
 
     async def _refuse(self, inbox: Inbox, path: str, seen: Seen, refusal: Rejected) -> Later | None:
         """A copy that pauses looks broken; only one that stays so for long is."""
@@ -178,7 +187,9 @@ class Intake:
         return None
 
     async def _put_aside(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
-        job = await asyncio.to_thread(self._ledger.reject, drop, reason)
+        job = await asyncio.to_thread(
+            self._ledger.reject, drop, reason, lambda: self._is_there(inbox, drop)
+        )
         if job is None:
             return
         log.error("rejected", job=job, inbox=inbox.name, path=drop.path, why=reason)

@@ -65,15 +65,18 @@ class Ledger:
         rule: str | None,
         rules_digest: str,
         priority: int = 0,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> list[int]:
         """Queue one job for each Spec of a new drop; empty when the drop has its jobs already.
 
-        `needs`: what each needs of memory (`Forecast.least`). The same content at the same place
-        while its job is open is the same drop, touched. Other content there replaces what still
-        waits in the queue.
+        `needs`: what each needs of memory (`Forecast.least`). `is_there`: whether the picture still
+        lies in the inbox as it was seen. The same content at the same place while its job is open
+        is the same drop, touched. Other content there replaces what still waits in the queue.
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
+            if _has_left(last, is_there):
+                return []
             if last is not None and last.whereabouts in IN_INBOX:
                 if is_same_state(last.fingerprint, drop.fingerprint):
                     return []
@@ -101,10 +104,17 @@ class Ledger:
                 return []
             return ids
 
-    def reject(self, drop: Drop, reason: str) -> int | None:
-        """Enter a picture that can never become a clip; None when it is entered already."""
+    def reject(
+        self, drop: Drop, reason: str, is_there: Callable[[], bool] = lambda: True
+    ) -> int | None:
+        """Enter a picture that can never become a clip; None when it is entered already.
+
+        `is_there` as for `admit`.
+        """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
+            if _has_left(last, is_there):
+                return None
             there = last is not None and last.whereabouts in IN_INBOX
             if there and is_same_state(last.fingerprint, drop.fingerprint):
                 return None
@@ -363,6 +373,14 @@ class Ledger:
             clause, job, state, error, state=state, error=error, lease=None, progress=None,
             finished=self._now,
         )  # fmt: skip
+
+
+def _has_left(last: Any, is_there: Callable[[], bool]) -> bool:
+    """Whether what was seen is the last drop, which another host has made and moved since.
+
+    The ledger knows of a move only after it: what lies there then was dropped again.
+    """
+    return last is not None and last.whereabouts not in IN_INBOX and not is_there()
 
 
 def _running(job: Job) -> sa.ColumnElement[bool]:

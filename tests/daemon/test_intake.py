@@ -28,6 +28,7 @@ from daemon.storage import Storage
 from daemon.watch import Later
 from pipeline.decoder import Decoder
 from pipeline.presets import MICRO_FAMILY
+from pipeline.protocol import Inspected, Rejected
 from rules.live import LiveRules
 
 RULE = '[make]\nprompt = "camera panning right, {stem}"\npreset = "draft"\n'
@@ -137,6 +138,37 @@ async def test_the_same_drop_is_not_looked_into_twice(desk: Desk) -> None:
     assert await desk.take() is None  # as of a look that began before
     assert desk.woken == 1
     assert desk.history.job(2) is None
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    desk.drop(content=content)
+    await desk.take()  # what is no picture is given time once
+    seen, glance = scan(desk.inbox.path, recursive=True)["cat.jpg"], desk.decoder.glance
+
+    async def slowly(path: Path, within: Path | None = None) -> Inspected | Rejected | None:
+        found = await glance(path, within)
+        monkeypatch.undo()
+        if content is None:
+            desk.ledger.cancel(1)
+            desk.parts.archive.settle(desk.job())
+        else:
+            other = Intake(desk.parts, lambda: None)
+            for _ in range(2):
+                await other.take(desk.inbox, "cat.jpg", seen)
+        assert names(desk.inbox.path) == []
+        return found
+
+    monkeypatch.setattr(desk.decoder, "glance", slowly)
+    assert await desk.intake.take(desk.inbox, "cat.jpg", seen) is None
+    assert desk.history.job(2) is None
+    assert names(desk.inbox.failed) == ["cat.jpg", "cat.jpg.reason.json"]
+    (desk.inbox.failed / "cat.jpg").rename(desk.inbox.path / "cat.jpg")
+    if await desk.take():
+        await desk.take()
+    assert desk.job(2).drop == 2, "the same file, dropped again"
 
 
 async def test_a_later_change_of_rules_does_not_touch_a_queued_job(desk: Desk) -> None:
