@@ -44,6 +44,7 @@ class Archive:
         storage: Storage,
     ) -> None:
         self.trouble: str | None = None
+        self._failures = 0
         self._database = database
         self._ledger = ledger
         self._history = history
@@ -62,19 +63,21 @@ class Archive:
 
         Raises LedgerUnavailable.
         """
-        before, self.trouble = self.trouble, None
+        before = self._failures
         for job in self._history.unsettled():
             try:
                 self._settle(job)
             except OSError as error:
-                self.trouble = before
                 self._note(job, error)
+        if self._failures == before:  # nor was there another trouble meanwhile
+            self.trouble = None
 
     def _note(self, job: Job, error: OSError) -> None:
         """Say it once, however many pictures it concerns."""
         if self.trouble is None:
             log.error("the picture stays in the inbox for now", job=job.id, why=told(error))
         self.trouble = f"pictures cannot leave the inbox: {told(error)}"
+        self._failures += 1
 
     def _settle(self, job: Job) -> None:
         """One host at a time: what two move at once would look gone to one of them."""

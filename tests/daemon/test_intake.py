@@ -316,6 +316,29 @@ async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk
     assert desk.claim().id == 1
 
 
+async def test_a_trouble_is_told_until_it_is_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, told = desk.parts.archive, []
+
+    def full(*_: object) -> None:
+        told.append(archive.trouble)
+        raise OSError(28, "No space left on device")
+
+    desk.drop()
+    await desk.take()
+    desk.ledger.cancel(1)
+    monkeypatch.setattr(desk.parts.storage, "check", full)
+    archive.settle(desk.job())
+    archive.catch_up()
+    assert archive.trouble is not None
+    assert told == [None, archive.trouble]
+    monkeypatch.undo()
+    archive.catch_up()
+    assert archive.trouble is None
+    assert names(desk.inbox.path) == []
+
+
 async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None:
     desk.drop()
     await desk.take()
