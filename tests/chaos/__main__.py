@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import blows, fleet
-from tests.chaos.books import Books
+from tests.chaos.drops import Drops, at_rest
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
-from tests.system.studio import DRAFT, Studio, picture, visible
+from tests.system.studio import DRAFT, Studio
 
 SETTINGS = """\
 min_free = 0
@@ -66,11 +66,10 @@ class Run:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.studio = _studio(folder, options)
-        self.books = Books()
+        self.drops = Drops(self.studio)
         self.counts: Counter[str] = Counter()
         self.sweep = blows.Sweep(tuple(SWEPT), options.stride)
         self._rng = random.Random(options.seed)
-        self._dropped = 0
 
     def sweep_round(self) -> list[str]:
         """One picture, and a kill before a chosen system call; what is wrong afterwards."""
@@ -78,14 +77,14 @@ class Run:
         studio.environment["CHAOS_THREADS"] = "1"
         if not studio.running:
             studio.start()
-        self._drop(
-            f"warm{self._dropped}.png"
+        self.drops.drop(
+            f"warm{self.drops.count}.png"
         )  # the children are there already when the tracer comes
         self._rest()
         with blows.armed(studio, point):
-            self._drop(SWEPT[point.kind].format(self._dropped))
+            self.drops.drop(SWEPT[point.kind].format(self.drops.count))
             end = time.monotonic() + 30
-            while studio.running and not self._at_rest() and time.monotonic() < end:
+            while studio.running and not at_rest(studio) and time.monotonic() < end:
                 time.sleep(0.01)
         survived = studio.running
         self.sweep.tried(survived=survived)
@@ -109,27 +108,13 @@ class Run:
         for moment, name in sorted(events):
             time.sleep(max(0.0, began + moment - time.monotonic()))
             if name:
-                self._drop(name)
+                self.drops.drop(name)
             elif blows.strike(studio, victim):
                 self.counts[f"{victim} hit" if victim != "term" else "daemon told to stop"] += 1
         if victim in ("daemon", "all", "term"):
             studio.wait()
             self._start_again()
         return self._settle(f"{victim} hit, dropped {', '.join(names)}")
-
-    def _drop(self, name: str) -> None:
-        """The same place again only once it is free: whoever overwrites a file loses it himself."""
-        self._dropped += 1
-        place = Path(name)
-        if (self.studio.inbox / place).exists():
-            place = place.with_stem(f"{place.stem}{self._dropped}")
-        content = picture(self._dropped) + self._dropped.to_bytes(4, "big")
-        if place.stem.startswith("rubbish"):
-            content = b"no picture" + content
-        doomed = place.stem.startswith(("rubbish", "fail", "poison"))
-        self.books.enter(content, doomed=doomed)
-        self.counts["pictures dropped"] += 1
-        self.studio.drop(str(place), content)
 
     def _start_again(self) -> None:
         """And sometimes kill it in the middle of its recovery."""
@@ -141,19 +126,8 @@ class Run:
         self.studio.start()
         self.counts["restarts"] += 1
 
-    def _at_rest(self) -> bool:
-        try:
-            states = self.studio.get("/api/status")["jobs"]
-            newest = self.studio.get("/api/jobs", limit=50)
-        except AssertionError:
-            return False
-        in_hand = states["queued"] + states["running"] + states["publishing"]
-        on_the_way = [job for job in newest if job["whereabouts"] == "inbox"]  # a reason to write
-        in_inbox = any(p.is_file() for p in visible(self.studio.inbox, "*"))
-        return not (in_hand or on_the_way or in_inbox)
-
     def _rest(self) -> None:
-        self.studio.until(self._at_rest, "the daemon is at rest")
+        self.studio.until(lambda: at_rest(self.studio), "the daemon is at rest")
 
     def _settle(self, what: str) -> list[str]:
         """Wait until all is done and nobody is left who should be gone; compare with the books."""
@@ -161,7 +135,7 @@ class Run:
         studio = self.studio
         studio.until(lambda: not studio.staging(), "staging is empty", 10)
         studio.until(lambda: len(studio.processes()) <= 3, "no orphans", 20)
-        return [f"{complaint} ({what})" for complaint in self.books.complaints(studio)]
+        return [f"{complaint} ({what})" for complaint in self.drops.books.complaints(studio)]
 
 
 def _studio(folder: Path, options: argparse.Namespace) -> Studio:
@@ -224,12 +198,13 @@ def _print(run: Run, rounds: int, observer: Observer, seconds: float) -> None:
     table = Table("what", "how many", box=None)
     table.add_row("rounds", str(rounds))
     table.add_row("system calls swept", f"{run.sweep.points}, {run.sweep.passes} whole sweeps")
+    table.add_row("pictures dropped", str(run.drops.count))
     if not run.sweep.passes:
         table.add_row("the next would be", str(run.sweep.next()))
     for what, count in sorted(run.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(run.studio.clips())))
-    table.add_row("failed, with the reason", str(sum(run.books.doomed.values())))
+    table.add_row("failed, with the reason", str(sum(run.drops.books.doomed.values())))
     table.add_row("looks at the outbox", str(observer.looks))
     table.add_row("seconds", f"{seconds:.0f}")
     Console().print(table)

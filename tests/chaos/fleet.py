@@ -24,12 +24,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.books import Books
+from tests.chaos.drops import Drops, at_rest
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
 from tests.postgres import Server, serving
 from tests.system.hosts import ADDRESS, Network, network
-from tests.system.studio import Studio, picture, visible
+from tests.system.studio import Studio
 
 SETTINGS = """\
 min_free = 0
@@ -73,10 +73,9 @@ class Hosts:
         self, folder: Path, options: argparse.Namespace, server: Server, wires: Network | None
     ) -> None:
         self.wires, self.server, self.lease = wires, server, options.lease
-        self.books, self.counts = Books(), Counter[str]()
+        self.counts = Counter[str]()
         self.takeovers: list[float] = []
         self._rng = random.Random(options.seed)
-        self._dropped = 0
         share = folder / "share"
         clip = film(folder / "film.mp4")
         url = server.url(server.fresh(), ADDRESS.format(1) if wires else None)
@@ -90,6 +89,7 @@ class Hosts:
                 (share / role).mkdir(parents=True, exist_ok=True)
             self.hosts[name] = host
         self.any = next(iter(self.hosts.values()))
+        self.drops = Drops(self.any)
         for name, text in RULES.items():
             self.any.rule(name, text)
         self._blows = [each for each in BLOWS if wires or each != "cut off"]
@@ -107,13 +107,13 @@ class Hosts:
     def round(self, number: int) -> list[str]:
         """Some pictures and a blow; what is wrong afterwards."""
         blow = self._blows[number % len(self._blows)]
-        self._drop("long.png")
+        self.drops.drop("long.png")
         for name in self._rng.choices(PLACES, k=self._rng.randint(1, 3)):
-            self._drop(name)
+            self.drops.drop(name)
         name, job = self.any.until(self._at_a_long_one, "a host is at a long one")
         time.sleep(self._rng.uniform(0, 2.0))
         with self._blow(blow, name):
-            self._drop(self._rng.choice(PLACES))
+            self.drops.drop(self._rng.choice(PLACES))
             if blow != "database restarted":
                 self._await_takeover(name, job)
         self.counts[blow] += 1
@@ -162,37 +162,14 @@ class Hosts:
         if "recovered" in other.events(job):
             self.takeovers.append(time.monotonic() - began)
 
-    def _drop(self, name: str) -> None:
-        self._dropped += 1
-        place = Path(name)
-        if (self.any.inbox / place).exists():
-            place = place.with_stem(f"{place.stem}{self._dropped}")
-        content = picture(self._dropped) + self._dropped.to_bytes(4, "big")
-        if place.stem.startswith("rubbish"):
-            content = b"no picture" + content
-        self.books.enter(content, doomed=place.stem.startswith(("rubbish", "fail", "poison")))
-        self.counts["pictures dropped"] += 1
-        self.any.drop(str(place), content)
-
-    def _at_rest(self) -> bool:
-        try:
-            states = self.any.get("/api/status")["jobs"]
-            newest = self.any.get("/api/jobs", limit=50)
-        except AssertionError:
-            return False
-        in_hand = states["queued"] + states["running"] + states["publishing"]
-        on_the_way = [job for job in newest if job["whereabouts"] == "inbox"]
-        in_inbox = any(p.is_file() for p in visible(self.any.inbox, "*"))
-        return not (in_hand or on_the_way or in_inbox)
-
     def _settle(self) -> list[str]:
-        self.any.until(self._at_rest, "all is at rest")
+        self.any.until(lambda: at_rest(self.any), "all is at rest")
         for name, host in self.hosts.items():
             host.until(lambda host=host: _is_mended(host), f"{name} is well again")
             host.until(lambda host=host: host.slot()["job"] is None, f"{name} is free")
             host.until(lambda host=host: len(host.processes()) <= 3, "no orphans", 20)
         self.any.until(lambda: not self.any.staging(), "staging is empty", 20)
-        return [*self.books.complaints(self.any)]
+        return [*self.drops.books.complaints(self.any)]
 
 
 def _is_mended(host: Studio) -> bool:
@@ -254,10 +231,11 @@ def _print(hosts: Hosts, rounds: int, seconds: float) -> None:
     table = Table("what", "how many", box=None)
     table.add_row("hosts", str(len(hosts.hosts)))
     table.add_row("rounds", str(rounds))
+    table.add_row("pictures dropped", str(hosts.drops.count))
     for what, count in sorted(hosts.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(hosts.any.clips())))
-    table.add_row("failed, with the reason", str(sum(hosts.books.doomed.values())))
+    table.add_row("failed, with the reason", str(sum(hosts.drops.books.doomed.values())))
     if times := hosts.takeovers:
         told = f"{statistics.median(times):.1f} s, at most {max(times):.1f} s"
         table.add_row(f"{len(times)} takeovers, median", told)

@@ -1,8 +1,10 @@
 """A fleet: two real daemons as hosts of one real PostgreSQL, over one shared folder."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.postgres import Server
+from tests.postgres import Server, serving
 from tests.system.conftest import quick_studio
 from tests.system.studio import DRAFT, Studio
 
@@ -77,3 +79,16 @@ class Fleet:
         """Leave no process behind."""
         for host in self.hosts:
             host.close()
+
+
+@contextlib.contextmanager
+def running(root: Path) -> Iterator[Fleet]:
+    """Both hosts, started, with a server of their own; no process is left behind."""
+    with serving() as server:
+        fleet = Fleet(root, server)
+        try:
+            for host in fleet.hosts:
+                host.start()
+            yield fleet
+        finally:
+            fleet.close()

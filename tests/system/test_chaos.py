@@ -1,4 +1,4 @@
-"""A short chaos run, and that a run does complain when something is lost."""
+"""Short chaos runs, and that a run does complain when something is lost."""
 
 import hashlib
 import json
@@ -10,16 +10,17 @@ import pytest
 
 from tests.chaos.books import Books
 from tests.chaos.observer import Observer
+from tests.postgres import programs
 from tests.system.needs import needs
 from tests.system.studio import ROOT, Studio
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_short_chaos_run_loses_and_doubles_nothing() -> None:
-    needs("strace", package="strace")
+def chaos(*options: str) -> None:
+    """A run that ends without a complaint."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--rounds", "14", "--seed", "7", "--stride", "3"],
+        [sys.executable, "-m", "tests.chaos", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -27,6 +28,16 @@ def test_a_short_chaos_run_loses_and_doubles_nothing() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_short_chaos_run_loses_and_doubles_nothing() -> None:
+    needs("strace", package="strace")
+    chaos("--rounds", "14", "--seed", "7", "--stride", "3")
+
+
+def test_a_short_chaos_run_on_three_hosts_loses_and_doubles_nothing() -> None:
+    programs()
+    chaos("--hosts", "3", "--rounds", "4", "--seed", "5")
 
 
 @pytest.fixture

@@ -5,21 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.postgres import serving
-from tests.system.fleet import Fleet
+from tests.system.fleet import Fleet, running
 from tests.system.studio import picture
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with serving() as server:
-        made = Fleet(tmp_path_factory.mktemp("fleet"), server)
-        try:
-            for host in made.hosts:
-                host.start()
-            yield made
-        finally:
-            made.close()
+    with running(tmp_path_factory.mktemp("fleet")) as made:
+        yield made
 
 
 def test_two_hosts_that_see_one_inbox_make_each_drop_once(fleet: Fleet) -> None:

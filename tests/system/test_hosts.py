@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from daemon.tables import SCHEMA_VERSION
-from tests.postgres import serving
 from tests.system.browser import browser
-from tests.system.fleet import Fleet
+from tests.system.fleet import Fleet, running
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
@@ -18,14 +17,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with serving() as server:
-        made = Fleet(tmp_path_factory.mktemp("hosts"), server)
-        try:
-            for host in made.hosts:
-                host.start()
-            yield made
-        finally:
-            made.close()
+    with running(tmp_path_factory.mktemp("hosts")) as made:
+        yield made
 
 
 def state(seen_by: Studio, host: Studio) -> str:
