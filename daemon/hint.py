@@ -12,11 +12,16 @@ import structlog
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from daemon.mount import NETWORK, file_system
 from daemon.watch import Watcher
 
 Mode = Literal["events", "scan"]
+
+_PAIRING = 0.01
+"""Seconds for which a file's leaving waits for the event that tells where it went. All events
+behind it wait too, and each picture that goes into the archive leaves: watchdog takes 0.5 s."""
 
 log = structlog.get_logger()
 
@@ -36,6 +41,7 @@ class Hint:
 
     def __init__(self) -> None:
         self.modes: dict[str, Mode] = {}
+        InotifyMoveEventGrouper.delay = _PAIRING
         self._observer: BaseObserver = Observer()
 
     def start(self, watchers: list[Watcher]) -> None:

@@ -1,0 +1,51 @@
+"""The hint: what happens in an inbox wakes the scan."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
+
+from daemon.hint import Hint
+from daemon.settings import Inbox
+from daemon.watch import Watcher
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(InotifyMoveEventGrouper, "delay", 30.0)
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+async def woken(inbox: Path, *happenings: str) -> bool:
+    """Whether a watcher of the inbox is woken by each of the happenings, one after the other."""
+    watcher = Mock(Watcher, inbox=Inbox(path=inbox), wake=asyncio.Event())
+    (inbox / "old.jpg").write_bytes(b"old")
+    hint = Hint()
+    hint.start([watcher])
+    assert hint.modes == {watcher.inbox.name: "events"}
+    try:
+        for happening in happenings:
+            watcher.wake.clear()
+            match happening:
+                case "new":
+                    (inbox / "new.jpg").write_bytes(b"new")
+                case "left":
+                    (inbox / "old.jpg").rename(inbox.parent / "old.jpg")
+            await asyncio.wait_for(watcher.wake.wait(), 10)
+    except TimeoutError:
+        return False
+    finally:
+        hint.stop()
+    return True
+
+
+def test_a_new_picture_wakes_the_scan(inbox: Path) -> None:
+    assert asyncio.run(woken(inbox, "new"))
+
+
+def test_a_picture_that_leaves_holds_up_no_hint(inbox: Path) -> None:
+    assert asyncio.run(woken(inbox, "left", "new"))
