@@ -13,6 +13,7 @@ from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.presets import family_of
 from pipeline.spec import Spec
+from pipeline.speed import course
 
 
 class Estimate(BaseModel):
@@ -28,6 +29,8 @@ class Estimate(BaseModel):
     frames: int
     degraded: bool
     """Whether that is less than asked."""
+    steps: int
+    """Those that are made at its speed."""
     seconds: float | None
     """None before a clip of the preset was made here."""
 
@@ -69,7 +72,7 @@ class Estimator:
         """Bytes that such a clip took when it was made here last."""
         if self._forecast is None or self.setup is None:
             return None
-        return self._forecast.measured(self.setup, rung, guided=spec.guidance > 1)
+        return self._forecast.measured(self.setup, rung, spec)
 
     def of(self, spec: Spec, pace: Pace | None) -> Estimate:
         """What this clip would cost."""
@@ -91,6 +94,7 @@ class Estimator:
             height=first.height,
             frames=first.frames,
             degraded=(first.width, first.height, first.frames) != asked,
+            steps=course(spec).steps,
             seconds=pace.seconds(spec) if pace else None,
         )
 

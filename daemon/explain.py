@@ -171,6 +171,9 @@ def _show_costs(answer: Explanation, console: Console) -> None:
     if cost.room is not None:
         begins = f"{cost.mode}, {cost.width}x{cost.height}, {cost.frames} frames"
         console.print(f"  begins as        {begins}, for there are {cost.room / 1e9:.2f} GB")
+    spec = answer.specs[0]
+    if spec.speed != "exact":
+        console.print(f"  steps made       {cost.steps}, for the speed is {spec.speed}")
     unknown = "unknown until a clip of this preset was made"
     told = unknown if cost.seconds is None else f"{cost.seconds:.0f} s"
     console.print(f"  predicted time   {told}")

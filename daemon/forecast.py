@@ -93,11 +93,15 @@ class Forecast:
             row = db.execute(query.order_by(peaks.c.at.desc()).limit(1)).first()
         return Setup(*row) if row else None
 
-    def measured(self, setup: Setup, rung: Rung, *, guided: bool) -> int | None:
-        """Bytes that such a clip took when it was made here last."""
-        shape = _shape(rung, guided)
+    def measured(self, setup: Setup, rung: Rung, spec: Spec) -> int | None:
+        """Bytes that such a clip took, if the newest of its shape was such a one.
+
+        A speed that keeps features needs more: so the prediction must have been the same.
+        """
+        shape = _shape(rung, spec.guidance > 1)
         query = sa.select(peaks.c.measured).where(
             ~peaks.c.at_least,
+            peaks.c.predicted == self.predicted(rung, spec, setup.dtype),
             *(peaks.c[key] == value for key, value in (setup._asdict() | shape).items()),
         )
         with self._database.read() as db:
@@ -107,7 +111,7 @@ class Forecast:
         """Take in what a clip took; predicted by measured, where it was measured."""
         if clip.made.peak_memory is None:
             return None
-        predicted = self.predicted(clip.rung, spec, clip.loaded.dtype)
+        predicted = self.predicted(clip.rung, clip.as_made(spec), clip.loaded.dtype)
         self._keep(clip.loaded, clip.rung, spec, predicted, clip.made.peak_memory, at_least=False)
         return predicted / clip.made.peak_memory
 

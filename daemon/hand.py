@@ -6,6 +6,7 @@ from typing import Any
 
 from daemon.job import Job
 from pipeline.protocol import Progress
+from pipeline.speed import course
 
 _SOON = 5.0
 """Seconds for which a device is still busy when the next picture is looked for: enough to prepare
@@ -61,7 +62,11 @@ class Hand:
         if now is None or now.stage != "denoise" or now.step == 0:
             return None
         spent = time.monotonic() - self._stage_began
-        return round(spent / now.step * (now.steps - now.step), 1)
+        left = now.steps / now.step - 1
+        spec = self.job.spec
+        if spec and (way := course(spec)).steps == now.steps:  # else it is made again, exactly
+            left = way.left(now.step)
+        return round(spent * left, 1)
 
     def told(self) -> dict[str, Any] | None:
         """Stage, step, steps and the stage's remaining seconds, as the ledger and the API say."""

@@ -85,7 +85,8 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
     for name, preset in family.presets.items():
         spec = spec_of(name, family, steps=preset.steps)
         for mode in ladder.modes(lossy=settings.model.fp8):
-            rung, rate = rung_of(spec, mode), paces.get((name, mode))
+            rung, keys = rung_of(spec, mode), ((name, mode, spec.speed), (name, mode))
+            rate = next((paces[key] for key in keys if key in paces), None)
             rows.append(
                 Row(
                     preset=name,
@@ -100,11 +101,12 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
     return rows
 
 
-def _rates(history: History) -> dict[tuple[str, str], float]:
-    """Seconds for a unit of work, by preset and mode, of the newest clips."""
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for spec, mode, rate in rates(history):
-        found[spec.preset, mode].append(rate)
+def _rates(history: History) -> dict[tuple[str, ...], float]:
+    """Seconds for a unit of work of the newest clips, by preset and mode, and by speed too."""
+    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for made, mode, rate in rates(history):
+        found[made.preset, mode].append(rate)
+        found[made.preset, mode, made.speed].append(rate)
     return {key: median(every) for key, every in found.items()}
 
 

@@ -192,10 +192,11 @@ class Outcomes:
             metrics.degraded.inc()
             return
         seconds = sum(clip.made.seconds.values())
-        if (predicted := pace.seconds(spec)) is not None:
+        made = clip.as_made(spec)
+        if (predicted := pace.seconds(made)) is not None:
             metrics.predicted_seconds.inc(predicted)
             metrics.worked_seconds.inc(seconds)
-        pace.learn(spec, seconds)
+        pace.learn(made, seconds)
 
     async def _picture_gone(self, job: Job) -> None:
         """Its owner took it away."""

@@ -1,7 +1,8 @@
 """The pace: how long clips take here, learned from those that were made.
 
 A clip's work is pixels x frames x predictions, as its speed has them; seconds for a unit of it
-differ from preset to preset, because loading, decoding and writing have their share.
+differ from preset to preset and from speed to speed, because loading, decoding and writing have
+their share.
 """
 
 from collections import defaultdict, deque
@@ -9,12 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 
 from daemon.history import History, Shape, Wanted
+from pipeline.presets import Speed
 from pipeline.spec import Spec
 from pipeline.speed import SAVINGS, course_with
 
 _REMEMBERED = 50
-"""Clips of a preset that count."""
+"""Clips of a preset, or of a preset at a speed, that count."""
 _LEAST = 0.001
+
+Queued = Mapping[tuple[str, Speed], float]
+"""Units of work that wait, by preset and speed."""
 
 
 def work(spec: Spec) -> float:
@@ -22,11 +27,11 @@ def work(spec: Spec) -> float:
     return _work(Shape.of(spec))
 
 
-def queued_work(history: History) -> dict[str, float]:
-    """Units of work that wait, by preset."""
-    found: defaultdict[str, float] = defaultdict(float)
+def queued_work(history: History) -> Queued:
+    """The work that waits."""
+    found: defaultdict[tuple[str, Speed], float] = defaultdict(float)
     for shape, count in history.queued():
-        found[shape.preset] += count * _work(shape)
+        found[shape.preset, shape.speed] += count * _work(shape)
     return dict(found)
 
 
@@ -38,33 +43,43 @@ def _work(shape: Shape) -> float:
 def rates(history: History) -> Iterator[tuple[Spec, str, float]]:
     """Spec, mode, and seconds for a unit of work of the newest clips, oldest first.
 
-    Those that were made smaller than asked do not count.
+    The Spec has the speed at which the clip was made. Those that were made smaller than asked do
+    not count.
     """
     for job in reversed(history.newest(Wanted(state="done"), limit=500)):
         if job.spec and job.result and not job.result["degraded"]:
             seconds = sum(job.result["seconds"].values())
-            yield job.spec, job.result["mode"], seconds / work(job.spec)
+            speed = job.result.get("speed", "exact")  # a clip of before there were speeds
+            made = job.spec.model_copy(update={"speed": speed})
+            yield made, job.result["mode"], seconds / work(made)
 
 
 class Pace:
-    """Seconds for a unit of work, by preset: the median of the newest clips."""
+    """Seconds for a unit of work: the median of the newest clips of a preset and speed.
+
+    Where there is none: of the preset at any speed, then of all.
+    """
 
     def __init__(self) -> None:
-        self._rates: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._rates: defaultdict[tuple[str, ...], deque[float]]
+        self._rates = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._learned: deque[float] = deque(maxlen=_REMEMBERED)
 
     @classmethod
     def of(cls, history: History) -> "Pace":
         """What the newest clips in the ledger tell."""
         pace = cls()
-        for spec, _, rate in rates(history):
-            pace._rates[spec.preset].append(rate)
+        for made, _, rate in rates(history):
+            pace._note(made, rate)
         return pace
 
-    def learn(self, spec: Spec, seconds: float) -> None:
-        """A clip took so long, from the prepared picture to the MP4."""
-        self._rates[spec.preset].append(seconds / work(spec))
-        self._learned.append(work(spec) / max(seconds, _LEAST))
+    def learn(self, made: Spec, seconds: float) -> None:
+        """A clip took so long, from the prepared picture to the MP4.
+
+        `made` has the speed at which it was made, which may be another than was asked.
+        """
+        self._note(made, seconds / work(made))
+        self._learned.append(work(made) / max(seconds, _LEAST))
 
     def speed(self) -> float | None:
         """Units of work a second of one device, in the clips that this daemon made itself."""
@@ -72,25 +87,31 @@ class Pace:
 
     def seconds(self, spec: Spec) -> float | None:
         """What a clip will take; None before there was one of its preset."""
-        rates = self._rates.get(spec.preset)
-        return median(rates) * work(spec) if rates else None
+        rate = self._rate((spec.preset, spec.speed), (spec.preset,))
+        return None if rate is None else rate * work(spec)
 
     def until_done(
-        self, queued: Mapping[str, float], running: Iterable[tuple[Spec, float]], slots: int
+        self, queued: Queued, running: Iterable[tuple[Spec, float]], slots: int
     ) -> float | None:
         """Seconds until nothing waits any more; None when too little is known.
 
-        `queued` is the work that waits, by preset; `running` are specs and the seconds spent on
-        them. A preset that was never made here is taken for as fast as the others.
+        `running` are specs and the seconds spent on them. A preset that was never made here is
+        taken for as fast as the others.
         """
-        every = [rate for rates in self._rates.values() for rate in rates]
+        todo = [(preset, speed, amount, 0.0) for (preset, speed), amount in queued.items()]
+        todo += [(spec.preset, spec.speed, work(spec), spent) for spec, spent in running]
         left = 0.0
-        for preset, amount in queued.items():
-            if not every:
+        for preset, speed, amount, spent in todo:
+            rate = self._rate((preset, speed), (preset,), ())
+            if rate is None:
                 return None
-            left += median(self._rates.get(preset) or every) * amount
-        for spec, spent in running:
-            if not every:
-                return None
-            left += max(0.0, median(self._rates.get(spec.preset) or every) * work(spec) - spent)
+            left += max(0.0, rate * amount - spent)
         return left / max(1, slots)
+
+    def _note(self, made: Spec, rate: float) -> None:
+        for scope in ((made.preset, made.speed), (made.preset,), ()):
+            self._rates[scope].append(rate)
+
+    def _rate(self, *scopes: tuple[str, ...]) -> float | None:
+        known = (self._rates[scope] for scope in scopes if scope in self._rates)
+        return next(map(median, known), None)

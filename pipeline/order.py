@@ -57,6 +57,10 @@ class Clip:
     steps_down: tuple[StepDown, ...]
     refused: str | None = None
 
+    def as_made(self, asked: Spec) -> Spec:
+        """What was asked, at the speed at which it was made."""
+        return asked.model_copy(update={"speed": self.speed})
+
 
 Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled", "ended"]
 

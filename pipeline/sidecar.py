@@ -156,7 +156,7 @@ def compose(
 
 
 def _given(clip: Clip, asked: Spec) -> Given:
-    way = course(asked.model_copy(update={"speed": clip.speed}))
+    way = course(clip.as_made(asked))
     return Given(
         **_tried(clip.rung).model_dump(),
         seed=clip.seed,

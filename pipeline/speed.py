@@ -40,6 +40,11 @@ class Turn:
     guided: bool
     fresh: bool
 
+    @property
+    def work(self) -> float:
+        """In whole predictions for one branch of guidance."""
+        return (1 + self.guided) * (1.0 if self.fresh else SHALLOW)
+
 
 @dataclass(frozen=True)
 class Course:
@@ -62,7 +67,12 @@ class Course:
     @property
     def work(self) -> float:
         """In whole predictions for one branch of guidance."""
-        return sum((1 + turn.guided) * (1.0 if turn.fresh else SHALLOW) for turn in self.turns)
+        return sum(turn.work for turn in self.turns)
+
+    def left(self, made: int) -> float:
+        """The work after so many steps, as a share of what these were; `made` is one or more."""
+        before = sum(turn.work for turn in self.turns[:made])
+        return (self.work - before) / before
 
 
 def course(spec: Spec) -> Course:

@@ -13,6 +13,7 @@ from daemon.tables import peaks
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
+from pipeline.presets import Speed
 from pipeline.protocol import Dtype, Loaded, Made, Output
 from pipeline.spec import Spec
 
@@ -28,14 +29,16 @@ def forecast(database: Database) -> Forecast:
     return Forecast(database, "micro")
 
 
-def clip(taken: int | None, rung: Rung = RUNG, loaded: Loaded = LOADED) -> Clip:
+def clip(
+    taken: int | None, rung: Rung = RUNG, loaded: Loaded = LOADED, speed: Speed = "exact"
+) -> Clip:
     output = Output(
         sha256="s", size=1, codec="h264", width=rung.width, height=rung.height, frames=rung.frames,
         fps=8, duration=1.0,
     )  # fmt: skip
     figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=0.9)
     made = Made(output=output, figures=figures, seconds={}, peak_memory=taken)
-    return Clip(made, loaded, rung, 1, "exact", ())
+    return Clip(made, loaded, rung, 1, speed, ())
 
 
 def test_what_was_measured_corrects_the_same_mode(forecast: Forecast, spec: Spec) -> None:
@@ -60,7 +63,20 @@ def test_the_worst_shape_counts_and_the_newest_measurement_of_it(
     assert forecast.correction(setup, Mode.FAST) == pytest.approx(2.0)
     forecast.learn(clip(predicted), spec)
     assert forecast.correction(setup, Mode.FAST) == pytest.approx(1.0)
-    assert forecast.measured(setup, RUNG, guided=False) == predicted
+    assert forecast.measured(setup, RUNG, spec) == predicted
+
+
+def test_a_speed_that_keeps_features_is_measured_apart(forecast: Forecast, spec: Spec) -> None:
+    lean, setup = replace(RUNG, mode=Mode.LEAN), Setup.of(LOADED)
+    fast = spec.model_copy(update={"speed": "fast", "guidance": 9.0})
+    exact = fast.model_copy(update={"speed": "exact"})
+    less, more = (forecast.predicted(lean, asked, "float32") for asked in (exact, fast))
+    assert less < more
+    assert forecast.learn(clip(more, lean, speed="fast"), fast) == pytest.approx(1)
+    assert forecast.measured(setup, lean, fast) == more
+    assert forecast.measured(setup, lean, exact) is None
+    assert forecast.learn(clip(less, lean), fast) == pytest.approx(1), "made exactly after all"
+    assert forecast.measured(setup, lean, exact) == less
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.order import NoClip
 from pipeline.protocol import Load, Progress, Stage
+from pipeline.spec import Spec
 
 NewJob = Callable[..., Job]
 
@@ -40,6 +41,20 @@ def at(stage: Stage, step: int = 1, steps: int = 9) -> Progress:
 def test_steps_that_begin_again_are_counted_and_never_negative(new_job: NewJob) -> None:
     hand = Hand(new_job())
     assert [hand.note(at("denoise", step)) for step in (1, 4, 0, 2)] == [1, 3, 0, 2]
+
+
+def test_the_time_left_is_told_by_the_work_of_the_steps_that_are_left(
+    new_job: NewJob, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a speed some steps take half as long as others; made again exactly, none does."""
+    asked = {"steps": 50, "guidance": 9.0, "speed": "balanced"}
+    job = new_job().model_copy(update={"spec": spec.model_copy(update=asked)})
+    for steps, left in ((25, 10.0), (50, 40.0)):
+        hand, clock = Hand(job), iter((100.0, 110.0))
+        monkeypatch.setattr("daemon.hand.time.monotonic", lambda clock=clock: next(clock))
+        hand.note(at("denoise", 0, steps))
+        hand.note(at("denoise", 10, steps))
+        assert hand.eta() == left  # of 25 steps 15 have guidance, and take twice as long
 
 
 def test_the_next_job_is_wanted_when_the_device_is_nearly_free(new_job: NewJob) -> None:

@@ -7,11 +7,15 @@ import pytest
 from daemon.history import History, Wanted
 from daemon.job import Drop
 from daemon.ledger import Ledger
-from daemon.pace import Pace, queued_work, work
+from daemon.pace import Pace, queued_work, rates, work
+from pipeline.presets import Speed
 from pipeline.spec import Spec
+from tests.daemon.conftest import claim
 
 
-def spec(preset: str = "standard", steps: int = 10, guidance: float = 1.0) -> Spec:
+def spec(
+    preset: str = "standard", steps: int = 10, guidance: float = 1.0, speed: Speed = "exact"
+) -> Spec:
     return Spec(
         prompt="",
         preset=preset,
@@ -22,13 +26,14 @@ def spec(preset: str = "standard", steps: int = 10, guidance: float = 1.0) -> Sp
         motion_fps=16,
         steps=steps,
         guidance=guidance,
+        speed=speed,
         seed=1,
     )
 
 
 def test_nothing_is_predicted_before_there_was_a_clip() -> None:
     assert Pace().seconds(spec()) is None
-    assert Pace().until_done({"standard": 1.0}, [], 1) is None
+    assert Pace().until_done({("standard", "exact"): 1.0}, [], 1) is None
     assert Pace().until_done({}, [], 1) == 0.0
 
 
@@ -50,9 +55,23 @@ def test_one_slow_clip_changes_little() -> None:
 def test_the_queue_is_shared_by_the_devices() -> None:
     pace = Pace()
     pace.learn(spec(), 30.0)
-    queued = {"standard": 4 * work(spec()), "never made": work(spec())}
+    queued = {("standard", "exact"): 4 * work(spec()), ("never made", "exact"): work(spec())}
     running = [(spec(), 10.0), (spec(), 999.0)]  # one is late: it counts as nearly done
     assert pace.until_done(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
+
+
+def test_each_speed_has_a_pace_of_its_own_and_until_then_that_of_its_preset() -> None:
+    """What does not get less with the steps weighs more in a fast clip: so a unit takes longer."""
+    exact, fast = (spec(steps=50, guidance=9.0, speed=speed) for speed in ("exact", "fast"))
+    pace = Pace()
+    pace.learn(exact, 110.0)
+    assert pace.seconds(fast) == pytest.approx(110 * work(fast) / work(exact))
+    for _ in range(3):
+        pace.learn(fast, 34.0)
+    assert pace.seconds(exact) == pytest.approx(110.0)
+    assert pace.seconds(fast) == pytest.approx(34.0)
+    queued = {("standard", "exact"): 2 * work(exact), ("standard", "fast"): 3 * work(fast)}
+    assert pace.until_done(queued, [(fast, 4.0)], slots=1) == pytest.approx(2 * 110 + 3 * 34 + 30)
 
 
 def test_the_work_that_waits_is_counted_as_each_speed_has_it(
@@ -63,10 +82,32 @@ def test_the_work_that_waits_is_counted_as_each_speed_has_it(
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg")
-    fast = spec("high", steps=50, guidance=9.0).model_copy(update={"speed": "fast"})
+    fast = spec("high", steps=50, guidance=9.0, speed="fast")
     drop = make_drop("c.jpg", "1", "cc")
     ledger.admit(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
     plain = history.newest(Wanted(path="a.jpg"))[0].spec
     assert plain
-    assert queued_work(history) == {plain.preset: 2 * work(plain), "high": work(fast)}
+    assert queued_work(history) == {
+        (plain.preset, "exact"): 2 * work(plain),
+        ("high", "fast"): work(fast),
+    }
     assert work(fast) < work(spec("high", steps=50, guidance=9.0)) / 4
+
+
+def test_a_clip_that_was_made_exactly_after_all_tells_nothing_of_its_speed(
+    ledger: Ledger, history: History, make_drop: Callable[..., Drop]
+) -> None:
+    fast = spec(steps=50, guidance=9.0, speed="fast")
+    exact = fast.model_copy(update={"speed": "exact"})
+    results = [{"speed": "fast"}, {"speed": "exact"}, {}]  # the last is of before there were speeds
+    for number, result in enumerate(results):
+        drop = make_drop(f"{number}.jpg", "1", str(number))
+        asked = fast if result else exact
+        ledger.admit(drop, [asked], clip_name="c", rule="r", rules_digest="d", priority=0)
+        job = claim(ledger)
+        told = {"degraded": False, "mode": "fast", "seconds": {"denoise": 90.0}, **result}
+        assert ledger.publishing(job, told, lease=30.0)
+        ledger.done(job, told)
+    found = [(made.speed, seconds) for made, _, seconds in rates(history)]
+    slow, quick = 90 / work(exact), 90 / work(fast)
+    assert found == [("fast", quick), ("exact", slow), ("exact", slow)]

@@ -172,6 +172,8 @@ def test_what_would_be_made_is_told_without_a_picture(studio: Studio, done: dict
     assert wide["rejected_by"] == [["10-tall", "it is landscape (400x300), not portrait"]]
     assert (wide["specs"][0]["frames"], wide["specs"][0]["prompt"]) == (12, "a beautiful cat")
     assert "'beautiful' says nothing about motion" in wide["warnings"][0]
+    fast = explain(make={"speed": "fast", "steps": 40})
+    assert (fast["specs"][0]["steps"], fast["estimate"]["steps"]) == (40, 20)
     wrong = explain(make={"frames": 99})
     assert wrong["specs"] == []
     assert "allowed: 8 to 32" in wrong["mistakes"][0]

@@ -91,6 +91,7 @@ export default {
   "outlook": "What will come of it",
   "no.rule": "No rule takes such a picture: it would stay in the inbox.",
   "clip": "Clip",
+  "steps.of": "{made} of {asked}",
   "clip.is": "{size}, {frames} frames ({seconds} s), {steps} steps",
   "kept": "Picture",
   "kept.share": "{share} % of it is kept; see framing and aspect",

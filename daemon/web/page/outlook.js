@@ -32,8 +32,9 @@ export function plain(text) {
 function lines(spec, answer, clips) {
   const cost = answer.estimate;
   const begins = t("begins.as", { mode: cost.mode, size: `${cost.width}×${cost.height}`, frames: cost.frames });
+  const steps = cost.steps === spec.steps ? spec.steps : t("steps.of", { made: cost.steps, asked: spec.steps });
   return [
-    line("clip", t("clip.is", { size: `${spec.width}×${spec.height}`, frames: spec.frames, seconds: (spec.frames / spec.fps).toFixed(1), steps: spec.steps })),
+    line("clip", t("clip.is", { size: `${spec.width}×${spec.height}`, frames: spec.frames, seconds: (spec.frames / spec.fps).toFixed(1), steps })),
     answer.kept < 0.995 && line("kept", t("kept.share", { share: Math.round(answer.kept * 100) })),
     line("memory", cost.room ? t("memory.of", { needs: bytes(cost.bytes), room: bytes(cost.room) }) : bytes(cost.bytes)),
     line("begins", begins, cost.degraded && t("degraded.note")),

@@ -91,6 +91,7 @@ export default {
   "outlook": "将会得到",
   "no.rule": "没有规则匹配这样的图片：它会留在收件箱里。",
   "clip": "视频",
+  "steps.of": "{made}/{asked}",
   "clip.is": "{size}，{frames} 帧（{seconds} 秒），{steps} 步",
   "kept": "画面",
   "kept.share": "保留 {share}%；参见构图方式和宽高比",

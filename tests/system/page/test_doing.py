@@ -98,6 +98,8 @@ def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: P
     told = page.find(".outlook").text
     assert all(word in told for word in ("Memory\n", "Begins as\nfast, ", "Time\n"))
     page.find("summary").click()
+    page.find("#set-speed").send_keys("soonest")
+    page.until_said("16 frames (2.0 s), 10 of 16 steps")
     assert "10\N{EN DASH}100 \N{MIDDLE DOT} usually" in page.find("label[for='set-steps']").text
     frames = page.find("#set-frames")
     page.until("document.querySelector('#set-frames').placeholder === '16'")
