@@ -4,8 +4,9 @@ A job knows what it needs as it was asked (`Forecast.least`), a device how much 
 (`Forecast.reach`). Where no device that lives can, any may take the job: the ladder makes it less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -14,19 +15,54 @@ from daemon.tables import jobs
 
 @dataclass(frozen=True)
 class Fit:
-    """Of one device. `elsewhere`: the most that any other device can reach, by inbox."""
+    """Of one device. `elsewhere`: by each inbox that it sees, the most that any device can reach
+    that lives and takes its jobs."""
 
     reach: int
     elsewhere: Mapping[str, int]
 
-    def clause(self) -> sa.ColumnElement[bool]:
-        """The jobs that it may take."""
-        beyond_all = [
-            (jobs.c.inbox == inbox) & (jobs.c.need > most) for inbox, most in self.elsewhere.items()
-        ]
-        return sa.or_(
-            jobs.c.need.is_(None),
-            jobs.c.need <= self.reach,
-            jobs.c.inbox.not_in(self.elsewhere),
-            *beyond_all,
-        )
+    def is_largest(self) -> bool:
+        """Whether it leaves nothing to others."""
+        return all(most <= self.reach for most in self.elsewhere.values())
+
+    def clause(self, need: int) -> sa.ColumnElement[bool] | None:
+        """The jobs that need so much and that it may take; None where it leaves all to others."""
+        others = [inbox for inbox, most in self.elsewhere.items() if self.reach < need <= most]
+        if len(others) == len(self.elsewhere):
+            return None
+        return (jobs.c.need == need) & jobs.c.inbox.not_in(others)
+
+
+def pick(
+    db: sa.Connection, due: sa.ColumnElement[bool], fit: Fit | None
+) -> sa.Select[tuple[int]] | None:
+    """A query for the number of the job that a device takes next; None where there is none for it.
+
+    A device that leaves jobs to others must not look at a hundred thousand of them each time. What
+    jobs need has few values, and of each an index knows the first job.
+    """
+    if fit is None or fit.is_largest():
+        return _first(due, jobs.c.id)
+    clauses = {need: fit.clause(need) for need in _needs(db)} | {None: jobs.c.need.is_(None)}
+    mine = {need: due & clause for need, clause in clauses.items() if clause is not None}
+    columns = (jobs.c.priority, jobs.c.id, jobs.c.need)
+    firsts = [_first(clause, *columns).subquery() for clause in mine.values()]
+    all_firsts = sa.union_all(*(sa.select(first) for first in firsts))
+    first = db.execute(all_firsts.order_by(sa.desc("priority"), sa.asc("id")).limit(1)).first()
+    if first is None:
+        return None
+    return _first(mine[first.need], jobs.c.id)
+
+
+def _first(clause: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    queued = sa.select(*columns).where(jobs.c.state == "queued", clause)
+    return queued.order_by(jobs.c.priority.desc(), jobs.c.id).limit(1)
+
+
+def _needs(db: sa.Connection) -> Sequence[int]:
+    """What waiting jobs need, each value once."""
+    needs = sa.select(sa.literal(-1, sa.BigInteger).label("need")).cte(recursive=True)
+    above = sa.select(jobs.c.need).where(jobs.c.state == "queued", jobs.c.need > needs.c.need)
+    more = above.order_by(jobs.c.need).limit(1).scalar_subquery()
+    found = needs.union_all(sa.select(more).where(needs.c.need.is_not(None)))
+    return db.scalars(sa.select(found.c.need).where(found.c.need >= 0)).all()

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database
-from daemon.fit import Fit
+from daemon.fit import Fit, pick
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from daemon.scan import is_same_state
 from daemon.tables import is_drained, jobs, meta, same_drop
@@ -173,24 +173,17 @@ class Ledger:
         None when paused, when the owner is drained, or when nothing is due. `without`: inboxes
         whose jobs have to wait; `among`: the only ones that the owner sees; `fit`: of the device.
         """
-        mine: list[sa.ColumnElement[bool]] = [] if fit is None else [fit.clause()]
-        mine += [] if among is None else [jobs.c.inbox.in_(among)]
+        due = self._is_due() & jobs.c.inbox.not_in(without)
+        if among is not None:
+            due &= jobs.c.inbox.in_(among)
         with self._database.write() as db:
-            if self._is_held(db, owner):
+            picked = None if self._is_held(db, owner) else pick(db, due, fit)
+            if picked is None:
                 return None
-            pick = (
-                sa.select(jobs.c.id)
-                .where(
-                    jobs.c.state == "queued", self._is_due(), jobs.c.inbox.not_in(without), *mine
-                )
-                .order_by(jobs.c.priority.desc(), jobs.c.id)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-                .scalar_subquery()
-            )
+            locked = picked.with_for_update(skip_locked=True).scalar_subquery()
             row = db.execute(
                 jobs.update()
-                .where(jobs.c.id == pick)
+                .where(jobs.c.id == locked)
                 .values(
                     state="running",
                     owner=owner,

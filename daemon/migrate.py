@@ -23,14 +23,16 @@ def _give_presets(db: sa.Connection, metadata: sa.MetaData) -> None:
     jobs = metadata.tables["jobs"]
     db.exec_driver_sql("alter table jobs add column preset text")
     db.execute(jobs.update().values(preset=jobs.c.spec["preset"].as_string()))
-    for index in jobs.indexes:
-        if index.name == "jobs_counted":
-            index.create(db)
+    _index(db, jobs, "jobs_counted")
 
 
 def _know_hosts(db: sa.Connection, metadata: sa.MetaData) -> None:
     metadata.tables["hosts"].create(db)
     db.exec_driver_sql("alter table jobs add column need bigint")
+
+
+def _index(db: sa.Connection, table: sa.Table, name: str) -> None:
+    next(index for index in table.indexes if index.name == name).create(db)
 
 
 _BATCH = 10_000
@@ -71,12 +73,19 @@ def _shorten_paths(db: sa.Connection, metadata: sa.MetaData) -> None:
         db.execute(submissions.update().where(submissions.c.key == key).values(path=short))
 
 
+def _find_the_next_by_need(db: sa.Connection, metadata: sa.MetaData) -> None:
+    db.exec_driver_sql("drop index if exists jobs_queued")
+    for name in ("jobs_next", "jobs_next_of_need"):
+        _index(db, metadata.tables["jobs"], name)
+
+
 MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.MetaData], None]] = {
     1: lambda db, metadata: metadata.tables["peaks"].create(db),
     2: lambda db, metadata: metadata.tables["submissions"].create(db),
     3: _give_presets,
     4: _know_hosts,
     5: _shorten_paths,
+    6: _find_the_next_by_need,
 }
 """What leads from each version to the next, within the caller's transaction."""
 

@@ -70,7 +70,7 @@ class Presence:
         others = [host for host in self.hosts if host.state == "working" and not host.here]
         can = [(host.takes, host.reach) for host in others]
         can.append((self._takes(), self._reach()))
-        elsewhere: dict[str, int] = {}
+        elsewhere = {inbox.name: 0 for inbox in self._parts.settings.inbox}
         for inboxes, most in can:
             for inbox in inboxes:
                 elsewhere[inbox] = max(elsewhere.get(inbox, 0), _ANY if most is None else most)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 OLDEST_SCHEMA = 6
 """The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
 
@@ -54,12 +54,25 @@ jobs = sa.Table(
     sa.Column("finished", sa.Float),
     sa.UniqueConstraint("inbox", "path", "drop", "variant"),
 )
+# What is next to be claimed, of all and of those that need so much: fit.py. The state is in front,
+# though all rows have the same, for else SQLite takes jobs_state and sorts all that waits.
+_QUEUED = jobs.c.state == "queued"
 sa.Index(
-    "jobs_queued",
+    "jobs_next",
+    jobs.c.state,
     jobs.c.priority.desc(),
     jobs.c.id,
-    sqlite_where=jobs.c.state == "queued",
-    postgresql_where=jobs.c.state == "queued",
+    sqlite_where=_QUEUED,
+    postgresql_where=_QUEUED,
+)
+sa.Index(
+    "jobs_next_of_need",
+    jobs.c.state,
+    jobs.c.need,
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    sqlite_where=_QUEUED,
+    postgresql_where=_QUEUED,
 )
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)

@@ -1,9 +1,10 @@
 """What one PostgreSQL bears: `python -m tests.bench.fleet`.
 
-First the ledger alone: three processes claim jobs of a hundred thousand that wait, and finish them
-as daemons do but without pictures, while the history grows to a million finished jobs. Then three
-real daemons with stand-in workers at the end of that history: what they make in a second, and what
-they ask of the database when they have nothing to do.
+First the ledger alone: three processes claim the hundred thousand jobs that wait, and finish them
+as daemons do but without pictures, at each length of a history that grows to a million finished
+jobs; then one whose device is too small for a hundred thousand that come before the others. Then
+three real daemons with stand-in workers at the end of that history: what they make in a second, and
+what they ask of the database when they have nothing to do.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.database import Database
+from daemon.fit import Fit
 from daemon.history import History
 from daemon.ledger import Ledger
 from pipeline.presets import MICRO_FAMILY
@@ -35,11 +37,12 @@ from tests.system.studio import Studio, picture
 
 _FILL = """
 insert into jobs (inbox, path, "drop", variant, sha256, fingerprint, source, whereabouts, spec,
-    preset, clip_name, rule, state, result, created, priority)
+    preset, clip_name, rule, state, result, created, priority, need)
 select 'bench', lpad(n::text, 8, '0') || '.png', 1, 1, lpad(to_hex(n), 64, '0'), '1-' || n || '-1',
     '{"size": 1, "width": 96, "height": 96, "caption": ""}', 'archive', %(spec)s, 'draft', n::text,
     'rule-' || n %% 10, %(state)s,
-    case when %(state)s = 'done' then '{"clip": "a.mp4", "degraded": true}'::json end, 1.0, n %% 3
+    case when %(state)s = 'done' then '{"clip": "a.mp4", "degraded": true}'::json end, 1.0,
+    n %% 3 + 10 * %(need)s, %(need)s
 from generate_series(%(first)s::int, %(last)s::int) n
 """
 _EVENTS = """
@@ -57,11 +60,16 @@ class Bench:
         self.url = server.url(name)
         Database(self.url).close()
         self.db: psycopg.Connection[Any] = server.connect(name)
-        self.finished = self._rows = 0
+        self._rows = 0
         request = Request(prompt="camera zooming in slowly", preset="draft")
         spec = resolve(request, MICRO_FAMILY, source=(96, 96), sha256="ab" * 32,
                        rng=random.Random(0))  # fmt: skip
         self._spec = json.dumps(spec.model_dump(mode="json"))
+
+    @property
+    def finished(self) -> int:
+        """How many jobs are."""
+        return int(self.one("select count(*) from jobs where state = 'done'"))
 
     def grow(self, finished: int) -> None:
         """To so many finished jobs, with three events each."""
@@ -69,11 +77,11 @@ class Bench:
         self._add("done", finished - self.finished)
         self.db.execute(_EVENTS, {"after": after})
         self.db.execute("vacuum analyze")
-        self.finished = finished
 
-    def wait(self, count: int) -> None:
-        """So many more jobs that wait."""
-        self._add("queued", count)
+    def wait(self, count: int, need: int = 1) -> None:
+        """So many jobs that wait and need so much; those that need more come first."""
+        there = self.one(f"select count(*) from jobs where state = 'queued' and need = {need}")
+        self._add("queued", count - there, need)
         self.db.execute("analyze jobs")
 
     def end_waiting(self) -> None:
@@ -87,8 +95,8 @@ class Bench:
         assert row is not None
         return row[0]
 
-    def _add(self, state: str, count: int) -> None:
-        numbers = {"first": self._rows + 1, "last": self._rows + count}
+    def _add(self, state: str, count: int, need: int = 1) -> None:
+        numbers = {"need": need, "first": self._rows + 1, "last": self._rows + count}
         self.db.execute(_FILL, {"spec": self._spec, "state": state, **numbers})
         self._rows += count
 
@@ -110,23 +118,42 @@ def work(url: str, owner: str, count: int) -> list[float]:
     return taken
 
 
+def p99(taken: list[float]) -> float:
+    """Of a hundred all but one are shorter."""
+    return sorted(taken)[int(len(taken) * 0.99)]
+
+
 def claims(bench: Bench, count: int, hosts: int) -> list[str]:
     """A row of the first table."""
-    began = time.perf_counter()
+    finished, began = bench.finished, time.perf_counter()
     with ProcessPoolExecutor(hosts) as pool:
         each = [pool.submit(work, bench.url, f"host{n}", count // hosts) for n in range(hosts)]
-        taken = sorted(ms for one in each for ms in one.result())
+        taken = [ms for one in each for ms in one.result()]
     seconds = time.perf_counter() - began
-    p99 = taken[int(len(taken) * 0.99)]
     database = Database(bench.url)
     history, began = History(database), time.perf_counter()
     history.counts()
     counted = (time.perf_counter() - began) * 1000
     database.close()
     return [
-        f"{bench.finished:,}", f"{statistics.median(taken):.1f} ms", f"{p99:.1f} ms",
+        f"{finished:,}", f"{statistics.median(taken):.1f} ms", f"{p99(taken):.1f} ms",
         f"{len(taken) / seconds:.0f} /s", f"{counted:.0f} ms",
     ]  # fmt: skip
+
+
+def past_larger(bench: Bench, large: int, count: int) -> str:
+    """Claims of a device that leaves so many jobs, which are before the others, to a larger one."""
+    bench.wait(count)
+    bench.wait(large, need=2)
+    database, small, taken = Database(bench.url), Fit(1, {"bench": 2}), []
+    ledger = Ledger(database)
+    for _ in range(count):
+        began = time.perf_counter()
+        job = ledger.claim("small", 30, [], ["bench"], small)
+        taken.append((time.perf_counter() - began) * 1000)
+        assert job is not None
+    database.close()
+    return f"median {statistics.median(taken):.1f} ms, p99 {p99(taken):.1f} ms"
 
 
 def serving_seconds(bench: Bench) -> float:
@@ -192,7 +219,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=3)
     parser.add_argument("--finished", type=int, nargs="+", default=[0, 100_000, 1_000_000])
     parser.add_argument("--waiting", type=int, default=100_000)
-    parser.add_argument("--claims", type=int, default=6000, help="at each length of the history")
+    parser.add_argument("--claims", type=int, default=100_000, help="at each length of the history")
     parser.add_argument("--pictures", type=int, default=300, help="for the real daemons")
     parser.add_argument("--idle", type=float, default=30, help="seconds at rest")
     options = parser.parse_args()
@@ -211,13 +238,15 @@ def main() -> None:
             table = Table(
                 "finished jobs", "claim, median", "claim, p99", "jobs", "counts", box=None
             )
-            bench.wait(options.waiting)
             for finished in options.finished:
                 bench.grow(finished)
+                bench.wait(options.waiting)
                 table.add_row(*claims(bench, options.claims, options.hosts))
             console.print(table)
             size = "select pg_size_pretty(pg_database_size(current_database()))"
             console.print(f"size of the database: {bench.one(size)}")
+            large = f"claims past {options.waiting:,} jobs that do not fit: "
+            console.print(large + past_larger(bench, options.waiting, 1000))
             bench.end_waiting()
             console.print(daemons(bench, Path(folder), options))
             bench.db.close()

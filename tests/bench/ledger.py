@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.database import Database
+from daemon.fit import Fit
 from daemon.history import History, Wanted
 from daemon.ledger import Ledger
 from daemon.pace import queued_work
@@ -32,7 +34,9 @@ _ROWS = 20_000
 """Rows in one transaction."""
 
 
-def row(number: int, state: str, spec: dict[str, Any]) -> dict[str, Any]:
+def row(
+    number: int, state: str, spec: dict[str, Any], priority: int = 0, need: int = 1
+) -> dict[str, Any]:
     """A job of a picture of its own."""
     result = None if state == "queued" else {"clip": f"/srv/i2vd/outbox/{number}.mp4"}
     return {
@@ -40,13 +44,13 @@ def row(number: int, state: str, spec: dict[str, Any]) -> dict[str, Any]:
         "sha256": f"{number:064x}", "fingerprint": f"1-{number}-1", "spec": spec,
         "source": {"size": 1, "width": 96, "height": 96, "caption": ""},
         "preset": spec["preset"], "clip_name": f"{number:07}", "rule": f"rule-{number % 10}",
-        "state": state, "result": result, "created": 1.0, "priority": number % 3,
-        "whereabouts": "inbox" if state == "queued" else "archive",
+        "state": state, "result": result, "created": 1.0, "priority": number % 3 + priority,
+        "whereabouts": "inbox" if state == "queued" else "archive", "need": need,
     }  # fmt: skip
 
 
-def fill(database: Database, finished: int, waiting: int) -> None:
-    """Finished jobs of all presets, then those that wait."""
+def fill(database: Database, finished: int, waiting: int, first: int = 0, **more: int) -> None:
+    """Finished jobs of all presets, then those that wait; numbered from `first` on."""
     specs = []
     for preset in MICRO_FAMILY.presets:
         request = Request(prompt="camera zooming in slowly", preset=preset)
@@ -56,7 +60,10 @@ def fill(database: Database, finished: int, waiting: int) -> None:
     for start in range(0, finished + waiting, _ROWS):
         numbers = range(start, min(start + _ROWS, finished + waiting))
         states = ("done" if n < finished else "queued" for n in numbers)
-        rows = [row(n, s, specs[n % len(specs)]) for n, s in zip(numbers, states, strict=True)]
+        rows = [
+            row(first + n, state, specs[n % len(specs)], **more)
+            for n, state in zip(numbers, states, strict=True)
+        ]
         with database.write() as db:
             db.execute(jobs.insert(), rows)
 
@@ -76,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ledger")
     parser.add_argument("--finished", type=int, default=1_000_000)
     parser.add_argument("--waiting", type=int, default=2000)
+    parser.add_argument("--large", type=int, default=100_000, help="that wait before the others")
     parser.add_argument("--claims", type=int, default=1000)
     options = parser.parse_args()
     table = Table("what", "median", "p99", "aim", box=None)
@@ -89,12 +97,15 @@ def main() -> None:
             p99 = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
             table.add_row(what, f"{statistics.median(taken):.1f} ms", f"{p99:.1f} ms", aim)
 
-        add("a claim", lambda: ledger.claim("host", 30), options.claims, "p99 under 20 ms")
+        add("a claim", partial(ledger.claim, "host", 30), options.claims, "p99 under 20 ms")
         add("jobs by state", history.counts, 20)
         add("outcomes by rule and preset", history.outcomes, 20)
         add("the work that waits", lambda: queued_work(history), 20)
         add("the newest of a preset", lambda: history.newest(Wanted(preset="high")), 20)
         add("pictures still to be put away", history.unsettled, 20)
+        fill(database, 0, options.large, options.finished + options.waiting, priority=3, need=2)
+        small = partial(ledger.claim, "host", 30, fit=Fit(1, {"inbox": 2}))
+        add(f"a claim past {options.large:,} that do not fit", small, options.claims // 2)
         database.close()
     console = Console(width=100)
     console.print(

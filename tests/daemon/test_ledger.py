@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -203,10 +204,54 @@ def test_a_device_leaves_what_is_too_large_to_one_that_can(
         assert job.path == path
     assert ledger.claim("me", 30, fit=another) is None
     assert ledger.claim("me", 30, fit=Fit(small, {"inbox": large})) is None
-    alone = ledger.claim("me", 30, fit=Fit(small, {"other": huge}))
+    alone = ledger.claim("me", 30, fit=Fit(small, {"inbox": 0, "other": huge}))
     assert alone is not None, "nobody else takes jobs of its inbox"
     enqueue("again.jpg", need=large)
     assert ledger.claim("me", 30, fit=Fit(large, {"inbox": huge})) is not None
+
+
+def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
+    ledger: Ledger, enqueue: Enqueue
+) -> None:
+    small, large, huge = 10, 20, 40
+    enqueue("a.jpg", need=small)
+    enqueue("b.jpg", need=small - 1, priority=5)
+    enqueue("c.jpg", need=large, priority=9)
+    enqueue("d.jpg", priority=5)
+    enqueue("e.jpg", need=huge, priority=1)
+    enqueue("f.jpg", need=large, inbox="other")
+    fit = Fit(small, {"inbox": large, "other": small})
+    for path in ("b.jpg", "d.jpg", "e.jpg", "a.jpg", "f.jpg"):
+        job = ledger.claim("me", 30, fit=fit)
+        assert job is not None
+        assert job.path == path
+    assert ledger.claim("me", 30, fit=fit) is None
+
+
+@pytest.mark.parametrize("fit", [None, Fit(10, {"inbox": 20})], ids=["all", "what fits"])
+def test_a_claim_looks_at_no_more_jobs_when_more_wait(
+    tmp_path: Path, spec: Spec, make_drop: Callable[..., Drop], fit: Fit | None
+) -> None:
+    """What SQLite does for it, in tens of its steps; it once sorted all that waited."""
+    database, steps = Database(f"sqlite:///{tmp_path}/queue.sqlite"), Counter[str]()
+    ledger = Ledger(database)
+
+    def add(number: int, need: int) -> None:
+        drop = make_drop(f"{need}-{number}.jpg")
+        ledger.admit(drop, [spec], needs=[need], clip_name="", rule=None, rules_digest="")
+
+    with database.read() as db:
+        connection = db.connection.driver_connection  # the only one; it stays in the pool
+    assert connection is not None
+    for when, more in (("few wait", 5), ("many wait", 500)):
+        for number in range(more):
+            add(number + more, 20)
+        add(more, 10)
+        connection.set_progress_handler(lambda when=when: steps.update([when]), 10)
+        assert ledger.claim("me", 30, fit=fit) is not None
+        connection.set_progress_handler(None, 10)
+    database.close()
+    assert 0 < steps["many wait"] < 2 * steps["few wait"]
 
 
 def test_claims_follow_priority_then_arrival(ledger: Ledger, enqueue: Enqueue) -> None:
