@@ -30,14 +30,25 @@ _SLICED = ("constants", "spatial", "gates", "resnets")
 """Those that hold no more than the slices of a thrifty mode, or are sliced themselves."""
 
 
-def chosen(thrift: Thrift, device: torch.device) -> list[str]:
+def chosen(thrift: Thrift, device: torch.device, *, compiled: bool = False) -> list[str]:
     """The names of those that a mode takes on a device.
 
-    Channels last pay where group normalisation has a kernel for them, which CUDA has not.
+    Channels last pay where group normalisation has a kernel for them, which CUDA has not unless it
+    is compiled.
     """
     if thrift.cells is not None:
         return list(_SLICED)
-    return [name for name in EXACT if name != "channels_last" or device.type == "cpu"]
+    pay = compiled or device.type == "cpu"
+    return [name for name in EXACT if name != "channels_last" or pay]
+
+
+def compiles(thrift: Thrift) -> bool:
+    """Whether a mode has its blocks compiled, where that is asked.
+
+    Only work that goes through the UNet as a whole: a slice would be compiled for each of its
+    shapes, and what is added in place, or comes from the host, is no block.
+    """
+    return thrift.cells is None
 
 
 @contextmanager

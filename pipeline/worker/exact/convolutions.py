@@ -1,6 +1,7 @@
 """Convolutions with less work or fewer copies around them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 
 
@@ -24,11 +26,17 @@ def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
         clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
         y = clips
         for norm, convolution in steps:
-            y = functional.silu(norm(y), inplace=True).permute(0, 2, 3, 4, 1)
-            y = _products(y.contiguous(), convolution).permute(0, 4, 1, 2, 3)
+            y = _products(_activated(norm, y), convolution).permute(0, 4, 1, 2, 3)
         return x + y.transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
 
     return forward
+
+
+@block
+def _activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """(clips, channels, frames, height, width) with the channels last, whole in memory."""
+    y = functional.silu(norm(x), inplace=True)
+    return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
@@ -43,19 +51,18 @@ def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
 
 def resnets(network: nn.Module) -> Forwards:
     """Resnets that add and activate in place, and divide by nothing."""
-    return {m: _resnet(m) for m in network.modules() if isinstance(m, ResnetBlock2D)}
+    found = (m for m in network.modules() if isinstance(m, ResnetBlock2D))
+    return {m: partial(_resnet, m) for m in found}
 
 
-def _resnet(module: ResnetBlock2D) -> Callable[..., Tensor]:
-    def forward(x: Tensor, temb: Tensor | None = None) -> Tensor:
-        y = module.conv1(functional.silu(module.norm1(x), inplace=True))
-        if temb is not None:
-            y += module.time_emb_proj(functional.silu(temb))[:, :, None, None]
-        y = module.conv2(functional.silu(module.norm2(y), inplace=True))
-        y += x if module.conv_shortcut is None else module.conv_shortcut(x)
-        return y  # type: ignore[no-any-return]
-
-    return forward
+@block
+def _resnet(module: ResnetBlock2D, x: Tensor, temb: Tensor | None = None) -> Tensor:
+    y = module.conv1(functional.silu(module.norm1(x), inplace=True))
+    if temb is not None:
+        y += module.time_emb_proj(functional.silu(temb))[:, :, None, None]
+    y = module.conv2(functional.silu(module.norm2(y), inplace=True))
+    y += x if module.conv_shortcut is None else module.conv_shortcut(x)
+    return y  # type: ignore[no-any-return]
 
 
 def phases(network: nn.Module) -> Forwards:

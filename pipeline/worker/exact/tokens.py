@@ -19,6 +19,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 from pipeline.worker.weights import one_of
 
@@ -36,7 +37,7 @@ def spatial(network: nn.Module) -> Forwards:
     The keys and values of a context are made once, as long as it is the same object, and once for
     all images that look at it: it may have a row for each image, for each clip, or for all.
     """
-    return _spatials(network, _in_turn)
+    return _spatials(network, _apart)
 
 
 def joined(network: nn.Module) -> Forwards:
@@ -44,7 +45,7 @@ def joined(network: nn.Module) -> Forwards:
 
     Where their weights lie one after the other in memory, as `projections` asks for.
     """
-    return _spatials(network, _at_once) | _temporals(network, _at_once_apart)
+    return _spatials(network, _joined) | _temporals(network, _joined)
 
 
 def projections(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
@@ -61,40 +62,43 @@ def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
 
     They part at the first look at the context, which has a row for each.
     """
-    return _spatial(module, _at_once, branches=_BRANCHES)
+    return _spatial(module, _joined, branches=_BRANCHES)
 
 
 def temporal(network: nn.Module) -> Forwards:
     """Temporal transformers on tokens."""
-    return _temporals(network, _in_turn)
+    return _temporals(network, _apart)
 
 
 def gates(network: nn.Module) -> Forwards:
     """Feed-forwards with a gate, which is multiplied in place."""
     found = (m for m in network.modules() if isinstance(m, FeedForward))
-    return {m: _gated(m) for m in found if isinstance(m.net[0], GEGLU)}
+    return {m: _rows(m) for m in found if isinstance(m.net[0], GEGLU)}
 
 
-Project = Callable[[Attention, Tensor], tuple[Tensor, ...]]
-"""Queries, keys and values of (..., channels), each of the same shape."""
+def _apart(_: Attention) -> None:
+    """Queries, keys and values are three products."""
 
 
-def _in_turn(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
-    return tuple(functional.linear(x, weight) for weight in _weights(attention))
+def _joined(attention: Attention) -> Tensor | None:
+    """The weights of all three as one, where they lie so."""
+    return one_of(_weights(attention))
 
 
-def _at_once(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
-    whole = one_of(_weights(attention))
+Whole = Callable[[Attention], Tensor | None]
+
+
+def _project(attention: Attention, whole: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values of (..., channels), each of the same shape."""
     if whole is None:
-        return _in_turn(attention, x)
+        return tuple(functional.linear(x, weight) for weight in _weights(attention))
     return functional.linear(x, whole).chunk(3, dim=-1)
 
 
-def _at_once_apart(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
+def _project_apart(attention: Attention, whole: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
     """The same, each result whole in memory, as temporal attention wants it."""
-    whole = one_of(_weights(attention))
     if whole is None:
-        return _in_turn(attention, x)
+        return _project(attention, whole, x)
     three = whole.view(3, -1, whole.shape[1]).transpose(1, 2)
     found = torch.bmm(x.flatten(0, -2).expand(3, -1, -1), three)
     return found.view(3, *x.shape[:-1], -1).unbind()
@@ -104,14 +108,14 @@ def _weights(attention: Attention) -> tuple[Tensor, ...]:
     return attention.to_q.weight, attention.to_k.weight, attention.to_v.weight
 
 
-def _spatials(network: nn.Module, project: Project) -> dict[nn.Module, Callable[..., Any]]:
+def _spatials(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[..., Any]]:
     found = (m for m in network.modules() if isinstance(m, Transformer2DModel))
-    return {m: _spatial(m, project) for m in found}
+    return {m: _spatial(m, whole) for m in found}
 
 
-def _temporals(network: nn.Module, project: Project) -> dict[nn.Module, Callable[..., Any]]:
+def _temporals(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[..., Any]]:
     found = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
-    return {m: _temporal(m, project) for m in found}
+    return {m: _temporal(m, whole) for m in found}
 
 
 def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
@@ -128,36 +132,55 @@ def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
 
 
 def _spatial(
-    module: Transformer2DModel, project: Project, branches: int = 1
+    module: Transformer2DModel, whole: Whole, branches: int = 1
 ) -> Callable[..., tuple[Tensor]]:
-    block = module.transformer_blocks[0]
+    inner = module.transformer_blocks[0]
     looked = _looked(module)
 
     def forward(x: Tensor, *, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
-        return (transform(x, *looked(encoder_hidden_states)),)
-
-    def transform(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        size = x.shape[2:]
-        y = module.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
-        y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
-        y += _attend(block.attn1, block.norm1(y), project)
-        queries = block.attn2.to_q(block.norm2(y))
-        if branches > 1:
-            x, y, queries = (torch.cat([each] * branches) for each in (x, y, queries))
-        y += _look(block.attn2, queries, keys, values)
-        y += block.ff(block.norm3(y))
-        y = functional.linear(y, module.proj_out.weight.flatten(1), module.proj_out.bias)
-        return x + y.unflatten(1, size).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
+        keys, values = looked(encoder_hidden_states)
+        y, normed = _attended(module, whole(inner.attn1), x, keys, values, branches)
+        y += inner.ff(normed)
+        del normed
+        return (_shown(module, torch.cat([x] * branches) if branches > 1 else x, y),)
 
     return forward
 
 
-def _attend(attention: Attention, x: Tensor, project: Project) -> Tensor:
+@block
+def _attended(
+    module: Transformer2DModel,
+    whole: Tensor | None,
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    branches: int,
+) -> tuple[Tensor, Tensor]:
+    """Images to tokens that have attended to each other and to the context; and those normed."""
+    inner = module.transformer_blocks[0]
+    y = module.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+    y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
+    y += _attend(inner.attn1, whole, inner.norm1(y))
+    queries = inner.attn2.to_q(inner.norm2(y))
+    if branches > 1:
+        y, queries = (torch.cat([each] * branches) for each in (y, queries))
+    y += _look(inner.attn2, queries, keys, values)
+    return y, inner.norm3(y)
+
+
+@block
+def _shown(module: Transformer2DModel, x: Tensor, y: Tensor) -> Tensor:
+    """Tokens back to images, added to what there was."""
+    y = functional.linear(y, module.proj_out.weight.flatten(1), module.proj_out.bias)
+    return x + y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _attend(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
     """Self-attention over the places of (images, places, channels)."""
     heads = (attention.heads, -1)
     queries, keys, values = (
         each.unflatten(-1, heads).transpose(1, 2)  # type: ignore[no-untyped-call]
-        for each in project(attention, x)
+        for each in _project(attention, whole, x)
     )
     y = functional.scaled_dot_product_attention(queries, keys, values)
     del queries, keys, values
@@ -174,23 +197,45 @@ def _look(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -
     return out
 
 
-def _temporal(module: TransformerTemporalModel, project: Project) -> Callable[..., tuple[Tensor]]:
-    block = module.transformer_blocks[0]
+def _temporal(module: TransformerTemporalModel, whole: Whole) -> Callable[..., tuple[Tensor]]:
+    inner = module.transformer_blocks[0]
 
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
-        clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        y = module.norm(clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
-        y = module.proj_in(y)
-        y += _attend_over_time(block.attn1, block.norm1(y), project)
-        y += _attend_over_time(block.attn2, block.norm2(y), project)
-        y += block.ff(block.norm3(y))
-        y = module.proj_out(y)
-        return (x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2),)
+        first, second = whole(inner.attn1), whole(inner.attn2)
+        y, normed = _attended_over_time(module, first, second, x, num_frames)
+        y += inner.ff(normed)
+        del normed
+        return (_shown_over_time(module, x, y),)
 
     return forward
 
 
-def _attend_over_time(attention: Attention, x: Tensor, project: Project) -> Tensor:
+@block
+def _attended_over_time(
+    module: TransformerTemporalModel,
+    first: Tensor | None,
+    second: Tensor | None,
+    x: Tensor,
+    frames: int,
+) -> tuple[Tensor, Tensor]:
+    """Images to tokens of clips that have attended over time; and those normed."""
+    inner = module.transformer_blocks[0]
+    clips = x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
+    y = module.norm(clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
+    y = module.proj_in(y)
+    y += _attend_over_time(inner.attn1, first, inner.norm1(y))
+    y += _attend_over_time(inner.attn2, second, inner.norm2(y))
+    return y, inner.norm3(y)
+
+
+@block
+def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> Tensor:
+    """Tokens of clips back to images, added to what there was."""
+    y = module.proj_out(y)
+    return x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _attend_over_time(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
     """Self-attention over the frames of (clips, frames, places, channels).
 
     Each place is to the kernel what a head is: so it reads and writes the tokens where they are.
@@ -198,7 +243,7 @@ def _attend_over_time(attention: Attention, x: Tensor, project: Project) -> Tens
     clips, frames, _, width = x.shape
     queries, keys, values = (
         each.view(clips, frames, -1, width // attention.heads).transpose(1, 2)
-        for each in project(attention, x)
+        for each in _project_apart(attention, whole, x)
     )
     y = _in_parts(queries, keys, values)
     del queries, keys, values
@@ -221,10 +266,17 @@ def _in_parts(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return result
 
 
-def _gated(module: FeedForward) -> Callable[[Tensor], Tensor]:
+def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
+    """On rows alone, so that what is compiled for one sequence serves all."""
+
     def forward(x: Tensor) -> Tensor:
-        values, gate = module.net[0].proj(x).chunk(2, dim=-1)
-        out: Tensor = module.net[2](values.mul_(functional.gelu(gate)))
-        return out
+        return _gated(module, x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
     return forward
+
+
+@block
+def _gated(module: FeedForward, x: Tensor) -> Tensor:
+    values, gate = module.net[0].proj(x).chunk(2, dim=-1)
+    out: Tensor = module.net[2](values.mul_(functional.gelu(gate)))
+    return out

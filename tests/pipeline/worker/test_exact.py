@@ -121,7 +121,7 @@ def test_queries_keys_and_values_are_one_product(
     monkeypatch.setattr(functional, "linear", lambda x, w, *b: products.append(w.shape) or x @ w.T)
     attention = small.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     x = noise(2, 6, 16, seed=1)
-    found = tokens._at_once(attention, x)
+    found = tokens._project(attention, one_of(tokens._weights(attention)), x)
     assert products == [(48, 16)]
     for each, to in zip(found, (attention.to_q, attention.to_k, attention.to_v), strict=True):
         assert difference(each, x @ to.weight.T) < 1e-6
