@@ -293,7 +293,8 @@ class App:
         for slot in self.slots:
             if (front := slot.front) and (p := front.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
-                step = f"{p['stage']} {p['step']}/{p['steps']}"
+                of = f"/{p['steps']}" if p["steps"] else ""
+                step = f"{p['stage']} {p['step']}{of}"
                 parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
         return "; ".join(parts)
 
@@ -308,6 +309,7 @@ class App:
             self._child_lost("worker"),
             limits=self.settings.gate,
             silence=model.silence,
+            env=self.settings.caches,
         )
         return Slot(device, maker, most_bytes(device, model.max_vram))
 

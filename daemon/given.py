@@ -10,6 +10,21 @@ from pydantic import AfterValidator
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+CONFIG_VARIABLE = "I2VD_CONFIG"
+CHILD_VARIABLES = frozenset(
+    {
+        CONFIG_VARIABLE,
+        "I2VD_CHANNEL",
+        "I2VD_TESTING",
+        "I2VD_TEST_FAULT",
+        "I2VD_TORCH_THREADS",
+        "I2VD_TIMELINE",
+        "I2VD_PICTURE_MEMORY",
+        "I2VD_PICTURE_PIXELS",
+    }
+)
+"""Variables that are not settings; the children read them."""
+
 _LONGEST_PATH = 2000
 _LONGEST_NAME = 255
 

@@ -26,9 +26,9 @@ from pipeline.memory import need, peak_of
 from pipeline.mode import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.presets import family_of
-from pipeline.protocol import Dtype, Inspected, Loaded, Rejected, Spoilt
+from pipeline.protocol import Inspected, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step
-from pipeline.sidecar import AppliedRule, Sidecar, Source, compose
+from pipeline.sidecar import AppliedRule, Given, Sidecar, Source, compose
 from pipeline.spec import Request, Spec, check, resolve
 
 
@@ -95,9 +95,7 @@ async def render_again(
         really = given.model_dump(include={"width", "height", "frames", "seed", "speed"})
         return told.asked.model_copy(update=really)
 
-    return await _render(
-        settings, found, spec_for, told.rule, output, console, dtype=told.given.dtype
-    )
+    return await _render(settings, found, spec_for, told.rule, output, console, like=told.given)
 
 
 def _places(settings: Settings, told: Sidecar, beside: Path) -> list[Path]:
@@ -115,9 +113,9 @@ async def _render(
     rule: AppliedRule | None,
     output: Path,
     console: Console,
-    dtype: Dtype | None = None,
+    like: Given | None = None,
 ) -> Rendered:
-    """`dtype` holds where it was chosen for a GPU and there is one."""
+    """As an earlier clip, where there was one: its type where there is a GPU, compiled or not."""
     device = device_here(settings.model.devices)
     said: list[str] = []
 
@@ -127,9 +125,17 @@ async def _render(
     decoder = Decoder(said.append, tell_loss)
     model = settings.model
     load = model.load_on(device)
-    if dtype is not None and device != "cpu":
-        load = load.model_copy(update={"dtype": dtype})
-    maker = Maker(load, said.append, tell_loss, limits=settings.gate, silence=model.silence)
+    if like is not None:
+        dtype = load.dtype if device == "cpu" else like.dtype
+        load = load.model_copy(update={"dtype": dtype, "compile": like.compiled})
+    maker = Maker(
+        load,
+        said.append,
+        tell_loss,
+        limits=settings.gate,
+        silence=model.silence,
+        env=settings.caches if settings.state.is_dir() else None,
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
     try:
@@ -193,7 +199,9 @@ async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
         def report(news: Step | Loaded | StepDown | Spoilt) -> None:
             match news:
                 case Step():
-                    bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
+                    bars.update(
+                        bar, description=news.stage, completed=news.step, total=news.steps or None
+                    )
                 case StepDown():
                     console.print(f"no room for {news.rung}: {news.detail}")
                 case Spoilt():

@@ -27,29 +27,22 @@ from pydantic_settings import (
 )
 
 from daemon.address import ip, is_address, is_loopback, split_address
-from daemon.given import HOST, DatabaseUrl, ModelName, Place, this_machine
+from daemon.given import (
+    CHILD_VARIABLES,
+    CONFIG_VARIABLE,
+    HOST,
+    DatabaseUrl,
+    ModelName,
+    Place,
+    this_machine,
+)
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
 from rules.parse import shown
 
 ENV_PREFIX = "I2VD_"
-CONFIG_VARIABLE = "I2VD_CONFIG"
 CONFIG_PLACES = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
-CHILD_VARIABLES = frozenset(
-    {
-        CONFIG_VARIABLE,
-        "I2VD_CHANNEL",
-        "I2VD_TESTING",
-        "I2VD_TEST_FAULT",
-        "I2VD_TORCH_THREADS",
-        "I2VD_TIMELINE",
-        "I2VD_PICTURE_MEMORY",
-        "I2VD_PICTURE_PIXELS",
-    }
-)
-"""Variables that are not settings; the children read them."""
-
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -104,6 +97,8 @@ class Model(_Section):
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ...; none: others make clips."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the UNet's blocks are compiled; "auto": on CUDA, not on a CPU."""
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
     idle_release: Seconds = 0.0
@@ -124,7 +119,13 @@ class Model(_Section):
     def load_on(self, device: str) -> Load:
         """What a worker is told to load on a device."""
         dtype = self.dtype_on(device)
-        return Load(model=self.name, device=device, dtype=dtype, max_memory=self.max_vram)
+        return Load(
+            model=self.name,
+            device=device,
+            dtype=dtype,
+            max_memory=self.max_vram,
+            compile=self.compile == "on" or (self.compile == "auto" and device.startswith("cuda")),
+        )
 
 
 class Http(_Section):
@@ -255,6 +256,12 @@ class Settings(BaseSettings):
     def queue_url(self) -> str:
         """SQLAlchemy URL of the queue."""
         return self.queue.url or f"sqlite:///{self.state / 'queue.sqlite'}"
+
+    @property
+    def caches(self) -> dict[str, str]:
+        """What workers are told of the folder for compiled code; nothing where others told it."""
+        name = "TORCHINDUCTOR_CACHE_DIR"
+        return {} if name in os.environ else {name: str(self.state / "compiled")}
 
     @property
     def watched(self) -> list[Inbox]:

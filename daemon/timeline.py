@@ -20,7 +20,7 @@ from daemon.demo import SAMPLES
 from daemon.submit import copy_in
 from daemon.trial import Trial, TrialFailed, trial
 
-ON_DEVICE = ("encode", "denoise", "decode")
+ON_DEVICE = ("encode", "compile", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"
 _PATIENCE = 600.0
 _RULE = '[make]\nprompt = "camera panning right"\npreset = "{preset}"\n'

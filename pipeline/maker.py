@@ -328,7 +328,8 @@ class Maker:
     async def _bury(self, session: Session, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
         """No trace of the child stays; what we ended ourselves is no loss.
 
-        Each clip that was in it comes here, and the first of them knows best.
+        Each clip that was in it comes here, and the first of them knows best. One that was lost
+        while it compiled is no fault of the clip, and the next compiles nothing.
         """
         if self._session is session:
             self._session = None
@@ -338,6 +339,10 @@ class Maker:
             return _ENDED
         if first:
             self._on_loss(loss)
+        if loss.doing == "compile":
+            kind = "load"
+            self._load = self._load.model_copy(update={"compile": False})
+            self._on_line("nothing is compiled from now on: a worker was lost over it")
         return NoClip(kind, session.loss.reason, retry=True, loss=session.loss)
 
 

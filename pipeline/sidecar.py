@@ -68,6 +68,8 @@ class Given(Tried):
     sampler: Sampler | None = None
     spacing: Spacing | None = None
     """None: as the model's own configuration says."""
+    compiled: bool = False
+    """Whether compiled blocks of the UNet made it, which round otherwise."""
 
 
 class Fallback(_Part):
@@ -165,6 +167,7 @@ def _given(clip: Clip, asked: Spec) -> Given:
         steps=way.steps,
         sampler=way.sampler,
         spacing=way.spacing,
+        compiled=clip.made.compiled,
     )
 
 

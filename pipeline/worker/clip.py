@@ -5,7 +5,11 @@ meanwhile.
 """
 
 import json
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +19,16 @@ from torch import Tensor
 
 from pipeline.gate import Flaw, flaw
 from pipeline.protocol import Made, Make
-from pipeline.speed import course
+from pipeline.speed import Course, course
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget
+from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions, read_picture
 from pipeline.worker.decode import Frames, decode, release
 from pipeline.worker.denoise import denoise
 from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.exact.choice import compiles
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
 from pipeline.worker.poster import leave_poster
@@ -41,6 +47,7 @@ class Film:
     picture: Image.Image
     metadata: dict[str, str]
     peak_memory: int | None
+    compiled: bool
 
 
 @torch.no_grad()
@@ -54,13 +61,14 @@ def film(model: Model, order: Make, watch: Watch, budget: Budget) -> Film:
     picture = read_picture(Path(order.picture), order.width, order.height)
     wanted, unwanted = _conditions(model, order, picture, watch)
     preview = Preview(wanted.latents[0, :, 0], picture)
-    latents = watch.spoiled(_denoise(model, order, wanted, unwanted, watch, preview))
+    made, compiled = _denoise(model, order, wanted, unwanted, watch, preview)
+    latents = watch.spoiled(made)
     if not torch.isfinite(latents).all():
         raise Spoilt(Flaw("not-finite", "the latents are not numbers"))
-    del wanted, unwanted, preview
+    del made, wanted, unwanted, preview
     watch.enter("decode", order.frames)
     frames = watch.spoiled(_decode(model, order, latents, watch))
-    return Film(order, frames, picture, metadata(model, order), budget.peak())
+    return Film(order, frames, picture, metadata(model, order), budget.peak(), compiled)
 
 
 def finish(film: Film, watch: Watch) -> Made:
@@ -90,6 +98,7 @@ def finish(film: Film, watch: Watch) -> Made:
         figures=figures,
         seconds=watch.seconds,
         peak_memory=film.peak_memory,
+        compiled=film.compiled,
     )
 
 
@@ -127,20 +136,62 @@ def _denoise(
     unwanted: Conditions | None,
     watch: Watch,
     preview: Preview,
-) -> Tensor:
+) -> tuple[Tensor, bool]:
+    """The latents, and whether compiled blocks made them: all of them, or none."""
     way = course(order.spec)
-    watch.enter("denoise", way.steps)
-    return denoise(
+    made = partial(
+        denoise,
         model,
         order.mode,
-        way,
-        wanted,
-        unwanted,
+        wanted=wanted,
+        unwanted=unwanted,
         seed=order.spec.seed,
         guidance=order.spec.guidance,
         rescale=order.spec.guidance_rescale,
-        on_step=lambda estimate: watch.step(preview=preview.of(estimate)),
     )
+
+    def drawn(compiler: Compiler | None) -> Tensor:
+        watch.enter("denoise", way.steps)
+        return made(
+            way,
+            on_step=lambda estimate: watch.step(preview=preview.of(estimate)),
+            compiler=compiler,
+        )
+
+    compiler = model.compiler
+    if compiler is not None and compiler.usable and compiles(order.mode.thrift):
+        try:
+            _compile(compiler, made, way, tuple(wanted.latents.shape), watch)
+            return drawn(compiler), True
+        except NotCompiled as why:
+            compiler.give_up(why)
+    return drawn(None), False
+
+
+def _compile(
+    compiler: Compiler,
+    made: Callable[..., Tensor],
+    way: Course,
+    shape: tuple[int, ...],
+    watch: Watch,
+) -> None:
+    """Have all compiled that a clip needs, by one step of each kind that it has."""
+    rehearsal = replace(way, turns=tuple(dict.fromkeys(way.turns)))
+    if (shape, rehearsal) in compiler.known:
+        return
+    watch.enter("compile", 0)
+    before, since = compiler.pieces, time.monotonic()
+    if not before:
+        print("compiling; with nothing in the cache this takes minutes", file=sys.stderr)
+    compiler.on_piece = lambda: watch.step(compiler.pieces)
+    try:
+        made(rehearsal, on_step=lambda _: watch.step(compiler.pieces), compiler=compiler)
+    finally:
+        compiler.on_piece = lambda: None
+    compiler.known.add((shape, rehearsal))
+    if more := compiler.pieces - before:
+        spent = time.monotonic() - since
+        print(f"compiled {more} pieces of code in {spent:.0f} s", file=sys.stderr)
 
 
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:

@@ -7,6 +7,7 @@ from torch import Tensor
 from pipeline.mode import Mode
 from pipeline.speed import Course
 from pipeline.worker import hold
+from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
@@ -23,12 +24,14 @@ def denoise(
     guidance: float,
     rescale: float,
     on_step: Callable[[Tensor], None],
+    compiler: Compiler | None = None,
 ) -> Tensor:
     """The clip's latents, in the shape of the picture's: (1, 4, frames, height, width).
 
-    `on_step` is called as `sample` does. Raises what lack of memory raises.
+    `on_step` is called as `sample` does. Raises what lack of memory raises, and NotCompiled where
+    there is a compiler.
     """
-    with hold.unet(model, mode) as unet:
+    with hold.unet(model, mode, compiler) as unet:
         return sample(
             predicting(
                 unet,

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from pipeline.source import NETWORKS, ModelUnusable, Source, find
+from pipeline.worker.compiler import Compiler
 from pipeline.worker.errors import is_out_of_memory
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.weights import Weights, assign, read
@@ -48,6 +49,8 @@ class Model:
     weights: Weights
     prompts: dict[str, Tensor]
     """Embeddings of the prompts seen last, on the host."""
+    compiler: Compiler | None = None
+    """Who compiles its UNet's blocks, where that is wanted."""
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +96,7 @@ def load(
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(source.digest)
         weights = Weights(where, copy=copy)
-        networks = {}
+        networks: dict[str, Any] = {}
         for part in NETWORKS:
             networks[part] = _network(part, source, kind)
             together = projections(networks[part]) if part == "unet" else ()

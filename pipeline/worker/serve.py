@@ -32,7 +32,8 @@ from pipeline.protocol import (
 from pipeline.protocol import Cancelled as CancelledReply
 from pipeline.protocol import Spoilt as SpoiltReply
 from pipeline.source import ModelUnusable
-from pipeline.worker import budget, clip
+from pipeline.worker import budget, cache, clip
+from pipeline.worker.compiler import Compiler
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
     Cancelled,
@@ -175,6 +176,8 @@ class Server:
         )
         with self._budget.kept():
             model.bring_unet()
+        if order.compile and not self._budget.counts:
+            model.compiler = _compiler()
         self._model = model
         watch.step()
         name, memory = device_facts(device)
@@ -213,6 +216,15 @@ def _set_threads(model: str) -> None:
         torch.set_num_threads(int(wanted))
     elif family_of(model) is MICRO_FAMILY:
         torch.set_num_threads(1)
+
+
+def _compiler() -> Compiler | None:
+    try:
+        cache.keep()
+    except OSError as error:
+        print(f"nothing is compiled: {error}", file=sys.stderr)
+        return None
+    return Compiler()
 
 
 def _reply(error: Exception, watch: Watch) -> NoClip:

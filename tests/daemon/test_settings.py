@@ -162,6 +162,29 @@ def test_a_size_of_memory_has_a_unit(
     assert model.load_on("cuda:1").max_memory == size
 
 
+@pytest.mark.parametrize(
+    ("given", "on_cpu", "on_cuda"), [(None, False, True), ("on", True, True), ("off", False, False)]
+)
+def test_what_is_compiled_where(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, on_cpu: bool, on_cuda: bool
+) -> None:
+    if given:
+        monkeypatch.setenv("I2VD_MODEL__COMPILE", given)
+    model = load(None).model
+    assert model.load_on("cpu").compile is on_cpu
+    assert model.load_on("cuda:1").compile is on_cuda
+
+
+def test_compiled_code_is_kept_with_the_state_unless_the_service_says_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert load(None).caches == {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / ".i2vd/compiled")}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/var/cache/i2vd/compiled")
+    assert load(None).caches == {}
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "much", "8 GX"])
 def test_what_is_no_size_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("I2VD_MODEL__MAX_VRAM", given)

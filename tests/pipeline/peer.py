@@ -4,7 +4,8 @@
 "spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
 "out-of-turn", "wait"; the last one holds for all further rungs. "film" leaves a real MP4 in
 staging: a copy of the one that $PEER_FILM names, unlike any other; "posed" leaves a poster with it;
-"long" does it after three seconds, "steady" as well, and tells its progress meanwhile. The name of
+"long" does it after three seconds, "steady" as well, and tells its progress meanwhile; with
+"compile-" before it, it does so while it compiles, and where that was not asked "made". The name of
 the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose PEER is "mute"
 never says hello.
 """
@@ -38,6 +39,7 @@ from pipeline.protocol import (
     Prepared,
     Progress,
     Spoilt,
+    Stage,
     Survey,
     Surveyed,
 )
@@ -67,11 +69,12 @@ def main() -> None:
                         channel.send(Progress(stage="load", step=0, steps=1))
                         time.sleep(0.5)
                     channel.send(loaded(load))
+                    compiles = load.compile
                 case Survey():
                     channel.send(Surveyed(free=load.max_memory))
                 case Make() as order:
                     words = order.spec.prompt.split()
-                    act(channel, words[min(tries, len(words) - 1)], order, number)
+                    act(channel, words[min(tries, len(words) - 1)], order, number, compiles)
                     tries += 1
                 case Cancel():
                     pass
@@ -79,8 +82,11 @@ def main() -> None:
         sys.exit(0)
 
 
-def act(channel: Channel, word: str, order: Make, number: int) -> None:
-    channel.send(Progress(job=order.job, stage="denoise", step=0, steps=10))
+def act(channel: Channel, word: str, order: Make, number: int, compiles: bool) -> None:
+    stage: Stage = "denoise"
+    if word.startswith("compile-"):
+        stage, word = ("compile", word[len("compile-") :]) if compiles else (stage, "made")
+    channel.send(Progress(job=order.job, stage=stage, step=0, steps=10))
     match word:
         case "made":
             channel.send(Filmed(job=order.job))

@@ -45,6 +45,7 @@ class Bench:
         dtype: Dtype = "float32",
         mute: bool = False,
         max_memory: int | None = None,
+        compiles: bool = False,
         **limits: float,
     ) -> None:
         """`limits` of silence, by stage."""
@@ -52,7 +53,7 @@ class Bench:
         self.losses: list[Loss] = []
         self.oom_kills = 0
         self.news: list[Progress | Loaded | StepDown | Spoilt] = []
-        load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory)
+        load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory, compile=compiles)
         self.maker = Maker(
             load,
             self.lines.append,
@@ -300,6 +301,22 @@ async def test_a_child_that_is_silent_too_long_is_killed() -> None:
     assert [loss.cause for loss in bench.losses] == ["hang"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(("word", "cause"), [("die", "crash"), ("hang", "hang")])
+async def test_a_child_that_is_lost_while_it_compiles_is_no_fault_of_the_clip(
+    word: str, cause: str
+) -> None:
+    """The next one compiles nothing, so that the clip is made."""
+    bench = Bench(compiles=True, compile=0.3)
+    outcome = await bench.make(f"compile-{word}")
+    assert isinstance(outcome, NoClip)
+    assert (outcome.kind, outcome.retry) == ("load", True)
+    assert "in compile" in outcome.reason
+    assert isinstance(await bench.make(f"compile-{word}"), Clip)
+    assert [loss.cause for loss in bench.losses] == [cause]
+    assert sum("nothing is compiled from now on" in line for line in bench.lines) == 1
+    await bench.maker.close()
 
 
 async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:

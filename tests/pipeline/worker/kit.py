@@ -82,12 +82,20 @@ class Peer:
                 self.progress.append((reply.stage, reply.step, reply.steps))
         return reply
 
-    def load(self, max_memory: int | None = None) -> Any:
+    def load(self, max_memory: int | None = None, *, compiles: bool = False) -> Any:
         hello = self.receive()
         if hello is None:
             return None
         assert hello.type == "hello"
-        self.send(protocol.Load(model=MICRO, device="cpu", dtype="float32", max_memory=max_memory))
+        self.send(
+            protocol.Load(
+                model=MICRO,
+                device="cpu",
+                dtype="float32",
+                max_memory=max_memory,
+                compile=compiles,
+            )
+        )
         return self.final()
 
     def log(self) -> str:

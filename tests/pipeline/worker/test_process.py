@@ -119,6 +119,29 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
     assert peer.final().type == "made"
 
 
+def test_a_machine_without_a_compiler_is_told_once_and_clips_are_made(
+    worker: Start, order: Order, tmp_path: Path
+) -> None:
+    peer = worker(CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    peer.load(compiles=True)
+    for stages in (["encode", "compile", "denoise"], ["encode", "denoise"]):
+        peer.progress.clear()
+        peer.send(order())
+        made = peer.final()
+        assert (made.type, made.compiled) == ("made", False)
+        assert list(dict.fromkeys(s for s, *_ in peer.progress)) == [*stages, "decode", "write"]
+    assert peer.log().count("nothing is compiled from now on: ") == 1
+    assert [folder.name[:11] for folder in (tmp_path / "cache").iterdir()] == ["i2vd-torch-"]
+    peer.send(Load(model="micro", device="cpu", dtype="float32", compile=True, max_memory=1 << 30))
+    assert peer.final().type == "loaded"
+    peer.progress.clear()
+    peer.send(order())
+    assert peer.final().type == "made"
+    assert "compile" not in {stage: step for stage, step, _ in peer.progress}, (
+        "where memory is counted nothing is compiled"
+    )
+
+
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
 def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage: str) -> None:
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:fast")
