@@ -41,6 +41,18 @@ def test_the_table_of_exact_transforms_is_the_result() -> None:
     assert len(table) == len(found)
 
 
+def test_the_table_of_compiled_steps_is_the_result() -> None:
+    found = rows("compiled.json")
+    table = told("The same in less time", "step")
+    assert len(table) == len(found) + 1
+    for case, row in found.items():
+        ratio, difference = f"{row['ratio']:.2f}", f"{row['max_abs_diff']:.1e}"
+        assert table[case.removeprefix("mid-size, ")] == [
+            *(ratio, difference, f"{row['peak_mb']} MB")
+        ]
+        assert table["plain"][-1] == f"{row['reference_peak_mb']} MB"
+
+
 def test_the_table_of_prices_is_the_result() -> None:
     found = rows("quality.json")
     table = told("Sooner, at a price", "case")
@@ -57,7 +69,7 @@ def test_the_table_of_prices_is_the_result() -> None:
         ], name
 
 
-@pytest.mark.parametrize("name", ["speed.json", "quality.json"])
+@pytest.mark.parametrize("name", ["speed.json", "compiled.json", "quality.json"])
 def test_a_result_says_where_it_comes_from(name: str) -> None:
     facts = json.loads((RESULTS / name).read_text())
     assert {"date", "machine", "versions", "command"} < facts.keys()

@@ -1,8 +1,9 @@
 """How fast the model is on one device: the library's own way beside ours, in turn, and the floor.
 
-Three tables in one: a step of the UNet with each transform; the denoising of a whole clip at each
-speed beside the plain UNet in the same loop; and picture and prompt to latents beside the stock
-pipeline. The floor is the plain UNet's counted work over the measured rate of matrix products.
+Four tables in one: a step of the UNet with each transform; the denoising of a whole clip at each
+speed beside the plain UNet in the same loop; picture and prompt to latents beside the stock
+pipeline; and what compiled blocks bring, with the time to make them. The floor is the plain UNet's
+counted work over the measured rate of matrix products.
 """
 
 import time
@@ -25,6 +26,8 @@ from pipeline.mode import Mode
 from pipeline.presets import Speed
 from pipeline.spec import Spec
 from pipeline.speed import course
+from pipeline.worker import hold
+from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions
 from pipeline.worker.denoise import denoise
 from pipeline.worker.exact.choice import applied, chosen
@@ -69,6 +72,40 @@ def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]
     }
     for row in _clips("picture to latents", *_pipelines(model, spec), rounds, clock, until):
         yield {**row, "matrix_share": None}
+    yield from _compiled(model, spec, run, rounds, clock, until)
+
+
+def _compiled(
+    model: Model,
+    spec: Spec,
+    run: Callable[[], Tensor],
+    rounds: int,
+    clock: Callable[[], float],
+    until: float,
+) -> Iterator[Row]:
+    """A step and a clip with compiled blocks; or one row that says why there are none.
+
+    On a CPU torch only traces them: its kernels would take minutes, for a dry run.
+    """
+    nothing = dict.fromkeys(("reference_seconds", "seconds", "ratio", "max_abs_diff"))
+    compiler = Compiler("inductor" if model.device.type == "cuda" else "eager")
+    within = partial(hold.unet, model, Mode.FAST, compiler)
+    since = clock()
+    try:
+        with within():
+            run()
+        spent = {"seconds": round(clock() - since, 1)}
+        case = f"compiling, {compiler.pieces} pieces"
+        yield {"case": case, **nothing, **spent, "matrix_share": None}
+        for row in beside(run, {"step, all, compiled": within}, rounds, clock):
+            yield {**row, "matrix_share": None}
+        prepare, reference, _ = _loops(model, spec)
+        told = _told(model, spec)
+        ours = {"exact, compiled": partial(_denoised, model, spec, "exact", *told, compiler)}
+        for row in _clips("denoising", prepare, reference, ours, rounds, clock, until):
+            yield {**row, "matrix_share": None}
+    except NotCompiled as why:
+        yield {"case": f"not compiled: {why}", **nothing, "matrix_share": None}
 
 
 def matrix_rate(model: Model, clock: Callable[[], float]) -> float:
@@ -226,7 +263,12 @@ def _told(model: Model, spec: Spec) -> tuple[Conditions, Conditions | None]:
 
 
 def _denoised(
-    model: Model, spec: Spec, speed: Speed, wanted: Conditions, unwanted: Conditions | None
+    model: Model,
+    spec: Spec,
+    speed: Speed,
+    wanted: Conditions,
+    unwanted: Conditions | None,
+    compiler: Compiler | None = None,
 ) -> Tensor:
     return denoise(
         model,
@@ -238,6 +280,7 @@ def _denoised(
         guidance=spec.guidance,
         rescale=0.0,
         on_step=lambda _: None,
+        compiler=compiler,
     )
 
 

@@ -27,6 +27,9 @@ def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
     whole = rows["step, all"]
     assert {"step, constants", "step, phases", "step, joined"} < rows.keys()
     assert whole["matrix_share"] > 0
+    assert any(case.startswith("compiling, ") for case in rows)
+    for case in ("step, all, compiled", "denoising, exact, compiled"):
+        assert rows[case]["max_abs_diff"] < 1e-2
     for what in ("denoising", "picture to latents"):
         off = {speed: rows[f"{what}, {speed}"]["max_abs_diff"] for speed in ("exact", "fast")}
         assert off["exact"] < 1e-2 < off["fast"], what
