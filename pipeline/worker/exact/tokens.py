@@ -91,7 +91,7 @@ Whole = Callable[[Attention], Tensor | None]
 def _project(attention: Attention, whole: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
     """Queries, keys and values of (..., channels), each of the same shape."""
     if whole is None:
-        return tuple(functional.linear(x, weight) for weight in _weights(attention))
+        return attention.to_q(x), attention.to_k(x), attention.to_v(x)
     return functional.linear(x, whole).chunk(3, dim=-1)
 
 
