@@ -228,6 +228,8 @@ class App:
         while True:
             if why := await self.presence.beat():
                 self._give_up(why)
+            if self.presence.gone:
+                self.dispatcher.look_behind()
 
     def _give_up(self, why: str) -> None:
         """End after the work in hand, since nothing can be done with the queue any more."""

@@ -189,6 +189,8 @@ class Database:
         with self.write() as db:
             if not self._sqlite:  # two hosts may start at once
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
+                for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    db.exec_driver_sql(f"set local {limit} = 0")  # a long history takes longer
             why = bring_up(db, metadata, SCHEMA_VERSION, OLDEST_SCHEMA, self.now)
             if why:
                 raise DatabaseUnusable(f"the queue at {self._url} {why.text}", passing=why.passing)

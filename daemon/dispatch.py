@@ -72,6 +72,11 @@ class Dispatcher:
         for slot in self._slots:
             slot.turned.set()
 
+    def look_behind(self) -> None:
+        """Another host has gone, perhaps before it put a finished picture away."""
+        self._behind = True
+        self.wake()
+
     async def run(self, slot: Slot) -> None:
         """Carry on what was being published, then work until told to stop."""
         self._slots.append(slot)

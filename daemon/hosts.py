@@ -60,6 +60,8 @@ class Host(Facts):
     """By which an operator calls it: the owner's, without the number where one is called so."""
     state: HostState
     """Drained: it was told to claim nothing more, and has nothing in hand; it may be stopped."""
+    alive: bool
+    """Whether it has told anything within its lease."""
     here: bool
     """Whether it is the one that answers."""
     version: str
@@ -137,6 +139,7 @@ class Hosts:
             owner=row.owner,
             name=name if names[name] == 1 else row.owner,
             state=state,
+            alive=row.alive,
             here=row.owner == self._owner,
             version=row.version,
             schema_version=row.schema,

@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -44,24 +44,23 @@ def _shorten_paths(db: sa.Connection, metadata: sa.MetaData) -> None:
     jobs, last = metadata.tables["jobs"], 0
     paths = (jobs.c.path, jobs.c.whereabouts_path, jobs.c.clip_name, jobs.c.result)
     query = sa.select(jobs.c.id, *paths).order_by(jobs.c.id).limit(_BATCH)
-    of_job = jobs.update().where(jobs.c.id == sa.bindparam("job"))
+    short = sa.Table(  # all rows of a batch at once: one by one a million would take half an hour
+        "short_paths",
+        sa.MetaData(),
+        sa.Column("job", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("whereabouts_path", sa.Text),
+        sa.Column("result", sa.JSON(none_as_null=True)),
+        prefixes=["temporary"],
+    )
+    short.create(db)
+    shorten = jobs.update().where(jobs.c.id == short.c.job)
+    shorten = shorten.values(whereabouts_path=short.c.whereabouts_path, result=short.c.result)
     while rows := db.execute(query.where(jobs.c.id > last)).all():
         last = rows[-1].id
-        moved = [
-            {"job": row.id, "whereabouts_path": below(row.whereabouts_path, row.path)}
-            for row in rows
-            if row.whereabouts_path
-        ]
-        made = [
-            {
-                "job": row.id,
-                "result": row.result | {"clip": below(row.result["clip"], row.clip_name)},
-            }
-            for row in rows
-            if row.result and "clip" in row.result
-        ]
-        for values in filter(None, (moved, made)):
-            db.execute(of_job, values)
+        db.execute(short.insert(), [_shortened(row) for row in rows])
+        db.execute(shorten)
+        db.execute(short.delete())
+    short.drop(db)
     submissions = metadata.tables["submissions"]
     for key, path, after in db.execute(
         sa.select(submissions.c.key, submissions.c.path, submissions.c.after)
@@ -69,8 +68,15 @@ def _shorten_paths(db: sa.Connection, metadata: sa.MetaData) -> None:
         parts = PurePosixPath(path).parts
         ends = [str(PurePosixPath(*parts[number:])) for number in range(1, len(parts))]
         became = sa.select(jobs.c.path).where(jobs.c.id > after, jobs.c.path.in_(ends))
-        short = db.scalar(became.order_by(jobs.c.id).limit(1)) or parts[-1]
-        db.execute(submissions.update().where(submissions.c.key == key).values(path=short))
+        told = db.scalar(became.order_by(jobs.c.id).limit(1)) or parts[-1]
+        db.execute(submissions.update().where(submissions.c.key == key).values(path=told))
+
+
+def _shortened(row: Any) -> dict[str, Any]:
+    told, result = row.whereabouts_path, row.result
+    if result and "clip" in result:
+        result = result | {"clip": below(result["clip"], row.clip_name)}
+    return {"job": row.id, "whereabouts_path": told and below(told, row.path), "result": result}
 
 
 def _find_the_next_by_need(db: sa.Connection, metadata: sa.MetaData) -> None:

@@ -23,10 +23,11 @@ def lease_of(parts: Parts) -> float:
 
 
 class Presence:
-    """`hosts`: what was told last, by all of them."""
+    """`hosts`: what was told last, by all of them; `gone`: who fell silent or left since before."""
 
     def __init__(self, parts: Parts, table: Hosts, slots: Sequence[Slot]) -> None:
         self.hosts: list[Host] = []
+        self.gone: set[str] = set()
         self._parts = parts
         self._table = table
         self._slots = slots
@@ -49,7 +50,9 @@ class Presence:
             if why := await asyncio.to_thread(self._parts.database.outdated):
                 return why
             await asyncio.to_thread(lambda: self._table.beat(self._facts()))
+            before = self._alive()
             self.hosts = await asyncio.to_thread(self._table.all)
+            self.gone = before - self._alive()
         return None
 
     async def end(self) -> None:
@@ -75,6 +78,9 @@ class Presence:
             for inbox in inboxes:
                 elsewhere[inbox] = max(elsewhere.get(inbox, 0), _ANY if most is None else most)
         return Fit(reach, elsewhere)
+
+    def _alive(self) -> set[str]:
+        return {host.owner for host in self.hosts if host.alive}
 
     def _able(self) -> list[Slot]:
         return [slot for slot in self._slots if not slot.trouble]

@@ -6,8 +6,8 @@ through all that the daemon makes for a picture; half at any moment. Ends at the
 with exit code 1 and the folder kept.
 
 `--sweep`: before each system call in turn, once, from the drop until the picture is archived or put
-aside; half an hour. `--micro`: with the real worker and the embedded model; kills at any
-moment only, unless with `--sweep`. `--hosts N`: on several hosts, fleet.py.
+aside; half an hour, with several hosts an hour. `--micro`: with the real worker and the embedded
+model; kills at any moment only, unless with `--sweep`. `--hosts N`: on several hosts, fleet.py.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from tests.chaos import blows, fleet
 from tests.chaos.drops import Drops, at_rest
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
+from tests.chaos.sweep import Sweep
 from tests.system.studio import DRAFT, Studio
 
 SETTINGS = """\
@@ -53,10 +54,6 @@ RULES = {
 PLACES = ("cat.png", "cat.gif", "pets/cat.png", "dög.png", "-x.png", "rubbish.png", "fail.png")
 """Where pictures are dropped: clips of some want the same name; rubbish and fail become none."""
 
-SWEPT = {"picture": "swept{}.png", "rubbish": "rubbish{}.png"}
-"""Kinds of pictures that a sweep drops: one that is archived, and one that is put aside. By a name
-of its own each, for the search of a free name costs system calls without end."""
-
 FAULTS = {"I2VD_TESTING": "1", "I2VD_TEST_FAULT": "fail:denoise:fail;die:denoise:kill"}
 """What makes the real worker do what the prompt says."""
 
@@ -68,12 +65,12 @@ class Run:
         self.studio = _studio(folder, options)
         self.drops = Drops(self.studio)
         self.counts: Counter[str] = Counter()
-        self.sweep = blows.Sweep(tuple(SWEPT), options.stride)
+        self.sweep = Sweep(options.stride)
         self._rng = random.Random(options.seed)
 
     def sweep_round(self) -> list[str]:
         """One picture, and a kill before a chosen system call; what is wrong afterwards."""
-        studio, point = self.studio, self.sweep.next()
+        studio = self.studio
         studio.environment["CHAOS_THREADS"] = "1"
         if not studio.running:
             studio.start()
@@ -81,14 +78,8 @@ class Run:
             f"warm{self.drops.count}.png"
         )  # the children are there already when the tracer comes
         self._rest()
-        with blows.armed(studio, point):
-            self.drops.drop(SWEPT[point.kind].format(self.drops.count))
-            end = time.monotonic() + 30
-            while studio.running and not at_rest(studio) and time.monotonic() < end:
-                time.sleep(0.01)
-        survived = studio.running
-        self.sweep.tried(survived=survived)
-        if not survived:
+        point = self.sweep.step(studio, self.drops)
+        if not studio.running:
             self.counts[f"kills before {point.call}"] += 1
             studio.wait()
             self._start_again()
@@ -169,7 +160,7 @@ def main() -> int:
     run.studio.outbox.mkdir()
     try:
         with Observer(run.studio.outbox) as observer:
-            while not complaints and not _over(run, rounds, options):
+            while not complaints and not run.sweep.is_over(options, rounds):
                 halfway = rounds >= options.rounds // 2
                 sweeping = options.sweep or not (options.micro or halfway)
                 complaints = run.sweep_round() if sweeping else run.random_round()
@@ -190,17 +181,11 @@ def main() -> int:
     return 0
 
 
-def _over(run: Run, rounds: int, options: argparse.Namespace) -> bool:
-    return run.sweep.passes > 0 if options.sweep else rounds >= options.rounds
-
-
 def _print(run: Run, rounds: int, observer: Observer, seconds: float) -> None:
     table = Table("what", "how many", box=None)
     table.add_row("rounds", str(rounds))
-    table.add_row("system calls swept", f"{run.sweep.points}, {run.sweep.passes} whole sweeps")
+    table.add_row("system calls swept", run.sweep.told())
     table.add_row("pictures dropped", str(run.drops.count))
-    if not run.sweep.passes:
-        table.add_row("the next would be", str(run.sweep.next()))
     for what, count in sorted(run.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(run.studio.clips())))

@@ -5,10 +5,14 @@ takes its host away: killed, made to stand still, or cut off from the database (
 network namespace, where that is allowed) for longer than the lease; or the database is restarted
 under load. Then all is mended, and the folders are compared with the books. How long it took
 until another host had the job is measured.
+
+`--sweep`: the first host is alone with a picture, and killed before each system call in turn; then
+the others wake, and do the rest without it.
 """
 
 import argparse
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -27,6 +31,7 @@ from rich.table import Table
 from tests.chaos.drops import Drops, at_rest
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
+from tests.chaos.sweep import Sweep
 from tests.postgres import Server, serving
 from tests.system.hosts import ADDRESS, Network, network
 from tests.system.studio import Studio
@@ -75,6 +80,7 @@ class Hosts:
         self.wires, self.server, self.lease = wires, server, options.lease
         self.counts = Counter[str]()
         self.takeovers: list[float] = []
+        self.sweep = Sweep(options.stride)
         self._rng = random.Random(options.seed)
         share = folder / "share"
         clip = film(folder / "film.mp4")
@@ -84,6 +90,8 @@ class Hosts:
             host = Studio(folder / name, program="tests.chaos.launch", PEER_FILM=str(clip))
             host.settings(SETTINGS.format(url=url, share=share, lease=options.lease))
             host.prefix = wires.prefix(name, host.port) if wires else ()
+            if options.sweep and not self.hosts:
+                host.environment["CHAOS_THREADS"] = "1"
             for role in ("inbox", "outbox", "archive", "failed", "rules"):
                 setattr(host, role, share / role)
                 (share / role).mkdir(parents=True, exist_ok=True)
@@ -103,6 +111,26 @@ class Hosts:
         """Leave no process behind."""
         for host in self.hosts.values():
             host.close()
+
+    def sweep_round(self) -> list[str]:
+        """A picture, and a kill before a chosen system call; what is wrong afterwards."""
+        first, *others = self.hosts.values()
+        if not first.running:
+            first.start()
+        for host in others:
+            host.signal(signal.SIGSTOP)
+        self.drops.drop(f"warm{self.drops.count}.png")
+        # The children are there already when the tracer comes.
+        first.until(lambda: at_rest(first), "the first host is at rest")
+        point = self.sweep.step(first, self.drops)
+        for host in others:
+            host.signal(signal.SIGCONT)
+        if not first.running:
+            self.counts[f"kills before {point.call}"] += 1
+            first.wait()
+            for pid in first.processes():  # the host is gone, with all that ran on it
+                os.kill(pid, signal.SIGKILL)
+        return [f"{complaint} ({point})" for complaint in self._settle()]
 
     def round(self, number: int) -> list[str]:
         """Some pictures and a blow; what is wrong afterwards."""
@@ -163,13 +191,16 @@ class Hosts:
             self.takeovers.append(time.monotonic() - began)
 
     def _settle(self) -> list[str]:
-        self.any.until(lambda: at_rest(self.any), "all is at rest")
-        for name, host in self.hosts.items():
+        """Until all hosts that run are at rest and well; what the folders lack or have too much."""
+        hosts = {name: host for name, host in self.hosts.items() if host.running}
+        any_host = next(iter(hosts.values()))
+        any_host.until(lambda: at_rest(any_host), "all is at rest")
+        for name, host in hosts.items():
             host.until(lambda host=host: _is_mended(host), f"{name} is well again")
             host.until(lambda host=host: host.slot()["job"] is None, f"{name} is free")
             host.until(lambda host=host: len(host.processes()) <= 3, "no orphans", 20)
-        self.any.until(lambda: not self.any.staging(), "staging is empty", 20)
-        return [*self.drops.books.complaints(self.any)]
+        any_host.until(lambda: not any_host.staging(), "staging is empty", 20)
+        return [*self.drops.books.complaints(any_host)]
 
 
 def _is_mended(host: Studio) -> bool:
@@ -209,8 +240,9 @@ def run(options: argparse.Namespace) -> int:
         try:
             hosts.start()
             with Observer(hosts.any.outbox) as observer:
-                while not complaints and rounds < options.rounds:
-                    complaints = hosts.round(rounds) + observer.bad
+                while not complaints and not hosts.sweep.is_over(options, rounds):
+                    complaints = hosts.sweep_round() if options.sweep else hosts.round(rounds)
+                    complaints += observer.bad
                     rounds += 1
             complaints += [bad for bad in observer.bad if bad not in complaints]
         except AssertionError as error:
@@ -232,6 +264,8 @@ def _print(hosts: Hosts, rounds: int, seconds: float) -> None:
     table.add_row("hosts", str(len(hosts.hosts)))
     table.add_row("rounds", str(rounds))
     table.add_row("pictures dropped", str(hosts.drops.count))
+    if hosts.sweep.points:
+        table.add_row("system calls swept", hosts.sweep.told())
     for what, count in sorted(hosts.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(hosts.any.clips())))

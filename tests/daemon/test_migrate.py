@@ -102,6 +102,22 @@ def test_a_migration_that_fails_leaves_the_queue_as_it_was(
     assert "jobs" in names
 
 
+def test_a_migration_may_take_longer_than_any_other_statement(
+    old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends those after two seconds here; a long history needs longer."""
+
+    def slow(db: sa.Connection, _: sa.MetaData) -> None:
+        if db.dialect.name == "postgresql":
+            db.exec_driver_sql("select pg_sleep(2.2)")
+
+    steps = {n: migrate.MIGRATIONS[n] for n in range(1, SCHEMA_VERSION)}
+    first = steps[1]
+    monkeypatch.setattr(migrate, "MIGRATIONS", steps | {1: lambda *it: (slow(*it), first(*it))})
+    Database(old, lease=3).close()
+    assert version(old) == str(SCHEMA_VERSION)
+
+
 def test_whole_paths_become_paths_in_the_folders(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {"cat.jpg": "/srv/archive/cat-2.jpg", "dog.jpg": None, "bad.jpg": "/a/failed/bad.jpg"}
     monkeypatch.setattr(migrate, "MIGRATIONS", {n: migrate.MIGRATIONS[n] for n in range(1, 5)})

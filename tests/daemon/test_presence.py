@@ -76,3 +76,17 @@ async def test_without_room_or_a_device_nothing_is_taken(desk: Desk) -> None:
     desk.parts.room.lacking["inbox"] = "full"
     (me,) = (await present(desk, one)).hosts
     assert me.takes == []
+
+
+async def test_who_leaves_or_falls_silent_is_told_once(desk: Desk) -> None:
+    presence = await present(desk)
+    presence._pause = 0.0
+    other = told(desk, "other", None, "inbox")
+    gone = []
+    for leave in (False, True, False):
+        if leave:
+            other.leave()
+        assert await presence.beat() is None
+        gone.append(set(presence.gone))
+    others = {"other"} if desk.database.shared else set()  # an embedded queue has none
+    assert gone == [set(), others, set()]

@@ -4,10 +4,10 @@
 "spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
 "out-of-turn", "wait"; the last one holds for all further rungs. "film" leaves a real MP4 in
 staging: a copy of the one that $PEER_FILM names, unlike any other; "posed" leaves a poster with it;
-"long" does it after three seconds, "steady" as well, and tells its progress meanwhile; with
-"compile-" before it, it does so while it compiles, and where that was not asked "made". The name of
-the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose PEER is "mute"
-never says hello.
+"long" does it after three seconds, "steady" as well, in nine steps of $PEER_STEP seconds that it
+tells; with "compile-" before it, it does so while it compiles, and where that was not asked "made".
+The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose PEER
+is "mute" never says hello.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ def act(channel: Channel, word: str, order: Make, number: int, compiles: bool) -
         case "long" | "film" | "steady" | "posed":
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
             for step in range(2, 11) if word == "steady" else ():
-                select.select([], [], [], 0.35)
+                select.select([], [], [], float(os.environ.get("PEER_STEP", "0.35")))
                 shown = strip(step)
                 channel.send(Progress(job=order.job, stage="denoise", step=step, steps=10,
                                       preview=shown))  # fmt: skip

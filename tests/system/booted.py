@@ -1,4 +1,7 @@
-"""A machine with a systemd of its own, for tests: booted_systemd.sh with i2vd installed in it."""
+"""A machine with a systemd of its own, for tests; it can be made ready for i2vd's installation.
+
+As a container (booted_systemd.sh), or with a kernel of its own (booted_kernel.sh), which is slower.
+"""
 
 import contextlib
 import os
@@ -7,48 +10,70 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.system.needs import missing, needs
 
-SCRIPT = Path(__file__).with_name("booted_systemd.sh")
+SYSTEMD = Path(__file__).with_name("booted_systemd.sh")
+KERNEL = Path(__file__).with_name("booted_kernel.sh")
 SOURCE = "/usr/local/src/i2vd"
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
+_FOLDERS = (sys.base_prefix, sysconfig.get_path("purelib"))
+"""Those of Python and of this environment's packages."""
 _NOT_COPIED = (".git", ".venv", "demo", "build", "*.egg-info", ".*_cache", "__pycache__")
 
 
 class Machine:
     """A booted machine. Made by `booted`; what is written in it does not last."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._root = Path(_script("root", name).strip())
+    def __init__(self, name: str, script: Path) -> None:
+        self._name, self._script = name, script
+        self._root = Path(_run(script, "root", name).strip())
 
     @classmethod
     @contextlib.contextmanager
-    def booted(cls, name: str, source: Path) -> Iterator["Machine"]:
-        """A machine with our source, and at /opt/i2vd an environment of this one's packages."""
+    def booted(cls, name: str, *options: str, within: Sequence[str] = ()) -> Iterator["Machine"]:
+        """A container, with options of systemd-nspawn, by a command that becomes another one."""
         needs("systemd-nspawn", package="systemd-container")
         needs("nsenter", package="util-linux")
-        if os.geteuid() != 0:
-            missing("only root can boot a machine for this test")
         if not Path("/sys/fs/cgroup/systemd").is_dir():
             missing("this test needs control groups in the hybrid layout (/sys/fs/cgroup/systemd)")
-        _script(
-            "up",
-            name,
-            f"--bind-ro={sys.base_prefix}:/opt/python",
-            f"--bind-ro={sysconfig.get_path('purelib')}:/opt/site-packages",
-        )
-        try:
-            machine = cls(name)
-            machine._make_environment()
-            machine._copy_source(source)
+        python, packages = _FOLDERS
+        folders = (f"--bind-ro={python}:/opt/python", f"--bind-ro={packages}:/opt/site-packages")
+        with cls._up(SYSTEMD, name, *folders, *options, within=within) as machine:
             yield machine
+
+    @classmethod
+    @contextlib.contextmanager
+    def with_kernel(cls, name: str, space: str, device: str, address: str) -> Iterator["Machine"]:
+        """One with a kernel of its own, whose card is a tap device in a network namespace."""
+        needs("linux.uml", package="user-mode-linux")
+        needs("modprobe", package="kmod")
+        python, packages = _FOLDERS
+        folders = (f"{python}:/opt/python", f"{packages}:/opt/site-packages")
+        with cls._up(KERNEL, name, space, device, address, *folders) as machine:
+            yield machine
+
+    @classmethod
+    @contextlib.contextmanager
+    def _up(
+        cls, script: Path, name: str, *options: str, within: Sequence[str] = ()
+    ) -> Iterator["Machine"]:
+        if os.geteuid() != 0:
+            missing("only root can boot a machine for this test")
+        _run(script, "up", name, *options, within=within)
+        try:
+            yield cls(name, script)
         finally:
-            _script("down", name)
+            _run(script, "down", name)
+
+    def get_ready(self, source: Path) -> None:
+        """Our source, and at /opt/i2vd an environment of this machine's packages."""
+        self._make_environment()
+        target = self.path(SOURCE)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED))
 
     def _make_environment(self) -> None:
         """/opt/i2vd as `venv` and a first `pip install` would leave it, but for i2vd itself."""
@@ -62,11 +87,7 @@ class Machine:
         )
         (packages / "packages.pth").write_text("/opt/site-packages\n")
         self.path("/etc/ld.so.conf.d/000-python.conf").write_text("/opt/python/lib\n")
-        self.run("ldconfig")
-
-    def _copy_source(self, source: Path) -> None:
-        target = self.path(SOURCE)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+        self.run_here("ldconfig")
 
     def make(self, target: str) -> str:
         """What `make TARGET` prints in the source folder."""
@@ -74,7 +95,12 @@ class Machine:
 
     def run(self, *command: str) -> str:
         """What a command prints there. Raises CalledProcessError."""
-        return _script("exec", self._name, *command)
+        return _run(self._script, "exec", self._name, *command)
+
+    def run_here(self, *command: str) -> str:
+        """The same by this machine's kernel, which is ten times as fast as one of its own."""
+        verb = "here" if self._script == KERNEL else "exec"
+        return _run(self._script, verb, self._name, *command)
 
     def path(self, inside: str) -> Path:
         """Where a path of the machine can be reached from here."""
@@ -109,13 +135,9 @@ class Machine:
             time.sleep(0.2)
 
 
-def _script(*words: str) -> str:
+def _run(script: Path, *words: str, within: Sequence[str] = ()) -> str:
     result = subprocess.run(
-        [str(SCRIPT), *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        [*within, str(script), *words], capture_output=True, text=True, timeout=120, check=False
     )
     if result.returncode:
         print(result.stdout, result.stderr)

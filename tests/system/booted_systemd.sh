@@ -9,8 +9,8 @@
 # Needs root, systemd-container, and control groups mounted as on Debian 10 or in a container host's
 # hybrid layout (/sys/fs/cgroup/<controller> and /sys/fs/cgroup/unified).
 set -euo pipefail
+. "$(dirname "$0")/booted_root.sh"
 
-STATE=${TMPDIR:-/tmp}/i2vd-booted-systemd
 # Not cpuset: a new group of it takes no process before it is given processors.
 CONTROLLERS="memory pids cpu cpuacct devices blkio freezer"
 
@@ -21,8 +21,6 @@ inside() { # inside PID COMMAND ...: in all namespaces of the process
 }
 
 leader() { cat "$STATE/$1/leader"; }
-
-alive() { [ -d "/proc/$1" ] && [ "$(awk '{print $3}' "/proc/$1/stat")" != Z ]; }
 
 own_group() { # own_group CONTROLLER: where we are in that hierarchy ("" is the unified one)
   awk -F: -v c="$1" '{ n = split($2, names, ",")
@@ -73,20 +71,11 @@ up() {
 }
 
 _become() { # in a mount namespace of its own: make the root folder, then become systemd-nspawn
-  local name=$1 fs=$STATE/$1/fs group root
+  local name=$1 fs=$STATE/$1/fs root=$STATE/$1/fs/root group
   shift
   while read -r group; do echo $$ > "$group/cgroup.procs"; done < "$STATE/$name/groups"
-  mount -t tmpfs -o size=2g,mode=755 tmpfs "$fs"
-  root=$fs/root
-  mkdir "$fs/upper" "$fs/work" "$root"
-  mount -t overlay overlay -o "lowerdir=/,upperdir=$fs/upper,workdir=$fs/work" "$root"
+  make_root "$fs"
   mount -t tmpfs tmpfs /run # nspawn's own, not the machine's
-  rm -f "$root/etc/machine-id"
-  echo 00000000000000000000000000000001 > "$root/etc/machine-id"
-  # None of this machine's services; the journal in memory.
-  rm -rf "$root"/etc/systemd/system/*.wants "$root"/etc/systemd/system/*.requires
-  rm -rf "$root/var/log/journal" "$root"/etc/rc?.d/S*
-  ln -sf /dev/null "$root/etc/systemd/system/systemd-timesyncd.service"
   cat > "$root/preinit" << 'END'
 #!/bin/sh
 # PID 1 for a moment: let systemd write the controllers of its own group (MemoryMax, DeviceAllow).

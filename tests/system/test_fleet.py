@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chaos.sweep import Point, armed
 from tests.system.fleet import Fleet, running
+from tests.system.needs import needs
 from tests.system.studio import picture
 
 
@@ -37,6 +39,25 @@ def test_a_host_that_dies_loses_its_job_to_another(fleet: Fleet) -> None:
     assert job["attempt"] == 2
     assert "recovered" in living.events(job["id"])
     living.until(lambda: not living.staging(), "what the dead host left is swept")
+    dead.start()
+
+
+def test_what_a_host_that_dies_did_not_put_away_another_puts_away(fleet: Fleet) -> None:
+    """Killed before the move of a picture whose clip is published."""
+    needs("strace", package="strace")
+    dead, living = fleet.hosts
+    dead.drop("warm.png", picture(25))
+    dead.until_settled("warm.png", "done")
+    living.signal(signal.SIGSTOP)
+    try:
+        with armed(dead, Point("picture", "renameat2", 1)):
+            dead.drop("finished.png", picture(26))
+            dead.wait()
+        assert (dead.inbox / "finished.png").exists()
+    finally:
+        living.signal(signal.SIGCONT)
+    living.until_settled("finished.png", "done")
+    assert (living.archive / "finished.png").exists()
     dead.start()
 
 

@@ -22,7 +22,8 @@ SERVICE = (ROOT / "systemd/i2vd.service").read_text()
 def machine() -> Iterator[Machine]:
     """A booted machine on which i2vd was installed as systemd/README.md says."""
     install = re.search(r"^## Install\n.*?```sh\n(.*?)```", README, re.DOTALL | re.M)
-    with Machine.booted(f"i2vd{os.getpid()}", ROOT) as machine:
+    with Machine.booted(f"i2vd{os.getpid()}") as machine:
+        machine.get_ready(ROOT)
         machine.run("useradd", "alice")
         machine.run("sh", "-e", "-c", f"cd {SOURCE}\n{install[1]}")
         machine.run("usermod", "--append", "--groups", "i2vd", "alice")
