@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from daemon.devices import device_here
 from daemon.place import write_durably
 from daemon.publish import CLIP
-from daemon.settings import Settings
+from daemon.settings import Model, Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
@@ -26,7 +26,7 @@ from pipeline.memory import need, peak_of
 from pipeline.mode import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.presets import family_of
-from pipeline.protocol import Inspected, Loaded, Rejected, Spoilt
+from pipeline.protocol import Inspected, Load, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step
 from pipeline.sidecar import AppliedRule, Given, Sidecar, Source, compose
 from pipeline.spec import Request, Spec, check, resolve
@@ -115,25 +115,19 @@ async def _render(
     console: Console,
     like: Given | None = None,
 ) -> Rendered:
-    """As an earlier clip, where there was one: its type where there is a GPU, compiled or not."""
-    device = device_here(settings.model.devices)
+    """`like` is what an earlier clip was given, where there was one."""
     said: list[str] = []
 
     def tell_loss(loss: Loss) -> None:
         said.append(f"{loss.reason}; {loss.advice}")
 
     decoder = Decoder(said.append, tell_loss)
-    model = settings.model
-    load = model.load_on(device)
-    if like is not None:
-        dtype = load.dtype if device == "cpu" else like.dtype
-        load = load.model_copy(update={"dtype": dtype, "compile": like.compiled})
     maker = Maker(
-        load,
+        _load(settings.model, like),
         said.append,
         tell_loss,
         limits=settings.gate,
-        silence=model.silence,
+        silence=settings.model.silence,
         env=settings.caches if settings.state.is_dir() else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +167,15 @@ async def _render(
         await decoder.close()
         await maker.close()
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _load(model: Model, like: Given | None) -> Load:
+    """As for an earlier clip: compiled or not, and in its type where there is a GPU."""
+    load = model.load_on(device_here(model.devices))
+    if like is None:
+        return load
+    dtype = load.dtype if load.device == "cpu" else like.dtype
+    return load.model_copy(update={"dtype": dtype, "compile": like.compiled})
 
 
 def _order(settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path) -> Order:
