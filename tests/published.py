@@ -59,10 +59,22 @@ def networks() -> dict[str, nn.Module]:
     return made
 
 
+def noise(name: str, empty: Tensor) -> Tensor:
+    """Weights under which values neither die out nor overflow, made where that is quickest."""
+    made = torch.empty_like(empty, device="cuda" if torch.cuda.is_available() else "cpu")
+    if empty.ndim > 1:
+        made.normal_(std=empty[0].numel() ** -0.5)
+    else:
+        made.fill_(name.endswith("weight"))  # of a normalisation; else a bias
+    return made.cpu()
+
+
 def published(
-    device: str, dtype: torch.dtype, fill: Callable[[Tensor], Tensor] = lambda empty: empty
+    device: str,
+    dtype: torch.dtype,
+    fill: Callable[[str, Tensor], Tensor] = lambda _, empty: empty,
 ) -> Model:
-    """The model, to work on `device`; `fill` makes the host's tensors from empty ones.
+    """The model, to work on `device`; `fill` makes the host's tensors from names and empty ones.
 
     On "meta" the host's copies have no memory either.
     """
@@ -73,7 +85,7 @@ def published(
         state = network.state_dict()
         kind = "meta" if shapes_alone else "cpu"
         host = {
-            key: fill(torch.empty(value.shape, dtype=dtype, device=kind))
+            key: fill(key, torch.empty(value.shape, dtype=dtype, device=kind))
             for key, value in state.items()
         }
         assign(network, host, name)

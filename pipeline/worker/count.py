@@ -8,10 +8,9 @@ from diffusers import I2VGenXLUNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.mode import Mode
 from pipeline.speed import Course
 from pipeline.worker.conditions import Conditions
-from pipeline.worker.exact.choice import applied, chosen
+from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.constants import Deep
 from pipeline.worker.sampler import plain
 from pipeline.worker.slices import Forwards, standing_in
@@ -52,7 +51,7 @@ def work(
         return int(counter.get_total_flops())
 
     left_out = standing_in(without(unet) if without else {})
-    with left_out, applied(unet, chosen(Mode.FAST.thrift, torch.device("cuda"))):
+    with left_out, applied(unet, EXACT):
         predict(latents, time)  # which computes the clip's constants too
         deep.clear()
         return counted(), counted()

@@ -7,6 +7,7 @@ way of decoding changes more than rounding.
 import gc
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,11 @@ from pipeline.gate import Flaw
 from pipeline.mode import Thrift
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
+from pipeline.worker.exact.graph import Work, recorded
 from pipeline.worker.model import Model
+
+_WORTH_RECORDING = 3
+"""Chunks; the first is decoded before, and the second while they are recorded."""
 
 Frames = NDArray[np.uint8]
 """(frames, height, width, 3), RGB."""
@@ -53,21 +58,34 @@ def _decode(
     model: Model, cells: Tensor, count: int, *, striped: bool, on_step: Callable[[int], None]
 ) -> Frames:
     frames = []
+    chunks = torch.split(cells.to(model.dtype), count)
     with hold.vae(model, striped=striped):
-        for chunk in torch.split(cells, count):
-            frames.append(_pixels(_finite(model, chunk)))
+        decoded: Work = partial(_decoded, model)
+        if model.device.type == "cuda" and not striped and len(chunks) > _WORTH_RECORDING:
+            decoded = recorded(decoded, model.device)
+        for chunk in chunks:
+            values = decoded(chunk)
+            if not torch.isfinite(values).all():
+                decoded = partial(_decoded, model)  # the weights lie elsewhere from now on
+                values = _widened(model, chunk)
+            frames.append(_pixels(values))
             on_step(sum(map(len, frames)))
     return np.concatenate(frames)
 
 
-def _finite(model: Model, chunk: Tensor) -> Tensor:
-    """Decoded in the model's type, or where half precision overflows in float32."""
-    for dtype in dict.fromkeys((model.dtype, torch.float32)):
-        model.weights.bring(model.vae, dtype)
-        values: Tensor = model.vae.decode(chunk.to(dtype)).sample.float()
-        if torch.isfinite(values).all():
-            return values
-    raise Spoilt(Flaw("not-finite", "the frames are not numbers"))
+def _decoded(model: Model, chunk: Tensor) -> Tensor:
+    values: Tensor = model.vae.decode(chunk).sample
+    return values.float()
+
+
+def _widened(model: Model, chunk: Tensor) -> Tensor:
+    """Decoded in float32, where half precision overflows."""
+    model.weights.bring(model.vae, torch.float32)
+    values = _decoded(model, chunk.float())
+    model.weights.bring(model.vae)
+    if not torch.isfinite(values).all():
+        raise Spoilt(Flaw("not-finite", "the frames are not numbers"))
+    return values
 
 
 def _pixels(values: Tensor) -> Frames:

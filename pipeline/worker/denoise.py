@@ -1,6 +1,7 @@
 """Denoising a clip: the model, the mode, the course and the conditions put together."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from pipeline.speed import Course
 from pipeline.worker import hold
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions
+from pipeline.worker.exact.choice import graphs
+from pipeline.worker.exact.graph import recorded
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 
@@ -31,6 +34,7 @@ def denoise(
     `on_step` is called as `sample` does. Raises what lack of memory raises, and NotCompiled where
     there is a compiler.
     """
+    replays = compiler is None and graphs(model.device, mode.thrift, course)
     with hold.unet(model, mode, compiler) as unet:
         return sample(
             predicting(
@@ -41,6 +45,7 @@ def denoise(
                 course.turns,
                 rescale=rescale,
                 halves=mode.thrift.halves,
+                through=partial(recorded, device=model.device) if replays else None,
             ),
             noise_for(seed, tuple(wanted.latents.shape)).to(model.device),
             scheduler_for(model.scheduler, course.sampler, course.spacing),

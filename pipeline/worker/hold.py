@@ -13,8 +13,8 @@ from torch import nn
 
 from pipeline.mode import STRIPE, Mode
 from pipeline.worker.compiler import Compiler
-from pipeline.worker.exact.choice import applied, chosen
-from pipeline.worker.exact.convolutions import phases
+from pipeline.worker.exact import fused
+from pipeline.worker.exact.choice import applied, chosen, decoding
 from pipeline.worker.model import Model
 from pipeline.worker.pieces import folded, passing
 from pipeline.worker.slices import clips, feed_forwards, images, standing_in
@@ -46,6 +46,9 @@ def unet(model: Model, mode: Mode, compiler: Compiler | None = None) -> Iterator
         match thrift.weights:
             case "device":
                 model.weights.bring(model.unet)
+                model.weights.lay(
+                    model.unet, channels_last=fused.at_work() and thrift.cells is None
+                )
             case "float8":
                 stack.enter_context(folded(model.weights, model.unet, [*_pieces(model.unet)]))
             case "host":
@@ -70,7 +73,8 @@ def vae(model: Model, *, striped: bool) -> Iterator[None]:
     """
     try:
         model.weights.bring(model.vae)
-        with standing_in(stripes(model.vae, STRIPE) if striped else phases(model.vae)):
+        model.weights.lay(model.vae, channels_last=fused.at_work() and not striped)
+        with standing_in(stripes(model.vae, STRIPE) if striped else decoding(model.vae)):
             yield
     finally:
         model.weights.leave(model.vae)

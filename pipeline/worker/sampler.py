@@ -115,10 +115,12 @@ def predicting(
     *,
     rescale: float = 0.0,
     halves: bool = False,
+    through: Callable[[Predict], Predict] | None = None,
 ) -> Predict:
     """The predictions of one clip in their turns, for one call a step.
 
-    `guided` away from what is unwanted, or `plain` where that is nothing or the turn says so.
+    `guided` away from what is unwanted, or `plain` where that is nothing or the turn says so; each
+    goes `through` what is given, if anything.
     """
     deep: Deep | None = None if all(turn.fresh for turn in turns) else {}
     alone = led = plain(unet, wanted, deep)
@@ -132,6 +134,8 @@ def predicting(
             deep.clear()
         return (led if turn.guided else alone)(latents, time)
 
+    if through is not None:
+        led, alone = through(led), through(alone)
     return predict
 
 

@@ -45,6 +45,7 @@ from pipeline.worker.errors import (
     is_out_of_memory,
     shortage,
 )
+from pipeline.worker.exact import fused
 from pipeline.worker.fault import Fault
 from pipeline.worker.finisher import Finisher
 from pipeline.worker.model import Model, checked_device, device_facts, load
@@ -70,6 +71,7 @@ class Server:
     def load(self, order: Load) -> Loaded | NoClip:
         """Load a model in place of the present one."""
         self._model = None
+        gc.unfreeze()
         gc.collect()
         watch = Watch(
             self._channel,
@@ -176,9 +178,12 @@ class Server:
         )
         with self._budget.kept():
             model.bring_unet()
+        fused.prove(device, model.dtype)
         if order.compile and not self._budget.counts:
             model.compiler = _compiler()
         self._model = model
+        gc.collect()
+        gc.freeze()  # libraries have half a million objects, which no clip need look through
         watch.step()
         name, memory = device_facts(device)
         return Loaded(

@@ -99,6 +99,13 @@ def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
     return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
 
 
+_ORDERS = {
+    4: (torch.contiguous_format, torch.channels_last),
+    5: (torch.contiguous_format, torch.channels_last_3d),
+}
+"""Of a convolution's kernels, by their dimensions: as they come, and with channels last."""
+
+
 class Weights:
     """Brings modules' weights to one device and lets them leave it again.
 
@@ -159,6 +166,18 @@ class Weights:
                 join(group, [self._host[each] for each in group], self.device)
             else:
                 tensor.data = host.to(self.device, wanted, copy=self._copy)
+
+    def lay(self, module: nn.Module, *, channels_last: bool) -> None:
+        """Have the kernels of its convolutions, where they are copies, in one order or the other.
+
+        Of whole tensors on a GPU: what a convolution is given it would else reorder each time.
+        """
+        if self.device.type != "cuda":
+            return
+        for tensor in tensors_of(module):
+            orders = _ORDERS.get(tensor.ndim)
+            if orders and not self._is_away(tensor):
+                tensor.data = tensor.data.contiguous(memory_format=orders[channels_last])
 
     def held(self) -> int:
         """Bytes that the weights take on the device now; 0 where that is the host's memory."""

@@ -150,7 +150,7 @@ def frames_in_chunks(model: Model, mode: Mode, latents: torch.Tensor) -> None:
     """The first chunk of frames, decoded as `decode` does."""
     cells = latents[0].transpose(0, 1)
     with hold.vae(model, striped=mode.thrift.stripes):
-        decode._finite(model, cells[: decode.together(cells, mode.thrift)])
+        decode._decoded(model, cells[: decode.together(cells, mode.thrift)].to(model.dtype))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,11 +2,12 @@
 
     python -m tests.gpu.run modes [--presets preview,standard] [--modes fast,lean]
     python -m tests.gpu.run cards [--presets ...] [--cards 4,6,8,12,16,24]
-    python -m tests.gpu.run speed [--presets standard] [--rounds 3] [--seconds 400]
+    python -m tests.gpu.run speed [--presets standard,draft] [--rounds 3] [--seconds 200]
 
 `modes`: every preset in every mode. `cards`: every preset on cards of so many GB, for which a part
 of this one stands in: the mode chosen, its peak, whether the clip was made smaller. `speed`: the
-library's way beside ours at all speeds, and the floor, in under eight minutes. Time and memory do
+library's way beside ours at all speeds, and the floor, in under eight minutes (with --compile
+in more). Time and memory do
 not depend on what the weights are, so no checkpoint is needed. Prints a table and writes it, with
 its JSON, to tests/gpu/results/. But for `speed`, three steps are scaled to the preset's number.
 With `--device cpu --model micro` the same code can be tried without a GPU.
@@ -14,13 +15,17 @@ With `--device cpu --model micro` the same code can be tried without a GPU.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from PIL import Image
@@ -31,19 +36,20 @@ from pipeline.ladder import first_that_fits, rungs
 from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
-from pipeline.protocol import Make
+from pipeline.protocol import Make, Progress
 from pipeline.spec import Spec
 from pipeline.worker import clip
 from pipeline.worker.budget import Budget
 from pipeline.worker.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
+from pipeline.worker.exact import fused
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
 from tests.gpu import speed
-from tests.published import published
+from tests.published import noise, published
 
 _EVERY = ",".join(I2VGEN_XL.presets)
-_PRESETS = {"modes": _EVERY, "cards": _EVERY, "speed": "standard"}
+_PRESETS = {"modes": _EVERY, "cards": _EVERY, "speed": "standard,draft"}
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
@@ -71,33 +77,36 @@ def main() -> None:
     asked = _arguments()
     if asked.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("no CUDA device here: this measures the full model on a GPU, and nothing else")
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as the worker does
     torch.set_grad_enabled(False)
     bench = _bench(asked)
     presets = (asked.presets or _PRESETS[asked.what]).split(",")
     if asked.what == "speed":
-        spec = _spec(bench, presets[0])
-        found = speed.rows(bench.model, spec, asked.rounds, asked.seconds)
+        found = speeds(bench, presets, asked)
     elif asked.what == "modes":
         found = modes(bench, presets, [Mode(name) for name in asked.modes.split(",")])
     else:
         found = cards(bench, presets, [float(size) for size in asked.cards.split(",")])
+    name = torch.cuda.get_device_name() if bench.gpu else "CPU"
+    title = f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}, {date.today()}"
+    command = f"python -m tests.gpu.run {' '.join(sys.argv[1:])}"
     rows: list[Row] = []
     for row in found:
         rows.append(row)
         print("  ".join(f"{value!s:>12}" for value in row.values()), flush=True)
-    name = torch.cuda.get_device_name() if bench.gpu else "CPU"
-    report(asked.what, rows, f"{name}, torch {torch.__version__}", asked.results)
+        report(asked.what, rows, title, command, asked.results)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("modes", "cards", "speed"))
-    parser.add_argument("--presets", help="names with commas; speed takes the first")
+    parser.add_argument("--presets", help="names with commas")
+    parser.add_argument("--compile", action="store_true", help="speed of compiled blocks as well")
     parser.add_argument("--modes", default=",".join(Mode))
     parser.add_argument("--cards", default="4,6,8,12,16,24", help="sizes in GB")
     parser.add_argument("--steps", type=int, help="default: 3, for speed the preset's")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=400, help="after which none begins")
+    parser.add_argument("--seconds", type=float, default=200, help="after which none begins")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", choices=("full", MICRO), default="full")
@@ -110,17 +119,27 @@ def _bench(asked: argparse.Namespace) -> Bench:
         kind = "float16" if asked.device.startswith("cuda") else "float32"
         model = load(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
         return Bench(model, MICRO_FAMILY, anatomy_of(MICRO), steps)
-
-    def noise(empty: torch.Tensor) -> torch.Tensor:
-        return empty.normal_(std=0.01)
-
     model = published(asked.device, torch.float16, noise)
+    fused.prove(model.device, model.dtype)
     return Bench(model, I2VGEN_XL, PUBLISHED, steps)
+
+
+def speeds(bench: Bench, presets: list[str], asked: argparse.Namespace) -> Iterator[Row]:
+    """Every preset, the library's way beside ours."""
+    for name in presets:
+        rows = speed.rows(
+            bench.model, _spec(bench, name), asked.rounds, asked.seconds, compiled=asked.compile
+        )
+        for row in rows:
+            yield {"preset": name, **row}
 
 
 def modes(bench: Bench, presets: list[str], wanted: list[Mode]) -> Iterator[Row]:
     """Every preset in every mode, on the whole card."""
     budget = Budget(bench.model.device, None if bench.gpu else 1 << 50)
+    first = _spec(bench, presets[0])
+    for mode in wanted:  # what libraries do once belongs to no row
+        measure(bench, budget, first, Rung(mode, first.width, first.height, first.frames))
     for name in presets:
         spec = _spec(bench, name)
         for mode in wanted:
@@ -186,21 +205,26 @@ def _clear(model: Model) -> None:
     release(model.device)
 
 
-class _Nobody:
-    """A channel that nobody listens to."""
+class _Ear:
+    """A channel's other end, which notes when the steps of denoising were done."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
 
     def send(self, reply: Any) -> None:
-        pass
+        if isinstance(reply, Progress) and reply.stage == "denoise":
+            self.steps.append(time.monotonic())
 
     def waiting(self) -> bool:
         return False
 
 
 def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
-    """One clip of few steps; its seconds as if it had all of them."""
+    """One clip of few steps; its seconds as if it had all of them, each as long as the last."""
     model = bench.model
     settle = torch.cuda.synchronize if bench.gpu else lambda: None
-    watch = Watch(_Nobody(), "encode", settle=settle)  # type: ignore[arg-type]
+    ear = _Ear()
+    watch = Watch(ear, "encode", settle=settle)  # type: ignore[arg-type]
     outcome = "made"
     _clear(model)
     with tempfile.TemporaryDirectory() as folder, budget.kept():
@@ -227,10 +251,12 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
             outcome = f"out of memory in {watch.stage}"
     seconds = dict(watch.seconds)
     whole = bench.family.presets[spec.preset].steps
-    seconds["denoise"] = seconds.get("denoise", 0.0) * whole / spec.steps
+    if "denoise" in seconds and len(ear.steps) > 1:
+        seconds["denoise"] = (ear.steps[-1] - ear.steps[-2]) * whole
     found = peak_of(spec, rung, bench.anatomy, bench.dtype)
     return {
         "seconds": round(sum(seconds.values()), 1),
+        **{f"of that {stage}": round(spent, 2) for stage, spent in seconds.items()},
         "peak_gb": round((budget.peak() or 0) / 1e9, 3),
         "predicted_gb": round(found.most / 1e9, 3),
         "needed_gb": round(need(found, None, gpu=bench.gpu) / 1e9, 3),
@@ -238,13 +264,16 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     }
 
 
-def report(what: str, rows: list[Row], device: str, folder: Path) -> None:
-    """Write the rows as JSON and as a table in Markdown."""
+def report(what: str, rows: list[Row], title: str, command: str, folder: Path) -> None:
+    """Write the rows as JSON and as a table in Markdown; after each, for the next may not come."""
     folder.mkdir(exist_ok=True)
-    (folder / f"{what}.json").write_text(json.dumps({"device": device, "rows": rows}, indent=1))
+    facts = {"device": title, "command": command, "rows": rows}
+    (folder / f"{what}.json").write_text(json.dumps(facts, indent=1) + "\n")
     columns = list(rows[0])
     lines = [
-        f"# {device}",
+        f"# {title}",
+        "",
+        f"`{command}`",
         "",
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(columns),

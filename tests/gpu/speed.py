@@ -1,14 +1,14 @@
 """How fast the model is on one device: the library's own way beside ours, in turn, and the floor.
 
-Four tables in one: a step of the UNet with each transform; the denoising of a whole clip at each
-speed beside the plain UNet in the same loop; picture and prompt to latents beside the stock
-pipeline; and what compiled blocks bring, with the time to make them. The floor is the plain UNet's
-counted work over the measured rate of matrix products.
+For a preset: a step of the UNet with each transform; the denoising of a whole clip at each speed
+beside the plain UNet in the same loop; picture and prompt to latents beside the stock pipeline;
+latents to frames; and, where asked, what compiled blocks bring, with the time to make them. The
+floor is the plain UNet's counted work over the measured rate of matrix products.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
 from typing import Any, get_args
@@ -30,39 +30,40 @@ from pipeline.speed import course
 from pipeline.worker import hold
 from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions
+from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise
+from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import applied, chosen
+from pipeline.worker.exact.graph import recorded
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, noise_for, sample, scheduler_for
-from pipeline.worker.speed import beside, step
+from pipeline.worker.speed import Within, beside, step
 
 Row = dict[str, Any]
 _NEGATIVE = "blurry, static"
 
 
-def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]:
-    """All rows, with guidance as the published model has it.
+def rows(
+    model: Model, spec: Spec, rounds: int, seconds: float, *, compiled: bool = False
+) -> Iterator[Row]:
+    """All rows of a preset, with guidance as the published model has it.
 
     No round of clips begins once so many seconds are over, but for the first.
     """
     spec = spec.model_copy(update={"guidance": 9.0})
     until = time.monotonic() + seconds
     clock = partial(_settled, model.device)
-    model.weights.bring(model.unet)
+    _plain_order(model, model.unet)
     rate = matrix_rate(model, clock)
-    frames, side = spec.frames, spec.height // model.vae_factor
-    run = step(model.unet, frames, side)
+    run = step(model.unet, spec.frames, spec.height // model.vae_factor)
     work = _counted(run) * spec.steps
-    names = chosen(Mode.FAST.thrift, model.device)
-    cases = {f"step, {name}": partial(applied, model.unet, [name]) for name in names}
-    cases["step, all"] = partial(applied, model.unet, names)
-    for row in beside(run, cases, rounds, clock):
-        seen = work / spec.steps / row["seconds"] / rate
-        yield {**row, "matrix_share": round(seen, 3) if row["case"] == "step, all" else None}
+    for row in _steps(model, run, rounds, clock):
+        share = work / spec.steps / row["seconds"] / rate
+        yield row | {"matrix_share": round(share, 3) if row["case"] == "step, all" else None}
     loops = list(_clips("denoising", *_loops(model, spec), rounds, clock, until))
     for row in loops:
         exact = row["case"] == "denoising, exact"
-        yield {**row, "matrix_share": round(work / row["seconds"] / rate, 3) if exact else None}
+        yield row | {"matrix_share": round(work / row["seconds"] / rate, 3) if exact else None}
     yield {
         "case": f"floor: {work / 1e15:.3g} PFLOP at {rate / 1e12:.4g} TFLOP/s",
         "reference_seconds": loops[0]["reference_seconds"],
@@ -72,8 +73,55 @@ def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]
         "matrix_share": 1.0,
     }
     for row in _clips("picture to latents", *_pipelines(model, spec), rounds, clock, until):
-        yield {**row, "matrix_share": None}
-    yield from _compiled(model, spec, run, rounds, clock, until)
+        yield row | {"matrix_share": None}
+    for row in _clips("latents to frames", *_decoding(model, spec), rounds, clock, until):
+        yield row | {"matrix_share": None}
+    if compiled:
+        yield from _compiled(model, spec, run, rounds, clock, until)
+
+
+def _plain_order(model: Model, network: Any) -> None:
+    """A network on the device as the library would have it there."""
+    model.weights.bring(network)
+    model.weights.lay(network, channels_last=False)
+
+
+def _steps(
+    model: Model, run: Callable[[], Tensor], rounds: int, clock: Callable[[], float]
+) -> Iterator[Row]:
+    """One step of the UNet: each transform alone, then all, as a clip has them."""
+    now = run
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        with hold.unet(model, Mode.FAST):
+            yield
+        _plain_order(model, model.unet)
+
+    @contextmanager
+    def torch_alone() -> Iterator[None]:
+        with fused.using(None), held():
+            yield
+
+    @contextmanager
+    def replayed() -> Iterator[None]:
+        nonlocal now
+        with held():
+            now = partial(recorded(run.func, model.device), *run.args)  # type: ignore[attr-defined]
+            now()
+            yield
+            now = run
+
+    names = chosen(Mode.FAST.thrift, model.device)
+    cases: dict[str, Within] = {
+        f"step, {name}": partial(applied, model.unet, [name]) for name in names
+    }
+    if fused.at_work():
+        cases["step, all but our kernels"] = torch_alone
+    cases["step, all"] = held
+    if model.device.type == "cuda":
+        cases["step, all, replayed"] = replayed
+    yield from beside(lambda: now(), cases, rounds, clock)  # noqa: PLW0108 - it changes
 
 
 def _compiled(
@@ -187,7 +235,7 @@ def _loops(model: Model, spec: Spec) -> Runs:
         return sample(predict, noise, scheduler, spec.steps, lambda _: None)
 
     return (
-        partial(model.weights.bring, model.unet),
+        partial(_plain_order, model, model.unet),
         plainly,
         {
             speed: partial(_denoised, model, spec, speed, wanted, unwanted)
@@ -204,7 +252,7 @@ def _pipelines(model: Model, spec: Spec) -> Runs:
 
     def all_there() -> None:
         for part in (model.unet, model.vae, model.text_encoder, model.image_encoder):
-            model.weights.bring(part)
+            _plain_order(model, part)
 
     all_there()
     pipeline = stock(model)
@@ -235,6 +283,22 @@ def _pipelines(model: Model, spec: Spec) -> Runs:
         return _denoised(model, spec, speed, *_told(model, spec))
 
     return all_there, theirs, {speed: partial(ours, speed) for speed in get_args(Speed)}
+
+
+def _decoding(model: Model, spec: Spec) -> Runs:
+    """The VAE as the pipeline calls it, a frame at a time, and ours; differences in 255ths."""
+    cells = noise_for(spec.seed, _shape(model, spec)).to(model.device, model.dtype)
+
+    def theirs() -> Tensor:
+        chunks = cells[0].transpose(0, 1).split(1)
+        values = [model.vae.decode(c / model.vae.config.scaling_factor).sample for c in chunks]
+        scaled = torch.cat(values).float().div(2).add(0.5).clamp(0, 1).mul(255).round()
+        return scaled.permute(0, 2, 3, 1).cpu()
+
+    def ours() -> Tensor:
+        return torch.from_numpy(decode(model, cells, Mode.FAST.thrift, on_step=lambda _: None))
+
+    return partial(_plain_order, model, model.vae), theirs, {"exact": ours}
 
 
 def stock(model: Model) -> I2VGenXLPipeline:

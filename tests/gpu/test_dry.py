@@ -12,7 +12,17 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
-    asked = ["--device", "cpu", "--model", "micro", "--presets", "draft", "--steps", "2"]
+    asked = [
+        "--device",
+        "cpu",
+        "--model",
+        "micro",
+        "--presets",
+        "draft",
+        "--steps",
+        "2",
+        "--compile",
+    ]
     command = [sys.executable, "-m", "tests.gpu.run", "speed", *asked, "--rounds", "1"]
     ended = subprocess.run(
         [*command, "--results", tmp_path],
@@ -30,7 +40,8 @@ def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
     assert any(case.startswith("compiling, ") for case in rows)
     for case in ("step, all, compiled", "denoising, exact, compiled"):
         assert rows[case]["max_abs_diff"] < 1e-2
+    assert rows["latents to frames, exact"]["max_abs_diff"] <= 1
     for what in ("denoising", "picture to latents"):
         off = {speed: rows[f"{what}, {speed}"]["max_abs_diff"] for speed in ("exact", "fast")}
         assert off["exact"] < 1e-2 < off["fast"], what
-    assert "| denoising, balanced |" in (tmp_path / "speed.md").read_text()
+    assert "| draft | denoising, balanced |" in (tmp_path / "speed.md").read_text()

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from pipeline.mode import Thrift
+from pipeline.speed import Course
+from pipeline.worker.exact import fused
 from pipeline.worker.exact.constants import constants, shared
-from pipeline.worker.exact.convolutions import channels_last, phases, resnets, shifted
+from pipeline.worker.exact.convolutions import channels_last, norms, phases, resnets, shifted
 from pipeline.worker.exact.tokens import gates, joined, spatial, temporal
 from pipeline.worker.slices import Forwards, standing_in
 
@@ -33,13 +35,29 @@ _SLICED = ("constants", "spatial", "gates", "resnets")
 def chosen(thrift: Thrift, device: torch.device, *, compiled: bool = False) -> list[str]:
     """The names of those that a mode takes on a device.
 
-    Channels last pay where group normalisation has a kernel for them, which CUDA has not unless it
-    is compiled.
+    On CUDA channels last, and what gains by them, pay where group normalisation has a kernel for
+    them: our own, or a compiled one.
     """
     if thrift.cells is not None:
         return list(_SLICED)
-    pay = compiled or device.type == "cpu"
-    return [name for name in EXACT if name != "channels_last" or pay]
+    pay = compiled or fused.at_work() or device.type != "cuda"
+    return [name for name in EXACT if pay or name not in ("channels_last", "shifted")]
+
+
+def graphs(device: torch.device, thrift: Thrift, course: Course) -> bool:
+    """Whether a clip's steps are recorded as CUDA graphs.
+
+    Not where weights come and go, and not where one step takes what another has left.
+    """
+    return device.type == "cuda" and thrift.cells is None and not course.reuses
+
+
+def decoding(vae: Any) -> Forwards:
+    """What stands in where the VAE takes frames whole."""
+    if not fused.at_work():
+        return phases(vae)
+    every = (phases, resnets, norms, channels_last)
+    return {m: forward for make in every for m, forward in make(vae).items()}
 
 
 def compiles(thrift: Thrift) -> bool:

@@ -10,6 +10,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.worker.exact import fused
 from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 
@@ -35,8 +36,7 @@ def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
 @block
 def _activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """(clips, channels, frames, height, width) with the channels last, whole in memory."""
-    y = functional.silu(norm(x), inplace=True)
-    return y.permute(0, 2, 3, 4, 1).contiguous()
+    return fused.activated(norm, x).permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
@@ -57,12 +57,20 @@ def resnets(network: nn.Module) -> Forwards:
 
 @block
 def _resnet(module: ResnetBlock2D, x: Tensor, temb: Tensor | None = None) -> Tensor:
-    y = module.conv1(functional.silu(module.norm1(x), inplace=True))
-    if temb is not None:
-        y += module.time_emb_proj(functional.silu(temb))[:, :, None, None]
-    y = module.conv2(functional.silu(module.norm2(y), inplace=True))
-    y += x if module.conv_shortcut is None else module.conv_shortcut(x)
-    return y  # type: ignore[no-any-return]
+    y, late = fused.convolved(module.conv1, fused.activated(module.norm1, x))
+    time = None if temb is None else module.time_emb_proj(functional.silu(temb))
+    y, late = fused.convolved(module.conv2, fused.activated(module.norm2, y, _both(time, late)))
+    if module.conv_shortcut is not None:
+        x, more = fused.convolved(module.conv_shortcut, x)
+        late = _both(late, more)
+    return fused.summed(y, x, late)
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of what is there."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 def phases(network: nn.Module) -> Forwards:
@@ -74,14 +82,14 @@ def phases(network: nn.Module) -> Forwards:
     return {m: _phases(m) for m in network.modules() if isinstance(m, Upsample2D)}
 
 
-def _taps() -> Tensor:
-    """(9, 4 phases x 4): which of a kernel's nine taps each phase adds up at its four places."""
-    rows = torch.tensor([[[1, 0], [0, 1], [0, 1]], [[1, 0], [1, 0], [0, 1]]])  # phase, tap, place
-    taps = torch.einsum("ptr,qsc->tspqrc", rows, rows)
-    return taps.reshape(9, 16)
+def _taps(device: torch.device) -> Tensor:
+    """(9, 4 phases x 4): which of a kernel's nine taps each phase adds up at its four places.
 
-
-_TAPS = _taps()
+    Made on the device, which copies from the host would make wait.
+    """
+    phase, tap, place = (torch.arange(n, device=device) for n in (2, 3, 2))
+    rows = ((tap[:, None] + 1 - phase[:, None, None]) // 2 == place).float()
+    return torch.einsum("ptr,qsc->tspqrc", rows, rows).reshape(9, 16)
 
 
 def _phases(module: Upsample2D) -> Callable[..., Tensor]:
@@ -110,16 +118,26 @@ def kernels_of(weight: Tensor) -> Tensor:
     """
     out, into = weight.shape[:2]
     kernels = weight.new_empty(4, out, into, 4)
-    for kernel, taps in zip(kernels, _TAPS.to(weight).split(4, dim=1), strict=True):  # type: ignore[no-untyped-call]
-        torch.matmul(weight.flatten(2), taps, out=kernel)
+    taps = _taps(weight.device).to(weight.dtype)
+    for phase, kernel in enumerate(kernels):
+        torch.matmul(weight.flatten(2), taps[:, 4 * phase : 4 * phase + 4], out=kernel)
     return kernels.view(4 * out, into, 2, 2)
 
 
-def channels_last(unet: Any) -> Forwards:
-    """What comes out of the first convolution has its channels last in memory, and all after it."""
+def norms(network: nn.Module) -> Forwards:
+    """Group normalisations that no other transform takes."""
+    return {m: partial(fused.normed, m) for m in network.modules() if isinstance(m, nn.GroupNorm)}
 
+
+def channels_last(network: nn.Module) -> Forwards:
+    """What comes out of a first convolution has its channels last in memory, and all after it."""
+    named = network.named_modules()
+    return {m: _channels_last(m) for name, m in named if name.split(".")[-1] == "conv_in"}
+
+
+def _channels_last(first: nn.Module) -> Callable[..., Tensor]:
     def forward(x: Tensor) -> Tensor:
-        y: Tensor = type(unet.conv_in).forward(unet.conv_in, x)
+        y: Tensor = type(first).forward(first, x)
         return y.contiguous(memory_format=torch.channels_last)
 
-    return {unet.conv_in: forward}
+    return forward

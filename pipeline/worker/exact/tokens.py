@@ -19,14 +19,12 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.worker.exact import fused
 from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 from pipeline.worker.weights import one_of
 
 _BRANCHES = 2
-_MOST_HEADS = (1 << 16) - 1
-"""A CUDA kernel's grid has at most 65,535 places along this side."""
-
 Looked = tuple[Tensor, Tensor]
 """Keys and values of a context, (B, heads, tokens, width) each."""
 
@@ -158,14 +156,14 @@ def _attended(
 ) -> tuple[Tensor, Tensor]:
     """Images to tokens that have attended to each other and to the context; and those normed."""
     inner = module.transformer_blocks[0]
-    y = module.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+    y = fused.normed(module.norm, x).permute(0, 2, 3, 1).flatten(1, 2)
     y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
-    y += _attend(inner.attn1, whole, inner.norm1(y))
-    queries = inner.attn2.to_q(inner.norm2(y))
+    seen = _attend(inner.attn1, whole, fused.even(inner.norm1, y))
+    queries = inner.attn2.to_q(fused.added(y, seen, inner.norm2))
+    del seen
     if branches > 1:
         y, queries = (torch.cat([each] * branches) for each in (y, queries))
-    y += _look(inner.attn2, queries, keys, values)
-    return y, inner.norm3(y)
+    return y, fused.added(y, _look(inner.attn2, queries, keys, values), inner.norm3)
 
 
 @block
@@ -221,11 +219,14 @@ def _attended_over_time(
     """Images to tokens of clips that have attended over time; and those normed."""
     inner = module.transformer_blocks[0]
     clips = x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
-    y = module.norm(clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
+    y = fused.normed(module.norm, clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
     y = module.proj_in(y)
-    y += _attend_over_time(inner.attn1, first, inner.norm1(y))
-    y += _attend_over_time(inner.attn2, second, inner.norm2(y))
-    return y, inner.norm3(y)
+    seen = _attend_over_time(inner.attn1, first, fused.even(inner.norm1, y))
+    told = fused.added(y, seen, inner.norm2)
+    del seen
+    seen = _attend_over_time(inner.attn2, second, told)
+    del told
+    return y, fused.added(y, seen, inner.norm3)
 
 
 @block
@@ -236,34 +237,11 @@ def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> 
 
 
 def _attend_over_time(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
-    """Self-attention over the frames of (clips, frames, places, channels).
-
-    Each place is to the kernel what a head is: so it reads and writes the tokens where they are.
-    """
-    clips, frames, _, width = x.shape
-    queries, keys, values = (
-        each.view(clips, frames, -1, width // attention.heads).transpose(1, 2)
-        for each in _project_apart(attention, whole, x)
-    )
-    y = _in_parts(queries, keys, values)
-    del queries, keys, values
-    out: Tensor = attention.to_out[0](y.transpose(1, 2).reshape(x.shape))
+    """Self-attention over the frames of (clips, frames, places, channels)."""
+    project = _project if fused.at_work() else _project_apart
+    y = fused.over_time(project(attention, whole, x), attention.heads)
+    out: Tensor = attention.to_out[0](y)
     return out
-
-
-def _in_parts(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of (clips, heads, frames, width) whose heads may be more than a kernel takes."""
-    heads = queries.shape[1]
-    if heads <= _MOST_HEADS:
-        return functional.scaled_dot_product_attention(queries, keys, values)
-    result = torch.empty_like(queries)
-    step = max(1, _MOST_HEADS // 4)  # a part lives beside the result
-    for first in range(0, heads, step):
-        some = slice(first, first + step)
-        result[:, some] = functional.scaled_dot_product_attention(
-            queries[:, some], keys[:, some], values[:, some]
-        )
-    return result
 
 
 def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
@@ -277,6 +255,5 @@ def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
 
 @block
 def _gated(module: FeedForward, x: Tensor) -> Tensor:
-    values, gate = module.net[0].proj(x).chunk(2, dim=-1)
-    out: Tensor = module.net[2](values.mul_(functional.gelu(gate)))
+    out: Tensor = module.net[2](fused.gated(module.net[0].proj(x)))
     return out

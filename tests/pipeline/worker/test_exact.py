@@ -17,7 +17,7 @@ from pipeline.speed import SHALLOW, course_with
 from pipeline.worker import hold
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
-from pipeline.worker.exact import tokens
+from pipeline.worker.exact import fused, tokens
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import kernels_of
 from pipeline.worker.exact.tokens import projections
@@ -183,7 +183,7 @@ def test_more_places_than_a_kernel_takes(small: Any, monkeypatch: pytest.MonkeyP
     both = plain(small, told(small, 10).join(told(small, 20)))
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
-    monkeypatch.setattr(tokens, "_MOST_HEADS", 37)
+    monkeypatch.setattr(fused, "_MOST_HEADS", 37)
     with applied(small, ["temporal"]):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
