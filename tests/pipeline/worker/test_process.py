@@ -3,17 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 
 from daemon.timeline import stretches
-from pipeline import ladder
-from pipeline.anatomy import anatomy_of
-from pipeline.memory import Peak, need, peak
-from pipeline.mode import Mode, Rung
-from pipeline.presets import MICRO_FAMILY
+from pipeline.mode import Mode
 from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer
 from tests.system import disks
@@ -156,39 +151,19 @@ def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage
 def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     peer = worker()
     peer.load(max_memory=3_000_000)
+    peer.send(Survey())
+    assert peer.final().free == 3_000_000
     peer.send(order(mode=Mode.FAST, width=64, height=64))
     reply = peer.final()
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail
-
-
-def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
-    worker: Start, order: Order
-) -> None:
-    """Each mode is made in what it needs, where no more is there."""
-    size: dict[str, Any] = {"width": 64, "height": 64, "frames": 16, "guidance": 3.0}
-    spec = order(fallback="never", **size).spec
-    anatomy = anatomy_of("micro")
-
-    def predicted(rung: Rung) -> Peak:
-        return peak(rung, anatomy, "float32", guided=True)
-
-    rungs = ladder.rungs(spec, MICRO_FAMILY, lambda rung: predicted(rung).most)
-    assert [rung.mode for rung in rungs] == [mode for mode in Mode if mode.exact]
-    peer = worker()
-    peer.load()
-    for n, rung in enumerate(rungs):
-        limit = need(predicted(rung), None, gpu=False)
-        peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=limit))
-        assert peer.final().type == "loaded"
-        peer.send(Survey())
-        assert peer.final().free == limit
-        above = [rungs[n - 1]] if n else []
-        for tried, outcome in [*((r, "out_of_memory") for r in above), (rung, "made")]:
-            peer.send(order(mode=tried.mode, **size))
-            reply = peer.final()
-            assert reply.type == outcome, (str(rung), str(tried), reply)
-        assert reply.peak_memory <= limit
+    more = 100_000_000
+    peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=more))
+    assert peer.final().type == "loaded"
+    peer.send(Survey())
+    assert peer.final().free == more
+    peer.send(order())
+    assert 0 < peer.final().peak_memory <= more
 
 
 def test_what_the_allocator_said_is_told(worker: Start, order: Order) -> None:
