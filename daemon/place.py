@@ -4,6 +4,7 @@
 Which of the two a folder can do is found by `probe`, once at start.
 """
 
+import contextlib
 import ctypes
 import errno
 import filecmp
@@ -23,6 +24,9 @@ _NO_SUCH_WAY = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _NO_SUCH_SYNC = (*_NO_SUCH_WAY, errno.EBADF, errno.EACCES, errno.ENOTTY)
 """What shares say that know no fsync of a folder, and sync by themselves."""
 _NAME_MAX = 255
+_PROBE = ".i2vd-probe-"
+_PROBED = 600.0
+"""Seconds after which no probe goes on any more, neither here nor on another host."""
 
 
 class Method(StrEnum):
@@ -37,11 +41,15 @@ class NoMethod(OSError):
 
 
 def probe(folder: Path) -> Method:
-    """Try both methods in `folder`. Raises NoMethod, or OSError when it cannot be written."""
-    stem = folder / f".i2vd-probe-{uuid.uuid4().hex}"
+    """Try both methods in `folder`. Raises NoMethod, or OSError when it cannot be written.
+
+    What a probe left that was killed is removed.
+    """
+    stem = folder / f"{_PROBE}{uuid.uuid4().hex}"
     source, target = stem.with_suffix(".a"), stem.with_suffix(".b")
     source.touch()
     try:
+        _sweep(folder, source.stat().st_mtime - _PROBED)
         for method in Method:
             try:
                 place(source, target, method)
@@ -58,6 +66,14 @@ def probe(folder: Path) -> Method:
         "neither links nor exclusive renames work on this file system",
         str(folder),
     )
+
+
+def _sweep(folder: Path, before: float) -> None:
+    """Remove the files of probes, last written before that time on the folder's own clock."""
+    for left in folder.glob(f"{_PROBE}*"):
+        with contextlib.suppress(OSError):
+            if left.lstat().st_mtime < before:
+                left.unlink()
 
 
 def place(source: Path, target: Path, method: Method) -> bool:

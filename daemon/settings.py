@@ -1,25 +1,14 @@
-"""Settings: one TOML file plus `I2VD_*` variables, checked as a whole before anything starts.
+"""Settings: their keys, what each may be, and what must hold of all together.
 
-Every key has a default, so that `i2vd run` in an empty folder works. Relative paths are relative to
-the configuration file, or to the working folder where there is none.
+Every key has a default, so that `i2vd run` in an empty folder works. Where they come from is
+config.py's.
 """
 
-import difflib
 import os
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import pydantic_settings
-from pydantic import (
-    BaseModel,
-    ByteSize,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -28,8 +17,6 @@ from pydantic_settings import (
 
 from daemon.address import ip, is_address, is_loopback, split_address
 from daemon.given import (
-    CHILD_VARIABLES,
-    CONFIG_VARIABLE,
     HOST,
     DatabaseUrl,
     ModelName,
@@ -39,10 +26,8 @@ from daemon.given import (
 from pipeline.gate import Limits
 from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
-from rules.parse import shown
 
 ENV_PREFIX = "I2VD_"
-CONFIG_PLACES = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -190,7 +175,7 @@ class Log(_Section):
 
 
 class Settings(BaseSettings):
-    """All settings. Made by `load`; `base` is the folder that relative paths start from."""
+    """All settings, as `config.load` makes them: every path is absolute."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
@@ -271,133 +256,3 @@ class Settings(BaseSettings):
     def inbox_named(self, name: str) -> Inbox | None:
         """The inbox of that name, unless the configuration has lost it."""
         return next((inbox for inbox in self.inbox if inbox.name == name), None)
-
-
-def find_config(given: Path | None) -> Path | None:
-    """The configuration file to use: the one given, `$I2VD_CONFIG`, or the first usual place."""
-    if given is None and (variable := os.environ.get(CONFIG_VARIABLE)):
-        given = Path(variable)
-    if given is not None:
-        return given
-    return next((place for place in CONFIG_PLACES if place.is_file()), None)
-
-
-def load(config: Path | None) -> Settings:
-    """Settings from a file (None: defaults) and the environment, all paths absolute.
-
-    Raises SettingsError, which names every mistake at once.
-    """
-    content = _read(config) if config else {}
-    mistakes = _unknown_variables()
-    base = config.resolve().parent if config else Path.cwd()
-    try:
-        settings = Settings(**content)
-        if not mistakes:
-            return Settings.model_validate(_absolute(settings, base).model_dump())
-    except ValidationError as error:
-        mistakes += [_explain(each) for each in error.errors()]
-    except pydantic_settings.SettingsError as error:
-        mistakes.append(f"{error}; in a variable a list or a table is written as JSON")
-    except RecursionError:
-        mistakes.append("a value is nested too deeply")
-    where = str(config) if config else "the settings"
-    raise SettingsError("\n".join(f"{where}: {mistake}" for mistake in mistakes))
-
-
-def _read(config: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"{config}: no such file") from None
-    except OSError as error:
-        raise SettingsError(f"{config}: {error.strerror}") from None
-    except RecursionError:
-        raise SettingsError(f"{config}: is nested too deeply") from None
-    except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
-        why = "a number has too many digits" if "string conversion" in str(error) else error
-        raise SettingsError(f"{config}: not TOML: {why}") from None
-
-
-def _absolute(settings: Settings, base: Path) -> Settings:
-    inboxes = tuple(
-        inbox.model_copy(
-            update={
-                role: _place(base, getattr(inbox, role))
-                for role in ("path", "outbox", "rules", "archive", "failed")
-            }
-        )
-        for inbox in settings.inbox
-    )
-    model = settings.model
-    if model.name != MICRO and (base / model.name).is_dir():
-        model = model.model_copy(update={"name": str(_place(base, Path(model.name)))})
-    http = settings.http
-    if http.token_file is not None:
-        http = http.model_copy(update={"token_file": _place(base, http.token_file)})
-    return settings.model_copy(
-        update={
-            "state": _place(base, settings.state),
-            "inbox": inboxes,
-            "model": model,
-            "http": http,
-            "hook": tuple(
-                hook.model_copy(update={"secret_file": _place(base, hook.secret_file)})
-                if hook.secret_file
-                else hook
-                for hook in settings.hook
-            ),
-        }
-    )
-
-
-def _place(base: Path, path: Path) -> Path:
-    return Path(os.path.normpath(base / path.expanduser()))
-
-
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the section at `path` may have."""
-    section: Any = Settings
-    for step in path:
-        if isinstance(step, int):
-            continue
-        lists = {"inbox": Inbox, "hook": Hook}
-        section = lists.get(step) or section.model_fields[step].annotation
-    return list(section.model_fields)
-
-
-def _explain(error: Any) -> str:
-    path, key = error["loc"][:-1], str(error["loc"][-1]) if error["loc"] else ""
-    dotted = ".".join(str(step) for step in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(path)
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {shown(repr(dotted))}; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if not dotted:
-        return str(message)
-    return f"{shown(dotted)}: {message} (given: {_given(error['input'])})"
-
-
-def _given(value: object) -> str:
-    try:
-        return shown(repr(value))
-    except ValueError:  # Python refuses to write out a number of thousands of digits
-        return "a number of thousands of digits"
-
-
-def _unknown_variables() -> list[str]:
-    """Mistyped variables would be ignored in silence otherwise."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
-        f"{ENV_PREFIX}{name.upper()}__{key.upper()}"
-        for name in ("queue", "model", "gate", "http", "log")
-        for key in _known_keys((name,))
-    }
-    mistakes = []
-    for variable in os.environ:
-        if not variable.startswith(ENV_PREFIX) or variable in CHILD_VARIABLES | known:
-            continue
-        near = difflib.get_close_matches(variable, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-        mistakes.append(f"unknown variable {shown(variable)}; {hint}")
-    return mistakes

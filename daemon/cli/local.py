@@ -15,9 +15,10 @@ from daemon import check as checks
 from daemon import explain as explanations
 from daemon import needs, systemd
 from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.config import find_config
 from daemon.folders import make_folders
 from daemon.mount import refuses_queue
-from daemon.settings import Settings, SettingsError, find_config
+from daemon.settings import Settings, SettingsError
 from daemon.submit import NotAName, copy_in, picture_name, prompt_beside
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from daemon.changes import Changes
 from daemon.database import LedgerUnavailable
 from daemon.job import State
 from daemon.owner import name_of
@@ -47,8 +48,8 @@ class Status(BaseModel):
     paused: bool
     problems: list[str]
     jobs: dict[State, int]
-    newest: int
-    """The newest job; with the counts it tells that a list has changed."""
+    changed: int
+    """The last event of any job; with the counts it tells that a list has changed."""
     eta: float | None
     slots: list[SlotStatus]
     elsewhere: list[Elsewhere]
@@ -77,12 +78,11 @@ class _Live:
 
 
 def _now(app: "App") -> Status:
-    newest = app.history.newest(limit=1)
     return Status(
         paused=app.ledger.paused(),
         problems=app.problems(),
         jobs=app.history.counts(),
-        newest=newest[0].id if newest else 0,
+        changed=Changes(app.database).newest(),
         eta=app.until_done(),
         slots=[_slot(slot) for slot in app.slots],
         elsewhere=[

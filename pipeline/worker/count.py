@@ -21,8 +21,10 @@ Without = Callable[[nn.Module], Forwards]
 
 def denoising(course: Course, frames: int, side: int, without: Without | None = None) -> int:
     """Operations of a clip of the published model with `side` latent cells a side."""
-    found = {guided: work(frames, side, without, guided=guided) for guided in (True, False)}
-    return sum(found[turn.guided][0 if turn.fresh else 1] for turn in course.turns)
+    return sum(
+        work(frames, side, without, guided=turn.guided)[0 if turn.fresh else 1]
+        for turn in course.turns
+    )
 
 
 @cache

@@ -27,6 +27,7 @@ from daemon.database import Database
 from daemon.scan import scan
 from daemon.tables import jobs
 from tests.bench.daemon import resident, spent
+from tests.bench.head import head
 from tests.bench.watchers import SCRIPTS, Script
 from tests.system.studio import Studio, picture
 
@@ -226,7 +227,7 @@ def main() -> int:
                 table.add_row(what, *cells)
     finally:
         shutil.rmtree(root)
-    Console().print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    Console().print(head("python -m tests.bench.arrival"))
     Console(width=120).print(table)
     for name in wrong[:20]:
         sys.stderr.write(f"{name}: not a job exactly once\n")

@@ -5,19 +5,18 @@ happens. The figures are the machine's of the moment: run it on a quiet one.
 """
 
 import os
-import platform
 import re
 import socket
 import statistics
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.head import head
 from tests.system.studio import Studio, picture
 
 STARTS = 5
@@ -89,11 +88,7 @@ def main() -> None:
         finally:
             studio.close()
     console = Console()
-    load = os.getloadavg()[0]
-    console.print(
-        f"i2vd {version('i2vd')}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"load {load:.1f}"
-    )
+    console.print(head("python -m tests.bench.daemon"))
     console.print(table)
 
 

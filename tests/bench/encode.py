@@ -6,7 +6,6 @@ another build, so the files differ a little. Runs without ffmpeg end with a sent
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from pipeline.worker.decode import Frames
 from pipeline.worker.encode import write
+from tests.bench.head import head
 
 QUALITY = 17
 FPS = 8
@@ -83,9 +83,7 @@ def main() -> int:
         for shape in SHAPES:
             table.add_row("{} of {}x{}".format(*shape), *_measured(Path(folder), shape, options))
     console = Console(width=120)
-    console.print(
-        f"medians of {options.rounds} rounds; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
+    console.print(head(f"medians of {options.rounds} rounds"))
     console.print(table)
     return 0
 

@@ -10,13 +10,11 @@ what they ask of the database when they have nothing to do.
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from daemon.history import History
 from daemon.ledger import Ledger
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, resolve
+from tests.bench.head import head
 from tests.chaos.film import film
 from tests.chaos.fleet import SETTINGS
 from tests.postgres import Server
@@ -228,13 +227,10 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="i2vd-fleet-") as folder:
             bench = Bench(server)
-            console.print(
-                f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores for all, load "
-                f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, PostgreSQL "
-                f"{bench.one('show server_version')}, fsync on; {options.hosts} hosts, "
-                f"{options.waiting:,} jobs waiting, {options.claims:,} of them made at each length "
-                f"of the history"
-            )
+            served = f"PostgreSQL {bench.one('show server_version')}, fsync on"
+            asked = f"{options.waiting:,} jobs waiting, {options.claims:,} of them made at each"
+            hosts = f"{options.hosts} hosts, all on these cores"
+            console.print(head(f"{served}; {hosts}; {asked} length of the history"))
             table = Table(
                 "finished jobs", "claim, median", "claim, p99", "jobs", "counts", box=None
             )

@@ -5,15 +5,12 @@ makes them, and what each scrape of /metrics asks.
 """
 
 import argparse
-import os
-import platform
 import random
 import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from daemon.pace import queued_work
 from daemon.tables import jobs
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, resolve
+from tests.bench.head import head
 
 _ROWS = 20_000
 """Rows in one transaction."""
@@ -108,11 +106,9 @@ def main() -> None:
         add(f"a claim past {options.large:,} that do not fit", small, options.claims // 2)
         database.close()
     console = Console(width=100)
-    console.print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; python -m "
-        f"tests.bench.ledger --finished {options.finished} --waiting {options.waiting}"
-    )
+    asked = f"--finished {options.finished} --waiting {options.waiting}"
+    sqlite = f"SQLite {sqlite3.sqlite_version}"
+    console.print(head(f"{sqlite}; python -m tests.bench.ledger {asked}"))
     console.print(table)
 
 

@@ -5,12 +5,9 @@ version, on SQLite and on PostgreSQL; the seconds of each migration.
 """
 
 import argparse
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,6 +16,7 @@ from rich.table import Table
 
 import daemon.migrate
 from daemon.database import Database
+from tests.bench.head import head
 from tests.postgres import Server
 
 OLD = Path(__file__).parents[1] / "daemon" / "queue_v1.sql"
@@ -101,10 +99,7 @@ def main() -> None:
     for what, seconds in lite.items():
         table.add_row(what, f"{seconds:.1f}", f"{served[what]:.1f}")
     console = Console(width=100)
-    console.print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}; {options.finished:,} finished jobs"
-    )
+    console.print(head(f"{options.finished:,} finished jobs"))
     console.print(table)
 
 

@@ -5,7 +5,6 @@ seconds until a browser shows each tab and has scrolled through many clips.
 """
 
 import os
-import platform
 import sqlite3
 import statistics
 import tempfile
@@ -16,6 +15,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.head import head
 from tests.chaos.film import film
 from tests.system.browser import browser
 from tests.system.studio import DRAFT, Studio, picture
@@ -72,12 +72,7 @@ def main() -> None:
             multiply(studio.root / ".i2vd" / "queue.sqlite", JOBS)
             pose(studio.root / ".i2vd" / "posters", JOBS)
             studio.start()
-            console.print(
-                f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, load "
-                f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}; "
-                f"python -m tests.bench.page",
-                highlight=False,
-            )
+            console.print(head("python -m tests.bench.page"), highlight=False)
             console.print(calls(studio))
             console.print(shown(studio))
         finally:

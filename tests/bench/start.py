@@ -8,11 +8,9 @@ time, each since the one before. The later starts find all files in the kernel's
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +20,7 @@ from rich.table import Table
 from pipeline.mode import Mode
 from pipeline.presets import MICRO
 from pipeline.protocol import Load, Make, Progress
+from tests.bench.head import head
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -43,10 +42,7 @@ def main() -> None:
         later = [f"{median(each):.2f} s" for each in zip(*steps[1:] or steps, strict=True)]
         table.add_row(what, *(f"{each:.2f} s" for each in steps[0]), *later)
     console = Console(width=100)
-    console.print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}; python -m tests.bench.start"
-    )
+    console.print(head("python -m tests.bench.start"))
     console.print(table)
 
 

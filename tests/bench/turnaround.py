@@ -7,14 +7,11 @@ is the real one with the embedded model, from the claim until the picture is in 
 
 import argparse
 import contextlib
-import os
-import platform
 import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +19,7 @@ from rich.table import Table
 
 from daemon.database import Database
 from daemon.tables import jobs
+from tests.bench.head import head
 from tests.chaos.film import film
 from tests.system.studio import DRAFT, Studio, picture
 
@@ -120,10 +118,7 @@ def main() -> None:
         beside = beside_the_worker(Path(folder), options.clips)
         table.add_row("claimed to archived, beside the worker", *told(beside), "under 150 ms")
     console = Console(width=120)
-    console.print(
-        f"i2vd {version('i2vd')}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}; {options.drops} drops, {options.clips} clips"
-    )
+    console.print(head(f"{options.drops} drops, {options.clips} clips"))
     console.print(table)
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
+from daemon.config import load
 from daemon.database import Database
 from daemon.forecast import Forecast, Setup
 from daemon.needs import known
-from daemon.settings import load
 from daemon.tables import peaks
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,20 @@ def test_where_links_fail_renames_are_used(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         probe(tmp_path / "nowhere")
+
+
+def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
+    killed = (
+        "import os, signal, sys; from pathlib import Path; from daemon import place;"
+        "place.place = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        "place.probe(Path(sys.argv[1]))"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", killed, tmp_path], check=False)
+    old, young = tmp_path.iterdir()
+    os.utime(old, (0, 0))
+    probe(tmp_path)
+    assert [*tmp_path.iterdir()] == [young], "another host may be at it"
 
 
 def test_a_move_never_overwrites(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.settings import Settings, SettingsError, find_config, load
+from daemon.config import find_config, load
+from daemon.settings import Settings, SettingsError
 
 
 def write(folder: Path, text: str) -> Path:

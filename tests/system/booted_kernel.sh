@@ -126,14 +126,6 @@ down() {
   rm -rf "${STATE:?}/$1"
 }
 
-command=$1
-shift
-case $command in
-  up) up "$@" ;;
-  _become) _become "$@" ;;
-  exec) execute "$@" ;;
-  here) here "$@" ;;
-  root) echo "/proc/$(cat "$STATE/$1/leader")/root$STATE/$1/fs/root" ;;
-  down) down "$1" ;;
-  *) sed -n '2,15s/^# \?//p' "$0"; exit 2 ;;
-esac
+root() { echo "/proc/$(cat "$STATE/$1/leader")/root$STATE/$1/fs/root"; }
+
+dispatch "$@"

@@ -121,13 +121,8 @@ remove() {
   rm -rf "${STATE:?}/$1"
 }
 
-command=$1
-shift
-case $command in
-  up) up "$@" ;;
-  _become) _become "$@" ;;
-  exec) name=$1; shift; inside "$(leader "$name")" "$@" ;;
-  root) echo "/proc/$(leader "$1")/root" ;;
-  down) down "$1" ;;
-  *) sed -n '2,10s/^# \?//p' "$0"; exit 2 ;;
-esac
+execute() { inside "$(leader "$1")" "${@:2}"; }
+
+root() { echo "/proc/$(leader "$1")/root"; }
+
+dispatch "$@"

@@ -33,7 +33,7 @@ class Browser:
 
     def turn_to(self, tab: str) -> None:
         """Another tab of the page that is open."""
-        self.find(f"nav a[href='#{tab}']").click()
+        self.click(f"nav a[href='#{tab}']")
 
     def find(self, css: str) -> WebElement:
         """The first such element that is shown, once it is there."""
@@ -44,14 +44,22 @@ class Browser:
 
         return self._wait(there, f"{css} is shown")
 
-    def button(self, text: str) -> WebElement:
-        """The first button that is shown and says that."""
+    def click(self, css: str) -> None:
+        """Click that element, the one that stands there by then if it is drawn anew meanwhile."""
+        self._wait(lambda _: self.find(css).click() or True, f"{css} is clicked")
 
-        def there(driver: Chrome) -> WebElement | None:
+    def press(self, text: str) -> None:
+        """Click the first button that is shown and says that."""
+
+        def pressed(driver: Chrome) -> bool:
             found = driver.find_elements(By.CSS_SELECTOR, "main button, dialog button, dialog a")
-            return next((e for e in found if e.is_displayed() and e.text == text), None)
+            for each in found:
+                if each.is_displayed() and each.text == text:
+                    each.click()
+                    return True
+            return False
 
-        return self._wait(there, f"a button says {text}")
+        self._wait(pressed, f"a button says {text}")
 
     def until(self, script: str) -> Any:
         """Wait until a JavaScript expression is true, and give it."""

@@ -52,7 +52,7 @@ def photograph(studio: Studio) -> None:
         )
         page.until("document.querySelector('.outlook .facts div')")
         page.until("document.querySelector('.preview img').naturalWidth")
-        page.find("label:has([value='standard'])").click()
+        page.click("label:has([value='standard'])")
         page.until_said("16 frames (2.0 s)")
         page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
         save(page, "make.png")

@@ -89,15 +89,15 @@ def test_the_page_shows_all_hosts_and_what_they_make(fleet: Fleet) -> None:
         assert name in page.find(".running .card:has(.name) .device").text
         page.turn_to("health")
         page.until_said("Hosts of this queue")
-        page.find(f"button[data-host={name}]").click()
+        page.click(f"button[data-host={name}]")
         page.until_said("draining")
         other.post(f"/api/jobs/{host.job('endless.png')['id']}/cancel")
         page.until_said("drained")
         assert state(other, host) == "drained"
-        page.find(f"button[data-host={name}]").click()
+        page.click(f"button[data-host={name}]")
         page.until("!document.querySelector('.hosts').textContent.includes('drain')")
         page.turn_to("clips")
-        page.find(".clip").click()
+        page.click(".clip")
         page.until_said("Host")
         assert page.complaints() == []
     assert state(other, host) == "working"

@@ -66,7 +66,7 @@ export function failuresView(studio) {
   }
 
   function status(now) {
-    const mark = `${now.jobs.failed} ${now.jobs.cancelled}`;
+    const mark = JSON.stringify([now.jobs, now.changed]); // the counts are the same when one failed again
     if (mark === seen) return;
     seen = mark;
     load();

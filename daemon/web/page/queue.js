@@ -35,7 +35,7 @@ export function queueView(studio) {
     say(summary, paused ? t("queue.paused") : eta);
     const elsewhere = now.elsewhere.map((job) => ({ ...job, device: job.host, previews: 0 }));
     rows(running, [...now.slots, ...elsewhere], (slot) => `${slot.device} ${slot.job}`, slotRow);
-    const mark = JSON.stringify([now.jobs.queued, now.newest, now.slots.map((slot) => slot.job)]);
+    const mark = JSON.stringify([now.jobs.queued, now.changed]);
     if (mark === seen) return;
     seen = mark;
     load();

@@ -78,7 +78,7 @@ export function sentList(studio) {
       const slot = now.slots.find((each) => followed.jobs.some((job) => job.id === each.job));
       if (slot?.progress) progressOf(slot.progress, followed.bar, followed.words);
     }
-    const mark = JSON.stringify([now.jobs, now.newest]);
+    const mark = JSON.stringify([now.jobs, now.changed]);
     if (mark === seen) return;
     seen = mark;
     for (const followed of open) look(followed);

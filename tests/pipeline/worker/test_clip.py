@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import ladder
 from pipeline.anatomy import anatomy_of
-from pipeline.memory import peak_of
+from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
-from pipeline.presets import Speed
+from pipeline.presets import MICRO_FAMILY, Speed
 from pipeline.protocol import LARGEST_POSTER, Made, Make, Progress
 from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
@@ -357,6 +358,35 @@ def test_a_clip_takes_what_was_predicted(
     told = peak_of(asked.spec, rung, anatomy_of("micro"), "float32")
     print(f"\n{rung}: {counted / 1e6:.1f} MB, predicted {told.most / 1e6:.1f} MB {told}")
     assert told.most == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.slow
+def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
+    budgeted: Callable[[int], tuple[Model, Budget]], order: Order
+) -> None:
+    def asked(mode: Mode) -> Make:
+        size = {"width": 64, "height": 64, "frames": 16}
+        return shortened(order(mode=mode, guidance=3.0, fallback="never", **size), 2)
+
+    spec = asked(Mode.FAST).spec
+    needs = {}
+
+    def most(rung: Rung) -> int:
+        told = peak_of(spec, rung, anatomy_of("micro"), "float32")
+        needs[rung.mode] = need(told, None, gpu=False)
+        return told.most
+
+    modes = [rung.mode for rung in ladder.rungs(spec, MICRO_FAMILY, most)]
+    assert modes == [mode for mode in Mode if mode.exact]
+    for above, mode in zip([None, *modes], modes, strict=False):
+        model, budget = budgeted(needs[mode])
+        if above:
+            with pytest.raises(torch.OutOfMemoryError, match="the budget is"):
+                made(model, asked(above), budget)
+            decode.release(model.device)
+        peak = made(model, asked(mode), budget).peak_memory
+        assert peak is not None
+        assert peak <= needs[mode], mode
 
 
 def test_over_the_budget_memory_runs_out_and_all_is_released(

@@ -1,19 +1,14 @@
 """The real child process, driven over its channel as the daemon does."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 
 from daemon.timeline import stretches
-from pipeline import ladder
-from pipeline.anatomy import anatomy_of
-from pipeline.memory import Peak, need, peak
-from pipeline.mode import Mode, Rung
-from pipeline.presets import MICRO_FAMILY
+from pipeline.mode import Mode
 from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer
 from tests.system import disks
@@ -22,6 +17,32 @@ pytestmark = pytest.mark.slow
 
 Start = Callable[..., Peer]
 Order = Callable[..., Make]
+
+STAGES = ("encode", "denoise", "decode", "write")
+FAULTS = ";".join(
+    [
+        *(f"oom:{stage}:no-{stage}" for stage in STAGES),
+        "fragmented:denoise:pieces",
+        "fail:denoise:poison",
+        "slow:write:dawdling",
+    ]
+)
+"""By a word of the prompt."""
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    peer = Peer(tmp_path_factory.mktemp("lasting"), I2VD_TESTING="1", I2VD_TEST_FAULT=FAULTS)
+    peer.load()
+    yield peer
+    peer.end()
+
+
+@pytest.fixture
+def resident(lasting: Peer) -> Peer:
+    """A worker that has a model, and outlives what it is asked for here."""
+    lasting.progress.clear()
+    return lasting
 
 
 def test_load_make_and_end(worker: Start, order: Order, tmp_path: Path) -> None:
@@ -62,20 +83,18 @@ def closed(trace: Path) -> Path:
     return trace
 
 
-def test_same_spec_same_file_in_two_processes(worker: Start, order: Order) -> None:
+def test_same_spec_same_file_in_two_processes(worker: Start, resident: Peer, order: Order) -> None:
+    fresh = worker()
+    fresh.load()
     digests = set()
-    for _ in range(2):
-        peer = worker()
-        peer.load()
+    for peer in (resident, fresh):
         peer.send(order())
         digests.add(peer.final().output.sha256)
-        peer.close()
     assert len(digests) == 1
 
 
-def test_cancel_between_two_steps_and_go_on(worker: Start, order: Order) -> None:
-    peer = worker()
-    peer.load()
+def test_cancel_between_two_steps_and_go_on(resident: Peer, order: Order) -> None:
+    peer = resident
     peer.send(order(steps=100))
     while (reply := peer.receive()).type == "progress" and reply.stage != "denoise":
         pass
@@ -132,70 +151,40 @@ def test_a_machine_without_a_compiler_is_told_once_and_clips_are_made(
         assert list(dict.fromkeys(s for s, *_ in peer.progress)) == [*stages, "decode", "write"]
     assert peer.log().count("nothing is compiled from now on: ") == 1
     assert [folder.name[:11] for folder in (tmp_path / "cache").iterdir()] == ["i2vd-torch-"]
-    peer.send(Load(model="micro", device="cpu", dtype="float32", compile=True, max_memory=1 << 30))
-    assert peer.final().type == "loaded"
-    peer.progress.clear()
-    peer.send(order())
-    assert peer.final().type == "made"
-    assert "compile" not in {stage: step for stage, step, _ in peer.progress}, (
-        "where memory is counted nothing is compiled"
-    )
 
 
-@pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
-def test_out_of_memory_in_any_stage_and_go_on(worker: Start, order: Order, stage: str) -> None:
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"oom:{stage}:fast")
-    peer.load()
-    peer.send(order(mode=Mode.FAST))
-    reply = peer.final()
+@pytest.mark.parametrize("stage", STAGES)
+def test_out_of_memory_in_any_stage_and_go_on(resident: Peer, order: Order, stage: str) -> None:
+    resident.send(order(mode=Mode.FAST, prompt=f"no-{stage}"))
+    reply = resident.final()
     assert (reply.type, reply.stage) == ("out_of_memory", stage)
-    peer.send(order(mode=Mode.LEAN))
-    assert peer.final().type == "made"
+    resident.send(order(mode=Mode.LEAN))
+    assert resident.final().type == "made"
 
 
 def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     peer = worker()
     peer.load(max_memory=3_000_000)
+    peer.send(Survey())
+    assert peer.final().free == 3_000_000
     peer.send(order(mode=Mode.FAST, width=64, height=64))
     reply = peer.final()
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail
-
-
-def test_every_rung_is_reached_where_the_one_above_it_has_no_room(
-    worker: Start, order: Order
-) -> None:
-    """Each mode is made in what it needs, where no more is there."""
-    size: dict[str, Any] = {"width": 64, "height": 64, "frames": 16, "guidance": 3.0}
-    spec = order(fallback="never", **size).spec
-    anatomy = anatomy_of("micro")
-
-    def predicted(rung: Rung) -> Peak:
-        return peak(rung, anatomy, "float32", guided=True)
-
-    rungs = ladder.rungs(spec, MICRO_FAMILY, lambda rung: predicted(rung).most)
-    assert [rung.mode for rung in rungs] == [mode for mode in Mode if mode.exact]
-    peer = worker()
-    peer.load()
-    for n, rung in enumerate(rungs):
-        limit = need(predicted(rung), None, gpu=False)
-        peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=limit))
-        assert peer.final().type == "loaded"
-        peer.send(Survey())
-        assert peer.final().free == limit
-        above = [rungs[n - 1]] if n else []
-        for tried, outcome in [*((r, "out_of_memory") for r in above), (rung, "made")]:
-            peer.send(order(mode=tried.mode, **size))
-            reply = peer.final()
-            assert reply.type == outcome, (str(rung), str(tried), reply)
-        assert reply.peak_memory <= limit
-
-
-def test_what_the_allocator_said_is_told(worker: Start, order: Order) -> None:
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="fragmented:denoise")
-    peer.load()
+    more = 100_000_000
+    peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=more, compile=True))
+    assert peer.final().type == "loaded"
+    peer.send(Survey())
+    assert peer.final().free == more
     peer.send(order())
-    reply = peer.final()
+    assert 0 < peer.final().peak_memory <= more
+    stages = {stage for stage, *_ in peer.progress}
+    assert "compile" not in stages, "where memory is counted nothing is compiled"
+
+
+def test_what_the_allocator_said_is_told(resident: Peer, order: Order) -> None:
+    resident.send(order(prompt="in pieces"))
+    reply = resident.final()
     assert (reply.type, reply.stage) == ("out_of_memory", "denoise")
     assert reply.requested == 3 << 29
     assert reply.allocated == 17 << 28
@@ -205,29 +194,27 @@ def test_what_the_allocator_said_is_told(worker: Start, order: Order) -> None:
 def test_memory_that_does_not_come_back_is_counted(
     worker: Start, order: Order, tmp_path: Path
 ) -> None:
-    token = tmp_path / "leak"
+    token, size = tmp_path / "leak", {"width": 16, "height": 16}
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"leak:denoise:{token}")
     peer.load(max_memory=2_000_000_000)
     for mode in Mode:
-        peer.send(order(mode=mode))
+        peer.send(order(mode=mode, **size))
         reply = peer.final()
         assert reply.type == "made"
         assert (peer.strays or 0) < 1_000_000, mode
     token.touch()
-    peer.send(order())
+    peer.send(order(**size))
     assert peer.final().type == "made"
     assert peer.strays > 300 << 20
 
 
-def test_a_failure_is_told_and_survived(worker: Start, order: Order) -> None:
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="fail:denoise:poison")
-    peer.load()
-    peer.send(order(prompt="a poison prompt"))
-    reply = peer.final()
+def test_a_failure_is_told_and_survived(resident: Peer, order: Order) -> None:
+    resident.send(order(prompt="a poison prompt"))
+    reply = resident.final()
     assert (reply.type, reply.stage, reply.retry) == ("failed", "denoise", True)
     assert "on purpose" in reply.reason
-    peer.send(order())
-    assert peer.final().type == "made"
+    resident.send(order())
+    assert resident.final().type == "made"
 
 
 @pytest.mark.parametrize(("fault", "code"), [("die", -9), ("lost", EXIT_DEVICE_LOST)])
@@ -256,10 +243,9 @@ def test_faults_are_for_tests_only(worker: Start) -> None:
 
 
 def test_a_full_disk_is_told_as_that_and_the_worker_goes_on(
-    worker: Start, order: Order, tmp_path: Path
+    resident: Peer, order: Order, tmp_path: Path
 ) -> None:
-    peer = worker()
-    peer.load()
+    peer = resident
     with disks.tmpfs(tmp_path / "full", size="64k") as folder:
         disks.fill(folder, leave=0)
         peer.send(order().model_copy(update={"staging": str(folder)}))
@@ -286,14 +272,9 @@ def test_a_clip_is_written_while_the_next_is_filmed(worker: Start, order: Order)
     peer.end()
 
 
-def test_a_clip_is_given_up_while_it_is_written(
-    worker: Start, order: Order, tmp_path: Path
-) -> None:
-    token = tmp_path / "once"
-    token.touch()
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"slow:write:{token}")
-    peer.load()
-    peer.send(order().model_copy(update={"job": "1"}))
+def test_a_clip_is_given_up_while_it_is_written(resident: Peer, order: Order) -> None:
+    peer = resident
+    peer.send(order(prompt="dawdling").model_copy(update={"job": "1"}))
     while peer.receive().type != "filmed":
         pass
     peer.send(Cancel(job="1"))

@@ -21,6 +21,18 @@ def settled(studio: Studio, name: str, **more: Any) -> dict[str, Any]:
     return studio.until_settled(name, "done", **more)[-1]
 
 
+def failed_again(studio: Studio, page: Browser, job: dict[str, Any]) -> None:
+    """Wait until a job was tried again, its picture is put aside again, and the page tells it."""
+
+    def failed() -> bool:
+        return studio.events(job["id"]).count("failed") == 2
+
+    studio.until(failed, f"job {job['id']} failed again")
+    (again,) = studio.until_settled(job["path"], "failed")
+    finished = str(again["finished"]).removesuffix(".0")  # as JavaScript writes it
+    page.find(f".failures [data-key='{again['id']} {finished}']")
+
+
 def findings(page: Browser) -> list[str]:
     """What axe finds in what is shown, by all its rules, whatever their weight."""
     if page.value("typeof axe") == "undefined":

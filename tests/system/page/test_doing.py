@@ -6,7 +6,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from tests.system.browser import Browser
-from tests.system.page.acts import findings, pick, settled
+from tests.system.page.acts import failed_again, findings, pick, settled
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
 ) -> None:
     pick(page, tmp_path, sent=1, other=2)
     page.find("#prompt").send_keys("posed")
-    page.button("Make 2 clips").click()
+    page.press("Make 2 clips")
     page.until("document.querySelectorAll('.result video').length === 2")
     for name in ("sent.png", "other.png"):
         assert len(studio.jobs(name)) == 1
@@ -31,13 +31,13 @@ def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
     page.until("document.querySelector('.grid video')?.currentTime > 0.2")
     ActionChains(page.driver).move_to_element(page.find("h1")).perform()
     page.until("!document.querySelector('.grid video')")
-    page.find(".clip").click()
+    page.click(".clip")
     page.until("document.querySelector('dialog video').readyState >= 3")
     page.until("document.querySelector('dialog video').currentTime > 0.2")
     page.until_said("Asked")
     assert "outbox/" in page.find("dialog dl.facts").text
     assert page.find("dialog a[download]").get_attribute("href").endswith("/clip")
-    page.button("Close").click()
+    page.press("Close")
 
 
 def test_pictures_are_dropped_and_pasted_on_any_tab(page: Browser, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_an_answer_that_is_lost_costs_no_second_clip(
             if (window.sends++ === 0) this.onload = this.onerror;
             send.call(this, body);
         };""")
-    page.button("Make the clip").click()
+    page.press("Make the clip")
     page.until("document.querySelector('.result video')")
     assert page.value("window.sends") == 2
     assert [job["path"] for job in studio.jobs() if "unheard" in job["path"]] == ["unheard.png"]
@@ -93,11 +93,11 @@ def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: P
     pick(page, tmp_path, typed=4)
     page.find("#prompt").send_keys("a beautiful cat")
     page.until_said("'beautiful' says nothing about motion")
-    page.find("label:has([value='high'])").click()
+    page.click("label:has([value='high'])")
     page.until_said("16 frames (2.0 s), 16 steps")
     told = page.find(".outlook").text
     assert all(word in told for word in ("Memory\n", "Begins as\nfast, ", "Time\n"))
-    page.find("summary").click()
+    page.click("summary")
     page.find("#set-speed").send_keys("soonest")
     page.until_said("16 frames (2.0 s), 10 of 16 steps")
     assert "10\N{EN DASH}100 \N{MIDDLE DOT} usually" in page.find("label[for='set-steps']").text
@@ -116,7 +116,7 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
     settled(studio, "pace.png")  # now it is known how long one takes
     pick(page, tmp_path, moving=5)
     page.find("#prompt").send_keys("steady")
-    page.button("Make the clip").click()
+    page.press("Make the clip")
     page.until("document.querySelector('.sent progress')?.value >= 2")
     page.turn_to("queue")
     page.until("document.querySelector('.running .live:not([hidden]) img')?.naturalWidth === 512")
@@ -133,7 +133,7 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
 
 def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser) -> None:
     page.turn_to("queue")
-    page.button("Pause").click()
+    page.press("Pause")
     page.until_said("Paused")
     assert studio.get("/api/status")["paused"] is True
     for number, name in enumerate(("q1.png", "q2.png", "q3.png")):
@@ -141,7 +141,7 @@ def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser
         studio.until_state(name, "queued")
     shown = "[...document.querySelectorAll('.waiting .name')].map((e) => e.textContent).join()"
     page.until(f"{shown} === 'q1.png,q2.png,q3.png'")
-    page.find("[aria-label='Sooner: q3.png']").click()
+    page.click("[aria-label='Sooner: q3.png']")
     page.until(f"{shown} === 'q3.png,q1.png,q2.png'")
     assert page.value("document.activeElement.ariaLabel") == "Sooner: q3.png"
     page.find("[aria-label='Cancel: q1.png']").send_keys("\ue015")  # arrow down
@@ -149,7 +149,7 @@ def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser
     page.driver.switch_to.active_element.send_keys("\ue017")  # delete
     page.until(f"{shown} === 'q3.png,q1.png'")
     assert studio.job("q2.png")["state"] == "cancelled"
-    page.button("Go on").click()
+    page.press("Go on")
     settled(studio, "q1.png")
     assert studio.job("q3.png")["started"] < studio.job("q1.png")["started"]
     page.until_said("Nothing waits.")
@@ -158,7 +158,7 @@ def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser
 def test_a_running_clip_is_cancelled(studio: Studio, page: Browser) -> None:
     studio.drop("endless.png", picture(20))
     page.turn_to("queue")
-    page.find("[aria-label='Cancel: endless.png']").click()
+    page.click("[aria-label='Cancel: endless.png']")
     studio.until_state("endless.png", "cancelled")
     page.until_said("free")
 
@@ -170,16 +170,14 @@ def test_a_failure_is_told_tried_again_and_changed(studio: Studio, page: Browser
     page.until_said("spoilt")
     page.until_said("What to do: once the reason is removed, try again")
     page.until("document.querySelector('.failures img')?.naturalWidth === 192")
-    page.find("[aria-label='Try again: bad.png']").click()
-    studio.until(
-        lambda: studio.events(job["id"]).count("failed") == 2, "it was tried again and failed"
-    )
-    page.find("[aria-label='Change and make again: bad.png']").click()
+    page.click("[aria-label='Try again: bad.png']")
+    failed_again(studio, page, job)
+    page.click("[aria-label='Change and make again: bad.png']")
     prompt = page.find("#prompt")
     assert prompt.get_attribute("value") == "fail"
     prompt.clear()
     prompt.send_keys("film")
-    page.button("Make the clip").click()
+    page.press("Make the clip")
     again = settled(studio, "bad.png")
     assert again["sha256"] == job["sha256"]
     assert again["spec"] == job["spec"] | {"prompt": "film"}
@@ -189,13 +187,13 @@ def test_all_failures_are_tried_again_at_once(studio: Studio, page: Browser) -> 
     names = ["bad-one.png", "bad-two.png"]
     for number, name in enumerate(names):
         studio.drop(name, picture(34 + number))
-    jobs = [studio.until_settled(name, "failed")[0]["id"] for name in names]
+    jobs = [studio.until_settled(name, "failed")[0] for name in names]
     page.turn_to("failures")
     page.until_said("bad-two.png")
-    page.button("Try all again").click()
+    page.press("Try all again")
     page.until_said("are waiting again.")
     for job in jobs:
-        studio.until(lambda job=job: studio.events(job).count("failed") == 2, "it failed again")
+        failed_again(studio, page, job)
 
 
 def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -> None:
@@ -205,16 +203,16 @@ def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -
     page.find("#find").send_keys("encore")
     page.until("document.querySelectorAll('.grid > li').length === 1")
     page.until("document.querySelector('.grid video')?.readyState >= 2")  # it has no poster
-    page.find(".clip").click()
-    page.button("Make again").click()
+    page.click(".clip")
+    page.press("Make again")
     page.until_said("is in the inbox again")
     jobs = studio.until_settled("encore.png", "done", count=2)
     assert jobs[1]["spec"] | {"seed": 0} == first["spec"] | {"seed": 0}
     assert jobs[1]["spec"]["seed"] != first["spec"]["seed"]
     page.until("document.querySelectorAll('.grid > li').length === 2")
-    page.find(".clip").click()
+    page.click(".clip")
     assert page.find("dialog a[target]").get_attribute("href").endswith("/sidecar")
-    page.button("Change and make again").click()
+    page.press("Change and make again")
     page.until("location.hash === '#make' && document.querySelector('#prompt').value === 'film'")
     assert page.find("#set-seed").get_attribute("value") == str(jobs[1]["spec"]["seed"])
 
@@ -252,11 +250,11 @@ def test_the_rules_are_told_tried_and_read_again(studio: Studio, page: Browser) 
     name.send_keys("BAD cat.jpg")
     page.until("document.querySelector('.answer strong')?.textContent === '10-bad'")
     wrong = studio.rule("50-wrong", "[make]\nframes = 99\n")
-    page.button("Read the rules again").click()
+    page.press("Read the rules again")
     page.until_said("make.frames: 99; allowed: 8 to 32")
     page.until_said("the rules below are the last good ones")
     wrong.unlink()
-    page.button("Read the rules again").click()
+    page.press("Read the rules again")
     page.until("!document.querySelector('.stack .mistake')")
 
 
@@ -277,7 +275,7 @@ def test_a_name_is_shown_as_it_is_and_never_run(studio: Studio, page: Browser) -
     job = settled(studio, HOSTILE)
     page.turn_to("clips")
     page.until_said(HOSTILE)
-    page.find(f"[data-job='{job['id']}'] .clip").click()
+    page.click(f"[data-job='{job['id']}'] .clip")
     page.until("document.querySelector('dialog table')")
     assert page.find("dialog h2").text == HOSTILE
     assert page.value("document.querySelectorAll('img[src=x]').length") == 0
@@ -286,7 +284,12 @@ def test_a_name_is_shown_as_it_is_and_never_run(studio: Studio, page: Browser) -
 def test_without_live_news_the_page_asks(studio: Studio, window: Browser) -> None:
     window.driver.execute_cdp_cmd("Network.enable", {})
     window.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/api/live"]})
+    studio.drop("bad-unheard.png", picture(38))
+    (job,) = studio.until_settled("bad-unheard.png", "failed")
     try:
+        window.open("failures")
+        window.click("[aria-label='Try again: bad-unheard.png']")
+        failed_again(studio, window, job)
         window.open("queue")
         window.until_said("Nothing to do")
         assert studio.post("/api/pause").is_success
@@ -304,7 +307,7 @@ def test_a_drained_host_is_told_and_works_again(studio: Studio, page: Browser) -
     studio.command("drain")
     page.until_said("drained")
     assert findings(page) == []
-    page.button("Work again").click()
+    page.press("Work again")
     page.until("document.querySelector('.hosts').hidden")
     studio.drop("worked.png", picture(50))
     settled(studio, "worked.png")

@@ -22,10 +22,10 @@ GROUNDS = {"light": "rgb(246, 246, 243)", "dark": "rgb(19, 20, 18)"}
 def test_it_speaks_english_and_chinese(page: Browser, tmp_path: Path) -> None:
     pick(page, tmp_path, stays=7, too=8)
     page.find("#prompt").send_keys("a cat")
-    page.find("label:has([value='high'])").click()
+    page.click("label:has([value='high'])")
     page.turn_to("queue")
     assert page.value("document.documentElement.lang") == "en"
-    page.find("#language").click()
+    page.click("#language")
     page.until("document.documentElement.lang === 'zh-Hans'")
     page.until_said("空闲")
     assert page.value("location.hash") == "#queue"
@@ -37,7 +37,7 @@ def test_it_speaks_english_and_chinese(page: Browser, tmp_path: Path) -> None:
     assert page.value("document.querySelectorAll('.thumbs li').length") == 2
     page.turn_to("health")
     page.until_said("一切正常")
-    page.find("#language").click()
+    page.click("#language")
     page.until("document.documentElement.lang === 'en'")
     page.until_said("All is well")
 
@@ -107,7 +107,7 @@ def test_everybody_can_use_it(studio: Studio, page: Browser, theme: str, languag
         settled(studio, "look.png")
     chosen = f"localStorage.theme = '{theme}'; localStorage.language = '{language}'"
     page.open("make", first=chosen)
-    page.find("summary").click()
+    page.click("summary")
     ground = page.value("getComputedStyle(document.body).backgroundColor")
     assert ground == GROUNDS[theme]
     for tab in TABS:
@@ -115,7 +115,7 @@ def test_everybody_can_use_it(studio: Studio, page: Browser, theme: str, languag
         page.until("document.querySelector('main > section:not([hidden])')")
         assert findings(page) == [], tab
     page.turn_to("clips")
-    page.find(".clip").click()
+    page.click(".clip")
     page.until("document.querySelector('dialog table')")
     assert findings(page) == [], "a clip"
 
