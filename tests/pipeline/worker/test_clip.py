@@ -157,11 +157,14 @@ def test_what_does_not_compile_costs_a_warning_and_no_clip(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(micro, "compiler", Compiler(broken))
+    forgotten: list[None] = []
+    compiler = Compiler(broken, forget=lambda: forgotten.append(None))
+    monkeypatch.setattr(micro, "compiler", compiler)
     for _ in range(2):
         given = made(micro, asked)
         assert not given.compiled
         assert given.output.sha256 == plain.output.sha256
+        assert len(forgotten) == 1
     said = capsys.readouterr().err
     assert len(re.findall("nothing is compiled from now on: .*no compiler here", said)) == 1
 

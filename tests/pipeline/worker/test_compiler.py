@@ -69,6 +69,17 @@ def test_what_does_not_compile_is_told_with_its_reason() -> None:
         small(nn.Linear(4, 4), torch.ones(2, 4))
 
 
+def test_what_a_c_compiler_complains_of_is_told() -> None:
+    said = "C++ compile error\n\nOutput:\nx.cpp:1:10: fatal error: Python.h: No such file\n   1 |"
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError(said)
+
+    told = r"^small: C\+\+ compile error: Python.h: No such file$"
+    with Compiler(broken).at_work(), pytest.raises(NotCompiled, match=told):
+        small(nn.Linear(4, 4), torch.ones(2, 4))
+
+
 def test_what_fails_when_it_runs_is_told_and_lack_of_memory_is_lack_of_memory() -> None:
     def raising(error: Exception) -> Callable[..., Any]:
         def run(*_: Any) -> Any:
