@@ -28,7 +28,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference to the block as it stands, as a share of the largest value."""
 
 _OPTIONS: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (torch._dynamo.config, {"fail_on_recompile_limit_hit": True}),
     # a width that equals the height now, or the frames, need not do so in the next clip
     (torch.fx.experimental._config, {"use_duck_shape": False}),
     # no choice among kernels that add up in another order by which is faster today
