@@ -141,7 +141,7 @@ async def _render(
         prepared = await decoder.prepare(picture.resolve(), looked.sha256, spec, clean)
         if isinstance(prepared, Rejected):
             raise NotRendered(f"{picture}: {prepared.reason}")
-        order = _order(settings, spec, maker.dtype, clean, staging)
+        order = _order(settings, spec, maker.dtype, clean, staging, like)
         clip = await _make(maker, order, console)
         if isinstance(clip, NoClip):
             raise NotRendered("\n".join([*said[-5:], clip.reason]))
@@ -178,8 +178,10 @@ def _load(model: Model, like: Given | None) -> Load:
     return load.model_copy(update={"dtype": dtype, "compile": like.compiled})
 
 
-def _order(settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path) -> Order:
-    """The whole ladder, with what its rungs need by the formula alone."""
+def _order(
+    settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path, like: Given | None
+) -> Order:
+    """The whole ladder, or what is below an earlier clip; needs are by the formula alone."""
     anatomy = anatomy_of(settings.model.name)
 
     def predicted(rung: Rung) -> int:
@@ -191,6 +193,9 @@ def _order(settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Pat
 
     family = family_of(settings.model.name)
     rungs = ladder.rungs(spec, family, predicted, lossy=settings.model.fp8)
+    if like is not None:
+        first = Rung(like.mode, spec.width, spec.height, spec.frames)
+        rungs = (first, *(rung for rung in rungs if predicted(rung) < predicted(first)))
     return Order("render", spec, rungs, needs, clean, staging)
 
 

@@ -255,9 +255,12 @@ class Maker:
     async def _ready(self, dtype: Dtype | None, report: Report) -> Session | NoClip:
         """Have a child with the model loaded; at once when there is one already.
 
-        In another type than usual only where `dtype` says so.
+        In another type than usual only where `dtype` says so. Nothing is compiled in that: it is
+        for one clip, and compiled code may have been what spoilt it.
         """
-        load = self._load.model_copy(update={"dtype": dtype or self._load.dtype})
+        load = self._load
+        if dtype is not None and dtype != load.dtype:
+            load = load.model_copy(update={"dtype": dtype, "compile": False})
         if self._session is not None and self._session.over:  # between two clips
             await self._bury(self._session, self._session.told("no work"), "lost")
         if self._session is None:

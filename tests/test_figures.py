@@ -51,6 +51,9 @@ def test_the_table_of_compiled_steps_is_the_result() -> None:
             *(ratio, difference, f"{row['peak_mb']} MB")
         ]
         assert table["plain"][-1] == f"{row['reference_peak_mb']} MB"
+    made = found["mid-size, all, compiled"]
+    assert f"{made['pieces']} pieces of code serve" in README
+    assert f"it took {made['compiled_in']:.0f} seconds here" in README
 
 
 def test_the_table_of_prices_is_the_result() -> None:

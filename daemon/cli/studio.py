@@ -116,6 +116,9 @@ def _differences(old: Sidecar, new: Sidecar) -> list[str]:
     pairs: list[tuple[str, str | None, str | None]] = [
         ("model", old.model.weights, new.model.weights),
         ("device", old.device, new.device),
+        ("type", old.given.dtype, new.given.dtype),
+        ("mode", old.given.mode, new.given.mode),
+        ("compiled", str(old.given.compiled).lower(), str(new.given.compiled).lower()),
     ]
     names = sorted(old.versions.keys() | new.versions.keys())
     pairs += [(name, old.versions.get(name), new.versions.get(name)) for name in names]

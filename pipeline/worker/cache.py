@@ -6,28 +6,33 @@ and the compiler's flags. What it never does is to remove anything.
 
 import os
 import shutil
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryFile
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MOST = 2 << 30
 """Bytes after which one begins anew."""
-_PREFIX = "i2vd-"
+LEAST = 1 << 20
+"""Bytes for which there must be room."""
+_PREFIX = "i2vd-torch-"
 
 
 def keep() -> Path:
     """Have compiled code kept in a folder of these versions, in the one that $VARIABLE names.
 
     Without it, in torch's own below the folder for temporary files. What was kept for other
-    versions is removed, and too much as well. Raises OSError.
+    versions is removed, and too much as well. Raises OSError, also where there is no room.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     base = Path(cache_dir())
-    mine = base if base.name.startswith(_PREFIX) else base / _named()
-    if sum(map(_size, mine.rglob("*"))) > MOST:
-        shutil.rmtree(mine)
+    mine = base if base.name == _named() else base / _named()
+    if _held(mine) > MOST:
+        shutil.rmtree(mine, ignore_errors=True)
     mine.mkdir(parents=True, exist_ok=True)
+    _write_probe(mine)
     for other in mine.parent.glob(f"{_PREFIX}*"):
         if other != mine:
             shutil.rmtree(other, ignore_errors=True)
@@ -35,19 +40,29 @@ def keep() -> Path:
     return mine
 
 
-def _size(path: Path) -> int:
+def _held(folder: Path) -> int:
+    """Bytes of the files in it; another worker may add and remove some meanwhile."""
+    held = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                held += Path(where, name).lstat().st_size
+    return held
+
+
+def _write_probe(folder: Path) -> None:
     try:
-        return path.lstat().st_size
-    except OSError:  # another worker's, gone meanwhile
-        return 0
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST))
+            file.flush()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(folder)) from None
 
 
 def _named() -> str:
     """By what makes code of one version useless to another."""
-    parts = [f"torch-{version('torch')}"]
+    named = f"{_PREFIX}{version('torch')}"
     for package in ("triton", "i2vd"):
-        try:
-            parts.append(f"{package}-{version(package)}")
-        except PackageNotFoundError:
-            continue
-    return _PREFIX + "-".join(parts)
+        with suppress(PackageNotFoundError):
+            named += f"-{package}-{version(package)}"
+    return named

@@ -5,6 +5,7 @@ sizes. The first time that it is used it is held against the block as it stands.
 compile, fails or differs is NotCompiled: then all is done without, for a clip is made in one way.
 """
 
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference to the block as it stands, as a share of the largest value."""
 
 _OPTIONS: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (torch._dynamo.config, {"fail_on_recompile_limit_hit": True}),
     # a width that equals the height now, or the frames, need not do so in the next clip
     (torch.fx.experimental._config, {"use_duck_shape": False}),
     # no choice among kernels that add up in another order by which is faster today
@@ -46,12 +46,19 @@ def _nothing() -> None:
 class Compiler:
     """Of one worker. `limit`: most pieces that are made of one block.
 
+    `forget` removes the code that was kept, for one that cannot be used may be a broken file there.
     `on_piece` is called when one more piece of code has been made and proven.
     """
 
-    def __init__(self, backend: str | Callable[..., Any] = "inductor", limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        backend: str | Callable[..., Any] = "inductor",
+        limit: int = LIMIT,
+        forget: Callable[[], None] = _nothing,
+    ) -> None:
         self.pieces = 0
         self._limit = limit
+        self._forget = forget
         self.usable = True
         self.on_piece: Callable[[], None] = _nothing
         self.known: set[Hashable] = set()
@@ -71,9 +78,10 @@ class Compiler:
             yield
 
     def give_up(self, why: NotCompiled) -> None:
-        """Say once that nothing is compiled from now on."""
+        """Say once that nothing is compiled from now on; the next worker begins anew."""
         if self.usable:
             print(f"nothing is compiled from now on: {why}", file=sys.stderr)
+            self._forget()
         self.usable = False
 
     def _run(self, work: Callable[..., Any], *told: Any) -> Any:
@@ -90,7 +98,7 @@ class Compiler:
             cause = getattr(error, "inner_exception", error)
             if is_out_of_memory(cause) or is_device_lost(cause):
                 raise cause from None
-            raise NotCompiled(f"{work.__name__}: {first_line(cause)}") from error
+            raise NotCompiled(f"{work.__name__}: {_complaint(cause)}") from error
         if self.pieces > before:
             given = self._proven(work, bare, given)
             self.on_piece()
@@ -116,6 +124,12 @@ class Compiler:
         del plain, theirs
         back = tuple(each.to(device) for each in waiting)
         return back if several else back[0]
+
+
+def _complaint(error: BaseException) -> str:
+    """Its first line; and further down, in what a compiler printed, the first that is an error."""
+    found = re.search(r"\n.*\berror: (.*)", str(error))
+    return f"{first_line(error)}: {found[1]}" if found else first_line(error)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -7,6 +7,7 @@ under way: one on the device, in this thread, and the one before it in the finis
 import gc
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -225,11 +226,12 @@ def _set_threads(model: str) -> None:
 
 def _compiler() -> Compiler | None:
     try:
-        cache.keep()
+        kept = cache.keep()
     except OSError as error:
-        print(f"nothing is compiled: {error}", file=sys.stderr)
+        advice = f"have it writable, or another folder in ${cache.VARIABLE}"
+        print(f"nothing is compiled: {error}; {advice}", file=sys.stderr)
         return None
-    return Compiler()
+    return Compiler(forget=partial(shutil.rmtree, kept, ignore_errors=True))
 
 
 def _reply(error: Exception, watch: Watch) -> NoClip:

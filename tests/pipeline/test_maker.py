@@ -205,18 +205,20 @@ async def test_a_clip_that_is_refused_twice_is_given_up(bench: Bench) -> None:
     assert len([news for news in bench.news if isinstance(news, Spoilt)]) == 2
 
 
-async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_in_the_usual() -> None:
-    bench = Bench(dtype="float16")
-    clip = await bench.make("spoilt made")
+async def test_the_second_try_is_made_in_a_safer_type_plainly_and_the_next_clip_as_usual() -> None:
+    bench = Bench(dtype="float16", compiles=True)
+    clip = await bench.make("spoilt compile-made")
     assert isinstance(clip, Clip)
     assert clip.loaded.dtype == "bfloat16"
-    usual = await bench.make("made")
+    usual = await bench.make("compile-made")
     assert isinstance(usual, Clip)
     assert usual.loaded.dtype == "float16"
     assert usual.refused is None
     assert usual.speed == "fast"
     loads = [news.dtype for news in bench.news if isinstance(news, Loaded)]
     assert loads == ["float16", "bfloat16", "float16"]
+    stages = [news.stage for news in bench.news if isinstance(news, Progress) and news.job]
+    assert stages == ["denoise", "denoise", "compile"]
     await bench.maker.close()
 
 

@@ -207,6 +207,7 @@ class Studio:
 
     def _environ(self) -> dict[str, str]:
         ours = ("I2VD_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+        ours += ("TORCHINDUCTOR_",)  # which torch sets where a test imports it
         kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         own = {
             "PYTHONPATH": str(ROOT),

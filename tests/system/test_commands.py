@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +152,15 @@ def test_replay_makes_the_daemons_clip_again(shared: Studio) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "the same clip, byte for byte" in ended.stdout
     assert again.read_bytes() == (shared.outbox / "original.mp4").read_bytes()
+
+
+def test_a_worker_is_told_where_compiled_code_is_kept(shared: Studio) -> None:
+    shared.drop("kept.png", picture(8))
+    shared.until_settled("kept.png", "done")
+    (worker,) = shared.processes("pipeline.worker")
+    told = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    kept = [each for each in told if each.startswith(b"TORCHINDUCTOR_CACHE_DIR=")]
+    assert kept == [f"TORCHINDUCTOR_CACHE_DIR={shared.root}/.i2vd/compiled".encode()]
 
 
 def test_every_line_of_the_log_is_json_and_changes_of_state_have_their_job(shared: Studio) -> None:

@@ -70,6 +70,25 @@ def drop_in(machine, text):
         machine.run("systemctl", "daemon-reload")
 
 
+def sandboxed(machine, command, folder="/var/lib/i2vd"):
+    """What another command prints in the service's sandbox. Raises CalledProcessError."""
+    left_out = r"^(ExecReload|Requires|Restart|StartLimit\w+)=.*\n"
+    unit = re.sub(left_out, "", SERVICE, flags=re.MULTILINE).replace("=notify", "=oneshot")
+    for key, value in (("ExecStart", command), ("WorkingDirectory", folder)):
+        unit = re.sub(rf"^{key}=.*$", f"{key}={value}", unit, flags=re.MULTILINE)
+    probe = machine.path("/run/systemd/system/i2vd-probe.service")
+    probe.parent.mkdir(exist_ok=True)
+    probe.write_text(unit)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "i2vd-probe.service")
+    return probed(machine)
+
+
+def probed(machine):
+    """The last that a command in the sandbox printed."""
+    return machine.run("journalctl", "-u", "i2vd-probe", "-o", "cat", "-n", "8")
+
+
 def has_clip(machine, name):
     return machine.path(f"/srv/i2vd/outbox/{name}.mp4").exists()
 
@@ -230,22 +249,21 @@ def test_reload_keeps_the_last_good_rules(machine):
     ],
 )
 def test_the_service_writes_to_its_folders_and_nowhere_else(machine, place, writable):
-    """The same sandbox with another command in it: what a broken decoder could do."""
+    """What a broken decoder could do."""
     machine.run("chmod", "777", str(Path(place).parent))  # it is not the modes that refuse
-    left_out = r"^(ExecReload|Requires|Restart|StartLimit\w+)=.*\n"
-    unit = re.sub(left_out, "", SERVICE, flags=re.MULTILINE)
-    unit = unit.replace("Type=notify", "Type=oneshot")
-    unit = re.sub(r"^ExecStart=.*$", f"ExecStart=touch {place}", unit, flags=re.MULTILINE)
-    probe = machine.path("/run/systemd/system/i2vd-probe.service")
-    probe.parent.mkdir(exist_ok=True)
-    probe.write_text(unit)
-    machine.run("systemctl", "daemon-reload")
     with contextlib.nullcontext() if writable else pytest.raises(subprocess.CalledProcessError):
-        machine.run("systemctl", "start", "i2vd-probe.service")
+        sandboxed(machine, f"touch {place}")
     assert machine.path(place).exists() == writable
     if not writable:
-        told = machine.run("journalctl", "-u", "i2vd-probe", "-o", "cat", "-n", "8")
-        assert f"cannot touch '{place}': Read-only file system" in told
+        assert f"cannot touch '{place}': Read-only file system" in probed(machine)
+
+
+def test_the_service_may_compile_for_itself(machine):
+    told = sandboxed(machine, "/opt/i2vd/bin/python -m tests.pipeline.worker.once", SOURCE)
+    folder, _, pieces, _ = json.loads(re.search(r"^\[.*\]$", told, re.M)[0])
+    assert folder.startswith("/var/cache/i2vd/compiled/i2vd-torch-")
+    assert pieces == 1
+    assert list(machine.path(folder).rglob("*.so"))
 
 
 def test_stop_is_clean(machine):

@@ -17,15 +17,12 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from pipeline.worker.exact import fused
-from pipeline.worker.exact.tokens import twofold
+from pipeline.worker.exact.tokens import BRANCHES, twofold
 from pipeline.worker.slices import Forwards, standing_in
 
 Deep = dict[Tensor, Tensor]
 """By what cross-attention is told, what the deeper levels gave for it: (n, channels, height, width)
 for all images, as it enters the last block."""
-
-BRANCHES = 2
-"""Of guidance: so many clips' constants are kept at once."""
 
 
 @dataclass(frozen=True)

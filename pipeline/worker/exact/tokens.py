@@ -24,7 +24,9 @@ from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 from pipeline.worker.weights import one_of
 
-_BRANCHES = 2
+BRANCHES = 2
+"""Of guidance: for so many contexts, or clips, is kept what is the same at every step."""
+
 Looked = tuple[Tensor, Tensor]
 """Keys and values of a context, (B, heads, tokens, width) each."""
 
@@ -60,7 +62,7 @@ def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
 
     They part at the first look at the context, which has a row for each.
     """
-    return _spatial(module, _joined, branches=_BRANCHES)
+    return _spatial(module, _joined, branches=BRANCHES)
 
 
 def temporal(network: nn.Module) -> Forwards:
@@ -119,7 +121,7 @@ def _temporals(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[...
 def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
     attention = module.transformer_blocks[0].attn2
 
-    @lru_cache(maxsize=_BRANCHES)
+    @lru_cache(maxsize=BRANCHES)
     def looked(context: Tensor) -> Looked:
         heads = (attention.heads, -1)
         keys = attention.to_k(context).unflatten(-1, heads).transpose(1, 2)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
@@ -21,7 +22,7 @@ from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
 from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import picture_latents, read_picture, with_places
-from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.errors import Cancelled, Refused, Spoilt
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
 from tests.pipeline.worker.kit import a_picture
@@ -149,6 +150,47 @@ def test_a_clip_is_compiled_in_a_stage_of_its_own_and_other_sizes_need_nothing_m
     assert capsys.readouterr().err.count(f"compiled {pieces} pieces of code") == 1
 
 
+def test_all_that_a_clip_needs_is_compiled_before_its_first_step(
+    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without guidance, whole and with deep features; also for the sizes of the next."""
+    monkeypatch.setattr(micro, "compiler", compiler := Compiler("eager"))
+    channel = Silence()
+    watch = Watch(channel, "encode")  # type: ignore[arg-type]
+    met: dict[str, set[Any]] = {"compile": set(), "denoise": set()}
+
+    def run(work: Callable[..., Any], *told: Any) -> Any:
+        shapes = [getattr(each, "shape", each) for each in told if not isinstance(each, nn.Module)]
+        met[watch.stage].add((work.__name__, *shapes))
+        compiler.on_piece()
+        return work(*told)
+
+    monkeypatch.setattr(compiler, "_run", run)
+    for size, speed in ((16, "exact"), (16, "fast"), (32, "fast")):
+        asked = order(speed=speed, guidance=2.0, steps=10, width=size, height=size)
+        clip.film(micro, asked, watch, Budget(torch.device("cpu"), None))
+        assert met["denoise"] == met["compile"]
+    told = len(channel.told)
+    compiler.on_piece()
+    assert len(channel.told) == told, "afterwards it tells no clip of them any more"
+
+
+def test_a_clip_is_given_up_while_it_is_compiled(
+    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
+
+    def backend(graph: Any, _: Any) -> Any:
+        watch.cancelled.set()
+        return graph.forward
+
+    monkeypatch.setattr(micro, "compiler", compiler := Compiler(backend))
+    with pytest.raises(Cancelled):
+        clip.film(micro, order(), watch, Budget(torch.device("cpu"), None))
+    assert (watch.stage, compiler.pieces, compiler.usable) == ("compile", 1, True)
+    assert not compiler.known
+
+
 def test_what_does_not_compile_costs_a_warning_and_no_clip(
     micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,11 +200,14 @@ def test_what_does_not_compile_costs_a_warning_and_no_clip(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(micro, "compiler", Compiler(broken))
+    forgotten: list[None] = []
+    compiler = Compiler(broken, forget=lambda: forgotten.append(None))
+    monkeypatch.setattr(micro, "compiler", compiler)
     for _ in range(2):
         given = made(micro, asked)
         assert not given.compiled
         assert given.output.sha256 == plain.output.sha256
+        assert len(forgotten) == 1
     said = capsys.readouterr().err
     assert len(re.findall("nothing is compiled from now on: .*no compiler here", said)) == 1
 
@@ -203,6 +248,8 @@ def test_lack_of_memory_while_compiling_goes_down_the_ladder(
     with pytest.raises(torch.OutOfMemoryError):
         clip.film(micro, order(), watch, Budget(torch.device("cpu"), None))
     assert watch.stage == "compile"
+    assert micro.compiler is not None
+    assert not micro.compiler.known, "what was not done to its end is done again"
     assert not made(micro, shortened(order(mode=Mode.LEAN), 2)).compiled
 
 

@@ -1,6 +1,7 @@
 """The real child process, driven over its channel as the daemon does."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -141,16 +142,29 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
 def test_a_machine_without_a_compiler_is_told_once_and_clips_are_made(
     worker: Start, order: Order, tmp_path: Path
 ) -> None:
-    peer = worker(CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    peer.load(compiles=True)
-    for stages in (["encode", "compile", "denoise"], ["encode", "denoise"]):
+    def stages(peer: Peer) -> list[str]:
         peer.progress.clear()
         peer.send(order())
         made = peer.final()
         assert (made.type, made.compiled) == ("made", False)
-        assert list(dict.fromkeys(s for s, *_ in peer.progress)) == [*stages, "decode", "write"]
-    assert peer.log().count("nothing is compiled from now on: ") == 1
-    assert [folder.name[:11] for folder in (tmp_path / "cache").iterdir()] == ["i2vd-torch-"]
+        return list(dict.fromkeys(stage for stage, *_ in peer.progress))
+
+    plainly = ["encode", "denoise", "decode", "write"]
+    with disks.tmpfs(tmp_path / "cache") as kept:
+        peer = worker(CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(kept))
+        peer.load(compiles=True)
+        assert stages(peer) == ["encode", "compile", *plainly[1:]]
+        assert stages(peer) == plainly
+        assert peer.log().count("nothing is compiled from now on: ") == 1
+        assert list(kept.iterdir()) == [], "what cannot be used is not kept"
+        disks.fill(kept, leave=0)
+        load = Load(model="micro", device="cpu", dtype="float32", compile=True)
+        for budget in (None, 1 << 30):
+            peer.send(load.model_copy(update={"max_memory": budget}))
+            assert peer.final().type == "loaded"
+            assert stages(peer) == plainly
+        (said,) = re.findall(r"nothing is compiled: (.*)", peer.log())
+        assert said.startswith(f"[Errno 28] No space left on device: '{kept}/i2vd-torch-")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,0 +1,109 @@
+"""Compiled code: what is kept of it, what goes, and what is not ours to touch."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.worker import cache, serve
+from pipeline.worker.cache import VARIABLE
+from pipeline.worker.compiler import NotCompiled
+from tests.system import disks
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the variable names, which `keep` changes."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "compiled"))
+    return tmp_path / "compiled"
+
+
+def filled(folder: Path, size: int) -> Path:
+    (folder / "ab").mkdir(parents=True)
+    (folder / "ab" / "code.so").write_bytes(bytes(size))
+    return folder / "ab" / "code.so"
+
+
+def test_it_is_a_folder_of_these_versions_and_asked_again_the_same(base: Path) -> None:
+    folder = cache.keep()
+    assert folder.parent == base
+    assert folder.is_dir()
+    assert os.environ[VARIABLE] == str(folder)
+    assert cache.keep() == folder
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_over_the_bound_goes_and_what_is_not_stays(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = filled(cache.keep(), 1000)
+    monkeypatch.setattr(cache, "MOST", 1000)
+    cache.keep()
+    assert code.exists()
+    monkeypatch.setattr(cache, "MOST", 999)
+    assert list(cache.keep().iterdir()) == []
+
+
+def test_other_versions_go_and_nothing_else(base: Path, tmp_path: Path) -> None:
+    old = filled(base / "i2vd-torch-1.0-i2vd-0.0.1", 10)
+    foreign = filled(base / "somebody", 10)
+    linked = base / "i2vd-torch-linked"
+    linked.symlink_to(tmp_path / "elsewhere")
+    elsewhere = filled(tmp_path / "elsewhere", 10)
+    cache.keep()
+    assert not old.exists()
+    assert foreign.exists()
+    assert elsewhere.exists()
+
+
+def test_a_folder_whose_name_begins_like_ours_endangers_none_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = filled(tmp_path / "i2vd-outbox", 10)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "i2vd-compiled"))
+    assert cache.keep().parent == tmp_path / "i2vd-compiled"
+    assert clip.exists()
+
+
+def test_what_another_worker_removes_meanwhile_is_no_error(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = filled(cache.keep(), 10)
+    walk = os.walk
+
+    def racing(folder: Path) -> object:
+        for found in walk(folder):
+            code.unlink(missing_ok=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", racing)
+    assert cache.keep().is_dir()
+
+
+def test_a_folder_that_is_read_only_or_full_is_told_and_nothing_compiled(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with disks.tmpfs(base, size="64k"):
+        with pytest.raises(OSError, match=f"No space left on device: '{base}/i2vd-torch-"):
+            cache.keep()
+        disks.mount("-o", "remount,ro,size=24m", base)
+        with pytest.raises(OSError, match=f"Read-only file system: '{base}/i2vd-torch-"):
+            cache.keep()
+        assert serve._compiler() is None
+        said = capsys.readouterr().err
+        assert said.startswith("nothing is compiled: [Errno 30] Read-only file system: ")
+        assert said.endswith("; have it writable, or another folder in $TORCHINDUCTOR_CACHE_DIR\n")
+
+
+def test_what_was_kept_goes_when_it_cannot_be_used(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that lost its end when the power went would be found broken for ever."""
+    compiler = serve._compiler()
+    assert compiler is not None
+    code = filled(Path(os.environ[VARIABLE]), 10)
+    for _ in range(2):
+        compiler.give_up(NotCompiled("file too short"))
+    assert not code.exists()
+    assert base.is_dir()
+    assert capsys.readouterr().err == "nothing is compiled from now on: file too short\n"
