@@ -6,13 +6,12 @@ clip's own first frame then.
 """
 
 import contextlib
-import os
 import threading
 from pathlib import Path
 
 from daemon.beneath import beneath
 from daemon.job import Job
-from daemon.original import open_below
+from daemon.original import read_below
 from daemon.settings import Inbox
 from daemon.staging import ALL, staging_of
 from pipeline.protocol import LARGEST_POSTER
@@ -51,13 +50,7 @@ class Posters:
 
 def poster_of(inbox: Inbox, job: Job) -> bytes | None:
     """The JPEG of a job's clip, where there is one."""
-    with contextlib.suppress(OSError, ValueError):
-        held = open_below(inbox.outbox, inbox.outbox / POSTERS / _name(job))
-        with os.fdopen(held, "rb") as file:
-            content = file.read(LARGEST_POSTER + 1)
-        if 0 < len(content) <= LARGEST_POSTER:
-            return content
-    return None
+    return read_below(inbox.outbox, inbox.outbox / POSTERS / _name(job), LARGEST_POSTER)
 
 
 def tidy(outbox: Path, newest: int | None = None) -> None:

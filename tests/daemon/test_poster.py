@@ -1,4 +1,4 @@
-"""Posters: kept as they are, read through no link, only of jobs that are, and not too many."""
+"""Posters and previews: kept as they are, read through no link, only of jobs that are, and not too many."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ from daemon import poster
 from daemon.history import History
 from daemon.job import Job
 from daemon.poster import POSTER, POSTERS, Posters, poster_of, tidy
+from daemon.preview import leave_preview, preview_of
 from daemon.settings import Inbox
 from daemon.staging import discard, make_empty
 from pipeline.protocol import LARGEST_POSTER
@@ -80,6 +81,22 @@ def test_no_poster_is_written_or_read_through_a_link(
     assert poster_of(inbox, job) is None
     tidy(inbox.outbox, newest=0)
     assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == [f"{job.id}.jpg"]
+
+
+def test_a_preview_is_the_newest_and_goes_through_no_link(
+    inbox: Inbox, job: Job, tmp_path: Path
+) -> None:
+    leave_preview(inbox, job, PICTURE)
+    assert preview_of(inbox, job) is None, "its staging is gone"
+    staging, secret = make_empty(inbox, job), tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    for name in ("preview.jpg", "preview.jpg.part"):
+        (staging / name).symlink_to(secret)
+    assert preview_of(inbox, job) is None
+    for content in (b"first", PICTURE):
+        leave_preview(inbox, job, content)
+        assert preview_of(inbox, job) == content
+    assert secret.read_bytes() == b"secret"
 
 
 def test_the_oldest_go_and_so_do_those_of_a_queue_that_is_gone(
