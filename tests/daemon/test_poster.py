@@ -1,4 +1,4 @@
-"""Posters and previews: kept as they are, read through no link, only of jobs that are, and not too many."""
+"""Posters and previews: as they were left, read through no link, of jobs that are, not too many."""
 
 from collections.abc import Callable
 from pathlib import Path
