@@ -172,6 +172,13 @@ def test_a_small_card_leaves_large_clips_to_a_larger_one_while_that_lives(fleet:
     assert makers(fleet, "fit-alone.png") == ["two"]
     assert small.job("fit-alone.png")["result"]["degraded"]
 
+    large.kill()
+    small.drop("fit-left.png", picture(48))
+    small.until_settled("fit-left.png", "done")
+    large.start()
+    assert makers(fleet, "fit-left.png") == ["two"]
+    assert small.job("fit-left.png")["result"]["degraded"]
+
 
 def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> None:
     """An upgrade, one host after another; then one whose tables the old version cannot use."""
