@@ -33,7 +33,7 @@ from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace, queued_work
 from daemon.parts import Parts
-from daemon.poster import Posters
+from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
 from daemon.room import Room
 from daemon.settings import Inbox, Settings
@@ -88,7 +88,7 @@ class App:
             forecast=Forecast(self.database, settings.model.name),
             decoder=self.decoder,
             metrics=self.metrics,
-            posters=Posters(settings.state),
+            posters=Posters(),
             rules=self.rules,
         )
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
@@ -241,7 +241,8 @@ class App:
     def _tidy_posters(self) -> None:
         with contextlib.suppress(LedgerUnavailable):
             newest = self.history.newest(limit=1)
-            self.parts.posters.tidy(newest[0].id if newest else 0)
+            for inbox in self.parts.settings.inbox:
+                tidy(inbox.outbox, newest[0].id if newest else 0)
 
     # --- how we are
 

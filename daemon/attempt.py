@@ -9,12 +9,14 @@ import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from daemon.database import LedgerUnavailable
 from daemon.hand import Hand
 from daemon.parts import Parts
+from daemon.preview import leave_preview
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline import ladder
@@ -50,6 +52,7 @@ class Attempt:
         self._staging = staging
         self._rung = job.rung
         self._fallbacks = list(job.fallbacks)
+        self._shown = 0
 
     async def run(self, stopping: asyncio.Event, hurry: asyncio.Event) -> Clip | NoClip | Rejected:
         """Make the clip, or say why there is none.
@@ -151,9 +154,10 @@ class Attempt:
         while True:
             await asyncio.sleep(_BEAT)
             self._slot.alive_at = time.monotonic()
+            progress = await self._progress()
             try:
                 answer = await asyncio.to_thread(
-                    self._parts.ledger.renew, self._job, lease, self._hand.told()
+                    self._parts.ledger.renew, self._job, lease, progress
                 )
             except LedgerUnavailable as error:  # the clip may be done before it matters
                 self._parts.room.doubt(self._inbox, error)
@@ -163,3 +167,13 @@ class Attempt:
                 return
             if answer == "cancel":
                 await self._slot.maker.cancel(self._id)
+
+    async def _progress(self) -> dict[str, Any] | None:
+        """What the ledger is told; hosts that share it find the preview in staging."""
+        told, hand = self._hand.told(), self._hand
+        if told and hand.preview and self._parts.database.shared:
+            if hand.previews > self._shown:
+                await asyncio.to_thread(leave_preview, self._inbox, self._job, hand.preview)
+                self._shown = hand.previews
+            told["previews"] = self._shown
+        return told

@@ -10,10 +10,13 @@ from daemon.address import is_loopback
 from daemon.database import Database, DatabaseUnusable
 from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
+from daemon.forecast import Forecast
+from daemon.history import History
 from daemon.intake import checker
 from daemon.metrics import free_bytes
 from daemon.mount import refuses_queue
 from daemon.needs import Row, known
+from daemon.pace import Pace
 from daemon.place import probe
 from daemon.printable import escape
 from daemon.settings import Inbox, Settings, SettingsError
@@ -197,13 +200,14 @@ def _weights(settings: Settings) -> Finding:
 def table(settings: Settings) -> list[Row]:
     """What each preset needs here in each mode, and what it took."""
     if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
-        return known(settings, None)
+        return known(settings, None, None)
     try:
         database = Database(settings.queue_url)
     except DatabaseUnusable:
-        return known(settings, None)
+        return known(settings, None, None)
     try:
-        return known(settings, database)
+        forecast = Forecast(database, settings.model.name)
+        return known(settings, forecast, Pace.of(History(database)))
     finally:
         database.close()
 

@@ -32,7 +32,10 @@ def _know_hosts(db: sa.Connection, metadata: sa.MetaData) -> None:
 
 
 def _index(db: sa.Connection, table: sa.Table, name: str) -> None:
-    next(index for index in table.indexes if index.name == name).create(db)
+    db.exec_driver_sql(f"drop index if exists {name}")
+    for index in table.indexes:
+        if index.name == name:  # one for each dialect, perhaps: ours is made
+            index.create(db)
 
 
 _BATCH = 10_000
@@ -92,6 +95,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.MetaData], None]] = {
     4: _know_hosts,
     5: _shorten_paths,
     6: _find_the_next_by_need,
+    7: lambda db, metadata: _index(db, metadata.tables["jobs"], "jobs_next_of_need"),
 }
 """What leads from each version to the next, within the caller's transaction."""
 

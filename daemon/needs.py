@@ -5,19 +5,15 @@ same form.
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
-from statistics import median
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database
 from daemon.estimate import Estimator
 from daemon.forecast import Forecast
-from daemon.history import History
-from daemon.pace import rates, work
+from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import PUBLISHED, anatomy_of
@@ -75,18 +71,16 @@ def presets_of(model: str) -> list[str]:
     return list(family.presets)
 
 
-def known(settings: Settings, database: Database | None) -> list[Row]:
-    """A row for each preset and mode of the configured model, with what the ledger tells of it."""
+def known(settings: Settings, forecast: Forecast | None, pace: Pace | None) -> list[Row]:
+    """A row for each preset and mode of the configured model, with what is known of clips made."""
     family = family_of(settings.model.name)
-    forecast = Forecast(database, settings.model.name) if database else None
     estimator = Estimator(settings, forecast)
-    paces = _rates(History(database)) if database else {}
     rows = []
     for name, preset in family.presets.items():
         spec = spec_of(name, family, steps=preset.steps)
         for mode in ladder.modes(lossy=settings.model.fp8):
-            rung, keys = rung_of(spec, mode), ((name, mode, spec.speed), (name, mode))
-            rate = next((paces[key] for key in keys if key in paces), None)
+            rung = rung_of(spec, mode)
+            seconds = pace.seconds(spec, mode) if pace else None
             rows.append(
                 Row(
                     preset=name,
@@ -94,20 +88,11 @@ def known(settings: Settings, database: Database | None) -> list[Row]:
                     exact=mode.exact,
                     predicted_bytes=estimator.predicted(rung, spec),
                     measured_bytes=estimator.measured(rung, spec),
-                    seconds=None if rate is None else round(rate * work(spec), 1),
+                    seconds=None if seconds is None else round(seconds, 1),
                     fits=estimator.fits(rung, spec),
                 )
             )
     return rows
-
-
-def _rates(history: History) -> dict[tuple[str, ...], float]:
-    """Seconds for a unit of work of the newest clips, by preset and mode, and by speed too."""
-    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    for made, mode, rate in rates(history):
-        found[made.preset, mode].append(rate)
-        found[made.preset, mode, made.speed].append(rate)
-    return {key: median(every) for key, every in found.items()}
 
 
 def spec_of(preset: str, family: Family, steps: int = FEWEST) -> Spec:

@@ -1,5 +1,6 @@
 """The original: a job's picture, wherever it lies, opened through no link and only as itself."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -79,3 +80,14 @@ def open_below(folder: Path, file: Path) -> int:
         return found
     os.close(found)
     raise ValueError(f"{file} is no plain file")
+
+
+def read_below(folder: Path, file: Path, most: int) -> bytes | None:
+    """What a plain file below `folder` holds, reached through no link.
+
+    None where there is none, or nothing in it, or more than `most` bytes.
+    """
+    with contextlib.suppress(OSError, ValueError), os.fdopen(open_below(folder, file), "rb") as it:
+        content = it.read(most + 1)
+        return content if 0 < len(content) <= most else None
+    return None

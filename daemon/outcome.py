@@ -196,7 +196,7 @@ class Outcomes:
         if (predicted := pace.seconds(made)) is not None:
             metrics.predicted_seconds.inc(predicted)
             metrics.worked_seconds.inc(seconds)
-        pace.learn(made, seconds)
+        pace.learn(made, clip.rung.mode, seconds)
 
     async def _picture_gone(self, job: Job) -> None:
         """Its owner took it away."""

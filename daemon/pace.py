@@ -1,12 +1,13 @@
 """The pace: how long clips take here, learned from those that were made.
 
 A clip's work is pixels x frames x predictions, as its speed has them; seconds for a unit of it
-differ from preset to preset and from speed to speed, because loading, decoding and writing have
-their share.
+differ from preset to preset, from mode to mode and from speed to speed, because loading, decoding
+and writing have their share.
 """
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from statistics import median
 
 from daemon.history import History, Shape, Wanted
@@ -20,6 +21,10 @@ _LEAST = 0.001
 
 Queued = Mapping[tuple[str, Speed], float]
 """Units of work that wait, by preset and speed."""
+
+_Scope = tuple[str | None, str | None, Speed | None]
+"""Preset, mode and speed; None: any."""
+_ALL: _Scope = (None, None, None)
 
 
 def work(spec: Spec) -> float:
@@ -61,7 +66,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._rates: defaultdict[tuple[str, ...], deque[float]]
+        self._rates: defaultdict[_Scope, deque[float]]
         self._rates = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._learned: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -69,25 +74,25 @@ class Pace:
     def of(cls, history: History) -> "Pace":
         """What the newest clips in the ledger tell."""
         pace = cls()
-        for made, _, rate in rates(history):
-            pace._note(made, rate)
+        for made, mode, rate in rates(history):
+            pace._note(made, mode, rate)
         return pace
 
-    def learn(self, made: Spec, seconds: float) -> None:
-        """A clip took so long, from the prepared picture to the MP4.
+    def learn(self, made: Spec, mode: str, seconds: float) -> None:
+        """A clip took so long in a mode, from the prepared picture to the MP4.
 
         `made` has the speed at which it was made, which may be another than was asked.
         """
-        self._note(made, seconds / work(made))
+        self._note(made, mode, seconds / work(made))
         self._learned.append(work(made) / max(seconds, _LEAST))
 
     def speed(self) -> float | None:
         """Units of work a second of one device, in the clips that this daemon made itself."""
         return median(self._learned) if self._learned else None
 
-    def seconds(self, spec: Spec) -> float | None:
-        """What a clip will take; None before there was one of its preset."""
-        rate = self._rate((spec.preset, spec.speed), (spec.preset,))
+    def seconds(self, spec: Spec, mode: str | None = None) -> float | None:
+        """What a clip will take, in whatever mode or in one; None before there was such a one."""
+        rate = self._rate((spec.preset, mode, spec.speed), (spec.preset, mode, None))
         return None if rate is None else rate * work(spec)
 
     def until_done(
@@ -102,16 +107,17 @@ class Pace:
         todo += [(spec.preset, spec.speed, work(spec), spent) for spec, spent in running]
         left = 0.0
         for preset, speed, amount, spent in todo:
-            rate = self._rate((preset, speed), (preset,), ())
+            rate = self._rate((preset, None, speed), (preset, None, None), _ALL)
             if rate is None:
                 return None
             left += max(0.0, rate * amount - spent)
         return left / max(1, slots)
 
-    def _note(self, made: Spec, rate: float) -> None:
-        for scope in ((made.preset, made.speed), (made.preset,), ()):
-            self._rates[scope].append(rate)
+    def _note(self, made: Spec, mode: str, rate: float) -> None:
+        self._rates[_ALL].append(rate)
+        for told, speed in product((None, mode), (None, made.speed)):
+            self._rates[made.preset, told, speed].append(rate)
 
-    def _rate(self, *scopes: tuple[str, ...]) -> float | None:
+    def _rate(self, *scopes: _Scope) -> float | None:
         known = (self._rates[scope] for scope in scopes if scope in self._rates)
         return next(map(median, known), None)

@@ -34,9 +34,10 @@ class _Doubt:
     """An error that nothing has disproved yet: a clip that gets into the outbox does."""
 
     why: str
+    wait: float
     until: float
-    times: int
     probing: bool = True
+    """Until then; after a probe that went well `until` is the time of that."""
 
 
 class Room:
@@ -67,16 +68,17 @@ class Room:
     def doubt(self, inbox: Inbox | None, error: OSError) -> None:
         """Work for this inbox met an error that is not the job's; None: for all.
 
-        Each error after a probe that went well waits longer; what comes meanwhile is the same one.
+        Each error after a probe that went well waits longer, as long as it is the same trouble;
+        what comes meanwhile is the same one.
         """
         key = STATE if inbox is None or isinstance(error, LedgerUnavailable) else inbox.name
         last = self._doubts.get(key)
         if last is not None and last.probing:
             last.why = told(error)
         else:
-            times = 0 if last is None else last.times + 1
-            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**times)
-            self._doubts[key] = _Doubt(told(error), time.monotonic() + wait, times)
+            again = last is not None and not self._is_over(key, last)
+            wait = min(_LONGEST_WAIT, 2 * last.wait) if last and again else _FIRST_WAIT
+            self._doubts[key] = _Doubt(told(error), wait, time.monotonic() + wait)
         stopped = [key] if key else [each.name for each in self._settings.inbox]
         self._tell(self.lacking, self.lacking | dict.fromkeys(stopped, told(error)))
 
@@ -84,6 +86,14 @@ class Room:
         """A clip of this inbox is published: what was doubted works."""
         self._doubts.pop(inbox.name, None)
         self._doubts.pop(STATE, None)
+
+    def _is_over(self, key: str, last: _Doubt) -> bool:
+        """Whether another error is the beginning of another trouble.
+
+        The ledger is asked every few seconds, also where no clips are made: when it has answered
+        for as long as was waited for it, it is well. Of a folder only a clip tells.
+        """
+        return key == STATE and time.monotonic() > last.until + last.wait
 
     def _shortage(self, key: str, folders: dict[str, Path]) -> str | None:
         for role, folder in folders.items():
@@ -102,7 +112,7 @@ class Room:
         except OSError as error:
             doubt.why = told(error)
             return doubt.why
-        doubt.probing = False
+        doubt.probing, doubt.until = False, time.monotonic()
         return None
 
     def _away(self, inbox: Inbox) -> str | None:

@@ -9,12 +9,13 @@ from daemon.beneath import beneath
 from daemon.job import Job
 from daemon.settings import Inbox
 
-_ALL = PurePath(".i2vd")
+ALL = PurePath(".i2vd")
+"""In an outbox, what is not for its users: staging, and the posters."""
 
 
 def staging_of(inbox: Inbox, job: Job) -> Path:
     """The private folder of an attempt, on the outbox's file system."""
-    return inbox.outbox / _ALL / name_of(job)
+    return inbox.outbox / ALL / name_of(job)
 
 
 def name_of(job: Job) -> str:
@@ -24,7 +25,7 @@ def name_of(job: Job) -> str:
 
 def make_empty(inbox: Inbox, job: Job) -> Path:
     """A new folder for an attempt. Raises OSError."""
-    with beneath(inbox.outbox, _ALL) as folder:
+    with beneath(inbox.outbox, ALL) as folder:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
         (folder / name_of(job)).mkdir()
     return staging_of(inbox, job)
@@ -32,7 +33,7 @@ def make_empty(inbox: Inbox, job: Job) -> Path:
 
 def discard(inbox: Inbox, job: Job) -> None:
     """Remove the folder of an attempt, as far as it can be removed."""
-    with contextlib.suppress(OSError), beneath(inbox.outbox, _ALL, make=False) as folder:
+    with contextlib.suppress(OSError), beneath(inbox.outbox, ALL, make=False) as folder:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
 
 
@@ -42,7 +43,7 @@ def sweep(outbox: Path, at_work: Callable[[], Collection[tuple[int, int]]]) -> N
     `at_work` is asked only once the folders are known: who makes one has claimed its job before,
     so that no host takes another's away. Raises what it raises.
     """
-    with contextlib.suppress(OSError), beneath(outbox, _ALL, make=False) as folder:
+    with contextlib.suppress(OSError), beneath(outbox, ALL, make=False) as folder:
         found = [*folder.glob("*-*")]
         if not found:
             return

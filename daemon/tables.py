@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 OLDEST_SCHEMA = 6
 """The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
 
@@ -56,6 +56,7 @@ jobs = sa.Table(
 )
 # What is next to be claimed, of all and of those that need so much: fit.py. The state is in front,
 # though all rows have the same, for else SQLite takes jobs_state and sorts all that waits.
+# PostgreSQL takes it for known, and reads all of an index that has it before what it looks for.
 _QUEUED = jobs.c.state == "queued"
 sa.Index(
     "jobs_next",
@@ -65,15 +66,16 @@ sa.Index(
     sqlite_where=_QUEUED,
     postgresql_where=_QUEUED,
 )
-sa.Index(
-    "jobs_next_of_need",
-    jobs.c.state,
-    jobs.c.need,
-    jobs.c.priority.desc(),
-    jobs.c.id,
-    sqlite_where=_QUEUED,
-    postgresql_where=_QUEUED,
-)
+for _dialect, _ahead in {"sqlite": [jobs.c.state], "postgresql": []}.items():
+    sa.Index(
+        "jobs_next_of_need",
+        *_ahead,
+        jobs.c.need,
+        jobs.c.priority.desc(),
+        jobs.c.id,
+        sqlite_where=_QUEUED,
+        postgresql_where=_QUEUED,
+    ).ddl_if(dialect=_dialect)
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
 sa.Index("jobs_counted", jobs.c.state, jobs.c.rule, jobs.c.preset)

@@ -40,12 +40,15 @@ class Server:
         within: Sequence[str] = (),
         *,
         safe: bool = False,
+        more: Sequence[str] = (),
     ) -> None:
         """Make the folder and start, by the command `within` that becomes another one.
 
-        `safe`: a commit survives a power cut. Ends the test where there is no PostgreSQL.
+        `safe`: a commit survives a power cut; `more` settings. Ends the test where there is no
+        PostgreSQL.
         """
-        self._hasty = [] if safe else ["-F", "-c", "full_page_writes=off"]
+        self._settings = [] if safe else ["-F", "-c", "full_page_writes=off"]
+        self._settings += [word for setting in more for word in ("-c", setting)]
         self._bin = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="i2vd-postgres-"))
         self._numbers = itertools.count(1)
@@ -68,7 +71,7 @@ class Server:
             self._process = subprocess.Popen(
                 [*self._within, *self._as_user, self._bin / "postgres", "-D", self.folder / "data",
                  "-k", self.folder, "-h", self._addresses, "-p", str(self._port),
-                 *self._hasty, "-c", "shared_buffers=64MB", "-c", "max_connections=200"],
+                 *self._settings, "-c", "shared_buffers=64MB", "-c", "max_connections=200"],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         end = time.monotonic() + _PATIENCE

@@ -17,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from daemon.job import Job, below
 from daemon.original import lies_at, open_below
+from daemon.poster import poster_of
+from daemon.preview import preview_of
 from daemon.web.jobs import Number, find
 from pipeline.protocol import Rejected
 
@@ -72,7 +74,8 @@ def clips(app: "App") -> APIRouter:
         """
         job = find(app, number)
         told = job.result is not None and job.result.get("poster")
-        content = app.parts.posters.of(job) if told else None
+        inbox = app.settings.inbox_named(job.inbox)
+        content = poster_of(inbox, job) if told and inbox else None
         if content is None:
             raise HTTPException(404, f"there is no poster of job {number} here")
         return Response(content, media_type="image/jpeg", headers=_KEPT_LONG)
@@ -84,6 +87,12 @@ def clips(app: "App") -> APIRouter:
             for hand in slot.hands:
                 if hand.job.id == number and hand.preview is not None:
                     return Response(hand.preview, media_type="image/jpeg")
+        job = await asyncio.to_thread(find, app, number)
+        inbox = app.settings.inbox_named(job.inbox)
+        if job.state == "running" and inbox:  # another host makes it, perhaps
+            content = await asyncio.to_thread(preview_of, inbox, job)
+            if content is not None:
+                return Response(content, media_type="image/jpeg")
         raise HTTPException(404, f"there is no preview of job {number}")
 
     return calls

@@ -94,7 +94,7 @@ def rules(app: "App") -> APIRouter:
             multiple=family.multiple,
             sides=list(family.sides),
             settings=Request.model_json_schema(),
-            needs=needs.known(app.settings, app.database),
+            needs=needs.known(app.settings, app.parts.forecast, app.parts.pace),
         )
 
     @calls.post("/explain")

@@ -34,12 +34,13 @@ class SlotStatus(BaseModel):
 
 
 class Elsewhere(BaseModel):
-    """A job that another host has in hand; `progress` as in a job."""
+    """A job that another host has in hand; `progress` as in a job, `previews` as of a device."""
 
     host: str
     job: int
     path: str
     progress: dict[str, Any] | None
+    previews: int
 
 
 class Status(BaseModel):
@@ -87,7 +88,11 @@ def _now(app: "App") -> Status:
         slots=[_slot(slot) for slot in app.slots],
         elsewhere=[
             Elsewhere(
-                host=name_of(job.owner or ""), job=job.id, path=job.path, progress=job.progress
+                host=name_of(job.owner or ""),
+                job=job.id,
+                path=job.path,
+                progress=job.progress,
+                previews=(job.progress or {}).get("previews", 0),
             )
             for job in app.history.elsewhere(app.parts.owner)
         ],

@@ -95,6 +95,7 @@ class Bench:
         return row[0]
 
     def _add(self, state: str, count: int, need: int = 1) -> None:
+        count = max(0, count)
         numbers = {"need": need, "first": self._rows + 1, "last": self._rows + count}
         self.db.execute(_FILL, {"spec": self._spec, "state": state, **numbers})
         self._rows += count

@@ -15,6 +15,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from daemon.poster import POSTERS
 from tests.bench.head import head
 from tests.chaos.film import film
 from tests.system.browser import browser
@@ -70,7 +71,7 @@ def main() -> None:
             studio.until_settled("cat.png", "done")
             studio.stop()
             multiply(studio.root / ".i2vd" / "queue.sqlite", JOBS)
-            pose(studio.root / ".i2vd" / "posters", JOBS)
+            pose(studio.outbox / POSTERS, JOBS)
             studio.start()
             console.print(head("python -m tests.bench.page"), highlight=False)
             console.print(calls(studio))

@@ -7,7 +7,8 @@ with exit code 1 and the folder kept.
 
 `--sweep`: before each system call in turn, once, from the drop until the picture is archived or put
 aside; half an hour, with several hosts an hour. `--micro`: with the real worker and the embedded
-model; kills at any moment only, unless with `--sweep`. `--hosts N`: on several hosts, fleet.py.
+model; kills at any moment only, unless with `--sweep`. `--hosts N`: on several hosts, fleet.py, and
+`--blow`: what befalls one of them in the sweep.
 """
 
 import argparse
@@ -78,8 +79,8 @@ class Run:
             f"warm{self.drops.count}.png"
         )  # the children are there already when the tracer comes
         self._rest()
-        point = self.sweep.step(studio, self.drops)
-        if not studio.running:
+        point, hit = self.sweep.step(studio, self.drops)
+        if hit:
             self.counts[f"kills before {point.call}"] += 1
             studio.wait()
             self._start_again()
@@ -150,6 +151,7 @@ def main() -> int:
     parser.add_argument("--micro", action="store_true", help="the real worker")
     parser.add_argument("--sweep", action="store_true", help="each system call, instead of rounds")
     parser.add_argument("--hosts", type=int, default=1, help="so many on one PostgreSQL")
+    parser.add_argument("--blow", choices=fleet.BLOWS, default="killed", help="of their sweep")
     parser.add_argument("--lease", type=float, default=3.0, help="seconds, with several hosts")
     options = parser.parse_args()
     if options.hosts > 1:

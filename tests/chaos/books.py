@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from daemon.poster import POSTERS
 from daemon.storage import MARKER
 from tests.system.studio import Studio, visible
 
@@ -85,7 +86,8 @@ def _litter(studio: Studio) -> Iterator[str]:
         for path in folder.rglob("*"):
             name = path.relative_to(folder).as_posix()
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if hidden and name not in (".i2vd", MARKER):
+            ours = name in (".i2vd", MARKER) or name.startswith(str(POSTERS))
+            if hidden and not ours:
                 yield f"{path}: left behind"
             elif folder is studio.inbox and path.is_file() and not hidden:
                 yield f"{path}: still in the inbox"

@@ -7,7 +7,8 @@ under load. Then all is mended, and the folders are compared with the books. How
 until another host had the job is measured.
 
 `--sweep`: the first host is alone with a picture, and killed before each system call in turn; then
-the others wake, and do the rest without it.
+the others wake, and do the rest without it. With `--blow` it stands still after each instead, until
+the others have done the rest, or goes on while it is cut off or the database is restarted.
 """
 
 import argparse
@@ -80,14 +81,21 @@ class Hosts:
         self.wires, self.server, self.lease = wires, server, options.lease
         self.counts = Counter[str]()
         self.takeovers: list[float] = []
-        self.sweep = Sweep(options.stride)
+        self.blow = options.blow
+        kills = self.blow == "killed"
+        self.sweep = Sweep(options.stride, signal.SIGKILL if kills else signal.SIGSTOP)
         self._rng = random.Random(options.seed)
         share = folder / "share"
         clip = film(folder / "film.mp4")
         url = server.url(server.fresh(), ADDRESS.format(1) if wires else None)
         self.hosts = {}
         for name in names_of(options.hosts):
-            host = Studio(folder / name, program="tests.chaos.launch", PEER_FILM=str(clip))
+            host = Studio(
+                folder / name,
+                program="tests.chaos.launch",
+                timeout=5 if options.sweep else 30,  # it is asked while it is made to stand still
+                PEER_FILM=str(clip),
+            )
             host.settings(SETTINGS.format(url=url, share=share, lease=options.lease))
             host.prefix = wires.prefix(name, host.port) if wires else ()
             if options.sweep and not self.hosts:
@@ -122,15 +130,50 @@ class Hosts:
         self.drops.drop(f"warm{self.drops.count}.png")
         # The children are there already when the tracer comes.
         first.until(lambda: at_rest(first), "the first host is at rest")
-        point = self.sweep.step(first, self.drops)
-        for host in others:
-            host.signal(signal.SIGCONT)
-        if not first.running:
-            self.counts[f"kills before {point.call}"] += 1
-            first.wait()
-            for pid in first.processes():  # the host is gone, with all that ran on it
-                os.kill(pid, signal.SIGKILL)
-        return [f"{complaint} ({point})" for complaint in self._settle()]
+        point, hit = self.sweep.step(first, self.drops)
+        if hit:
+            self.counts[f"{self.blow}, {point.call}"] += 1
+            self._strike(first)
+        self._wake(*self.hosts.values())
+        return [f"{complaint} ({self.blow}, {point})" for complaint in self._settle()]
+
+    def _strike(self, first: Studio) -> None:
+        """Do to a host that stands still, or was killed, what the sweep is about."""
+        everybody = self.hosts.values()
+        others = [host for host in everybody if host is not first]
+        match self.blow:
+            case "killed":
+                first.wait()
+                for pid in first.processes():  # the host is gone, with all that ran on it
+                    os.kill(pid, signal.SIGKILL)
+            case "stood still":
+                self._wake(*others)
+                self._leave_to(others[0])
+            case "cut off":
+                assert self.wires is not None, "no host can be cut off here"
+                self.wires.cut(first.root.name)
+                self._wake(*everybody)
+                self._leave_to(others[0])
+                self.wires.mend(first.root.name)
+            case _:
+                self.server.stop()
+                self._wake(*everybody)
+                time.sleep(self._rng.uniform(0, 2.0))
+                self.server.start()
+
+    def _wake(self, *hosts: Studio) -> None:
+        for host in hosts:
+            if host.running:
+                host.signal(signal.SIGCONT)
+
+    def _leave_to(self, host: Studio) -> None:
+        """Until the others have done the rest, or wait for the first, which may hold a picture."""
+        end = time.monotonic() + self.lease + 2 * CLAIM_INTERVAL
+        while time.monotonic() < end:
+            if at_rest(host):
+                self.counts["done by the others meanwhile"] += 1
+                return
+            time.sleep(0.05)
 
     def round(self, number: int) -> list[str]:
         """Some pictures and a blow; what is wrong afterwards."""

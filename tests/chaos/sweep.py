@@ -1,12 +1,14 @@
-"""The sweep: a studio's daemon is killed before each system call that it makes for a picture.
+"""The sweep: a studio's daemon is struck at each system call that it makes for a picture.
 
-Each step drops a picture and strikes before one call, as strace lets us choose it, until all were
-tried from the drop until the picture is archived or put aside.
+Each step drops a picture and strikes at one call, as strace lets us choose it, until all were tried
+from the drop until the picture is archived or put aside. A SIGKILL comes before the call, a SIGSTOP
+after it, before anything else.
 """
 
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -49,11 +51,11 @@ class Sweep:
     Twice, for the daemon may make a call less now and then.
     """
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: int, blow: signal.Signals = signal.SIGKILL) -> None:
         self.points = 0
         self.passes = 0
         self._kinds = tuple(SWEPT)
-        self._stride = stride
+        self._stride, self._blow = stride, blow
         self._next = self._first()
         self._survived = 0
 
@@ -68,16 +70,17 @@ class Sweep:
         """Whether a run with these options has had enough rounds."""
         return self.passes > 0 if options.sweep else rounds >= options.rounds
 
-    def step(self, studio: Studio, drops: Drops) -> Point:
-        """Drop a picture and strike at the next point; the daemon has died, or all is at rest."""
-        point = self._next
-        with armed(studio, point):
+    def step(self, studio: Studio, drops: Drops) -> tuple[Point, bool]:
+        """Drop a picture and strike at the next point; whether it was hit, else all is at rest."""
+        point, hit = self._next, False
+        with armed(studio, point, self._blow):
             drops.drop(SWEPT[point.kind].format(drops.count))
             end = time.monotonic() + 30
-            while studio.running and not at_rest(studio) and time.monotonic() < end:
+            while not hit and not at_rest(studio) and time.monotonic() < end:
                 time.sleep(0.01)
-        self._tried(survived=studio.running)
-        return point
+                hit = not studio.running or _stands_still(studio.pid)
+        self._tried(survived=not hit)
+        return point, hit
 
     def _tried(self, *, survived: bool) -> None:
         """The daemon died there, or the call is not made so often."""
@@ -103,9 +106,9 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def armed(studio: Studio, point: Point) -> Iterator[None]:
-    """The daemon will be killed at this point, as strace lets us choose it."""
-    inject = f"inject={point.call}:signal=SIGKILL:when={point.number}"
+def armed(studio: Studio, point: Point, blow: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+    """The daemon will be killed, or made to stand still, at this point."""
+    inject = f"inject={point.call}:signal={blow.name}:when={point.number}"
     tracer = subprocess.Popen(
         ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(studio.pid),
          "-e", f"trace={point.call}", "-e", inject],
@@ -125,6 +128,16 @@ def armed(studio: Studio, point: Point) -> Iterator[None]:
         except subprocess.TimeoutExpired:  # it still waits for a thread of the killed daemon
             tracer.kill()
             tracer.wait()
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether none of its threads runs: one alone may be held by the tracer for a moment."""
+    try:
+        tasks = [*Path(f"/proc/{pid}/task").iterdir()]
+        told = [(task / "stat").read_text().rpartition(") ")[2] for task in tasks]
+    except OSError:  # it ends, or a thread does
+        return False
+    return all(each[0] in "Tt" for each in told)
 
 
 def _all_traced(pid: int) -> bool:

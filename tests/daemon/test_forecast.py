@@ -123,13 +123,13 @@ def test_what_was_not_tried_teaches_nothing(forecast: Forecast, spec: Spec) -> N
 
 
 def test_the_table_tells_what_was_measured(
-    forecast: Forecast, database: Database, spec: Spec, monkeypatch: pytest.MonkeyPatch
+    forecast: Forecast, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("I2VD_MODEL__MAX_VRAM", "50MB")
     monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cpu"]')
     predicted = forecast.predicted(RUNG, spec, "float32")
     forecast.learn(clip(predicted + 1000), spec)
-    rows = {(row.preset, row.mode): row for row in known(load(None), database)}
+    rows = {(row.preset, row.mode): row for row in known(load(None), forecast, None)}
     draft = rows["draft", Mode.FAST]
     assert draft.measured_bytes == pytest.approx(predicted, abs=1001)
     assert draft.predicted_bytes == pytest.approx(draft.measured_bytes, abs=2)

@@ -61,7 +61,7 @@ class Desk:
             storage=storage,
             decoder=self.decoder,
             metrics=Metrics(),
-            posters=Posters(root),
+            posters=Posters(),
             rules={"inbox": self.rules},
         )
         self.woken = 0

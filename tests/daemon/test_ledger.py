@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -252,6 +254,41 @@ def test_a_claim_looks_at_no_more_jobs_when_more_wait(
         connection.set_progress_handler(None, 10)
     database.close()
     assert 0 < steps["many wait"] < 2 * steps["few wait"]
+
+
+def test_a_claim_reads_little_of_the_index_of_what_waits(
+    database: Database, ledger: Ledger, enqueue: Enqueue
+) -> None:
+    """PostgreSQL once read all of an index that has a column with one value in front."""
+    if not database.shared:
+        pytest.skip("SQLite's steps are counted above")
+    enqueue("large.jpg", need=20)
+    enqueue("small.jpg", need=10)
+    same = ", ".join(f'"{each.name}"' for each in jobs.c if each.name not in ("id", "path"))
+    with database.write() as db:
+        db.exec_driver_sql(
+            f"insert into jobs (path, {same}) select path || n, {same} from jobs, "
+            f"generate_series(1, 10000) n where path = 'large.jpg'"
+        )
+        db.exec_driver_sql("analyze jobs")
+    said = list[tuple[str, Any]]()
+
+    def listen(*told: Any) -> None:
+        said.append(told[2:4])
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", listen)
+    try:
+        assert ledger.claim("me", 30, fit=Fit(10, {"inbox": 20})) is not None
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", listen)
+    asked = [each for each in said if each[0].startswith(("SELECT", "WITH"))]
+    assert len(asked) == 3
+    with database.read() as db:
+        pages = db.exec_driver_sql("select pg_relation_size('jobs_next_of_need') / 8192").scalar()
+        for statement, values in asked:
+            told = f"explain (analyze, buffers, format json) {statement}"
+            plan = db.exec_driver_sql(told, values).scalar_one()[0]["Plan"]
+            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < (pages or 0) / 2
 
 
 def test_claims_follow_priority_then_arrival(ledger: Ledger, enqueue: Enqueue) -> None:

@@ -84,6 +84,26 @@ def test_an_older_queue_gets_the_tables_of_a_new_one(old: str, new: Database) ->
     carried.close()
 
 
+def test_an_index_of_other_columns_is_made_anew(url: str) -> None:
+    """PostgreSQL read all of the one that version 7 made."""
+
+    def columns(database: Database) -> list[str | None]:
+        with database.read() as db:
+            indexes = sa.inspect(db).get_indexes("jobs")
+        return next(i["column_names"] for i in indexes if i["name"] == "jobs_next_of_need")
+
+    database = Database(url)
+    made = columns(database)
+    with database.write() as db:
+        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="7"))
+        db.exec_driver_sql("drop index jobs_next_of_need")
+        db.exec_driver_sql("create index jobs_next_of_need on jobs (id)")
+    database.close()
+    database = Database(url)
+    assert columns(database) == made
+    database.close()
+
+
 def test_a_migration_that_fails_leaves_the_queue_as_it_was(
     old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def test_nothing_is_predicted_before_there_was_a_clip() -> None:
 
 def test_twice_the_steps_take_twice_the_time_and_guidance_doubles_it() -> None:
     pace = Pace()
-    pace.learn(spec(steps=10), 30.0)
+    pace.learn(spec(steps=10), "fast", 30.0)
     assert pace.seconds(spec(steps=20)) == pytest.approx(60.0)
     assert pace.seconds(spec(steps=10, guidance=9.0)) == pytest.approx(60.0)
     assert pace.seconds(spec("draft")) is None
@@ -48,13 +48,13 @@ def test_twice_the_steps_take_twice_the_time_and_guidance_doubles_it() -> None:
 def test_one_slow_clip_changes_little() -> None:
     pace = Pace()
     for seconds in (30.0, 31.0, 500.0, 29.0, 30.0):
-        pace.learn(spec(), seconds)
+        pace.learn(spec(), "fast", seconds)
     assert pace.seconds(spec()) == pytest.approx(30.0)
 
 
 def test_the_queue_is_shared_by_the_devices() -> None:
     pace = Pace()
-    pace.learn(spec(), 30.0)
+    pace.learn(spec(), "fast", 30.0)
     queued = {("standard", "exact"): 4 * work(spec()), ("never made", "exact"): work(spec())}
     running = [(spec(), 10.0), (spec(), 999.0)]  # one is late: it counts as nearly done
     assert pace.until_done(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
@@ -64,14 +64,24 @@ def test_each_speed_has_a_pace_of_its_own_and_until_then_that_of_its_preset() ->
     """What does not get less with the steps weighs more in a fast clip: so a unit takes longer."""
     exact, fast = (spec(steps=50, guidance=9.0, speed=speed) for speed in ("exact", "fast"))
     pace = Pace()
-    pace.learn(exact, 110.0)
+    pace.learn(exact, "fast", 110.0)
     assert pace.seconds(fast) == pytest.approx(110 * work(fast) / work(exact))
     for _ in range(3):
-        pace.learn(fast, 34.0)
+        pace.learn(fast, "fast", 34.0)
     assert pace.seconds(exact) == pytest.approx(110.0)
     assert pace.seconds(fast) == pytest.approx(34.0)
     queued = {("standard", "exact"): 2 * work(exact), ("standard", "fast"): 3 * work(fast)}
     assert pace.until_done(queued, [(fast, 4.0)], slots=1) == pytest.approx(2 * 110 + 3 * 34 + 30)
+
+
+def test_each_mode_has_a_pace_of_its_own() -> None:
+    pace, balanced = Pace(), spec(speed="balanced")
+    pace.learn(spec(), "fast", 30.0)
+    pace.learn(spec(), "lean", 50.0)
+    assert pace.seconds(spec(), "fast") == pytest.approx(30.0)
+    assert pace.seconds(balanced, "lean") == pytest.approx(50 * work(balanced) / work(spec()))
+    assert pace.seconds(spec(), "offload") is None
+    assert pace.seconds(spec()) == pytest.approx(40.0)
 
 
 def test_the_work_that_waits_is_counted_as_each_speed_has_it(

@@ -1,4 +1,4 @@
-"""Posters: copied as they are and through no link, only of jobs that are, and not too many."""
+"""Posters and previews: as they were left, read through no link, of jobs that are, not too many."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,10 @@ import pytest
 from daemon import poster
 from daemon.history import History
 from daemon.job import Job
-from daemon.poster import POSTER, Posters
+from daemon.poster import POSTER, POSTERS, Posters, poster_of, tidy
+from daemon.preview import leave_preview, preview_of
 from daemon.settings import Inbox
-from daemon.staging import make_empty
+from daemon.staging import discard, make_empty
 from pipeline.protocol import LARGEST_POSTER
 
 PICTURE = b"\xff\xd8 not decoded \xff\xd9"
@@ -23,9 +24,8 @@ def inbox(tmp_path: Path) -> Inbox:
 
 
 @pytest.fixture
-def posters(tmp_path: Path) -> Posters:
-    (tmp_path / "state").mkdir()
-    return Posters(tmp_path / "state")
+def posters() -> Posters:
+    return Posters()
 
 
 @pytest.fixture
@@ -49,11 +49,12 @@ def left(inbox: Inbox, job: Job, content: bytes = PICTURE) -> Path:
 
 def test_a_poster_is_kept_when_staging_is_gone(inbox: Inbox, posters: Posters, job: Job) -> None:
     assert not posters.take(inbox, job)
-    file = left(inbox, job)
+    left(inbox, job)
     assert posters.take(inbox, job)
-    file.unlink()
-    assert posters.of(job) == PICTURE
-    assert posters.of(numbered(job, 77)) is None
+    discard(inbox, job)
+    assert posters.take(inbox, job), "another host takes the publication over"
+    assert poster_of(inbox, job) == PICTURE
+    assert poster_of(inbox, numbered(job, 77)) is None
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "empty", "too large"])
@@ -66,7 +67,36 @@ def test_what_a_stranger_puts_in_its_place_is_not_taken(
         (tmp_path / "secret").write_bytes(b"secret")
         file.symlink_to(tmp_path / "secret") if what == "link" else file.mkdir()
     assert not posters.take(inbox, job)
-    assert posters.of(job) is None
+    assert poster_of(inbox, job) is None
+
+
+def test_no_poster_is_written_or_read_through_a_link(
+    inbox: Inbox, posters: Posters, job: Job, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    left(inbox, job)
+    (inbox.outbox / POSTERS).symlink_to(tmp_path / "elsewhere")
+    assert not posters.take(inbox, job)
+    (tmp_path / "elsewhere" / f"{job.id}.jpg").write_bytes(PICTURE)
+    assert poster_of(inbox, job) is None
+    tidy(inbox.outbox, newest=0)
+    assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == [f"{job.id}.jpg"]
+
+
+def test_a_preview_is_the_newest_and_goes_through_no_link(
+    inbox: Inbox, job: Job, tmp_path: Path
+) -> None:
+    leave_preview(inbox, job, PICTURE)
+    assert preview_of(inbox, job) is None, "its staging is gone"
+    staging, secret = make_empty(inbox, job), tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    for name in ("preview.jpg", "preview.jpg.part"):
+        (staging / name).symlink_to(secret)
+    assert preview_of(inbox, job) is None
+    for content in (b"first", PICTURE):
+        leave_preview(inbox, job, content)
+        assert preview_of(inbox, job) == content
+    assert secret.read_bytes() == b"secret"
 
 
 def test_the_oldest_go_and_so_do_those_of_a_queue_that_is_gone(
@@ -77,8 +107,7 @@ def test_the_oldest_go_and_so_do_those_of_a_queue_that_is_gone(
     for number in range(1, 6):
         left(inbox, numbered(job, number))
         assert posters.take(inbox, numbered(job, number))
-    assert [n for n in range(1, 9) if posters.of(numbered(job, n))] == [3, 4, 5]
-    (inbox.outbox.parent / "state" / "posters" / "5.part").write_bytes(b"of a crash")
-    posters.tidy(newest=4)
-    assert [n for n in range(1, 9) if posters.of(numbered(job, n))] == [3, 4]
-    assert not list((inbox.outbox.parent / "state" / "posters").glob("*.part"))
+    assert [n for n in range(1, 9) if poster_of(inbox, numbered(job, n))] == [3, 4, 5]
+    (inbox.outbox / POSTERS / "of others.jpg").write_bytes(b"")
+    tidy(inbox.outbox, newest=4)
+    assert [n for n in range(1, 9) if poster_of(inbox, numbered(job, n))] == [3, 4]

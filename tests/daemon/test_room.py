@@ -124,6 +124,22 @@ def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
     assert room.lacking == {}
 
 
+def test_a_queue_that_was_well_for_as_long_as_was_waited_is_looked_at_soon_again(
+    settings: Settings, storage: Storage, clock: Clock
+) -> None:
+    """A host that makes no clip has none to tell; each restart of the database doubled its wait."""
+    room = Room(settings, storage, lambda: None)
+    for pause, wait in ((0.0, 2.0), (1.0, 4.0), (5.0, 2.0), (2.0, 4.0), (4.0, 8.0)):
+        clock.now += pause
+        room.doubt(None, LedgerUnavailable("the queue is away"))
+        clock.now += wait - 0.1
+        room.look()
+        assert room.lacking, f"after {pause} seconds"
+        clock.now += 0.1
+        room.look()
+        assert not room.lacking, f"after {pause} seconds"
+
+
 def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings, storage: Storage) -> None:
     room = Room(settings, storage, lambda: None)
     settings.inbox[1].outbox.rmdir()

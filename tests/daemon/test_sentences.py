@@ -13,8 +13,8 @@ BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
 
 ELSEWHERE = {
     *(f"daemon/{name}.py" for name in (
-        "__main__", "bench", "changes", "check", "config", "demo", "explain", "given", "gpu", "hint",
-        "lock", "metrics", "migrate", "mount", "needs", "render", "scan", "settings", "timeline",
+        "__main__", "bench", "changes", "check", "config", "demo", "explain", "given", "gpu",
+        "hint", "lock", "metrics", "migrate", "mount", "needs", "render", "scan", "settings", "timeline",
         "token", "trial", "webhook",
     )),
     *(f"daemon/web/{name}.py" for name in ("events", "health", "page", "server")),

@@ -50,7 +50,7 @@ class Fleet:
         (root / "rules").mkdir()
         self.any = self.hosts[0]
         self.any.rule("10-steady", _STEADY)
-        self.any.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
+        self.any.rule("90-default", DRAFT.replace("camera zooming in slowly", "posed"))
 
     def settings(
         self, host: Studio, *, more: str = "", devices: str = '["cpu"]', model: str = ""

@@ -77,9 +77,13 @@ class Studio:
         min_free: str = "0B",
         program: str = "daemon",
         prefix: Sequence[str] = (),
+        timeout: float = 30.0,
         **environment: str,
     ) -> None:
-        """`bare`: an empty folder; `prefix`: a command that becomes the daemon's `program`."""
+        """`bare`: an empty folder; `prefix`: a command that becomes the daemon's `program`.
+
+        `timeout`: seconds within which each request is answered.
+        """
         self.prefix, self.program = prefix, program
         self.root = root
         self.config = root / "i2vd.toml"
@@ -97,7 +101,7 @@ class Studio:
             self.rule("90-default", DRAFT)
         self._process: subprocess.Popen[bytes] | None = None
         url = f"http://127.0.0.1:{self.port}"
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
 
     # --- the process
 
@@ -292,7 +296,7 @@ class Studio:
 
     def staging(self) -> list[str]:
         """What lies in the outbox's staging folder."""
-        return sorted(p.name for p in (self.outbox / ".i2vd").glob("*"))
+        return sorted(p.name for p in (self.outbox / ".i2vd").glob("*-*"))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric that have these labels."""

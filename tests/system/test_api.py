@@ -14,6 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from daemon.poster import POSTERS
 from tests.system.conftest import Open, quick_studio
 from tests.system.needs import needs
 from tests.system.studio import ROOT, Studio, picture
@@ -120,7 +121,7 @@ def test_a_clip_has_a_poster_where_the_worker_left_one(
     assert "immutable" in answer.headers["cache-control"]
     assert Image.open(io.BytesIO(answer.content)).size == (48, 48)
     assert ask(studio, "GET", f"/api/jobs/{done['id']}/poster").status_code == 404
-    assert not [*studio.outbox.rglob("*.jpg")]
+    assert [*studio.outbox.rglob("*.jpg")] == [studio.outbox / POSTERS / f"{job['id']}.jpg"]
     assert studio.staging() == []
 
 

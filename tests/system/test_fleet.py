@@ -27,6 +27,11 @@ def test_two_hosts_that_see_one_inbox_make_each_drop_once(fleet: Fleet) -> None:
     ]
     assert len(list(fleet.any.archive.glob("many*"))) == 8
     assert fleet.any.jobs() == fleet.hosts[1].jobs()
+    for job in fleet.any.jobs():
+        poster = f"/api/jobs/{job['id']}/poster"
+        one, two = (host.request("GET", poster) for host in fleet.hosts)
+        assert one.is_success
+        assert one.content == two.content, "whichever host made the clip"
 
 
 def test_a_host_that_dies_loses_its_job_to_another(fleet: Fleet) -> None:

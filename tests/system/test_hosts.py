@@ -43,6 +43,9 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
     draining = other.post(f"/api/hosts/{name}/drain").json()
     assert draining["state"] == "draining"
     assert [job["path"] for job in draining["jobs"]] == ["steady-drain.png"]
+    preview = f"/api/jobs/{draining['jobs'][0]['id']}/preview"
+    other.until(lambda: other.get("/api/status")["elsewhere"][0]["previews"], "it is seen")
+    assert other.request("GET", preview).headers["content-type"] == "image/jpeg"
     waiting = [f"drain{number}.png" for number in range(4)]
     for number, each in enumerate(waiting):
         fleet.any.drop(each, picture(2 + number))
@@ -168,6 +171,13 @@ def test_a_small_card_leaves_large_clips_to_a_larger_one_while_that_lives(fleet:
     small.command("drain", "--undo", "one")
     assert makers(fleet, "fit-alone.png") == ["two"]
     assert small.job("fit-alone.png")["result"]["degraded"]
+
+    large.kill()
+    small.drop("fit-left.png", picture(48))
+    small.until_settled("fit-left.png", "done")
+    large.start()
+    assert makers(fleet, "fit-left.png") == ["two"]
+    assert small.job("fit-left.png")["result"]["degraded"]
 
 
 def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> None:

@@ -33,7 +33,7 @@ export function queueView(studio) {
     pause.className = paused ? "primary" : "";
     const eta = now.eta === null || !(now.jobs.queued + now.jobs.running) ? "" : t("queue.eta", { time: duration(now.eta) });
     say(summary, paused ? t("queue.paused") : eta);
-    const elsewhere = now.elsewhere.map((job) => ({ ...job, device: job.host, previews: 0 }));
+    const elsewhere = now.elsewhere.map((job) => ({ ...job, device: job.host }));
     rows(running, [...now.slots, ...elsewhere], (slot) => `${slot.device} ${slot.job}`, slotRow);
     const mark = JSON.stringify([now.jobs.queued, now.changed]);
     if (mark === seen) return;

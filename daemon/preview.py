@@ -1,0 +1,29 @@
+"""Previews: how a running clip looks so far, left in its staging for the hosts beside it."""
+
+import contextlib
+import os
+
+from daemon.beneath import beneath
+from daemon.job import Job
+from daemon.original import read_below
+from daemon.settings import Inbox
+from daemon.staging import staging_of
+
+_NAME = "preview.jpg"
+_LARGEST = 64 * 1024
+
+
+def leave_preview(inbox: Inbox, job: Job, content: bytes) -> None:
+    """Put the newest in the place of the one before, as far as that is possible."""
+    staging = staging_of(inbox, job).relative_to(inbox.outbox)
+    with contextlib.suppress(OSError), beneath(inbox.outbox, staging, make=False) as folder:
+        part = folder / f"{_NAME}.part"
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+            file.write(content)
+        part.replace(folder / _NAME)
+
+
+def preview_of(inbox: Inbox, job: Job) -> bytes | None:
+    """The JPEG of a running job's clip, where its host left one."""
+    return read_below(inbox.outbox, staging_of(inbox, job) / _NAME, _LARGEST)

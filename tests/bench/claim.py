@@ -1,0 +1,170 @@
+"""Where the milliseconds of a claim go: `python -m tests.bench.claim`.
+
+A PostgreSQL with a million finished jobs, and one process that claims as the dispatcher does, for a
+device that takes all and for one to which what comes first is too large. Each statement with what
+the server took to plan and to execute it (pg_stat_statements), the whole claim by who was at it
+(processor time of both ends, the log's way to the disk), what of our own processor time each layer
+of Python took (cProfile), and how the server finds the next job.
+"""
+
+import argparse
+import cProfile
+import os
+import platform
+import pstats
+import re
+import statistics
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from daemon.database import Database
+from daemon.fit import Fit
+from daemon.ledger import Ledger
+from tests.bench.fleet import Bench, p99, serving_seconds
+from tests.postgres import Server
+
+_TOLD = (
+    "shared_preload_libraries=pg_stat_statements",
+    "pg_stat_statements.track_planning=on",
+    "track_wal_io_timing=on",
+)
+_STATEMENTS = """
+select query, calls, total_plan_time, total_exec_time
+from pg_stat_statements
+where dbid = (select oid from pg_database where datname = current_database())
+and query !~ 'pg_stat|pg_backend' order by total_plan_time + total_exec_time desc
+"""
+_LAYERS = ("psycopg", "sqlalchemy", "daemon")
+
+
+class Claims:
+    """Claims one after another; `whole` are the milliseconds of each."""
+
+    def __init__(self, database: Database, fit: Fit | None = None) -> None:
+        self._ledger, self._fit = Ledger(database), fit
+        self.whole: list[float] = []
+
+    def make(self, count: int) -> None:
+        """So many."""
+        for _ in range(count):
+            began = time.perf_counter()
+            assert self._ledger.claim("host", 30, [], ["bench"], self._fit) is not None
+            self.whole.append((time.perf_counter() - began) * 1000)
+
+
+def measured(bench: Bench, claims: Claims, count: int) -> tuple[Table, Table]:
+    """By statement, and by who was at it; milliseconds of each claim."""
+    claims.make(200)  # the server's caches are warm, SQLAlchemy's too
+    claims.whole.clear()
+    bench.db.execute("create extension if not exists pg_stat_statements")
+    bench.db.execute("select pg_stat_statements_reset()")
+    synced, theirs, ours = _synced(bench), serving_seconds(bench), time.process_time()
+    claims.make(count)
+    ours = (time.process_time() - ours) * 1000 / count
+    theirs = (serving_seconds(bench) - theirs) * 1000 / count
+    disk = (_synced(bench) - synced) / count
+    statements = Table("statement", "for each claim", "planned", "executed", box=None)
+    for query, calls, plan, run in bench.db.execute(_STATEMENTS).fetchall():
+        if calls >= count / 2:
+            statements.add_row(
+                _short(query), f"{calls / count:.0f}", f"{plan / calls:.3f} ms",
+                f"{run / calls:.3f} ms",
+            )  # fmt: skip
+    whole = statistics.mean(claims.whole)
+    shares = Table("a claim", "mean ms", box=None)
+    shares.add_row("whole", f"{whole:.2f}")
+    shares.add_row("our processor time", f"{ours:.2f}")
+    shares.add_row("the server's", f"{theirs:.2f}")
+    shares.add_row("the log on its way to the disk", f"{disk:.2f}")
+    shares.add_row("the rest: waits for each other", f"{whole - ours - theirs - disk:.2f}")
+    shares.add_row("median", f"{statistics.median(claims.whole):.2f}")
+    shares.add_row("p99", f"{p99(claims.whole):.2f}")
+    return statements, shares
+
+
+def _synced(bench: Bench) -> float:
+    """Milliseconds that the server has written and synced its log; told a second late."""
+    time.sleep(1.5)
+    return float(bench.one("select wal_write_time + wal_sync_time from pg_stat_wal"))
+
+
+def _short(query: str) -> str:
+    """The first words, and what it is about."""
+    found = re.sub(r"\s+", " ", query)
+    return found if len(found) < 44 else f"{found[:40]} ..."
+
+
+def layers(claims: Claims, count: int) -> str:
+    """What each layer of Python takes of our time, as cProfile tells it: shares."""
+    profile = cProfile.Profile()
+    profile.runcall(claims.make, count)
+    spent = dict.fromkeys((*_LAYERS, "other"), 0.0)
+    for (file, _, name), (_, _, own, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        if "wait" not in name:
+            layer = next((each for each in _LAYERS if each in f"{file} {name}"), "other")
+            spent[layer] += own
+    whole = sum(spent.values())
+    shares = ", ".join(f"{layer} {own / whole:.0%}" for layer, own in spent.items())
+    return f"our time by layer, without waiting: {shares}"
+
+
+def plan(bench: Bench, claims: Claims) -> str:
+    """How the server finds the next job, with the pages that it looks at."""
+    said: list[tuple[str, Any]] = []
+
+    def listen(_c: Any, _k: Any, statement: str, parameters: Any, *_: Any) -> None:
+        said.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", listen)
+    try:
+        claims.make(1)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", listen)
+    (claim,) = [each for each in said if each[0].startswith("UPDATE")]
+    with bench.db.transaction(force_rollback=True):
+        rows = bench.db.execute(f"explain (analyze, buffers) {claim[0]}", claim[1]).fetchall()
+    return "\n".join(row[0] for row in rows)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.claim")
+    parser.add_argument("--finished", type=int, default=1_000_000)
+    parser.add_argument("--waiting", type=int, default=100_000)
+    parser.add_argument("--claims", type=int, default=2000)
+    options = parser.parse_args()
+    console = Console(width=100, highlight=False)
+    server = Server(safe=True, more=_TOLD)
+    try:
+        bench = Bench(server)
+        bench.grow(options.finished)
+        bench.wait(options.waiting)
+        database = Database(bench.url)
+        console.print(
+            f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores for all, load "
+            f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, PostgreSQL "
+            f"{bench.one('show server_version')}, fsync on, {options.finished:,} finished jobs, "
+            f"{options.waiting:,} waiting; python -m tests.bench.claim"
+        )
+        whole, small = Claims(database), Claims(database, Fit(1, {"bench": 2}))
+        for table in measured(bench, whole, options.claims):
+            console.print(table)
+        console.print(layers(whole, options.claims))
+        console.print(plan(bench, whole))
+        bench.wait(options.waiting, need=2)
+        console.print(f"\nPast {options.waiting:,} jobs that do not fit and come first:")
+        for table in measured(bench, small, options.claims):
+            console.print(table)
+        database.close()
+        bench.db.close()
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
