@@ -14,12 +14,12 @@ BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
 ELSEWHERE = {
     *(f"daemon/{name}.py" for name in (
         "__main__", "bench", "changes", "check", "config", "demo", "explain", "given", "gpu",
-        "hint", "lock", "metrics", "migrate", "mount", "needs", "render", "scan", "settings", "timeline",
-        "token", "trial", "webhook",
+        "hint", "lock", "metrics", "migrate", "mount", "needs", "render", "scan", "settings",
+        "timeline", "token", "trial", "webhook",
     )),
     *(f"daemon/web/{name}.py" for name in ("events", "health", "page", "server")),
     *(f"pipeline/{name}.py" for name in ("anatomy", "channel", "protocol", "pull", "sidecar")),
-    *(f"pipeline/worker/{name}.py" for name in ("__main__", "fault", "speed")),
+    *(f"pipeline/worker/{name}.py" for name in ("__main__", "exact/fused", "exact/graph", "fault", "speed")),
 }  # fmt: skip
 """Files whose sentences go to the terminal, the log, metrics or a program, not to the page."""
 
