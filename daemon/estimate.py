@@ -62,7 +62,7 @@ class Estimator:
     def needs(self, rung: Rung, spec: Spec) -> int:
         """Bytes that must be free."""
         found = peak_of(spec, rung, self._anatomy, self.dtype)
-        return need(found, self._correction(rung.mode), gpu=self._gpu)
+        return need(found, rung.mode, self._correction(rung.mode), gpu=self._gpu)
 
     def fits(self, rung: Rung, spec: Spec) -> bool:
         """Whether it fits into the device when nothing else is there, as far as is known."""

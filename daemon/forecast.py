@@ -57,7 +57,7 @@ class Forecast:
         """Bytes that must be free for a clip, as far as is known here."""
         predicted = peak_of(spec, rung, self._anatomy, loaded.dtype)
         correction = self.correction(Setup.of(loaded), rung.mode)
-        return need(predicted, correction, gpu=loaded.device.startswith("cuda"))
+        return need(predicted, rung.mode, correction, gpu=loaded.device.startswith("cuda"))
 
     def correction(self, setup: Setup, mode: Mode) -> float | None:
         """Measured by predicted, as it was worst; None before anything was measured."""
@@ -82,7 +82,7 @@ class Forecast:
         Raises LedgerUnavailable.
         """
         correction = self.correction(Setup.of(loaded), _THRIFTIEST) if loaded else None
-        found = largest(memory, correction, gpu=device.startswith("cuda"))
+        found = largest(memory, _THRIFTIEST, correction, gpu=device.startswith("cuda"))
         return found * bytes_of(_HALF) // bytes_of(dtype)
 
     def newest(self, model: str, dtype: str) -> Setup | None:

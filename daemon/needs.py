@@ -59,7 +59,7 @@ def predicted(
                     predicted_bytes=found.most,
                     measured_bytes=None,
                     seconds=None,
-                    fits=card is None or need(found, None, gpu=True) <= card,
+                    fits=card is None or need(found, mode, None, gpu=True) <= card,
                 )
             )
     return rows

@@ -189,7 +189,7 @@ def _order(
 
     def needs(rung: Rung, loaded: Loaded) -> int:
         found = peak_of(spec, rung, anatomy, loaded.dtype)
-        return need(found, None, gpu=loaded.device.startswith("cuda"))
+        return need(found, rung.mode, None, gpu=loaded.device.startswith("cuda"))
 
     family = family_of(settings.model.name)
     rungs = ladder.rungs(spec, family, predicted, lossy=settings.model.fp8)

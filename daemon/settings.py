@@ -82,8 +82,8 @@ class Model(_Section):
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ...; none: others make clips."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether the UNet's blocks are compiled; "auto": on CUDA, not on a CPU."""
+    compile: Literal["on", "off"] = "off"
+    """Whether the UNet's blocks are compiled, for which the first clip waits."""
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
     idle_release: Seconds = 0.0
@@ -109,7 +109,7 @@ class Model(_Section):
             device=device,
             dtype=dtype,
             max_memory=self.max_vram,
-            compile=self.compile == "on" or (self.compile == "auto" and device.startswith("cuda")),
+            compile=self.compile == "on",
         )
 
 

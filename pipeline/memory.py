@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.anatomy import Anatomy
-from pipeline.mode import STRIPE, Rung, Thrift
+from pipeline.mode import STRIPE, Mode, Rung, Thrift
 from pipeline.spec import Spec
 from pipeline.speed import course
 
@@ -20,10 +20,15 @@ _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _GLANCE = 145
 """What each frame looks at in cross-attention: 77 tokens of text, 64 + 4 of the picture."""
 
-_WORK_SPACE = 300_000_000
-"""Bytes on a GPU for the work space of cuBLAS and cuDNN and for fragmentation, on top of a peak."""
 _MARGIN = 1.05
 """The formula's own error, which a test holds."""
+_WORK_SPACE = 300_000_000
+"""Bytes on a GPU for the libraries' work space and for fragmentation, on top of a peak."""
+_WHOLE = 1.16
+"""In place of the margin on a GPU where a clip is not cut in slices: both grow with its tensors.
+
+As was measured on an H200, which a test holds.
+"""
 
 
 class Peak(NamedTuple):
@@ -61,22 +66,29 @@ def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool, reuses: bool
     )
 
 
-def need(predicted: Peak, correction: float | None, *, gpu: bool) -> int:
+def need(predicted: Peak, mode: Mode, correction: float | None, *, gpu: bool) -> int:
     """Bytes that must be free for a clip of this peak, margin included.
 
     `correction` is measured / predicted, as it was found here before, with all that a device's
-    allocator adds; before there is one, a GPU's libraries are allowed a fixed space.
+    allocator adds; before there is one, a GPU's libraries and allocator are allowed for.
     """
-    if correction is not None:
-        return int(predicted.most * correction * _MARGIN)
-    return int(predicted.most * _MARGIN) + (_WORK_SPACE if gpu else 0)
+    times, more = _allowed(mode, correction, gpu=gpu)
+    return int(predicted.most * times) + more
 
 
-def largest(room: int, correction: float | None, *, gpu: bool) -> int:
+def largest(room: int, mode: Mode, correction: float | None, *, gpu: bool) -> int:
     """The most bytes that a peak may have for `need` to be no more than `room`."""
+    times, more = _allowed(mode, correction, gpu=gpu)
+    return max(0, int((room - more) / times))
+
+
+def _allowed(mode: Mode, correction: float | None, *, gpu: bool) -> tuple[float, int]:
+    """How many times the peak, and how many bytes more."""
     if correction is not None:
-        return int(room / (correction * _MARGIN))
-    return max(0, int((room - (_WORK_SPACE if gpu else 0)) / _MARGIN))
+        return correction * _MARGIN, 0
+    if not gpu:
+        return _MARGIN, 0
+    return (_WHOLE if mode.thrift.cells is None else _MARGIN), _WORK_SPACE
 
 
 def bytes_of(dtype: str) -> int:

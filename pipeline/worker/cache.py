@@ -1,7 +1,8 @@
 """The cache of compiled code, kept over restarts: for these versions alone, and bounded.
 
-torch keys what lies in it by the code, the shapes, its own version, the card, the driver's CUDA
-and the compiler's flags. What it never does is to remove anything.
+That is what torch has made of the model's blocks, and Triton of our own kernels. Both key it by the
+code, the shapes, their own version, the card, the driver's CUDA and the compiler's flags. What they
+never do is to remove anything.
 """
 
 import os
@@ -37,6 +38,7 @@ def keep() -> Path:
         if other != mine:
             shutil.rmtree(other, ignore_errors=True)
     os.environ[VARIABLE] = str(mine)
+    os.environ.setdefault("TRITON_CACHE_DIR", str(mine / "triton"))
     return mine
 
 

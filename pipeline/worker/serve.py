@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -179,7 +180,9 @@ class Server:
         )
         with self._budget.kept():
             model.bring_unet()
-        fused.prove(device, model.dtype)
+        if device.type == "cuda":
+            _kept("our kernels are made anew with each worker")
+            fused.prove(device, model.dtype)
         if order.compile and not self._budget.counts:
             model.compiler = _compiler()
         self._model = model
@@ -224,12 +227,19 @@ def _set_threads(model: str) -> None:
         torch.set_num_threads(1)
 
 
-def _compiler() -> Compiler | None:
+def _kept(otherwise: str) -> Path | None:
+    """The folder for compiled code; where there is none, a line says why, and what comes of it."""
     try:
-        kept = cache.keep()
+        return cache.keep()
     except OSError as error:
         advice = f"have it writable, or another folder in ${cache.VARIABLE}"
-        print(f"nothing is compiled: {error}; {advice}", file=sys.stderr)
+        print(f"{otherwise}: {error}; {advice}", file=sys.stderr)
+        return None
+
+
+def _compiler() -> Compiler | None:
+    kept = _kept("nothing is compiled")
+    if kept is None:
         return None
     return Compiler(forget=partial(shutil.rmtree, kept, ignore_errors=True))
 

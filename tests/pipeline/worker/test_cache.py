@@ -10,11 +10,15 @@ from pipeline.worker.cache import VARIABLE
 from pipeline.worker.compiler import NotCompiled
 from tests.system import disks
 
+TRITON = "TRITON_CACHE_DIR"
+
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the variable names, which `keep` changes."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "compiled"))
+    monkeypatch.setenv(TRITON, "")  # so that it is as it was afterwards
+    monkeypatch.delenv(TRITON)
     return tmp_path / "compiled"
 
 
@@ -29,8 +33,17 @@ def test_it_is_a_folder_of_these_versions_and_asked_again_the_same(base: Path) -
     assert folder.parent == base
     assert folder.is_dir()
     assert os.environ[VARIABLE] == str(folder)
+    assert os.environ[TRITON] == str(folder / "triton")
     assert cache.keep() == folder
     assert list(folder.iterdir()) == []
+
+
+def test_a_cache_that_triton_was_told_of_is_left_to_it(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(TRITON, str(tmp_path / "elsewhere"))
+    cache.keep()
+    assert os.environ[TRITON] == str(tmp_path / "elsewhere")
 
 
 def test_what_is_over_the_bound_goes_and_what_is_not_stays(

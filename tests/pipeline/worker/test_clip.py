@@ -420,7 +420,7 @@ def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
 
     def most(rung: Rung) -> int:
         told = peak_of(spec, rung, anatomy_of("micro"), "float32")
-        needs[rung.mode] = need(told, None, gpu=False)
+        needs[rung.mode] = need(told, rung.mode, None, gpu=False)
         return told.most
 
     modes = [rung.mode for rung in ladder.rungs(spec, MICRO_FAMILY, most)]
