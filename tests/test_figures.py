@@ -12,7 +12,9 @@ from pipeline.worker.exact.choice import EXACT
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "tests" / "bench" / "results"
+GPU = ROOT / "tests" / "gpu" / "results"
 README = (ROOT / "pipeline" / "README.md").read_text()
+FRONT = (ROOT / "README.md").read_text()
 
 
 def rows(name: str) -> dict[str, dict[str, Any]]:
@@ -54,6 +56,40 @@ def test_the_table_of_compiled_steps_is_the_result() -> None:
     made = found["mid-size, all, compiled"]
     assert f"{made['pieces']} pieces of code serve" in README
     assert f"it took {made['compiled_in']:.0f} seconds here" in README
+
+
+def test_the_table_of_a_gpus_speed_is_the_result() -> None:
+    found = {
+        f"{row['preset']}, {row['case']}": row
+        for row in json.loads((GPU / "speed.json").read_text())["rows"]
+    }
+    table = told("The same in less time", "on an H200")
+    assert len(table) >= 11
+    for name, (theirs, ours, ratio, difference) in table.items():
+        row = found[name]
+        assert theirs == f"{row['reference_seconds']:.3f}", name
+        assert (ours, ratio) == (f"{row['seconds']:.3f}", f"{row['ratio']:.2f}"), name
+        lossy = name.endswith(("balanced", "fast"))
+        frames = "latents to frames" in name
+        apart = f"{row['max_abs_diff']:.0f} of 255" if frames else f"{row['max_abs_diff']:.4f}"
+        assert difference == ("" if lossy else apart), name
+    exact = found["standard, denoising, exact"]
+    assert f"at {exact['matrix_share']:.0%}".replace("%", " %") in README
+    assert f"{exact['ratio']:.2f} times as fast" in FRONT
+    for speed in ("balanced", "fast"):
+        assert f"{found[f'standard, denoising, {speed}']['ratio']:.1f} times" in FRONT
+
+
+def test_the_table_of_a_gpus_memory_is_the_result() -> None:
+    found = json.loads((GPU / "modes.json").read_text())["rows"]
+    lines = [
+        f"| {row['preset']} | {row['mode']} | {row['seconds']:.1f} | {row['predicted_gb']:.2f} "
+        f"| {row['peak_gb']:.2f} |"
+        for row in found
+    ]
+    assert "\n".join(["|---|---|---|---|---|", *lines]) + "\n\n" in README
+    assert found[0]["preset"] == "standard"
+    assert f"a `standard` clip takes {found[0]['seconds']:.1f} seconds" in FRONT
 
 
 def test_the_table_of_prices_is_the_result() -> None:
