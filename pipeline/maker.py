@@ -1,14 +1,14 @@
 """The maker: owns one worker child on one device, and walks each clip down the ladder.
 
 The child says what happened; every decision (next rung, new child, give up) is made here, so that
-it survives a child that the kernel shot. Clips take turns on the device; the MP4 of one is written
-while the next has it.
+it survives a child that the kernel shot. Clips take turns on the device; while one has it, the MP4
+of the one before is written, and prompts and picture of the next are embedded.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,6 +22,7 @@ from pipeline.protocol import (
     SILENCE,
     Cancelled,
     Dtype,
+    Embed,
     Failed,
     Filmed,
     Load,
@@ -73,6 +74,10 @@ Report = Callable[[Progress | Loaded | StepDown | Spoilt], None]
 _SAFER: dict[Dtype, Dtype] = {"float16": "bfloat16", "bfloat16": "float32", "float32": "float32"}
 """What a clip is made in when the gate refused it: the range that float16 lacks costs no memory."""
 
+_EMBEDDING = 500_000_000
+"""Bytes that must be left over for the next clip's embeddings to be made beside one: the published
+encoders take 0.15 GB at a time, and CUDA some work space."""
+
 _CANCELLED = NoClip("cancelled", "cancelled", retry=False)
 _ENDED = NoClip("ended", "ended by us", retry=True)
 
@@ -104,6 +109,7 @@ class Maker:
         self._module = module
         self._count_oom_kills = count_oom_kills
         self._session: Session | None = None
+        self._left_over: int | None = 0
         self._device = asyncio.Lock()
         self._hands: dict[str, _Hand] = {}
 
@@ -191,6 +197,8 @@ class Maker:
         self, order: Order, dtype: Dtype | None, hand: _Hand, report: Report
     ) -> Clip | NoClip | _Refused:
         """Film the clip when the device is free, then leave it to the next."""
+        if self._device.locked():
+            await self._embed(order)
         async with self._device:
             hand.begun, hand.filmed = True, False
             taken = await self._descend(order, dtype, hand, report)
@@ -205,6 +213,23 @@ class Maker:
                 return _Refused(spoilt, taken.rung, taken.steps_down)
             case other:
                 return await self._no_clip(other, taken.session)
+
+    async def _embed(self, order: Order) -> None:
+        """Have a clip's embeddings made while another is on the device, if there is room."""
+        session, left_over = self._session, self._left_over
+        if session is None or session.loaded is None:
+            return
+        if left_over is None or left_over >= _EMBEDDING:
+            first = order.ladder[0]
+            await session.embed(
+                Embed(
+                    job=order.job,
+                    spec=order.spec,
+                    width=first.width,
+                    height=first.height,
+                    picture=str(order.picture),
+                )
+            )
 
     async def _descend(
         self, order: Order, dtype: Dtype | None, hand: _Hand, report: Report
@@ -227,6 +252,7 @@ class Maker:
             assert session.loaded is not None
             since = time.monotonic()
             rung = order.ladder[len(steps_down)]
+            self._left_over = _left_over(order, rung, session.loaded, room, steps_down)
             hand.session = session
             answer = await session.film(self._made_of(order, rung), report)
             if isinstance(answer, Released) and (loss := leak(answer)):
@@ -361,6 +387,15 @@ def _skipped(order: Order, loaded: Loaded | None, room: int | None) -> list[Step
         return StepDown(rung, "forecast", detail, room=room)
 
     return [step(rung) for rung in order.ladder[: first_that_fits(order.ladder, room, needs)]]
+
+
+def _left_over(
+    order: Order, rung: Rung, loaded: Loaded, room: int | None, steps_down: Sequence[StepDown]
+) -> int | None:
+    """Bytes beside a clip, as was foreseen; none once that was found wrong."""
+    if any(step.stage != "forecast" for step in steps_down):
+        return 0
+    return None if room is None else room - order.needs(rung, loaded)
 
 
 def another_seed(seed: int) -> int:

@@ -6,7 +6,8 @@ before it, and is the heartbeat: a child that is silent for longer than its stag
 
 A Make has two halves, so that the device need not wait for the MP4. When the frames are there
 Filmed comes, and the worker is ready for the next Make; Made, or why there is no clip, follows
-while that one is under way. What is said of a job bears its name.
+while that one is under way. Embed says of one that will follow soon what can be made ahead. What is
+said of a job bears its name.
 """
 
 from typing import Annotated, Literal
@@ -144,6 +145,17 @@ class Make(_Message):
     picture: str
     staging: str
     limits: Limits = Limits()
+
+
+class Embed(_Message):
+    """Embed the prompts and the picture of a Make that will follow. It gets no answer."""
+
+    type: Literal["embed"] = "embed"
+    job: str
+    spec: Spec
+    width: int
+    height: int
+    picture: str
 
 
 class Cancel(_Message):
@@ -291,7 +303,9 @@ class Cancelled(Released):
     type: Literal["cancelled"] = "cancelled"
 
 
-Request = Annotated[Inspect | Prepare | Load | Survey | Make | Cancel, Field(discriminator="type")]
+Request = Annotated[
+    Inspect | Prepare | Load | Survey | Make | Embed | Cancel, Field(discriminator="type")
+]
 Reply = Annotated[
     Hello
     | Inspected

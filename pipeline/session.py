@@ -12,6 +12,7 @@ from pipeline.loss import Loss, tell_apart
 from pipeline.protocol import (
     Cancel,
     Cancelled,
+    Embed,
     Failed,
     Filmed,
     Hello,
@@ -116,6 +117,10 @@ class Session:
                 return end
             case other:
                 return _out_of_turn(other)
+
+    async def embed(self, order: Embed) -> None:
+        """Have made ahead what a clip needs that will be filmed soon."""
+        await self._child.send(order)
 
     async def cancel(self, job: str) -> None:
         """Have a clip given up at its next step."""

@@ -18,6 +18,7 @@ from transformers import (
 
 from pipeline.presets import MICRO_FOLDER
 from pipeline.source import find
+from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model
 from pipeline.worker.weights import Weights, assign
@@ -101,6 +102,6 @@ def published(
         scheduler=scheduler | {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"},
         eye=dict(micro.configs["feature_extractor"]) | {"crop_size": {"width": 224, "height": 224}},
         weights=weights,
-        prompts={},
+        embeddings=Embeddings(),
         **made,
     )

@@ -56,8 +56,7 @@ def film(
     wanted, unwanted = conditions(
         model,
         picture,
-        prompt,
-        setting.negative_prompt if setting.guidance > 1 else None,
+        [prompt, setting.negative_prompt][: 2 if setting.guidance > 1 else 1],
         frames=setting.frames,
         fps=MICRO_FAMILY.motion_fps,
         striped=thrift.stripes,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.channel import Channel, ParentGone
-from pipeline.protocol import Cancel, Failed, Load, Make, Progress, Survey
+from pipeline.protocol import Cancel, Embed, Failed, Load, Make, Progress, Survey
 from pipeline.worker import fault
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def main() -> None:
             elif isinstance(request, Cancel):
                 if server:
                     server.cancel(request.job)
+            elif isinstance(request, Embed):
+                if server:
+                    server.embed(request)
             else:
                 reason = f"{request.type}: no model is loaded"
                 job = request.job if isinstance(request, Make) else ""

@@ -23,7 +23,7 @@ from pipeline.speed import Course, course
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.compiler import Compiler, NotCompiled
-from pipeline.worker.conditions import Conditions, conditions, read_picture
+from pipeline.worker.conditions import Conditions, conditions, prompts_of, read_picture
 from pipeline.worker.decode import Frames, decode, release
 from pipeline.worker.denoise import denoise
 from pipeline.worker.encode import write
@@ -114,16 +114,14 @@ def check(model: Model, order: Make) -> None:
 def _conditions(
     model: Model, order: Make, picture: Image.Image, watch: Watch
 ) -> tuple[Conditions, Conditions | None]:
-    spec = order.spec
     hold.prepare(model, order.mode)
     release(model.device)
     return conditions(
         model,
         picture,
-        spec.prompt,
-        spec.negative_prompt if spec.guidance > 1.0 else None,
+        prompts_of(order.spec),
         frames=order.frames,
-        fps=spec.motion_fps,
+        fps=order.spec.motion_fps,
         striped=order.mode.thrift.stripes,
         on_step=watch.step,
     )

@@ -3,8 +3,9 @@
 Held against `I2VGenXLPipeline` of diffusers in the tests; where we differ on purpose, it says so.
 """
 
+import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pipeline.spec import Spec
 from pipeline.worker import hold
 from pipeline.worker.errors import Refused, first_line
 from pipeline.worker.model import Model
-
-_PROMPTS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -58,34 +58,49 @@ def read_picture(path: Path, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
+def prompts_of(spec: Spec) -> list[str]:
+    """The prompt, and with guidance the one that it leads away from."""
+    return [spec.prompt, spec.negative_prompt][: 2 if spec.guidance > 1.0 else 1]
+
+
 def conditions(
     model: Model,
     picture: Image.Image,
-    prompt: str,
-    negative_prompt: str | None,
+    prompts: Sequence[str],
     *,
     frames: int,
     fps: int,
     striped: bool = False,
     on_step: Callable[[], None],
 ) -> tuple[Conditions, Conditions | None]:
-    """The branch that is wanted, and, with a negative prompt, the one guidance leads away from.
+    """The branch of the first prompt, and of the second, if there is one.
 
     In the second the image embedding is zeros, as the model was trained. With `striped` the VAE
     works on stripes of the picture. `on_step` is called three times.
     """
-    prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
-    texts = [embed_text(model, text) for text in prompts]
-    on_step()
-    image = embed_image(model, picture)
-    on_step()
+    texts, image = embed(model, picture, prompts, on_step=on_step)
     latents = with_places(picture_latents(model, picture, striped=striped), frames)
     on_step()
     rate = torch.tensor([fps], device=model.device)
     wanted = Conditions(texts[0], image, latents, rate)
-    if negative_prompt is None:
+    if len(texts) == 1:
         return wanted, None
     return wanted, Conditions(texts[1], torch.zeros_like(image), latents, rate)
+
+
+def embed(
+    model: Model,
+    picture: Image.Image,
+    prompts: Sequence[str],
+    *,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[list[Tensor], Tensor]:
+    """What the encoders make of prompts and picture. `on_step` is called twice."""
+    texts = [embed_text(model, prompt) for prompt in prompts]
+    on_step()
+    image = embed_image(model, picture)
+    on_step()
+    return texts, image
 
 
 def embed_text(model: Model, prompt: str) -> Tensor:
@@ -93,15 +108,8 @@ def embed_text(model: Model, prompt: str) -> Tensor:
 
     What goes beyond the encoder's length is dropped, with a line in the log.
     """
-    if prompt not in model.prompts:
-        while len(model.prompts) >= _PROMPTS_KEPT:
-            del model.prompts[next(iter(model.prompts))]
-    else:
-        model.prompts[prompt] = model.prompts.pop(prompt)
-        return model.prompts[prompt].to(model.device)
-    embedding = _embed_text(model, prompt)
-    model.prompts[prompt] = embedding.cpu()
-    return embedding
+    kept = model.embeddings.of(("text", prompt), lambda: _embed_text(model, prompt))
+    return kept.to(model.device)
 
 
 def _embed_text(model: Model, prompt: str) -> Tensor:
@@ -123,6 +131,12 @@ def _embed_text(model: Model, prompt: str) -> Tensor:
 
 def embed_image(model: Model, picture: Image.Image) -> Tensor:
     """(1, 1, width): CLIP's embedding of the picture's middle square."""
+    digest = hashlib.sha256(picture.tobytes()).hexdigest()
+    key = ("picture", picture.width, digest)
+    return model.embeddings.of(key, lambda: _embed_image(model, picture)).to(model.device)
+
+
+def _embed_image(model: Model, picture: Image.Image) -> Tensor:
     size = model.eye["crop_size"]
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2

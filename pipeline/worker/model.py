@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -25,6 +25,7 @@ from transformers import (
 
 from pipeline.source import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.compiler import Compiler
+from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.weights import Weights, assign, read
@@ -47,8 +48,7 @@ class Model:
     eye: dict[str, Any]
     """The configuration of CLIP's picture preprocessing: crop_size, image_mean, image_std."""
     weights: Weights
-    prompts: dict[str, Tensor]
-    """Embeddings of the prompts seen last, on the host."""
+    embeddings: Embeddings
     compiler: Compiler | None = None
     """Who compiles its UNet's blocks, where that is wanted."""
 
@@ -110,7 +110,7 @@ def load(
             scheduler=dict(source.configs["scheduler"]),
             eye=dict(source.configs["feature_extractor"]),
             weights=weights,
-            prompts={},
+            embeddings=Embeddings(),
             **networks,
         )
 

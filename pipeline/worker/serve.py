@@ -1,7 +1,8 @@
 """Requests become replies: whatever happens to one ends in exactly one final message.
 
-Only a lost device ends the process instead, for nothing after it could succeed. Two clips can be
-under way: one on the device, in this thread, and the one before it in the finisher's.
+Only a lost device ends the process instead, for nothing after it could succeed. Three clips can be
+under way: one on the device, in this thread, the one before it in the finisher's, and the one after
+it in the lookahead's.
 """
 
 import gc
@@ -22,6 +23,7 @@ from pipeline.presets import MICRO_FAMILY, family_of
 from pipeline.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
+    Embed,
     Failed,
     Filmed,
     Load,
@@ -50,6 +52,7 @@ from pipeline.worker.errors import (
 from pipeline.worker.exact import fused
 from pipeline.worker.fault import Fault
 from pipeline.worker.finisher import Finisher
+from pipeline.worker.lookahead import Lookahead
 from pipeline.worker.model import Model, checked_device, device_facts, load
 from pipeline.worker.watch import Watch
 
@@ -68,10 +71,12 @@ class Server:
         self._model: Model | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
         self._finisher = Finisher()
+        self._lookahead = Lookahead()
         self._watches: dict[str, Watch] = {}
 
     def load(self, order: Load) -> Loaded | NoClip:
         """Load a model in place of the present one."""
+        self._lookahead.wait()
         self._model = None
         gc.unfreeze()
         gc.collect()
@@ -125,6 +130,11 @@ class Server:
         self._channel.send(Filmed(job=order.job, strays=self._strays(model)))
         self._finisher.begin(partial(self._finish, film, watch))
 
+    def embed(self, order: Embed) -> None:
+        """Begin with what a clip needs that will be made soon."""
+        if self._model is not None:
+            self._lookahead.begin(self._model, order)
+
     def cancel(self, job: str) -> None:
         """Have a clip given up at its next step, if it is still being made."""
         if watch := self._watches.get(job):
@@ -147,12 +157,15 @@ class Server:
         self._channel.send(reply.model_copy(update=told))
 
     def _heed(self) -> None:
-        """Hear what the parent says while a request is being served: nothing but Cancel."""
+        """Hear what the parent says while a request is being served: what gets no answer."""
         while self._channel.waiting():
-            request = self._channel.receive()
-            if not isinstance(request, Cancel):
-                raise RuntimeError(f"{request.type} while another request is being served")
-            self.cancel(request.job)
+            match self._channel.receive():
+                case Cancel(job=job):
+                    self.cancel(job)
+                case Embed() as order:
+                    self.embed(order)
+                case request:
+                    raise RuntimeError(f"{request.type} while another request is being served")
 
     def _strays(self, model: Model) -> int | None:
         """Bytes on the device that are no weights, once all is released."""

@@ -107,7 +107,7 @@ def count(model: Model, rung: Rung, guidance: float, tensors: bool = False) -> d
     """Peak of live tensors of each stage, with what lived then. `model` is on the meta device."""
     for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
         model.weights.leave(network)
-    model.prompts.clear()
+    model.embeddings.clear()
     seen = {stage: Witness(model.device.type, tensors) for stage in STAGES}
     networks = (model.unet, model.vae, model.text_encoder, model.image_encoder)
     with torch.no_grad(), Shapes():
@@ -115,9 +115,9 @@ def count(model: Model, rung: Rung, guidance: float, tensors: bool = False) -> d
             if rung.mode.thrift.weights == "device":
                 model.bring_unet()
             picture = Image.new("RGB", (rung.width, rung.height))
-            negative = "static" if guidance > 1 else None
+            prompts = ["waves", "static"] if guidance > 1 else ["waves"]
             wanted, unwanted = conditions(
-                model, picture, "waves", negative, frames=rung.frames, fps=16,
+                model, picture, prompts, frames=rung.frames, fps=16,
                 striped=rung.mode.thrift.stripes, on_step=lambda: None,
             )  # fmt: skip
         model.weights.leave(model.unet)

@@ -36,7 +36,7 @@ def priced(model: Model, picture: Image.Image) -> list[str]:
     """A line of the table."""
     prompt = PROMPTS[Motion.PAN_RIGHT]
     wanted, _ = conditions(
-        model, picture, prompt, None, frames=SETTING.frames, fps=16, striped=False,
+        model, picture, [prompt], frames=SETTING.frames, fps=16, striped=False,
         on_step=lambda: None,
     )  # fmt: skip
     latents = denoise(

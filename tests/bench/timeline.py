@@ -1,6 +1,6 @@
 """`python -m tests.bench.timeline TRACE PNG`: a picture of what `i2vd bench timeline --trace` kept.
 
-One line for the device, one for what is written meanwhile; each clip has its colour.
+One line for the device, one for what is written and embedded meanwhile; each clip has its colour.
 """
 
 import sys
@@ -29,7 +29,7 @@ def draw(trace: Path, picture: Path) -> None:
         axes.barh(row, length, left=begin, color=colour, alpha=shade, height=0.7)
         if each.stage == "denoise":
             axes.text(begin + length / 2, row, f"clip {each.job}", ha="center", va="center")
-    axes.set_yticks([0, 1], ["writing", "device"])
+    axes.set_yticks([0, 1], ["beside", "device"])
     axes.set_xlabel("seconds (pale: prompt and picture, decoding)")
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(picture, dpi=110)

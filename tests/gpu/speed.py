@@ -279,7 +279,7 @@ def _pipelines(model: Model, spec: Spec) -> Runs:
         return made
 
     def ours(speed: Speed) -> Tensor:
-        model.prompts.clear()  # the pipeline embeds them each time
+        model.embeddings.clear()  # the pipeline embeds them each time
         return _denoised(model, spec, speed, *_told(model, spec))
 
     return all_there, theirs, {speed: partial(ours, speed) for speed in get_args(Speed)}
@@ -324,8 +324,7 @@ def _told(model: Model, spec: Spec) -> tuple[Conditions, Conditions | None]:
     return conditions(
         model,
         _picture(spec),
-        spec.prompt,
-        _NEGATIVE,
+        [spec.prompt, _NEGATIVE],
         frames=spec.frames,
         fps=spec.motion_fps,
         on_step=lambda: None,

@@ -2,12 +2,12 @@
 
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
 "spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
-"out-of-turn", "wait"; the last one holds for all further rungs. "film" leaves a real MP4 in
-staging: a copy of the one that $PEER_FILM names, unlike any other; "posed" leaves a poster with it;
-"long" does it after three seconds, "steady" as well, in nine steps of $PEER_STEP seconds that it
-tells; with "compile-" before it, it does so while it compiles, and where that was not asked "made".
-The name of the model says how it loads: "broken", "slow", "dies", "hangs"; and a child whose PEER
-is "mute" never says hello.
+"out-of-turn", "wait", which tells on stderr what it is to embed meanwhile; the last one holds for
+all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
+unlike any other; "posed" leaves a poster with it; "long" does it after three seconds, "steady" as
+well, in nine steps of $PEER_STEP seconds that it tells; with "compile-" before it, it does so while
+it compiles, and where that was not asked "made". The name of the model says how it loads: "broken",
+"slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from pipeline.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
     Cancelled,
+    Embed,
     Failed,
     Filmed,
     Load,
@@ -76,7 +77,7 @@ def main() -> None:
                     words = order.spec.prompt.split()
                     act(channel, words[min(tries, len(words) - 1)], order, number, compiles)
                     tries += 1
-                case Cancel():
+                case Embed() | Cancel():
                     pass
     except ParentGone:
         sys.exit(0)
@@ -139,8 +140,9 @@ def act(channel: Channel, word: str, order: Make, number: int, compiles: bool) -
         case "out-of-turn":
             channel.send(Prepared())
         case "wait":
-            while not isinstance(channel.receive(), Cancel):
-                pass
+            while not isinstance(asked := channel.receive(), Cancel):
+                if isinstance(asked, Embed):
+                    print(f"peer: embed {asked.job}", file=sys.stderr)
             channel.send(Cancelled(job=order.job))
 
 

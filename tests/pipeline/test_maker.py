@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,9 @@ class Bench:
     async def make(self, prompt: str, fallback: str = "auto") -> Clip | NoClip:
         return await self.maker.make(order(prompt, fallback), self.news.append)
 
+    def of(self, kind: type) -> list[object]:
+        return [news for news in self.news if isinstance(news, kind)]
+
     async def until_working(self) -> None:
         while not any(isinstance(news, Progress) for news in self.news):
             await asyncio.sleep(0.01)
@@ -95,6 +99,31 @@ async def test_what_a_child_prints_comes_through_and_never_reaches_the_channel(
     assert isinstance(await bench.make("made"), Clip)
     await bench.maker.close()
     assert sorted(bench.lines) == ["a library prints to stdout", "peer: hello"]
+
+
+@pytest.mark.parametrize(
+    ("left_over", "words", "embedded"),
+    [(None, "wait", True), (600, "wait", True), (400, "wait", False), (600, "oom wait", False)],
+)
+async def test_who_waits_for_the_device_is_embedded_meanwhile_where_there_is_room(
+    left_over: int | None, words: str, embedded: bool
+) -> None:
+    least = predicted(order("").ladder[0])
+    bench = Bench(max_memory=None if left_over is None else least + left_over * 10**6)
+    try:
+        first = asyncio.create_task(bench.make(words))
+        await bench.until_working()
+        while len(bench.of(StepDown)) < words.count("oom"):
+            await asyncio.sleep(0.01)
+        following = replace(order("made"), job="2")
+        second = asyncio.create_task(bench.maker.make(following, bench.news.append))
+        await asyncio.sleep(0.2)
+        await bench.maker.cancel("1")
+        assert isinstance(await first, NoClip)
+        assert isinstance(await second, Clip)
+    finally:
+        await bench.maker.close()
+    assert ("peer: embed 2" in bench.lines) is embedded
 
 
 async def test_out_of_memory_goes_down_one_rung_at_a_time(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from pipeline.protocol import (
     SILENCE,
     Cancel,
     Cancelled,
+    Embed,
     Failed,
     Filmed,
     Hello,
@@ -81,6 +82,8 @@ REQUESTS = {
         picture="/p.png",
         staging="/s",
     ),
+    f'{{"type":"embed","job":"j","spec":{SPEC_LINE},"width":256,"height":256,'
+    '"picture":"/p.png"}': Embed(job="j", spec=SPEC, width=256, height=256, picture="/p.png"),
     '{"type":"cancel","job":"7"}': Cancel(job="7"),
 }
 REPLIES = {

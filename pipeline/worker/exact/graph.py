@@ -13,6 +13,9 @@ from torch import Tensor
 
 from pipeline.worker.errors import first_line, is_device_lost, is_out_of_memory
 
+_ALONE = "thread_local"
+"""What other threads do meanwhile, as the lookahead, does not end the recording."""
+
 Work = Callable[..., Tensor]
 """Of tensors. What else it needs is the same each time, and stays where it is."""
 
@@ -60,7 +63,7 @@ def _recorded(work: Work, told: list[Tensor]) -> _Record | None:
     told = [each.clone() for each in told]
     try:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode=_ALONE):
             given = work(*told)
     except RuntimeError as error:
         refused = "captur" in str(error)  # the device itself is well

@@ -25,8 +25,7 @@ def test_a_clip_in_half_precision_is_all_on_the_card(mode: Mode) -> None:
         wanted, unwanted = conditions(
             model,
             Image.new("RGB", (64, 64)),
-            "waves",
-            "static",
+            ["waves", "static"],
             frames=3,
             fps=16,
             striped=mode.thrift.stripes,

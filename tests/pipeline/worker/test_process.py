@@ -10,8 +10,8 @@ import pytest
 
 from daemon.timeline import stretches
 from pipeline.mode import Mode
-from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Load, Make, Survey
-from tests.pipeline.worker.kit import Peer
+from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Embed, Load, Make, Survey
+from tests.pipeline.worker.kit import Peer, a_picture
 from tests.system import disks
 
 pytestmark = pytest.mark.slow
@@ -284,6 +284,52 @@ def test_a_clip_is_written_while_the_next_is_filmed(worker: Start, order: Order)
         if reply.job == "2":
             stages.add(reply.stage)
     peer.end()
+
+
+def test_the_next_clip_is_embedded_while_one_is_on_the_device(
+    worker: Start, resident: Peer, order: Order, tmp_path: Path
+) -> None:
+    """And both come out as they do without."""
+    trace = tmp_path / "trace.json"
+    peer = worker(I2VD_TIMELINE=str(trace))
+    peer.load()
+    a_picture(32, 32).rotate(90).save(tmp_path / "other.png")
+    asked = order(picture=tmp_path / "other.png", prompt="zoom in", guidance=3.0)
+    following = asked.model_copy(update={"job": "2"})
+    ahead = {key: getattr(following, key) for key in ("job", "spec", "width", "height", "picture")}
+    digests = []
+    for each in (order(steps=50).model_copy(update={"job": "1"}), following):
+        peer.send(each)
+        while (reply := peer.receive()).type != "filmed":
+            if reply.job == "1" and (reply.stage, reply.step) == ("denoise", 1):
+                peer.send(Embed(**ahead))
+        digests.append(peer.final().output.sha256)
+    assert peer.close() == 0
+
+    timeline = {(each.job, each.stage): each for each in stretches(closed(trace))}
+    embedded, denoised = timeline["2", "embed"], timeline["1", "denoise"]
+    assert denoised.begin < embedded.begin
+    assert embedded.end < denoised.end
+    for each, digest in zip((order(steps=50), asked), digests, strict=True):
+        resident.send(each)
+        assert resident.final().output.sha256 == digest
+    assert "nothing was made ahead" not in peer.log()
+
+
+def test_a_picture_that_cannot_be_embedded_is_the_fault_of_its_own_clip(
+    worker: Start, order: Order, tmp_path: Path
+) -> None:
+    peer = worker()
+    peer.load()
+    asked = order(steps=50)
+    peer.send(asked)
+    spoilt = {"job": "2", "picture": str(tmp_path / "none.png")}
+    peer.send(Embed(spec=asked.spec, width=asked.width, height=asked.height, **spoilt))
+    assert peer.final().type == "made"
+    assert "nothing was made ahead: the prepared picture cannot be read" in peer.log()
+    peer.send(asked.model_copy(update=spoilt))
+    refused = peer.final()
+    assert (refused.type, refused.job, refused.retry) == ("failed", "2", False)
 
 
 def test_a_clip_is_given_up_while_it_is_written(resident: Peer, order: Order) -> None:

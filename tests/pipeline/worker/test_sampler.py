@@ -7,11 +7,12 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
+from PIL import Image
 from torch import Tensor
 
 from pipeline.mode import Mode
 from pipeline.presets import MICRO_FOLDER
-from pipeline.worker.conditions import conditions, embed_text
+from pipeline.worker.conditions import conditions, embed_image, embed_text
 from pipeline.worker.decode import decode
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import (
@@ -75,8 +76,7 @@ def ours(
     wanted, unwanted = conditions(
         model,
         a_picture(*size),
-        _PROMPT,
-        _NEGATIVE if guidance > 1 else None,
+        [_PROMPT, _NEGATIVE][: 2 if guidance > 1 else 1],
         frames=_FRAMES,
         fps=16,
         on_step=lambda: None,
@@ -169,6 +169,19 @@ def test_a_prompt_is_embedded_once(micro: Model, monkeypatch: pytest.MonkeyPatch
         first = embed_text(micro, "a prompt of its own")
         monkeypatch.setattr(micro, "text_encoder", None)
         assert torch.equal(embed_text(micro, "a prompt of its own"), first)
+
+
+def test_a_picture_is_embedded_once_in_each_size(
+    micro: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrored = a_picture(72, 40).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    with torch.no_grad():
+        first = embed_image(micro, a_picture(72, 40))
+        others = [embed_image(micro, each) for each in (a_picture(40, 72), mirrored)]
+        monkeypatch.setattr(micro, "image_encoder", None)
+        assert torch.equal(embed_image(micro, a_picture(72, 40)), first)
+        assert torch.equal(embed_image(micro, mirrored), others[1])
+    assert not any(torch.equal(first, other) for other in others)
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_told(
