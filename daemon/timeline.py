@@ -1,14 +1,14 @@
-"""`i2vd bench timeline`: how long the device waits between clips, by the worker's own timeline.
+"""`i2vd bench timeline`: how soon a worker is at work, and how long the device waits between clips.
 
-A real daemon on the embedded model makes clip after clip; the worker writes down what it did when.
-The device is idle between the end of one stage that uses it and the beginning of the next.
+A real daemon with the configured model makes clip after clip; the worker writes down what it did
+when. The device is idle between the end of one stage that uses it and the beginning of the next.
 """
 
 import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.demo import SAMPLES
+from daemon.settings import Model
 from daemon.submit import copy_in
 from daemon.trial import Trial, TrialFailed, trial
 
@@ -37,6 +38,15 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Seconds from a worker's beginning until so far was done."""
+
+    libraries: float
+    model: float
+    first_step: float
+
+
+@dataclass(frozen=True)
 class Wait:
     """Seconds of the device on one clip, and without work from there to the next clip."""
 
@@ -45,17 +55,42 @@ class Wait:
     idle: float
 
 
-def record(folder: Path, clips: int, preset: str) -> Path:
-    """Make so many clips in an empty folder; the Chrome trace of it. Raises TrialFailed."""
-    trace = folder / "trace.json"
+@dataclass(frozen=True)
+class Timeline:
+    """A worker's start with empty caches, the next one's, and how the device of that one waited."""
+
+    starts: tuple[Start, Start]
+    waits: list[Wait]
+    trace: Path
+    """The second worker's, as a Chrome trace."""
+
+    def as_json(self) -> str:
+        """Without the trace."""
+        told = asdict(self)
+        del told["trace"]
+        return json.dumps(told, indent=2)
+
+
+def measure(folder: Path, clips: int, preset: str, model: Model) -> Timeline:
+    """Make one clip in an empty folder, and so many by a new daemon. Raises TrialFailed."""
     (folder / "rules").mkdir(parents=True)
     (folder / "rules" / "90-bench.toml").write_text(_RULE.format(preset=preset), encoding="utf-8")
-    with trial(folder, "bench timeline", {_VARIABLE: str(trace.resolve())}) as daemon:
+    first = _record(folder, "first", range(1), model)
+    second = _record(folder, "second", range(1, 1 + clips), model)
+    starts = (start(first), start(second))
+    return Timeline(starts, waits(stretches(second)), second)
+
+
+def _record(folder: Path, name: str, numbers: range, model: Model) -> Path:
+    """The trace of a daemon that makes these clips, the first of all being 0."""
+    trace = folder / f"{name}.json"
+    env = {_VARIABLE: str(trace.resolve()), "I2VD_MODEL": model.model_dump_json()}
+    with trial(folder, "bench timeline", env) as daemon:
         samples = sorted(SAMPLES.glob("*.jpg"))
-        for number in range(clips):
+        for number in numbers:
             with samples[number % len(samples)].open("rb") as content:
                 copy_in(content, f"{number:03}.jpg", folder / "inbox")
-        _wait_for(daemon, clips)
+        _wait_for(daemon, numbers.stop)
     with trace.open("a", encoding="utf-8") as file:
         file.write("{}]\n")
     return trace
@@ -73,13 +108,26 @@ def _wait_for(daemon: Trial, clips: int) -> None:
     raise TrialFailed(f"{clips} clips were not made within {_PATIENCE:.0f} s; see daemon.log")
 
 
+def _events(trace: Path) -> list[dict[str, Any]]:
+    return [event for event in json.loads(trace.read_text(encoding="utf-8")) if event]
+
+
+def start(trace: Path) -> Start:
+    """How soon its first worker had libraries, model and a clip's first step."""
+    first: dict[str, dict[str, Any]] = {}
+    for event in _events(trace):
+        first.setdefault(event["name"], event)
+    begin = first["start"]["ts"]
+    done = (first[what]["ts"] + first[what]["dur"] for what in ("start", "load", "step"))
+    return Start(*((end - begin) / 1e6 for end in done))
+
+
 def stretches(trace: Path) -> list[Stretch]:
     """All stages of all clips, in the order of their beginnings."""
-    events: list[dict[str, Any]] = json.loads(trace.read_text(encoding="utf-8"))
     found = [
         Stretch(e["args"]["job"], e["name"], e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6)
-        for e in events
-        if e and e["args"]["job"]
+        for e in _events(trace)
+        if e["args"]["job"] and e["name"] != "step"
     ]
     return sorted(found, key=lambda each: each.begin)
 
@@ -100,12 +148,16 @@ def waits(timeline: Sequence[Stretch]) -> list[Wait]:
     ]
 
 
-def show(found: Sequence[Wait], console: Console) -> None:
-    """The table, and the share of all in its last line."""
+def show(timeline: Timeline, console: Console) -> None:
+    """Two tables; the share of all waits in the last line."""
+    table = Table("worker", "has its libraries", "its model", "done a step", box=None)
+    for which, each in zip(("first", "second"), timeline.starts, strict=True):
+        table.add_row(which, *(f"after {seconds:.1f} s" for seconds in asdict(each).values()))
+    console.print(table)
     table = Table("clip", "device at work", "then idle", "share", box=None)
-    for each in found:
-        table.add_row(each.job, f"{each.busy:.3f} s", f"{each.idle * 1e3:.0f} ms", _share([each]))
-    table.add_row("all", *_sums(found), _share(found), style="bold")
+    for wait in timeline.waits:
+        table.add_row(wait.job, f"{wait.busy:.3f} s", f"{wait.idle * 1e3:.0f} ms", _share([wait]))
+    table.add_row("all", *_sums(timeline.waits), _share(timeline.waits), style="bold")
     console.print(table)
 
 

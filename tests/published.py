@@ -3,10 +3,14 @@
 Time and memory do not depend on what the weights are.
 """
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -14,6 +18,7 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    PreTrainedModel,
 )
 
 from pipeline.presets import MICRO_FOLDER
@@ -70,6 +75,30 @@ def noise(name: str, empty: Tensor) -> Tensor:
     return made.cpu()
 
 
+def save(folder: Path) -> None:
+    """Leave such a model in a folder, in diffusers layout and half precision."""
+    for name, network in networks().items():
+        state = {
+            key: noise(key, torch.empty(value.shape, dtype=torch.float16))
+            for key, value in network.state_dict().items()
+        }
+        (folder / name).mkdir()
+        save_file(state, folder / name / "model.fp16.safetensors")
+        if isinstance(network, PreTrainedModel):
+            network.config.save_pretrained(folder / name)
+        else:
+            network.save_config(folder / name)  # type: ignore[operator]
+    for rest in ("tokenizer", "scheduler", "feature_extractor"):
+        shutil.copytree(MICRO_FOLDER / rest, folder / rest)
+    shutil.copy(MICRO_FOLDER / "model_index.json", folder)
+    eye = folder / "feature_extractor" / "preprocessor_config.json"
+    eye.write_text(json.dumps(json.loads(eye.read_text()) | _EYE))
+
+
+_EYE = {"crop_size": {"width": 224, "height": 224}}
+"""What CLIP sees of a picture, other than in the demonstration model."""
+
+
 def published(
     device: str,
     dtype: torch.dtype,
@@ -100,7 +129,7 @@ def published(
         dtype=dtype,
         tokenizer=CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer"),
         scheduler=scheduler | {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"},
-        eye=dict(micro.configs["feature_extractor"]) | {"crop_size": {"width": 224, "height": 224}},
+        eye=dict(micro.configs["feature_extractor"]) | _EYE,
         weights=weights,
         embeddings=Embeddings(),
         **made,

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,28 +57,33 @@ def memory(
 
 @benches.command(name="timeline")
 def device_waits(
+    config: Config = None,
     clips: Annotated[int, typer.Option(min=2, max=100, help="How many are made.")] = 6,
-    preset: Annotated[str, typer.Option(help="Of the demonstration model.")] = "standard",
+    preset: Annotated[str, typer.Option(help="Of the configured model.")] = "standard",
     trace: Annotated[
         Path | None, typer.Option(help="Keep the timeline here, as a Chrome trace.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How long the device waits between one clip and the next, with the demonstration model."""
+    """How soon a worker of the configured model is at work, and how long its device waits."""
     from daemon import timeline
     from daemon.trial import TrialFailed
 
-    _presets(MICRO, preset)
+    model = settings_of(config).model
+    device = device_here(model.devices)
+    if device == "cpu" and model.name != MICRO:
+        fail(Exit.MISTAKE, f"{model.name} takes hours for a clip without a GPU")
+    _presets(model.name, preset)
     with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
         try:
-            recorded = timeline.record(Path(folder), clips, preset)
+            one = model.model_copy(update={"devices": (device,)})
+            found = timeline.measure(Path(folder), clips, preset, one)
         except TrialFailed as error:
             fail(Exit.FAILED, str(error))
         if trace is not None:
-            timeline.keep(recorded, trace)
-        found = timeline.waits(timeline.stretches(recorded))
+            timeline.keep(found.trace, trace)
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+        typer.echo(found.as_json())
     else:
         timeline.show(found, Console())
 

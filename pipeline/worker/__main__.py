@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.channel import Channel, ParentGone
 from pipeline.protocol import Cancel, Embed, Failed, Load, Make, Progress, Survey
-from pipeline.worker import fault
+from pipeline.worker import fault, timeline
 
 if TYPE_CHECKING:
     from pipeline.worker.serve import Server
@@ -79,6 +79,7 @@ def _quiet() -> None:
 
 
 def _server(channel: Channel) -> "Server":
+    since = timeline.now()
     faults = fault.from_environment()
     channel.send(Progress(stage="start", step=0, steps=2))
     for each in faults:
@@ -88,6 +89,7 @@ def _server(channel: Channel) -> "Server":
     channel.send(Progress(stage="start", step=1, steps=2))
     from pipeline.worker.serve import Server
 
+    timeline.note("start", "", since)
     channel.send(Progress(stage="start", step=2, steps=2))
     return Server(channel, faults)
 

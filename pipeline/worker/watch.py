@@ -43,17 +43,21 @@ class Watch:
         self._settle = settle
         self._heed = heed
         self._done = self._of = 0
-        self._since = timeline.now()
+        self._since = self._step_since = timeline.now()
 
     def enter(self, stage: Stage, steps: int) -> None:
         """The next stage begins, of so many steps."""
         self.end()
         self.stage, self._done, self._of = stage, 0, steps
+        self._step_since = self._since
         self._tell()
 
     def step(self, done: int | None = None, *, preview: bytes | None = None) -> None:
         """One step, or `done` steps in all, are behind us. Raises Cancelled, ParentGone."""
         self._settle()
+        if self.stage == "denoise":
+            timeline.note("step", self._job, self._step_since)
+            self._step_since = timeline.now()
         self._done = self._done + 1 if done is None else done
         self._tell(preview)
         for fault in self._faults:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.timeline import Stretch, Wait, stretches, waits
+from daemon.timeline import Start, Stretch, Wait, start, stretches, waits
 
 
 def test_what_is_written_meanwhile_is_no_wait_of_the_device() -> None:
@@ -27,3 +27,22 @@ def test_a_trace_of_a_worker_that_died_can_be_read_once_it_is_closed(tmp_path: P
     load = {"name": "load", "ts": 1_000_000, "dur": 500_000, "args": {"job": ""}}
     trace.write_text(f"[\n{json.dumps(event)},\n{json.dumps(load)},\n{{}}]\n")
     assert stretches(trace) == [Stretch("7", "denoise", pytest.approx(2.0), pytest.approx(2.5))]
+
+
+def test_a_start_is_told_by_its_first_worker_and_its_first_step(tmp_path: Path) -> None:
+    def event(name: str, ts: float, dur: float, job: str = "") -> dict[str, object]:
+        return {"name": name, "ts": ts * 1e6, "dur": dur * 1e6, "args": {"job": job}}
+
+    events = [
+        event("start", 100.0, 3.0),
+        event("load", 103.5, 1.0),
+        event("encode", 105.0, 0.5, "7"),
+        event("step", 105.5, 0.25, "7"),
+        event("step", 105.75, 0.125, "7"),
+        event("denoise", 105.5, 0.375, "7"),
+        event("start", 200.0, 9.0),
+    ]
+    trace = tmp_path / "trace.json"
+    trace.write_text(json.dumps([*events, {}]))
+    assert start(trace) == Start(libraries=3.0, model=4.5, first_step=5.75)
+    assert [each.stage for each in stretches(trace)] == ["encode", "denoise"]

@@ -3,13 +3,15 @@
     python -m tests.gpu.run modes [--presets preview,standard] [--modes fast,lean]
     python -m tests.gpu.run cards [--presets ...] [--cards 4,6,8,12,16,24]
     python -m tests.gpu.run speed [--presets standard,draft] [--rounds 3] [--seconds 200]
+    python -m tests.gpu.run service [--presets standard,draft] [--clips 6]
 
 `modes`: every preset in every mode. `cards`: every preset on cards of so many GB, for which a part
 of this one stands in: the mode chosen, its peak, whether the clip was made smaller. `speed`: the
 library's way beside ours at all speeds, and the floor, in under eight minutes (with --compile
-in more). Time and memory do
-not depend on what the weights are, so no checkpoint is needed. Prints a table and writes it, with
-its JSON, to tests/gpu/results/. But for `speed`, three steps are scaled to the preset's number.
+in more). `service`: a real daemon, how soon its workers are at work and how long the device waits
+between whole clips. Time and memory do not depend on what the weights are, so no checkpoint is
+needed. Prints a table and writes it, with its JSON, to tests/gpu/results/. In `modes` and `cards`
+three steps are scaled to the preset's number.
 With `--device cpu --model micro` the same code can be tried without a GPU.
 """
 
@@ -45,11 +47,12 @@ from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.exact import fused
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
-from tests.gpu import speed
+from tests.gpu import service, speed
 from tests.published import noise, published
 
 _EVERY = ",".join(I2VGEN_XL.presets)
-_PRESETS = {"modes": _EVERY, "cards": _EVERY, "speed": "standard,draft"}
+_SOME = "standard,draft"
+_PRESETS = {"modes": _EVERY, "cards": _EVERY, "speed": _SOME, "service": _SOME}
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
@@ -79,15 +82,9 @@ def main() -> None:
         sys.exit("no CUDA device here: this measures the full model on a GPU, and nothing else")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as the worker does
     torch.set_grad_enabled(False)
-    bench = _bench(asked)
     presets = (asked.presets or _PRESETS[asked.what]).split(",")
-    if asked.what == "speed":
-        found = speeds(bench, presets, asked)
-    elif asked.what == "modes":
-        found = modes(bench, presets, [Mode(name) for name in asked.modes.split(",")])
-    else:
-        found = cards(bench, presets, [float(size) for size in asked.cards.split(",")])
-    name = torch.cuda.get_device_name() if bench.gpu else "CPU"
+    found = _rows(asked, presets)
+    name = torch.cuda.get_device_name() if asked.device.startswith("cuda") else "CPU"
     title = f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}, {date.today()}"
     command = f"python -m tests.gpu.run {' '.join(sys.argv[1:])}"
     rows: list[Row] = []
@@ -97,9 +94,23 @@ def main() -> None:
         report(asked.what, rows, title, command, asked.results)
 
 
+def _rows(asked: argparse.Namespace, presets: list[str]) -> Iterator[Row]:
+    match asked.what:
+        case "service":
+            model = None if asked.model == "full" else asked.model
+            return service.rows(model, asked.device, presets, asked.clips)
+        case "speed":
+            return speeds(_bench(asked), presets, asked)
+        case "modes":
+            return modes(_bench(asked), presets, [Mode(name) for name in asked.modes.split(",")])
+        case _:
+            sizes = [float(size) for size in asked.cards.split(",")]
+            return cards(_bench(asked), presets, sizes)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("modes", "cards", "speed"))
+    parser.add_argument("what", choices=[*_PRESETS])
     parser.add_argument("--presets", help="names with commas")
     parser.add_argument("--compile", action="store_true", help="speed of compiled blocks as well")
     parser.add_argument("--modes", default=",".join(Mode))
@@ -107,6 +118,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="default: 3, for speed the preset's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=200, help="after which none begins")
+    parser.add_argument("--clips", type=int, default=6, help="of each preset, for service")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", choices=("full", MICRO), default="full")
@@ -161,7 +173,7 @@ def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]
 
             def needs(rung: Rung, spec: Spec = spec) -> int:
                 found = peak_of(spec, rung, bench.anatomy, bench.dtype)
-                return need(found, None, gpu=bench.gpu)
+                return need(found, rung.mode, None, gpu=bench.gpu)
 
             ladder = rungs(spec, bench.family, predicted)
             first = first_that_fits(ladder, budget.room(), needs)
@@ -259,7 +271,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
         **{f"of that {stage}": round(spent, 2) for stage, spent in seconds.items()},
         "peak_gb": round((budget.peak() or 0) / 1e9, 3),
         "predicted_gb": round(found.most / 1e9, 3),
-        "needed_gb": round(need(found, None, gpu=bench.gpu) / 1e9, 3),
+        "needed_gb": round(need(found, rung.mode, None, gpu=bench.gpu) / 1e9, 3),
         "outcome": outcome,
     }
 

@@ -5,43 +5,66 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
-    asked = [
-        "--device",
-        "cpu",
-        "--model",
-        "micro",
-        "--presets",
-        "draft",
-        "--steps",
-        "2",
-        "--compile",
-    ]
-    command = [sys.executable, "-m", "tests.gpu.run", "speed", *asked, "--rounds", "1"]
+def rows(folder: Path, what: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a measurement leaves in a folder, as it is written there twice."""
+    micro = ("--device", "cpu", "--model", "micro", "--presets", "draft", "--results", str(folder))
     ended = subprocess.run(
-        [*command, "--results", tmp_path],
+        [sys.executable, "-m", "tests.gpu.run", what, *micro, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    rows = {row["case"]: row for row in json.loads((tmp_path / "speed.json").read_text())["rows"]}
-    assert any(case.startswith("floor: ") for case in rows)
-    whole = rows["step, all"]
-    assert {"step, constants", "step, phases", "step, joined"} < rows.keys()
+    found: list[dict[str, Any]] = json.loads((folder / f"{what}.json").read_text())["rows"]
+    assert (folder / f"{what}.md").read_text().count("| draft |") == len(found)
+    return found
+
+
+def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
+    found = {
+        row["case"]: row
+        for row in rows(tmp_path, "speed", "--steps", "2", "--rounds", "1", "--compile")
+    }
+    assert any(case.startswith("floor: ") for case in found)
+    whole = found["step, all"]
+    assert {"step, constants", "step, phases", "step, joined"} < found.keys()
     assert whole["matrix_share"] > 0
-    assert any(case.startswith("compiling, ") for case in rows)
+    assert any(case.startswith("compiling, ") for case in found)
     for case in ("step, all, compiled", "denoising, exact, compiled"):
-        assert rows[case]["max_abs_diff"] < 1e-2
-    assert rows["latents to frames, exact"]["max_abs_diff"] <= 1
+        assert found[case]["max_abs_diff"] < 1e-2
+    assert found["latents to frames, exact"]["max_abs_diff"] <= 1
     for what in ("denoising", "picture to latents"):
-        off = {speed: rows[f"{what}, {speed}"]["max_abs_diff"] for speed in ("exact", "fast")}
+        off = {speed: found[f"{what}, {speed}"]["max_abs_diff"] for speed in ("exact", "fast")}
         assert off["exact"] < 1e-2 < off["fast"], what
-    assert "| draft | denoising, balanced |" in (tmp_path / "speed.md").read_text()
+
+
+def test_every_mode(tmp_path: Path) -> None:
+    found = {row["mode"]: row for row in rows(tmp_path, "modes", "--modes", "fast,offload")}
+    assert found.keys() == {"fast", "offload"}
+    assert {row["outcome"] for row in found.values()} == {"made"}
+    for row in found.values():
+        assert 0.8 * row["peak_gb"] <= row["predicted_gb"] < row["needed_gb"]
+
+
+def test_a_card_that_is_too_small_for_the_first_mode(tmp_path: Path) -> None:
+    found = rows(tmp_path, "cards", "--cards", "0.02,1")
+    assert [row["card"] for row in found] == [0.02, 1.0]
+    assert found[0]["tried"] != "fast"
+    assert found[1]["tried"] == "fast"
+
+
+def test_a_real_daemon(tmp_path: Path) -> None:
+    found = {row["case"]: row["seconds"] for row in rows(tmp_path, "service", "--clips", "3")}
+    for which in ("first", "second"):
+        until = [found[f"{which} start, until {what}"] for what in ("libraries", "model")]
+        assert 0 < until[0] < until[1] < found[f"{which} start, until first step"]
+    assert found["device at work, a clip"] > found["device idle, between two"]
+    assert 0 <= found["idle share of all"] < 0.5

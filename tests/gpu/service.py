@@ -1,0 +1,53 @@
+"""A real daemon with a full-size model: how soon a worker is at work, how long the device waits.
+
+The weights are random, so the gate is off.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.gate import NO_LIMITS
+from tests.published import save
+
+Row = dict[str, Any]
+
+
+def rows(model: str | None, device: str, presets: Sequence[str], clips: int) -> Iterator[Row]:
+    """Of each preset; of a model in full size, where none is given."""
+    with TemporaryDirectory() as folder:
+        if model is None:
+            save(Path(folder))
+        for preset in presets:
+            for case, seconds in _cases(_timeline(model or folder, device, preset, clips)):
+                yield {"preset": preset, "case": case, "seconds": round(seconds, 4)}
+
+
+def _timeline(model: str, device: str, preset: str, clips: int) -> Any:
+    command = (sys.executable, "-m", "daemon", "bench", "timeline", "--json", "--preset", preset)
+    setting = {"name": model, "devices": [device]}
+    env = {"I2VD_MODEL": json.dumps(setting), "I2VD_GATE": NO_LIMITS.model_dump_json()}
+    ended = subprocess.run(
+        [*command, "--clips", str(clips)],
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(ended.stdout)
+
+
+def _cases(found: Any) -> Iterator[tuple[str, float]]:
+    for which, start in zip(("first", "second"), found["starts"], strict=True):
+        for until, seconds in start.items():
+            yield f"{which} start, until {until.replace('_', ' ')}", seconds
+    busy, idle = ([wait[what] for wait in found["waits"]] for what in ("busy", "idle"))
+    yield "device at work, a clip", median(busy)
+    yield "device idle, between two", median(idle)
+    yield "idle share of all", sum(idle) / sum(idle + busy)
