@@ -1,6 +1,6 @@
 """The parent's end of a child: start it, talk to it, notice its silence and its death.
 
-Knows nothing of what is said; decoder.py and maker.py do.
+Knows nothing of what is said; decoder.py and session.py do.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Why a child was lost or given up: told apart by what is seen of it from outside.
 
-Pure functions, but for `oom_kills`, which reads the kernel's count. maker.py and decoder.py act on
-what is said here.
+Pure functions, but for `oom_kills`, which reads the kernel's count. maker.py, supervisor.py and
+decoder.py act on what is said here.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""The maker: owns one worker child on one device, and walks each clip down the ladder.
+"""The maker: has clips made on one device, and walks each down the ladder.
 
 The child says what happened; every decision (next rung, new child, give up) is made here, so that
 it survives a child that the kernel shot. Clips take turns on the device; while one has it, the MP4
@@ -10,16 +10,13 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from pipeline.client import Child
 from pipeline.gate import Limits
 from pipeline.ladder import first_that_fits
 from pipeline.loss import Loss, fragmentation, leak, oom_kills
 from pipeline.mode import Rung
 from pipeline.order import Clip, Kind, NoClip, Order, StepDown
 from pipeline.protocol import (
-    SILENCE,
     Cancelled,
     Dtype,
     Embed,
@@ -34,9 +31,9 @@ from pipeline.protocol import (
     Released,
     Spoilt,
     Stage,
-    Surveyed,
 )
 from pipeline.session import Session
+from pipeline.supervisor import ENDED, Supervisor
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,10 @@ _EMBEDDING = 500_000_000
 encoders take 0.15 GB at a time, and CUDA some work space."""
 
 _CANCELLED = NoClip("cancelled", "cancelled", retry=False)
-_ENDED = NoClip("ended", "ended by us", retry=True)
 
 
 class Maker:
-    """One worker child, started when first needed and replaced when it dies.
+    """Of one device, with a worker child that is started when first needed.
 
     `silence` overrides limits of `protocol.SILENCE`.
     """
@@ -100,33 +96,35 @@ class Maker:
         module: str = "pipeline.worker",
         count_oom_kills: Callable[[], int] = oom_kills,
     ) -> None:
-        self._load = load
-        self._on_line = on_line
-        self._on_loss = on_loss
         self._limits = limits or Limits()
-        self._silence = {**SILENCE, **(silence or {})}
-        self._env = env
-        self._module = module
-        self._count_oom_kills = count_oom_kills
-        self._session: Session | None = None
+        self._supervisor = Supervisor(
+            load,
+            on_line,
+            on_loss,
+            silence=silence or {},
+            env=env,
+            module=module,
+            count_oom_kills=count_oom_kills,
+        )
         self._left_over: int | None = 0
         self._device = asyncio.Lock()
         self._hands: dict[str, _Hand] = {}
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> Dtype:
         """The type in which the model is asked for."""
-        return self._load.dtype
+        return self._supervisor.dtype
 
     @property
     def loaded(self) -> Loaded | None:
         """The model that the child has, if there is one."""
-        return self._session.loaded if self._session else None
+        return self._supervisor.loaded
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, if there is one."""
-        return self._session.pid if self._session else None
+        session = self._supervisor.session
+        return session.pid if session else None
 
     async def make(self, order: Order, report: Report) -> Clip | NoClip:
         """Make one clip, from the first rung of the ladder down to the last if it must.
@@ -139,7 +137,7 @@ class Maker:
             outcome = await self._make(order, hand, report)
         finally:
             del self._hands[order.job]
-        return _ENDED if hand.ended and isinstance(outcome, NoClip) else outcome
+        return ENDED if hand.ended and isinstance(outcome, NoClip) else outcome
 
     async def cancel(self, job: str) -> None:
         """Ask the child to give up a clip at its next step; one that waits is given up too."""
@@ -163,15 +161,12 @@ class Maker:
         hand.ended = True
         if hand.session is not None and hand.filmed:
             hand.session.abandon(job)
-        elif hand.begun and self._session is not None:
-            self._session.killed = True
-            await self._session.kill()
+        elif hand.begun:
+            await self._supervisor.kill()
 
     async def close(self) -> None:
         """End an idle child."""
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        await self._supervisor.close()
 
     async def _make(self, order: Order, hand: _Hand, report: Report) -> Clip | NoClip:
         first = await self._try(order, None, hand, report)
@@ -181,7 +176,7 @@ class Maker:
         spec = order.spec.model_copy(update=changes)
         rest = order.ladder[order.ladder.index(first.rung) :]
         again = replace(order, spec=spec, ladder=rest)
-        match await self._try(again, _SAFER[self._load.dtype], hand, report):
+        match await self._try(again, _SAFER[self.dtype], hand, report):
             case Clip() as clip:
                 steps_down = first.steps_down + clip.steps_down
                 return replace(clip, steps_down=steps_down, refused=first.spoilt.reason)
@@ -216,7 +211,7 @@ class Maker:
 
     async def _embed(self, order: Order) -> None:
         """Have a clip's embeddings made while another is on the device, if there is room."""
-        session, left_over = self._session, self._left_over
+        session, left_over = self._supervisor.session, self._left_over
         if session is None or session.loaded is None:
             return
         if left_over is None or left_over >= _EMBEDDING:
@@ -234,7 +229,7 @@ class Maker:
     async def _descend(
         self, order: Order, dtype: Dtype | None, hand: _Hand, report: Report
     ) -> _Taken | NoClip | _Refused:
-        room = await self._room(dtype, report)
+        room = await self._supervisor.room(dtype, report)
         if isinstance(room, NoClip):
             return room
         steps_down = _skipped(order, self.loaded, room)
@@ -242,11 +237,12 @@ class Maker:
             report(step)
         mended = False
         while len(steps_down) < len(order.ladder):
-            session = await self._ready(dtype, report)  # the last try may have cost the child
+            # the last try may have cost the child
+            session = await self._supervisor.ready(dtype, report)
             if isinstance(session, NoClip):
                 return session
             if hand.ended:
-                return _ENDED
+                return ENDED
             if hand.cancelled:  # while it waited, the model was loading, or between two rungs
                 return _CANCELLED
             assert session.loaded is not None
@@ -256,7 +252,7 @@ class Maker:
             hand.session = session
             answer = await session.film(self._made_of(order, rung), report)
             if isinstance(answer, Released) and (loss := leak(answer)):
-                await self._replace(session, loss)
+                await self._supervisor.replace(session, loss)
             match answer:
                 case Filmed():
                     hand.filmed = True
@@ -266,7 +262,7 @@ class Maker:
                     return _Refused(answer, rung, tuple(steps_down))
                 case OutOfMemory() if not mended and (loss := fragmentation(answer)):
                     mended = True
-                    await self._replace(session, loss)
+                    await self._supervisor.replace(session, loss)
                 case OutOfMemory():
                     spent = time.monotonic() - since
                     step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), room)
@@ -277,42 +273,6 @@ class Maker:
         last = steps_down[-1]
         reason = f"out of memory at {last.rung}, the last rung ({last.detail})"
         return NoClip("memory", reason, retry=False, room=room)
-
-    async def _ready(self, dtype: Dtype | None, report: Report) -> Session | NoClip:
-        """Have a child with the model loaded; at once when there is one already.
-
-        In another type than usual only where `dtype` says so. Nothing is compiled in that: it is
-        for one clip, and compiled code may have been what spoilt it.
-        """
-        load = self._load
-        if dtype is not None and dtype != load.dtype:
-            load = load.model_copy(update={"dtype": dtype, "compile": False})
-        if self._session is not None and self._session.over:  # between two clips
-            await self._bury(self._session, self._session.told("no work"), "lost")
-        if self._session is None:
-            child = await Child.spawn(self._module, self._on_line, self._env)
-            self._session = Session(child, self._silence, self._count_oom_kills)
-            if end := await self._session.hello(report):
-                return await self._not_loaded(self._session, end)
-        session = self._session
-        if session.loaded is None or session.loaded.dtype != load.dtype:
-            match await session.load(load, report):
-                case Loaded() as loaded:
-                    report(loaded)
-                case end:
-                    return await self._not_loaded(session, end)
-        return session
-
-    async def _room(self, dtype: Dtype | None, report: Report) -> int | NoClip | None:
-        """Bytes that a clip may have now; another process may have taken or left some."""
-        session = await self._ready(dtype, report)
-        if isinstance(session, NoClip):
-            return session
-        match await session.survey(report):
-            case Surveyed(free=free):
-                return free
-            case lost:
-                return await self._bury(session, lost, "lost")
 
     def _made_of(self, order: Order, rung: Rung) -> Make:
         return Make(
@@ -340,39 +300,7 @@ class Maker:
             case Cancelled():
                 return _CANCELLED
             case loss:
-                return await self._bury(session, loss, "lost")
-
-    async def _not_loaded(self, session: Session, end: Failed | Loss) -> NoClip:
-        if isinstance(end, Failed):
-            end = Loss("load", f"the model does not load: {end.reason}")
-        return await self._bury(session, end, "load")
-
-    async def _replace(self, session: Session, loss: Loss) -> None:
-        """End a child that is well, but has lost memory; the next use starts another."""
-        if self._session is session:
-            self._session = None
-            await session.close()
-            self._on_loss(loss)
-
-    async def _bury(self, session: Session, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
-        """No trace of the child stays; what we ended ourselves is no loss.
-
-        Each clip that was in it comes here, and the first of them knows best. One that was lost
-        while it compiled is no fault of the clip, and the next compiles nothing.
-        """
-        if self._session is session:
-            self._session = None
-        first, session.loss = session.loss is None, session.loss or loss
-        await session.kill()
-        if session.killed:
-            return _ENDED
-        if first:
-            self._on_loss(loss)
-        if loss.doing == "compile":
-            kind = "load"
-            self._load = self._load.model_copy(update={"compile": False})
-            self._on_line("nothing is compiled from now on: a worker was lost over it")
-        return NoClip(kind, session.loss.reason, retry=True, loss=session.loss)
+                return await self._supervisor.bury(session, loss, "lost")
 
 
 def _skipped(order: Order, loaded: Loaded | None, room: int | None) -> list[StepDown]:
