@@ -145,19 +145,7 @@ async def _render(
         clip = await _make(maker, order, console)
         if isinstance(clip, NoClip):
             raise NotRendered("\n".join([*said[-5:], clip.reason]))
-        sidecar = compose(
-            clip,
-            generator=f"i2vd {version('i2vd')}",
-            job="render",
-            attempt=1,
-            made_at=datetime.now(UTC),
-            source=Source(
-                path=picture.name,
-                **looked.model_dump(include={"sha256", "size", "width", "height", "caption"}),
-            ),
-            rule=rule,
-            asked=spec,
-        )
+        sidecar = _sidecar(clip, picture, looked, rule, spec)
         write_durably(
             output.with_name(f"{output.name}.json"), sidecar.model_dump_json(indent=2) + "\n"
         )
@@ -167,6 +155,24 @@ async def _render(
         await decoder.close()
         await maker.close()
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sidecar(
+    clip: Clip, picture: Path, looked: Inspected, rule: AppliedRule | None, asked: Spec
+) -> Sidecar:
+    return compose(
+        clip,
+        generator=f"i2vd {version('i2vd')}",
+        job="render",
+        attempt=1,
+        made_at=datetime.now(UTC),
+        source=Source(
+            path=picture.name,
+            **looked.model_dump(include={"sha256", "size", "width", "height", "caption"}),
+        ),
+        rule=rule,
+        asked=asked,
+    )
 
 
 def _load(model: Model, like: Given | None) -> Load:

@@ -125,7 +125,7 @@ def speed(
         fail(Exit.MISTAKE, f"--side {side} is not a multiple of 8")
     size = ("--frames", str(frames), "--side", str(side))
     more = ("--compile",) if compiled else ()
-    _tell(_rows("pipeline.worker.speed", "--rounds", str(rounds), *size, *more), as_json=as_json)
+    _tell(_rows("pipeline.worker.bench", "--rounds", str(rounds), *size, *more), as_json=as_json)
 
 
 @benches.command()

@@ -175,7 +175,7 @@ def _compile(
 ) -> None:
     """Have all compiled that a clip needs, by one step of each kind that it has."""
     rehearsal = replace(way, turns=tuple(dict.fromkeys(way.turns)))
-    if (shape, rehearsal) in compiler.known:
+    if (shape, rehearsal) in compiler.rehearsed:
         return
     watch.enter("compile", 0)
     before, since = compiler.pieces, time.monotonic()
@@ -186,7 +186,7 @@ def _compile(
         made(rehearsal, on_step=lambda _: watch.step(compiler.pieces), compiler=compiler)
     finally:
         compiler.on_piece = lambda: None
-    compiler.known.add((shape, rehearsal))
+    compiler.rehearsed.add((shape, rehearsal))
     if more := compiler.pieces - before:
         spent = time.monotonic() - since
         print(f"compiled {more} pieces of code in {spent:.0f} s", file=sys.stderr)

@@ -61,7 +61,7 @@ class Compiler:
         self._forget = forget
         self.usable = True
         self.on_piece: Callable[[], None] = _nothing
-        self.known: set[Hashable] = set()
+        self.rehearsed: set[Hashable] = set()
         """What was compiled for: the caller's words."""
         self._make = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
         self._made: dict[Callable[..., Any], Callable[..., Any]] = {}

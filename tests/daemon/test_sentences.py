@@ -19,7 +19,7 @@ ELSEWHERE = {
     )),
     *(f"daemon/web/{name}.py" for name in ("events", "health", "page", "server")),
     *(f"pipeline/{name}.py" for name in ("anatomy", "channel", "protocol", "pull", "sidecar")),
-    *(f"pipeline/worker/{name}.py" for name in ("__main__", "fault", "speed")),
+    *(f"pipeline/worker/{name}.py" for name in ("__main__", "bench", "fault")),
     *(f"pipeline/worker/exact/{name}.py" for name in ("fused", "graph")),
 }  # fmt: skip
 """Files whose sentences go to the terminal, the log, metrics or a program, not to the page."""

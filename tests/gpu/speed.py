@@ -28,6 +28,7 @@ from pipeline.presets import Speed
 from pipeline.spec import Spec
 from pipeline.speed import course
 from pipeline.worker import hold
+from pipeline.worker.bench import Within, beside, step
 from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions
 from pipeline.worker.decode import decode
@@ -37,7 +38,6 @@ from pipeline.worker.exact.choice import applied, chosen
 from pipeline.worker.exact.graph import recorded
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, noise_for, sample, scheduler_for
-from pipeline.worker.speed import Within, beside, step
 
 Row = dict[str, Any]
 _NEGATIVE = "blurry, static"

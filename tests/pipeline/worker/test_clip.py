@@ -188,7 +188,7 @@ def test_a_clip_is_given_up_while_it_is_compiled(
     with pytest.raises(Cancelled):
         clip.film(micro, order(), watch, Budget(torch.device("cpu"), None))
     assert (watch.stage, compiler.pieces, compiler.usable) == ("compile", 1, True)
-    assert not compiler.known
+    assert not compiler.rehearsed
 
 
 def test_what_does_not_compile_costs_a_warning_and_no_clip(
@@ -231,7 +231,7 @@ def test_a_block_that_fails_on_the_way_has_the_clip_drawn_anew_and_plainly(
     monkeypatch.setattr(compiler, "_run", run)
     once = 1 << 30
     made(micro, asked)
-    once, calls, compiler.known = calls // 5, 0, set()
+    once, calls, compiler.rehearsed = calls // 5, 0, set()
     given = made(micro, asked)
     assert (given.compiled, given.output.sha256) == (False, plain.output.sha256)
     assert "nothing is compiled from now on: it broke" in capsys.readouterr().err
@@ -249,7 +249,7 @@ def test_lack_of_memory_while_compiling_goes_down_the_ladder(
         clip.film(micro, order(), watch, Budget(torch.device("cpu"), None))
     assert watch.stage == "compile"
     assert micro.compiler is not None
-    assert not micro.compiler.known, "what was not done to its end is done again"
+    assert not micro.compiler.rehearsed, "what was not done to its end is done again"
     assert not made(micro, shortened(order(mode=Mode.LEAN), 2)).compiled
 
 

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.mode import Mode
 from pipeline.speed import SHALLOW, course_with
 from pipeline.worker import hold
+from pipeline.worker.bench import beside, step
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
@@ -27,7 +28,6 @@ from pipeline.worker.exact.convolutions import kernels_of
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, plain, predicting
-from pipeline.worker.speed import beside, step
 from pipeline.worker.weights import join, one_of
 
 FRAMES = 5
