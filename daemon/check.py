@@ -1,6 +1,8 @@
 """`i2vd check`: everything that can be known to be wrong before the first picture comes."""
 
 import os
+import shutil
+import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,6 +54,7 @@ def _look(settings: Settings) -> Iterator[Finding]:
         yield from _folders(inbox, settings.min_free)
         yield from _rules(settings, inbox)
     yield from _device(settings)
+    yield from _kernels(settings)
     yield _weights(settings)
 
 
@@ -186,6 +189,24 @@ def _device(settings: Settings) -> Iterator[Finding]:
             yield Finding("warning", "device", "cpu: a clip of the full model takes hours")
         else:
             yield Finding("ok", "device", device)
+
+
+def _kernels(settings: Settings) -> Iterator[Finding]:
+    """What Triton needs to make our own kernels for a GPU."""
+    if not any(device.startswith("cuda") for device in devices(settings.model.devices)):
+        return
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    if not (compiler and headers):
+        lacking = "no C compiler" if headers else "no headers of Python"
+        if not (compiler or headers):
+            lacking = "neither a C compiler nor headers of Python"
+        yield Finding(
+            "warning",
+            "kernels",
+            f"{lacking}, so torch's kernels are used instead of ours, and clips take about twice "
+            "as long: apt install gcc python3-dev",
+        )
 
 
 def _weights(settings: Settings) -> Finding:

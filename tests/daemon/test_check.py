@@ -1,0 +1,56 @@
+"""`i2vd check` on what a GPU's own kernels are made with."""
+
+from pathlib import Path
+
+import pytest
+
+from daemon.check import Finding, check
+from daemon.config import load
+
+
+@pytest.fixture
+def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Python's headers are on a machine with a GPU in its settings, and a compiler."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cuda:0"]')
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gcc").touch(0o755)
+    folder = tmp_path / "include"
+    folder.mkdir()
+    monkeypatch.setattr("daemon.check.sysconfig.get_path", lambda _: str(folder))
+    (folder / "Python.h").touch()
+    return folder
+
+
+def kernels() -> list[Finding]:
+    return [found for found in check(load(None)) if found.what == "kernels"]
+
+
+def test_with_compiler_and_headers_there_is_nothing_to_say(headers: Path) -> None:
+    assert kernels() == []
+    (headers.parent / "bin" / "gcc").rename(headers.parent / "bin" / "clang")
+    assert kernels() == []
+
+
+def test_what_is_missing_is_said_with_what_helps(
+    headers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (headers / "Python.h").unlink()
+    (found,) = kernels()
+    assert found.verdict == "warning"
+    assert "no headers of Python, so" in found.detail
+    (headers.parent / "bin" / "gcc").unlink()
+    (found,) = kernels()
+    assert "neither a C compiler nor headers of Python" in found.detail
+    assert "apt install gcc python3-dev" in found.detail
+    monkeypatch.setenv("CC", "/opt/cc")
+    (found,) = kernels()
+    assert "C compiler" not in found.detail
+
+
+def test_without_a_gpu_none_are_made(headers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (headers / "Python.h").unlink()
+    monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cpu"]')
+    assert kernels() == []
