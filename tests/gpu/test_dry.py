@@ -62,9 +62,11 @@ def test_a_card_that_is_too_small_for_the_first_mode(tmp_path: Path) -> None:
 
 
 def test_a_real_daemon(tmp_path: Path) -> None:
-    found = {row["case"]: row["seconds"] for row in rows(tmp_path, "service", "--clips", "3")}
+    told = rows(tmp_path, "service", "--clips", "3")
+    found = {row["case"]: row["seconds or share"] for row in told}
     for which in ("first", "second"):
         until = [found[f"{which} start, until {what}"] for what in ("libraries", "model")]
         assert 0 < until[0] < until[1] < found[f"{which} start, until first step"]
     assert found["device at work, a clip"] > found["device idle, between two"]
-    assert 0 <= found["idle share of all"] < 0.5
+    assert 0 <= found["share of all that is idle"] < 0.5
+    assert found["share embedded ahead"] == 1

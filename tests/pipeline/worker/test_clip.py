@@ -442,7 +442,8 @@ def test_over_the_budget_memory_runs_out_and_all_is_released(
     model, budget = budgeted(10**12)
     ledger = budget._ledger
     assert ledger is not None
-    made(model, order(), budget)  # from now on the prompt's embedding is kept
+    for side in (32, 64):  # from now on the embeddings are kept
+        made(model, order(width=side, height=side), budget)
     held = ledger.live
     ledger.limit = held + 1_000_000
     try:
