@@ -1,13 +1,14 @@
 """What is measured on a GPU is tried on a CPU, with the demonstration model: it will run there."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
+
+from tests.gpu.run import main
 
 pytestmark = pytest.mark.slow
 
@@ -15,14 +16,8 @@ pytestmark = pytest.mark.slow
 def rows(folder: Path, what: str, *arguments: str) -> list[dict[str, Any]]:
     """What a measurement leaves in a folder, as it is written there twice."""
     micro = ("--device", "cpu", "--model", "micro", "--presets", "draft", "--results", str(folder))
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.gpu.run", what, *micro, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    with mock.patch("sys.argv", ["run", what, *micro, *arguments]), torch.set_grad_enabled(False):
+        main()
     found: list[dict[str, Any]] = json.loads((folder / f"{what}.json").read_text())["rows"]
     assert (folder / f"{what}.md").read_text().count("| draft |") == len(found)
     return found
@@ -62,7 +57,7 @@ def test_a_card_that_is_too_small_for_the_first_mode(tmp_path: Path) -> None:
 
 
 def test_a_real_daemon(tmp_path: Path) -> None:
-    told = rows(tmp_path, "service", "--clips", "3")
+    told = rows(tmp_path, "service", "--clips", "2")
     found = {row["case"]: row["seconds or share"] for row in told}
     for which in ("first", "second"):
         until = [found[f"{which} start, until {what}"] for what in ("libraries", "model")]

@@ -298,7 +298,7 @@ def test_the_next_clip_is_embedded_while_one_is_on_the_device(
     following = asked.model_copy(update={"job": "2"})
     ahead = {key: getattr(following, key) for key in ("job", "spec", "width", "height", "picture")}
     digests = []
-    for each in (order(steps=50).model_copy(update={"job": "1"}), following):
+    for each in (order(steps=20).model_copy(update={"job": "1"}), following):
         peer.send(each)
         while (reply := peer.receive()).type != "filmed":
             if reply.job == "1" and (reply.stage, reply.step) == ("denoise", 1):
@@ -310,18 +310,17 @@ def test_the_next_clip_is_embedded_while_one_is_on_the_device(
     embedded, denoised = timeline["2", "embed"], timeline["1", "denoise"]
     assert denoised.begin < embedded.begin
     assert embedded.end < denoised.end
-    for each, digest in zip((order(steps=50), asked), digests, strict=True):
+    for each, digest in zip((order(steps=20), asked), digests, strict=True):
         resident.send(each)
         assert resident.final().output.sha256 == digest
     assert "nothing was made ahead" not in peer.log()
 
 
 def test_a_picture_that_cannot_be_embedded_is_the_fault_of_its_own_clip(
-    worker: Start, order: Order, tmp_path: Path
+    resident: Peer, order: Order, tmp_path: Path
 ) -> None:
-    peer = worker()
-    peer.load()
-    asked = order(steps=50)
+    peer = resident
+    asked = order()
     peer.send(asked)
     spoilt = {"job": "2", "picture": str(tmp_path / "none.png")}
     peer.send(Embed(spec=asked.spec, width=asked.width, height=asked.height, **spoilt))
