@@ -83,19 +83,25 @@ def clips(app: "App") -> APIRouter:
     @calls.get("/preview", response_class=Response)
     async def preview(number: Number) -> Response:
         """How a running clip looks so far: eight frames side by side, a JPEG."""
-        for slot in app.slots:
-            for hand in slot.hands:
-                if hand.job.id == number and hand.preview is not None:
-                    return Response(hand.preview, media_type="image/jpeg")
-        job = await asyncio.to_thread(find, app, number)
-        inbox = app.settings.inbox_named(job.inbox)
-        if job.state == "running" and inbox:  # another host makes it, perhaps
-            content = await asyncio.to_thread(preview_of, inbox, job)
-            if content is not None:
-                return Response(content, media_type="image/jpeg")
-        raise HTTPException(404, f"there is no preview of job {number}")
+        content = _preview_here(app, number)
+        if content is None:  # another host makes it, perhaps
+            content = await asyncio.to_thread(_preview_elsewhere, app, number)
+        if content is None:
+            raise HTTPException(404, f"there is no preview of job {number}")
+        return Response(content, media_type="image/jpeg")
 
     return calls
+
+
+def _preview_here(app: "App", number: int) -> bytes | None:
+    every = (hand for slot in app.slots for hand in slot.hands if hand.job.id == number)
+    return next((hand.preview for hand in every if hand.preview is not None), None)
+
+
+def _preview_elsewhere(app: "App", number: int) -> bytes | None:
+    job = find(app, number)
+    inbox = app.settings.inbox_named(job.inbox)
+    return preview_of(inbox, job) if job.state == "running" and inbox else None
 
 
 def _small(job: Job) -> tuple[int, int]:
