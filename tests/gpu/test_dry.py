@@ -62,6 +62,7 @@ def test_a_real_daemon(tmp_path: Path) -> None:
     for which in ("first", "second"):
         until = [found[f"{which} start, until {what}"] for what in ("libraries", "model")]
         assert 0 < until[0] < until[1] < found[f"{which} start, until first step"]
-    assert found["device at work, a clip"] > found["device idle, between two"]
-    assert 0 <= found["share of all that is idle"] < 0.5
-    assert found["share embedded ahead"] == 1
+    assert found["device at work, a clip"] > 0
+    assert found["device idle, between two"] >= 0
+    for share in ("share of all that is idle", "share embedded ahead"):
+        assert 0 <= found[share] <= 1
