@@ -96,6 +96,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection, sa.MetaData], None]] = {
     5: _shorten_paths,
     6: _find_the_next_by_need,
     7: lambda db, metadata: _index(db, metadata.tables["jobs"], "jobs_next_of_need"),
+    8: lambda db, metadata: _index(db, metadata.tables["jobs"], "jobs_unsettled"),
 }
 """What leads from each version to the next, within the caller's transaction."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 OLDEST_SCHEMA = 6
 """The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
 
@@ -76,6 +76,17 @@ for _dialect, _ahead in {"sqlite": [jobs.c.state], "postgresql": []}.items():
         sqlite_where=_QUEUED,
         postgresql_where=_QUEUED,
     ).ddl_if(dialect=_dialect)
+# Pictures that are still to be put away, few beside all that ever ended. For SQLite their
+# whereabouts are in front, though all rows have the same: else it takes jobs_state.
+_IN_THE_INBOX = jobs.c.whereabouts == "inbox"
+sa.Index(
+    "jobs_unsettled",
+    jobs.c.whereabouts,
+    jobs.c.state,
+    jobs.c.id,
+    sqlite_where=_IN_THE_INBOX,
+    postgresql_where=_IN_THE_INBOX,
+)
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
 sa.Index("jobs_counted", jobs.c.state, jobs.c.rule, jobs.c.preset)

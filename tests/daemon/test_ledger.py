@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,17 @@ STEP = Fallback(
 )
 
 Enqueue = Callable[..., list[int]]
+
+
+@contextlib.contextmanager
+def counted(database: Database, count: Callable[[], None]) -> Iterator[None]:
+    """Call `count` after each ten steps of SQLite."""
+    with database.read() as db:
+        connection = db.connection.driver_connection  # the only one; it stays in the pool
+    assert connection is not None
+    connection.set_progress_handler(count, 10)
+    yield
+    connection.set_progress_handler(None, 10)
 
 
 # --- whose turn it is
@@ -234,24 +245,20 @@ def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
 def test_a_claim_looks_at_no_more_jobs_when_more_wait(
     tmp_path: Path, spec: Spec, make_drop: Callable[..., Drop], fit: Fit | None
 ) -> None:
-    """What SQLite does for it, in tens of its steps; it once sorted all that waited."""
-    database, steps = Database(f"sqlite:///{tmp_path}/queue.sqlite"), Counter[str]()
-    ledger = Ledger(database)
+    """It once sorted all that waited."""
+    database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
+    ledger, steps = Ledger(database), Counter[str]()
 
     def add(number: int, need: int) -> None:
         drop = make_drop(f"{need}-{number}.jpg")
         ledger.admit(drop, [spec], needs=[need], clip_name="", rule=None, rules_digest="")
 
-    with database.read() as db:
-        connection = db.connection.driver_connection  # the only one; it stays in the pool
-    assert connection is not None
     for when, more in (("few wait", 5), ("many wait", 500)):
         for number in range(more):
             add(number + more, 20)
         add(more, 10)
-        connection.set_progress_handler(lambda when=when: steps.update([when]), 10)
-        assert ledger.claim("me", 30, fit=fit) is not None
-        connection.set_progress_handler(None, 10)
+        with counted(database, lambda when=when: steps.update([when])):
+            assert ledger.claim("me", 30, fit=fit) is not None
     database.close()
     assert 0 < steps["many wait"] < 2 * steps["few wait"]
 
@@ -424,6 +431,24 @@ def test_a_picture_is_unsettled_until_its_last_variant_ended(
     assert len(history.unsettled()) == 2
     ledger.moved(second, "archive", "/a/cat.jpg")
     assert history.unsettled() == []
+
+
+def test_a_long_history_is_not_read_for_the_pictures_still_to_be_put_away(
+    tmp_path: Path, make_drop: Callable[..., Drop]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
+    ledger, history, steps = Ledger(database), History(database), Counter[str]()
+    for when, more in (("short", 5), ("long", 500)):
+        for number in range(more):
+            ledger.reject(make_drop(f"{when}-{number}.jpg"), "no picture")
+            for job in history.unsettled():
+                ledger.moved(job, "failed", job.path)
+        ledger.reject(make_drop(f"{when}-left.jpg"), "no picture")
+        with counted(database, lambda when=when: steps.update([when])):
+            (left,) = history.unsettled()
+        ledger.moved(left, "failed", left.path)
+    database.close()
+    assert 0 < steps["long"] < 2 * steps["short"]
 
 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
