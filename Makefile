@@ -17,7 +17,8 @@ demo: $(VENV)/.installed
 
 # Three at a time, a file each: most tests of the whole daemon wait for it more than they compute.
 test: $(VENV)/.installed-test check
-	$(BIN)/pytest -n 3 --dist loadfile --durations 15 --ignore tests/system/test_example.py
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 15 \
+		--ignore tests/system/test_example.py
 
 test-unit: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \
