@@ -16,13 +16,6 @@ from daemon import journal, log
 from daemon.settings import Log
 
 
-@pytest.fixture(autouse=True)
-def _structlog_as_before() -> Iterator[None]:
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
-
-
 def fields_of(datagram: bytes) -> dict[str, bytes]:
     """Read an entry as journald does."""
     found = {}
