@@ -98,7 +98,7 @@ class Forecast:
 
         A speed that keeps features needs more: so the prediction must have been the same.
         """
-        shape = _shape(rung, spec.guidance > 1)
+        shape = _shape(rung, spec.guided)
         query = sa.select(peaks.c.measured).where(
             ~peaks.c.at_least,
             peaks.c.predicted == self.predicted(rung, spec, setup.dtype),
@@ -131,7 +131,7 @@ class Forecast:
         *,
         at_least: bool,
     ) -> None:
-        key = Setup.of(loaded)._asdict() | _shape(rung, spec.guidance > 1)
+        key = Setup.of(loaded)._asdict() | _shape(rung, spec.guided)
         same = sa.and_(*(peaks.c[name] == value for name, value in key.items()))
         found = {"predicted": predicted, "measured": measured, "at_least": at_least}
         with self._database.write() as db:

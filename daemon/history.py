@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     def of(cls, spec: Spec) -> "Shape":
         """The shape of a Spec."""
         size = (spec.width, spec.height, spec.frames, spec.steps)
-        return cls(spec.preset, *size, spec.guidance > 1, spec.speed)
+        return cls(spec.preset, *size, spec.guided, spec.speed)
 
 
 class Wanted(BaseModel):

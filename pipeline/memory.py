@@ -46,7 +46,7 @@ class Peak(NamedTuple):
 
 def peak_of(spec: Spec, rung: Rung, anatomy: Anatomy, dtype: str) -> Peak:
     """Predicted for a clip of this Spec on this rung."""
-    return peak(rung, anatomy, dtype, guided=spec.guidance > 1, reuses=course(spec).reuses)
+    return peak(rung, anatomy, dtype, guided=spec.guided, reuses=course(spec).reuses)
 
 
 def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool, reuses: bool = False) -> Peak:

@@ -128,6 +128,11 @@ class Spec(BaseModel):
     encoder: Encoder = "x264"
     fallback: Fallback = "auto"
 
+    @property
+    def guided(self) -> bool:
+        """Whether each step predicts without the prompt, too, to be led away from that."""
+        return self.guidance > 1
+
 
 class Problem(NamedTuple):
     """A mistake (`fatal`) or a warning about one key of a request."""

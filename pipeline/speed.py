@@ -80,7 +80,7 @@ def course(spec: Spec) -> Course:
     return course_with(
         SAVINGS[spec.speed],
         steps=spec.steps,
-        guided=spec.guidance > 1,
+        guided=spec.guided,
         sampler=spec.sampler,
         spacing=spec.spacing,
     )

@@ -35,10 +35,14 @@ class Setting(NamedTuple):
     savings: tuple[Saving, ...] = ()
 
     @property
+    def guided(self) -> bool:
+        """As of a Spec."""
+        return self.guidance > 1
+
+    @property
     def course(self) -> Course:
         """How it is sampled."""
-        guided = self.guidance > 1
-        return course_with(self.savings, steps=self.steps, guided=guided, sampler=self.sampler)
+        return course_with(self.savings, steps=self.steps, guided=self.guided, sampler=self.sampler)
 
 
 def load_model(name: str = MICRO, dtype: str = "float32") -> Model:
@@ -56,7 +60,7 @@ def film(
     wanted, unwanted = conditions(
         model,
         picture,
-        [prompt, setting.negative_prompt][: 2 if setting.guidance > 1 else 1],
+        [prompt, setting.negative_prompt] if setting.guided else [prompt],
         frames=setting.frames,
         fps=MICRO_FAMILY.motion_fps,
         striped=thrift.stripes,

@@ -60,7 +60,7 @@ def read_picture(path: Path, width: int, height: int) -> Image.Image:
 
 def prompts_of(spec: Spec) -> list[str]:
     """The prompt, and with guidance the one that it leads away from."""
-    return [spec.prompt, spec.negative_prompt][: 2 if spec.guidance > 1.0 else 1]
+    return [spec.prompt, spec.negative_prompt] if spec.guided else [spec.prompt]
 
 
 def conditions(

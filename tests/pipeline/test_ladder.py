@@ -32,7 +32,7 @@ def resolved(family: Family, **asked: object) -> Spec:
 def needs(spec: Spec, family: Family = I2VGEN_XL) -> Callable[[Rung], int]:
     anatomy = PUBLISHED if family is I2VGEN_XL else anatomy_of("micro")
     dtype = "float16" if family is I2VGEN_XL else "float32"
-    return lambda rung: peak(rung, anatomy, dtype, guided=spec.guidance > 1).most
+    return lambda rung: peak(rung, anatomy, dtype, guided=spec.guided).most
 
 
 def ladder(spec: Spec, family: Family = I2VGEN_XL, *, lossy: bool = False) -> tuple[Rung, ...]:
