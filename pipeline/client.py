@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from pipeline.patience import within
 from pipeline.protocol import CHANNEL_FD, Reply, Request, dump, read_reply
 
 _LINE_LIMIT = 1 << 20
@@ -107,7 +108,7 @@ class Child:
     async def receive(self, limit: float | None = None) -> Reply | Died | Silent:
         """The next reply, or what came instead; Silent only where there is a limit, in seconds."""
         try:
-            line = await asyncio.wait_for(self._reader.readline(), limit)
+            line = await within(limit, self._reader.readline)
         except TimeoutError:
             return Silent(limit or 0.0)
         except ConnectionError:  # it died with our request unread
@@ -126,7 +127,7 @@ class Child:
     async def _death(self) -> Died:
         """The channel ended: wait for the process and drain what it last said."""
         try:
-            await asyncio.wait_for(self._process.wait(), _TERM_GRACE)
+            await within(_TERM_GRACE, self._process.wait)
         except TimeoutError:
             await self.kill()
             return Died("closed its channel and went on", tuple(self._tail))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from pipeline.client import Child, Died, Silent
 from pipeline.loss import Loss, tell_apart
+from pipeline.patience import within
 from pipeline.protocol import (
     Cancel,
     Cancelled,
@@ -162,7 +163,7 @@ class Session:
         box = self._boxes[job]
         while True:
             try:
-                reply = await asyncio.wait_for(box.get(), self._silence[stage])
+                reply = await within(self._silence[stage], box.get)
             except TimeoutError:
                 return tell_apart(_WHO, Silent(self._silence[stage]), stage, oom_killed=False)
             match reply:
