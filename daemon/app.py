@@ -218,7 +218,7 @@ class App:
         while True:
             await asyncio.sleep(_ROOM_INTERVAL)
             if await asyncio.to_thread(self.room.look):
-                self.dispatcher.wake()
+                self.dispatcher.look_behind()
                 for watcher in self.watchers:
                     watcher.wake.set()
             if why := self.database.lost():

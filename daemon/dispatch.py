@@ -73,7 +73,11 @@ class Dispatcher:
             slot.turned.set()
 
     def look_behind(self) -> None:
-        """Another host has gone, perhaps before it put a finished picture away."""
+        """There may be something left over, and there may be something to claim.
+
+        Another host has gone, perhaps before it put a finished picture away; or a disk is back,
+        perhaps without what was written last.
+        """
         self._behind = True
         self.wake()
 

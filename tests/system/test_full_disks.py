@@ -71,7 +71,7 @@ def stops_and_goes_on(
     studio.until(studio.is_ready, "it is ready again")
     assert job["failures"] == 0
     assert studio.metric("i2vd_room", inbox="inbox") == 1
-    assert studio.staging() == []
+    studio.until(lambda: not studio.staging(), "no staging is left")
 
 
 def test_little_space_stops_new_work_before_a_disk_is_full(
@@ -254,21 +254,35 @@ def test_uploads_lie_in_the_state_folder_while_they_come(quick_in: Open, tmp_pat
         studio.close()
 
 
+def break_outbox(studio: Studio) -> Callable[[], object]:
+    """What was not written yet is lost with it; returns what mends it."""
+    disks.break_ext4(studio.outbox)
+
+    def mend() -> None:
+        subprocess.run(["umount", str(studio.outbox)], check=True)
+        disks.mount("-o", "loop", studio.outbox.with_name("outbox.img"), studio.outbox)
+
+    return mend
+
+
 def test_a_disk_that_breaks_is_waited_for(on_disks: Callable[..., Studio]) -> None:
     studio = on_disks("outbox", disk=disks.ext4).start()
     studio.drop("before.png", picture(6))
     studio.until_settled("before.png", "done")
+    stops_and_goes_on(studio, partial(break_outbox, studio), "Input/output error", by_work=True)
 
-    def spoil() -> Callable[[], object]:
-        disks.break_ext4(studio.outbox)
 
-        def mend() -> None:
-            subprocess.run(["umount", str(studio.outbox)], check=True)
-            disks.mount("-o", "loop", studio.outbox.with_name("outbox.img"), studio.outbox)
-
-        return mend
-
-    stops_and_goes_on(studio, spoil, "Input/output error", by_work=True)
+def test_what_comes_back_with_a_broken_disk_is_removed(on_disks: Callable[..., Studio]) -> None:
+    studio = on_disks("outbox", disk=disks.ext4).start()
+    studio.drop("before.png", picture(6))
+    studio.until_settled("before.png", "done")
+    mend = break_outbox(studio)
+    studio.until(lambda: not studio.is_ready(), "it is not ready, though nothing was to be made")
+    mend()
+    assert studio.staging() == ["1-1"]  # its removal was not written yet
+    studio.until(lambda: not studio.staging(), "it is removed again")
+    assert studio.is_ready()
+    assert studio.clips() == ["before.mp4"]
 
 
 @pytest.mark.parametrize(("call", "error"), [("fsync", "EDQUOT"), ("fdatasync", "EIO")])
