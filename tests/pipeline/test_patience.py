@@ -1,24 +1,42 @@
 """Who stands still hears nothing, and may call nobody silent for that."""
 
 import asyncio
-import socket
+import signal
+import sys
 import time
+from subprocess import PIPE, Popen
 
 import pytest
 
 from pipeline.patience import within
 
+LISTENER = """
+import asyncio, sys
+from pipeline.patience import within
 
-async def test_an_answer_that_came_while_we_stood_still_is_heard() -> None:
-    ours, theirs = socket.socketpair()
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
-    listening = asyncio.create_task(within(0.2, reader.readline))
-    await asyncio.sleep(0.05)
-    theirs.sendall(b"answer\n")
-    time.sleep(0.5)  # as under SIGSTOP: the limit passes and the loop does not run
-    assert await listening == b"answer\n"
-    writer.close()
-    theirs.close()
+async def main():
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    print("listening", flush=True)
+    print((await within(1.0, reader.readline)).decode(), end="")
+
+asyncio.run(main())
+"""
+
+
+def test_an_answer_that_came_while_we_were_stopped_is_heard() -> None:
+    # What it waits with ends at SIGCONT: with the answer, or with its time over.
+    command = [sys.executable, "-c", LISTENER]
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as listener:
+        assert listener.stdin and listener.stdout
+        assert listener.stdout.readline() == "listening\n"
+        time.sleep(0.1)
+        listener.send_signal(signal.SIGSTOP)
+        print("answer", file=listener.stdin, flush=True)
+        time.sleep(1.2)
+        listener.send_signal(signal.SIGCONT)
+        assert listener.stdout.readline() == "answer\n"
 
 
 async def test_what_is_still_to_come_has_its_time_after_a_standstill() -> None:
