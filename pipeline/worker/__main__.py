@@ -8,6 +8,7 @@ dies, and the parent reads the exit code.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -84,11 +85,14 @@ def _server(channel: Channel) -> "Server":
     channel.send(Progress(stage="start", step=0, steps=2))
     for each in faults:
         each.strike("start")
+    gc.disable()  # the half a million objects of the libraries stay: nobody need look through them
     import torch  # noqa: F401 (first alone, for it takes longest)
 
     channel.send(Progress(stage="start", step=1, steps=2))
     from pipeline.worker.serve import Server
 
+    gc.freeze()
+    gc.enable()
     timeline.note("start", "", since)
     channel.send(Progress(stage="start", step=2, steps=2))
     return Server(channel, faults)

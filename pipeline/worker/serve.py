@@ -77,9 +77,10 @@ class Server:
     def load(self, order: Load) -> Loaded | NoClip:
         """Load a model in place of the present one."""
         self._lookahead.wait()
-        self._model = None
-        gc.unfreeze()
-        gc.collect()
+        if self._model:
+            self._model = None
+            gc.unfreeze()
+            gc.collect()
         watch = Watch(
             self._channel,
             "load",
@@ -200,7 +201,7 @@ class Server:
             model.compiler = _compiler()
         self._model = model
         gc.collect()
-        gc.freeze()  # libraries have half a million objects, which no clip need look through
+        gc.freeze()  # no clip need look through a model either
         watch.step()
         name, memory = device_facts(device)
         return Loaded(

@@ -5,9 +5,10 @@
 "out-of-turn", "wait", which tells on stderr what it is to embed meanwhile; the last one holds for
 all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
 unlike any other; "posed" leaves a poster with it; "long" does it after three seconds, "steady" as
-well, in nine steps of $PEER_STEP seconds that it tells; with "compile-" before it, it does so while
-it compiles, and where that was not asked "made". The name of the model says how it loads: "broken",
-"slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello.
+well, in nine steps of $PEER_STEP seconds that it tells; "deadly" is "kill" where there is
+$PEER_DEADLY, else "film"; with "compile-" before it, it does so while it compiles, and where that
+was not asked "made". The name of the model says how it loads: "broken", "slow", "dies", "hangs";
+and a child whose PEER is "mute" never says hello, one whose PEER is "unready" never loads.
 """
 
 import hashlib
@@ -59,6 +60,8 @@ def main() -> None:
     try:
         while True:
             match channel.receive():
+                case Load() if os.environ.get("PEER") == "unready":
+                    channel.send(Failed(stage="load", reason="not today", retry=True))
                 case Load(model="broken"):
                     channel.send(Failed(stage="load", reason="no such model", retry=False))
                 case Load(model="dies"):
@@ -87,6 +90,8 @@ def act(channel: Channel, word: str, order: Make, number: int, compiles: bool) -
     stage: Stage = "denoise"
     if word.startswith("compile-"):
         stage, word = ("compile", word[len("compile-") :]) if compiles else (stage, "made")
+    if word == "deadly":
+        word = "kill" if "PEER_DEADLY" in os.environ else "film"
     channel.send(Progress(job=order.job, stage=stage, step=0, steps=10))
     match word:
         case "made":

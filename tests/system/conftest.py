@@ -33,6 +33,10 @@ variants = 3
 }
 
 
+STEADY = '[match]\nnames = ["slow*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
+"""A rule by which the stand-in takes three seconds."""
+
+
 def quick_studio(root: Path, name: str = "studio", **settings: Any) -> Studio:
     """A studio below `root` with a stand-in for the worker, whose rule asks for a film at once."""
     clip = film(root / "film.mp4")

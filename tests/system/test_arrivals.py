@@ -187,7 +187,7 @@ def test_a_thousand_at_once_are_a_job_each(quick_in: Open, tmp_path: Path) -> No
 def test_slow_pictures_are_made_and_hold_up_no_other(quick_in: Open) -> None:
     studio: Studio = quick_in(CHAOS_QUICK="0.2").start()
     for number in range(2):
-        content = slow_jpeg(scans=1500 + number)  # seconds
+        content = slow_jpeg(scans=900 + number)  # seconds
         studio.drop(f"slow-{number}.jpg", content)
     studio.drop("cat.png", picture(87))
     studio.until_settled("cat.png", "done")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.observer import Observer
-from tests.system.conftest import Open
-from tests.system.studio import SLOW, Studio, names, picture, visible
+from tests.system.conftest import STEADY, Open
+from tests.system.studio import Studio, names, picture, visible
 
 pytestmark = pytest.mark.slow
 
@@ -18,10 +18,9 @@ DEADLY = """\
 names = ["deadly*"]
 
 [make]
-prompt = "a deadly camera"
+prompt = "deadly"
 preset = "draft"
 """
-"""A word of its prompt is the one that the fault waits for."""
 
 
 def test_a_worker_that_is_killed_costs_one_attempt(shared: Studio) -> None:
@@ -60,9 +59,9 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(shared: Studio) -> N
 
 
 def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
-    studio_in: Open,
+    quick_in: Open,
 ) -> None:
-    studio = studio_in(tries=2, I2VD_TESTING="1", I2VD_TEST_FAULT="die:encode:deadly")
+    studio = quick_in(tries=2, PEER_DEADLY="1")
     studio.rule("10-deadly", DEADLY)
     studio.start()
     studio.drop("deadly.png", picture(5))
@@ -80,7 +79,7 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
     assert finished == 1
 
     studio.stop()
-    studio.environment.clear()
+    del studio.environment["PEER_DEADLY"]
     studio.start()
     assert studio.post(f"/api/jobs/{job['id']}/retry").json()["state"] == "queued"
     studio.until_settled("deadly.png", "done")
@@ -102,9 +101,9 @@ def kill_when(studio: Studio, seen: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_daemon_killed_at_any_step_makes_each_clip_once(studio_in: Open) -> None:
-    studio = studio_in()
-    studio.rule("10-slow", SLOW)
+def test_a_daemon_killed_at_any_step_makes_each_clip_once(quick_in: Open) -> None:
+    studio = quick_in()
+    studio.rule("10-slow", STEADY)
     studio.start()
     with Observer(studio.outbox) as observer:
         studio.drop("slow-a.png", picture(7))

@@ -16,8 +16,8 @@ def is_loaded(studio: Studio) -> bool:
     return studio.metric("i2vd_rules_last_reload_successful", inbox="inbox") == 1
 
 
-def test_broken_rules_leave_the_last_good_set_in_force(studio_in: Open) -> None:
-    studio = studio_in().start()
+def test_broken_rules_leave_the_last_good_set_in_force(quick_in: Open) -> None:
+    studio = quick_in().start()
     studio.post("/api/pause")
     good = studio.get("/api/rules")["inbox"]["digest"]
     assert is_loaded(studio)
@@ -44,8 +44,8 @@ def test_broken_rules_leave_the_last_good_set_in_force(studio_in: Open) -> None:
     assert job["rules_digest"] == good, "a reload never touches queued work"
 
 
-def test_a_rule_file_that_changed_is_read_without_being_told(studio_in: Open) -> None:
-    studio = studio_in().start()
+def test_a_rule_file_that_changed_is_read_without_being_told(quick_in: Open) -> None:
+    studio = quick_in().start()
     studio.post("/api/pause")
     good = studio.get("/api/rules")["inbox"]
     studio.rule("10-cat", BROKEN)
@@ -56,8 +56,8 @@ def test_a_rule_file_that_changed_is_read_without_being_told(studio_in: Open) ->
     assert studio.get("/api/rules")["inbox"]["rules"] == ["10-cat", "90-default"]
 
 
-def test_without_any_good_rules_it_is_not_ready_and_says_why(studio_in: Open) -> None:
-    studio = studio_in()
+def test_without_any_good_rules_it_is_not_ready_and_says_why(quick_in: Open) -> None:
+    studio = quick_in()
     studio.rule("90-default", BROKEN)
     studio.start(ready=False)
 

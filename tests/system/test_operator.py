@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.conftest import Open
+from tests.system.conftest import STEADY, Open
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
@@ -22,8 +22,8 @@ def paused(studio: Studio) -> Iterator[None]:
         assert studio.post("/api/resume").json()["paused"] is False
 
 
-def test_a_pause_holds_over_a_restart(studio_in: Open) -> None:
-    studio = studio_in().start()
+def test_a_pause_holds_over_a_restart(quick_in: Open) -> None:
+    studio = quick_in().start()
     studio.post("/api/pause")
     assert studio.stop() == 0
     studio.start()
@@ -34,7 +34,7 @@ def test_a_pause_holds_over_a_restart(studio_in: Open) -> None:
     studio.until(lambda: studio.metric("i2vd_queue_oldest_seconds") > 1.5, "it waits for a while")
     assert studio.job("cat.png")["state"] == "queued"
     studio.post("/api/resume")
-    studio.until_state("cat.png", "running")
+    studio.until_state("cat.png", "done")
     assert studio.metric("i2vd_paused") == 0
 
 
@@ -93,19 +93,20 @@ def test_a_job_can_be_cancelled_while_the_model_is_loaded_for_it(studio_in: Open
     assert studio.metric("i2vd_child_deaths_total", child="worker") == 0
 
 
-def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(studio_in: Open) -> None:
-    studio = studio_in().start()
-    studio.drop("doomed.png", picture(8))
-    (job,) = studio.until_state("doomed.png", "running")
-    (worker,) = studio.until(lambda: studio.processes("pipeline.worker"), "there is a worker")
+def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(quick_in: Open) -> None:
+    studio = quick_in()
+    studio.rule("10-slow", STEADY)
+    studio.start().drop("slow-doomed.png", picture(8))
+    worker = studio.until_denoising("slow-doomed.png")["pid"]
+    job = studio.job("slow-doomed.png")
     os.kill(worker, signal.SIGSTOP)  # it will not heed the cancel
     assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
     studio.kill()
     os.kill(worker, signal.SIGKILL)
     studio.start()
-    (job,) = studio.until_settled("doomed.png", "cancelled")
+    (job,) = studio.until_settled("slow-doomed.png", "cancelled")
     assert job["finished"] is not None
-    assert studio.reason("doomed.png") == "cancelled by the operator"
+    assert studio.reason("slow-doomed.png") == "cancelled by the operator"
 
 
 def test_all_failed_jobs_are_tried_again_and_the_next_one_is_chosen(quick_in: Open) -> None:

@@ -5,15 +5,15 @@ import signal
 import pytest
 
 from tests.pipeline.hostile import slow_jpeg
-from tests.system.conftest import Open
-from tests.system.studio import DRAFT, SLOW, picture
+from tests.system.conftest import STEADY, Open
+from tests.system.studio import picture
 
 pytestmark = pytest.mark.slow
 
 
-def test_sigterm_gives_a_long_attempt_back_and_it_is_done_once_later(studio_in: Open) -> None:
-    studio = studio_in(stop_grace=0.2)
-    studio.rule("10-slow", SLOW)
+def test_sigterm_gives_a_long_attempt_back_and_it_is_done_once_later(quick_in: Open) -> None:
+    studio = quick_in(stop_grace=0.2)
+    studio.rule("10-slow", STEADY)
     studio.start().drop("slow.png", picture(1))
     studio.until_denoising("slow.png")
     assert studio.stop() == 0
@@ -29,12 +29,13 @@ def test_sigterm_gives_a_long_attempt_back_and_it_is_done_once_later(studio_in: 
     assert studio.staging() == []
 
 
-def test_sigterm_lets_the_attempt_finish_within_its_grace(studio_in: Open) -> None:
-    studio = studio_in(stop_grace=100)
+def test_sigterm_lets_the_attempt_finish_within_its_grace(quick_in: Open) -> None:
+    studio = quick_in(stop_grace=100)
+    studio.rule("10-slow", STEADY)
     studio.start()
-    for name in ("first.png", "second.png"):
+    for name in ("slow-a.png", "slow-b.png"):
         studio.drop(name, picture(2))
-    studio.until_state("second.png", "queued")
+    studio.until(lambda: len(studio.jobs()) == 2, "both are seen")
     (running,) = studio.until(
         lambda: [job for job in studio.jobs() if job["state"] == "running"], "one job runs"
     )
@@ -51,26 +52,27 @@ def test_sigterm_lets_the_attempt_finish_within_its_grace(studio_in: Open) -> No
 
 def test_sigterm_gives_back_what_is_only_being_prepared(quick_in: Open) -> None:
     studio = quick_in(stop_grace=100)
-    studio.rule("10-steady", DRAFT.replace("camera zooming in slowly", "steady"))
+    studio.rule("10-slow", STEADY)
     studio.start().post("/api/pause")
-    studio.drop("first.png", picture(5))
-    studio.until_state("first.png", "queued")
+    studio.drop("slow-first.png", picture(5))
+    studio.until_state("slow-first.png", "queued")
     studio.drop("slow.jpg", slow_jpeg(scans=600))  # a second or more
     studio.until_state("slow.jpg", "queued")
     studio.post("/api/resume")
     studio.until_state("slow.jpg", "running")
     studio.signal(signal.SIGTERM)
     assert studio.wait() == 0
-    assert studio.clips() == ["first.mp4"]
+    assert studio.clips() == ["slow-first.mp4"]
     (given_back,) = [line for line in studio.log() if line["event"] == "given back"]
     assert given_back["why"] == "the daemon was stopped"
     assert (studio.inbox / "slow.jpg").is_file()
 
 
-def test_a_second_sigterm_stops_at_once(studio_in: Open) -> None:
-    studio = studio_in(stop_grace=100_000)
-    studio.start().drop("cat.png", picture(3))
-    (job,) = studio.until_state("cat.png", "running")
+def test_a_second_sigterm_stops_at_once(quick_in: Open) -> None:
+    studio = quick_in(stop_grace=100_000)
+    studio.rule("10-slow", STEADY)
+    studio.start().drop("slow.png", picture(3))
+    (job,) = studio.until_state("slow.png", "running")
     studio.signal(signal.SIGTERM)
     studio.until(
         lambda: any(line["event"] == "stopping" for line in studio.log()), "it says it stops"
@@ -82,7 +84,7 @@ def test_a_second_sigterm_stops_at_once(studio_in: Open) -> None:
 
     studio.start()
     assert "given back" in studio.events(job["id"])
-    (job,) = studio.jobs("cat.png")
+    (job,) = studio.jobs("slow.png")
     assert (job["state"] in ("queued", "running"), job["failures"]) == (True, 0)
 
 

@@ -42,8 +42,8 @@ def test_files_that_are_no_pictures_of_a_person_are_passed_over(shared: Studio) 
         (shared.inbox / name).unlink()
 
 
-def test_a_picture_that_no_rule_takes_stays_until_one_does(studio_in: Open) -> None:
-    studio = studio_in()
+def test_a_picture_that_no_rule_takes_stays_until_one_does(quick_in: Open) -> None:
+    studio = quick_in()
     studio.rule("90-default", '[match]\nnames = ["cat*"]\n\n' + DRAFT)
     studio.start().post("/api/pause")
     studio.drop("dog.png", picture(3))
@@ -75,8 +75,8 @@ def test_a_wrong_sidecar_fails_its_picture_with_the_reason(shared: Studio) -> No
     assert "wrong.mp4" not in shared.clips()
 
 
-def test_an_inbox_that_vanishes_is_waited_for(studio_in: Open) -> None:
-    studio = studio_in().start()
+def test_an_inbox_that_vanishes_is_waited_for(quick_in: Open) -> None:
+    studio = quick_in().start()
     studio.post("/api/pause")
     studio.drop("patient.png", picture(6))
     studio.until_state("patient.png", "queued")
@@ -89,8 +89,8 @@ def test_an_inbox_that_vanishes_is_waited_for(studio_in: Open) -> None:
     assert [job["state"] for job in studio.jobs()] == ["queued"]
 
 
-def test_each_inbox_keeps_or_deletes_its_pictures_as_told(studio_in: Open) -> None:
-    studio = studio_in()
+def test_each_inbox_keeps_or_deletes_its_pictures_as_told(quick_in: Open) -> None:
+    studio = quick_in()
     text = studio.config.read_text(encoding="utf-8")
     for name, after in (("kept", "keep"), ("deleted", "delete")):
         text += f"""
