@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 CONFIG_VARIABLE = "I2VD_CONFIG"
 CHILD_VARIABLES = frozenset(
@@ -48,6 +46,9 @@ def _model_name(name: str) -> str:
 
 
 def _database_url(url: str) -> str:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         make_url(url).get_dialect()
     except (ArgumentError, ValueError):

@@ -1,6 +1,8 @@
 """The arrows of the design: who may import whom."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,13 +54,13 @@ def test_imports_follow_the_arrows(path: Path) -> None:
     assert not wrong
 
 
-def test_the_daemon_starts_without_the_heavy_libraries() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, daemon.app, daemon.cli; "
-        f"print([m for m in {sorted(HEAVY | {'PIL'})!r} if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("starting", "without"),
+    [("daemon.app", HEAVY | {"PIL"}), ("daemon.cli", HEAVY | {"PIL", "sqlalchemy"})],
+)
+def test_what_starts_often_starts_without_the_heavy_libraries(
+    starting: str, without: set[str]
+) -> None:
+    code = f"import sys, {starting}; print([m for m in {sorted(without)!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -11,9 +11,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from daemon import check as checks
-from daemon import explain as explanations
-from daemon import needs, systemd
+from daemon import systemd
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.config import find_config
 from daemon.folders import make_folders
@@ -82,6 +80,9 @@ def _opened(settings: Settings) -> "App":
 @app.command()
 def check(config: Config = None, as_json: Json = False) -> None:
     """Look at settings, rules, folders, disk, device and weights; exit code 2 on a mistake."""
+    from daemon import check as checks
+    from daemon import needs
+
     settings = settings_of(config)
     findings = checks.check(settings)
     if as_json:
@@ -97,6 +98,8 @@ def check(config: Config = None, as_json: Json = False) -> None:
 @app.command()
 def explain(picture: Path, config: Config = None, as_json: Json = False) -> None:
     """Which rule would take PICTURE and why, what would be made of it, and what became of it."""
+    from daemon import explain as explanations
+
     settings = settings_of(config)
     try:
         explanation = asyncio.run(explanations.explain(settings, picture))

@@ -5,20 +5,21 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from daemon import bench, needs
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.devices import device_here
-from daemon.settings import Settings
 from pipeline.presets import MICRO
+
+if TYPE_CHECKING:
+    from daemon.needs import Row
 
 benches = typer.Typer(help="Measure what this machine can do.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
@@ -37,6 +38,8 @@ def memory(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What each preset needs in each mode: predicted, and measured with the configured model."""
+    from daemon import bench, needs
+
     settings = settings_of(config)
     name = model or settings.model.name
     wanted = _presets(name, presets)
@@ -46,7 +49,7 @@ def memory(
         rows = needs.predicted(name, wanted, size)
     else:
         try:
-            rows = asyncio.run(_measured(settings, wanted, Console(stderr=True)))
+            rows = asyncio.run(_listed(bench.measured(settings, wanted, Console(stderr=True))))
         except bench.NotMeasured as error:
             fail(Exit.FAILED, str(error))
     if as_json:
@@ -88,12 +91,14 @@ def device_waits(
         timeline.show(found, Console())
 
 
-async def _measured(settings: Settings, presets: list[str], console: Console) -> list[needs.Row]:
-    return [row async for row in bench.measured(settings, presets, console)]
+async def _listed(rows: AsyncIterator["Row"]) -> "list[Row]":
+    return [row async for row in rows]
 
 
 def _presets(model: str, given: str | None) -> list[str]:
-    known = needs.presets_of(model)
+    from daemon.needs import presets_of
+
+    known = presets_of(model)
     wanted = given.split(",") if given else known
     if strange := [name for name in wanted if name not in known]:
         fail(Exit.MISTAKE, f"unknown preset {strange[0]!r}; known: {', '.join(known)}")
