@@ -62,7 +62,7 @@ class Peer:
     def send(self, message: Any) -> None:
         self.socket.sendall(protocol.dump(message))
 
-    def receive(self, seconds: float = 60.0) -> Any:
+    def receive(self, seconds: float = 200.0) -> Any:
         """The next message; None when the channel has ended."""
         self.socket.settimeout(seconds)
         while b"\n" not in self._buffer:

@@ -7,10 +7,11 @@ import json
 import os
 import sys
 
-# What one piece does not need and would take half of the time: headers compiled ahead, and trials
-# of what the processor can do.
+# What one piece does not need and would take most of the time: headers compiled ahead, trials of
+# what the processor can do, and other processes that compile.
 os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
 os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 import torch
 from torch import nn

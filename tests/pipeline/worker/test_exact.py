@@ -116,7 +116,7 @@ def compiler() -> Iterator[Compiler]:
     torch._dynamo.reset()
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(frames=st.integers(2, 9), sides=st.tuples(st.integers(2, 9), st.integers(2, 9)))
 def test_what_is_compiled_serves_all_sizes_and_gives_what_the_plain_block_gives(
     small: Any, compiler: Compiler, frames: int, sides: tuple[int, int]
