@@ -11,15 +11,6 @@ Open = Callable[..., Studio]
 
 _RULES = {
     "10-slow": SLOW,
-    "20-urgent": """\
-[match]
-names = ["urgent*"]
-
-[make]
-prompt = "camera tilting up"
-preset = "draft"
-priority = 5
-""",
     "30-three": """\
 [match]
 names = ["three*"]
@@ -32,6 +23,8 @@ variants = 3
 """,
 }
 
+
+_URGENT = '[match]\nnames = ["urgent*"]\n\n[make]\nprompt = "film"\npriority = 5\n'
 
 STEADY = '[match]\nnames = ["slow*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
 """A rule by which the stand-in takes three seconds."""
@@ -73,6 +66,21 @@ def quick_in(tmp_path: Path) -> Iterator[Open]:
 
     yield make
     for studio in opened:
+        studio.close()
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """As `shared`, with a stand-in for the worker: for all to which it is the same who makes clips.
+
+    That of names that begin with "slow" takes three seconds.
+    """
+    studio = quick_studio(tmp_path_factory.mktemp("quick"))
+    studio.rule("10-slow", STEADY)
+    studio.rule("20-urgent", _URGENT)
+    try:
+        yield studio.start()
+    finally:
         studio.close()
 
 

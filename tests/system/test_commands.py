@@ -89,7 +89,7 @@ def test_explain_knows_a_picture_wherever_it_is(shared: Studio) -> None:
     answer = explained(elsewhere)
     assert answer["past"] == []
     assert (answer["rule"], answer["specs"][0]["width"]) == ("90-default", 48)
-    assert [name for name, _ in answer["rejected_by"]] == ["10-slow", "20-urgent", "30-three"]
+    assert [name for name, _ in answer["rejected_by"]] == ["10-slow", "30-three"]
     assert answer["estimate"]["seconds"] > 0
     unknown = shared.command("explain", shared.root / "nowhere.png")
     assert unknown.returncode == MISTAKE

@@ -23,38 +23,38 @@ preset = "draft"
 """
 
 
-def test_a_worker_that_is_killed_costs_one_attempt(shared: Studio) -> None:
-    deaths = shared.metric("i2vd_child_deaths_total", child="worker")
-    daemon = shared.pid
-    shared.drop("slow-widow.png", picture(1))
-    worker = shared.until_denoising("slow-widow.png")["pid"]
+def test_a_worker_that_is_killed_costs_one_attempt(quick: Studio) -> None:
+    deaths = quick.metric("i2vd_child_deaths_total", child="worker")
+    daemon = quick.pid
+    quick.drop("slow-widow.png", picture(1))
+    worker = quick.until_denoising("slow-widow.png")["pid"]
     os.kill(worker, signal.SIGKILL)
-    (job,) = shared.until_settled("slow-widow.png", "done")
+    (job,) = quick.until_settled("slow-widow.png", "done")
     assert (job["attempt"], job["failures"]) == (2, 1)
-    assert "will be tried again" in shared.events(job["id"])
-    assert shared.metric("i2vd_child_deaths_total", child="worker") == deaths + 1
-    assert shared.metric("i2vd_retries_total") >= 1
-    assert [c for c in shared.clips() if "widow" in c] == ["slow-widow.mp4"]
-    assert shared.pid == daemon
-    assert shared.is_ready()
-    assert shared.slot()["pid"] != worker
+    assert "will be tried again" in quick.events(job["id"])
+    assert quick.metric("i2vd_child_deaths_total", child="worker") == deaths + 1
+    assert quick.metric("i2vd_retries_total") >= 1
+    assert [c for c in quick.clips() if "widow" in c] == ["slow-widow.mp4"]
+    assert quick.pid == daemon
+    assert quick.is_ready()
+    assert quick.slot()["pid"] != worker
 
 
-def test_a_picture_child_that_is_killed_condemns_no_picture(shared: Studio) -> None:
-    shared.drop("before.png", picture(2))
-    shared.until_settled("before.png", "done")
-    deaths = shared.metric("i2vd_child_deaths_total", child="picture")
-    (child,) = shared.processes("pipeline.picture")
+def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> None:
+    quick.drop("before.png", picture(2))
+    quick.until_settled("before.png", "done")
+    deaths = quick.metric("i2vd_child_deaths_total", child="picture")
+    (child,) = quick.processes("pipeline.picture")
     os.kill(child, signal.SIGSTOP)
-    shared.drop("in-hand.png", picture(3))
+    quick.drop("in-hand.png", picture(3))
     time.sleep(1.5)  # long enough to be asked about the picture in most runs
     os.kill(child, signal.SIGKILL)
-    shared.until_settled("in-hand.png", "done")
-    shared.drop("next.png", picture(4))
-    shared.until_settled("next.png", "done")
-    assert shared.metric("i2vd_child_deaths_total", child="picture") == deaths + 1
-    assert shared.processes("pipeline.picture") != [child]
-    lost = [line["why"] for line in shared.log() if line["event"] == "child lost"]
+    quick.until_settled("in-hand.png", "done")
+    quick.drop("next.png", picture(4))
+    quick.until_settled("next.png", "done")
+    assert quick.metric("i2vd_child_deaths_total", child="picture") == deaths + 1
+    assert quick.processes("pipeline.picture") != [child]
+    lost = [line["why"] for line in quick.log() if line["event"] == "child lost"]
     assert "the picture decoder was killed by SIGKILL" in lost[-1]
 
 

@@ -8,34 +8,34 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
-def test_a_name_that_is_not_this_machine_is_refused(shared: Studio, host: str) -> None:
-    answer = shared.request("GET", "/api/jobs", Host=host)
+def test_a_name_that_is_not_this_machine_is_refused(quick: Studio, host: str) -> None:
+    answer = quick.request("GET", "/api/jobs", Host=host)
     assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "localhost:7860"])
-def test_the_names_of_this_machine_are_served(shared: Studio, host: str) -> None:
-    assert shared.request("GET", "/api/jobs", Host=host).status_code == 200
+def test_the_names_of_this_machine_are_served(quick: Studio, host: str) -> None:
+    assert quick.request("GET", "/api/jobs", Host=host).status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
-def test_a_page_of_another_site_cannot_command(shared: Studio, origin: str) -> None:
-    assert shared.request("POST", "/api/pause", Origin=origin).status_code == 403
-    assert shared.get("/api/status")["paused"] is False
+def test_a_page_of_another_site_cannot_command(quick: Studio, origin: str) -> None:
+    assert quick.request("POST", "/api/pause", Origin=origin).status_code == 403
+    assert quick.get("/api/status")["paused"] is False
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_page_of_another_site_cannot_embed_ours(shared: Studio, site: str) -> None:
+def test_a_page_of_another_site_cannot_embed_ours(quick: Studio, site: str) -> None:
     fetched = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
-    assert shared.request("GET", "/api/status", **fetched).status_code == 403
+    assert quick.request("GET", "/api/status", **fetched).status_code == 403
     followed = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
-    assert shared.request("GET", "/api/status", **followed).status_code == 200
+    assert quick.request("GET", "/api/status", **followed).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/api/status", "/none", "/healthz"])
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
-def test_every_answer_tells_browsers_what_they_may_do(shared: Studio, path: str, host: str) -> None:
-    headers = shared.request("GET", path, Host=host).headers
+def test_every_answer_tells_browsers_what_they_may_do(quick: Studio, path: str, host: str) -> None:
+    headers = quick.request("GET", path, Host=host).headers
     assert "default-src 'self'" in headers["content-security-policy"]
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
@@ -44,14 +44,14 @@ def test_every_answer_tells_browsers_what_they_may_do(shared: Studio, path: str,
     assert "server" not in headers
 
 
-def test_our_own_page_can(shared: Studio) -> None:
-    own = f"http://127.0.0.1:{shared.port}"
-    assert shared.request("POST", "/api/resume", Origin=own).status_code == 200
+def test_our_own_page_can(quick: Studio) -> None:
+    own = f"http://127.0.0.1:{quick.port}"
+    assert quick.request("POST", "/api/resume", Origin=own).status_code == 200
 
 
-def test_health_and_metrics_answer(shared: Studio) -> None:
-    assert shared.request("GET", "/healthz").text == "ok\n"
-    assert shared.get("/readyz") == {"ready": True, "problems": []}
-    assert shared.metric("i2vd_build_info") == 1
-    assert shared.metric("i2vd_ready") == 1
-    assert shared.metric("i2vd_inbox_available", inbox="inbox") == 1
+def test_health_and_metrics_answer(quick: Studio) -> None:
+    assert quick.request("GET", "/healthz").text == "ok\n"
+    assert quick.get("/readyz") == {"ready": True, "problems": []}
+    assert quick.metric("i2vd_build_info") == 1
+    assert quick.metric("i2vd_ready") == 1
+    assert quick.metric("i2vd_inbox_available", inbox="inbox") == 1

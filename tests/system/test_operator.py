@@ -38,32 +38,32 @@ def test_a_pause_holds_over_a_restart(quick_in: Open) -> None:
     assert studio.metric("i2vd_paused") == 0
 
 
-def test_the_highest_priority_is_made_first(shared: Studio) -> None:
+def test_the_highest_priority_is_made_first(quick: Studio) -> None:
     names = ["calm-1.png", "calm-2.png", "urgent.png"]
-    with paused(shared):
+    with paused(quick):
         for name in names:
-            shared.drop(name, picture(2))
-            shared.until_state(name, "queued")
-    began = {name: shared.until_state(name, "done")[0]["started"] for name in names}
+            quick.drop(name, picture(2))
+            quick.until_state(name, "queued")
+    began = {name: quick.until_state(name, "done")[0]["started"] for name in names}
     assert sorted(names, key=lambda name: began[name]) == ["urgent.png", "calm-1.png", "calm-2.png"]
 
 
-def test_a_waiting_job_is_cancelled_at_once_and_can_come_back(shared: Studio) -> None:
-    with paused(shared):
-        shared.drop("unwanted.png", picture(3))
-        (job,) = shared.until_state("unwanted.png", "queued")
-        assert shared.post(f"/api/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
-        shared.until_settled("unwanted.png", "cancelled")
-        assert (shared.failed / "unwanted.png").is_file()
-        assert shared.reason("unwanted.png") == "cancelled by the operator"
-        again = shared.post(f"/api/jobs/{job['id']}/cancel")
+def test_a_waiting_job_is_cancelled_at_once_and_can_come_back(quick: Studio) -> None:
+    with paused(quick):
+        quick.drop("unwanted.png", picture(3))
+        (job,) = quick.until_state("unwanted.png", "queued")
+        assert quick.post(f"/api/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
+        quick.until_settled("unwanted.png", "cancelled")
+        assert (quick.failed / "unwanted.png").is_file()
+        assert quick.reason("unwanted.png") == "cancelled by the operator"
+        again = quick.post(f"/api/jobs/{job['id']}/cancel")
         assert (again.status_code, "cancelled" in again.text) == (409, True)
 
-        assert shared.post(f"/api/jobs/{job['id']}/retry").json()["state"] == "queued"
-        assert (shared.inbox / "unwanted.png").is_file()
-        assert not (shared.failed / "unwanted.png.reason.json").exists()
-    shared.until_settled("unwanted.png", "done")
-    assert shared.told(job["id"]) == [
+        assert quick.post(f"/api/jobs/{job['id']}/retry").json()["state"] == "queued"
+        assert (quick.inbox / "unwanted.png").is_file()
+        assert not (quick.failed / "unwanted.png.reason.json").exists()
+    quick.until_settled("unwanted.png", "done")
+    assert quick.told(job["id"]) == [
         "queued", "cancelled", "picture put aside", "queued again", "running", "done",
         "picture archived",
     ]  # fmt: skip
@@ -138,13 +138,13 @@ def test_all_failed_jobs_are_tried_again_and_the_next_one_is_chosen(quick_in: Op
     assert studio.command("priority", str(jobs[0]), "1").returncode == 1
 
 
-def test_what_cannot_be_done_with_a_job_is_said(shared: Studio) -> None:
-    shared.drop("finished.png", picture(6))
-    (job,) = shared.until_settled("finished.png", "done")
-    refused = shared.post(f"/api/jobs/{job['id']}/retry")
+def test_what_cannot_be_done_with_a_job_is_said(quick: Studio) -> None:
+    quick.drop("finished.png", picture(6))
+    (job,) = quick.until_settled("finished.png", "done")
+    refused = quick.post(f"/api/jobs/{job['id']}/retry")
     assert (refused.status_code, "done" in refused.text) == (409, True)
-    shared.drop("rubbish.png", b"no picture")
-    (job,) = shared.until_settled("rubbish.png", "failed")
-    refused = shared.post(f"/api/jobs/{job['id']}/retry")
+    quick.drop("rubbish.png", b"no picture")
+    (job,) = quick.until_settled("rubbish.png", "failed")
+    refused = quick.post(f"/api/jobs/{job['id']}/retry")
     assert (refused.status_code, "never became a request" in refused.text) == (409, True)
-    assert shared.post("/api/jobs/999999/cancel").status_code == 404
+    assert quick.post("/api/jobs/999999/cancel").status_code == 404

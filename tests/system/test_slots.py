@@ -4,37 +4,27 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.system.conftest import STEADY, quick_studio
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
 
 IDLE = 3.0
 
-SLOW = """\
-[match]
-names = ["slow*"]
-
-[make]
-prompt = "camera panning right"
-preset = "draft"
-steps = 20
-"""
-
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A daemon with two devices that are released when idle."""
-    studio = Studio(
-        tmp_path_factory.mktemp("pair") / "studio",
+    studio = quick_studio(
+        tmp_path_factory.mktemp("pair"),
         I2VD_MODEL__DEVICES='["cpu", "cpu"]',
         I2VD_MODEL__IDLE_RELEASE=str(IDLE),
     )
-    studio.rule("10-slow", SLOW)
+    studio.rule("10-slow", STEADY)
     try:
         yield studio.start()
     finally:
@@ -51,11 +41,16 @@ def busy(studio: Studio) -> dict[str, int]:
     }
 
 
+def both_at_work(studio: Studio, names: list[str]) -> dict[str, int]:
+    """The workers of two pictures that are dropped, once each has one."""
+    for number, name in enumerate(names):
+        studio.drop(name, picture(80 + number))
+    return studio.until(lambda: found if len(found := busy(studio)) == 2 else None, "both work")
+
+
 def test_two_devices_work_at_once_and_one_dies_alone(pair: Studio) -> None:
     names = ["slow-a.png", "slow-b.png"]
-    for number, name in enumerate(names):
-        pair.drop(name, picture(80 + number))
-    both = pair.until(lambda: found if len(found := busy(pair)) == 2 else None, "both work")
+    both = both_at_work(pair, names)
     assert len(set(both.values())) == 2
     (widowed, victim), (spared, survivor) = sorted(both.items())
     os.kill(victim, signal.SIGKILL)
@@ -70,16 +65,12 @@ def test_two_devices_work_at_once_and_one_dies_alone(pair: Studio) -> None:
     assert survivor != victim
 
 
-def test_a_worker_is_the_first_that_the_kernel_takes(pair: Studio) -> None:
-    pair.drop("slow-d.png", picture(84))
-    worker = pair.until(lambda: busy(pair).get("slow-d.png"), "a worker is at it")
-    score = int(Path(f"/proc/{worker}/oom_score_adj").read_text())
-    assert score >= 500 > int(Path(f"/proc/{pair.pid}/oom_score_adj").read_text())
-    pair.until_settled("slow-d.png", "done")
-
-
 def test_an_idle_device_is_released_and_comes_back(pair: Studio) -> None:
-    pair.until(lambda: not pair.processes("pipeline.worker"), "no worker holds a device")
+    names = ["slow-c.png", "slow-d.png"]
+    both_at_work(pair, names)
+    for name in names:
+        pair.until_settled(name, "done")
+    pair.until(lambda: not pair.processes("tests.pipeline.peer"), "no worker holds a device")
 
     def released() -> int:
         return len([line for line in pair.log() if line["event"] == "released"])

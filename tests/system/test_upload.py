@@ -106,13 +106,13 @@ def test_a_picture_in_the_inbox_is_taken_as_it_is_asked_by_its_path(quick_in: Op
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_is_dropped(
-    shared: Studio, name: str, form: dict[str, str], says: str
+    quick: Studio, name: str, form: dict[str, str], says: str
 ) -> None:
-    before = sorted(shared.inbox.rglob("*"))
-    answer = send(shared, name, picture(4), **form)
+    before = sorted(quick.inbox.rglob("*"))
+    answer = send(quick, name, picture(4), **form)
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
-    assert sorted(shared.inbox.rglob("*")) == before
+    assert sorted(quick.inbox.rglob("*")) == before
 
 
 def test_no_name_leads_out_of_the_inbox(studio: Studio) -> None:

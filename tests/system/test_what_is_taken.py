@@ -10,36 +10,36 @@ from tests.system.studio import DRAFT, Studio, picture
 pytestmark = pytest.mark.slow
 
 
-def test_a_file_that_is_still_growing_is_not_taken(shared: Studio) -> None:
+def test_a_file_that_is_still_growing_is_not_taken(quick: Studio) -> None:
     content = picture(1, size=(300, 300), form="BMP")
     length = len(content) // 6 + 1
     pieces = [content[at : at + length] for at in range(0, len(content), length)]
-    with (shared.inbox / "growing.bmp").open("wb") as file:
+    with (quick.inbox / "growing.bmp").open("wb") as file:
         for piece in pieces:
-            assert shared.jobs("growing.bmp") == []
+            assert quick.jobs("growing.bmp") == []
             file.write(piece)
             file.flush()
             time.sleep(0.6)  # longer than settle: a copy that stalls looks finished
-    (job,) = shared.until_settled("growing.bmp", "done")
+    (job,) = quick.until_settled("growing.bmp", "done")
     assert job["source"]["size"] == len(content)
-    assert len(shared.jobs("growing.bmp")) == 1
-    assert "growing.mp4" in shared.clips()
+    assert len(quick.jobs("growing.bmp")) == 1
+    assert "growing.mp4" in quick.clips()
 
 
-def test_files_that_are_no_pictures_of_a_person_are_passed_over(shared: Studio) -> None:
+def test_files_that_are_no_pictures_of_a_person_are_passed_over(quick: Studio) -> None:
     junk = [".hidden.png", "._shot.png", "shot.png.part", "shot.png.crdownload", "~$shot.png",
             "Thumbs.db", "notes.txt", "@eaDir/shot.png", ".stfolder/shot.png"]  # fmt: skip
     for name in junk:
-        shared.drop(name, picture(2))
-    (shared.inbox / "link.png").symlink_to(shared.inbox / ".hidden.png")
-    (shared.inbox / "folder.png").mkdir()
-    shared.drop("after-the-junk.png", picture(2))
-    shared.until_settled("after-the-junk.png", "done")
-    taken = {job["path"] for job in shared.jobs()}
+        quick.drop(name, picture(2))
+    (quick.inbox / "link.png").symlink_to(quick.inbox / ".hidden.png")
+    (quick.inbox / "folder.png").mkdir()
+    quick.drop("after-the-junk.png", picture(2))
+    quick.until_settled("after-the-junk.png", "done")
+    taken = {job["path"] for job in quick.jobs()}
     assert taken.isdisjoint([*junk, "link.png", "folder.png"])
-    assert all((shared.inbox / name).exists() for name in junk)
+    assert all((quick.inbox / name).exists() for name in junk)
     for name in ("link.png", *junk):
-        (shared.inbox / name).unlink()
+        (quick.inbox / name).unlink()
 
 
 def test_a_picture_that_no_rule_takes_stays_until_one_does(quick_in: Open) -> None:
@@ -55,24 +55,24 @@ def test_a_picture_that_no_rule_takes_stays_until_one_does(quick_in: Open) -> No
     assert studio.metric("i2vd_inbox_unmatched") == 0
 
 
-def test_a_text_beside_the_picture_is_its_prompt(shared: Studio) -> None:
-    shared.drop("told.png.txt", b"camera rotating slowly\n")
-    shared.drop("told.png", picture(4))
-    shared.until_settled("told.png", "done")
-    assert shared.sidecar("told.mp4")["asked"]["prompt"] == "camera rotating slowly"
-    assert (shared.archive / "told.png.txt").is_file()
-    assert not (shared.inbox / "told.png.txt").exists()
+def test_a_text_beside_the_picture_is_its_prompt(quick: Studio) -> None:
+    quick.drop("told.png.txt", b"posed\n")
+    quick.drop("told.png", picture(4))
+    quick.until_settled("told.png", "done")
+    assert quick.sidecar("told.mp4")["asked"]["prompt"] == "posed"
+    assert (quick.archive / "told.png.txt").is_file()
+    assert not (quick.inbox / "told.png.txt").exists()
 
 
-def test_a_wrong_sidecar_fails_its_picture_with_the_reason(shared: Studio) -> None:
-    shared.drop("wrong.png.toml", b"frames = 99\nstepps = 20\n")
-    shared.drop("wrong.png", picture(5))
-    (job,) = shared.until_settled("wrong.png", "failed")
+def test_a_wrong_sidecar_fails_its_picture_with_the_reason(quick: Studio) -> None:
+    quick.drop("wrong.png.toml", b"frames = 99\nstepps = 20\n")
+    quick.drop("wrong.png", picture(5))
+    (job,) = quick.until_settled("wrong.png", "failed")
     for word in ("frames", "8 to 32", "stepps", "steps"):
-        assert word in shared.reason("wrong.png"), word
+        assert word in quick.reason("wrong.png"), word
         assert word in job["error"], word
-    assert (shared.failed / "wrong.png.toml").is_file()
-    assert "wrong.mp4" not in shared.clips()
+    assert (quick.failed / "wrong.png.toml").is_file()
+    assert "wrong.mp4" not in quick.clips()
 
 
 def test_an_inbox_that_vanishes_is_waited_for(quick_in: Open) -> None:

@@ -84,6 +84,13 @@ def closed(trace: Path) -> Path:
     return trace
 
 
+def test_it_is_the_first_that_the_kernel_takes(resident: Peer) -> None:
+    def score(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    assert score(resident.process.pid) >= 500 > score("self")
+
+
 def test_same_spec_same_file_in_two_processes(worker: Start, resident: Peer, order: Order) -> None:
     fresh = worker()
     fresh.load()
