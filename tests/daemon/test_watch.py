@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -108,12 +108,14 @@ def test_a_missing_inbox_is_not_an_empty_one(tmp_path: Path) -> None:
 
 
 class Basket:
-    """Takes every picture, with the same answer."""
+    """Takes every picture, with the same answer; those called slow aside, and once it is `free`."""
 
     def __init__(self, answer: Later | None = None) -> None:
         self.answer = answer
         self.known: set[str] = set()
+        self.offered: list[str] = []
         self.taken: list[str] = []
+        self.free = asyncio.Event()
 
     async def news(self, _: Inbox, files: Mapping[str, Seen]) -> list[str]:
         return [path for path in files if path not in self.known]
@@ -121,10 +123,12 @@ class Basket:
     async def take(
         self, _: Inbox, path: str, __: Seen, *, aside: bool = False
     ) -> Later | Aside | None:
+        if not aside:
+            self.offered.append(path)
         if path.startswith("slow"):
             if not aside:
                 return Aside()
-            await asyncio.sleep(0.1)
+            await self.free.wait()
         self.taken.append(path)
         return self.answer
 
@@ -145,13 +149,21 @@ def watcher_of(inbox: Inbox, basket: Basket) -> Watcher:
     return Watcher(inbox, 0.02, basket, Room(settings, storage, lambda: None), storage)
 
 
-async def run_watcher(watcher: Watcher, until: float) -> None:
+async def run_watcher(watcher: Watcher, until: Callable[[], bool]) -> None:
+    """Have it look until something holds, and a little longer: for what should not come."""
     stopping = asyncio.Event()
     task = asyncio.create_task(watcher.run(stopping))
-    await asyncio.sleep(until)
+    async with asyncio.timeout(30):
+        while not until():
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     stopping.set()
     watcher.wake.set()
     await task
+
+
+def looked(watcher: Watcher) -> bool:
+    return watcher.scan_seconds > 0
 
 
 async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
@@ -159,18 +171,18 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
     inbox.path.mkdir()
     basket = Basket()
     watcher = watcher_of(inbox, basket)
-    await run_watcher(watcher, 0.1)
+    await run_watcher(watcher, lambda: looked(watcher))
     (inbox.path / "a.jpg").write_bytes(b"x")
     away = inbox.path.rename(tmp_path / "away")
-    await run_watcher(watcher, 0.1)
-    assert watcher.unavailable
+    await run_watcher(watcher, lambda: watcher.unavailable is not None)
     assert basket.taken == []
     inbox.path.mkdir()  # what shows under a mount that is gone
-    await run_watcher(watcher, 0.1)
+    missing = watcher.unavailable
+    await run_watcher(watcher, lambda: watcher.unavailable != missing)
     assert watcher.unavailable
     inbox.path.rmdir()
     away.rename(inbox.path)
-    await run_watcher(watcher, 0.1)
+    await run_watcher(watcher, lambda: bool(basket.taken))
     assert not watcher.unavailable
     assert basket.taken == ["a.jpg"]
 
@@ -180,10 +192,10 @@ async def test_what_no_rule_wants_is_offered_again_when_the_rules_change(tmp_pat
     (tmp_path / "a.jpg").write_bytes(b"x")
     basket = Basket(Later(None))
     watcher = watcher_of(inbox, basket)
-    await run_watcher(watcher, 0.1)
+    await run_watcher(watcher, lambda: bool(basket.taken))
     assert (basket.taken, watcher.unmatched) == (["a.jpg"], {"a.jpg"})
     watcher.rules_changed()
-    await run_watcher(watcher, 0.1)
+    await run_watcher(watcher, lambda: len(basket.taken) > 1)
     assert basket.taken == ["a.jpg", "a.jpg"]
 
 
@@ -192,7 +204,8 @@ async def test_among_many_old_files_only_the_new_ones_are_taken(tmp_path: Path) 
         (tmp_path / f"{number:04}.jpg").write_bytes(b"x")
     basket = Basket()
     basket.known = {f"{number:04}.jpg" for number in range(1200) if number not in (7, 1100)}
-    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.3)
+    watcher = watcher_of(Inbox(path=tmp_path, settle=0.0), basket)
+    await run_watcher(watcher, lambda: len(basket.taken) > 1)
     assert sorted(basket.taken) == ["0007.jpg", "1100.jpg"]
 
 
@@ -202,21 +215,35 @@ async def test_slow_pictures_wait_for_each_other_alone(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (number, number))
     basket = Basket()
-    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.5)
+
+    def all_taken() -> bool:
+        if len(basket.taken) > 1:
+            basket.free.set()
+        return len(basket.taken) > 3
+
+    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), all_taken)
     assert basket.taken == ["a.jpg", "b.jpg", "slow-1.jpg", "slow-2.jpg"]
 
 
 async def test_a_slow_picture_that_is_replaced_meanwhile_is_looked_at_anew(tmp_path: Path) -> None:
-    for name in ("slow-1.jpg", "slow-2.jpg"):
+    names = ["slow-1.jpg", "slow-2.jpg"]
+    for number, name in enumerate(names):
         (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (number, number))
     basket = Basket()
-    looking = asyncio.create_task(
-        run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), 0.6)
-    )
-    await asyncio.sleep(0.05)
-    (tmp_path / "slow-2.jpg").write_bytes(b"another")
-    await looking
-    assert basket.taken == ["slow-1.jpg", "slow-2.jpg"]
+    replaced = False
+
+    def all_taken() -> bool:
+        nonlocal replaced
+        if basket.offered == names and not replaced:
+            (tmp_path / "slow-2.jpg").write_bytes(b"another")
+            replaced = True
+        if basket.offered[2:] == ["slow-2.jpg"]:
+            basket.free.set()
+        return len(basket.taken) > 1
+
+    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), all_taken)
+    assert basket.taken == names
 
 
 def test_the_rest_between_two_looks_is_the_interval_where_looking_is_cheap() -> None:
