@@ -90,8 +90,9 @@ class Compiler:
             made = torch.compile(work, backend=self._backend, dynamic=True, fullgraph=True)
             self._made[work] = made
         before = self.pieces
-        # a view brings its origin's shape with it, for which a piece of its own would be made
-        bare = [each.data if isinstance(each, Tensor) else each for each in told]
+        # a view brings its origin's shape with it, for which a piece of its own would be made;
+        # parameters stay what they are, for their shapes are taken as fixed
+        bare = [each.data if type(each) is Tensor else each for each in told]
         try:
             given = made(*bare)
         except Exception as error:

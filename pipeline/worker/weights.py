@@ -88,7 +88,7 @@ def join(tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.dev
 
 
 def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Tensors of the same width as one, where they lie one after the other; else None."""
+    """Tensors of the same width as one parameter, where they lie one after the other; else None."""
     first, end = tensors[0], tensors[0].storage_offset()
     for tensor in tensors:
         if not tensor.is_contiguous() or tensor.storage_offset() != end:
@@ -96,7 +96,8 @@ def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
         if tensor.untyped_storage()._cdata != first.untyped_storage()._cdata:
             return None
         end += tensor.numel()
-    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
+    whole = first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
+    return nn.Parameter(whole, requires_grad=False)
 
 
 _ORDERS = {

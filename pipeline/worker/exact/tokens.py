@@ -202,7 +202,8 @@ def _temporal(module: TransformerTemporalModel, whole: Whole) -> Callable[..., t
 
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
         first, second = whole(inner.attn1), whole(inner.attn2)
-        y, normed = _attended_over_time(module, first, second, x, num_frames)
+        clips = x.unflatten(0, (-1, num_frames))  # type: ignore[no-untyped-call]
+        y, normed = _attended_over_time(module, first, second, clips)
         y += inner.ff(normed)
         del normed
         return (_shown_over_time(module, x, y),)
@@ -215,13 +216,11 @@ def _attended_over_time(
     module: TransformerTemporalModel,
     first: Tensor | None,
     second: Tensor | None,
-    x: Tensor,
-    frames: int,
+    clips: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Images to tokens of clips that have attended over time; and those normed."""
+    """(clips, frames, ...) to tokens that have attended over time; and those normed."""
     inner = module.transformer_blocks[0]
-    clips = x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
-    y = fused.normed(module.norm, clips).permute(0, 2, 3, 4, 1).flatten(2, 3)
+    y = fused.normed(module.norm, clips.transpose(1, 2)).permute(0, 2, 3, 4, 1).flatten(2, 3)
     y = module.proj_in(y)
     seen = _attend_over_time(inner.attn1, first, fused.even(inner.norm1, y))
     told = fused.added(y, seen, inner.norm2)

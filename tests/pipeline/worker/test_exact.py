@@ -32,6 +32,7 @@ from pipeline.worker.weights import join, one_of
 
 FRAMES = 5
 SIDES = (12, 8)
+PRODUCTS = (functional.linear, torch.bmm)
 NAMES = [*([name] for name in EXACT), list(EXACT)]
 
 
@@ -110,16 +111,28 @@ def test_all_of_them_on_the_embedded_model(micro: Model) -> None:
 
 
 @pytest.fixture(scope="module")
-def compiler() -> Iterator[Compiler]:
+def traced() -> list[Any]:
+    """The graphs that a compiler got."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def compiler(traced: list[Any]) -> Iterator[Compiler]:
     """Torch's tracing as its own kernels have it, without the kernels, which take minutes."""
-    yield Compiler("aot_eager")
+    make = torch._dynamo.lookup_backend("aot_eager")
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        traced.append(graph)
+        return make(graph, inputs)
+
+    yield Compiler(backend)
     torch._dynamo.reset()
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(frames=st.integers(2, 9), sides=st.tuples(st.integers(2, 9), st.integers(2, 9)))
 def test_what_is_compiled_serves_all_sizes_and_gives_what_the_plain_block_gives(
-    small: Any, compiler: Compiler, frames: int, sides: tuple[int, int]
+    small: Any, compiler: Compiler, traced: list[Any], frames: int, sides: tuple[int, int]
 ) -> None:
     """All kinds of blocks: a resnet, a temporal convolution, transformers over space and time."""
     its = small.down_blocks[0]
@@ -137,6 +150,10 @@ def test_what_is_compiled_serves_all_sizes_and_gives_what_the_plain_block_gives(
     with applied(small, fast), compiler.at_work():
         assert difference(given_by(context), before) < 1e-5
     assert compiler.pieces == (pieces or compiler.pieces), "what was made for one size serves all"
+    products = [n for each in traced for n in each.graph.nodes if n.target in PRODUCTS]
+    widths = [n.meta["example_value"].shape[-1] for n in products]
+    assert len(widths) >= 15
+    assert all(isinstance(width, int) for width in widths), "those of weights are known to it"
 
 
 def test_queries_keys_and_values_are_one_product(
