@@ -69,6 +69,7 @@ class Server:
         self._channel = channel
         self._faults = faults
         self._model: Model | None = None
+        self._compiler: Compiler | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
         self._finisher = Finisher()
         self._lookahead = Lookahead()
@@ -198,7 +199,9 @@ class Server:
             _kept("our kernels are made anew with each worker")
             fused.prove(device, model.dtype)
         if order.compile and not self._budget.counts:
-            model.compiler = _compiler()
+            if self._compiler is None or self._compiler.usable:
+                self._compiler = _compiler()
+            model.compiler = self._compiler
         self._model = model
         gc.collect()
         gc.freeze()  # no clip need look through a model either
