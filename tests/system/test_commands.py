@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.worker.exact.choice import EXACT
 from tests.system.conftest import Open
-from tests.system.studio import Studio, picture
+from tests.system.studio import SIDE, Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def test_explain_knows_a_picture_wherever_it_is(shared: Studio) -> None:
     elsewhere = shared.drop("stranger.png", picture(77), folder=shared.root)
     answer = explained(elsewhere)
     assert answer["past"] == []
-    assert (answer["rule"], answer["specs"][0]["width"]) == ("90-default", 48)
+    assert (answer["rule"], answer["specs"][0]["width"]) == ("90-default", SIDE)
     assert [name for name, _ in answer["rejected_by"]] == ["10-slow", "30-three"]
     assert answer["estimate"]["seconds"] > 0
     unknown = shared.command("explain", shared.root / "nowhere.png")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.studio import DRAFT, Studio, picture
+from tests.system.studio import DRAFT, SIDE, Studio, picture
 
 pytestmark = pytest.mark.slow
 
+LARGER = DRAFT.replace(f"size = {SIDE}\n", "")
 SIZE = {"width": 48, "height": 48, "frames": 8}
 
 
@@ -20,10 +21,11 @@ def poor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """Room for a draft at full speed, and for 64 pixels in no mode."""
     folder: Path = tmp_path_factory.mktemp("poor")
     studio = Studio(folder / "studio", I2VD_MODEL__MAX_VRAM="37.4 MB")
-    preview = DRAFT.replace("draft", "preview")
+    studio.rule("90-default", LARGER)
+    preview = LARGER.replace("draft", "preview")
     studio.rule("10-large", '[match]\nnames = ["large*"]\n\n' + preview)
     studio.rule("20-proud", '[match]\nnames = ["proud*"]\n\n' + preview + 'fallback = "never"\n')
-    guided = DRAFT + "guidance = 3.0\n"
+    guided = LARGER + "guidance = 3.0\n"
     studio.rule("30-guided", '[match]\nnames = ["guided*"]\n\n' + guided)
     try:
         yield studio.start()

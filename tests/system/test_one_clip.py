@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.sidecar import Sidecar
-from tests.system.studio import Studio, picture
+from tests.system.studio import SIDE, Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -44,9 +44,9 @@ def test_a_picture_dropped_becomes_a_clip_with_a_sidecar(shared: Studio) -> None
 
     frames = frames_of(clip)
     assert len(frames) == 8
-    assert {frame.shape for frame in frames} == {(48, 48, 3)}
-    likeness = psnr(frames[0], framed(content, 48))
-    others = [psnr(frames[0], framed(picture(n, size=(128, 96)), 48)) for n in range(2, 12)]
+    assert {frame.shape for frame in frames} == {(SIDE, SIDE, 3)}
+    likeness = psnr(frames[0], framed(content, SIDE))
+    others = [psnr(frames[0], framed(picture(n, size=(128, 96)), SIDE)) for n in range(2, 12)]
     assert likeness > 20, "the clip does not begin with the dropped picture"
     assert max(others) < 17, "any picture would have passed this test"
 
