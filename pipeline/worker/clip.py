@@ -24,11 +24,12 @@ from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions, prompts_of, read_picture
-from pipeline.worker.decode import Frames, decode, release
+from pipeline.worker.decode import decode, release
 from pipeline.worker.denoise import denoise
 from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.exact.choice import compiles
+from pipeline.worker.frames import Frames
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
 from pipeline.worker.poster import leave_poster

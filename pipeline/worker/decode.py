@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.gate import Flaw
@@ -19,13 +18,11 @@ from pipeline.mode import Thrift
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.exact.graph import Work, recorded
+from pipeline.worker.frames import Frames
 from pipeline.worker.model import Model
 
 _WORTH_RECORDING = 3
 """Chunks; the first is decoded before, and the second while they are recorded."""
-
-Frames = NDArray[np.uint8]
-"""(frames, height, width, 3), RGB."""
 
 
 def decode(

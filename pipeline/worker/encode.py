@@ -17,8 +17,8 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.protocol import Output
 from pipeline.spec import Encoder
-from pipeline.worker.decode import Frames
 from pipeline.worker.errors import BadFile, first_line
+from pipeline.worker.frames import Frames
 
 _THREADS = 4
 """x264's bytes depend on the number of its threads, so it is not left to the machine."""

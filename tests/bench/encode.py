@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.worker.decode import Frames
 from pipeline.worker.encode import write
+from pipeline.worker.frames import Frames
 from tests.bench.head import head
 
 QUALITY = 17

@@ -301,15 +301,15 @@ def test_the_next_clip_is_embedded_while_one_is_on_the_device(
     worker: Start, resident: Peer, order: Order, tmp_path: Path
 ) -> None:
     """And both come out as they do without."""
-    trace = tmp_path / "trace.json"
+    trace, small = tmp_path / "trace.json", {"width": 16, "height": 16}
     peer = worker(I2VD_TIMELINE=str(trace))
     peer.load()
     a_picture(32, 32).rotate(90).save(tmp_path / "other.png")
-    asked = order(picture=tmp_path / "other.png", prompt="zoom in", guidance=3.0)
+    asked = order(picture=tmp_path / "other.png", prompt="zoom in", guidance=3.0, **small)
     following = asked.model_copy(update={"job": "2"})
     ahead = {key: getattr(following, key) for key in ("job", "spec", "width", "height", "picture")}
     digests = []
-    for each in (order(steps=20).model_copy(update={"job": "1"}), following):
+    for each in (order(steps=20, **small).model_copy(update={"job": "1"}), following):
         peer.send(each)
         while (reply := peer.receive()).type != "filmed":
             if reply.job == "1" and (reply.stage, reply.step) == ("denoise", 1):
@@ -320,7 +320,7 @@ def test_the_next_clip_is_embedded_while_one_is_on_the_device(
     timeline = {(each.job, each.stage): each for each in stretches(closed(trace))}
     embedded, denoised = timeline["2", "embed"], timeline["1", "denoise"]
     assert denoised.begin < embedded.begin < denoised.end
-    for each, digest in zip((order(steps=20), asked), digests, strict=True):
+    for each, digest in zip((order(steps=20, **small), asked), digests, strict=True):
         resident.send(each)
         assert resident.final().output.sha256 == digest
     assert "nothing was made ahead" not in peer.log()
