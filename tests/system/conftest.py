@@ -18,6 +18,7 @@ names = ["three*"]
 [make]
 prompt = "camera tilting down"
 preset = "draft"
+size = 32
 seed = 7
 variants = 3
 """,

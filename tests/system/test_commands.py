@@ -123,7 +123,7 @@ def test_render_makes_a_clip_without_a_daemon(studio_in: Open) -> None:
     studio = studio_in()
     mine = studio.drop("mine.png", picture(5), folder=studio.root)
     clip = studio.root / "mine.mp4"
-    asked = ["--prompt", "camera panning left", "--preset", "draft", "--speed", "balanced"]
+    asked = ["--prompt", "pan left", "--preset", "draft", "--size", "32", "--speed", "balanced"]
     asked += ["-o", clip]
     first = studio.command("render", mine, *asked)
     assert first.returncode == 0, first.stderr

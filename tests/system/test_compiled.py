@@ -48,7 +48,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 def test_a_clip_is_made_again_as_it_was(command: Command) -> None:
     """Whatever the settings say now; and what cannot be made so is told."""
-    wanted = ("--prompt", "camera panning left", "--preset", "draft", "--steps", "10")
+    wanted = ("--prompt", "camera panning left", "--preset", "draft", "--size", "32")
     compiled, _ = command("render", "cat.png", *wanted, "-o", "compiled.mp4", compile="on")
     assert compiled.given.compiled is True
     again, said = command("replay", "compiled.mp4.json", "-o", "again.mp4", compile="off")

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import pytest
 
-from tests.system.studio import Studio, picture
+from tests.system.studio import DRAFT, Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,8 @@ FLAWS = {"black": "black", "grey": "grey", "frozen": "frozen", "other": "unlike"
 
 
 def rule(word: str) -> str:
-    return f'[match]\nnames = ["{word}*"]\n\n[make]\nprompt = "pan {word}"\npreset = "draft"\n'
+    make = DRAFT.replace("camera zooming in slowly", f"pan {word}")
+    return f'[match]\nnames = ["{word}*"]\n\n{make}'
 
 
 @pytest.fixture(scope="module")
