@@ -186,9 +186,8 @@ def over_time(three: Sequence[Tensor], heads: int) -> Tensor:
     """
     kernels = _ours()
     if kernels is None or not _evenly(three):
-        clips, frames, places, channels = three[0].shape
-        of_a_head = (places * heads, channels // heads)
-        parts = (t.reshape(clips, frames, *of_a_head).transpose(1, 2) for t in three)
+        clips, frames, _, channels = three[0].shape
+        parts = (t.reshape(clips, frames, -1, channels // heads).transpose(1, 2) for t in three)
         return _in_parts(*parts).transpose(1, 2).reshape(three[0].shape)
     result: Tensor = kernels.over_time(*three, heads)
     return result
