@@ -87,7 +87,7 @@ def join(tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.dev
         tensor.data = part
 
 
-def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
+def one_of(tensors: Sequence[Tensor]) -> nn.Parameter | None:
     """Tensors of the same width as one parameter, where they lie one after the other; else None."""
     first, end = tensors[0], tensors[0].storage_offset()
     for tensor in tensors:

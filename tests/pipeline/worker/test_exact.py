@@ -150,10 +150,12 @@ def test_what_is_compiled_serves_all_sizes_and_gives_what_the_plain_block_gives(
     with applied(small, fast), compiler.at_work():
         assert difference(given_by(context), before) < 1e-5
     assert compiler.pieces == (pieces or compiler.pieces), "what was made for one size serves all"
-    products = [n for each in traced for n in each.graph.nodes if n.target in PRODUCTS]
-    widths = [n.meta["example_value"].shape[-1] for n in products]
+    nodes = [node for graph in traced for node in graph.graph.nodes]
+    widths = [n.meta["example_value"].shape[-1] for n in nodes if n.target in PRODUCTS]
     assert len(widths) >= 15
     assert all(isinstance(width, int) for width in widths), "those of weights are known to it"
+    shapes = [str(getattr(node.meta.get("example_value"), "shape", "")) for node in nodes]
+    assert not [shape for shape in shapes if "//" in shape], "fractions take it seconds"
 
 
 def test_queries_keys_and_values_are_one_product(
