@@ -199,6 +199,7 @@ class Server:
             _kept("our kernels are made anew with each worker")
             fused.prove(device, model.dtype)
         if order.compile and not self._budget.counts:
+            # one that has given up stays: the next would fail as it did
             if self._compiler is None or self._compiler.usable:
                 self._compiler = _compiler()
             model.compiler = self._compiler

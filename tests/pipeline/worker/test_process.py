@@ -171,6 +171,7 @@ def test_a_machine_without_a_compiler_is_told_once_and_clips_are_made(
             peer.send(load)
             assert peer.final().type == "loaded"
             assert stages(peer) == wanted
+            assert stages(peer) == plainly
         assert peer.log().count("nothing is compiled from now on: ") == 1
         assert list(kept.iterdir()) == [], "what cannot be used is not kept"
     peer.send(load.model_copy(update={"max_memory": 1 << 30}))
