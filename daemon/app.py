@@ -18,7 +18,7 @@ import structlog
 from daemon import pulse, systemd
 from daemon.address import is_loopback
 from daemon.archive import Archive
-from daemon.database import Database, LedgerUnavailable
+from daemon.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.devices import devices
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
@@ -26,22 +26,24 @@ from daemon.gauges import watch_gauges
 from daemon.gpu import most_bytes
 from daemon.hint import Hint
 from daemon.history import History
-from daemon.hosts import DRAINED, Hosts
+from daemon.hosts import Hosts
 from daemon.intake import Intake, checker
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.owner import owner
-from daemon.pace import Pace, queued_work
+from daemon.pace import Pace
 from daemon.parts import Parts
 from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
 from daemon.room import Room
 from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
+from daemon.status import Status
 from daemon.storage import Storage
 from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
 from daemon.web import server
+from daemon.web.actions import Actions
 from daemon.webhook import Webhook
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
@@ -51,6 +53,7 @@ from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0
 _ROOM_INTERVAL = 2.0
+_QUEUE_RETRY_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -99,6 +102,15 @@ class App:
         self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
+        self.status = Status(
+            self.parts,
+            self.slots,
+            self.watchers,
+            self.hint,
+            self.hosts,
+            self.presence,
+            self._stopping,
+        )
 
     # --- life
 
@@ -112,7 +124,7 @@ class App:
             loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
             for name in self.rules:
                 self._reload(name)
-            watch_gauges(self)
+            watch_gauges(self.status)
             await asyncio.to_thread(self.room.look)
             await self.presence.begin()
             stack.push_async_callback(self.presence.end)
@@ -121,7 +133,8 @@ class App:
             stack.push_async_callback(self.decoder.close)
             self.hint.start(self.watchers)
             stack.callback(self.hint.stop)
-            await stack.enter_async_context(server.serving(self))
+            actions = Actions(self.reload_rules, self.wake_watchers)
+            await stack.enter_async_context(server.serving(self.status, actions))
             self._say_ready()
             await self._work()
             systemd.notify("STOPPING=1", "STATUS=stopping")
@@ -139,7 +152,7 @@ class App:
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_room()),
                 tasks.create_task(self._be_present()),
-                tasks.create_task(pulse.beat(self.slots, self.status)),
+                tasks.create_task(pulse.beat(self.slots, self.status.line)),
             ]
             await asyncio.wait(working)
             for task in around:
@@ -171,7 +184,7 @@ class App:
         )
         if not is_loopback(self.settings.http.host):
             log.warning("http is open", what=OPEN_TO_OTHERS)
-        systemd.notify("READY=1", f"STATUS={self.status()}")
+        systemd.notify("READY=1", f"STATUS={self.status.line()}")
 
     def wake_watchers(self) -> None:
         """Look into the inboxes now, from whichever thread."""
@@ -244,63 +257,6 @@ class App:
             for inbox in self.parts.settings.inbox:
                 tidy(inbox.outbox, newest[0].id if newest else 0)
 
-    # --- how we are
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the first signal was received."""
-        return self._stopping.is_set()
-
-    def problems(self) -> list[str]:
-        """Why we are not ready; empty when we are."""
-        found = [
-            f"inbox {w.inbox.name}: {w.unavailable}"
-            for w in self.watchers
-            if w.unavailable and w.inbox.name not in self.room.lacking
-        ]
-        found += [
-            f"inbox {w.inbox.name}: no rules could be loaded from {rules.folder}"
-            for w in self.watchers
-            for rules in [self.rules[w.inbox.name]]
-            if rules.last and not rules.last.ok and not rules.rules.rules
-        ]
-        found += [f"inbox {name}: {why}" for name, why in self.room.lacking.items()]
-        found += [self.archive.trouble] if self.archive.trouble else []
-        found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
-        if self._stopping.is_set():
-            found.append("stopping")
-        return found
-
-    def until_done(self) -> float | None:
-        """Seconds until nothing waits or runs any more; None while too little is known."""
-        now = time.time()
-        running = [
-            (hand.job.spec, now - (hand.job.started or now))
-            for slot in self.slots
-            for hand in slot.hands
-            if hand.job.spec
-        ]
-        work, devices = queued_work(self.history), self.presence.devices()
-        return self.parts.pace.until_done(work, running, devices)
-
-    def status(self) -> str:
-        """One line for `systemctl status`."""
-        try:
-            queued = self.history.counts()["queued"]
-            left = self.until_done() if queued else None
-        except LedgerUnavailable as error:
-            return str(error)
-        here = (host.state for host in self.presence.hosts if host.here)
-        parts: list[str] = [state for state in here if state in DRAINED]
-        parts += [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
-        for slot in self.slots:
-            if (front := slot.front) and (p := front.told()):
-                eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
-                of = f"/{p['steps']}" if p["steps"] else ""
-                step = f"{p['stage']} {p['step']}{of}"
-                parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
-        return "; ".join(parts)
-
     # --- parts
 
     def _slot(self, device: str) -> Slot:
@@ -328,13 +284,6 @@ class App:
         return note
 
 
-def _rough(seconds: float) -> str:
-    """A time as people say it: "40 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _line(child: str) -> Callable[[str], None]:
     """Forward a line of a child's stderr, with the child's name."""
 
@@ -342,3 +291,22 @@ def _line(child: str) -> Callable[[str], None]:
         log.info(text, child=child)
 
     return forward
+
+
+def open_app(settings: Settings) -> App:
+    """Open the daemon, and wait for a queue that is only temporarily out of reach.
+
+    A full disk is an example. Raises DatabaseUnusable for a queue that waiting cannot repair.
+    """
+    waiting = False
+    while True:
+        try:
+            return App(settings)
+        except DatabaseUnusable as error:
+            if not error.passing:
+                raise
+            if not waiting:
+                log.error("waiting for the queue", why=str(error))
+                systemd.notify(f"STATUS=waiting: {error}")
+            waiting = True
+            time.sleep(_QUEUE_RETRY_SECONDS)

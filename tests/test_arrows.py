@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def forbidden(path: Path) -> set[str]:
         no |= {"pipeline"}
     if package == "daemon":
         no |= {"pipeline.worker"}
+        if rest[0] in ("web", "status.py", "gauges.py"):
+            no |= {"daemon.app"}
     if not in_worker and path.name not in ("picture.py", "pixels.py"):
         no |= {"PIL", "pillow_heif"}
     return no
@@ -52,6 +55,18 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         if name == no or name.startswith(f"{no}.")
     }
     assert not wrong
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_import_leads_back_to_where_it_came_from() -> None:
+    modules = {module(path): path for path in FILES}
+    graph = {name: imports(path) & modules.keys() - {name} for name, path in modules.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize(

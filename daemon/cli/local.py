@@ -2,27 +2,20 @@
 
 import asyncio
 import json
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import structlog
 import typer
 from rich.console import Console
 
-from daemon import systemd
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.config import find_config
 from daemon.folders import make_folders
 from daemon.mount import refuses_queue
-from daemon.settings import Settings, SettingsError
+from daemon.settings import SettingsError
 from daemon.submit import NotAName, copy_in, picture_name, prompt_beside
-
-if TYPE_CHECKING:
-    from daemon.app import App
-
-_PATIENCE = 5.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -30,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
+    from daemon.app import open_app
     from daemon.database import DatabaseUnusable
     from daemon.lock import AlreadyRunning, Lock
     from daemon.web.server import CannotListen
@@ -44,7 +38,7 @@ def run(config: Config = None) -> None:
         for made in make_folders(settings):
             log.info("made", path=str(made))
         with Lock(settings.state):
-            daemon = _opened(settings)
+            daemon = open_app(settings)
             asyncio.run(daemon.run())
     except (AlreadyRunning, CannotListen) as error:
         fail(Exit.BUSY, str(error))
@@ -56,25 +50,6 @@ def run(config: Config = None) -> None:
         fail(Exit.FAILED, f"{error.filename or ''}: {error.strerror or error}")
     if daemon.failed:
         fail(Exit.FAILED, daemon.failed)
-
-
-def _opened(settings: Settings) -> "App":
-    """The daemon, once its queue can be opened: a full disk is waited for, not died of."""
-    from daemon.app import App
-    from daemon.database import DatabaseUnusable
-
-    waiting = False
-    while True:
-        try:
-            return App(settings)
-        except DatabaseUnusable as error:
-            if not error.passing:
-                raise
-            if not waiting:
-                structlog.get_logger().error("waiting for the queue", why=str(error))
-                systemd.notify(f"STATUS=waiting: {error}")
-            waiting = True
-            time.sleep(_PATIENCE)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -12,9 +11,7 @@ from daemon.hint import Mode
 from daemon.metrics import free_bytes
 from daemon.settings import Inbox
 from daemon.slot import Slot
-
-if TYPE_CHECKING:
-    from daemon.app import App
+from daemon.status import Status
 
 
 class Worker(BaseModel):
@@ -58,30 +55,31 @@ class About(BaseModel):
     inboxes: list[InboxFolders]
 
 
-def about(app: "App") -> APIRouter:
+def about(status: Status) -> APIRouter:
     """The call."""
+    settings = status.services.settings
     calls = APIRouter(prefix="/api", tags=["status"])
 
     @calls.get("/about")
     def told() -> About:
         """Version, model, workers and folders."""
-        unmatched = {watcher.inbox.name: len(watcher.unmatched) for watcher in app.watchers}
+        unmatched = {watcher.inbox.name: len(watcher.unmatched) for watcher in status.watchers}
         return About(
             version=version("i2vd"),
             python=platform.python_version(),
-            model=app.settings.model.name,
-            max_upload=app.settings.http.max_upload,
-            state=_folder("state", app.settings.state),
-            workers=[_worker(slot) for slot in app.slots],
+            model=settings.model.name,
+            max_upload=settings.http.max_upload,
+            state=_folder("state", settings.state),
+            workers=[_worker(slot) for slot in status.slots],
             inboxes=[
                 InboxFolders(
                     name=inbox.name,
-                    watch=app.hint.modes.get(inbox.name),
+                    watch=status.notifier.modes.get(inbox.name),
                     unmatched=unmatched.get(inbox.name, 0),
                     after=inbox.after,
                     folders=_folders(inbox),
                 )
-                for inbox in app.settings.inbox
+                for inbox in settings.inbox
             ],
         )
 

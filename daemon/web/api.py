@@ -1,11 +1,11 @@
 """The API and the page: their calls, how errors are told, and the guard before them."""
 
-from typing import TYPE_CHECKING
-
 from fastapi import FastAPI
 
 from daemon.address import is_loopback
+from daemon.status import Status
 from daemon.web.about import about
+from daemon.web.actions import Actions
 from daemon.web.clips import clips
 from daemon.web.events import events
 from daemon.web.guard import Guard
@@ -19,11 +19,8 @@ from daemon.web.status import status
 from daemon.web.stream import Streams
 from daemon.web.submit import submit
 
-if TYPE_CHECKING:
-    from daemon.app import App
 
-
-def create_api(app: "App", token: str | None) -> FastAPI:
+def create_api(state: Status, actions: Actions, token: str | None) -> FastAPI:
     """The ASGI application over one daemon; a `token` is demanded where there is one."""
     api = FastAPI(
         title="i2vd",
@@ -33,7 +30,8 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         redoc_url=None,
         responses=DOCUMENTED,
     )
-    http = app.settings.http
+    services = state.services
+    http = services.settings.http
     api.add_middleware(
         Guard,
         names={"localhost", "127.0.0.1", "[::1]", http.host, *http.names},
@@ -42,18 +40,18 @@ def create_api(app: "App", token: str | None) -> FastAPI:
         max_upload=http.max_upload,
     )
     tell_problems(api)
-    streams = Streams(lambda: app.stopping)
+    streams = Streams(lambda: state.stopping)
     for calls in (
         page(),
-        health(app),
-        status(app, streams),
-        events(app, streams),
-        about(app),
-        hosts(app),
-        jobs(app),
-        submit(app),
-        clips(app),
-        rules(app),
+        health(state),
+        status(state, streams),
+        events(services, streams),
+        about(state),
+        hosts(state.hosts),
+        jobs(services),
+        submit(services, actions),
+        clips(state),
+        rules(services, actions),
     ):
         api.include_router(calls)
     return api

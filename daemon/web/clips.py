@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
@@ -17,13 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from daemon.job import Job, below
 from daemon.original import lies_at, open_below
+from daemon.parts import Parts
 from daemon.poster import poster_of
 from daemon.preview import preview_of
+from daemon.status import Status
 from daemon.web.jobs import Number, find
 from pipeline.protocol import Rejected
-
-if TYPE_CHECKING:
-    from daemon.app import App
 
 _SMALL = 192
 """Pixels of the longer side of a small picture."""
@@ -32,34 +30,39 @@ _KEPT = {"cache-control": "private, max-age=3600"}
 _KEPT_LONG = {"cache-control": "private, max-age=31536000, immutable"}
 
 
-def clips(app: "App") -> APIRouter:
+def clips(status: Status) -> APIRouter:
     """The calls."""
+    services = status.services
     calls = APIRouter(prefix="/api/jobs/{job}", tags=["clips"])
 
     @calls.get("/clip", response_class=FileResponse)
     def clip(number: Number) -> FileResponse:
         """The MP4."""
-        job = find(app, number)
-        return _published(app, job, str, "video/mp4")
+        job = find(services, number)
+        return _published(services, job, str, "video/mp4")
 
     @calls.get("/sidecar", response_class=FileResponse)
     def sidecar(number: Number) -> FileResponse:
         """The clip's JSON sidecar."""
-        job = find(app, number)
-        return _published(app, job, lambda clip: f"{clip}.json", "application/json")
+        job = find(services, number)
+        return _published(services, job, lambda clip: f"{clip}.json", "application/json")
 
     @calls.get("/picture", response_class=Response)
     async def small(number: Number) -> Response:
         """The job's picture, small, drawn anew as a PNG."""
-        job = await asyncio.to_thread(find, app, number)
-        where = lies_at(app.settings, job)
+        job = await asyncio.to_thread(find, services, number)
+        where = lies_at(services.settings, job)
         if where is None or not job.sha256:
             raise HTTPException(404, f"the picture of job {number} is not to be had")
         path, within = where
         try:
-            with tempfile.TemporaryDirectory(prefix="small-", dir=app.settings.state) as folder:
+            with tempfile.TemporaryDirectory(
+                prefix="small-", dir=services.settings.state
+            ) as folder:
                 output = Path(folder) / "small.png"
-                answer = await app.decoder.shrink(path, job.sha256, _small(job), output, within)
+                answer = await services.decoder.shrink(
+                    path, job.sha256, _small(job), output, within
+                )
                 if isinstance(answer, Rejected):
                     raise HTTPException(404, f"the picture of job {number}: {answer.reason}")
                 return Response(output.read_bytes(), media_type="image/png", headers=_KEPT)
@@ -72,9 +75,9 @@ def clips(app: "App") -> APIRouter:
 
         Ask with the job's `finished` as a query: a browser keeps the answer for that address.
         """
-        job = find(app, number)
+        job = find(services, number)
         told = job.result is not None and job.result.get("poster")
-        inbox = app.settings.inbox_named(job.inbox)
+        inbox = services.settings.inbox_named(job.inbox)
         content = poster_of(inbox, job) if told and inbox else None
         if content is None:
             raise HTTPException(404, f"there is no poster of job {number} here")
@@ -83,9 +86,9 @@ def clips(app: "App") -> APIRouter:
     @calls.get("/preview", response_class=Response)
     async def preview(number: Number) -> Response:
         """How a running clip looks so far: eight frames side by side, a JPEG."""
-        content = _preview_here(app, number)
+        content = _preview_here(status, number)
         if content is None:  # another host makes it, perhaps
-            content = await asyncio.to_thread(_preview_elsewhere, app, number)
+            content = await asyncio.to_thread(_preview_elsewhere, services, number)
         if content is None:
             raise HTTPException(404, f"there is no preview of job {number}")
         return Response(content, media_type="image/jpeg")
@@ -93,14 +96,14 @@ def clips(app: "App") -> APIRouter:
     return calls
 
 
-def _preview_here(app: "App", number: int) -> bytes | None:
-    every = (hand for slot in app.slots for hand in slot.hands if hand.job.id == number)
+def _preview_here(status: Status, number: int) -> bytes | None:
+    every = (hand for slot in status.slots for hand in slot.hands if hand.job.id == number)
     return next((hand.preview for hand in every if hand.preview is not None), None)
 
 
-def _preview_elsewhere(app: "App", number: int) -> bytes | None:
-    job = find(app, number)
-    inbox = app.settings.inbox_named(job.inbox)
+def _preview_elsewhere(services: Parts, number: int) -> bytes | None:
+    job = find(services, number)
+    inbox = services.settings.inbox_named(job.inbox)
     return preview_of(inbox, job) if job.state == "running" and inbox else None
 
 
@@ -111,8 +114,10 @@ def _small(job: Job) -> tuple[int, int]:
     return max(1, round(width * share)), max(1, round(height * share))
 
 
-def _published(app: "App", job: Job, name: Callable[[str], str], media_type: str) -> FileResponse:
-    inbox = app.settings.inbox_named(job.inbox)
+def _published(
+    services: Parts, job: Job, name: Callable[[str], str], media_type: str
+) -> FileResponse:
+    inbox = services.settings.inbox_named(job.inbox)
     if inbox is None or job.state != "done" or job.result is None:
         raise HTTPException(404, f"job {job.id} is {job.state} and has no clip")
     file = inbox.outbox / name(below(job.result["clip"], job.clip_name))

@@ -1,17 +1,15 @@
 """Job events over http: who listens hears of each change of a job's state, and misses none."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from daemon.changes import Changes
 from daemon.database import LedgerUnavailable
+from daemon.parts import Parts
 from daemon.web.stream import Streams, described, event
-
-if TYPE_CHECKING:
-    from daemon.app import App
 
 Mark = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 
@@ -40,10 +38,10 @@ class _Listener:
         )
 
 
-def events(app: "App", streams: Streams) -> APIRouter:
+def events(services: Parts, streams: Streams) -> APIRouter:
     """The call."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
-    changes = Changes(app.database)
+    changes = Changes(services.database)
 
     @calls.get(
         "/events",

@@ -1,16 +1,13 @@
 """Health and metrics: for systemd's friends and Prometheus."""
 
-from typing import TYPE_CHECKING
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-if TYPE_CHECKING:
-    from daemon.app import App
+from daemon.status import Status
 
 
-def health(app: "App") -> APIRouter:
+def health(status: Status) -> APIRouter:
     """What tells whether the daemon lives, is ready, and how it does."""
     calls = APIRouter(tags=["health"])
 
@@ -22,12 +19,14 @@ def health(app: "App") -> APIRouter:
     @calls.get("/readyz", responses={503: {"description": "Not ready; `problems` says why."}})
     def readyz() -> JSONResponse:
         """Pictures are taken and clips can be made; else why not, with status 503."""
-        problems = app.problems()
+        problems = status.problems()
         return JSONResponse({"ready": not problems, "problems": problems}, 503 if problems else 200)
 
     @calls.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(generate_latest(app.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            generate_latest(status.services.metrics.registry), media_type=CONTENT_TYPE_LATEST
+        )
 
     return calls

@@ -1,6 +1,6 @@
 """Jobs over http: look at them, cancel them, try them again, make them sooner."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, Field
@@ -9,9 +9,7 @@ from daemon import operate
 from daemon.history import Wanted
 from daemon.job import Event, Job, State
 from daemon.original import local
-
-if TYPE_CHECKING:
-    from daemon.app import App
+from daemon.parts import Parts
 
 _AT_ONCE = 200
 
@@ -44,72 +42,72 @@ class Priority(BaseModel):
     priority: int = Field(ge=-100, le=100)
 
 
-def find(app: "App", number: int) -> Job:
+def find(services: Parts, number: int) -> Job:
     """The job of that number. Raises HTTPException 404."""
-    job = app.history.job(number)
+    job = services.history.job(number)
     if job is None:
         raise HTTPException(404, f"there is no job {number}")
     return job
 
 
-def jobs(app: "App") -> APIRouter:
+def jobs(services: Parts) -> APIRouter:
     """The calls. Handlers are plain functions: they run in threads."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
 
     @calls.get("/jobs")
     def newest(wanted: Annotated[Page, Query()]) -> list[Job]:
         """The newest jobs; `before` an id for the next page."""
-        found = app.history.newest(wanted, wanted.limit, wanted.before)
-        return [local(app.settings, job) for job in found]
+        found = services.history.newest(wanted, wanted.limit, wanted.before)
+        return [local(services.settings, job) for job in found]
 
     @calls.get("/queue")
     def waiting(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
         """The jobs that wait, in the order in which they will be made."""
-        return [local(app.settings, job) for job in app.history.waiting(limit)]
+        return [local(services.settings, job) for job in services.history.waiting(limit)]
 
     @calls.get("/jobs/{job}")
     def one(number: Number) -> Job:
         """One job."""
-        return local(app.settings, find(app, number))
+        return local(services.settings, find(services, number))
 
     @calls.get("/jobs/{job}/events")
     def events(number: Number) -> list[Event]:
         """What happened to a job."""
-        return app.history.events(find(app, number).id)
+        return services.history.events(find(services, number).id)
 
     @calls.post("/jobs/{job}/cancel")
     def cancel(number: Number) -> Job:
         """A waiting job at once, a running one at its next step."""
-        return local(app.settings, operate.cancel(app.parts, find(app, number).id))
+        return local(services.settings, operate.cancel(services, find(services, number).id))
 
     @calls.post("/jobs/{job}/retry")
     def retry(number: Number) -> Job:
         """Put a failed or cancelled job into the queue, and its picture into the inbox."""
-        return local(app.settings, operate.retry(app.parts, find(app, number).id))
+        return local(services.settings, operate.retry(services, find(services, number).id))
 
     @calls.post("/retry")
     def retry_all(wanted: Ended) -> Retried:
         """Try all failed, or all cancelled, jobs again. One that cannot be stops no other."""
-        return _retry_all(app, wanted.state)
+        return _retry_all(services, wanted.state)
 
     @calls.post("/jobs/{job}/priority")
     def priority(number: Number, wanted: Priority) -> Job:
         """A waiting job sooner or later."""
-        job = operate.prioritise(app.parts, find(app, number).id, wanted.priority)
-        return local(app.settings, job)
+        job = operate.prioritise(services, find(services, number).id, wanted.priority)
+        return local(services.settings, job)
 
     return calls
 
 
-def _retry_all(app: "App", state: State) -> Retried:
+def _retry_all(services: Parts, state: State) -> Retried:
     queued, refused, before = 0, [], None
-    while found := app.history.newest(Wanted(state=state), _AT_ONCE, before):
+    while found := services.history.newest(Wanted(state=state), _AT_ONCE, before):
         before = found[-1].id
         for job in found:
             if job.spec is None:
                 continue
             try:
-                operate.retry(app.parts, job.id)
+                operate.retry(services, job.id)
                 queued += 1
             except operate.Refused as why:
                 refused.append(f"job {job.id}: {why}")

@@ -2,7 +2,7 @@
 
 import random
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -11,15 +11,14 @@ from daemon import needs
 from daemon.estimate import Estimator
 from daemon.intake import Beside, Plan, checker, plan
 from daemon.outlook import Outlook, outlook
+from daemon.parts import Parts
 from daemon.submit import make_beside
+from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of
 from pipeline.presets import Preset
 from pipeline.protocol import Inspected
 from pipeline.spec import Request
 from rules.live import LiveRules
-
-if TYPE_CHECKING:
-    from daemon.app import App
 
 Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -66,12 +65,12 @@ class Presets(BaseModel):
     needs: list[needs.Row]
 
 
-def rules(app: "App") -> APIRouter:
+def rules(services: Parts, actions: Actions) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["rules"])
 
     def told() -> dict[str, RulesInForce]:
-        return {name: _in_force(live) for name, live in app.rules.items()}
+        return {name: _in_force(live) for name, live in services.rules.items()}
 
     @calls.get("/rules")
     def in_force() -> dict[str, RulesInForce]:
@@ -81,28 +80,28 @@ def rules(app: "App") -> APIRouter:
     @calls.post("/rules/reload")
     async def reload() -> dict[str, RulesInForce]:
         """Read the rule files again; the last good set stays where something is wrong."""
-        app.reload_rules()
+        actions.reload_rules()
         return told()
 
     @calls.get("/presets")
     def presets() -> Presets:
         """The presets, what may be asked of a clip, and what each preset needs here."""
-        family = app.parts.family
+        family = services.family
         return Presets(
-            model=app.settings.model.name,
+            model=services.settings.model.name,
             presets=family.presets,
             multiple=family.multiple,
             sides=list(family.sides),
             settings=Request.model_json_schema(),
-            needs=needs.known(app.settings, app.parts.forecast, app.parts.pace),
+            needs=needs.known(services.settings, services.forecast, services.pace),
         )
 
     @calls.post("/explain")
     def explain(question: Question) -> Outlook:
         """Which rule would take such a picture and why, what would be made, and what it costs."""
-        planned = _planned(app, question)
-        estimator = Estimator(app.settings, app.parts.forecast)
-        return outlook(planned, (question.width, question.height), estimator, app.parts.pace)
+        planned = _planned(services, question)
+        estimator = Estimator(services.settings, services.forecast)
+        return outlook(planned, (question.width, question.height), estimator, services.pace)
 
     return calls
 
@@ -127,9 +126,9 @@ def _in_force(live: LiveRules) -> RulesInForce:
     )
 
 
-def _planned(app: "App", question: Question) -> Plan:
-    inbox = inbox_of(app, question.inbox)
-    family = app.parts.family
+def _planned(services: Parts, question: Question) -> Plan:
+    inbox = inbox_of(services, question.inbox)
+    family = services.family
     picture = Inspected(
         sha256="0" * 64, size=0, width=question.width, height=question.height, format="",
         caption=question.caption,
@@ -139,5 +138,5 @@ def _planned(app: "App", question: Question) -> Plan:
         _, asked, mistakes = make_beside(question.make, checker(family))
         beside = (asked, mistakes)
     path = str(PurePosixPath(question.path))
-    rules = app.rules[inbox.name].rules
+    rules = services.rules[inbox.name].rules
     return plan(path, picture, beside, rules, family, random.SystemRandom())

@@ -6,18 +6,16 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from daemon import systemd
 from daemon.address import is_loopback, split_address
 from daemon.settings import Http, SettingsError
+from daemon.status import Status
 from daemon.token import read_token
+from daemon.web.actions import Actions
 from daemon.web.api import create_api
-
-if TYPE_CHECKING:
-    from daemon.app import App
 
 
 class CannotListen(Exception):
@@ -39,9 +37,10 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: "App") -> AsyncIterator[None]:
+async def serving(status: Status, actions: Actions) -> AsyncIterator[None]:
     """Serve the API while the context lasts. Raises CannotListen, SettingsError."""
-    http = app.settings.http
+    settings = status.services.settings
+    http = settings.http
     token = read_token(http.token_file)
     sock = systemd.listening_socket() or _listen(http)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -50,7 +49,7 @@ async def serving(app: "App") -> AsyncIterator[None]:
     if token is None:
         _refuse_others(sock)
     config = uvicorn.Config(
-        create_api(app, token),
+        create_api(status, actions, token),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -62,7 +61,7 @@ async def serving(app: "App") -> AsyncIterator[None]:
     while not server.started and not task.done():  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.01)
     try:
-        with _uploads_in(app.settings.state):
+        with _uploads_in(settings.state):
             yield
     finally:
         server.should_exit = True

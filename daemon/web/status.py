@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
@@ -13,10 +13,8 @@ from daemon.database import LedgerUnavailable
 from daemon.job import State
 from daemon.owner import name_of
 from daemon.slot import Slot
+from daemon.status import Status
 from daemon.web.stream import Streams, described, event
-
-if TYPE_CHECKING:
-    from daemon.app import App
 
 
 class SlotStatus(BaseModel):
@@ -43,7 +41,7 @@ class Elsewhere(BaseModel):
     previews: int
 
 
-class Status(BaseModel):
+class StatusResponse(BaseModel):
     """What the daemon is doing; `eta` are seconds until nothing waits any more."""
 
     paused: bool
@@ -59,8 +57,8 @@ class Status(BaseModel):
 class _Live:
     """The status as events, for one listener."""
 
-    def __init__(self, app: "App") -> None:
-        self._app = app
+    def __init__(self, status: Status) -> None:
+        self._status = status
         self._last = ""
 
     async def look(self) -> str:
@@ -73,19 +71,20 @@ class _Live:
 
     def _now(self) -> str:
         try:
-            return _now(self._app).model_dump_json()
+            return _now(self._status).model_dump_json()
         except LedgerUnavailable as error:
             return json.dumps({"problems": [str(error)]})
 
 
-def _now(app: "App") -> Status:
-    return Status(
-        paused=app.ledger.paused(),
-        problems=app.problems(),
-        jobs=app.history.counts(),
-        changed=Changes(app.database).newest(),
-        eta=app.until_done(),
-        slots=[_slot(slot) for slot in app.slots],
+def _now(status: Status) -> StatusResponse:
+    services = status.services
+    return StatusResponse(
+        paused=services.ledger.paused(),
+        problems=status.problems(),
+        jobs=services.history.counts(),
+        changed=Changes(services.database).newest(),
+        eta=status.queue_eta(),
+        slots=[_slot(slot) for slot in status.slots],
         elsewhere=[
             Elsewhere(
                 host=name_of(job.owner or ""),
@@ -94,7 +93,7 @@ def _now(app: "App") -> Status:
                 progress=job.progress,
                 previews=(job.progress or {}).get("previews", 0),
             )
-            for job in app.history.elsewhere(app.parts.owner)
+            for job in services.history.elsewhere(services.owner)
         ],
     )
 
@@ -111,32 +110,32 @@ def _slot(slot: Slot) -> SlotStatus:
     )
 
 
-def status(app: "App", streams: Streams) -> APIRouter:
+def status(state: Status, streams: Streams) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["status"])
 
     @calls.get("/status")
-    def what() -> Status:
+    def what() -> StatusResponse:
         """What the daemon is doing."""
-        return _now(app)
+        return _now(state)
 
     @calls.get(
         "/live", response_class=StreamingResponse, responses=described("`status` as it changes.")
     )
     async def live() -> StreamingResponse:
         """The same as server-sent events, whenever it changes."""
-        return streams.open(_Live(app).look)
+        return streams.open(_Live(state).look)
 
     @calls.post("/pause")
-    def pause() -> Status:
+    def pause() -> StatusResponse:
         """Claim nothing more; what runs goes on."""
-        app.ledger.pause(True)
-        return _now(app)
+        state.services.ledger.pause(True)
+        return _now(state)
 
     @calls.post("/resume")
-    def resume() -> Status:
+    def resume() -> StatusResponse:
         """Claim again."""
-        app.ledger.pause(False)
-        return _now(app)
+        state.services.ledger.pause(False)
+        return _now(state)
 
     return calls

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
 from pydantic import BaseModel
@@ -15,14 +15,13 @@ from daemon.database import LedgerUnavailable
 from daemon.intake import checker
 from daemon.operate import Refused
 from daemon.original import NotThere, open_below, open_original
+from daemon.parts import Parts
 from daemon.scan import Seen, is_junk
 from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
 from daemon.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
+from daemon.web.actions import Actions
 from daemon.web.jobs import Number, find
-
-if TYPE_CHECKING:
-    from daemon.app import App
 
 
 class Dropped(BaseModel):
@@ -45,10 +44,11 @@ Key = Annotated[str | None, Header(min_length=1, max_length=200)]
 class _Door:
     """Puts pictures into inboxes for the calls below."""
 
-    def __init__(self, app: "App") -> None:
-        self._app = app
-        self._check = checker(app.parts.family)
-        self._submissions = Submissions(app.database, app.history)
+    def __init__(self, services: Parts, wake_watchers: Callable[[], None]) -> None:
+        self._services = services
+        self._wake_watchers = wake_watchers
+        self._check = checker(services.family)
+        self._submissions = Submissions(services.database, services.history)
 
     def put(
         self,
@@ -60,7 +60,7 @@ class _Door:
     ) -> Dropped:
         """Drop it at that place in an inbox, or near it; once for each key."""
         sidecar, warnings = self._beside(make)
-        if why := self._app.room.lacking.get(inbox.name):
+        if why := self._services.room.lacking.get(inbox.name):
             raise HTTPException(507, why)
 
         def copy(announce: Announce) -> str:
@@ -88,10 +88,10 @@ class _Door:
         sidecar, warnings = self._beside(make)
 
         def lay(announce: Announce) -> str:
-            with self._app.parts.entering, _opened(inbox, place) as file:
-                fingerprint = Seen.of(os.fstat(file.fileno())).fingerprint(self._app.parts.owner)
-                if not self._app.ledger.news(inbox.name, {str(place): fingerprint}):
-                    job = self._app.history.at(inbox.name, str(place), limit=1)[0].id
+            with self._services.entering, _opened(inbox, place) as file:
+                fingerprint = Seen.of(os.fstat(file.fileno())).fingerprint(self._services.owner)
+                if not self._services.ledger.news(inbox.name, {str(place): fingerprint}):
+                    job = self._services.history.at(inbox.name, str(place), limit=1)[0].id
                     raise Refused(f"it is job {job} already; ask for it again by its number")
                 if sidecar is not None:
                     with beneath(inbox.path, place.parent) as folder:
@@ -102,7 +102,7 @@ class _Door:
 
         sha256 = None if key is None else self._content(inbox, place)
         self._once(lay, (place, inbox, sidecar, sha256), key)
-        self._app.wake_watchers()
+        self._wake_watchers()
         return Dropped(inbox=inbox.name, path=str(place), warnings=warnings)
 
     def _content(self, inbox: Inbox, place: PurePosixPath) -> str:
@@ -111,7 +111,7 @@ class _Door:
             with _opened(inbox, place) as file:
                 return _sha256(file)
         except HTTPException:
-            if taken := self._app.history.at(inbox.name, str(place), limit=1):
+            if taken := self._services.history.at(inbox.name, str(place), limit=1):
                 return taken[0].sha256
             raise
 
@@ -148,10 +148,10 @@ class _Door:
         return sidecar, [str(mistake) for mistake in mistakes]
 
 
-def submit(app: "App") -> APIRouter:
+def submit(services: Parts, actions: Actions) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
-    door = _Door(app)
+    door = _Door(services, actions.wake_watchers)
 
     @calls.post("/jobs", status_code=202)
     def drop(
@@ -165,27 +165,27 @@ def submit(app: "App") -> APIRouter:
 
         The same key twice is one drop.
         """
-        target = inbox_of(app, inbox)
+        target = inbox_of(services, inbox)
         if path is not None and picture is None:
             place = _place(path)
             return door.take(place, target, _settings(make), idempotency_key)
         if picture is None or path is not None:
             raise HTTPException(422, "say either picture or path")
         name = _name(picture.filename or "")
-        if (picture.size or 0) > app.settings.http.max_upload:
-            raise HTTPException(413, f"{name} has over {app.settings.http.max_upload:,} bytes")
+        if (picture.size or 0) > services.settings.http.max_upload:
+            raise HTTPException(413, f"{name} has over {services.settings.http.max_upload:,} bytes")
         return door.put(picture.file, PurePosixPath(name), target, _settings(make), idempotency_key)
 
     @calls.post("/jobs/{job}/again", status_code=202)
     def again(number: Number, wanted: Again, idempotency_key: Key = None) -> Dropped:
         """Drop a job's picture into its inbox once more: a copy, the original stays."""
-        job = find(app, number)
+        job = find(services, number)
         try:
-            content = open_original(app.settings, job)
+            content = open_original(services.settings, job)
         except NotThere as gone:
             raise Refused(str(gone)) from gone
         with content:
-            target = inbox_of(app, job.inbox)
+            target = inbox_of(services, job.inbox)
             return door.put(content, PurePosixPath(job.path), target, wanted.make, idempotency_key)
 
     return calls
@@ -225,11 +225,11 @@ def _settings(make: str) -> dict[str, Any]:
     return settings
 
 
-def inbox_of(app: "App", name: str | None) -> Inbox:
+def inbox_of(services: Parts, name: str | None) -> Inbox:
     """The inbox of that name, or the first. Raises HTTPException 422."""
-    inbox = app.settings.inbox[0] if name is None else app.settings.inbox_named(name)
+    inbox = services.settings.inbox[0] if name is None else services.settings.inbox_named(name)
     if inbox is None:
-        known = ", ".join(each.name for each in app.settings.inbox)
+        known = ", ".join(each.name for each in services.settings.inbox)
         raise HTTPException(422, f"there is no inbox {name!r}; known: {known}")
     return inbox
 

@@ -27,7 +27,7 @@ ELSEWHERE = {
 UNSEEN = {
     "worker {}", "{} min", "{} queued", ", all done in {}", "i2vd {}", "i2vd, {}", "settle {}",
     "storage {} {}", "submission {}",
-    "STATUS=stopping, the running attempt may finish", "i2vd retry {}",
+    "STATUS=stopping, the running attempt may finish", "STATUS=waiting: {}", "i2vd retry {}",
     "put a sound picture into the inbox again", "numbered() never ends", "ended by us", "no work",
     "{} may lead out of {}", "{} is no plain file", "queue.url {}: {}",
     "not a database", "file is encrypted", "unable to open", "timed out", "No such file",

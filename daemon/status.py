@@ -1,0 +1,95 @@
+"""Status: what the daemon reports of itself to the API, the metrics and systemd.
+
+Reads the tasks of dispatch, intake and the fleet, and changes nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daemon.database import LedgerUnavailable
+from daemon.hint import Hint
+from daemon.hosts import DRAINED, Hosts
+from daemon.pace import queued_work
+from daemon.parts import Parts
+from daemon.presence import Presence
+from daemon.slot import Slot
+from daemon.watch import Watcher
+
+
+@dataclass(frozen=True)
+class Status:
+    """Readiness, status line and queue ETA of one daemon."""
+
+    services: Parts
+    slots: Sequence[Slot]
+    watchers: Sequence[Watcher]
+    notifier: Hint
+    hosts: Hosts
+    presence: Presence
+    _stopping: asyncio.Event
+
+    @property
+    def stopping(self) -> bool:
+        """Return True once the first stop signal was received."""
+        return self._stopping.is_set()
+
+    def problems(self) -> list[str]:
+        """Return the reasons why the daemon is not ready; empty if it is."""
+        services = self.services
+        blocked = services.room.lacking
+        found = [
+            f"inbox {w.inbox.name}: {w.unavailable}"
+            for w in self.watchers
+            if w.unavailable and w.inbox.name not in blocked
+        ]
+        found += [
+            f"inbox {w.inbox.name}: no rules could be loaded from {rules.folder}"
+            for w in self.watchers
+            for rules in [services.rules[w.inbox.name]]
+            if rules.last and not rules.last.ok and not rules.rules.rules
+        ]
+        found += [f"inbox {name}: {reason}" for name, reason in blocked.items()]
+        found += [services.archive.trouble] if services.archive.trouble else []
+        found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
+        if self.stopping:
+            found.append("stopping")
+        return found
+
+    def queue_eta(self) -> float | None:
+        """Estimate the seconds until no job waits or runs; None while too little is known."""
+        now = time.time()
+        running = [
+            (hand.job.spec, now - (hand.job.started or now))
+            for slot in self.slots
+            for hand in slot.hands
+            if hand.job.spec
+        ]
+        work = queued_work(self.services.history)
+        return self.services.pace.until_done(work, running, self.presence.devices())
+
+    def line(self) -> str:
+        """Return one line for `systemctl status`."""
+        try:
+            queued = self.services.history.counts()["queued"]
+            left = self.queue_eta() if queued else None
+        except LedgerUnavailable as error:
+            return str(error)
+        local = (host.state for host in self.presence.hosts if host.here)
+        parts: list[str] = [state for state in local if state in DRAINED]
+        parts += [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
+        for slot in self.slots:
+            if (front := slot.front) and (p := front.told()):
+                eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
+                of = f"/{p['steps']}" if p["steps"] else ""
+                step = f"{p['stage']} {p['step']}{of}"
+                parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
+        return "; ".join(parts)
+
+
+def _rough(seconds: float) -> str:
+    """Format a duration for people: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
