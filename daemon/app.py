@@ -32,7 +32,7 @@ from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
 from daemon.room import Room
@@ -77,7 +77,7 @@ class App:
         self.room = Room(settings, storage, self.database.try_write)
         self.archive = Archive(self.database, self.ledger, self.history, settings, storage)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
-        self.parts = Parts(
+        self.parts = Services(
             settings=settings,
             owner=owner(settings.host, settings.state, shared=self.database.shared),
             database=self.database,

@@ -15,7 +15,7 @@ import structlog
 
 from daemon.database import LedgerUnavailable
 from daemon.hand import Hand
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.preview import leave_preview
 from daemon.settings import Inbox
 from daemon.slot import Slot
@@ -39,7 +39,9 @@ log = structlog.get_logger()
 class Attempt:
     """Made by dispatch.py for a claimed job, with an empty staging folder."""
 
-    def __init__(self, parts: Parts, slot: Slot, inbox: Inbox, hand: Hand, staging: Path) -> None:
+    def __init__(
+        self, parts: Services, slot: Slot, inbox: Inbox, hand: Hand, staging: Path
+    ) -> None:
         job = hand.job
         assert job.spec is not None
         self._parts = parts

@@ -20,7 +20,7 @@ from daemon.fit import Fit
 from daemon.hand import Hand
 from daemon.job import Job
 from daemon.outcome import Outcomes
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.place import told
 from daemon.publish import in_the_way
 from daemon.settings import Inbox
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 class Dispatcher:
     """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
 
-    def __init__(self, parts: Parts, fit: Callable[[Slot], Fit | None]) -> None:
+    def __init__(self, parts: Services, fit: Callable[[Slot], Fit | None]) -> None:
         """`fit` says which jobs a slot leaves to others."""
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import structlog
 
 from daemon.job import Drop
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.scan import Seen
 from daemon.settings import Inbox
 from daemon.watch import Aside, Later
@@ -93,7 +93,7 @@ def plan(
 class Intake:
     """Takes whole files, one after another, into the ledger."""
 
-    def __init__(self, parts: Parts, on_queued: Callable[[], None]) -> None:
+    def __init__(self, parts: Services, on_queued: Callable[[], None]) -> None:
         self._parts = parts
         self._ledger = parts.ledger
         self._on_queued = on_queued

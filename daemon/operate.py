@@ -4,7 +4,7 @@ import structlog
 
 from daemon import archive
 from daemon.job import Job
-from daemon.parts import Parts
+from daemon.parts import Services
 
 log = structlog.get_logger()
 
@@ -13,7 +13,7 @@ class Refused(Exception):
     """The job is not in a state for that; the message says so."""
 
 
-def cancel(parts: Parts, job_id: int) -> Job:
+def cancel(parts: Services, job_id: int) -> Job:
     """A waiting job at once, a running one at its next step. Raises Refused."""
     if not parts.ledger.cancel(job_id):
         raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting or running")
@@ -23,7 +23,7 @@ def cancel(parts: Parts, job_id: int) -> Job:
     return _job(parts, job_id)
 
 
-def retry(parts: Parts, job_id: int) -> Job:
+def retry(parts: Services, job_id: int) -> Job:
     """Put a failed or cancelled job into the queue, and its picture into the inbox.
 
     Raises Refused.
@@ -48,14 +48,14 @@ def retry(parts: Parts, job_id: int) -> Job:
     return job
 
 
-def prioritise(parts: Parts, job_id: int, priority: int) -> Job:
+def prioritise(parts: Services, job_id: int, priority: int) -> Job:
     """Make a waiting job sooner or later. Raises Refused."""
     if not parts.ledger.prioritise(job_id, priority):
         raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting")
     return _job(parts, job_id)
 
 
-def _job(parts: Parts, job_id: int) -> Job:
+def _job(parts: Services, job_id: int) -> Job:
     job = parts.history.job(job_id)
     if job is None:
         raise Refused(f"there is no job {job_id}")

@@ -13,7 +13,7 @@ from daemon.archive import keep_for_a_look
 from daemon.beneath import InTheWay
 from daemon.job import Job
 from daemon.ledger import CANCELLED
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.place import Method, probe, told, write_durably
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Inbox
@@ -33,7 +33,7 @@ class Outcomes:
     All that it does raises OSError where a folder or the ledger is not to be had.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Services) -> None:
         self._parts = parts
         self._ledger = parts.ledger
         self._methods: dict[Path, Method] = {}

@@ -21,7 +21,7 @@ from rules.live import LiveRules
 
 
 @dataclass(frozen=True)
-class Parts:
+class Services:
     """`rules` by the name of their inbox; `owner` is the name by which this host claims jobs."""
 
     settings: Settings

@@ -9,7 +9,7 @@ from daemon.database import LedgerUnavailable
 from daemon.fit import Fit
 from daemon.gpu import card
 from daemon.hosts import Device, Facts, Host, Hosts
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.slot import Slot
 
 _ANY = 2**62
@@ -17,7 +17,7 @@ _QUIET = 300.0
 """Seconds between two beats where nobody listens: in an embedded queue."""
 
 
-def lease_of(parts: Parts) -> float:
+def lease_of(parts: Services) -> float:
     """Seconds without news after which this host is away."""
     return parts.settings.queue.lease if parts.database.shared else 3 * _QUIET
 
@@ -25,7 +25,7 @@ def lease_of(parts: Parts) -> float:
 class Presence:
     """`hosts`: what was told last, by all of them; `gone`: who fell silent or left since before."""
 
-    def __init__(self, parts: Parts, table: Hosts, slots: Sequence[Slot]) -> None:
+    def __init__(self, parts: Services, table: Hosts, slots: Sequence[Slot]) -> None:
         self.hosts: list[Host] = []
         self.gone: set[str] = set()
         self._parts = parts

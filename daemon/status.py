@@ -12,7 +12,7 @@ from daemon.database import LedgerUnavailable
 from daemon.hint import Hint
 from daemon.hosts import DRAINED, Hosts
 from daemon.pace import queued_work
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.presence import Presence
 from daemon.slot import Slot
 from daemon.watch import Watcher
@@ -22,7 +22,7 @@ from daemon.watch import Watcher
 class Status:
     """Readiness, status line and queue ETA of one daemon."""
 
-    services: Parts
+    services: Services
     slots: Sequence[Slot]
     watchers: Sequence[Watcher]
     notifier: Hint

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from daemon.job import Job, below
 from daemon.original import lies_at, open_below
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.poster import poster_of
 from daemon.preview import preview_of
 from daemon.status import Status
@@ -101,7 +101,7 @@ def _preview_here(status: Status, number: int) -> bytes | None:
     return next((hand.preview for hand in every if hand.preview is not None), None)
 
 
-def _preview_elsewhere(services: Parts, number: int) -> bytes | None:
+def _preview_elsewhere(services: Services, number: int) -> bytes | None:
     job = find(services, number)
     inbox = services.settings.inbox_named(job.inbox)
     return preview_of(inbox, job) if job.state == "running" and inbox else None
@@ -115,7 +115,7 @@ def _small(job: Job) -> tuple[int, int]:
 
 
 def _published(
-    services: Parts, job: Job, name: Callable[[str], str], media_type: str
+    services: Services, job: Job, name: Callable[[str], str], media_type: str
 ) -> FileResponse:
     inbox = services.settings.inbox_named(job.inbox)
     if inbox is None or job.state != "done" or job.result is None:

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from daemon.changes import Changes
 from daemon.database import LedgerUnavailable
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.web.stream import Streams, described, event
 
 Mark = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
@@ -38,7 +38,7 @@ class _Listener:
         )
 
 
-def events(services: Parts, streams: Streams) -> APIRouter:
+def events(services: Services, streams: Streams) -> APIRouter:
     """The call."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
     changes = Changes(services.database)

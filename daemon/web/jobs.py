@@ -9,7 +9,7 @@ from daemon import operate
 from daemon.history import Wanted
 from daemon.job import Event, Job, State
 from daemon.original import local
-from daemon.parts import Parts
+from daemon.parts import Services
 
 _AT_ONCE = 200
 
@@ -42,7 +42,7 @@ class Priority(BaseModel):
     priority: int = Field(ge=-100, le=100)
 
 
-def find(services: Parts, number: int) -> Job:
+def find(services: Services, number: int) -> Job:
     """The job of that number. Raises HTTPException 404."""
     job = services.history.job(number)
     if job is None:
@@ -50,7 +50,7 @@ def find(services: Parts, number: int) -> Job:
     return job
 
 
-def jobs(services: Parts) -> APIRouter:
+def jobs(services: Services) -> APIRouter:
     """The calls. Handlers are plain functions: they run in threads."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
 
@@ -99,7 +99,7 @@ def jobs(services: Parts) -> APIRouter:
     return calls
 
 
-def _retry_all(services: Parts, state: State) -> Retried:
+def _retry_all(services: Services, state: State) -> Retried:
     queued, refused, before = 0, [], None
     while found := services.history.newest(Wanted(state=state), _AT_ONCE, before):
         before = found[-1].id

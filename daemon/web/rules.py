@@ -11,7 +11,7 @@ from daemon import needs
 from daemon.estimate import Estimator
 from daemon.intake import Beside, Plan, checker, plan
 from daemon.outlook import Outlook, outlook
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.submit import make_beside
 from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of
@@ -65,7 +65,7 @@ class Presets(BaseModel):
     needs: list[needs.Row]
 
 
-def rules(services: Parts, actions: Actions) -> APIRouter:
+def rules(services: Services, actions: Actions) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["rules"])
 
@@ -126,7 +126,7 @@ def _in_force(live: LiveRules) -> RulesInForce:
     )
 
 
-def _planned(services: Parts, question: Question) -> Plan:
+def _planned(services: Services, question: Question) -> Plan:
     inbox = inbox_of(services, question.inbox)
     family = services.family
     picture = Inspected(

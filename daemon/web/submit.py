@@ -15,7 +15,7 @@ from daemon.database import LedgerUnavailable
 from daemon.intake import checker
 from daemon.operate import Refused
 from daemon.original import NotThere, open_below, open_original
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.scan import Seen, is_junk
 from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
@@ -44,7 +44,7 @@ Key = Annotated[str | None, Header(min_length=1, max_length=200)]
 class _Door:
     """Puts pictures into inboxes for the calls below."""
 
-    def __init__(self, services: Parts, wake_watchers: Callable[[], None]) -> None:
+    def __init__(self, services: Services, wake_watchers: Callable[[], None]) -> None:
         self._services = services
         self._wake_watchers = wake_watchers
         self._check = checker(services.family)
@@ -148,7 +148,7 @@ class _Door:
         return sidecar, [str(mistake) for mistake in mistakes]
 
 
-def submit(services: Parts, actions: Actions) -> APIRouter:
+def submit(services: Services, actions: Actions) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
     door = _Door(services, actions.wake_watchers)
@@ -225,7 +225,7 @@ def _settings(make: str) -> dict[str, Any]:
     return settings
 
 
-def inbox_of(services: Parts, name: str | None) -> Inbox:
+def inbox_of(services: Services, name: str | None) -> Inbox:
     """The inbox of that name, or the first. Raises HTTPException 422."""
     inbox = services.settings.inbox[0] if name is None else services.settings.inbox_named(name)
     if inbox is None:

@@ -19,7 +19,7 @@ from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
-from daemon.parts import Parts
+from daemon.parts import Services
 from daemon.poster import Posters
 from daemon.room import Room
 from daemon.scan import Seen, is_same_state, scan
@@ -47,7 +47,7 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         storage = Storage(self.settings, database)
-        self.parts = Parts(
+        self.parts = Services(
             settings=self.settings,
             owner="me",
             database=database,
