@@ -19,11 +19,10 @@ from daemon import pulse, systemd
 from daemon.address import is_loopback
 from daemon.archive import Archive
 from daemon.database import Database, DatabaseUnusable, LedgerUnavailable
-from daemon.devices import devices
+from daemon.devices import devices, most_bytes
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
 from daemon.gauges import watch_gauges
-from daemon.gpu import most_bytes
 from daemon.hint import Hint
 from daemon.history import History
 from daemon.hosts import Hosts
@@ -32,10 +31,10 @@ from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace
-from daemon.parts import Services
 from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
 from daemon.room import Room
+from daemon.services import Services
 from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
 from daemon.status import Status
@@ -77,7 +76,7 @@ class App:
         self.room = Room(settings, storage, self.database.try_write)
         self.archive = Archive(self.database, self.ledger, self.history, settings, storage)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
-        self.parts = Services(
+        self.services = Services(
             settings=settings,
             owner=owner(settings.host, settings.state, shared=self.database.shared),
             database=self.database,
@@ -95,15 +94,15 @@ class App:
             rules=self.rules,
         )
         self.slots = [self._slot(device) for device in devices(settings.model.devices)]
-        self.hosts = Hosts(self.database, self.parts.owner, lease_of(self.parts))
-        self.presence = Presence(self.parts, self.hosts, self.slots)
-        self.dispatcher = Dispatcher(self.parts, self.presence.fit)
+        self.hosts = Hosts(self.database, self.services.owner, lease_of(self.services))
+        self.presence = Presence(self.services, self.hosts, self.slots)
+        self.dispatcher = Dispatcher(self.services, self.presence.fit)
         self.watchers = [self._watcher(inbox) for inbox in settings.watched]
         self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
         self.hint = Hint()
         self._stopping = self.dispatcher.stopping
         self.status = Status(
-            self.parts,
+            self.services,
             self.slots,
             self.watchers,
             self.hint,
@@ -254,7 +253,7 @@ class App:
     def _tidy_posters(self) -> None:
         with contextlib.suppress(LedgerUnavailable):
             newest = self.history.newest(limit=1)
-            for inbox in self.parts.settings.inbox:
+            for inbox in self.services.settings.inbox:
                 tidy(inbox.outbox, newest[0].id if newest else 0)
 
     # --- parts
@@ -273,8 +272,8 @@ class App:
         return Slot(device, maker, most_bytes(device, model.max_vram))
 
     def _watcher(self, inbox: Inbox) -> Watcher:
-        intake = Intake(self.parts, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake, self.room, self.parts.storage)
+        intake = Intake(self.services, self.dispatcher.wake)
+        return Watcher(inbox, self.settings.scan_interval, intake, self.room, self.services.storage)
 
     def _child_lost(self, child: str) -> Callable[[Loss], None]:
         def note(loss: Loss) -> None:

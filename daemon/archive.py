@@ -19,11 +19,11 @@ import structlog
 from daemon.beneath import beneath
 from daemon.database import Database
 from daemon.folders import folder_of
+from daemon.fs.fingerprint import Seen
 from daemon.history import History
 from daemon.job import OPEN, Job, below
 from daemon.ledger import Ledger
 from daemon.place import fitting, move, remove, told, write_durably
-from daemon.scan import Seen
 from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 

@@ -15,8 +15,8 @@ import structlog
 
 from daemon.database import LedgerUnavailable
 from daemon.hand import Hand
-from daemon.parts import Services
 from daemon.preview import leave_preview
+from daemon.services import Services
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline import ladder
@@ -40,11 +40,11 @@ class Attempt:
     """Made by dispatch.py for a claimed job, with an empty staging folder."""
 
     def __init__(
-        self, parts: Services, slot: Slot, inbox: Inbox, hand: Hand, staging: Path
+        self, services: Services, slot: Slot, inbox: Inbox, hand: Hand, staging: Path
     ) -> None:
         job = hand.job
         assert job.spec is not None
-        self._parts = parts
+        self._services = services
         self._slot = slot
         self._hand = hand
         self._inbox = inbox
@@ -89,7 +89,7 @@ class Attempt:
                 return _STOPPED
         clean = self._staging / CLEAN
         picture = self._inbox.path / self._job.path
-        prepared = await self._parts.decoder.prepare(
+        prepared = await self._services.decoder.prepare(
             picture, self._job.sha256, self._spec, clean, within=self._inbox.path
         )
         if isinstance(prepared, Rejected):
@@ -100,30 +100,30 @@ class Attempt:
         outcome = await self._slot.maker.make(order, self._report)
         match outcome:
             case Clip():
-                ratio = await asyncio.to_thread(self._parts.forecast.learn, outcome, self._spec)
+                ratio = await asyncio.to_thread(self._services.forecast.learn, outcome, self._spec)
                 if ratio is not None:
-                    self._parts.metrics.forecast_ratio.labels(outcome.rung.mode).set(ratio)
+                    self._services.metrics.forecast_ratio.labels(outcome.rung.mode).set(ratio)
             case NoClip(kind="memory", reason=reason, room=room):
-                hint = ladder.advice(self._spec, self._parts.family, room, self._predicted)
+                hint = ladder.advice(self._spec, self._services.family, room, self._predicted)
                 return replace(outcome, reason=f"{reason}; {hint}")
         return outcome
 
     def _ladder(self) -> tuple[Rung, ...]:
         """The rungs still to try: not those that failed before."""
-        fp8 = self._parts.settings.model.fp8
-        rungs = ladder.rungs(self._spec, self._parts.family, self._predicted, lossy=fp8)
+        fp8 = self._services.settings.model.fp8
+        rungs = ladder.rungs(self._spec, self._services.family, self._predicted, lossy=fp8)
         return rungs[min(self._job.rung, len(rungs) - 1) :]
 
     def _predicted(self, rung: Rung) -> int:
-        return self._parts.forecast.predicted(rung, self._spec, self._slot.maker.dtype)
+        return self._services.forecast.predicted(rung, self._spec, self._slot.maker.dtype)
 
     def _needs(self, rung: Rung, loaded: Loaded) -> int:
-        return self._parts.forecast.needs(rung, self._spec, loaded)
+        return self._services.forecast.needs(rung, self._spec, loaded)
 
     def _report(self, news: Progress | Loaded | StepDown | Spoilt) -> None:
         match news:
             case Progress():
-                self._parts.metrics.steps.inc(self._slot.note(self._hand, news))
+                self._services.metrics.steps.inc(self._slot.note(self._hand, news))
             case Loaded():
                 log.info(
                     "model loaded",
@@ -133,36 +133,36 @@ class Attempt:
                 )
             case Spoilt():
                 log.warning("refused by the gate", flaw=news.flaw, why=news.reason)
-                self._parts.metrics.refusals.labels(news.flaw).inc()
+                self._services.metrics.refusals.labels(news.flaw).inc()
             case StepDown():
                 self._step_down(news)
 
     def _step_down(self, step: StepDown) -> None:
         self._rung += 1
         self._fallbacks.append(fallback(step))
-        self._parts.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
+        self._services.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
         if step.stage == "forecast":  # at the next attempt there may be more memory
             log.info("no room", rung=str(step.rung), why=step.detail)
             return
         log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)
         with contextlib.suppress(LedgerUnavailable):  # a later attempt finds out again
-            self._parts.ledger.step_down(self._job, self._rung, self._fallbacks)
+            self._services.ledger.step_down(self._job, self._rung, self._fallbacks)
             if self._slot.maker.loaded is not None:
-                self._parts.forecast.learn_failure(step, self._spec, self._slot.maker.loaded)
+                self._services.forecast.learn_failure(step, self._spec, self._slot.maker.loaded)
 
     async def _beat(self) -> None:
         """Keep the lease and pass a cancel on, for ever; return only when the lease is lost."""
-        lease = self._parts.settings.queue.lease
+        lease = self._services.settings.queue.lease
         while True:
             await asyncio.sleep(_BEAT)
             self._slot.alive_at = time.monotonic()
             progress = await self._progress()
             try:
                 answer = await asyncio.to_thread(
-                    self._parts.ledger.renew, self._job, lease, progress
+                    self._services.ledger.renew, self._job, lease, progress
                 )
             except LedgerUnavailable as error:  # the clip may be done before it matters
-                self._parts.room.doubt(self._inbox, error)
+                self._services.room.doubt(self._inbox, error)
                 continue
             if answer == "lost":
                 log.warning("the lease is lost, another took the job over")
@@ -173,7 +173,7 @@ class Attempt:
     async def _progress(self) -> dict[str, Any] | None:
         """What the ledger is told; hosts that share it find the preview in staging."""
         told, hand = self._hand.told(), self._hand
-        if told and hand.preview and self._parts.database.shared:
+        if told and hand.preview and self._services.database.shared:
             if hand.previews > self._shown:
                 await asyncio.to_thread(leave_preview, self._inbox, self._job, hand.preview)
                 self._shown = hand.previews

@@ -20,9 +20,9 @@ from daemon.fit import Fit
 from daemon.hand import Hand
 from daemon.job import Job
 from daemon.outcome import Outcomes
-from daemon.parts import Services
 from daemon.place import told
 from daemon.publish import in_the_way
+from daemon.services import Services
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, make_empty, sweep
@@ -41,20 +41,20 @@ log = structlog.get_logger()
 class Dispatcher:
     """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
 
-    def __init__(self, parts: Services, fit: Callable[[Slot], Fit | None]) -> None:
+    def __init__(self, services: Services, fit: Callable[[Slot], Fit | None]) -> None:
         """`fit` says which jobs a slot leaves to others."""
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()
-        self._parts = parts
+        self._services = services
         self._fit = fit
-        self._ledger = parts.ledger
-        self._history = parts.history
-        self._takeover = Takeover(parts.database)
-        self._owner = parts.owner
-        shared = parts.database.shared
-        self._among = [inbox.name for inbox in parts.settings.inbox] if shared else None
+        self._ledger = services.ledger
+        self._history = services.history
+        self._takeover = Takeover(services.database)
+        self._owner = services.owner
+        shared = services.database.shared
+        self._among = [inbox.name for inbox in services.settings.inbox] if shared else None
         """In a fleet: the inboxes that this host knows, for others may be another's."""
-        self._outcomes = Outcomes(parts)
+        self._outcomes = Outcomes(services)
         self._carrying_on = asyncio.Lock()
         self._claiming = asyncio.Lock()
         self._slots: list[Slot] = []
@@ -65,7 +65,7 @@ class Dispatcher:
         try:
             await self._put_right()
         except LedgerUnavailable as error:
-            self._parts.room.doubt(None, error)
+            self._services.room.doubt(None, error)
 
     def wake(self) -> None:
         """There may be something to claim, or the end has come."""
@@ -122,8 +122,8 @@ class Dispatcher:
             return None
         try:
             await self._tidy_up()
-            lacking = self._parts.room.lacking
-            lease = self._parts.settings.queue.lease
+            lacking = self._services.room.lacking
+            lease = self._services.settings.queue.lease
             return await asyncio.to_thread(
                 self._ledger.claim, self._owner, lease, [*lacking], self._among, self._fit(slot)
             )
@@ -132,28 +132,28 @@ class Dispatcher:
             return None
 
     def _is_stopped_by_room(self) -> bool:
-        lacking = self._parts.room.lacking
-        return all(inbox.name in lacking for inbox in self._parts.settings.inbox)
+        lacking = self._services.room.lacking
+        return all(inbox.name in lacking for inbox in self._services.settings.inbox)
 
     async def _tidy_up(self) -> None:
         await self._take_over()
         if self._behind:
             await self._put_right()
-        elif self._parts.archive.trouble:
-            await asyncio.to_thread(self._parts.archive.catch_up)
+        elif self._services.archive.trouble:
+            await asyncio.to_thread(self._services.archive.catch_up)
         await self._publish_left()
 
     def _lose_touch(self, error: LedgerUnavailable) -> None:
-        self._parts.room.doubt(None, error)
+        self._services.room.doubt(None, error)
         self._behind = True  # what the queue did last before it went is not known
 
     async def _take_over(self) -> None:
         """What hosts left that fell silent; not before they had time to say that they are there."""
-        lease = self._parts.settings.queue.lease
-        if self._among is None or self._parts.database.in_touch() < lease:
+        lease = self._services.settings.queue.lease
+        if self._among is None or self._services.database.in_touch() < lease:
             return
         found = await asyncio.to_thread(self._takeover.take_over, self._owner)
-        seen = [name for name in self._among if name not in self._parts.room.lacking]
+        seen = [name for name in self._among if name not in self._services.room.lacking]
         found += await asyncio.to_thread(self._takeover.adopt, self._owner, lease, seen)
         if found:
             log.warning("taken over from a host that fell silent", jobs=found)
@@ -161,7 +161,7 @@ class Dispatcher:
 
     async def _release(self, slot: Slot) -> None:
         """End a worker that has had nothing to do for long, so that others can use its device."""
-        after = self._parts.settings.model.idle_release
+        after = self._services.settings.model.idle_release
         if after and slot.maker.pid and slot.idle() >= after:
             await slot.maker.close()
             log.info("released", device=slot.device, idle=after)
@@ -172,30 +172,30 @@ class Dispatcher:
                 await self._make(slot, hand)
             finally:
                 slot.drop(hand)
-        waits = slot.pause(self._parts.settings.queue.backoff)
+        waits = slot.pause(self._services.settings.queue.backoff)
         if slot.losses or slot.trouble:
             slot.not_before = time.monotonic() + (waits or _TROUBLE)
 
     async def _make(self, slot: Slot, hand: Hand) -> None:
         job = hand.job
         log.info("running", path=job.path, attempt=job.attempt, device=slot.device)
-        inbox = self._parts.settings.inbox_named(job.inbox)
+        inbox = self._services.settings.inbox_named(job.inbox)
         try:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
-            await asyncio.to_thread(self._parts.storage.check, inbox)
+            await asyncio.to_thread(self._services.storage.check, inbox)
             if why := await asyncio.to_thread(in_the_way, inbox.outbox, job.clip_name):
                 await self._outcomes.fail(job, f"its clip cannot get into the outbox: {why}")
                 return
             staging = await asyncio.to_thread(make_empty, inbox, job)
-            outcome = await Attempt(self._parts, slot, inbox, hand, staging).run(
+            outcome = await Attempt(self._services, slot, inbox, hand, staging).run(
                 self.stopping, self.hurry
             )
             slot.count(outcome)
             await self._conclude(slot, inbox, job, outcome)
         except OSError as error:  # a full disk, a share that went: not the job's fault
-            self._parts.room.doubt(inbox, error)
+            self._services.room.doubt(inbox, error)
             self._behind = True
             await self._give_back(job, told(error))
         finally:
@@ -210,9 +210,9 @@ class Dispatcher:
                 hurry = self.hurry.is_set()
                 return await self._outcomes.conclude(slot, inbox, job, outcome, hurry=hurry)
             except LedgerUnavailable as error:
-                if self.hurry.is_set() or not self._parts.database.shared:
+                if self.hurry.is_set() or not self._services.database.shared:
                     raise
-                self._parts.room.doubt(None, error)
+                self._services.room.doubt(None, error)
                 slot.alive_at = time.monotonic()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.hurry.wait(), _IDLE)
@@ -226,24 +226,24 @@ class Dispatcher:
         """Finish what stands between the fence and the outbox, where that can be done now."""
         async with self._carrying_on:
             for job in await asyncio.to_thread(self._history.unpublished, self._owner):
-                inbox = self._parts.settings.inbox_named(job.inbox)
+                inbox = self._services.settings.inbox_named(job.inbox)
                 if inbox is None or job.id in self._in_hand():
                     continue
-                if inbox.name in self._parts.room.lacking:
+                if inbox.name in self._services.room.lacking:
                     continue
                 if job.id not in self._outcomes.held:
                     log.warning("carrying on the publication", job=job.id)
                 try:
                     await self._outcomes.publish(job)
                 except OSError as error:
-                    self._parts.room.doubt(inbox, error)
+                    self._services.room.doubt(inbox, error)
 
     async def _put_right(self) -> None:
         """Jobs that nobody is at go back, pictures where they belong, and old staging goes."""
         in_hand = self._in_hand()
         for job in await asyncio.to_thread(self._takeover.recover, self._owner, in_hand):
             log.warning("recovered", job=job)
-        await asyncio.to_thread(self._parts.archive.catch_up)
+        await asyncio.to_thread(self._services.archive.catch_up)
         await asyncio.to_thread(self._sweep)
         self._behind = False
 
@@ -260,7 +260,7 @@ class Dispatcher:
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
         ours = {(h.job.id, h.job.attempt) for s in self._slots for h in s.hands}
-        for outbox in {inbox.outbox for inbox in self._parts.settings.inbox}:
+        for outbox in {inbox.outbox for inbox in self._services.settings.inbox}:
             sweep(outbox, lambda: self._history.at_work() | ours)
 
     def _in_hand(self) -> list[int]:

@@ -2,9 +2,8 @@
 
 from pydantic import BaseModel
 
-from daemon.devices import devices
+from daemon.devices import devices, most_bytes
 from daemon.forecast import Forecast
-from daemon.gpu import most_bytes
 from daemon.pace import Pace
 from daemon.settings import Settings
 from pipeline import ladder

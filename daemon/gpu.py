@@ -5,9 +5,7 @@ was there and does not answer any more is told as down. NVML needs no CUDA conte
 the card nothing.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import pynvml
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -39,44 +37,6 @@ _READINGS: dict[str, tuple[str, Read]] = {
 }
 _UP = "i2vd_gpu_up"
 _UP_HELP = "1 while a GPU answers, 0 when it was there and does not."
-
-
-class Card(NamedTuple):
-    """A GPU's name and its memory in bytes."""
-
-    name: str
-    memory: int
-
-
-def card(device: str) -> Card | None:
-    """Of "cuda:N", which counts within CUDA_VISIBLE_DEVICES; None where no driver tells it."""
-    kind, _, number = device.partition(":")
-    if kind != "cuda":
-        return None
-    try:
-        pynvml.nvmlInit()
-        gpu = _visible(int(number or 0))
-        return Card(
-            str(pynvml.nvmlDeviceGetName(gpu)), int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total)
-        )
-    except (pynvml.NVMLError, ValueError, IndexError):
-        return None
-
-
-def most_bytes(device: str, limit: int | None) -> int | None:
-    """What may be used of a device's memory, under a limit if there is one; None: not counted."""
-    there = card(device)
-    known = (limit, there.memory if there else None)
-    return min((each for each in known if each is not None), default=None)
-
-
-def _visible(number: int) -> object:
-    """The GPU that CUDA calls by that number."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    name = str(number) if visible is None else visible.split(",")[number].strip()
-    if name.startswith("GPU-"):
-        return pynvml.nvmlDeviceGetHandleByUUID(name)
-    return _handle(name)
 
 
 class Gpus(Collector):

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 
 import structlog
 
+from daemon.fs.fingerprint import Seen
 from daemon.job import Drop
-from daemon.parts import Services
-from daemon.scan import Seen
+from daemon.services import Services
 from daemon.settings import Inbox
 from daemon.watch import Aside, Later
 from pipeline.decoder import Condemned
@@ -93,9 +93,9 @@ def plan(
 class Intake:
     """Takes whole files, one after another, into the ledger."""
 
-    def __init__(self, parts: Services, on_queued: Callable[[], None]) -> None:
-        self._parts = parts
-        self._ledger = parts.ledger
+    def __init__(self, services: Services, on_queued: Callable[[], None]) -> None:
+        self._services = services
+        self._ledger = services.ledger
         self._on_queued = on_queued
         self._rng = random.SystemRandom()
         self._undecodable: dict[tuple[str, str], str] = {}
@@ -103,14 +103,14 @@ class Intake:
 
     async def news(self, inbox: Inbox, files: Mapping[str, Seen]) -> list[str]:
         """The paths of the files that have no job yet, so that nobody looks into the others."""
-        told = {path: seen.fingerprint(self._parts.owner) for path, seen in files.items()}
+        told = {path: seen.fingerprint(self._services.owner) for path, seen in files.items()}
         return await asyncio.to_thread(self._ledger.news, inbox.name, told)
 
     async def take(
         self, inbox: Inbox, path: str, seen: Seen, *, aside: bool = False
     ) -> Later | Aside | None:
         """Queue the file, or say when to offer it again, and how."""
-        decoder = self._parts.decoder
+        decoder = self._services.decoder
         look = decoder.study if aside else decoder.glance
         picture = await look(inbox.path / path, within=inbox.path)
         if picture is None:
@@ -121,7 +121,7 @@ class Intake:
         drop = Drop(
             inbox=inbox.name,
             path=path,
-            fingerprint=seen.fingerprint(self._parts.owner),
+            fingerprint=seen.fingerprint(self._services.owner),
             sha256=picture.sha256,
             source=picture.model_dump(exclude={"type", "sha256", "format"}),
         )
@@ -142,11 +142,11 @@ class Intake:
 
     def _enter(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
         """Plan, and queue what is planned: no jobs where there is nothing to make, or no news."""
-        with self._parts.entering:
+        with self._services.entering:
             return self._enter_now(inbox, drop, picture)
 
     def _enter_now(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
-        rules, family = self._parts.rules[inbox.name].rules, self._parts.family
+        rules, family = self._services.rules[inbox.name].rules, self._services.family
         beside = read_sidecar(inbox.path / drop.path, checker(family))
         planned = plan(drop.path, picture, beside, rules, family, self._rng)
         if planned.choice.rule is None or not planned.specs:
@@ -154,7 +154,7 @@ class Intake:
         jobs = self._ledger.admit(
             drop,
             planned.specs,
-            needs=[self._parts.forecast.least(spec) for spec in planned.specs],
+            needs=[self._services.forecast.least(spec) for spec in planned.specs],
             clip_name=planned.clip_name,
             rule=planned.choice.rule.name,
             rules_digest=rules.digest,
@@ -169,19 +169,19 @@ class Intake:
             status = (inbox.path / drop.path).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return Seen.of(status).fingerprint(self._parts.owner) == drop.fingerprint
+        return Seen.of(status).fingerprint(self._services.owner) == drop.fingerprint
 
     async def _refuse(self, inbox: Inbox, path: str, seen: Seen, refusal: Rejected) -> Later | None:
         """A copy that pauses looks broken; only one that stays so for long is."""
         if refusal.gone:
             return None
-        key, fingerprint = (inbox.name, path), seen.fingerprint(self._parts.owner)
+        key, fingerprint = (inbox.name, path), seen.fingerprint(self._services.owner)
         if self._undecodable.get(key) != fingerprint and not isinstance(refusal, Condemned):
             self._undecodable[key] = fingerprint
             log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
             return Later(float(inbox.patience))
         self._undecodable.pop(key, None)
-        await asyncio.to_thread(self._parts.storage.check, inbox, "path")
+        await asyncio.to_thread(self._services.storage.check, inbox, "path")
         drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})
         await self._put_aside(inbox, drop, refusal.reason, "unreadable")
         return None
@@ -193,7 +193,7 @@ class Intake:
         if job is None:
             return
         log.error("rejected", job=job, inbox=inbox.name, path=drop.path, why=reason)
-        self._parts.metrics.rejected.labels(kind).inc()
-        rejected = await asyncio.to_thread(self._parts.history.job, job)
+        self._services.metrics.rejected.labels(kind).inc()
+        rejected = await asyncio.to_thread(self._services.history.job, job)
         assert rejected is not None
-        await asyncio.to_thread(self._parts.archive.settle, rejected)
+        await asyncio.to_thread(self._services.archive.settle, rejected)

@@ -19,8 +19,8 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database
 from daemon.fit import Fit, pick
+from daemon.fs.fingerprint import is_same_state
 from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
-from daemon.scan import is_same_state
 from daemon.tables import is_drained, jobs, meta, same_drop
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec

@@ -4,7 +4,7 @@ import structlog
 
 from daemon import archive
 from daemon.job import Job
-from daemon.parts import Services
+from daemon.services import Services
 
 log = structlog.get_logger()
 
@@ -13,28 +13,28 @@ class Refused(Exception):
     """The job is not in a state for that; the message says so."""
 
 
-def cancel(parts: Services, job_id: int) -> Job:
+def cancel(services: Services, job_id: int) -> Job:
     """A waiting job at once, a running one at its next step. Raises Refused."""
-    if not parts.ledger.cancel(job_id):
-        raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting or running")
-    job = _job(parts, job_id)
+    if not services.ledger.cancel(job_id):
+        raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting or running")
+    job = _job(services, job_id)
     log.info("cancelled" if job.state == "cancelled" else "cancel asked", job=job_id, path=job.path)
-    parts.archive.settle(job)
-    return _job(parts, job_id)
+    services.archive.settle(job)
+    return _job(services, job_id)
 
 
-def retry(parts: Services, job_id: int) -> Job:
+def retry(services: Services, job_id: int) -> Job:
     """Put a failed or cancelled job into the queue, and its picture into the inbox.
 
     Raises Refused.
     """
 
     def bring_back(job: Job) -> str | None:
-        inbox = parts.settings.inbox_named(job.inbox)
-        return archive.bring_back(inbox, job, parts.owner) if inbox else None
+        inbox = services.settings.inbox_named(job.inbox)
+        return archive.bring_back(inbox, job, services.owner) if inbox else None
 
-    if not parts.ledger.retry(job_id, bring_back):
-        job = _job(parts, job_id)
+    if not services.ledger.retry(job_id, bring_back):
+        job = _job(services, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
         if job.spec is None:
@@ -43,20 +43,20 @@ def retry(parts: Services, job_id: int) -> Job:
             f"the picture of job {job_id} is not in its folder any more, or another "
             f"lies at {job.path} in the inbox; drop it again"
         )
-    job = _job(parts, job_id)
+    job = _job(services, job_id)
     log.info("queued again", job=job_id, path=job.path)
     return job
 
 
-def prioritise(parts: Services, job_id: int, priority: int) -> Job:
+def prioritise(services: Services, job_id: int, priority: int) -> Job:
     """Make a waiting job sooner or later. Raises Refused."""
-    if not parts.ledger.prioritise(job_id, priority):
-        raise Refused(f"job {job_id} is {_job(parts, job_id).state}, not waiting")
-    return _job(parts, job_id)
+    if not services.ledger.prioritise(job_id, priority):
+        raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting")
+    return _job(services, job_id)
 
 
-def _job(parts: Services, job_id: int) -> Job:
-    job = parts.history.job(job_id)
+def _job(services: Services, job_id: int) -> Job:
+    job = services.history.job(job_id)
     if job is None:
         raise Refused(f"there is no job {job_id}")
     return job

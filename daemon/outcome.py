@@ -13,9 +13,9 @@ from daemon.archive import keep_for_a_look
 from daemon.beneath import InTheWay
 from daemon.job import Job
 from daemon.ledger import CANCELLED
-from daemon.parts import Services
 from daemon.place import Method, probe, told, write_durably
 from daemon.publish import CLIP, SIDECAR, publish
+from daemon.services import Services
 from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, staging_of
@@ -33,9 +33,9 @@ class Outcomes:
     All that it does raises OSError where a folder or the ledger is not to be had.
     """
 
-    def __init__(self, parts: Services) -> None:
-        self._parts = parts
-        self._ledger = parts.ledger
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._ledger = services.ledger
         self._methods: dict[Path, Method] = {}
         self.held: dict[int, str] = {}
         """Jobs past the fence whose clips cannot get to their names, and why; others go on."""
@@ -44,12 +44,12 @@ class Outcomes:
         self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | NoClip | Rejected, *, hurry: bool
     ) -> None:
         """Every ending of an attempt. With `hurry` the attempt was ended by a stop."""
-        queue = self._parts.settings.queue
+        queue = self._services.settings.queue
         match outcome:
             case Clip():
                 await self._fence(inbox, job, outcome)
             case Rejected():
-                await asyncio.to_thread(self._parts.storage.check, inbox, "path")
+                await asyncio.to_thread(self._services.storage.check, inbox, "path")
                 if outcome.gone:
                     await self._picture_gone(job)
                 else:
@@ -71,7 +71,7 @@ class Outcomes:
             case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
-                self._parts.metrics.retries.inc()
+                self._services.metrics.retries.inc()
                 await asyncio.to_thread(self._ledger.try_again, job, outcome.reason, delay)
             case NoClip(kind="spoilt"):
                 await self._put_aside(inbox, job, outcome.reason)
@@ -83,7 +83,7 @@ class Outcomes:
 
         A link that a stranger put in the place of the clip's folder holds up this job alone.
         """
-        inbox = self._parts.settings.inbox_named(job.inbox)
+        inbox = self._services.settings.inbox_named(job.inbox)
         assert inbox is not None
         assert job.spec is not None
         assert job.result is not None
@@ -101,10 +101,10 @@ class Outcomes:
             await self._hold(job, told(error))
             return
         self.held.pop(job.id, None)
-        poster = await asyncio.to_thread(self._parts.posters.take, inbox, job)
+        poster = await asyncio.to_thread(self._services.posters.take, inbox, job)
         result = {**job.result, "clip": str(clip.relative_to(inbox.outbox)), "poster": poster}
         await asyncio.to_thread(self._ledger.done, job, result)
-        self._parts.room.trust(inbox)
+        self._services.room.trust(inbox)
         log.info(
             "done",
             job=job.id,
@@ -112,7 +112,7 @@ class Outcomes:
             degraded=job.result["degraded"],
             seconds=round(sum(job.result["seconds"].values()), 1),
         )
-        self._parts.metrics.clip_seconds.labels(job.spec.preset).observe(
+        self._services.metrics.clip_seconds.labels(job.spec.preset).observe(
             max(0.0, time.time() - job.created)
         )
         await asyncio.to_thread(discard, inbox, job)
@@ -147,7 +147,7 @@ class Outcomes:
 
     async def settle(self, job: Job) -> None:
         """Put the picture where it belongs, once no job needs it."""
-        await asyncio.to_thread(self._parts.archive.settle, job)
+        await asyncio.to_thread(self._services.archive.settle, job)
 
     async def _fence(self, inbox: Inbox, job: Job, clip: Clip) -> None:
         """`running -> publishing`, or nothing when another took the job over meanwhile."""
@@ -171,17 +171,17 @@ class Outcomes:
             "degraded": sidecar.degraded,
             "seconds": clip.made.seconds,
         }
-        lease = self._parts.settings.queue.lease
+        lease = self._services.settings.queue.lease
         if await asyncio.to_thread(self._ledger.publishing, job, result, lease):
             self._observe(job.spec, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}), first=True)
 
     async def _lacks_room(self, inbox: Inbox) -> bool:
-        await asyncio.to_thread(self._parts.room.look)
-        return inbox.name in self._parts.room.lacking
+        await asyncio.to_thread(self._services.room.look)
+        return inbox.name in self._services.room.lacking
 
     def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
-        metrics, pace = self._parts.metrics, self._parts.pace
+        metrics, pace = self._services.metrics, self._services.pace
         for stage, seconds in clip.made.seconds.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 
 from daemon.database import LedgerUnavailable
+from daemon.devices import card
 from daemon.fit import Fit
-from daemon.gpu import card
 from daemon.hosts import Device, Facts, Host, Hosts
-from daemon.parts import Services
+from daemon.services import Services
 from daemon.slot import Slot
 
 _ANY = 2**62
@@ -17,21 +17,21 @@ _QUIET = 300.0
 """Seconds between two beats where nobody listens: in an embedded queue."""
 
 
-def lease_of(parts: Services) -> float:
+def lease_of(services: Services) -> float:
     """Seconds without news after which this host is away."""
-    return parts.settings.queue.lease if parts.database.shared else 3 * _QUIET
+    return services.settings.queue.lease if services.database.shared else 3 * _QUIET
 
 
 class Presence:
     """`hosts`: what was told last, by all of them; `gone`: who fell silent or left since before."""
 
-    def __init__(self, parts: Services, table: Hosts, slots: Sequence[Slot]) -> None:
+    def __init__(self, services: Services, table: Hosts, slots: Sequence[Slot]) -> None:
         self.hosts: list[Host] = []
         self.gone: set[str] = set()
-        self._parts = parts
+        self._services = services
         self._table = table
         self._slots = slots
-        self._pause = lease_of(parts) / 3
+        self._pause = lease_of(services) / 3
         self._due = 0.0
         self._reaches: dict[str, int | None] = {}
         """How much each device can reach, as `Forecast.reach` tells it; None: any."""
@@ -47,7 +47,7 @@ class Presence:
         self._due = max(self._due + self._pause, time.monotonic())
         await asyncio.sleep(self._due - time.monotonic())
         with contextlib.suppress(LedgerUnavailable):  # the others see that soon enough
-            if why := await asyncio.to_thread(self._parts.database.outdated):
+            if why := await asyncio.to_thread(self._services.database.outdated):
                 return why
             await asyncio.to_thread(lambda: self._table.beat(self._facts()))
             before = self._alive()
@@ -73,7 +73,7 @@ class Presence:
         others = [host for host in self.hosts if host.state == "working" and not host.here]
         can = [(host.takes, host.reach) for host in others]
         can.append((self._takes(), self._reach()))
-        elsewhere = {inbox.name: 0 for inbox in self._parts.settings.inbox}
+        elsewhere = {inbox.name: 0 for inbox in self._services.settings.inbox}
         for inboxes, most in can:
             for inbox in inboxes:
                 elsewhere[inbox] = max(elsewhere.get(inbox, 0), _ANY if most is None else most)
@@ -86,8 +86,8 @@ class Presence:
         return [slot for slot in self._slots if not slot.trouble]
 
     def _takes(self) -> list[str]:
-        lacking = self._parts.room.lacking
-        inboxes = self._parts.settings.inbox if self._able() else ()
+        lacking = self._services.room.lacking
+        inboxes = self._services.settings.inbox if self._able() else ()
         return [inbox.name for inbox in inboxes if inbox.name not in lacking]
 
     def _reach(self) -> int | None:
@@ -101,11 +101,11 @@ class Presence:
         if slot.memory is None:
             return None
         maker = slot.maker
-        return self._parts.forecast.reach(slot.memory, slot.device, maker.dtype, maker.loaded)
+        return self._services.forecast.reach(slot.memory, slot.device, maker.dtype, maker.loaded)
 
     def _facts(self) -> Facts:
         self._reaches = {slot.device: self._measure(slot) for slot in self._slots}
-        speed = self._parts.pace.speed()
+        speed = self._services.pace.speed()
         return Facts(
             devices=[_device(slot) for slot in self._slots],
             takes=self._takes(),

@@ -12,8 +12,8 @@ from daemon.database import LedgerUnavailable
 from daemon.hint import Hint
 from daemon.hosts import DRAINED, Hosts
 from daemon.pace import queued_work
-from daemon.parts import Services
 from daemon.presence import Presence
+from daemon.services import Services
 from daemon.slot import Slot
 from daemon.watch import Watcher
 

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import structlog
 
+from daemon.fs.fingerprint import Seen
 from daemon.place import told
 from daemon.room import Room
-from daemon.scan import InboxUnavailable, Seen, scan
+from daemon.scan import InboxUnavailable, scan
 from daemon.settings import Inbox
 from daemon.storage import Storage
 

@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from daemon.job import Job, below
 from daemon.original import lies_at, open_below
-from daemon.parts import Services
 from daemon.poster import poster_of
 from daemon.preview import preview_of
+from daemon.services import Services
 from daemon.status import Status
 from daemon.web.jobs import Number, find
 from pipeline.protocol import Rejected

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from daemon.changes import Changes
 from daemon.database import LedgerUnavailable
-from daemon.parts import Services
+from daemon.services import Services
 from daemon.web.stream import Streams, described, event
 
 Mark = Annotated[int | None, Query(ge=0, le=2**63 - 1)]

@@ -9,7 +9,7 @@ from daemon import operate
 from daemon.history import Wanted
 from daemon.job import Event, Job, State
 from daemon.original import local
-from daemon.parts import Services
+from daemon.services import Services
 
 _AT_ONCE = 200
 

@@ -11,7 +11,7 @@ from daemon import needs
 from daemon.estimate import Estimator
 from daemon.intake import Beside, Plan, checker, plan
 from daemon.outlook import Outlook, outlook
-from daemon.parts import Services
+from daemon.services import Services
 from daemon.submit import make_beside
 from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from daemon.beneath import beneath
 from daemon.database import LedgerUnavailable
+from daemon.fs.fingerprint import Seen
 from daemon.intake import checker
 from daemon.operate import Refused
 from daemon.original import NotThere, open_below, open_original
-from daemon.parts import Services
-from daemon.scan import Seen, is_junk
+from daemon.scan import is_junk
+from daemon.services import Services
 from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
 from daemon.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import daemon.watch
-from daemon.scan import Seen, scan
+from daemon.fs.fingerprint import Seen
+from daemon.scan import scan
 
 
 def _told(root: Path, recursive: bool) -> dict[str, Seen]:

@@ -16,10 +16,10 @@ from daemon import archive as archives
 from daemon import place
 from daemon.archive import Archive, bring_back
 from daemon.database import Database
+from daemon.fs.fingerprint import Seen
 from daemon.history import History
 from daemon.job import Job
 from daemon.ledger import Ledger
-from daemon.scan import Seen
 from daemon.settings import Inbox, Settings
 from daemon.storage import MARKER, Storage
 

@@ -6,7 +6,8 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from daemon.gpu import Card, Gpus, card, most_bytes
+from daemon.devices import Card, card, most_bytes
+from daemon.gpu import Gpus
 
 
 def scraped(gpus: Gpus) -> dict[str, float]:

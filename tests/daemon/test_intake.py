@@ -13,16 +13,17 @@ from daemon import operate
 from daemon.archive import Archive
 from daemon.database import Database
 from daemon.forecast import Forecast
+from daemon.fs.fingerprint import Seen, is_same_state
 from daemon.history import History
 from daemon.intake import Intake, checker
 from daemon.job import Job
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
-from daemon.parts import Services
 from daemon.poster import Posters
 from daemon.room import Room
-from daemon.scan import Seen, is_same_state, scan
+from daemon.scan import scan
+from daemon.services import Services
 from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 from daemon.watch import Later
@@ -47,7 +48,7 @@ class Desk:
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
         storage = Storage(self.settings, database)
-        self.parts = Services(
+        self.services = Services(
             settings=self.settings,
             owner="me",
             database=database,
@@ -65,7 +66,7 @@ class Desk:
             rules={"inbox": self.rules},
         )
         self.woken = 0
-        self.intake = Intake(self.parts, self._wake)
+        self.intake = Intake(self.services, self._wake)
         self.rule("90-default", RULE)
 
     def _wake(self) -> None:
@@ -153,9 +154,9 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
         monkeypatch.undo()
         if content is None:
             desk.ledger.cancel(1)
-            desk.parts.archive.settle(desk.job())
+            desk.services.archive.settle(desk.job())
         else:
-            other = Intake(desk.parts, lambda: None)
+            other = Intake(desk.services, lambda: None)
             for _ in range(2):
                 await other.take(desk.inbox, "cat.jpg", seen)
         assert names(desk.inbox.path) == []
@@ -199,7 +200,7 @@ async def test_what_cannot_be_decoded_gets_time_and_is_then_put_aside(desk: Desk
     reasons = json.loads((desk.inbox.failed / "cat.jpg.reason.json").read_text())
     assert reasons[0]["reason"] == job.error
     with pytest.raises(operate.Refused, match="drop it again"):
-        operate.retry(desk.parts, 1)
+        operate.retry(desk.services, 1)
 
 
 async def test_a_copy_that_paused_is_taken_when_it_is_whole(desk: Desk) -> None:
@@ -250,8 +251,10 @@ async def finish(desk: Desk, *, well: bool = True) -> Job:
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
-    parts = desk.parts
-    Archive(parts.database, parts.ledger, parts.history, desk.settings, parts.storage).settle(job)
+    services = desk.services
+    Archive(
+        services.database, services.ledger, services.history, desk.settings, services.storage
+    ).settle(job)
     return desk.job(job.id)
 
 
@@ -283,7 +286,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.drop(content=picture(99))
     desk.ledger.publishing(job, {})
     desk.ledger.done(job, {})
-    desk.parts.archive.settle(job)
+    desk.services.archive.settle(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()
@@ -309,7 +312,7 @@ async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk
     assert names(desk.inbox.failed) == [
         "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
     ]  # fmt: skip
-    assert operate.retry(desk.parts, 1).state == "queued"
+    assert operate.retry(desk.services, 1).state == "queued"
     assert names(desk.inbox.failed) == []
     assert await desk.take() is None
     assert desk.history.job(2) is None
@@ -319,7 +322,7 @@ async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk
 async def test_a_trouble_is_told_until_it_is_over(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive, told = desk.parts.archive, []
+    archive, told = desk.services.archive, []
 
     def full(*_: object) -> None:
         told.append(archive.trouble)
@@ -328,7 +331,7 @@ async def test_a_trouble_is_told_until_it_is_over(
     desk.drop()
     await desk.take()
     desk.ledger.cancel(1)
-    monkeypatch.setattr(desk.parts.storage, "check", full)
+    monkeypatch.setattr(desk.services.storage, "check", full)
     archive.settle(desk.job())
     archive.catch_up()
     assert archive.trouble is not None
@@ -345,7 +348,7 @@ async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None
     await finish(desk, well=False)
     desk.drop(content=picture(99))
     with pytest.raises(operate.Refused, match="another"):
-        operate.retry(desk.parts, 1)
+        operate.retry(desk.services, 1)
     assert desk.job().state == "failed"
     assert (desk.inbox.failed / "cat.jpg").exists()
 
@@ -353,12 +356,12 @@ async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None
 async def test_cancelling_a_waiting_job_puts_its_picture_aside(desk: Desk) -> None:
     desk.drop()
     await desk.take()
-    assert operate.cancel(desk.parts, 1).state == "cancelled"
+    assert operate.cancel(desk.services, 1).state == "cancelled"
     assert (desk.inbox.failed / "cat.jpg").exists()
     with pytest.raises(operate.Refused, match="is cancelled"):
-        operate.cancel(desk.parts, 1)
+        operate.cancel(desk.services, 1)
     with pytest.raises(operate.Refused, match="no job 9"):
-        operate.cancel(desk.parts, 9)
+        operate.cancel(desk.services, 9)
 
 
 async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None:

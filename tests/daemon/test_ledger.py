@@ -23,10 +23,10 @@ from hypothesis.stateful import (
 
 from daemon.database import Database, DatabaseUnusable
 from daemon.fit import Fit
+from daemon.fs.fingerprint import Seen
 from daemon.history import History, Wanted
 from daemon.job import Drop, Job
 from daemon.ledger import Ledger
-from daemon.scan import Seen
 from daemon.tables import jobs, meta, metadata
 from daemon.takeover import Takeover
 from pipeline.mode import Mode

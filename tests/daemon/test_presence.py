@@ -28,7 +28,7 @@ def slot(device: str, memory: int | None) -> Slot:
 
 
 async def present(desk: Desk, *slots: Slot) -> Presence:
-    presence = Presence(desk.parts, Hosts(desk.database, "me", 60), slots)
+    presence = Presence(desk.services, Hosts(desk.database, "me", 60), slots)
     await presence.begin()
     return presence
 
@@ -73,7 +73,7 @@ async def test_without_room_or_a_device_nothing_is_taken(desk: Desk) -> None:
     (me,) = (await present(desk, one)).hosts
     assert me.takes == []
     one.trouble = None
-    desk.parts.room.lacking["inbox"] = "full"
+    desk.services.room.lacking["inbox"] = "full"
     (me,) = (await present(desk, one)).hosts
     assert me.takes == []
 

@@ -1,4 +1,4 @@
-"""The parts that one daemon is made of, as its tasks share them. Made by app.py."""
+"""Services: what the tasks of one daemon share. Holds nothing that runs. Built by app.py."""
 
 import threading
 from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""Files: atomic publication, safe paths, fingerprints, mounts, the lock."""
