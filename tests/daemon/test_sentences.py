@@ -12,16 +12,43 @@ ROOT = Path(__file__).parents[2]
 BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
 
 ELSEWHERE = {
-    *(f"daemon/{name}.py" for name in (
-        "__main__", "bench", "changes", "check", "config", "demo", "explain", "given", "gpu",
-        "hint", "lock", "metrics", "migrate", "mount", "needs", "render", "scan", "settings",
-        "timeline", "token", "trial", "webhook",
-    )),
-    *(f"daemon/web/{name}.py" for name in ("events", "health", "page", "server")),
-    *(f"pipeline/{name}.py" for name in ("anatomy", "channel", "protocol", "pull", "sidecar")),
-    *(f"pipeline/worker/{name}.py" for name in ("__main__", "bench", "fault")),
-    *(f"pipeline/worker/exact/{name}.py" for name in ("fused", "graph")),
-}  # fmt: skip
+    "daemon/__main__.py",
+    "daemon/bench.py",
+    "daemon/changes.py",
+    "daemon/check.py",
+    "daemon/config.py",
+    "daemon/demo.py",
+    "daemon/explain.py",
+    "daemon/given.py",
+    "daemon/gpu.py",
+    "daemon/hint.py",
+    "daemon/lock.py",
+    "daemon/metrics.py",
+    "daemon/migrate.py",
+    "daemon/mount.py",
+    "daemon/needs.py",
+    "daemon/render.py",
+    "daemon/scan.py",
+    "daemon/settings.py",
+    "daemon/timeline.py",
+    "daemon/token.py",
+    "daemon/trial.py",
+    "daemon/web/events.py",
+    "daemon/web/health.py",
+    "daemon/web/page.py",
+    "daemon/web/server.py",
+    "daemon/webhook.py",
+    "pipeline/anatomy.py",
+    "pipeline/channel.py",
+    "pipeline/protocol.py",
+    "pipeline/pull.py",
+    "pipeline/sidecar.py",
+    "pipeline/worker/__main__.py",
+    "pipeline/worker/bench.py",
+    "pipeline/worker/exact/fused.py",
+    "pipeline/worker/exact/graph.py",
+    "pipeline/worker/fault.py",
+}
 """Files whose sentences go to the terminal, the log, metrics or a program, not to the page."""
 
 UNSEEN = {
