@@ -16,14 +16,14 @@ from pathlib import Path, PurePath
 
 import structlog
 
-from daemon.beneath import beneath
 from daemon.database import Database
 from daemon.folders import folder_of
+from daemon.fs.atomic import fitting, move, remove, told, write_durably
 from daemon.fs.fingerprint import Seen
+from daemon.fs.safe_path import beneath
 from daemon.history import History
 from daemon.job import OPEN, Job, below
 from daemon.ledger import Ledger
-from daemon.place import fitting, move, remove, told, write_durably
 from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 

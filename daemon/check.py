@@ -13,13 +13,13 @@ from daemon.database import Database, DatabaseUnusable
 from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
 from daemon.forecast import Forecast
+from daemon.fs.atomic import probe
+from daemon.fs.mounts import refuses_queue
 from daemon.history import History
 from daemon.intake import checker
 from daemon.metrics import free_bytes
-from daemon.mount import refuses_queue
 from daemon.needs import Row, known
 from daemon.pace import Pace
-from daemon.place import probe
 from daemon.printable import escape
 from daemon.settings import Inbox, Settings, SettingsError
 from daemon.storage import Storage

@@ -17,10 +17,10 @@ import structlog
 from daemon.attempt import Attempt
 from daemon.database import LedgerUnavailable
 from daemon.fit import Fit
+from daemon.fs.atomic import told
 from daemon.hand import Hand
 from daemon.job import Job
 from daemon.outcome import Outcomes
-from daemon.place import told
 from daemon.publish import in_the_way
 from daemon.services import Services
 from daemon.settings import Inbox

@@ -14,7 +14,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
-from daemon.mount import NETWORK, file_system
+from daemon.fs.mounts import NETWORK, file_system
 from daemon.watch import Watcher
 
 Mode = Literal["events", "scan"]

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from daemon.beneath import beneath
 from daemon.folders import folder_of
+from daemon.fs.safe_path import beneath
 from daemon.job import IN_INBOX, Job, below
 from daemon.settings import Settings
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import structlog
 
 from daemon.archive import keep_for_a_look
-from daemon.beneath import InTheWay
+from daemon.fs.atomic import Method, probe, told, write_durably
+from daemon.fs.safe_path import InTheWay
 from daemon.job import Job
 from daemon.ledger import CANCELLED
-from daemon.place import Method, probe, told, write_durably
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.services import Services
 from daemon.settings import Inbox

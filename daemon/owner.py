@@ -3,7 +3,7 @@
 import uuid
 from pathlib import Path
 
-from daemon.place import write_durably
+from daemon.fs.atomic import write_durably
 
 
 def owner(host: str, state: Path, *, shared: bool) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import threading
 from pathlib import Path
 
-from daemon.beneath import beneath
+from daemon.fs.safe_path import beneath
 from daemon.job import Job
 from daemon.original import read_below
 from daemon.settings import Inbox

@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from daemon.beneath import beneath
+from daemon.fs.safe_path import beneath
 from daemon.job import Job
 from daemon.original import read_below
 from daemon.settings import Inbox

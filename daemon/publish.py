@@ -9,8 +9,8 @@ import glob
 import hashlib
 from pathlib import Path, PurePath
 
-from daemon.beneath import InTheWay, beneath
-from daemon.place import Method, is_same, numbered, place, sync_folder, told
+from daemon.fs.atomic import Method, is_same, numbered, place, sync_folder, told
+from daemon.fs.safe_path import InTheWay, beneath
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"

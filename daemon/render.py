@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon.devices import device_here
-from daemon.place import write_durably
+from daemon.fs.atomic import write_durably
 from daemon.publish import CLIP
 from daemon.settings import Model, Settings
 from pipeline import ladder

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from daemon.database import LedgerUnavailable
-from daemon.place import told
+from daemon.fs.atomic import told
 from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 

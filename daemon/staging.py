@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
-from daemon.beneath import beneath
+from daemon.fs.safe_path import beneath
 from daemon.job import Job
 from daemon.settings import Inbox
 

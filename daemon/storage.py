@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.database import Database
 from daemon.folders import folder_of
-from daemon.place import told
+from daemon.fs.atomic import told
 from daemon.settings import Inbox, Settings
 from daemon.tables import meta
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import structlog
 
+from daemon.fs.atomic import told
 from daemon.fs.fingerprint import Seen
-from daemon.place import told
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, scan
 from daemon.settings import Inbox

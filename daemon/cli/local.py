@@ -13,7 +13,7 @@ from rich.console import Console
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.config import find_config
 from daemon.folders import make_folders
-from daemon.mount import refuses_queue
+from daemon.fs.mounts import refuses_queue
 from daemon.settings import SettingsError
 from daemon.submit import NotAName, copy_in, picture_name, prompt_beside
 
@@ -25,7 +25,7 @@ def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
     from daemon.app import open_app
     from daemon.database import DatabaseUnusable
-    from daemon.lock import AlreadyRunning, Lock
+    from daemon.fs.lock import AlreadyRunning, Lock
     from daemon.web.server import CannotListen
 
     settings = settings_of(config, quiet=False)

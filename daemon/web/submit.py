@@ -10,9 +10,9 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
 from pydantic import BaseModel
 
-from daemon.beneath import beneath
 from daemon.database import LedgerUnavailable
 from daemon.fs.fingerprint import Seen
+from daemon.fs.safe_path import beneath
 from daemon.intake import checker
 from daemon.operate import Refused
 from daemon.original import NotThere, open_below, open_original

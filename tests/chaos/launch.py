@@ -15,7 +15,7 @@ import daemon.app
 import daemon.outcome
 import pipeline.decoder
 from daemon.__main__ import main
-from daemon.place import Method
+from daemon.fs.atomic import Method
 
 if threads := os.environ.get("CHAOS_THREADS"):
 

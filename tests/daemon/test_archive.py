@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from daemon import archive as archives
-from daemon import place
 from daemon.archive import Archive, bring_back
 from daemon.database import Database
+from daemon.fs import atomic
 from daemon.fs.fingerprint import Seen
 from daemon.history import History
 from daemon.job import Job
@@ -126,7 +126,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) ->
 
         return call
 
-    monkeypatch.setattr(place, "place", counted(place.place))
+    monkeypatch.setattr(atomic, "place", counted(atomic.place))
     monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
@@ -195,7 +195,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there = finished(after=after, away=far_folder if far else tmp_path)
-    really, rename = place._rename, Path.rename
+    really, rename = atomic._rename, Path.rename
 
     def raced(source: Path, target: Path) -> bool:
         if source == there.picture:  # looked at a microsecond ago, and another by now
@@ -204,7 +204,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
             rename(newer, there.picture)
         return really(source, target)
 
-    monkeypatch.setattr(place, "_rename", raced)
+    monkeypatch.setattr(atomic, "_rename", raced)
     there.archive().catch_up()
     assert there.files()["path/pets/cat.jpg"] == b"the dog"
     assert b"the dog" not in [v for k, v in there.files().items() if not k.startswith("path")]

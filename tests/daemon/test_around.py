@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon import systemd
 from daemon.folders import make_folders
+from daemon.fs.lock import AlreadyRunning, Lock
 from daemon.history import History
 from daemon.ledger import Ledger
-from daemon.lock import AlreadyRunning, Lock
 from daemon.metrics import Metrics, free_bytes
 from daemon.settings import Inbox, Settings
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config import load
+from daemon.fs.atomic import Method
 from daemon.intake import Plan, checker, plan
-from daemon.place import Method
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.settings import Settings, SettingsError
 from pipeline.presets import MICRO_FAMILY

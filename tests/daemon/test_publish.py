@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import place as places
-from daemon.place import Method, move, numbered, place, probe, write_durably
+from daemon.fs import atomic as places
+from daemon.fs.atomic import Method, move, numbered, place, probe, write_durably
 from daemon.publish import CLIP, SIDECAR, publish
 
 METHODS = list(Method)

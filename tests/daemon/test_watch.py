@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from daemon.database import Database
 from daemon.fs.fingerprint import Seen
-from daemon.mount import file_system
+from daemon.fs.mounts import file_system
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, is_junk, is_picture, scan
 from daemon.settings import Inbox, Settings

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path, PurePath
 
-from daemon.beneath import beneath
+from daemon.fs.safe_path import beneath
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
