@@ -16,8 +16,10 @@ from importlib.metadata import version
 import structlog
 
 from daemon import pulse, systemd
-from daemon.address import is_loopback
 from daemon.archive import Archive
+from daemon.config.address import is_loopback
+from daemon.config.secret_file import OPEN_TO_OTHERS
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.devices import devices, most_bytes
 from daemon.dispatch import Dispatcher
@@ -35,11 +37,9 @@ from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
 from daemon.room import Room
 from daemon.services import Services
-from daemon.settings import Inbox, Settings
 from daemon.slot import Slot
 from daemon.status import Status
 from daemon.storage import Storage
-from daemon.token import OPEN_TO_OTHERS
 from daemon.watch import Watcher
 from daemon.web import server
 from daemon.web.actions import Actions

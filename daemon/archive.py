@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 
 import structlog
 
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database
 from daemon.folders import folder_of
 from daemon.fs.atomic import fitting, move, remove, told, write_durably
@@ -24,7 +25,6 @@ from daemon.fs.safe_path import beneath
 from daemon.history import History
 from daemon.job import OPEN, Job, below
 from daemon.ledger import Ledger
-from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 
 SIDECAR_ENDINGS = (".toml", ".txt")

@@ -13,11 +13,11 @@ from typing import Any
 
 import structlog
 
+from daemon.config.settings import Inbox
 from daemon.database import LedgerUnavailable
 from daemon.hand import Hand
 from daemon.preview import leave_preview
 from daemon.services import Services
-from daemon.settings import Inbox
 from daemon.slot import Slot
 from pipeline import ladder
 from pipeline.mode import Rung

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from daemon.config.settings import Settings
 from daemon.demo import SAMPLES
 from daemon.devices import device_here
 from daemon.needs import Row, rung_of, spec_of
-from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from daemon.address import is_loopback
+from daemon.config.address import is_loopback
+from daemon.config.secret_file import OPEN_TO_OTHERS, read_token
+from daemon.config.settings import Inbox, Settings, SettingsError
 from daemon.database import Database, DatabaseUnusable
 from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
@@ -21,9 +23,7 @@ from daemon.metrics import free_bytes
 from daemon.needs import Row, known
 from daemon.pace import Pace
 from daemon.printable import escape
-from daemon.settings import Inbox, Settings, SettingsError
 from daemon.storage import Storage
-from daemon.token import OPEN_TO_OTHERS, read_token
 from pipeline.presets import MICRO, family_of
 from pipeline.source import ModelUnusable, find
 from rules.parse import parse_folder

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from daemon.attempt import Attempt
+from daemon.config.settings import Inbox
 from daemon.database import LedgerUnavailable
 from daemon.fit import Fit
 from daemon.fs.atomic import told
@@ -23,7 +24,6 @@ from daemon.job import Job
 from daemon.outcome import Outcomes
 from daemon.publish import in_the_way
 from daemon.services import Services
-from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, make_empty, sweep
 from daemon.takeover import Takeover

@@ -2,10 +2,10 @@
 
 from pydantic import BaseModel
 
+from daemon.config.settings import Settings
 from daemon.devices import devices, most_bytes
 from daemon.forecast import Forecast
 from daemon.pace import Pace
-from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import need, peak_of

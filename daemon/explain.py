@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 from rich.console import Console
 
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database
 from daemon.estimate import Estimator
 from daemon.forecast import Forecast
@@ -20,7 +21,6 @@ from daemon.outlook import Outlook, outlook
 from daemon.pace import Pace
 from daemon.printable import escape
 from daemon.scan import is_junk, is_picture
-from daemon.settings import Inbox, Settings
 from pipeline.decoder import Decoder
 from pipeline.presets import family_of
 from pipeline.protocol import Rejected

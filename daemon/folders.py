@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from daemon.settings import Inbox, Settings
+from daemon.config.settings import Inbox, Settings
 
 RULES = Path(__file__).resolve().parent.parent / "rules"
 ROLES = ("path", "outbox", "archive", "failed", "rules")

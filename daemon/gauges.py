@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from daemon.config.settings import Settings
 from daemon.gpu import Gpus
 from daemon.hosts import HOST_STATES
 from daemon.metrics import free_bytes
-from daemon.settings import Settings
 from daemon.status import Status
 
 

@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 
 import structlog
 
+from daemon.config.settings import Inbox
 from daemon.fs.fingerprint import Seen
 from daemon.job import Drop
 from daemon.services import Services
-from daemon.settings import Inbox
 from daemon.watch import Aside, Later
 from pipeline.decoder import Condemned
 from pipeline.presets import Family

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from daemon.config.settings import Settings
 from daemon.estimate import Estimator
 from daemon.forecast import Forecast
 from daemon.pace import Pace
-from daemon.settings import Settings
 from pipeline import ladder
 from pipeline.anatomy import PUBLISHED, anatomy_of
 from pipeline.memory import need, peak_of

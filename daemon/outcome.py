@@ -10,13 +10,13 @@ from pathlib import Path
 import structlog
 
 from daemon.archive import keep_for_a_look
+from daemon.config.settings import Inbox
 from daemon.fs.atomic import Method, probe, told, write_durably
 from daemon.fs.safe_path import InTheWay
 from daemon.job import Job
 from daemon.ledger import CANCELLED
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.services import Services
-from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.staging import discard, staging_of
 from pipeline.order import Clip, NoClip

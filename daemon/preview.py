@@ -3,10 +3,10 @@
 import contextlib
 import os
 
+from daemon.config.settings import Inbox
 from daemon.fs.safe_path import beneath
 from daemon.job import Job
 from daemon.original import read_below
-from daemon.settings import Inbox
 from daemon.staging import staging_of
 
 _NAME = "preview.jpg"

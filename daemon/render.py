@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from daemon.config.settings import Model, Settings
 from daemon.devices import device_here
 from daemon.fs.atomic import write_durably
 from daemon.publish import CLIP
-from daemon.settings import Model, Settings
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder

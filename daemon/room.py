@@ -13,9 +13,9 @@ from pathlib import Path
 
 import structlog
 
+from daemon.config.settings import Inbox, Settings
 from daemon.database import LedgerUnavailable
 from daemon.fs.atomic import told
-from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 
 STATE = ""

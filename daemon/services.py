@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from daemon.archive import Archive
+from daemon.config.settings import Settings
 from daemon.database import Database
 from daemon.forecast import Forecast
 from daemon.history import History
@@ -13,7 +14,6 @@ from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters
 from daemon.room import Room
-from daemon.settings import Settings
 from daemon.storage import Storage
 from pipeline.decoder import Decoder
 from pipeline.presets import Family

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
+from daemon.config.settings import Inbox
 from daemon.fs.safe_path import beneath
 from daemon.job import Job
-from daemon.settings import Inbox
 
 ALL = PurePath(".i2vd")
 """In an outbox, what is not for its users: staging, and the posters."""

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import IntegrityError
 
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database
 from daemon.folders import folder_of
 from daemon.fs.atomic import told
-from daemon.settings import Inbox, Settings
 from daemon.tables import meta
 
 MARKER = ".i2vd-storage"

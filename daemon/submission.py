@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from daemon.config.settings import Inbox
 from daemon.database import Database
 from daemon.history import History
-from daemon.settings import Inbox
 from daemon.tables import jobs, submissions
 
 _KEPT = 7 * 86400.0

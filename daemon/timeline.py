@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from daemon.config.settings import Model
 from daemon.demo import SAMPLES
-from daemon.settings import Model
 from daemon.submit import copy_in
 from daemon.trial import Trial, TrialFailed, trial
 

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import structlog
 
+from daemon.config.settings import Inbox
 from daemon.fs.atomic import told
 from daemon.fs.fingerprint import Seen
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, scan
-from daemon.settings import Inbox
 from daemon.storage import Storage
 
 _CHUNK = 500

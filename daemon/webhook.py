@@ -22,13 +22,13 @@ import structlog
 from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
 
+from daemon.config.secret_file import read_token
+from daemon.config.settings import Hook, Settings, SettingsError
 from daemon.database import Database, LedgerUnavailable
 from daemon.job import Job, as_job
 from daemon.metrics import Metrics
 from daemon.original import local
-from daemon.settings import Hook, Settings, SettingsError
 from daemon.tables import events, jobs, meta
-from daemon.token import read_token
 
 _BASE64 = "whsec_"
 _INTERVAL = 1.0

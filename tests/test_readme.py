@@ -9,8 +9,8 @@ import typer
 
 from daemon.cli import app
 from daemon.cli.base import Exit
-from daemon.config import load
-from daemon.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
+from daemon.config.loader import load
+from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
 from pipeline.gate import Limits
 from pipeline.presets import I2VGEN_XL
 from pipeline.protocol import SILENCE

@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from daemon import log
-from daemon.config import find_config, load
-from daemon.settings import Settings, SettingsError
+from daemon.config.loader import find_config, load
+from daemon.config.settings import Settings, SettingsError
 
 app = typer.Typer(
     help="Turns pictures into short videos: drop one into the inbox, find the clip in the outbox.",

@@ -18,11 +18,11 @@ from rich.table import Table
 
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.cli.local import Json
+from daemon.config.secret_file import read_token
+from daemon.config.settings import Settings, SettingsError
 from daemon.job import State
 from daemon.owner import name_of
 from daemon.printable import escape
-from daemon.settings import Settings, SettingsError
-from daemon.token import read_token
 
 _PATIENCE = httpx.Timeout(30, read=600)
 """To try thousands of jobs again takes a while."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from daemon.config.settings import Inbox
 from daemon.hint import Mode
 from daemon.metrics import free_bytes
-from daemon.settings import Inbox
 from daemon.slot import Slot
 from daemon.status import Status
 

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from daemon.address import is_loopback
+from daemon.config.address import is_loopback
 from daemon.status import Status
 from daemon.web.about import about
 from daemon.web.actions import Actions

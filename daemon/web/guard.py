@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.address import is_address
-from daemon.token import same, shown
+from daemon.config.address import is_address
+from daemon.config.secret_file import same, shown
 from daemon.web.problem import problem
 
 OPEN = "/healthz"

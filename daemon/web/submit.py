@@ -10,6 +10,7 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
 from pydantic import BaseModel
 
+from daemon.config.settings import Inbox
 from daemon.database import LedgerUnavailable
 from daemon.fs.fingerprint import Seen
 from daemon.fs.safe_path import beneath
@@ -18,7 +19,6 @@ from daemon.operate import Refused
 from daemon.original import NotThere, open_below, open_original
 from daemon.scan import is_junk
 from daemon.services import Services
-from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
 from daemon.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
 from daemon.web.actions import Actions

@@ -14,13 +14,13 @@ import pytest
 
 from daemon import archive as archives
 from daemon.archive import Archive, bring_back
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database
 from daemon.fs import atomic
 from daemon.fs.fingerprint import Seen
 from daemon.history import History
 from daemon.job import Job
 from daemon.ledger import Ledger
-from daemon.settings import Inbox, Settings
 from daemon.storage import MARKER, Storage
 
 CAT = b"the cat"

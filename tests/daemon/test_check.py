@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from daemon.check import Finding, check
-from daemon.config import load
+from daemon.config.loader import load
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from daemon.config import load
+from daemon.config.loader import load
 from daemon.database import Database
 from daemon.forecast import Forecast, Setup
 from daemon.needs import known

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
+from daemon.config.settings import Inbox
 from daemon.hint import Hint
-from daemon.settings import Inbox
 from daemon.watch import Watcher
 
 

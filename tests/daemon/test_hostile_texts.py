@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.config import load
+from daemon.config.loader import load
+from daemon.config.settings import Settings, SettingsError
 from daemon.fs.atomic import Method
 from daemon.intake import Plan, checker, plan
 from daemon.publish import CLIP, SIDECAR, publish
-from daemon.settings import Settings, SettingsError
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Inspected
 from rules.parse import parse_rule, read_sidecar

@@ -11,6 +11,7 @@ from PIL import Image
 
 from daemon import operate
 from daemon.archive import Archive
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database
 from daemon.forecast import Forecast
 from daemon.fs.fingerprint import Seen, is_same_state
@@ -24,7 +25,6 @@ from daemon.poster import Posters
 from daemon.room import Room
 from daemon.scan import scan
 from daemon.services import Services
-from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 from daemon.watch import Later
 from pipeline.decoder import Decoder

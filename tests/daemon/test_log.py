@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon import journal, log
-from daemon.settings import Log
+from daemon.config.settings import Log
 
 
 def fields_of(datagram: bytes) -> dict[str, bytes]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from daemon import poster
+from daemon.config.settings import Inbox
 from daemon.history import History
 from daemon.job import Job
 from daemon.poster import POSTER, POSTERS, Posters, poster_of, tidy
 from daemon.preview import leave_preview, preview_of
-from daemon.settings import Inbox
 from daemon.staging import discard, make_empty
 from pipeline.protocol import LARGEST_POSTER
 

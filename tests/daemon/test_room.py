@@ -7,9 +7,9 @@ import pytest
 from pydantic import ByteSize
 
 from daemon import room as rooms
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database, LedgerUnavailable
 from daemon.room import Room, write_probe
-from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from daemon.config.settings import Inbox
 from daemon.database import Database
 from daemon.history import History
-from daemon.settings import Inbox
 from daemon.submission import Announce, KeyTaken, Submission, Submissions
 from daemon.submit import copy_in
 from daemon.tables import submissions

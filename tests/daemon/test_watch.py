@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.config.settings import Inbox, Settings
 from daemon.database import Database
 from daemon.fs.fingerprint import Seen
 from daemon.fs.mounts import file_system
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, is_junk, is_picture, scan
-from daemon.settings import Inbox, Settings
 from daemon.storage import Storage
 from daemon.watch import Aside, Later, Settler, Watcher, rest
 

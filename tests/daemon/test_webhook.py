@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
+from daemon.config.settings import Hook, Settings
 from daemon.database import Database
 from daemon.ledger import Ledger
 from daemon.metrics import Metrics
-from daemon.settings import Hook, Settings
 from daemon.tables import events, meta
 from daemon.webhook import Webhook
 from tests.postgres import Server

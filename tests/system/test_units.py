@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import config
+from daemon.config import loader
 from tests.system.needs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def test_exposure_is_small():
 
 def test_stop_leaves_time_for_the_grace():
     seconds = re.search(r"^TimeoutStopSec=(\d+)min$", SERVICE.read_text(), re.MULTILINE)
-    grace = config.load(UNITS / "i2vd.toml").stop_grace
+    grace = loader.load(UNITS / "i2vd.toml").stop_grace
     assert int(seconds[1]) * 60 >= grace + 30
 
 

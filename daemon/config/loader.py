@@ -13,8 +13,8 @@ from typing import Any
 import pydantic_settings
 from pydantic import ValidationError
 
-from daemon.given import CHILD_VARIABLES, CONFIG_VARIABLE
-from daemon.settings import ENV_PREFIX, Hook, Inbox, Settings, SettingsError
+from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
+from daemon.config.settings import ENV_PREFIX, Hook, Inbox, Settings, SettingsError
 from pipeline.presets import MICRO
 from rules.parse import shown
 

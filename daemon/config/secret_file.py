@@ -4,7 +4,7 @@ import base64
 import hmac
 from pathlib import Path
 
-from daemon.settings import SettingsError
+from daemon.config.settings import SettingsError
 
 OPEN_TO_OTHERS = "other machines reach it, and the token crosses the network as it is: use TLS"
 _SHORTEST = 16

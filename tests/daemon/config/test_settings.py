@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config import find_config, load
-from daemon.settings import Settings, SettingsError
+from daemon.config.loader import find_config, load
+from daemon.config.settings import Settings, SettingsError
 
 
 def write(folder: Path, text: str) -> Path:

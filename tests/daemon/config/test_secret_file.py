@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.settings import SettingsError
-from daemon.token import read_token, same, shown
+from daemon.config.secret_file import read_token, same, shown
+from daemon.config.settings import SettingsError
 
 TOKEN = "0123456789abcdef"
 

@@ -15,8 +15,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from daemon.address import ip, is_address, is_loopback, split_address
-from daemon.given import (
+from daemon.config.address import ip, is_address, is_loopback, split_address
+from daemon.config.fields import (
     HOST,
     DatabaseUrl,
     ModelName,
