@@ -20,16 +20,16 @@ from daemon.archive import Archive
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.devices import devices, most_bytes
 from daemon.dispatch import Dispatcher
 from daemon.forecast import Forecast
 from daemon.gauges import watch_gauges
 from daemon.hint import Hint
-from daemon.history import History
 from daemon.hosts import Hosts
 from daemon.intake import Intake, checker
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace

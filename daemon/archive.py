@@ -17,14 +17,14 @@ from pathlib import Path, PurePath
 import structlog
 
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
 from daemon.folders import folder_of
 from daemon.fs.atomic import fitting, move, remove, told, write_durably
 from daemon.fs.fingerprint import Seen
 from daemon.fs.safe_path import beneath
-from daemon.history import History
-from daemon.job import OPEN, Job, below
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.job import OPEN, Job, below
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.storage import Storage
 
 SIDECAR_ENDINGS = (".toml", ".txt")

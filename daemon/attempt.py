@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from daemon.config.settings import Inbox
-from daemon.database import LedgerUnavailable
 from daemon.hand import Hand
+from daemon.jobs.database import LedgerUnavailable
 from daemon.preview import leave_preview
 from daemon.services import Services
 from daemon.slot import Slot

@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS, read_token
 from daemon.config.settings import Inbox, Settings, SettingsError
-from daemon.database import Database, DatabaseUnusable
 from daemon.devices import devices
 from daemon.folders import ROLES, folder_of
 from daemon.forecast import Forecast
 from daemon.fs.atomic import probe
 from daemon.fs.mounts import refuses_queue
-from daemon.history import History
 from daemon.intake import checker
+from daemon.jobs.database import Database, DatabaseUnusable
+from daemon.jobs.queries import History
 from daemon.metrics import free_bytes
 from daemon.needs import Row, known
 from daemon.pace import Pace

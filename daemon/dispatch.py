@@ -16,17 +16,17 @@ import structlog
 
 from daemon.attempt import Attempt
 from daemon.config.settings import Inbox
-from daemon.database import LedgerUnavailable
-from daemon.fit import Fit
 from daemon.fs.atomic import told
 from daemon.hand import Hand
-from daemon.job import Job
+from daemon.jobs.claim_filter import Fit
+from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.job import Job
+from daemon.jobs.recovery import Takeover
 from daemon.outcome import Outcomes
 from daemon.publish import in_the_way
 from daemon.services import Services
 from daemon.slot import Slot
 from daemon.staging import discard, make_empty, sweep
-from daemon.takeover import Takeover
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 

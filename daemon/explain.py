@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 from rich.console import Console
 
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
 from daemon.estimate import Estimator
 from daemon.forecast import Forecast
-from daemon.history import History
 from daemon.intake import checker, plan
-from daemon.job import Event, Job
+from daemon.jobs.database import Database
+from daemon.jobs.job import Event, Job
+from daemon.jobs.queries import History
 from daemon.original import local
 from daemon.outlook import Outlook, outlook
 from daemon.pace import Pace

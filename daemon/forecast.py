@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from daemon.database import Database
-from daemon.tables import peaks
+from daemon.jobs.database import Database
+from daemon.jobs.schema import peaks
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import bytes_of, largest, need, peak_of

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.job import Job
+from daemon.jobs.job import Job
 from pipeline.protocol import Progress
 from pipeline.speed import course
 

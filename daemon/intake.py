@@ -14,7 +14,7 @@ import structlog
 
 from daemon.config.settings import Inbox
 from daemon.fs.fingerprint import Seen
-from daemon.job import Drop
+from daemon.jobs.job import Drop
 from daemon.services import Services
 from daemon.watch import Aside, Later
 from pipeline.decoder import Condemned

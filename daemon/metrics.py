@@ -19,8 +19,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from daemon.database import LedgerUnavailable
-from daemon.history import History
+from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.queries import History
 from pipeline.gate import FLAWS
 from pipeline.loss import CAUSES
 from pipeline.mode import Mode

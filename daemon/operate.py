@@ -3,7 +3,7 @@
 import structlog
 
 from daemon import archive
-from daemon.job import Job
+from daemon.jobs.job import Job
 from daemon.services import Services
 
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 from daemon.config.settings import Settings
 from daemon.folders import folder_of
 from daemon.fs.safe_path import beneath
-from daemon.job import IN_INBOX, Job, below
+from daemon.jobs.job import IN_INBOX, Job, below
 
 
 class NotThere(Exception):

@@ -13,8 +13,8 @@ from daemon.archive import keep_for_a_look
 from daemon.config.settings import Inbox
 from daemon.fs.atomic import Method, probe, told, write_durably
 from daemon.fs.safe_path import InTheWay
-from daemon.job import Job
-from daemon.ledger import CANCELLED
+from daemon.jobs.job import Job
+from daemon.jobs.store import CANCELLED
 from daemon.publish import CLIP, SIDECAR, publish
 from daemon.services import Services
 from daemon.slot import Slot

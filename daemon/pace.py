@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from statistics import median
 
-from daemon.history import History, Shape, Wanted
+from daemon.jobs.queries import History, Shape, Wanted
 from pipeline.presets import Speed
 from pipeline.spec import Spec
 from pipeline.speed import SAVINGS, course_with

@@ -5,10 +5,10 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from daemon.database import LedgerUnavailable
 from daemon.devices import card
-from daemon.fit import Fit
 from daemon.hosts import Device, Facts, Host, Hosts
+from daemon.jobs.claim_filter import Fit
+from daemon.jobs.database import LedgerUnavailable
 from daemon.services import Services
 from daemon.slot import Slot
 

@@ -5,7 +5,7 @@ import os
 
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import beneath
-from daemon.job import Job
+from daemon.jobs.job import Job
 from daemon.original import read_below
 from daemon.staging import staging_of
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Inbox, Settings
-from daemon.database import LedgerUnavailable
 from daemon.fs.atomic import told
+from daemon.jobs.database import LedgerUnavailable
 from daemon.storage import Storage
 
 STATE = ""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from daemon.archive import Archive
 from daemon.config.settings import Settings
-from daemon.database import Database
 from daemon.forecast import Forecast
-from daemon.history import History
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from daemon.hand import Hand
-from daemon.job import Job
+from daemon.jobs.job import Job
 from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.order import Clip, NoClip

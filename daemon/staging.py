@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import beneath
-from daemon.job import Job
+from daemon.jobs.job import Job
 
 ALL = PurePath(".i2vd")
 """In an outbox, what is not for its users: staging, and the posters."""

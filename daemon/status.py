@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daemon.database import LedgerUnavailable
 from daemon.hint import Hint
 from daemon.hosts import DRAINED, Hosts
+from daemon.jobs.database import LedgerUnavailable
 from daemon.pace import queued_work
 from daemon.presence import Presence
 from daemon.services import Services

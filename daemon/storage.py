@@ -17,10 +17,10 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
 from daemon.folders import folder_of
 from daemon.fs.atomic import told
-from daemon.tables import meta
+from daemon.jobs.database import Database
+from daemon.jobs.schema import meta
 
 MARKER = ".i2vd-storage"
 ROLES = ("path", "outbox", "archive", "failed")

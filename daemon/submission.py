@@ -11,9 +11,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from daemon.config.settings import Inbox
-from daemon.database import Database
-from daemon.history import History
-from daemon.tables import jobs, submissions
+from daemon.jobs.database import Database
+from daemon.jobs.queries import History
+from daemon.jobs.schema import jobs, submissions
 
 _KEPT = 7 * 86400.0
 """Seconds for which a key is known."""

@@ -24,11 +24,11 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Hook, Settings, SettingsError
-from daemon.database import Database, LedgerUnavailable
-from daemon.job import Job, as_job
+from daemon.jobs.database import Database, LedgerUnavailable
+from daemon.jobs.job import Job, as_job
+from daemon.jobs.schema import events, jobs, meta
 from daemon.metrics import Metrics
 from daemon.original import local
-from daemon.tables import events, jobs, meta
 
 _BASE64 = "whsec_"
 _INTERVAL = 1.0

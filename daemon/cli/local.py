@@ -24,8 +24,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
     from daemon.app import open_app
-    from daemon.database import DatabaseUnusable
     from daemon.fs.lock import AlreadyRunning, Lock
+    from daemon.jobs.database import DatabaseUnusable
     from daemon.web.server import CannotListen
 
     settings = settings_of(config, quiet=False)

@@ -20,7 +20,7 @@ from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.cli.local import Json
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError
-from daemon.job import State
+from daemon.jobs.job import State
 from daemon.owner import name_of
 from daemon.printable import escape
 

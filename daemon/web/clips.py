@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from daemon.job import Job, below
+from daemon.jobs.job import Job, below
 from daemon.original import lies_at, open_below
 from daemon.poster import poster_of
 from daemon.preview import preview_of

@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
-from daemon.changes import Changes
-from daemon.database import LedgerUnavailable
+from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.transitions import Changes
 from daemon.services import Services
 from daemon.web.stream import Streams, described, event
 

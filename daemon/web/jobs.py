@@ -6,8 +6,8 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 
 from daemon import operate
-from daemon.history import Wanted
-from daemon.job import Event, Job, State
+from daemon.jobs.job import Event, Job, State
+from daemon.jobs.queries import Wanted
 from daemon.original import local
 from daemon.services import Services
 

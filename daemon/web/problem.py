@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from daemon.database import LedgerUnavailable
+from daemon.jobs.database import LedgerUnavailable
 from daemon.operate import Refused
 
 TYPE = "application/problem+json"

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from daemon.changes import Changes
-from daemon.database import LedgerUnavailable
-from daemon.job import State
+from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.job import State
+from daemon.jobs.transitions import Changes
 from daemon.owner import name_of
 from daemon.slot import Slot
 from daemon.status import Status

@@ -11,10 +11,10 @@ from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
 from pydantic import BaseModel
 
 from daemon.config.settings import Inbox
-from daemon.database import LedgerUnavailable
 from daemon.fs.fingerprint import Seen
 from daemon.fs.safe_path import beneath
 from daemon.intake import checker
+from daemon.jobs.database import LedgerUnavailable
 from daemon.operate import Refused
 from daemon.original import NotThere, open_below, open_original
 from daemon.scan import is_junk

@@ -22,9 +22,9 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database
-from daemon.fit import Fit
-from daemon.ledger import Ledger
+from daemon.jobs.claim_filter import Fit
+from daemon.jobs.database import Database
+from daemon.jobs.store import Ledger
 from tests.bench.fleet import Bench, p99, serving_seconds
 from tests.postgres import Server
 

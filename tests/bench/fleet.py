@@ -22,10 +22,10 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database
-from daemon.fit import Fit
-from daemon.history import History
-from daemon.ledger import Ledger
+from daemon.jobs.claim_filter import Fit
+from daemon.jobs.database import Database
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, resolve
 from tests.bench.head import head

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-import daemon.migrate
-from daemon.database import Database
+import daemon.jobs.migrations
+from daemon.jobs.database import Database
 from tests.bench.head import head
 from tests.postgres import Server
 
@@ -73,12 +73,12 @@ def upgrade(url: str, finished: int) -> dict[str, float]:
     fill(engine, finished)
     engine.dispose()
     taken: dict[int, float] = {}
-    steps = daemon.migrate.MIGRATIONS
-    daemon.migrate.MIGRATIONS = {n: timed(n, step, taken) for n, step in steps.items()}
+    steps = daemon.jobs.migrations.MIGRATIONS
+    daemon.jobs.migrations.MIGRATIONS = {n: timed(n, step, taken) for n, step in steps.items()}
     began = time.perf_counter()
     Database(url).close()
     whole = time.perf_counter() - began
-    daemon.migrate.MIGRATIONS = steps
+    daemon.jobs.migrations.MIGRATIONS = steps
     told = {f"from schema {n} to {n + 1}": seconds for n, seconds in taken.items()}
     return told | {"all, with the copy of a file and the commit": whole}
 

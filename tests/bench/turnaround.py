@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from daemon.database import Database
-from daemon.tables import jobs
+from daemon.jobs.database import Database
+from daemon.jobs.schema import jobs
 from tests.bench.head import head
 from tests.chaos.film import film
 from tests.system.studio import DRAFT, Studio, picture

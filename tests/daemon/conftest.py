@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.database import Database
-from daemon.history import History
-from daemon.job import Drop, Job
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.job import Drop, Job
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, Spec, resolve
 from tests.postgres import Server

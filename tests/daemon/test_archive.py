@@ -15,12 +15,12 @@ import pytest
 from daemon import archive as archives
 from daemon.archive import Archive, bring_back
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
 from daemon.fs import atomic
 from daemon.fs.fingerprint import Seen
-from daemon.history import History
-from daemon.job import Job
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.job import Job
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.storage import MARKER, Storage
 
 CAT = b"the cat"

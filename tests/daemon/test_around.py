@@ -14,8 +14,8 @@ from daemon import systemd
 from daemon.config.settings import Inbox, Settings
 from daemon.folders import make_folders
 from daemon.fs.lock import AlreadyRunning, Lock
-from daemon.history import History
-from daemon.ledger import Ledger
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics, free_bytes
 
 

@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 
 from daemon.hand import Hand
-from daemon.job import Job
-from daemon.ledger import Ledger
+from daemon.jobs.job import Job
+from daemon.jobs.store import Ledger
 from daemon.slot import Slot
 from pipeline.loss import Loss
 from pipeline.maker import Maker

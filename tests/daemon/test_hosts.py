@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.database import Database
 from daemon.hosts import Device, Facts, Host, Hosts, NoSuchHost
-from daemon.ledger import Ledger
-from daemon.tables import hosts
-from daemon.takeover import Takeover
+from daemon.jobs.database import Database
+from daemon.jobs.recovery import Takeover
+from daemon.jobs.schema import hosts
+from daemon.jobs.store import Ledger
 from tests.daemon.conftest import claim
 
 FACTS = Facts(

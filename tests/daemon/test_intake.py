@@ -12,13 +12,13 @@ from PIL import Image
 from daemon import operate
 from daemon.archive import Archive
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
 from daemon.forecast import Forecast
 from daemon.fs.fingerprint import Seen, is_same_state
-from daemon.history import History
 from daemon.intake import Intake, checker
-from daemon.job import Job
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.job import Job
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.history import History, Wanted
-from daemon.job import Drop
-from daemon.ledger import Ledger
+from daemon.jobs.job import Drop
+from daemon.jobs.queries import History, Wanted
+from daemon.jobs.store import Ledger
 from daemon.pace import Pace, queued_work, rates, work
 from pipeline.presets import Speed
 from pipeline.spec import Spec

@@ -7,8 +7,8 @@ import pytest
 
 from daemon import poster
 from daemon.config.settings import Inbox
-from daemon.history import History
-from daemon.job import Job
+from daemon.jobs.job import Job
+from daemon.jobs.queries import History
 from daemon.poster import POSTER, POSTERS, Posters, poster_of, tidy
 from daemon.preview import leave_preview, preview_of
 from daemon.staging import discard, make_empty

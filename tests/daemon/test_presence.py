@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.database import Database
-from daemon.history import History
 from daemon.hosts import Facts, Hosts
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.presence import Presence
 from daemon.slot import Slot
 from pipeline.maker import Maker

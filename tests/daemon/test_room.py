@@ -8,7 +8,7 @@ from pydantic import ByteSize
 
 from daemon import room as rooms
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database, LedgerUnavailable
+from daemon.jobs.database import Database, LedgerUnavailable
 from daemon.room import Room, write_probe
 from daemon.storage import Storage
 

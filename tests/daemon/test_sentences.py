@@ -14,7 +14,7 @@ BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
 ELSEWHERE = {
     "daemon/__main__.py",
     "daemon/bench.py",
-    "daemon/changes.py",
+    "daemon/jobs/transitions.py",
     "daemon/check.py",
     "daemon/config/loader.py",
     "daemon/demo.py",
@@ -24,7 +24,7 @@ ELSEWHERE = {
     "daemon/hint.py",
     "daemon/fs/lock.py",
     "daemon/metrics.py",
-    "daemon/migrate.py",
+    "daemon/jobs/migrations.py",
     "daemon/fs/mounts.py",
     "daemon/needs.py",
     "daemon/render.py",

@@ -9,9 +9,9 @@ import pytest
 from daemon.archive import Archive
 from daemon.check import check
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
-from daemon.history import History
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.queries import History
+from daemon.jobs.store import Ledger
 from daemon.storage import MARKER, ROLES, Storage, StorageAway
 from tests.system.disks import mounted
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.config.settings import Inbox, Settings
-from daemon.database import Database
 from daemon.fs.fingerprint import Seen
 from daemon.fs.mounts import file_system
+from daemon.jobs.database import Database
 from daemon.room import Room
 from daemon.scan import InboxUnavailable, is_junk, is_picture, scan
 from daemon.storage import Storage

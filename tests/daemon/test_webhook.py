@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from daemon.config.settings import Hook, Settings
-from daemon.database import Database
-from daemon.ledger import Ledger
+from daemon.jobs.database import Database
+from daemon.jobs.schema import events, meta
+from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics
-from daemon.tables import events, meta
 from daemon.webhook import Webhook
 from tests.postgres import Server
 from tests.system.receiver import Receiver

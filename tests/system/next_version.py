@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import daemon.migrate
-import daemon.tables
+import daemon.jobs.migrations
+import daemon.jobs.schema
 
-_THIS = daemon.tables.SCHEMA_VERSION
+_THIS = daemon.jobs.schema.SCHEMA_VERSION
 
 
 def _add(db: sa.Connection, _: Any) -> None:
@@ -28,10 +28,14 @@ def _break(db: sa.Connection, _: Any) -> None:
     db.exec_driver_sql("alter table events add column detail text not null default ''")
 
 
-daemon.migrate.MIGRATIONS = {**daemon.migrate.MIGRATIONS, _THIS: _add, _THIS + 1: _break}
+daemon.jobs.migrations.MIGRATIONS = {
+    **daemon.jobs.migrations.MIGRATIONS,
+    _THIS: _add,
+    _THIS + 1: _break,
+}
 if os.environ["NEXT"] == "additive":
-    daemon.tables.SCHEMA_VERSION = _THIS + 1
+    daemon.jobs.schema.SCHEMA_VERSION = _THIS + 1
 else:
-    daemon.tables.SCHEMA_VERSION = daemon.tables.OLDEST_SCHEMA = _THIS + 2
+    daemon.jobs.schema.SCHEMA_VERSION = daemon.jobs.schema.OLDEST_SCHEMA = _THIS + 2
 
 import tests.chaos.launch  # noqa: E402, F401 (it runs the daemon, which must see the change)

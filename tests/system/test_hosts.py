@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.tables import SCHEMA_VERSION
+from daemon.jobs.schema import SCHEMA_VERSION
 from tests.system.browser import browser
 from tests.system.fleet import Fleet, running
 from tests.system.studio import Studio, picture

@@ -12,7 +12,7 @@ import pytest
 from daemon.config.settings import Inbox
 from daemon.fs.atomic import Method, move, write_durably
 from daemon.fs.safe_path import InTheWay, beneath
-from daemon.job import Job
+from daemon.jobs.job import Job
 from daemon.publish import CLIP, SIDECAR, in_the_way, publish
 from daemon.room import write_probe
 from daemon.staging import discard, make_empty, sweep

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from daemon.changes import Changes
-from daemon.database import Database
-from daemon.history import History
-from daemon.job import Drop, Job
-from daemon.ledger import Ledger
-from daemon.takeover import Takeover
+from daemon.jobs.database import Database
+from daemon.jobs.job import Drop, Job
+from daemon.jobs.queries import History
+from daemon.jobs.recovery import Takeover
+from daemon.jobs.store import Ledger
+from daemon.jobs.transitions import Changes
 
 HOST = "host"
 

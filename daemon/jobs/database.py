@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daemon.migrate import bring_up, keep_copy, refusal, version
-from daemon.tables import OLDEST_SCHEMA, SCHEMA_VERSION, events, meta, metadata
+from daemon.jobs.migrations import bring_up, keep_copy, refusal, version
+from daemon.jobs.schema import OLDEST_SCHEMA, SCHEMA_VERSION, events, meta, metadata
 
 _LEASE = 30.0
 

@@ -3,9 +3,9 @@
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
-from daemon.database import Database
-from daemon.job import State
-from daemon.tables import events, jobs
+from daemon.jobs.database import Database
+from daemon.jobs.job import State
+from daemon.jobs.schema import events, jobs
 
 ENTERED: dict[str, State] = {
     "queued": "queued",

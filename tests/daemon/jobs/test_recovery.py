@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.database import Database
-from daemon.history import History
-from daemon.ledger import Ledger
-from daemon.takeover import MOST_CUTS, Takeover
+from daemon.jobs.database import Database
+from daemon.jobs.queries import History
+from daemon.jobs.recovery import MOST_CUTS, Takeover
+from daemon.jobs.store import Ledger
 from tests.daemon.conftest import claim
 
 Enqueue = Callable[..., list[int]]

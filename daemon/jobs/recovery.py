@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from daemon.database import Database
-from daemon.ledger import CANCELLED
-from daemon.tables import events, is_drained, jobs
+from daemon.jobs.database import Database
+from daemon.jobs.schema import events, is_drained, jobs
+from daemon.jobs.store import CANCELLED
 
 MOST_CUTS = 10
 """Ends of the daemon in the middle of a job, after which the job is taken for their cause."""

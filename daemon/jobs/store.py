@@ -17,11 +17,11 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.database import Database
-from daemon.fit import Fit, pick
 from daemon.fs.fingerprint import is_same_state
-from daemon.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
-from daemon.tables import is_drained, jobs, meta, same_drop
+from daemon.jobs.claim_filter import Fit, pick
+from daemon.jobs.database import Database
+from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
+from daemon.jobs.schema import is_drained, jobs, meta, same_drop
 from pipeline.sidecar import Fallback
 from pipeline.spec import Spec
 

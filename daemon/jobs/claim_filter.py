@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from daemon.tables import jobs
+from daemon.jobs.schema import jobs
 
 
 @dataclass(frozen=True)

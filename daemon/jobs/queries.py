@@ -5,9 +5,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from daemon.database import Database
-from daemon.job import OPEN, STATES, Event, Job, State, as_job
-from daemon.tables import events, jobs, same_drop
+from daemon.jobs.database import Database
+from daemon.jobs.job import OPEN, STATES, Event, Job, State, as_job
+from daemon.jobs.schema import events, jobs, same_drop
 from pipeline.presets import Speed
 from pipeline.spec import Spec
 

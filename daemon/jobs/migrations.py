@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from daemon.job import below
+from daemon.jobs.job import below
 
 _VERSION = "schema_version"
 _OLDEST = "oldest_schema"

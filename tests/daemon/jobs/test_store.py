@@ -21,14 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.database import Database, DatabaseUnusable
-from daemon.fit import Fit
 from daemon.fs.fingerprint import Seen
-from daemon.history import History, Wanted
-from daemon.job import Drop, Job
-from daemon.ledger import Ledger
-from daemon.tables import jobs, meta, metadata
-from daemon.takeover import Takeover
+from daemon.jobs.claim_filter import Fit
+from daemon.jobs.database import Database, DatabaseUnusable
+from daemon.jobs.job import Drop, Job
+from daemon.jobs.queries import History, Wanted
+from daemon.jobs.recovery import Takeover
+from daemon.jobs.schema import jobs, meta, metadata
+from daemon.jobs.store import Ledger
 from pipeline.mode import Mode
 from pipeline.sidecar import Fallback, Tried
 from pipeline.spec import Spec

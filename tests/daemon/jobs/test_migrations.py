@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import daemon.database
-from daemon import migrate
-from daemon.database import Database, DatabaseUnusable
-from daemon.history import History, Shape, Wanted
+import daemon.jobs.database
 from daemon.hosts import Facts, Hosts
-from daemon.tables import SCHEMA_VERSION, jobs, meta, peaks, submissions
+from daemon.jobs import migrations
+from daemon.jobs.database import Database, DatabaseUnusable
+from daemon.jobs.queries import History, Shape, Wanted
+from daemon.jobs.schema import SCHEMA_VERSION, jobs, meta, peaks, submissions
 
 OLD = Path(__file__).with_name("queue_v1.sql")
 """A queue as version 1 left it, with three jobs in it."""
@@ -111,7 +111,7 @@ def test_a_migration_that_fails_leaves_the_queue_as_it_was(
         peaks.create(db)
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(migrate, "MIGRATIONS", {1: half})
+    monkeypatch.setattr(migrations, "MIGRATIONS", {1: half})
     with pytest.raises(OSError, match="full"):
         Database(old)
     assert version(old) == "1"
@@ -131,18 +131,20 @@ def test_a_migration_may_take_longer_than_any_other_statement(
         if db.dialect.name == "postgresql":
             db.exec_driver_sql("select pg_sleep(2.2)")
 
-    steps = {n: migrate.MIGRATIONS[n] for n in range(1, SCHEMA_VERSION)}
+    steps = {n: migrations.MIGRATIONS[n] for n in range(1, SCHEMA_VERSION)}
     first = steps[1]
-    monkeypatch.setattr(migrate, "MIGRATIONS", steps | {1: lambda *it: (slow(*it), first(*it))})
+    monkeypatch.setattr(migrations, "MIGRATIONS", steps | {1: lambda *it: (slow(*it), first(*it))})
     Database(old, lease=3).close()
     assert version(old) == str(SCHEMA_VERSION)
 
 
 def test_whole_paths_become_paths_in_the_folders(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {"cat.jpg": "/srv/archive/cat-2.jpg", "dog.jpg": None, "bad.jpg": "/a/failed/bad.jpg"}
-    monkeypatch.setattr(migrate, "MIGRATIONS", {n: migrate.MIGRATIONS[n] for n in range(1, 5)})
-    monkeypatch.setattr(daemon.database, "SCHEMA_VERSION", 5)
-    monkeypatch.setattr(daemon.database, "OLDEST_SCHEMA", 5)
+    monkeypatch.setattr(
+        migrations, "MIGRATIONS", {n: migrations.MIGRATIONS[n] for n in range(1, 5)}
+    )
+    monkeypatch.setattr(daemon.jobs.database, "SCHEMA_VERSION", 5)
+    monkeypatch.setattr(daemon.jobs.database, "OLDEST_SCHEMA", 5)
     database = Database(old)
     with database.write() as db:
         for path, told in whole.items():
@@ -201,9 +203,9 @@ def test_a_queue_is_not_taken_from_hosts_that_could_not_go_on(
     """A next version that breaks with this one waits for the hosts that still run this one."""
     here = Hosts(database, "one", lease=60)
     here.begin(Facts(devices=[], takes=[], reach=None, speed=None))
-    monkeypatch.setattr(migrate, "MIGRATIONS", {SCHEMA_VERSION: lambda *_: None})
-    monkeypatch.setattr(daemon.database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    monkeypatch.setattr(daemon.database, "OLDEST_SCHEMA", SCHEMA_VERSION + 1)
+    monkeypatch.setattr(migrations, "MIGRATIONS", {SCHEMA_VERSION: lambda *_: None})
+    monkeypatch.setattr(daemon.jobs.database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr(daemon.jobs.database, "OLDEST_SCHEMA", SCHEMA_VERSION + 1)
     with pytest.raises(DatabaseUnusable, match="still running on one") as refused:
         Database(url)
     assert refused.value.passing
@@ -214,4 +216,4 @@ def test_a_queue_is_not_taken_from_hosts_that_could_not_go_on(
 
 
 def test_every_version_leads_to_the_present_one() -> None:
-    assert set(migrate.MIGRATIONS) == set(range(1, SCHEMA_VERSION))
+    assert set(migrations.MIGRATIONS) == set(range(1, SCHEMA_VERSION))
