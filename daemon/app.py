@@ -35,11 +35,11 @@ from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
-from daemon.room import Room
 from daemon.services import Services
 from daemon.slot import Slot
 from daemon.status import Status
-from daemon.storage import Storage
+from daemon.storage.health import Room
+from daemon.storage.marker import Storage
 from daemon.watch import Watcher
 from daemon.web import server
 from daemon.web.actions import Actions

@@ -17,7 +17,6 @@ from pathlib import Path, PurePath
 import structlog
 
 from daemon.config.settings import Inbox, Settings
-from daemon.folders import folder_of
 from daemon.fs.atomic import fitting, move, remove, told, write_durably
 from daemon.fs.fingerprint import Seen
 from daemon.fs.safe_path import beneath
@@ -25,7 +24,8 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import OPEN, Job, below
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.storage import Storage
+from daemon.storage.folders import folder_of
+from daemon.storage.marker import Storage
 
 SIDECAR_ENDINGS = (".toml", ".txt")
 

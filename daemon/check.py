@@ -12,7 +12,6 @@ from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS, read_token
 from daemon.config.settings import Inbox, Settings, SettingsError
 from daemon.devices import devices
-from daemon.folders import ROLES, folder_of
 from daemon.forecast import Forecast
 from daemon.fs.atomic import probe
 from daemon.fs.mounts import refuses_queue
@@ -23,7 +22,8 @@ from daemon.metrics import free_bytes
 from daemon.needs import Row, known
 from daemon.pace import Pace
 from daemon.printable import escape
-from daemon.storage import Storage
+from daemon.storage.folders import ROLES, folder_of
+from daemon.storage.marker import Storage
 from pipeline.presets import MICRO, family_of
 from pipeline.source import ModelUnusable, find
 from rules.parse import parse_folder

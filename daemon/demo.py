@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from daemon.folders import RULES
 from daemon.printable import escape
+from daemon.storage.folders import RULES
 from daemon.submit import copy_in
 from daemon.trial import Trial, TrialFailed, trial
 

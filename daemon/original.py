@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from daemon.config.settings import Settings
-from daemon.folders import folder_of
 from daemon.fs.safe_path import beneath
 from daemon.jobs.job import IN_INBOX, Job, below
+from daemon.storage.folders import folder_of
 
 
 class NotThere(Exception):

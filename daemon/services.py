@@ -13,8 +13,8 @@ from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters
-from daemon.room import Room
-from daemon.storage import Storage
+from daemon.storage.health import Room
+from daemon.storage.marker import Storage
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
 from rules.live import LiveRules

@@ -15,9 +15,9 @@ import structlog
 from daemon.config.settings import Inbox
 from daemon.fs.atomic import told
 from daemon.fs.fingerprint import Seen
-from daemon.room import Room
 from daemon.scan import InboxUnavailable, scan
-from daemon.storage import Storage
+from daemon.storage.health import Room
+from daemon.storage.marker import Storage
 
 _CHUNK = 500
 """Files that the ledger is asked about at once."""

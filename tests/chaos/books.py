@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.poster import POSTERS
-from daemon.storage import MARKER
+from daemon.storage.marker import MARKER
 from tests.system.studio import Studio, visible
 
 

@@ -21,7 +21,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.storage import MARKER, Storage
+from daemon.storage.marker import MARKER, Storage
 
 CAT = b"the cat"
 

@@ -12,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon import systemd
 from daemon.config.settings import Inbox, Settings
-from daemon.folders import make_folders
 from daemon.fs.lock import AlreadyRunning, Lock
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics, free_bytes
+from daemon.storage.folders import make_folders
 
 
 def test_one_daemon_alone_holds_the_lock(tmp_path: Path) -> None:

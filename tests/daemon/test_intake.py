@@ -22,10 +22,10 @@ from daemon.jobs.store import Ledger
 from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters
-from daemon.room import Room
 from daemon.scan import scan
 from daemon.services import Services
-from daemon.storage import Storage
+from daemon.storage.health import Room
+from daemon.storage.marker import Storage
 from daemon.watch import Later
 from pipeline.decoder import Decoder
 from pipeline.presets import MICRO_FAMILY

@@ -13,9 +13,9 @@ from daemon.config.settings import Inbox, Settings
 from daemon.fs.fingerprint import Seen
 from daemon.fs.mounts import file_system
 from daemon.jobs.database import Database
-from daemon.room import Room
 from daemon.scan import InboxUnavailable, is_junk, is_picture, scan
-from daemon.storage import Storage
+from daemon.storage.health import Room
+from daemon.storage.marker import Storage
 from daemon.watch import Aside, Later, Settler, Watcher, rest
 
 A = Seen(1, 1, 1)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import ByteSize
 
-from daemon import room as rooms
 from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database, LedgerUnavailable
-from daemon.room import Room, write_probe
-from daemon.storage import Storage
+from daemon.storage import health as rooms
+from daemon.storage.health import Room, write_probe
+from daemon.storage.marker import Storage
 
 
 def full(file: Path) -> OSError:

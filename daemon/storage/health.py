@@ -16,7 +16,7 @@ import structlog
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.atomic import told
 from daemon.jobs.database import LedgerUnavailable
-from daemon.storage import Storage
+from daemon.storage.marker import Storage
 
 STATE = ""
 """Stands for the state folder where else the name of an inbox stands."""

@@ -12,7 +12,7 @@ from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.storage import MARKER, ROLES, Storage, StorageAway
+from daemon.storage.marker import MARKER, ROLES, Storage, StorageAway
 from tests.system.disks import mounted
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daemon.config.settings import Inbox, Settings
 
-RULES = Path(__file__).resolve().parent.parent / "rules"
+RULES = Path(__file__).resolve().parents[2] / "rules"
 ROLES = ("path", "outbox", "archive", "failed", "rules")
 
 

@@ -17,10 +17,10 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from daemon.config.settings import Inbox, Settings
-from daemon.folders import folder_of
 from daemon.fs.atomic import told
 from daemon.jobs.database import Database
 from daemon.jobs.schema import meta
+from daemon.storage.folders import folder_of
 
 MARKER = ".i2vd-storage"
 ROLES = ("path", "outbox", "archive", "failed")

@@ -1,0 +1,1 @@
+"""Storage: health of the folders, volume markers, and the folders themselves."""
