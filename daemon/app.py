@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 import structlog
 
-from daemon import pulse, systemd
+from daemon import pulse
 from daemon.archive import Archive
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
@@ -30,7 +30,6 @@ from daemon.intake import Intake, checker
 from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.metrics import Metrics
 from daemon.owner import owner
 from daemon.pace import Pace
 from daemon.poster import Posters, tidy
@@ -40,6 +39,8 @@ from daemon.slot import Slot
 from daemon.status import Status
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
+from daemon.telemetry import systemd
+from daemon.telemetry.metrics import Metrics
 from daemon.watch import Watcher
 from daemon.web import server
 from daemon.web.actions import Actions

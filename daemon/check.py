@@ -18,12 +18,12 @@ from daemon.fs.mounts import refuses_queue
 from daemon.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import History
-from daemon.metrics import free_bytes
 from daemon.needs import Row, known
 from daemon.pace import Pace
-from daemon.printable import escape
 from daemon.storage.folders import ROLES, folder_of
 from daemon.storage.marker import Storage
+from daemon.telemetry.metrics import free_bytes
+from daemon.telemetry.terminal import escape
 from pipeline.presets import MICRO, family_of
 from pipeline.source import ModelUnusable, find
 from rules.parse import parse_folder

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from daemon.printable import escape
 from daemon.storage.folders import RULES
 from daemon.submit import copy_in
+from daemon.telemetry.terminal import escape
 from daemon.trial import Trial, TrialFailed, trial
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -19,8 +19,8 @@ from daemon.jobs.queries import History
 from daemon.original import local
 from daemon.outlook import Outlook, outlook
 from daemon.pace import Pace
-from daemon.printable import escape
 from daemon.scan import is_junk, is_picture
+from daemon.telemetry.terminal import escape
 from pipeline.decoder import Decoder
 from pipeline.presets import family_of
 from pipeline.protocol import Rejected

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from daemon.config.settings import Settings
-from daemon.gpu import Gpus
 from daemon.hosts import HOST_STATES
-from daemon.metrics import free_bytes
 from daemon.status import Status
+from daemon.telemetry.gpu_metrics import Gpus
+from daemon.telemetry.metrics import free_bytes
 
 
 def watch_gauges(status: Status) -> None:

@@ -9,8 +9,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from daemon import systemd
 from daemon.slot import Slot
+from daemon.telemetry import systemd
 
 STUCK = 120.0
 """Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""

@@ -10,11 +10,11 @@ from daemon.forecast import Forecast
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
+from daemon.telemetry.metrics import Metrics
 from pipeline.decoder import Decoder
 from pipeline.presets import Family
 from rules.live import LiveRules

@@ -7,9 +7,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from daemon import log
 from daemon.config.loader import find_config, load
 from daemon.config.settings import Settings, SettingsError
+from daemon.telemetry import logs
 
 app = typer.Typer(
     help="Turns pictures into short videos: drop one into the inbox, find the clip in the outbox.",
@@ -52,5 +52,5 @@ def settings_of(config: Path | None, *, quiet: bool = True) -> Settings:
         settings = load(find_config(config))
     except SettingsError as error:
         fail(Exit.MISTAKE, str(error))
-    log.configure(settings.log.model_copy(update={"level": "error"}) if quiet else settings.log)
+    logs.configure(settings.log.model_copy(update={"level": "error"}) if quiet else settings.log)
     return settings

@@ -22,7 +22,7 @@ from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError
 from daemon.jobs.job import State
 from daemon.owner import name_of
-from daemon.printable import escape
+from daemon.telemetry.terminal import escape
 
 _PATIENCE = httpx.Timeout(30, read=600)
 """To try thousands of jobs again takes a while."""

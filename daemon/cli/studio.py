@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from daemon.cli.base import Config, Exit, app, fail, settings_of
-from daemon.printable import escape
 from daemon.render import NotRendered, Rendered, render_again, render_one
+from daemon.telemetry.terminal import escape
 from pipeline.sidecar import Sidecar
 
 model = typer.Typer(help="The model's weights.", no_args_is_help=True)

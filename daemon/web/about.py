@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from daemon.config.settings import Inbox
 from daemon.hint import Mode
-from daemon.metrics import free_bytes
 from daemon.slot import Slot
 from daemon.status import Status
+from daemon.telemetry.metrics import free_bytes
 
 
 class Worker(BaseModel):

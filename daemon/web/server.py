@@ -9,11 +9,11 @@ from pathlib import Path
 
 import uvicorn
 
-from daemon import systemd
 from daemon.config.address import is_loopback, split_address
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Http, SettingsError
 from daemon.status import Status
+from daemon.telemetry import systemd
 from daemon.web.actions import Actions
 from daemon.web.api import create_api
 

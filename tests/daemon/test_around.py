@@ -10,13 +10,13 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from daemon import systemd
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.lock import AlreadyRunning, Lock
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.metrics import Metrics, free_bytes
 from daemon.storage.folders import make_folders
+from daemon.telemetry import systemd
+from daemon.telemetry.metrics import Metrics, free_bytes
 
 
 def test_one_daemon_alone_holds_the_lock(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.metrics import Metrics
 from daemon.pace import Pace
 from daemon.poster import Posters
 from daemon.scan import scan
 from daemon.services import Services
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
+from daemon.telemetry.metrics import Metrics
 from daemon.watch import Later
 from pipeline.decoder import Decoder
 from pipeline.presets import MICRO_FAMILY

@@ -11,7 +11,7 @@ from daemon.config.settings import Hook, Settings
 from daemon.jobs.database import Database
 from daemon.jobs.schema import events, meta
 from daemon.jobs.store import Ledger
-from daemon.metrics import Metrics
+from daemon.telemetry.metrics import Metrics
 from daemon.webhook import Webhook
 from tests.postgres import Server
 from tests.system.receiver import Receiver

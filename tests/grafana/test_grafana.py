@@ -14,7 +14,7 @@ from PIL import Image
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from daemon.gpu import Gpus
+from daemon.telemetry.gpu_metrics import Gpus
 from grafana.picture import filled
 from tests.system.needs import missing, needs
 

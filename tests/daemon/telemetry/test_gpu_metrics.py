@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from daemon.devices import Card, card, most_bytes
-from daemon.gpu import Gpus
+from daemon.telemetry.gpu_metrics import Gpus
 
 
 def scraped(gpus: Gpus) -> dict[str, float]:

@@ -12,8 +12,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import journal, log
 from daemon.config.settings import Log
+from daemon.telemetry import journal, logs
 
 
 def fields_of(datagram: bytes) -> dict[str, bytes]:
@@ -54,7 +54,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
 
 
 def test_under_systemd_the_job_is_a_field(journald: socket.socket) -> None:
-    log.configure(Log())
+    logs.configure(Log())
     structlog.get_logger().warning("out of memory", job=17, path="a\nMESSAGE=forged\n.jpg")
     entry = fields_of(journald.recv(100_000))
     assert entry["MESSAGE"] == b'out of memory job=17 path="a\\nMESSAGE=forged\\n.jpg"'
@@ -65,7 +65,7 @@ def test_under_systemd_the_job_is_a_field(journald: socket.socket) -> None:
 
 
 def test_a_traceback_is_part_of_the_message(journald: socket.socket) -> None:
-    log.configure(Log())
+    logs.configure(Log())
     try:
         raise ValueError("broken")
     except ValueError:
@@ -80,14 +80,14 @@ def test_without_journald_the_line_goes_to_stderr(
 ) -> None:
     told = os.fstat(2)  # capfd has put another file there
     monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
-    log.configure(Log())
+    logs.configure(Log())
     Path(str(journald.getsockname())).unlink()
     structlog.get_logger().info("ready")
     assert capfd.readouterr().err == "<6>ready\n"
 
 
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure(Log(format="json"))
+    logs.configure(Log(format="json"))
     structlog.get_logger().info("queued", job=3, path='a"\n.jpg')
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line) | {"timestamp": ""} == {
@@ -114,7 +114,7 @@ EVIL = [
 def test_on_a_terminal_no_name_forges_a_line_or_a_colour(
     evil: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log.configure(Log(format="console"))
+    logs.configure(Log(format="console"))
     structlog.get_logger().info("queued", path=evil, why=[evil], job=1)
     structlog.get_logger().info(evil, child="picture")
     logging.getLogger("a library").warning(evil)
@@ -127,7 +127,7 @@ def test_on_a_terminal_no_name_forges_a_line_or_a_colour(
 def test_on_a_terminal_no_exception_forges_a_line(
     evil: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log.configure(Log(format="console"))
+    logs.configure(Log(format="console"))
     try:
         raise ValueError(evil)
     except ValueError:
@@ -141,7 +141,7 @@ def test_on_a_terminal_no_exception_forges_a_line(
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_as_json_every_name_is_a_value(evil: str, capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure(Log(format="json"))
+    logs.configure(Log(format="json"))
     structlog.get_logger().info("queued", path=evil)
     structlog.get_logger().info(evil, child="picture")
     said = capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_as_json_every_name_is_a_value(evil: str, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_in_the_journal_every_name_is_a_field(evil: str, journald: socket.socket) -> None:
-    log.configure(Log())
+    logs.configure(Log())
     structlog.get_logger().info("queued", path=evil)
     entry = fields_of(journald.recv(100_000))
     assert entry.keys() == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "I2VD_PATH"}
@@ -167,7 +167,7 @@ def test_without_journald_no_message_becomes_two(
 ) -> None:
     told = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
-    log.configure(Log())
+    logs.configure(Log())
     Path(str(journald.getsockname())).unlink()
     structlog.get_logger().info("a\n<0>forged")
     assert capfd.readouterr().err == "<6>a\\n<0>forged\n"

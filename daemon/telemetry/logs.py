@@ -13,9 +13,9 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
-from daemon import journal
 from daemon.config.settings import Log
-from daemon.printable import printable
+from daemon.telemetry import journal
+from daemon.telemetry.terminal import printable
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _FIELD_PREFIX = "I2VD_"

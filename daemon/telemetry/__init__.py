@@ -1,0 +1,1 @@
+"""Telemetry: log, journal, metrics, systemd notification, terminal output."""
