@@ -22,7 +22,8 @@ from daemon.config.secret_file import OPEN_TO_OTHERS
 from daemon.config.settings import Inbox, Settings
 from daemon.devices import devices, most_bytes
 from daemon.dispatch import Dispatcher
-from daemon.forecast import Forecast
+from daemon.estimate.duration import Pace
+from daemon.estimate.memory import Forecast
 from daemon.gauges import watch_gauges
 from daemon.hint import Hint
 from daemon.hosts import Hosts
@@ -31,7 +32,6 @@ from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.owner import owner
-from daemon.pace import Pace
 from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
 from daemon.services import Services

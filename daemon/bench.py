@@ -12,7 +12,7 @@ from rich.console import Console
 from daemon.config.settings import Settings
 from daemon.demo import SAMPLES
 from daemon.devices import device_here
-from daemon.needs import Row, rung_of, spec_of
+from daemon.estimate.requirements import Row, rung_of, spec_of
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder

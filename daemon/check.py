@@ -12,14 +12,14 @@ from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS, read_token
 from daemon.config.settings import Inbox, Settings, SettingsError
 from daemon.devices import devices
-from daemon.forecast import Forecast
+from daemon.estimate.duration import Pace
+from daemon.estimate.memory import Forecast
+from daemon.estimate.requirements import Row, known
 from daemon.fs.atomic import probe
 from daemon.fs.mounts import refuses_queue
 from daemon.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import History
-from daemon.needs import Row, known
-from daemon.pace import Pace
 from daemon.storage.folders import ROLES, folder_of
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import free_bytes

@@ -10,15 +10,15 @@ from pydantic import BaseModel, Field
 from rich.console import Console
 
 from daemon.config.settings import Inbox, Settings
-from daemon.estimate import Estimator
-from daemon.forecast import Forecast
+from daemon.estimate.duration import Pace
+from daemon.estimate.estimator import Estimator
+from daemon.estimate.memory import Forecast
 from daemon.intake import checker, plan
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import History
 from daemon.original import local
 from daemon.outlook import Outlook, outlook
-from daemon.pace import Pace
 from daemon.scan import is_junk, is_picture
 from daemon.telemetry.terminal import escape
 from pipeline.decoder import Decoder

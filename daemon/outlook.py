@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel
 
-from daemon.estimate import Estimate, Estimator
+from daemon.estimate.duration import Pace
+from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake import Plan
-from daemon.pace import Pace
 from pipeline.framing import kept_fraction
 from pipeline.spec import Spec
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from daemon.archive import Archive
 from daemon.config.settings import Settings
-from daemon.forecast import Forecast
+from daemon.estimate.duration import Pace
+from daemon.estimate.memory import Forecast
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.pace import Pace
 from daemon.poster import Posters
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage

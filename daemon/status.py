@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daemon.estimate.duration import queued_work
 from daemon.hint import Hint
 from daemon.hosts import DRAINED, Hosts
 from daemon.jobs.database import LedgerUnavailable
-from daemon.pace import queued_work
 from daemon.presence import Presence
 from daemon.services import Services
 from daemon.slot import Slot

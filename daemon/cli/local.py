@@ -56,7 +56,7 @@ def run(config: Config = None) -> None:
 def check(config: Config = None, as_json: Json = False) -> None:
     """Look at settings, rules, folders, disk, device and weights; exit code 2 on a mistake."""
     from daemon import check as checks
-    from daemon import needs
+    from daemon.estimate import requirements
 
     settings = settings_of(config)
     findings = checks.check(settings)
@@ -65,7 +65,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
     else:
         for line in checks.lines(findings):
             Console().print(line, soft_wrap=True, highlight=False)
-        needs.show(checks.table(settings), Console())
+        requirements.show(checks.table(settings), Console())
     if any(finding.verdict == "mistake" for finding in findings):
         raise typer.Exit(Exit.MISTAKE)
 

@@ -19,7 +19,7 @@ from daemon.devices import device_here
 from pipeline.presets import MICRO
 
 if TYPE_CHECKING:
-    from daemon.needs import Row
+    from daemon.estimate.requirements import Row
 
 benches = typer.Typer(help="Measure what this machine can do.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
@@ -38,7 +38,8 @@ def memory(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What each preset needs in each mode: predicted, and measured with the configured model."""
-    from daemon import bench, needs
+    from daemon import bench
+    from daemon.estimate import requirements
 
     settings = settings_of(config)
     name = model or settings.model.name
@@ -46,7 +47,7 @@ def memory(
     size = _size(card)
     device = device_here(settings.model.devices)
     if model or card or (device == "cpu" and name != MICRO):
-        rows = needs.predicted(name, wanted, size)
+        rows = requirements.predicted(name, wanted, size)
     else:
         try:
             rows = asyncio.run(_listed(bench.measured(settings, wanted, Console(stderr=True))))
@@ -55,7 +56,7 @@ def memory(
     if as_json:
         typer.echo(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
     else:
-        needs.show(rows, Console())
+        requirements.show(rows, Console())
 
 
 @benches.command(name="timeline")
@@ -96,7 +97,7 @@ async def _listed(rows: AsyncIterator["Row"]) -> "list[Row]":
 
 
 def _presets(model: str, given: str | None) -> list[str]:
-    from daemon.needs import presets_of
+    from daemon.estimate.requirements import presets_of
 
     known = presets_of(model)
     wanted = given.split(",") if given else known

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from daemon import needs
-from daemon.estimate import Estimator
+from daemon.estimate import requirements
+from daemon.estimate.estimator import Estimator
 from daemon.intake import Beside, Plan, checker, plan
 from daemon.outlook import Outlook, outlook
 from daemon.services import Services
@@ -62,7 +62,7 @@ class Presets(BaseModel):
     multiple: int
     sides: list[int]
     settings: dict[str, Any]
-    needs: list[needs.Row]
+    needs: list[requirements.Row]
 
 
 def rules(services: Services, actions: Actions) -> APIRouter:
@@ -93,7 +93,7 @@ def rules(services: Services, actions: Actions) -> APIRouter:
             multiple=family.multiple,
             sides=list(family.sides),
             settings=Request.model_json_schema(),
-            needs=needs.known(services.settings, services.forecast, services.pace),
+            needs=requirements.known(services.settings, services.forecast, services.pace),
         )
 
     @calls.post("/explain")

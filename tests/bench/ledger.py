@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from daemon.estimate.duration import queued_work
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History, Wanted
 from daemon.jobs.schema import jobs
 from daemon.jobs.store import Ledger
-from daemon.pace import queued_work
 from pipeline.presets import MICRO_FAMILY
 from pipeline.spec import Request, resolve
 from tests.bench.head import head

@@ -12,14 +12,14 @@ from PIL import Image
 from daemon import operate
 from daemon.archive import Archive
 from daemon.config.settings import Inbox, Settings
-from daemon.forecast import Forecast
+from daemon.estimate.duration import Pace
+from daemon.estimate.memory import Forecast
 from daemon.fs.fingerprint import Seen, is_same_state
 from daemon.intake import Intake, checker
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.pace import Pace
 from daemon.poster import Posters
 from daemon.scan import scan
 from daemon.services import Services

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "daemon/telemetry/metrics.py",
     "daemon/jobs/migrations.py",
     "daemon/fs/mounts.py",
-    "daemon/needs.py",
+    "daemon/estimate/requirements.py",
     "daemon/render.py",
     "daemon/scan.py",
     "daemon/config/settings.py",

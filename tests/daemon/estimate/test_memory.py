@@ -6,10 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from daemon.config.loader import load
-from daemon.forecast import Forecast, Setup
+from daemon.estimate.memory import Forecast, Setup
+from daemon.estimate.requirements import known
 from daemon.jobs.database import Database
 from daemon.jobs.schema import peaks
-from daemon.needs import known
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.config.settings import Settings
-from daemon.estimate import Estimator
-from daemon.forecast import Forecast
-from daemon.pace import Pace
+from daemon.estimate.duration import Pace
+from daemon.estimate.estimator import Estimator
+from daemon.estimate.memory import Forecast
 from pipeline import ladder
 from pipeline.anatomy import PUBLISHED, anatomy_of
 from pipeline.memory import need, peak_of

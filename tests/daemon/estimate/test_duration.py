@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from daemon.estimate.duration import Pace, queued_work, rates, work
 from daemon.jobs.job import Drop
 from daemon.jobs.queries import History, Wanted
 from daemon.jobs.store import Ledger
-from daemon.pace import Pace, queued_work, rates, work
 from pipeline.presets import Speed
 from pipeline.spec import Spec
 from tests.daemon.conftest import claim

@@ -4,8 +4,8 @@ from pydantic import BaseModel
 
 from daemon.config.settings import Settings
 from daemon.devices import devices, most_bytes
-from daemon.forecast import Forecast
-from daemon.pace import Pace
+from daemon.estimate.duration import Pace
+from daemon.estimate.memory import Forecast
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import need, peak_of

@@ -1,0 +1,1 @@
+"""Estimates: how long a clip takes and how much memory it needs."""
