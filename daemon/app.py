@@ -16,7 +16,6 @@ from importlib.metadata import version
 import structlog
 
 from daemon import pulse
-from daemon.archive import Archive
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
 from daemon.config.settings import Inbox, Settings
@@ -32,8 +31,9 @@ from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.owner import owner
-from daemon.poster import Posters, tidy
 from daemon.presence import Presence, lease_of
+from daemon.publish.archive import Archive
+from daemon.publish.posters import Posters, tidy
 from daemon.services import Services
 from daemon.slot import Slot
 from daemon.status import Status

@@ -16,7 +16,7 @@ import structlog
 from daemon.config.settings import Inbox
 from daemon.hand import Hand
 from daemon.jobs.database import LedgerUnavailable
-from daemon.preview import leave_preview
+from daemon.publish.previews import leave_preview
 from daemon.services import Services
 from daemon.slot import Slot
 from pipeline import ladder

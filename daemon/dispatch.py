@@ -23,10 +23,10 @@ from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import Job
 from daemon.jobs.recovery import Takeover
 from daemon.outcome import Outcomes
-from daemon.publish import in_the_way
+from daemon.publish.publisher import in_the_way
+from daemon.publish.staging import discard, make_empty, sweep
 from daemon.services import Services
 from daemon.slot import Slot
-from daemon.staging import discard, make_empty, sweep
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 

@@ -17,8 +17,8 @@ from daemon.intake import checker, plan
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import History
-from daemon.original import local
 from daemon.outlook import Outlook, outlook
+from daemon.publish.originals import local
 from daemon.scan import is_junk, is_picture
 from daemon.telemetry.terminal import escape
 from pipeline.decoder import Decoder

@@ -2,8 +2,8 @@
 
 import structlog
 
-from daemon import archive
 from daemon.jobs.job import Job
+from daemon.publish import archive
 from daemon.services import Services
 
 log = structlog.get_logger()

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import structlog
 
-from daemon.archive import keep_for_a_look
 from daemon.config.settings import Inbox
 from daemon.fs.atomic import Method, probe, told, write_durably
 from daemon.fs.safe_path import InTheWay
 from daemon.jobs.job import Job
 from daemon.jobs.store import CANCELLED
-from daemon.publish import CLIP, SIDECAR, publish
+from daemon.publish.archive import keep_for_a_look
+from daemon.publish.publisher import CLIP, SIDECAR, publish
+from daemon.publish.staging import discard, staging_of
 from daemon.services import Services
 from daemon.slot import Slot
-from daemon.staging import discard, staging_of
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 from pipeline.sidecar import AppliedRule, Source, compose

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from daemon.config.settings import Model, Settings
 from daemon.devices import device_here
 from daemon.fs.atomic import write_durably
-from daemon.publish import CLIP
+from daemon.publish.publisher import CLIP
 from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder

@@ -4,14 +4,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from daemon.archive import Archive
 from daemon.config.settings import Settings
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.poster import Posters
+from daemon.publish.archive import Archive
+from daemon.publish.posters import Posters
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import Metrics

@@ -27,7 +27,7 @@ from daemon.config.settings import Hook, Settings, SettingsError
 from daemon.jobs.database import Database, LedgerUnavailable
 from daemon.jobs.job import Job, as_job
 from daemon.jobs.schema import events, jobs, meta
-from daemon.original import local
+from daemon.publish.originals import local
 from daemon.telemetry.metrics import Metrics
 
 _BASE64 = "whsec_"

@@ -15,9 +15,9 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from daemon.jobs.job import Job, below
-from daemon.original import lies_at, open_below
-from daemon.poster import poster_of
-from daemon.preview import preview_of
+from daemon.publish.originals import lies_at, open_below
+from daemon.publish.posters import poster_of
+from daemon.publish.previews import preview_of
 from daemon.services import Services
 from daemon.status import Status
 from daemon.web.jobs import Number, find

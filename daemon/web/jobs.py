@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from daemon import operate
 from daemon.jobs.job import Event, Job, State
 from daemon.jobs.queries import Wanted
-from daemon.original import local
+from daemon.publish.originals import local
 from daemon.services import Services
 
 _AT_ONCE = 200

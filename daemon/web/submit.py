@@ -16,7 +16,7 @@ from daemon.fs.safe_path import beneath
 from daemon.intake import checker
 from daemon.jobs.database import LedgerUnavailable
 from daemon.operate import Refused
-from daemon.original import NotThere, open_below, open_original
+from daemon.publish.originals import NotThere, open_below, open_original
 from daemon.scan import is_junk
 from daemon.services import Services
 from daemon.submission import Announce, KeyTaken, Submission, Submissions

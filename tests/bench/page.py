@@ -15,7 +15,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from daemon.poster import POSTERS
+from daemon.publish.posters import POSTERS
 from tests.bench.head import head
 from tests.chaos.film import film
 from tests.system.browser import browser

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.poster import POSTERS
+from daemon.publish.posters import POSTERS
 from daemon.storage.marker import MARKER
 from tests.system.studio import Studio, visible
 

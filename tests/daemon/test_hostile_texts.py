@@ -16,7 +16,7 @@ from daemon.config.loader import load
 from daemon.config.settings import Settings, SettingsError
 from daemon.fs.atomic import Method
 from daemon.intake import Plan, checker, plan
-from daemon.publish import CLIP, SIDECAR, publish
+from daemon.publish.publisher import CLIP, SIDECAR, publish
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Inspected
 from rules.parse import parse_rule, read_sidecar

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from daemon import operate
-from daemon.archive import Archive
 from daemon.config.settings import Inbox, Settings
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
@@ -20,7 +19,8 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.poster import Posters
+from daemon.publish.archive import Archive
+from daemon.publish.posters import Posters
 from daemon.scan import scan
 from daemon.services import Services
 from daemon.storage.health import Room

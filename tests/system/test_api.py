@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from daemon.poster import POSTERS
+from daemon.publish.posters import POSTERS
 from tests.system.conftest import Open, quick_studio
 from tests.system.needs import needs
 from tests.system.studio import ROOT, Studio, picture

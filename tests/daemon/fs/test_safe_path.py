@@ -13,8 +13,8 @@ from daemon.config.settings import Inbox
 from daemon.fs.atomic import Method, move, write_durably
 from daemon.fs.safe_path import InTheWay, beneath
 from daemon.jobs.job import Job
-from daemon.publish import CLIP, SIDECAR, in_the_way, publish
-from daemon.staging import discard, make_empty, sweep
+from daemon.publish.publisher import CLIP, SIDECAR, in_the_way, publish
+from daemon.publish.staging import discard, make_empty, sweep
 from daemon.storage.health import write_probe
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from daemon.archive import Archive
 from daemon.check import check
 from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
+from daemon.publish.archive import Archive
 from daemon.storage.marker import MARKER, ROLES, Storage, StorageAway
 from tests.system.disks import mounted
 

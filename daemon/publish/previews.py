@@ -6,8 +6,8 @@ import os
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import beneath
 from daemon.jobs.job import Job
-from daemon.original import read_below
-from daemon.staging import staging_of
+from daemon.publish.originals import read_below
+from daemon.publish.staging import staging_of
 
 _NAME = "preview.jpg"
 _LARGEST = 64 * 1024

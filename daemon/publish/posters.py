@@ -12,8 +12,8 @@ from pathlib import Path
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import beneath
 from daemon.jobs.job import Job
-from daemon.original import read_below
-from daemon.staging import ALL, staging_of
+from daemon.publish.originals import read_below
+from daemon.publish.staging import ALL, staging_of
 from pipeline.protocol import LARGEST_POSTER
 
 POSTER = "poster.jpg"

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from daemon import archive as archives
-from daemon.archive import Archive, bring_back
 from daemon.config.settings import Inbox, Settings
 from daemon.fs import atomic
 from daemon.fs.fingerprint import Seen
@@ -21,6 +19,8 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
+from daemon.publish import archive as archives
+from daemon.publish.archive import Archive, bring_back
 from daemon.storage.marker import MARKER, Storage
 
 CAT = b"the cat"

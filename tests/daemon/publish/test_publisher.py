@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from daemon.fs import atomic as places
 from daemon.fs.atomic import Method, move, numbered, place, probe, write_durably
-from daemon.publish import CLIP, SIDECAR, publish
+from daemon.publish.publisher import CLIP, SIDECAR, publish
 
 METHODS = list(Method)
 
@@ -90,8 +90,8 @@ def test_a_crash_at_any_step_is_carried_on(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr("daemon.publish.place", crashing(place))
-        patched.setattr("daemon.publish.sync_folder", crashing(places.sync_folder))
+        patched.setattr("daemon.publish.publisher.place", crashing(place))
+        patched.setattr("daemon.publish.publisher.sync_folder", crashing(places.sync_folder))
         patched.setattr(Path, "unlink", crashing(Path.unlink))
         patched.setattr(Path, "rename", crashing(Path.rename))
         with contextlib.suppress(Stop):

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from daemon import poster
 from daemon.config.settings import Inbox
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
-from daemon.poster import POSTER, POSTERS, Posters, poster_of, tidy
-from daemon.preview import leave_preview, preview_of
-from daemon.staging import discard, make_empty
+from daemon.publish.posters import POSTER, POSTERS, Posters, poster_of, tidy
+from daemon.publish.previews import leave_preview, preview_of
+from daemon.publish.staging import discard, make_empty
 from pipeline.protocol import LARGEST_POSTER
 
 PICTURE = b"\xff\xd8 not decoded \xff\xd9"
@@ -102,8 +101,8 @@ def test_a_preview_is_the_newest_and_goes_through_no_link(
 def test_the_oldest_go_and_so_do_those_of_a_queue_that_is_gone(
     inbox: Inbox, posters: Posters, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poster, "KEPT", 3)
-    monkeypatch.setattr(poster, "_BETWEEN", 5)
+    monkeypatch.setattr("daemon.publish.posters.KEPT", 3)
+    monkeypatch.setattr("daemon.publish.posters._BETWEEN", 5)
     for number in range(1, 6):
         left(inbox, numbered(job, number))
         assert posters.take(inbox, numbered(job, number))

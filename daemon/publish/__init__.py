@@ -1,0 +1,1 @@
+"""Publication: clips into the outbox, pictures into the archive."""
