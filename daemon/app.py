@@ -24,9 +24,10 @@ from daemon.dispatch import Dispatcher
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
 from daemon.gauges import watch_gauges
-from daemon.hint import Hint
 from daemon.hosts import Hosts
-from daemon.intake import Intake, checker
+from daemon.intake.intake import Intake, checker
+from daemon.intake.notifier import Hint
+from daemon.intake.watcher import Watcher
 from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
@@ -41,7 +42,6 @@ from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry import systemd
 from daemon.telemetry.metrics import Metrics
-from daemon.watch import Watcher
 from daemon.web import server
 from daemon.web.actions import Actions
 from daemon.webhook import Webhook

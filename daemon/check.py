@@ -17,7 +17,7 @@ from daemon.estimate.memory import Forecast
 from daemon.estimate.requirements import Row, known
 from daemon.fs.atomic import probe
 from daemon.fs.mounts import refuses_queue
-from daemon.intake import checker
+from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import History
 from daemon.storage.folders import ROLES, folder_of

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from daemon.intake.submit import copy_in
 from daemon.storage.folders import RULES
-from daemon.submit import copy_in
 from daemon.telemetry.terminal import escape
 from daemon.trial import Trial, TrialFailed, trial
 

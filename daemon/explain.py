@@ -13,13 +13,13 @@ from daemon.config.settings import Inbox, Settings
 from daemon.estimate.duration import Pace
 from daemon.estimate.estimator import Estimator
 from daemon.estimate.memory import Forecast
-from daemon.intake import checker, plan
+from daemon.intake.dry_run import Outlook, outlook
+from daemon.intake.intake import checker, plan
+from daemon.intake.scanner import is_junk, is_picture
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import History
-from daemon.outlook import Outlook, outlook
 from daemon.publish.originals import local
-from daemon.scan import is_junk, is_picture
 from daemon.telemetry.terminal import escape
 from pipeline.decoder import Decoder
 from pipeline.presets import family_of

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.estimate.duration import queued_work
-from daemon.hint import Hint
 from daemon.hosts import DRAINED, Hosts
+from daemon.intake.notifier import Hint
+from daemon.intake.watcher import Watcher
 from daemon.jobs.database import LedgerUnavailable
 from daemon.presence import Presence
 from daemon.services import Services
 from daemon.slot import Slot
-from daemon.watch import Watcher
 
 
 @dataclass(frozen=True)

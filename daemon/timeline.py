@@ -18,7 +18,7 @@ from rich.table import Table
 
 from daemon.config.settings import Model
 from daemon.demo import SAMPLES
-from daemon.submit import copy_in
+from daemon.intake.submit import copy_in
 from daemon.trial import Trial, TrialFailed, trial
 
 ON_DEVICE = ("encode", "compile", "denoise", "decode")

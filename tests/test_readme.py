@@ -87,7 +87,7 @@ def test_every_test_that_the_readme_names_exists() -> None:
 def test_every_example_is_sound(text: str, tmp_path: Path) -> None:
     content = tomllib.loads(text)
     if "make" in content:
-        from daemon.intake import checker
+        from daemon.intake.intake import checker
         from rules.parse import parse_rule
 
         rule, mistakes = parse_rule("x.toml", text, checker(I2VGEN_XL))

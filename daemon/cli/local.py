@@ -14,8 +14,8 @@ from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
 from daemon.fs.mounts import refuses_queue
+from daemon.intake.submit import NotAName, copy_in, picture_name, prompt_beside
 from daemon.storage.folders import make_folders
-from daemon.submit import NotAName, copy_in, picture_name, prompt_beside
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

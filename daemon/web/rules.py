@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 
 from daemon.estimate import requirements
 from daemon.estimate.estimator import Estimator
-from daemon.intake import Beside, Plan, checker, plan
-from daemon.outlook import Outlook, outlook
+from daemon.intake.dry_run import Outlook, outlook
+from daemon.intake.intake import Beside, Plan, checker, plan
+from daemon.intake.submit import make_beside
 from daemon.services import Services
-from daemon.submit import make_beside
 from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of
 from pipeline.presets import Preset

@@ -13,14 +13,14 @@ from pydantic import BaseModel
 from daemon.config.settings import Inbox
 from daemon.fs.fingerprint import Seen
 from daemon.fs.safe_path import beneath
-from daemon.intake import checker
+from daemon.intake.idempotency import Announce, KeyTaken, Submission, Submissions
+from daemon.intake.intake import checker
+from daemon.intake.scanner import is_junk
+from daemon.intake.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
 from daemon.jobs.database import LedgerUnavailable
 from daemon.operate import Refused
 from daemon.publish.originals import NotThere, open_below, open_original
-from daemon.scan import is_junk
 from daemon.services import Services
-from daemon.submission import Announce, KeyTaken, Submission, Submissions
-from daemon.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
 from daemon.web.actions import Actions
 from daemon.web.jobs import Number, find
 

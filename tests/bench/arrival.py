@@ -23,9 +23,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from daemon.intake.scanner import scan
 from daemon.jobs.database import Database
 from daemon.jobs.schema import jobs
-from daemon.scan import scan
 from tests.bench.daemon import resident, spent
 from tests.bench.head import head
 from tests.bench.watchers import SCRIPTS, Script

@@ -8,9 +8,9 @@ import runpy
 import time
 from pathlib import Path
 
-import daemon.watch
+import daemon.intake.watcher
 from daemon.fs.fingerprint import Seen
-from daemon.scan import scan
+from daemon.intake.scanner import scan
 
 
 def _told(root: Path, recursive: bool) -> dict[str, Seen]:
@@ -20,6 +20,6 @@ def _told(root: Path, recursive: bool) -> dict[str, Seen]:
     return found
 
 
-daemon.watch.scan = _told
+daemon.intake.watcher.scan = _told
 
 runpy.run_module("tests.chaos.launch", run_name="__main__")

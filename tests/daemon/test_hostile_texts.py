@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from daemon.config.loader import load
 from daemon.config.settings import Settings, SettingsError
 from daemon.fs.atomic import Method
-from daemon.intake import Plan, checker, plan
+from daemon.intake.intake import Plan, checker, plan
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Inspected

@@ -12,7 +12,7 @@ from daemon.presence import Presence
 from daemon.slot import Slot
 from pipeline.maker import Maker
 from pipeline.protocol import Load
-from tests.daemon.test_intake import Desk
+from tests.daemon.intake.test_intake import Desk
 
 MB = 10**6
 

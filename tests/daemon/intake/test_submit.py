@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.intake import checker
-from daemon.scan import is_junk, is_picture
-from daemon.submit import (
+from daemon.intake.intake import checker
+from daemon.intake.scanner import is_junk, is_picture
+from daemon.intake.submit import (
     NotAName,
     Sidecar,
     copy_in,

@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from daemon.config.settings import Inbox
+from daemon.intake.idempotency import Announce, KeyTaken, Submission, Submissions
+from daemon.intake.submit import copy_in
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.schema import submissions
-from daemon.submission import Announce, KeyTaken, Submission, Submissions
-from daemon.submit import copy_in
 
 PICTURE = b"a cat"
 ASKED = Submission("key", "digest", hashlib.sha256(PICTURE).hexdigest())

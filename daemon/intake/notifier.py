@@ -15,7 +15,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from daemon.fs.mounts import NETWORK, file_system
-from daemon.watch import Watcher
+from daemon.intake.watcher import Watcher
 
 Mode = Literal["events", "scan"]
 

@@ -15,7 +15,7 @@ import structlog
 from daemon.config.settings import Inbox
 from daemon.fs.atomic import told
 from daemon.fs.fingerprint import Seen
-from daemon.scan import InboxUnavailable, scan
+from daemon.intake.scanner import InboxUnavailable, scan
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 

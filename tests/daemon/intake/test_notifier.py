@@ -9,8 +9,8 @@ import pytest
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from daemon.config.settings import Inbox
-from daemon.hint import Hint
-from daemon.watch import Watcher
+from daemon.intake.notifier import Hint
+from daemon.intake.watcher import Watcher
 
 
 @pytest.fixture

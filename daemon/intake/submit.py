@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 import tomli_w
 
 from daemon.fs.atomic import Method, numbered, place, sync_folder
-from daemon.scan import PICTURE_SUFFIXES, is_junk, is_picture
+from daemon.intake.scanner import PICTURE_SUFFIXES, is_junk, is_picture
 from rules.parse import Checker, Mistake, parse_sidecar
 from rules.rule import Make
 

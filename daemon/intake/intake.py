@@ -14,9 +14,9 @@ import structlog
 
 from daemon.config.settings import Inbox
 from daemon.fs.fingerprint import Seen
+from daemon.intake.watcher import Aside, Later
 from daemon.jobs.job import Drop
 from daemon.services import Services
-from daemon.watch import Aside, Later
 from pipeline.decoder import Condemned
 from pipeline.presets import Family
 from pipeline.protocol import Inspected, Rejected

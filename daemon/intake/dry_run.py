@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from daemon.estimate.duration import Pace
 from daemon.estimate.estimator import Estimate, Estimator
-from daemon.intake import Plan
+from daemon.intake.intake import Plan
 from pipeline.framing import kept_fraction
 from pipeline.spec import Spec
 

@@ -14,19 +14,19 @@ from daemon.config.settings import Inbox, Settings
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
 from daemon.fs.fingerprint import Seen, is_same_state
-from daemon.intake import Intake, checker
+from daemon.intake.intake import Intake, checker
+from daemon.intake.scanner import scan
+from daemon.intake.watcher import Later
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
-from daemon.scan import scan
 from daemon.services import Services
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import Metrics
-from daemon.watch import Later
 from pipeline.decoder import Decoder
 from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Inspected, Rejected

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.fingerprint import Seen
 from daemon.fs.mounts import file_system
+from daemon.intake.scanner import InboxUnavailable, is_junk, is_picture, scan
+from daemon.intake.watcher import Aside, Later, Settler, Watcher, rest
 from daemon.jobs.database import Database
-from daemon.scan import InboxUnavailable, is_junk, is_picture, scan
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
-from daemon.watch import Aside, Later, Settler, Watcher, rest
 
 A = Seen(1, 1, 1)
 B = Seen(2, 2, 1)

@@ -1,0 +1,1 @@
+"""Intake: from a file in an inbox to a job in the queue."""
