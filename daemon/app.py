@@ -15,12 +15,13 @@ from importlib.metadata import version
 
 import structlog
 
-from daemon import pulse
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
 from daemon.config.settings import Inbox, Settings
 from daemon.devices import devices, most_bytes
-from daemon.dispatch import Dispatcher
+from daemon.dispatch import watchdog
+from daemon.dispatch.dispatcher import Dispatcher
+from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
 from daemon.gauges import watch_gauges
@@ -36,7 +37,6 @@ from daemon.presence import Presence, lease_of
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters, tidy
 from daemon.services import Services
-from daemon.slot import Slot
 from daemon.status import Status
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
@@ -152,7 +152,7 @@ class App:
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_room()),
                 tasks.create_task(self._be_present()),
-                tasks.create_task(pulse.beat(self.slots, self.status.line)),
+                tasks.create_task(watchdog.beat(self.slots, self.status.line)),
             ]
             await asyncio.wait(working)
             for task in around:

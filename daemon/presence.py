@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from daemon.devices import card
+from daemon.dispatch.slot import Slot
 from daemon.hosts import Device, Facts, Host, Hosts
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import LedgerUnavailable
 from daemon.services import Services
-from daemon.slot import Slot
 
 _ANY = 2**62
 _QUIET = 300.0

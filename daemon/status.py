@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import queued_work
 from daemon.hosts import DRAINED, Hosts
 from daemon.intake.notifier import Hint
@@ -15,7 +16,6 @@ from daemon.intake.watcher import Watcher
 from daemon.jobs.database import LedgerUnavailable
 from daemon.presence import Presence
 from daemon.services import Services
-from daemon.slot import Slot
 
 
 @dataclass(frozen=True)

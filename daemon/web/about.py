@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from daemon.config.settings import Inbox
+from daemon.dispatch.slot import Slot
 from daemon.intake.notifier import Mode
-from daemon.slot import Slot
 from daemon.status import Status
 from daemon.telemetry.metrics import free_bytes
 

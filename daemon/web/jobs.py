@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 
-from daemon import operate
+from daemon.dispatch import control
 from daemon.jobs.job import Event, Job, State
 from daemon.jobs.queries import Wanted
 from daemon.publish.originals import local
@@ -78,12 +78,12 @@ def jobs(services: Services) -> APIRouter:
     @calls.post("/jobs/{job}/cancel")
     def cancel(number: Number) -> Job:
         """A waiting job at once, a running one at its next step."""
-        return local(services.settings, operate.cancel(services, find(services, number).id))
+        return local(services.settings, control.cancel(services, find(services, number).id))
 
     @calls.post("/jobs/{job}/retry")
     def retry(number: Number) -> Job:
         """Put a failed or cancelled job into the queue, and its picture into the inbox."""
-        return local(services.settings, operate.retry(services, find(services, number).id))
+        return local(services.settings, control.retry(services, find(services, number).id))
 
     @calls.post("/retry")
     def retry_all(wanted: Ended) -> Retried:
@@ -93,7 +93,7 @@ def jobs(services: Services) -> APIRouter:
     @calls.post("/jobs/{job}/priority")
     def priority(number: Number, wanted: Priority) -> Job:
         """A waiting job sooner or later."""
-        job = operate.prioritise(services, find(services, number).id, wanted.priority)
+        job = control.prioritise(services, find(services, number).id, wanted.priority)
         return local(services.settings, job)
 
     return calls
@@ -107,8 +107,8 @@ def _retry_all(services: Services, state: State) -> Retried:
             if job.spec is None:
                 continue
             try:
-                operate.retry(services, job.id)
+                control.retry(services, job.id)
                 queued += 1
-            except operate.Refused as why:
+            except control.Refused as why:
                 refused.append(f"job {job.id}: {why}")
     return Retried(queued=queued, refused=refused)

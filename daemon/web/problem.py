@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from daemon.dispatch.control import Refused
 from daemon.jobs.database import LedgerUnavailable
-from daemon.operate import Refused
 
 TYPE = "application/problem+json"
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from daemon.dispatch.slot import Slot
 from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import State
 from daemon.jobs.transitions import Changes
 from daemon.owner import name_of
-from daemon.slot import Slot
 from daemon.status import Status
 from daemon.web.stream import Streams, described, event
 

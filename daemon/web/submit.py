@@ -11,6 +11,7 @@ from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
 from pydantic import BaseModel
 
 from daemon.config.settings import Inbox
+from daemon.dispatch.control import Refused
 from daemon.fs.fingerprint import Seen
 from daemon.fs.safe_path import beneath
 from daemon.intake.idempotency import Announce, KeyTaken, Submission, Submissions
@@ -18,7 +19,6 @@ from daemon.intake.intake import checker
 from daemon.intake.scanner import is_junk
 from daemon.intake.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
 from daemon.jobs.database import LedgerUnavailable
-from daemon.operate import Refused
 from daemon.publish.originals import NotThere, open_below, open_original
 from daemon.services import Services
 from daemon.web.actions import Actions

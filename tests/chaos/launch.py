@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import daemon.app
-import daemon.outcome
+import daemon.dispatch.outcome
 import pipeline.decoder
 from daemon.__main__ import main
 from daemon.fs.atomic import Method
@@ -27,7 +27,7 @@ if threads := os.environ.get("CHAOS_THREADS"):
     daemon.app.App = Bounded  # type: ignore[misc]
 
 if method := os.environ.get("CHAOS_METHOD"):
-    daemon.outcome.probe = lambda _: Method(method)
+    daemon.dispatch.outcome.probe = lambda _: Method(method)
 
 if quick := os.environ.get("CHAOS_QUICK"):
     pipeline.decoder._QUICK = float(quick)

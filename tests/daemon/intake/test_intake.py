@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon import operate
 from daemon.config.settings import Inbox, Settings
+from daemon.dispatch import control
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
 from daemon.fs.fingerprint import Seen, is_same_state
@@ -199,8 +199,8 @@ async def test_what_cannot_be_decoded_gets_time_and_is_then_put_aside(desk: Desk
     assert (desk.inbox.failed / "cat.jpg").read_bytes() == picture()[:-200]
     reasons = json.loads((desk.inbox.failed / "cat.jpg.reason.json").read_text())
     assert reasons[0]["reason"] == job.error
-    with pytest.raises(operate.Refused, match="drop it again"):
-        operate.retry(desk.services, 1)
+    with pytest.raises(control.Refused, match="drop it again"):
+        control.retry(desk.services, 1)
 
 
 async def test_a_copy_that_paused_is_taken_when_it_is_whole(desk: Desk) -> None:
@@ -312,7 +312,7 @@ async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk
     assert names(desk.inbox.failed) == [
         "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
     ]  # fmt: skip
-    assert operate.retry(desk.services, 1).state == "queued"
+    assert control.retry(desk.services, 1).state == "queued"
     assert names(desk.inbox.failed) == []
     assert await desk.take() is None
     assert desk.history.job(2) is None
@@ -347,8 +347,8 @@ async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None
     await desk.take()
     await finish(desk, well=False)
     desk.drop(content=picture(99))
-    with pytest.raises(operate.Refused, match="another"):
-        operate.retry(desk.services, 1)
+    with pytest.raises(control.Refused, match="another"):
+        control.retry(desk.services, 1)
     assert desk.job().state == "failed"
     assert (desk.inbox.failed / "cat.jpg").exists()
 
@@ -356,12 +356,12 @@ async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None
 async def test_cancelling_a_waiting_job_puts_its_picture_aside(desk: Desk) -> None:
     desk.drop()
     await desk.take()
-    assert operate.cancel(desk.services, 1).state == "cancelled"
+    assert control.cancel(desk.services, 1).state == "cancelled"
     assert (desk.inbox.failed / "cat.jpg").exists()
-    with pytest.raises(operate.Refused, match="is cancelled"):
-        operate.cancel(desk.services, 1)
-    with pytest.raises(operate.Refused, match="no job 9"):
-        operate.cancel(desk.services, 9)
+    with pytest.raises(control.Refused, match="is cancelled"):
+        control.cancel(desk.services, 1)
+    with pytest.raises(control.Refused, match="no job 9"):
+        control.cancel(desk.services, 9)
 
 
 async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.pulse import STUCK, beat
-from daemon.slot import Slot
+from daemon.dispatch.slot import Slot
+from daemon.dispatch.watchdog import STUCK, beat
 from pipeline.maker import Maker
 from pipeline.protocol import Load
 

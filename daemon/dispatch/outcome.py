@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Inbox
+from daemon.dispatch.slot import Slot
 from daemon.fs.atomic import Method, probe, told, write_durably
 from daemon.fs.safe_path import InTheWay
 from daemon.jobs.job import Job
@@ -18,7 +19,6 @@ from daemon.publish.archive import keep_for_a_look
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 from daemon.publish.staging import discard, staging_of
 from daemon.services import Services
-from daemon.slot import Slot
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 from pipeline.sidecar import AppliedRule, Source, compose

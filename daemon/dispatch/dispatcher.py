@@ -14,19 +14,19 @@ from collections.abc import Callable
 
 import structlog
 
-from daemon.attempt import Attempt
 from daemon.config.settings import Inbox
+from daemon.dispatch.attempt import Attempt
+from daemon.dispatch.outcome import Outcomes
+from daemon.dispatch.running_job import Hand
+from daemon.dispatch.slot import Slot
 from daemon.fs.atomic import told
-from daemon.hand import Hand
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import Job
 from daemon.jobs.recovery import Takeover
-from daemon.outcome import Outcomes
 from daemon.publish.publisher import in_the_way
 from daemon.publish.staging import discard, make_empty, sweep
 from daemon.services import Services
-from daemon.slot import Slot
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from daemon.slot import Slot
+from daemon.dispatch.slot import Slot
 from daemon.telemetry import systemd
 
 STUCK = 120.0

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from daemon.hand import Hand
+from daemon.dispatch.running_job import Hand
 from daemon.jobs.job import Job
 from pipeline.loss import Loss
 from pipeline.maker import Maker

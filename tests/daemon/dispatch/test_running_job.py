@@ -5,10 +5,10 @@ from uuid import uuid4
 
 import pytest
 
-from daemon.hand import Hand
+from daemon.dispatch.running_job import Hand
+from daemon.dispatch.slot import Slot
 from daemon.jobs.job import Job
 from daemon.jobs.store import Ledger
-from daemon.slot import Slot
 from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.order import NoClip
@@ -51,7 +51,9 @@ def test_the_time_left_is_told_by_the_work_of_the_steps_that_are_left(
     job = new_job().model_copy(update={"spec": spec.model_copy(update=asked)})
     for steps, left in ((25, 10.0), (50, 40.0)):
         hand, clock = Hand(job), iter((100.0, 110.0))
-        monkeypatch.setattr("daemon.hand.time.monotonic", lambda clock=clock: next(clock))
+        monkeypatch.setattr(
+            "daemon.dispatch.running_job.time.monotonic", lambda clock=clock: next(clock)
+        )
         hand.note(at("denoise", 0, steps))
         hand.note(at("denoise", 10, steps))
         assert hand.eta() == left  # of 25 steps 15 have guidance, and take twice as long

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.slot import Slot
+from daemon.dispatch.slot import Slot
 from pipeline.maker import Maker
 from pipeline.order import NoClip
 from pipeline.protocol import Load

@@ -14,11 +14,11 @@ from typing import Any
 import structlog
 
 from daemon.config.settings import Inbox
-from daemon.hand import Hand
+from daemon.dispatch.running_job import Hand
+from daemon.dispatch.slot import Slot
 from daemon.jobs.database import LedgerUnavailable
 from daemon.publish.previews import leave_preview
 from daemon.services import Services
-from daemon.slot import Slot
 from pipeline import ladder
 from pipeline.mode import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown

@@ -1,0 +1,1 @@
+"""Dispatch: claim jobs and run them on slots."""
