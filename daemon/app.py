@@ -24,16 +24,16 @@ from daemon.dispatch.dispatcher import Dispatcher
 from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
+from daemon.fleet.hosts import Hosts
+from daemon.fleet.identity import owner
+from daemon.fleet.membership import Presence, lease_of
 from daemon.gauges import watch_gauges
-from daemon.hosts import Hosts
 from daemon.intake.intake import Intake, checker
 from daemon.intake.notifier import Hint
 from daemon.intake.watcher import Watcher
 from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.owner import owner
-from daemon.presence import Presence, lease_of
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters, tidy
 from daemon.services import Services

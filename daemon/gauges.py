@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from daemon.config.settings import Settings
-from daemon.hosts import HOST_STATES
+from daemon.fleet.hosts import HOST_STATES
 from daemon.status import Status
 from daemon.telemetry.gpu_metrics import Gpus
 from daemon.telemetry.metrics import free_bytes

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import queued_work
-from daemon.hosts import DRAINED, Hosts
+from daemon.fleet.hosts import DRAINED, Hosts
+from daemon.fleet.membership import Presence
 from daemon.intake.notifier import Hint
 from daemon.intake.watcher import Watcher
 from daemon.jobs.database import LedgerUnavailable
-from daemon.presence import Presence
 from daemon.services import Services
 
 

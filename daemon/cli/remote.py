@@ -20,8 +20,8 @@ from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.cli.local import Json
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError
+from daemon.fleet.identity import name_of
 from daemon.jobs.job import State
-from daemon.owner import name_of
 from daemon.telemetry.terminal import escape
 
 _PATIENCE = httpx.Timeout(30, read=600)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path
 
-from daemon.hosts import Host, Hosts, NoSuchHost
+from daemon.fleet.hosts import Host, Hosts, NoSuchHost
 
 Name = Annotated[str, Path(alias="host", max_length=100, description="Name of the host.")]
 

@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from daemon.dispatch.slot import Slot
+from daemon.fleet.identity import name_of
 from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import State
 from daemon.jobs.transitions import Changes
-from daemon.owner import name_of
 from daemon.status import Status
 from daemon.web.stream import Streams, described, event
 

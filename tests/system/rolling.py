@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from daemon.owner import name_of
+from daemon.fleet.identity import name_of
 from tests.postgres import serving
 from tests.system.fleet import Fleet
 from tests.system.studio import ROOT, Studio, picture

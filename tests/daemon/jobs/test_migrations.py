@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 import daemon.jobs.database
-from daemon.hosts import Facts, Hosts
+from daemon.fleet.hosts import Facts, Hosts
 from daemon.jobs import migrations
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import History, Shape, Wanted

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.hosts import Device, Facts, Host, Hosts, NoSuchHost
+from daemon.fleet.hosts import Device, Facts, Host, Hosts, NoSuchHost
 from daemon.jobs.database import Database
 from daemon.jobs.recovery import Takeover
 from daemon.jobs.schema import hosts

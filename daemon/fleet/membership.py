@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from daemon.devices import card
 from daemon.dispatch.slot import Slot
-from daemon.hosts import Device, Facts, Host, Hosts
+from daemon.fleet.hosts import Device, Facts, Host, Hosts
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import LedgerUnavailable
 from daemon.services import Services

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from daemon.dispatch.slot import Slot
-from daemon.hosts import Facts, Hosts
+from daemon.fleet.hosts import Facts, Hosts
+from daemon.fleet.membership import Presence
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.presence import Presence
 from pipeline.maker import Maker
 from pipeline.protocol import Load
 from tests.daemon.intake.test_intake import Desk

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel
 
+from daemon.fleet.identity import name_of
 from daemon.jobs.database import Database
 from daemon.jobs.schema import SCHEMA_VERSION, hosts, jobs
-from daemon.owner import name_of
 
 _A_MONTH = 30 * 86400.0
 

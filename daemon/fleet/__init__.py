@@ -1,0 +1,1 @@
+"""Fleet: the hosts of a shared queue."""
