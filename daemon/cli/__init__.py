@@ -1,6 +1,6 @@
 """The command line: typer commands over the daemon's parts."""
 
-from daemon.cli import local, measure, remote, studio
+from daemon.cli import bench, clips, jobs, service
 from daemon.cli.base import app
 
-__all__ = ["app", "local", "measure", "remote", "studio"]
+__all__ = ["app", "bench", "clips", "jobs", "service"]

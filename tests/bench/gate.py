@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from daemon.demo import SAMPLES
+from daemon.cli.demo import SAMPLES
 from pipeline.gate import NO_LIMITS, Figures, Limits, flaw
 from pipeline.maker import Maker
 from pipeline.micro.motions import Motion

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from daemon.timeline import ON_DEVICE, stretches
+from daemon.cli.bench_timeline import ON_DEVICE, stretches
 
 mpl.use("Agg")
 

@@ -13,7 +13,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from daemon.timeline import stretches
+from daemon.cli.bench_timeline import stretches
 from pipeline.gate import NO_LIMITS
 from tests.published import save
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from daemon.demo import SAMPLES
+from daemon.cli.demo import SAMPLES
 from tests.system.browser import Browser, browser
 from tests.system.studio import ROOT, Studio
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import daemon.render
+import daemon.cli.render
 from daemon.cli import app
 from pipeline.sidecar import Sidecar
 from tests.system.studio import ROOT, picture
@@ -33,8 +33,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "cache"))
         patch.setenv("I2VD_TORCH_THREADS", "1")
         patch.setenv("I2VD_MODEL__DEVICES", '["cpu"]')
-        stand_in = partial(daemon.render.Maker, module="tests.pipeline.worker.rounding")
-        patch.setattr(daemon.render, "Maker", stand_in)
+        stand_in = partial(daemon.cli.render.Maker, module="tests.pipeline.worker.rounding")
+        patch.setattr(daemon.cli.render, "Maker", stand_in)
 
         def run(*arguments: str, compile: str, **environment: str) -> Told:
             env = {"I2VD_MODEL__COMPILE": compile, "COLUMNS": "200", **environment}

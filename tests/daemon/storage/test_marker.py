@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.check import check
+from daemon.cli.check import check
 from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History

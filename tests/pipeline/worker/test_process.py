@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
-from daemon.timeline import stretches
+from daemon.cli.bench_timeline import stretches
 from pipeline.mode import Mode
 from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Embed, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer, a_picture

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from daemon.cli.sandbox import Trial, TrialFailed, trial
 from daemon.intake.submit import copy_in
 from daemon.storage.folders import RULES
 from daemon.telemetry.terminal import escape
-from daemon.trial import Trial, TrialFailed, trial
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 _PATIENCE = 300.0
 
 

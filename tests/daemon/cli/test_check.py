@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.check import Finding, check
+from daemon.cli.check import Finding, check
 from daemon.config.loader import load
 
 
@@ -19,7 +19,7 @@ def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin" / "gcc").touch(0o755)
     folder = tmp_path / "include"
     folder.mkdir()
-    monkeypatch.setattr("daemon.check.sysconfig.get_path", lambda _: str(folder))
+    monkeypatch.setattr("daemon.cli.check.sysconfig.get_path", lambda _: str(folder))
     (folder / "Python.h").touch()
     return folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from daemon.cli.demo import SAMPLES
 from daemon.config.settings import Settings
-from daemon.demo import SAMPLES
 from daemon.devices import device_here
 from daemon.estimate.requirements import Row, rung_of, spec_of
 from pipeline import ladder

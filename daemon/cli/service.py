@@ -55,7 +55,7 @@ def run(config: Config = None) -> None:
 @app.command()
 def check(config: Config = None, as_json: Json = False) -> None:
     """Look at settings, rules, folders, disk, device and weights; exit code 2 on a mistake."""
-    from daemon import check as checks
+    from daemon.cli import check as checks
     from daemon.estimate import requirements
 
     settings = settings_of(config)
@@ -73,7 +73,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
 @app.command()
 def explain(picture: Path, config: Config = None, as_json: Json = False) -> None:
     """Which rule would take PICTURE and why, what would be made of it, and what became of it."""
-    from daemon import explain as explanations
+    from daemon.cli import explain as explanations
 
     settings = settings_of(config)
     try:
@@ -120,8 +120,8 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
 ) -> None:
     """Start the real daemon on the embedded model, drop the samples, show the clips."""
-    from daemon.demo import demonstrate
-    from daemon.trial import TrialFailed
+    from daemon.cli.demo import demonstrate
+    from daemon.cli.sandbox import TrialFailed
 
     try:
         demonstrate(folder, Console())

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.cli.render import _order
 from daemon.config.settings import Settings
-from daemon.render import _order
 from pipeline.mode import Mode
 from pipeline.sidecar import Given
 from tests.pipeline.test_sidecar import SPEC

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from daemon.cli.base import Config, Exit, app, fail, settings_of
-from daemon.cli.local import Json
+from daemon.cli.service import Json
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError
 from daemon.fleet.identity import name_of

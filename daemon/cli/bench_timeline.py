@@ -16,10 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from daemon.cli.demo import SAMPLES
+from daemon.cli.sandbox import Trial, TrialFailed, trial
 from daemon.config.settings import Model
-from daemon.demo import SAMPLES
 from daemon.intake.submit import copy_in
-from daemon.trial import Trial, TrialFailed, trial
 
 ON_DEVICE = ("encode", "compile", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"

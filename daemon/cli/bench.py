@@ -38,7 +38,7 @@ def memory(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What each preset needs in each mode: predicted, and measured with the configured model."""
-    from daemon import bench
+    from daemon.cli import bench_memory
     from daemon.estimate import requirements
 
     settings = settings_of(config)
@@ -50,8 +50,10 @@ def memory(
         rows = requirements.predicted(name, wanted, size)
     else:
         try:
-            rows = asyncio.run(_listed(bench.measured(settings, wanted, Console(stderr=True))))
-        except bench.NotMeasured as error:
+            rows = asyncio.run(
+                _listed(bench_memory.measured(settings, wanted, Console(stderr=True)))
+            )
+        except bench_memory.NotMeasured as error:
             fail(Exit.FAILED, str(error))
     if as_json:
         typer.echo(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
@@ -70,8 +72,8 @@ def device_waits(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How soon a worker of the configured model is at work, and how long its device waits."""
-    from daemon import timeline
-    from daemon.trial import TrialFailed
+    from daemon.cli import bench_timeline
+    from daemon.cli.sandbox import TrialFailed
 
     model = settings_of(config).model
     device = device_here(model.devices)
@@ -81,15 +83,15 @@ def device_waits(
     with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
         try:
             one = model.model_copy(update={"devices": (device,)})
-            found = timeline.measure(Path(folder), clips, preset, one)
+            found = bench_timeline.measure(Path(folder), clips, preset, one)
         except TrialFailed as error:
             fail(Exit.FAILED, str(error))
         if trace is not None:
-            timeline.keep(found.trace, trace)
+            bench_timeline.keep(found.trace, trace)
     if as_json:
         typer.echo(found.as_json())
     else:
-        timeline.show(found, Console())
+        bench_timeline.show(found, Console())
 
 
 async def _listed(rows: AsyncIterator["Row"]) -> "list[Row]":

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from daemon.cli.base import Config, Exit, app, fail, settings_of
-from daemon.render import NotRendered, Rendered, render_again, render_one
+from daemon.cli.render import NotRendered, Rendered, render_again, render_one
 from daemon.telemetry.terminal import escape
 from pipeline.sidecar import Sidecar
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.timeline import Start, Stretch, Wait, start, stretches, waits
+from daemon.cli.bench_timeline import Start, Stretch, Wait, start, stretches, waits
 
 
 def test_what_is_written_meanwhile_is_no_wait_of_the_device() -> None:
