@@ -4,19 +4,19 @@ from fastapi import FastAPI
 
 from daemon.config.address import is_loopback
 from daemon.status import Status
-from daemon.web.about import about
 from daemon.web.actions import Actions
 from daemon.web.clips import clips
+from daemon.web.errors import DOCUMENTED, tell_problems
 from daemon.web.events import events
-from daemon.web.guard import Guard
 from daemon.web.health import health
 from daemon.web.hosts import hosts
 from daemon.web.jobs import jobs
-from daemon.web.page import page
-from daemon.web.problem import DOCUMENTED, tell_problems
+from daemon.web.meta import about
+from daemon.web.middleware import Guard
 from daemon.web.rules import rules
+from daemon.web.sse import Streams
+from daemon.web.static import page
 from daemon.web.status import status
-from daemon.web.stream import Streams
 from daemon.web.submit import submit
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.transitions import Changes
 from daemon.services import Services
-from daemon.web.stream import Streams, described, event
+from daemon.web.sse import Streams, described, event
 
 Mark = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 

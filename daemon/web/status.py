@@ -14,7 +14,7 @@ from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import State
 from daemon.jobs.transitions import Changes
 from daemon.status import Status
-from daemon.web.stream import Streams, described, event
+from daemon.web.sse import Streams, described, event
 
 
 class SlotStatus(BaseModel):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from daemon.web.page import FILES
+from daemon.web.static import FILES
 
 ROOT = Path(__file__).parents[2]
 BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ ELSEWHERE = {
     "daemon/cli/sandbox.py",
     "daemon/web/events.py",
     "daemon/web/health.py",
-    "daemon/web/page.py",
+    "daemon/web/static.py",
     "daemon/web/server.py",
     "daemon/webhook.py",
     "pipeline/anatomy.py",

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daemon.web.page import FILES
+from daemon.web.static import FILES
 from tests.daemon.test_sentences import book
 from tests.system.browser import Browser
 from tests.system.page.acts import findings, pick, settled

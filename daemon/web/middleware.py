@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.config.address import is_address
 from daemon.config.secret_file import same, shown
-from daemon.web.problem import problem
+from daemon.web.errors import problem
 
 OPEN = "/healthz"
 """Answers without a token: it tells nothing, and what asks for it often cannot send one."""

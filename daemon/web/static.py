@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-FILES = Path(__file__).parent / "page"
+FILES = Path(__file__).parent / "static"
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
