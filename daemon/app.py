@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 import structlog
 
+from daemon.collectors import watch_gauges
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
 from daemon.config.settings import Inbox, Settings
@@ -27,7 +28,6 @@ from daemon.estimate.memory import Forecast
 from daemon.fleet.hosts import Hosts
 from daemon.fleet.identity import owner
 from daemon.fleet.membership import Presence, lease_of
-from daemon.gauges import watch_gauges
 from daemon.intake.intake import Intake, checker
 from daemon.intake.notifier import Hint
 from daemon.intake.watcher import Watcher
@@ -44,7 +44,7 @@ from daemon.telemetry import systemd
 from daemon.telemetry.metrics import Metrics
 from daemon.web import server
 from daemon.web.actions import Actions
-from daemon.webhook import Webhook
+from daemon.webhooks import Webhook
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Maker

@@ -37,7 +37,7 @@ ELSEWHERE = {
     "daemon/web/health.py",
     "daemon/web/static.py",
     "daemon/web/server.py",
-    "daemon/webhook.py",
+    "daemon/webhooks.py",
     "pipeline/anatomy.py",
     "pipeline/channel.py",
     "pipeline/protocol.py",

@@ -12,7 +12,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.schema import events, meta
 from daemon.jobs.store import Ledger
 from daemon.telemetry.metrics import Metrics
-from daemon.webhook import Webhook
+from daemon.webhooks import Webhook
 from tests.postgres import Server
 from tests.system.receiver import Receiver
 
