@@ -1,7 +1,5 @@
-"""The token that callers of the API must show, where one is demanded. Kept in a file of its own."""
+"""Secret files: the token that callers of the API must show, in a file of its own."""
 
-import base64
-import hmac
 from pathlib import Path
 
 from daemon.config.settings import SettingsError
@@ -26,26 +24,3 @@ def read_token(file: Path | None, key: str = "http.token_file") -> str | None:
     if len(token) < _SHORTEST or not token.isprintable() or " " in token:
         raise SettingsError(f"{key} {file}: not one word of {_SHORTEST} characters or more; {how}")
     return token
-
-
-def shown(authorization: str) -> str:
-    """What an Authorization header shows as the token; empty when it shows none.
-
-    `Bearer TOKEN`, or Basic with the token as password and any user: what a browser can ask for.
-    """
-    scheme, _, value = authorization.partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return value.strip()
-        case "basic":
-            try:
-                return base64.b64decode(value, validate=True).decode().partition(":")[2]
-            except ValueError:  # not base64, or not UTF-8
-                return ""
-        case _:
-            return ""
-
-
-def same(shown_token: str, token: str) -> bool:
-    """Whether they are the same, in a time that tells nothing of how much of it is."""
-    return hmac.compare_digest(shown_token.encode(), token.encode())

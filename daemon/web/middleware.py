@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.config.address import is_address
-from daemon.config.secret_file import same, shown
+from daemon.web.auth import bearer_token, tokens_equal
 from daemon.web.errors import problem
 
 OPEN = "/healthz"
@@ -86,7 +86,7 @@ class Guard:
             return HTTPException(403, "requests of other sites' pages are refused")
         if self._token is None or path == OPEN:
             return None
-        if same(shown(headers.get("authorization", "")), self._token):
+        if tokens_equal(bearer_token(headers.get("authorization", "")), self._token):
             return None
         ask = {"www-authenticate": 'Basic realm="i2vd", charset="UTF-8"'}
         return HTTPException(401, "the token is missing or wrong", ask)
