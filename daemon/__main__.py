@@ -1,4 +1,4 @@
-"""The command `i2vd`. What a command does stands in `daemon/cli/`, one file a family."""
+"""The command `i2vd`. What a command does is in `daemon/cli/`, one file a subject."""
 
 import sys
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ STRANGER = 2
 def main() -> None:
     """Entry point."""
     _refuse_strangers()
-    from daemon.cli import app
+    from daemon.cli.commands import app
 
     app(prog_name="i2vd")
 

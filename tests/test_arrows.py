@@ -71,7 +71,7 @@ def test_no_import_leads_back_to_where_it_came_from() -> None:
 
 @pytest.mark.parametrize(
     ("starting", "without"),
-    [("daemon.app", HEAVY | {"PIL"}), ("daemon.cli", HEAVY | {"PIL", "sqlalchemy"})],
+    [("daemon.app", HEAVY | {"PIL"}), ("daemon.cli.commands", HEAVY | {"PIL", "sqlalchemy"})],
 )
 def test_what_starts_often_starts_without_the_heavy_libraries(
     starting: str, without: set[str]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from daemon.cli import app
 from daemon.cli.base import Exit
+from daemon.cli.commands import app
 from daemon.config.loader import load
 from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
 from pipeline.gate import Limits

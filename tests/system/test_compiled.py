@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import daemon.cli.render
-from daemon.cli import app
+from daemon.cli.commands import app
 from pipeline.sidecar import Sidecar
 from tests.system.studio import ROOT, picture
 
