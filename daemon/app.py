@@ -48,7 +48,7 @@ from daemon.webhooks import Webhook
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Maker
-from pipeline.presets import family_of
+from pipeline.request.presets import family_of
 from rules.live import LiveRules, Reloaded
 
 _RULES_INTERVAL = 2.0

@@ -16,7 +16,7 @@ from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import Metrics
 from pipeline.decoder import Decoder
-from pipeline.presets import Family
+from pipeline.request.presets import Family
 from rules.live import LiveRules
 
 

@@ -16,7 +16,7 @@ from pipeline.protocol import (
     Prepared,
     Rejected,
 )
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 
 _WHO = "the picture decoder"
 _QUICK = 5.0

@@ -4,7 +4,7 @@ The reference pipeline floors a float division and so leaves a black edge of one
 40 % of all sizes; here a box is whole pixels within the picture, and always fills what it should.
 """
 
-from pipeline.spec import Framing
+from pipeline.request.spec import Framing
 
 Box = tuple[int, int, int, int]
 """left, upper, right, lower in pixels, as Pillow has it: right and lower stand outside."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pipeline.mode import Mode, Rung
-from pipeline.presets import Family, Preset
-from pipeline.spec import Spec
+from pipeline.request.presets import Family, Preset
+from pipeline.request.spec import Spec
 
 Needs = Callable[[Rung], int]
 """Bytes that a clip needs on a rung."""

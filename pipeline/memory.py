@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from pipeline.anatomy import Anatomy
 from pipeline.mode import STRIPE, Mode, Rung, Thrift
-from pipeline.spec import Spec
-from pipeline.speed import course
+from pipeline.request.sampling_plan import course
+from pipeline.request.spec import Spec
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _GLANCE = 145

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 
 
 @dataclass(frozen=True)

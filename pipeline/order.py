@@ -7,9 +7,9 @@ from typing import Literal
 
 from pipeline.loss import Loss
 from pipeline.mode import Rung
-from pipeline.presets import Speed
 from pipeline.protocol import Loaded, Made, Stage
-from pipeline.spec import Spec
+from pipeline.request.presets import Speed
+from pipeline.request.spec import Spec
 
 
 @dataclass(frozen=True)

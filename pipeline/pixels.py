@@ -11,7 +11,7 @@ from typing import Any, cast
 from PIL import Image, ImageCms, ImageFilter
 
 from pipeline.framing import Box, crop_box, fit_box
-from pipeline.spec import Framing
+from pipeline.request.spec import Framing
 
 _WHITE = (255, 255, 255)
 """Under transparency: cut-outs and drawings are made for a white page, and the video model is

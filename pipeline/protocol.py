@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipeline.gate import Figures, FlawKind, Limits
 from pipeline.mode import Mode
-from pipeline.spec import Framing, Spec
+from pipeline.request.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"
 """Name of the variable that holds the number of the child's end of the channel."""

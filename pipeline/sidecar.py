@@ -16,10 +16,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
-from pipeline.presets import Speed
 from pipeline.protocol import Dtype, Output, Stage
-from pipeline.spec import Sampler, Spacing, Spec
-from pipeline.speed import course
+from pipeline.request.presets import Speed
+from pipeline.request.sampling_plan import course
+from pipeline.request.spec import Sampler, Spacing, Spec
 
 SCHEMA_FILE = Path(__file__).with_name("sidecar.schema.json")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.presets import MICRO, MICRO_FOLDER
+from pipeline.request.presets import MICRO, MICRO_FOLDER
 
 NETWORKS = {
     "unet": "I2VGenXLUNet",

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pipeline.presets import MICRO_FOLDER
+from pipeline.request.presets import MICRO_FOLDER
 from pipeline.source import find
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.exact.tokens import projections

@@ -12,10 +12,10 @@ from daemon.cli.commands import app
 from daemon.config.loader import load
 from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
 from pipeline.gate import Limits
-from pipeline.presets import I2VGEN_XL
 from pipeline.protocol import SILENCE
+from pipeline.request.presets import I2VGEN_XL
+from pipeline.request.spec import Request
 from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema
-from pipeline.spec import Request
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

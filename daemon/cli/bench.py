@@ -16,7 +16,7 @@ from rich.table import Table
 
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.devices import device_here
-from pipeline.presets import MICRO
+from pipeline.request.presets import MICRO
 
 if TYPE_CHECKING:
     from daemon.estimate.requirements import Row

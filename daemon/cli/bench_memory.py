@@ -22,9 +22,9 @@ from pipeline.maker import Maker
 from pipeline.memory import peak_of
 from pipeline.mode import Mode
 from pipeline.order import Clip, Order
-from pipeline.presets import family_of
 from pipeline.protocol import Inspected
-from pipeline.spec import Spec
+from pipeline.request.presets import family_of
+from pipeline.request.spec import Spec
 
 _UNLIMITED = 1 << 50
 """More than any device has: so the tensors on a CPU are counted, and never too many."""

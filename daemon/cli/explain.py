@@ -22,9 +22,9 @@ from daemon.jobs.queries import History
 from daemon.publish.originals import local
 from daemon.telemetry.terminal import escape
 from pipeline.decoder import Decoder
-from pipeline.presets import family_of
 from pipeline.protocol import Rejected
-from pipeline.spec import Spec
+from pipeline.request.presets import family_of
+from pipeline.request.spec import Spec
 from rules.live import LiveRules
 from rules.parse import read_sidecar
 

@@ -25,11 +25,11 @@ from pipeline.maker import Maker
 from pipeline.memory import need, peak_of
 from pipeline.mode import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
-from pipeline.presets import family_of
 from pipeline.protocol import Inspected, Load, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step
+from pipeline.request.presets import family_of
+from pipeline.request.spec import Request, Spec, check, resolve
 from pipeline.sidecar import AppliedRule, Given, Sidecar, Source, compose
-from pipeline.spec import Request, Spec, check, resolve
 
 
 class NotRendered(Exception):

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
 from daemon.config.settings import ENV_PREFIX, Hook, Inbox, Settings, SettingsError
-from pipeline.presets import MICRO
+from pipeline.request.presets import MICRO
 from rules.parse import shown
 
 CONFIG_PLACES = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))

@@ -24,8 +24,8 @@ from daemon.config.fields import (
     this_machine,
 )
 from pipeline.gate import Limits
-from pipeline.presets import MICRO
 from pipeline.protocol import Dtype, Load, Stage
+from pipeline.request.presets import MICRO
 
 ENV_PREFIX = "I2VD_"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

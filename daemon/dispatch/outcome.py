@@ -21,8 +21,8 @@ from daemon.publish.staging import discard, staging_of
 from daemon.services import Services
 from pipeline.order import Clip, NoClip
 from pipeline.protocol import Rejected
+from pipeline.request.spec import Spec
 from pipeline.sidecar import AppliedRule, Source, compose
-from pipeline.spec import Spec
 
 log = structlog.get_logger()
 

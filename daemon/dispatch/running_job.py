@@ -6,7 +6,7 @@ from typing import Any
 
 from daemon.jobs.job import Job
 from pipeline.protocol import Progress
-from pipeline.speed import course
+from pipeline.request.sampling_plan import course
 
 _SOON = 5.0
 """Seconds for which a device is still busy when the next picture is looked for: enough to prepare

@@ -11,9 +11,9 @@ from itertools import product
 from statistics import median
 
 from daemon.jobs.queries import History, Shape, Wanted
-from pipeline.presets import Speed
-from pipeline.spec import Spec
-from pipeline.speed import SAVINGS, course_with
+from pipeline.request.presets import Speed
+from pipeline.request.sampling_plan import SAVINGS, course_with
+from pipeline.request.spec import Spec
 
 _REMEMBERED = 50
 """Clips of a preset, or of a preset at a speed, that count."""

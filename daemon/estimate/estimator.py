@@ -10,9 +10,9 @@ from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
-from pipeline.presets import family_of
-from pipeline.spec import Spec
-from pipeline.speed import course
+from pipeline.request.presets import family_of
+from pipeline.request.sampling_plan import course
+from pipeline.request.spec import Spec
 
 
 class Estimate(BaseModel):

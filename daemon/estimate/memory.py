@@ -17,7 +17,7 @@ from pipeline.memory import bytes_of, largest, need, peak_of
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 
 _A_DAY = 86400.0
 _HALF = "float16"

@@ -19,8 +19,8 @@ from pipeline import ladder
 from pipeline.anatomy import PUBLISHED, anatomy_of
 from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
-from pipeline.presets import I2VGEN_XL, Family, family_of
-from pipeline.spec import Request, Spec, resolve
+from pipeline.request.presets import I2VGEN_XL, Family, family_of
+from pipeline.request.spec import Request, Spec, resolve
 
 FEWEST = 10
 """Steps of a clip that is only to be measured: memory does not depend on them."""

@@ -6,7 +6,7 @@ from daemon.estimate.duration import Pace
 from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake.intake import Plan
 from pipeline.framing import kept_fraction
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 
 
 class Outlook(BaseModel):

@@ -18,9 +18,9 @@ from daemon.intake.watcher import Aside, Later
 from daemon.jobs.job import Drop
 from daemon.services import Services
 from pipeline.decoder import Condemned
-from pipeline.presets import Family
 from pipeline.protocol import Inspected, Rejected
-from pipeline.spec import Problem, Request, Spec, check, resolve
+from pipeline.request.presets import Family
+from pipeline.request.spec import Problem, Request, Spec, check, resolve
 from rules.parse import Mistake, read_sidecar
 from rules.rule import Choice, Make, Picture, RuleSet
 

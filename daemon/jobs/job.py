@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
-from pipeline.spec import Spec
 
 State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed", "cancelled")

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from daemon.jobs.database import Database
 from daemon.jobs.job import OPEN, STATES, Event, Job, State, as_job
 from daemon.jobs.schema import events, jobs, same_drop
-from pipeline.presets import Speed
-from pipeline.spec import Spec
+from pipeline.request.presets import Speed
+from pipeline.request.spec import Spec
 
 
 class Shape(NamedTuple):

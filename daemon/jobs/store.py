@@ -22,8 +22,8 @@ from daemon.jobs.claim_filter import Fit, pick
 from daemon.jobs.database import Database
 from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
+from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
-from pipeline.spec import Spec
 
 CANCELLED = "cancelled by the operator"
 

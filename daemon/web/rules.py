@@ -15,9 +15,9 @@ from daemon.intake.submit import make_beside
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of
-from pipeline.presets import Preset
 from pipeline.protocol import Inspected
-from pipeline.spec import Request
+from pipeline.request.presets import Preset
+from pipeline.request.spec import Request
 from rules.live import LiveRules
 
 Pixels = Annotated[int, Field(ge=1, le=100_000)]

@@ -20,8 +20,8 @@ from pipeline.micro.heldout import JUDGED, PROMPTS, to_image
 from pipeline.micro.judge import Line, Report, average, bar, judge, together
 from pipeline.micro.motions import OPPOSITES, Motion
 from pipeline.mode import Mode
-from pipeline.presets import MICRO, MICRO_FAMILY
-from pipeline.spec import Sampler, clip_size
+from pipeline.request.presets import MICRO, MICRO_FAMILY
+from pipeline.request.spec import Sampler, clip_size
 from pipeline.worker.model import Model
 
 

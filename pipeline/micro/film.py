@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.mode import Mode
-from pipeline.presets import MICRO, MICRO_FAMILY
-from pipeline.spec import Sampler
-from pipeline.speed import Course, Saving, course_with
+from pipeline.request.presets import MICRO, MICRO_FAMILY
+from pipeline.request.sampling_plan import Course, Saving, course_with
+from pipeline.request.spec import Sampler
 from pipeline.worker import hold
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode

@@ -25,7 +25,7 @@ from pipeline.micro.film import Setting, film, load_model
 from pipeline.micro.heldout import JUDGED, PROMPTS, seen, to_image, truth
 from pipeline.micro.judge import decibels, mean, nearest
 from pipeline.micro.motions import Motion
-from pipeline.speed import SAVINGS, Saving
+from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.count import denoising
 from pipeline.worker.model import Model
 from pipeline.worker.slices import standing_in

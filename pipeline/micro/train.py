@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.micro import flow, layout, painting, pictures, text, unet, vae
 from pipeline.micro.lesson import Lesson, learn
-from pipeline.presets import MICRO_FOLDER
+from pipeline.request.presets import MICRO_FOLDER
 
 PICTURES = 1600
 BANK_SEED = 1

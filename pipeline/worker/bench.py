@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.mode import Mode
-from pipeline.presets import MICRO
+from pipeline.request.presets import MICRO
 from pipeline.worker import cache
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions

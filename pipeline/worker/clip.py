@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.gate import Flaw, flaw
 from pipeline.protocol import Made, Make
-from pipeline.speed import Course, course
+from pipeline.request.sampling_plan import Course, course
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget
 from pipeline.worker.compiler import Compiler, NotCompiled

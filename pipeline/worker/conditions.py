@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 from pipeline.worker import hold
 from pipeline.worker.errors import Refused, first_line
 from pipeline.worker.model import Model

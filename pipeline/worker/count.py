@@ -8,7 +8,7 @@ from diffusers import I2VGenXLUNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.speed import Course
+from pipeline.request.sampling_plan import Course
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.constants import Deep

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from pipeline.mode import Mode
-from pipeline.speed import Course
+from pipeline.request.sampling_plan import Course
 from pipeline.worker import hold
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions

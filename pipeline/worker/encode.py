@@ -16,7 +16,7 @@ import av
 from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.protocol import Output
-from pipeline.spec import Encoder
+from pipeline.request.spec import Encoder
 from pipeline.worker.errors import BadFile, first_line
 from pipeline.worker.frames import Frames
 

@@ -13,8 +13,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from pipeline.spec import Sampler, Spacing
-from pipeline.speed import Turn
+from pipeline.request.sampling_plan import Turn
+from pipeline.request.spec import Sampler, Spacing
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.constants import Deep
 

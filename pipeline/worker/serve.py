@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from pipeline.channel import Channel, ParentGone
-from pipeline.presets import MICRO_FAMILY, family_of
 from pipeline.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
@@ -35,6 +34,7 @@ from pipeline.protocol import (
 )
 from pipeline.protocol import Cancelled as CancelledReply
 from pipeline.protocol import Spoilt as SpoiltReply
+from pipeline.request.presets import MICRO_FAMILY, family_of
 from pipeline.source import ModelUnusable
 from pipeline.worker import budget, cache, clip
 from pipeline.worker.compiler import Compiler

@@ -26,8 +26,8 @@ from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from pipeline.presets import MICRO_FAMILY
-from pipeline.spec import Request, resolve
+from pipeline.request.presets import MICRO_FAMILY
+from pipeline.request.spec import Request, resolve
 from tests.bench.head import head
 from tests.chaos.film import film
 from tests.chaos.fleet import SETTINGS

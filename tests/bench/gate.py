@@ -19,9 +19,9 @@ from pipeline.maker import Maker
 from pipeline.micro.motions import Motion
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, NoClip, Order
-from pipeline.presets import MICRO, MICRO_FAMILY
 from pipeline.protocol import Load
-from pipeline.spec import Spec
+from pipeline.request.presets import MICRO, MICRO_FAMILY
+from pipeline.request.spec import Spec
 
 _PROMPTS = {Motion.STILL: "a still picture, nothing moves", Motion.GENTLE: "waves on the beach"}
 

@@ -24,8 +24,8 @@ from daemon.jobs.database import Database
 from daemon.jobs.queries import History, Wanted
 from daemon.jobs.schema import jobs
 from daemon.jobs.store import Ledger
-from pipeline.presets import MICRO_FAMILY
-from pipeline.spec import Request, resolve
+from pipeline.request.presets import MICRO_FAMILY
+from pipeline.request.spec import Request, resolve
 from tests.bench.head import head
 
 _ROWS = 20_000

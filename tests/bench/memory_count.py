@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.anatomy import PUBLISHED
 from pipeline.memory import Peak, peak
 from pipeline.mode import Mode, Rung
-from pipeline.presets import I2VGEN_XL
+from pipeline.request.presets import I2VGEN_XL
 from pipeline.worker import decode, hold
 from pipeline.worker.budget import Ledger
 from pipeline.worker.conditions import Conditions, conditions

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.mode import Mode
-from pipeline.presets import MICRO
 from pipeline.protocol import Load, Make, Progress
+from pipeline.request.presets import MICRO
 from tests.bench.head import head
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec
 

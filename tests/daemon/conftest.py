@@ -10,8 +10,8 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import Drop, Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from pipeline.presets import MICRO_FAMILY
-from pipeline.spec import Request, Spec, resolve
+from pipeline.request.presets import MICRO_FAMILY
+from pipeline.request.spec import Request, Spec, resolve
 from tests.postgres import Server
 
 

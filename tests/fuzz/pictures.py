@@ -27,9 +27,9 @@ from rich.table import Table
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.picture import DEFAULT_MEMORY, MEMORY
-from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Rejected
-from pipeline.spec import Request, resolve
+from pipeline.request.presets import MICRO_FAMILY
+from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import corpus
 from tests.fuzz.mutate import Mutant, mutant
 

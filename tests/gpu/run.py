@@ -37,9 +37,9 @@ from pipeline.gate import NO_LIMITS
 from pipeline.ladder import first_that_fits, rungs
 from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
-from pipeline.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.protocol import Make, Progress
-from pipeline.spec import Spec
+from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
+from pipeline.request.spec import Spec
 from pipeline.worker import clip
 from pipeline.worker.budget import Budget
 from pipeline.worker.decode import release

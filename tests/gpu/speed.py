@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPImageProcessorPil
 
 from pipeline.mode import Mode
-from pipeline.presets import Speed
-from pipeline.spec import Spec
-from pipeline.speed import course
+from pipeline.request.presets import Speed
+from pipeline.request.sampling_plan import course
+from pipeline.request.spec import Spec
 from pipeline.worker import hold
 from pipeline.worker.bench import Within, beside, step
 from pipeline.worker.compiler import Compiler, NotCompiled

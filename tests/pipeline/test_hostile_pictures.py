@@ -20,9 +20,9 @@ from PIL import ExifTags, Image
 from pipeline.decoder import Condemned, Decoder
 from pipeline.loss import Loss
 from pipeline.picture import MEMORY
-from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Inspected, Rejected
-from pipeline.spec import Request, resolve
+from pipeline.request.presets import MICRO_FAMILY
+from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import checked, corpus, encoded, parts, scene
 from tests.fuzz.mutate import Mutant, mutant
 from tests.fuzz.pictures import Fuzz, child_status

@@ -13,8 +13,8 @@ from pipeline.anatomy import PUBLISHED, anatomy_of
 from pipeline.ladder import advice, first_that_fits, rungs
 from pipeline.memory import peak
 from pipeline.mode import Mode, Rung
-from pipeline.presets import I2VGEN_XL, MICRO_FAMILY, Family
-from pipeline.spec import Request, Spec, resolve
+from pipeline.request.presets import I2VGEN_XL, MICRO_FAMILY, Family
+from pipeline.request.spec import Request, Spec, resolve
 
 GB = 10**9
 

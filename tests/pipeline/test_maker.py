@@ -17,9 +17,9 @@ from pipeline.maker import Maker, another_seed
 from pipeline.memory import peak
 from pipeline.mode import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
-from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
-from pipeline.spec import Spec
+from pipeline.request.presets import MICRO_FAMILY
+from pipeline.request.spec import Spec
 
 ROOT = Path(__file__).parent.parent.parent
 ENV = {"PYTHONPATH": str(ROOT)}

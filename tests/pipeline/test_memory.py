@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.anatomy import PUBLISHED, anatomy_of
 from pipeline.memory import need, peak
 from pipeline.mode import Mode, Rung
-from pipeline.presets import I2VGEN_XL, MICRO_FOLDER
+from pipeline.request.presets import I2VGEN_XL, MICRO_FOLDER
 
 RESULTS = Path(__file__).parents[1] / "gpu" / "results"
 GB = 10**9

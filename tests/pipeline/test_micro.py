@@ -20,8 +20,8 @@ from pipeline.micro.judge import bar, decibels, inner, judge
 from pipeline.micro.lesson import Lesson, learn
 from pipeline.micro.motions import Motion
 from pipeline.micro.price import EIGHT, prices
-from pipeline.presets import MICRO_FOLDER
-from pipeline.speed import SAVINGS, Saving
+from pipeline.request.presets import MICRO_FOLDER
+from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.model import Model
 
 SETTING = Setting(steps=4)  # grainier than the demo's 12, and three times as fast

@@ -40,7 +40,7 @@ from pipeline.protocol import (
     read_reply,
     read_request,
 )
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 
 SPEC = Spec(
     prompt="p",

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.presets import MICRO_FOLDER
 from pipeline.pull import LICENCE
+from pipeline.request.presets import MICRO_FOLDER
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded, Made, Output
+from pipeline.request.spec import Spec
 from pipeline.sidecar import Sidecar, Source, compose, fallback
-from pipeline.spec import Spec
 
 SPEC = Spec(prompt="x", preset="draft", width=64, height=64, frames=8, fps=8, motion_fps=16,
             steps=10, guidance=1.0, seed=1)  # fmt: skip

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pipeline.presets import I2VGEN_XL, MICRO_FAMILY
-from pipeline.spec import check
+from pipeline.request.presets import I2VGEN_XL, MICRO_FAMILY
+from pipeline.request.spec import check
 from rules.parse import MAKE_KEYS, MATCH_KEYS, TOP_KEYS, parse_folder, parse_rule
 from rules.rule import OUTPUT_VARIABLES, PROMPT_VARIABLES, PROMPTS, Picture
 

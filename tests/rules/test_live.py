@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.presets import I2VGEN_XL
-from pipeline.spec import check
+from pipeline.request.presets import I2VGEN_XL
+from pipeline.request.spec import check
 from rules.live import LiveRules
 from rules.rule import Picture, RuleSet
 

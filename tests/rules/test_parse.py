@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.presets import I2VGEN_XL
-from pipeline.spec import Request, check
+from pipeline.request.presets import I2VGEN_XL
+from pipeline.request.spec import Request, check
 from rules.files import LARGEST
 from rules.parse import (
     MAKE_KEYS,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.mode import Thrift
-from pipeline.speed import Course
+from pipeline.request.sampling_plan import Course
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.constants import constants, shared
 from pipeline.worker.exact.convolutions import channels_last, norms, phases, resnets, shifted

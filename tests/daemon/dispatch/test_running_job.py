@@ -13,7 +13,7 @@ from pipeline.loss import Loss
 from pipeline.maker import Maker
 from pipeline.order import NoClip
 from pipeline.protocol import Load, Progress, Stage
-from pipeline.spec import Spec
+from pipeline.request.spec import Spec
 
 NewJob = Callable[..., Job]
 

@@ -8,8 +8,8 @@ from daemon.estimate.duration import Pace, queued_work, rates, work
 from daemon.jobs.job import Drop
 from daemon.jobs.queries import History, Wanted
 from daemon.jobs.store import Ledger
-from pipeline.presets import Speed
-from pipeline.spec import Spec
+from pipeline.request.presets import Speed
+from pipeline.request.spec import Spec
 from tests.daemon.conftest import claim
 
 

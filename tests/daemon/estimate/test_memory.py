@@ -13,9 +13,9 @@ from daemon.jobs.schema import peaks
 from pipeline.gate import Figures
 from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, StepDown
-from pipeline.presets import Speed
 from pipeline.protocol import Dtype, Loaded, Made, Output
-from pipeline.spec import Spec
+from pipeline.request.presets import Speed
+from pipeline.request.spec import Spec
 
 RUNG = Rung(Mode.FAST, 48, 48, 8)
 LOADED = Loaded(

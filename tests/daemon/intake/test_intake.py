@@ -28,8 +28,8 @@ from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import Metrics
 from pipeline.decoder import Decoder
-from pipeline.presets import MICRO_FAMILY
 from pipeline.protocol import Inspected, Rejected
+from pipeline.request.presets import MICRO_FAMILY
 from rules.live import LiveRules
 
 RULE = '[make]\nprompt = "camera panning right, {stem}"\npreset = "draft"\n'

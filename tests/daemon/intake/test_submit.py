@@ -17,7 +17,7 @@ from daemon.intake.submit import (
     picture_name,
     prompt_beside,
 )
-from pipeline.presets import MICRO_FAMILY
+from pipeline.request.presets import MICRO_FAMILY
 from rules.parse import parse_sidecar
 
 CHECKER = checker(MICRO_FAMILY)

@@ -30,8 +30,8 @@ from daemon.jobs.recovery import Takeover
 from daemon.jobs.schema import jobs, meta, metadata
 from daemon.jobs.store import Ledger
 from pipeline.mode import Mode
+from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback, Tried
-from pipeline.spec import Spec
 from tests.daemon.conftest import claim
 
 STEP = Fallback(

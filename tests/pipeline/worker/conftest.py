@@ -7,7 +7,7 @@ import torch
 
 from pipeline import protocol
 from pipeline.mode import Mode
-from pipeline.presets import MICRO
+from pipeline.request.presets import MICRO
 from pipeline.worker.model import Model, load
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec
 

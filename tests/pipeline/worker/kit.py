@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline import protocol
-from pipeline.presets import MICRO
-from pipeline.spec import Spec
+from pipeline.request.presets import MICRO
+from pipeline.request.spec import Spec
 
 
 def a_picture(width: int = 64, height: int = 64) -> Image.Image:

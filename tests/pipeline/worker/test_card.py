@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from pipeline.mode import Mode
-from pipeline.presets import MICRO
-from pipeline.speed import Turn
+from pipeline.request.presets import MICRO
+from pipeline.request.sampling_plan import Turn
 from pipeline.worker import hold
 from pipeline.worker.conditions import conditions
 from pipeline.worker.model import load

@@ -16,8 +16,8 @@ from pipeline import ladder
 from pipeline.anatomy import anatomy_of
 from pipeline.memory import need, peak_of
 from pipeline.mode import Mode, Rung
-from pipeline.presets import MICRO_FAMILY, Speed
 from pipeline.protocol import LARGEST_POSTER, Made, Make, Progress
+from pipeline.request.presets import MICRO_FAMILY, Speed
 from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
 from pipeline.worker.compiler import Compiler, NotCompiled

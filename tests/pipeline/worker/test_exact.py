@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.mode import Mode
-from pipeline.speed import SHALLOW, course_with
+from pipeline.request.sampling_plan import SHALLOW, course_with
 from pipeline.worker import hold
 from pipeline.worker.bench import beside, step
 from pipeline.worker.compiler import Compiler

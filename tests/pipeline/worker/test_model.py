@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from pipeline.gate import NO_LIMITS
-from pipeline.presets import MICRO, MICRO_FOLDER
 from pipeline.protocol import Make
+from pipeline.request.presets import MICRO, MICRO_FOLDER
 from pipeline.source import ModelUnusable
 from pipeline.worker.budget import Budget
 from pipeline.worker.exact.tokens import projections

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.mode import Mode
-from pipeline.presets import MICRO_FOLDER
+from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.conditions import conditions, embed_image, embed_text
 from pipeline.worker.decode import decode
 from pipeline.worker.model import Model

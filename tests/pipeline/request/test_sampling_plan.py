@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.presets import I2VGEN_XL, MICRO_FAMILY, Speed
-from pipeline.spec import Request, Spec, check
-from pipeline.speed import SAVINGS, SHALLOW, Saving, course, course_with
-from tests.pipeline.test_spec import given_for
+from pipeline.request.presets import I2VGEN_XL, MICRO_FAMILY, Speed
+from pipeline.request.sampling_plan import SAVINGS, SHALLOW, Saving, course, course_with
+from pipeline.request.spec import Request, Spec, check
+from tests.pipeline.request.test_spec import given_for
 
 SPEEDS = get_args(Speed)
 

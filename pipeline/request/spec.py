@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from pipeline.presets import Family, Speed
+from pipeline.request.presets import Family, Speed
 
 Framing = Literal["crop", "fit", "blur"]
 Sampler = Literal["ddim", "dpm++2m", "unipc"]

@@ -11,7 +11,7 @@ from typing import Literal
 MICRO = "micro"
 """The model setting that means the embedded demonstration checkpoint."""
 
-MICRO_FOLDER = Path(__file__).parent / "micro" / "checkpoint"
+MICRO_FOLDER = Path(__file__).parents[1] / "micro" / "checkpoint"
 
 
 Speed = Literal["exact", "balanced", "fast"]

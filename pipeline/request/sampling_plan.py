@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pipeline.presets import Speed
-from pipeline.spec import Sampler, Spacing, Spec
+from pipeline.request.presets import Speed
+from pipeline.request.spec import Sampler, Spacing, Spec
 
 Saving = Literal["steps", "interval", "deep"]
 """Fewer steps; guidance only at the first of them; what the deeper levels gave taken again."""

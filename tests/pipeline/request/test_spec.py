@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, MICRO_FOLDER, family_of
-from pipeline.spec import Request, Spec, allowed, check, clip_size, resolve
+from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, MICRO_FOLDER, family_of
+from pipeline.request.spec import Request, Spec, allowed, check, clip_size, resolve
 
 SHA = "0123abcd" * 8
 

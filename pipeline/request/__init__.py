@@ -1,0 +1,1 @@
+"""Requests: what to generate."""
