@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.gate import Limits
-from pipeline.ladder import first_that_fits
 from pipeline.loss import Loss, fragmentation, leak, oom_kills
-from pipeline.mode import Rung
+from pipeline.memory.ladder import first_that_fits
+from pipeline.memory.modes import Rung
 from pipeline.order import Clip, Kind, NoClip, Order, StepDown
 from pipeline.protocol import (
     Cancelled,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.loss import Loss
-from pipeline.mode import Rung
+from pipeline.memory.modes import Rung
 from pipeline.protocol import Loaded, Made, Stage
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from pipeline.gate import Figures
-from pipeline.mode import Mode, Rung
+from pipeline.memory.modes import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Dtype, Output, Stage
 from pipeline.request.presets import Speed

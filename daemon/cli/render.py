@@ -17,13 +17,13 @@ from daemon.config.settings import Model, Settings
 from daemon.devices import device_here
 from daemon.fs.atomic import write_durably
 from daemon.publish.publisher import CLIP
-from pipeline import ladder
-from pipeline.anatomy import anatomy_of
 from pipeline.decoder import Decoder
 from pipeline.loss import Loss
 from pipeline.maker import Maker
-from pipeline.memory import need, peak_of
-from pipeline.mode import Rung
+from pipeline.memory import ladder
+from pipeline.memory.dimensions import anatomy_of
+from pipeline.memory.model import need, peak_of
+from pipeline.memory.modes import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.protocol import Inspected, Load, Loaded, Rejected, Spoilt
 from pipeline.protocol import Progress as Step

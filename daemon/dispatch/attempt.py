@@ -19,8 +19,8 @@ from daemon.dispatch.slot import Slot
 from daemon.jobs.database import LedgerUnavailable
 from daemon.publish.previews import leave_preview
 from daemon.services import Services
-from pipeline import ladder
-from pipeline.mode import Rung
+from pipeline.memory import ladder
+from pipeline.memory.modes import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.sidecar import fallback

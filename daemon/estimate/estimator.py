@@ -6,10 +6,10 @@ from daemon.config.settings import Settings
 from daemon.devices import devices, most_bytes
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
-from pipeline import ladder
-from pipeline.anatomy import anatomy_of
-from pipeline.memory import need, peak_of
-from pipeline.mode import Mode, Rung
+from pipeline.memory import ladder
+from pipeline.memory.dimensions import anatomy_of
+from pipeline.memory.model import need, peak_of
+from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import family_of
 from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec

@@ -15,10 +15,10 @@ from daemon.config.settings import Settings
 from daemon.estimate.duration import Pace
 from daemon.estimate.estimator import Estimator
 from daemon.estimate.memory import Forecast
-from pipeline import ladder
-from pipeline.anatomy import PUBLISHED, anatomy_of
-from pipeline.memory import need, peak_of
-from pipeline.mode import Mode, Rung
+from pipeline.memory import ladder
+from pipeline.memory.dimensions import PUBLISHED, anatomy_of
+from pipeline.memory.model import need, peak_of
+from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL, Family, family_of
 from pipeline.request.spec import Request, Spec, resolve
 

@@ -23,7 +23,7 @@ from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.queries import History
 from pipeline.gate import FLAWS
 from pipeline.loss import CAUSES
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.protocol import SILENCE
 
 MESSAGES = ("told", "tried", "given up")

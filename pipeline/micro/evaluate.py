@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.memory.modes import Mode
 from pipeline.micro import heldout
 from pipeline.micro.film import Setting, film, load_model
 from pipeline.micro.heldout import JUDGED, PROMPTS, to_image
 from pipeline.micro.judge import Line, Report, average, bar, judge, together
 from pipeline.micro.motions import OPPOSITES, Motion
-from pipeline.mode import Mode
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Sampler, clip_size
 from pipeline.worker.model import Model

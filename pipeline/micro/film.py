@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.sampling_plan import Course, Saving, course_with
 from pipeline.request.spec import Sampler

@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL, I2VGenXLUNet
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from pipeline.worker import cache
 from pipeline.worker.compiler import Compiler

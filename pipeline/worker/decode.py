@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.gate import Flaw
-from pipeline.mode import Thrift
+from pipeline.memory.modes import Thrift
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.exact.graph import Work, recorded

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.sampling_plan import Course
 from pipeline.worker import hold
 from pipeline.worker.compiler import Compiler

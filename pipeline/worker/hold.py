@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.mode import STRIPE, Mode
+from pipeline.memory.modes import STRIPE, Mode
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import applied, chosen, decoding

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from daemon.cli.demo import SAMPLES
 from pipeline.gate import NO_LIMITS, Figures, Limits, flaw
 from pipeline.maker import Maker
+from pipeline.memory.modes import Mode, Rung
 from pipeline.micro.motions import Motion
-from pipeline.mode import Mode, Rung
 from pipeline.order import Clip, NoClip, Order
 from pipeline.protocol import Load
 from pipeline.request.presets import MICRO, MICRO_FAMILY

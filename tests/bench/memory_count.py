@@ -4,7 +4,7 @@
 
 The worker's own code runs on the meta device, where tensors have shapes and no memory, and the
 same count as on a budgeted CPU is kept of those that live. `--tensors` shows which live at the
-peak: the derivation of the terms in pipeline/memory.py.
+peak: the derivation of the terms in pipeline/memory/model.py.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from rich.table import Table
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pipeline.anatomy import PUBLISHED
-from pipeline.memory import Peak, peak
-from pipeline.mode import Mode, Rung
+from pipeline.memory.dimensions import PUBLISHED
+from pipeline.memory.model import Peak, peak
+from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.worker import decode, hold
 from pipeline.worker.budget import Ledger

@@ -17,7 +17,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.protocol import Load, Make, Progress
 from pipeline.request.presets import MICRO
 from tests.bench.head import head

@@ -38,7 +38,7 @@ ELSEWHERE = {
     "daemon/web/static.py",
     "daemon/web/server.py",
     "daemon/webhooks.py",
-    "pipeline/anatomy.py",
+    "pipeline/memory/dimensions.py",
     "pipeline/channel.py",
     "pipeline/protocol.py",
     "pipeline/pull.py",

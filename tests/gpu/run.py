@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.anatomy import PUBLISHED, Anatomy, anatomy_of
 from pipeline.gate import NO_LIMITS
-from pipeline.ladder import first_that_fits, rungs
-from pipeline.memory import need, peak_of
-from pipeline.mode import Mode, Rung
+from pipeline.memory.dimensions import PUBLISHED, Anatomy, anatomy_of
+from pipeline.memory.ladder import first_that_fits, rungs
+from pipeline.memory.model import need, peak_of
+from pipeline.memory.modes import Mode, Rung
 from pipeline.protocol import Make, Progress
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec

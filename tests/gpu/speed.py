@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPImageProcessorPil
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.presets import Speed
 from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ladder
-from pipeline.anatomy import anatomy_of
 from pipeline.client import Child, Died, Silent
 from pipeline.loss import Loss
 from pipeline.maker import Maker, another_seed
-from pipeline.memory import peak
-from pipeline.mode import Rung
+from pipeline.memory import ladder
+from pipeline.memory.dimensions import anatomy_of
+from pipeline.memory.model import peak
+from pipeline.memory.modes import Rung
 from pipeline.order import Clip, NoClip, Order, StepDown
 from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.request.presets import MICRO_FAMILY

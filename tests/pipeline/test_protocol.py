@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.gate import Figures
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.protocol import (
     SILENCE,
     Cancel,

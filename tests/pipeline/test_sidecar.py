@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from pipeline.gate import Figures
-from pipeline.mode import Mode, Rung
+from pipeline.memory.modes import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Loaded, Made, Output
 from pipeline.request.spec import Spec

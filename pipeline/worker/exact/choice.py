@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.mode import Thrift
+from pipeline.memory.modes import Thrift
 from pipeline.request.sampling_plan import Course
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.constants import constants, shared

@@ -6,7 +6,7 @@ import pytest
 
 from daemon.cli.render import _order
 from daemon.config.settings import Settings
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.sidecar import Given
 from tests.pipeline.test_sidecar import SPEC
 

@@ -11,7 +11,7 @@ from daemon.estimate.requirements import known
 from daemon.jobs.database import Database
 from daemon.jobs.schema import peaks
 from pipeline.gate import Figures
-from pipeline.mode import Mode, Rung
+from pipeline.memory.modes import Mode, Rung
 from pipeline.order import Clip, StepDown
 from pipeline.protocol import Dtype, Loaded, Made, Output
 from pipeline.request.presets import Speed

@@ -29,7 +29,7 @@ from daemon.jobs.queries import History, Wanted
 from daemon.jobs.recovery import Takeover
 from daemon.jobs.schema import jobs, meta, metadata
 from daemon.jobs.store import Ledger
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback, Tried
 from tests.daemon.conftest import claim

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import protocol
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from pipeline.worker.model import Model, load
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec

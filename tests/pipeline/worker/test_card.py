@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from pipeline.request.sampling_plan import Turn
 from pipeline.worker import hold

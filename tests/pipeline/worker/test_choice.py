@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import EXACT, chosen, compiles
 

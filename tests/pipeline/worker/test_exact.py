@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.sampling_plan import SHALLOW, course_with
 from pipeline.worker import hold
 from pipeline.worker.bench import beside, step

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipeline.anatomy import PUBLISHED, measure
-from pipeline.memory import Peak, peak
-from pipeline.mode import Mode, Rung
+from pipeline.memory.dimensions import PUBLISHED, measure
+from pipeline.memory.model import Peak, peak
+from pipeline.memory.modes import Mode, Rung
 from pipeline.worker.model import Model
 from tests.bench.memory_count import count
 from tests.published import networks, published

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.worker import hold
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.model import Model

@@ -10,7 +10,7 @@ from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXL
 from PIL import Image
 from torch import Tensor
 
-from pipeline.mode import Mode
+from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.conditions import conditions, embed_image, embed_text
 from pipeline.worker.decode import decode

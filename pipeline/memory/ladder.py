@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from pipeline.mode import Mode, Rung
+from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import Family, Preset
 from pipeline.request.spec import Spec
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.anatomy import PUBLISHED, anatomy_of
-from pipeline.ladder import advice, first_that_fits, rungs
-from pipeline.memory import peak
-from pipeline.mode import Mode, Rung
+from pipeline.memory.dimensions import PUBLISHED, anatomy_of
+from pipeline.memory.ladder import advice, first_that_fits, rungs
+from pipeline.memory.model import peak
+from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL, MICRO_FAMILY, Family
 from pipeline.request.spec import Request, Spec, resolve
 

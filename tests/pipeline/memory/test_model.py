@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.anatomy import PUBLISHED, anatomy_of
-from pipeline.memory import need, peak
-from pipeline.mode import Mode, Rung
+from pipeline.memory.dimensions import PUBLISHED, anatomy_of
+from pipeline.memory.model import need, peak
+from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL, MICRO_FOLDER
 
-RESULTS = Path(__file__).parents[1] / "gpu" / "results"
+RESULTS = Path(__file__).parents[2] / "gpu" / "results"
 GB = 10**9
 TARGETS = {
     "draft": (4.5, 3.6, 2.5),

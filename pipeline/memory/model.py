@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.anatomy import Anatomy
-from pipeline.mode import STRIPE, Mode, Rung, Thrift
+from pipeline.memory.dimensions import Anatomy
+from pipeline.memory.modes import STRIPE, Mode, Rung, Thrift
 from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec
 

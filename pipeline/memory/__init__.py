@@ -1,0 +1,1 @@
+"""Memory: will a clip fit, and what to do if not."""
