@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pipeline.checkpoint.layout import find
 from pipeline.request.presets import MICRO_FOLDER
-from pipeline.source import find
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model

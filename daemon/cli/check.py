@@ -24,8 +24,8 @@ from daemon.storage.folders import ROLES, folder_of
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
+from pipeline.checkpoint.layout import ModelUnusable, find
 from pipeline.request.presets import MICRO, family_of
-from pipeline.source import ModelUnusable, find
 from rules.parse import parse_folder
 
 Verdict = Literal["ok", "warning", "mistake"]

@@ -143,7 +143,7 @@ def pull(
     yes: Annotated[bool, typer.Option("--yes", help="The licence is understood.")] = False,
 ) -> None:
     """Fetch the full model's weights (4.6 GB); an interrupted download is resumed."""
-    from pipeline import pull as hub
+    from pipeline.checkpoint import download as hub
 
     typer.echo(hub.LICENCE)
     if not yes:

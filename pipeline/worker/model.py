@@ -23,7 +23,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipeline.source import NETWORKS, ModelUnusable, Source, find
+from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from pipeline.channel import Channel, ParentGone
+from pipeline.checkpoint.layout import ModelUnusable
 from pipeline.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
@@ -35,7 +36,6 @@ from pipeline.protocol import (
 from pipeline.protocol import Cancelled as CancelledReply
 from pipeline.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
-from pipeline.source import ModelUnusable
 from pipeline.worker import budget, cache, clip
 from pipeline.worker.compiler import Compiler
 from pipeline.worker.decode import release

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from pipeline.source import ModelUnusable
+from pipeline.checkpoint.layout import ModelUnusable
 
 _RENAMED = {
     ".query.": ".to_q.",

@@ -41,7 +41,7 @@ ELSEWHERE = {
     "pipeline/memory/dimensions.py",
     "pipeline/channel.py",
     "pipeline/protocol.py",
-    "pipeline/pull.py",
+    "pipeline/checkpoint/download.py",
     "pipeline/sidecar.py",
     "pipeline/worker/__main__.py",
     "pipeline/worker/bench.py",

@@ -20,10 +20,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from pipeline.checkpoint.layout import ModelUnusable
 from pipeline.gate import NO_LIMITS
 from pipeline.protocol import Make
 from pipeline.request.presets import MICRO, MICRO_FOLDER
-from pipeline.source import ModelUnusable
 from pipeline.worker.budget import Budget
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model, load

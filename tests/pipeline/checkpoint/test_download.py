@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.pull import LICENCE
+from pipeline.checkpoint.download import LICENCE
 from pipeline.request.presets import MICRO_FOLDER
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Checkpoints: where a model's files are, and how they are downloaded."""
