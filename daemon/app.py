@@ -45,9 +45,9 @@ from daemon.telemetry.metrics import Metrics
 from daemon.web import server
 from daemon.web.actions import Actions
 from daemon.webhooks import Webhook
-from pipeline.decoder import Decoder
-from pipeline.loss import Loss
-from pipeline.maker import Maker
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generator import Maker
+from pipeline.children.image_pool import Decoder
 from pipeline.request.presets import family_of
 from rules.live import LiveRules, Reloaded
 

@@ -15,7 +15,7 @@ from daemon.publish.posters import Posters
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import Metrics
-from pipeline.decoder import Decoder
+from pipeline.children.image_pool import Decoder
 from pipeline.request.presets import Family
 from rules.live import LiveRules
 

@@ -36,9 +36,9 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from pipeline.channel import Channel, ParentGone
+from pipeline.children.channel import Channel, ParentGone
+from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
 from pipeline.pixels import ColoursNotSupported, framed
-from pipeline.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
 
 MEMORY = "I2VD_PICTURE_MEMORY"
 """Variable: MiB of address space that this process may have."""

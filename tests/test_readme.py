@@ -11,8 +11,8 @@ from daemon.cli.base import Exit
 from daemon.cli.commands import app
 from daemon.config.loader import load
 from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
+from pipeline.children.protocol import SILENCE
 from pipeline.gate import Limits
-from pipeline.protocol import SILENCE
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.request.spec import Request
 from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema

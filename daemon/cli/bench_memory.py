@@ -13,16 +13,16 @@ from daemon.cli.demo import SAMPLES
 from daemon.config.settings import Settings
 from daemon.devices import device_here
 from daemon.estimate.requirements import Row, rung_of, spec_of
-from pipeline.decoder import Decoder
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generation import Clip, Order
+from pipeline.children.generator import Maker
+from pipeline.children.image_pool import Decoder
+from pipeline.children.protocol import Inspected
 from pipeline.gate import NO_LIMITS
-from pipeline.loss import Loss
-from pipeline.maker import Maker
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import peak_of
 from pipeline.memory.modes import Mode
-from pipeline.order import Clip, Order
-from pipeline.protocol import Inspected
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 

@@ -21,8 +21,8 @@ from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import History
 from daemon.publish.originals import local
 from daemon.telemetry.terminal import escape
-from pipeline.decoder import Decoder
-from pipeline.protocol import Rejected
+from pipeline.children.image_pool import Decoder
+from pipeline.children.protocol import Rejected
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 from rules.live import LiveRules

@@ -17,16 +17,16 @@ from daemon.config.settings import Model, Settings
 from daemon.devices import device_here
 from daemon.fs.atomic import write_durably
 from daemon.publish.publisher import CLIP
-from pipeline.decoder import Decoder
-from pipeline.loss import Loss
-from pipeline.maker import Maker
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generation import Clip, NoClip, Order, StepDown
+from pipeline.children.generator import Maker
+from pipeline.children.image_pool import Decoder
+from pipeline.children.protocol import Inspected, Load, Loaded, Rejected, Spoilt
+from pipeline.children.protocol import Progress as Step
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import need, peak_of
 from pipeline.memory.modes import Rung
-from pipeline.order import Clip, NoClip, Order, StepDown
-from pipeline.protocol import Inspected, Load, Loaded, Rejected, Spoilt
-from pipeline.protocol import Progress as Step
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Request, Spec, check, resolve
 from pipeline.sidecar import AppliedRule, Given, Sidecar, Source, compose

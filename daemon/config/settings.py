@@ -23,8 +23,8 @@ from daemon.config.fields import (
     Place,
     this_machine,
 )
+from pipeline.children.protocol import Dtype, Load, Stage
 from pipeline.gate import Limits
-from pipeline.protocol import Dtype, Load, Stage
 from pipeline.request.presets import MICRO
 
 ENV_PREFIX = "I2VD_"

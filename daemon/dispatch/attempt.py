@@ -19,10 +19,10 @@ from daemon.dispatch.slot import Slot
 from daemon.jobs.database import LedgerUnavailable
 from daemon.publish.previews import leave_preview
 from daemon.services import Services
+from pipeline.children.generation import Clip, NoClip, Order, StepDown
+from pipeline.children.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.memory import ladder
 from pipeline.memory.modes import Rung
-from pipeline.order import Clip, NoClip, Order, StepDown
-from pipeline.protocol import Loaded, Progress, Rejected, Spoilt
 from pipeline.sidecar import fallback
 
 CLEAN = "picture.png"

@@ -27,8 +27,8 @@ from daemon.jobs.recovery import Takeover
 from daemon.publish.publisher import in_the_way
 from daemon.publish.staging import discard, make_empty, sweep
 from daemon.services import Services
-from pipeline.order import Clip, NoClip
-from pipeline.protocol import Rejected
+from pipeline.children.generation import Clip, NoClip
+from pipeline.children.protocol import Rejected
 
 _IDLE = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""

@@ -19,8 +19,8 @@ from daemon.publish.archive import keep_for_a_look
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 from daemon.publish.staging import discard, staging_of
 from daemon.services import Services
-from pipeline.order import Clip, NoClip
-from pipeline.protocol import Rejected
+from pipeline.children.generation import Clip, NoClip
+from pipeline.children.protocol import Rejected
 from pipeline.request.spec import Spec
 from pipeline.sidecar import AppliedRule, Source, compose
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.jobs.job import Job
-from pipeline.protocol import Progress
+from pipeline.children.protocol import Progress
 from pipeline.request.sampling_plan import course
 
 _SOON = 5.0

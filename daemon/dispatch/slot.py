@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from daemon.dispatch.running_job import Hand
 from daemon.jobs.job import Job
-from pipeline.loss import Loss
-from pipeline.maker import Maker
-from pipeline.order import Clip, NoClip
-from pipeline.protocol import Progress, Rejected
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generation import Clip, NoClip
+from pipeline.children.generator import Maker
+from pipeline.children.protocol import Progress, Rejected
 
 _SHORTEST_PAUSE = 0.5
 _LONGEST_PAUSE = 300.0

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 
 from daemon.jobs.database import Database
 from daemon.jobs.schema import peaks
+from pipeline.children.generation import Clip, StepDown
+from pipeline.children.protocol import Loaded
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import bytes_of, largest, need, peak_of
 from pipeline.memory.modes import Mode, Rung
-from pipeline.order import Clip, StepDown
-from pipeline.protocol import Loaded
 from pipeline.request.spec import Spec
 
 _A_DAY = 86400.0

@@ -17,8 +17,8 @@ from daemon.fs.fingerprint import Seen
 from daemon.intake.watcher import Aside, Later
 from daemon.jobs.job import Drop
 from daemon.services import Services
-from pipeline.decoder import Condemned
-from pipeline.protocol import Inspected, Rejected
+from pipeline.children.image_pool import Condemned
+from pipeline.children.protocol import Inspected, Rejected
 from pipeline.request.presets import Family
 from pipeline.request.spec import Problem, Request, Spec, check, resolve
 from rules.parse import Mistake, read_sidecar

@@ -14,7 +14,7 @@ from daemon.fs.safe_path import beneath
 from daemon.jobs.job import Job
 from daemon.publish.originals import read_below
 from daemon.publish.staging import ALL, staging_of
-from pipeline.protocol import LARGEST_POSTER
+from pipeline.children.protocol import LARGEST_POSTER
 
 POSTER = "poster.jpg"
 KEPT = 10_000

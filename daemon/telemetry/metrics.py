@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector
 
 from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.queries import History
+from pipeline.children.exit_reasons import CAUSES
+from pipeline.children.protocol import SILENCE
 from pipeline.gate import FLAWS
-from pipeline.loss import CAUSES
 from pipeline.memory.modes import Mode
-from pipeline.protocol import SILENCE
 
 MESSAGES = ("told", "tried", "given up")
 """What comes of a message to a webhook; after a vain try it is told later, or given up."""

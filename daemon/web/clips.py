@@ -21,7 +21,7 @@ from daemon.publish.previews import preview_of
 from daemon.services import Services
 from daemon.status import Status
 from daemon.web.jobs import Number, find
-from pipeline.protocol import Rejected
+from pipeline.children.protocol import Rejected
 
 _SMALL = 192
 """Pixels of the longer side of a small picture."""

@@ -15,7 +15,7 @@ from daemon.intake.submit import make_beside
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of
-from pipeline.protocol import Inspected
+from pipeline.children.protocol import Inspected
 from pipeline.request.presets import Preset
 from pipeline.request.spec import Request
 from rules.live import LiveRules

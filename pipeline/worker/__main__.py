@@ -16,8 +16,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.channel import Channel, ParentGone
-from pipeline.protocol import Cancel, Embed, Failed, Load, Make, Progress, Survey
+from pipeline.children.channel import Channel, ParentGone
+from pipeline.children.protocol import Cancel, Embed, Failed, Load, Make, Progress, Survey
 from pipeline.worker import fault, timeline
 
 if TYPE_CHECKING:

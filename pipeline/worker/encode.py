@@ -15,7 +15,7 @@ from typing import Any
 import av
 from av.video.reformatter import ColorRange, Colorspace
 
-from pipeline.protocol import Output
+from pipeline.children.protocol import Output
 from pipeline.request.spec import Encoder
 from pipeline.worker.errors import BadFile, first_line
 from pipeline.worker.frames import Frames

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from pipeline.protocol import Make, Stage
+from pipeline.children.protocol import Make, Stage
 
 VARIABLE = "I2VD_TEST_FAULT"
 

@@ -7,7 +7,7 @@ waits for it before it hands over the next: what is decoded does not pile up.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipeline.channel import ParentGone
+from pipeline.children.channel import ParentGone
 
 
 class Finisher:

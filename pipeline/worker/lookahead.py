@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.protocol import Embed
+from pipeline.children.protocol import Embed
 from pipeline.worker import timeline
 from pipeline.worker.conditions import embed, prompts_of, read_picture
 from pipeline.worker.errors import first_line, is_out_of_memory

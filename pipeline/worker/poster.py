@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.protocol import LARGEST_POSTER
+from pipeline.children.protocol import LARGEST_POSTER
 
 _LONGER_SIDE = 480
 _QUALITIES = (80, 60, 40)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.protocol import PREVIEW_FRAMES
+from pipeline.children.protocol import PREVIEW_FRAMES
 from pipeline.worker.errors import first_line
 
 _INTERVAL = 1.0

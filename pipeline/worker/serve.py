@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.channel import Channel, ParentGone
 from pipeline.checkpoint.layout import ModelUnusable
-from pipeline.protocol import (
+from pipeline.children.channel import Channel, ParentGone
+from pipeline.children.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
     Embed,
@@ -33,8 +33,8 @@ from pipeline.protocol import (
     OutOfMemory,
     Surveyed,
 )
-from pipeline.protocol import Cancelled as CancelledReply
-from pipeline.protocol import Spoilt as SpoiltReply
+from pipeline.children.protocol import Cancelled as CancelledReply
+from pipeline.children.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
 from pipeline.worker import budget, cache, clip
 from pipeline.worker.compiler import Compiler

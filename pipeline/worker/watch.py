@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from threading import Event
 from typing import TypeVar
 
-from pipeline.channel import Channel
-from pipeline.protocol import Progress, Stage
+from pipeline.children.channel import Channel
+from pipeline.children.protocol import Progress, Stage
 from pipeline.worker import timeline
 from pipeline.worker.errors import Cancelled
 from pipeline.worker.fault import Fault

@@ -14,12 +14,12 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from daemon.cli.demo import SAMPLES
+from pipeline.children.generation import Clip, NoClip, Order
+from pipeline.children.generator import Maker
+from pipeline.children.protocol import Load
 from pipeline.gate import NO_LIMITS, Figures, Limits, flaw
-from pipeline.maker import Maker
 from pipeline.memory.modes import Mode, Rung
 from pipeline.micro.motions import Motion
-from pipeline.order import Clip, NoClip, Order
-from pipeline.protocol import Load
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Spec
 

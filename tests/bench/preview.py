@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
+from pipeline.children.protocol import PREVIEW_FRAMES
 from pipeline.micro import heldout
 from pipeline.micro.film import Setting, load_model
 from pipeline.micro.heldout import PROMPTS, to_image, truth
 from pipeline.micro.motions import Motion
-from pipeline.protocol import PREVIEW_FRAMES
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise

@@ -17,8 +17,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.children.protocol import Load, Make, Progress
 from pipeline.memory.modes import Mode
-from pipeline.protocol import Load, Make, Progress
 from pipeline.request.presets import MICRO
 from tests.bench.head import head
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec

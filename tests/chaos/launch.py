@@ -13,7 +13,7 @@ from functools import partial
 
 import daemon.app
 import daemon.dispatch.outcome
-import pipeline.decoder
+import pipeline.children.image_pool
 from daemon.__main__ import main
 from daemon.fs.atomic import Method
 
@@ -30,7 +30,7 @@ if method := os.environ.get("CHAOS_METHOD"):
     daemon.dispatch.outcome.probe = lambda _: Method(method)
 
 if quick := os.environ.get("CHAOS_QUICK"):
-    pipeline.decoder._QUICK = float(quick)
+    pipeline.children.image_pool._QUICK = float(quick)
 
 if "PEER_FILM" in os.environ:
     daemon.app.Maker = partial(daemon.app.Maker, module="tests.pipeline.peer")  # type: ignore[misc]

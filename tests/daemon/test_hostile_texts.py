@@ -17,7 +17,7 @@ from daemon.config.settings import Settings, SettingsError
 from daemon.fs.atomic import Method
 from daemon.intake.intake import Plan, checker, plan
 from daemon.publish.publisher import CLIP, SIDECAR, publish
-from pipeline.protocol import Inspected
+from pipeline.children.protocol import Inspected
 from pipeline.request.presets import MICRO_FAMILY
 from rules.parse import parse_rule, read_sidecar
 from rules.rule import Make, Rule, RuleSet

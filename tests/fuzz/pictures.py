@@ -24,10 +24,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.decoder import Decoder
-from pipeline.loss import Loss
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.image_pool import Decoder
+from pipeline.children.protocol import Rejected
 from pipeline.picture import DEFAULT_MEMORY, MEMORY
-from pipeline.protocol import Rejected
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import corpus

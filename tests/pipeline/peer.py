@@ -23,9 +23,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.channel import Channel, ParentGone
-from pipeline.gate import Figures
-from pipeline.protocol import (
+from pipeline.children.channel import Channel, ParentGone
+from pipeline.children.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
     Cancelled,
@@ -45,6 +44,7 @@ from pipeline.protocol import (
     Survey,
     Surveyed,
 )
+from pipeline.gate import Figures
 
 GB = 10**9
 

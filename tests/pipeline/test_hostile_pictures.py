@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from pipeline.decoder import Condemned, Decoder
-from pipeline.loss import Loss
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.image_pool import Condemned, Decoder
+from pipeline.children.protocol import Inspected, Rejected
 from pipeline.picture import MEMORY
-from pipeline.protocol import Inspected, Rejected
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import checked, corpus, encoded, parts, scene
@@ -270,8 +270,8 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     assert isinstance(found, Condemned)
     assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
     assert [loss.cause for loss in desk.losses] == ["hang", "hang"]
-    monkeypatch.setattr("pipeline.decoder._QUICK", 0.05)
-    monkeypatch.setattr("pipeline.decoder._LIMIT", 60)
+    monkeypatch.setattr("pipeline.children.image_pool._QUICK", 0.05)
+    monkeypatch.setattr("pipeline.children.image_pool._LIMIT", 60)
     assert isinstance(desk.inspect(hostile.slow_jpeg()), Inspected)  # given time, it is a picture
     assert desk.children() == 0
     monkeypatch.undo()

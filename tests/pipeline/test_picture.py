@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline import picture
-from pipeline.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
+from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
 
 pillow_heif.register_heif_opener()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.protocol import PREVIEW_FRAMES
+from pipeline.children.protocol import PREVIEW_FRAMES
 from tests.system.browser import browser
 from tests.system.studio import Studio, picture
 

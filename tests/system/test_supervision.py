@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.protocol import SILENCE
+from pipeline.children.protocol import SILENCE
 from tests.system.conftest import Open
 from tests.system.needs import missing
 from tests.system.studio import Studio, picture

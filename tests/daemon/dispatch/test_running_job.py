@@ -9,10 +9,10 @@ from daemon.dispatch.running_job import Hand
 from daemon.dispatch.slot import Slot
 from daemon.jobs.job import Job
 from daemon.jobs.store import Ledger
-from pipeline.loss import Loss
-from pipeline.maker import Maker
-from pipeline.order import NoClip
-from pipeline.protocol import Load, Progress, Stage
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generation import NoClip
+from pipeline.children.generator import Maker
+from pipeline.children.protocol import Load, Progress, Stage
 from pipeline.request.spec import Spec
 
 NewJob = Callable[..., Job]

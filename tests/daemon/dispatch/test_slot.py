@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.dispatch.slot import Slot
-from pipeline.maker import Maker
-from pipeline.order import NoClip
-from pipeline.protocol import Load
+from pipeline.children.generation import NoClip
+from pipeline.children.generator import Maker
+from pipeline.children.protocol import Load
 
 LOST = NoClip("lost", "it died", retry=True)
 

@@ -11,8 +11,8 @@ import pytest
 
 from daemon.dispatch.slot import Slot
 from daemon.dispatch.watchdog import STUCK, beat
-from pipeline.maker import Maker
-from pipeline.protocol import Load
+from pipeline.children.generator import Maker
+from pipeline.children.protocol import Load
 
 _SILENCE = 5.0
 """Seconds, a hundred times what lies between two beats here."""

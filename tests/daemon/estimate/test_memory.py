@@ -10,10 +10,10 @@ from daemon.estimate.memory import Forecast, Setup
 from daemon.estimate.requirements import known
 from daemon.jobs.database import Database
 from daemon.jobs.schema import peaks
+from pipeline.children.generation import Clip, StepDown
+from pipeline.children.protocol import Dtype, Loaded, Made, Output
 from pipeline.gate import Figures
 from pipeline.memory.modes import Mode, Rung
-from pipeline.order import Clip, StepDown
-from pipeline.protocol import Dtype, Loaded, Made, Output
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 

@@ -10,8 +10,8 @@ from daemon.fleet.membership import Presence
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from pipeline.maker import Maker
-from pipeline.protocol import Load
+from pipeline.children.generator import Maker
+from pipeline.children.protocol import Load
 from tests.daemon.intake.test_intake import Desk
 
 MB = 10**6

@@ -27,8 +27,8 @@ from daemon.services import Services
 from daemon.storage.health import Room
 from daemon.storage.marker import Storage
 from daemon.telemetry.metrics import Metrics
-from pipeline.decoder import Decoder
-from pipeline.protocol import Inspected, Rejected
+from pipeline.children.image_pool import Decoder
+from pipeline.children.protocol import Inspected, Rejected
 from pipeline.request.presets import MICRO_FAMILY
 from rules.live import LiveRules
 

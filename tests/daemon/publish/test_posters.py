@@ -11,7 +11,7 @@ from daemon.jobs.queries import History
 from daemon.publish.posters import POSTER, POSTERS, Posters, poster_of, tidy
 from daemon.publish.previews import leave_preview, preview_of
 from daemon.publish.staging import discard, make_empty
-from pipeline.protocol import LARGEST_POSTER
+from pipeline.children.protocol import LARGEST_POSTER
 
 PICTURE = b"\xff\xd8 not decoded \xff\xd9"
 

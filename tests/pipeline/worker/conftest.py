@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import protocol
+from pipeline.children import protocol
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from pipeline.worker.model import Model, load

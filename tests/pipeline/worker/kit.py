@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline import protocol
+from pipeline.children import protocol
 from pipeline.request.presets import MICRO
 from pipeline.request.spec import Spec
 

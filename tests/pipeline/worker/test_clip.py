@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pipeline.children.protocol import LARGEST_POSTER, Made, Make, Progress
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import need, peak_of
 from pipeline.memory.modes import Mode, Rung
-from pipeline.protocol import LARGEST_POSTER, Made, Make, Progress
 from pipeline.request.presets import MICRO_FAMILY, Speed
 from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget

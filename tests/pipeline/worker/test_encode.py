@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.protocol import Output
+from pipeline.children.protocol import Output
 from pipeline.worker import encode
 from pipeline.worker.encode import write
 from pipeline.worker.errors import BadFile

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from pipeline.checkpoint.layout import ModelUnusable
+from pipeline.children.protocol import Make
 from pipeline.gate import NO_LIMITS
-from pipeline.protocol import Make
 from pipeline.request.presets import MICRO, MICRO_FOLDER
 from pipeline.worker.budget import Budget
 from pipeline.worker.exact.tokens import projections

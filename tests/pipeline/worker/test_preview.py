@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.protocol import PREVIEW_FRAMES
+from pipeline.children.protocol import PREVIEW_FRAMES
 from pipeline.worker.preview import Preview, colours, strip
 
 

@@ -9,8 +9,8 @@ import av
 import pytest
 
 from daemon.cli.bench_timeline import stretches
+from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancel, Embed, Load, Make, Survey
 from pipeline.memory.modes import Mode
-from pipeline.protocol import EXIT_DEVICE_LOST, Cancel, Embed, Load, Make, Survey
 from tests.pipeline.worker.kit import Peer, a_picture
 from tests.system import disks
 

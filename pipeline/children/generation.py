@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.loss import Loss
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.protocol import Loaded, Made, Stage
 from pipeline.memory.modes import Rung
-from pipeline.protocol import Loaded, Made, Stage
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client import Died, Silent
-from pipeline.loss import CAUSES, Loss, fragmentation, leak, oom_kills, tell_apart
-from pipeline.protocol import EXIT_DEVICE_LOST, Cancelled, OutOfMemory
+from pipeline.children.exit_reasons import CAUSES, Loss, fragmentation, leak, oom_kills, tell_apart
+from pipeline.children.process import Died, Silent
+from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancelled, OutOfMemory
 
 
 @pytest.mark.parametrize(

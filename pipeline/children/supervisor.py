@@ -6,11 +6,20 @@ It knows what the child is, not what clips are made of.
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from pipeline.client import Child
-from pipeline.loss import Loss
-from pipeline.order import NoClip
-from pipeline.protocol import SILENCE, Dtype, Failed, Load, Loaded, Progress, Stage, Surveyed
-from pipeline.session import Session
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generation import NoClip
+from pipeline.children.process import Child
+from pipeline.children.protocol import (
+    SILENCE,
+    Dtype,
+    Failed,
+    Load,
+    Loaded,
+    Progress,
+    Stage,
+    Surveyed,
+)
+from pipeline.children.worker_session import Session
 
 Report = Callable[[Progress | Loaded], None]
 

@@ -7,10 +7,9 @@ single task reads the channel, and each answer goes to whom it concerns.
 import asyncio
 from collections.abc import Callable, Mapping
 
-from pipeline.client import Child, Died, Silent
-from pipeline.loss import Loss, tell_apart
-from pipeline.patience import within
-from pipeline.protocol import (
+from pipeline.children.exit_reasons import Loss, tell_apart
+from pipeline.children.process import Child, Died, Silent
+from pipeline.children.protocol import (
     Cancel,
     Cancelled,
     Embed,
@@ -30,6 +29,7 @@ from pipeline.protocol import (
     Survey,
     Surveyed,
 )
+from pipeline.children.timeouts import within
 
 _WHO = "the worker"
 _NOBODY = ""

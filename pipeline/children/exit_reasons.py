@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.client import Died, Silent
-from pipeline.protocol import EXIT_DEVICE_LOST, OutOfMemory, Released
+from pipeline.children.process import Died, Silent
+from pipeline.children.protocol import EXIT_DEVICE_LOST, OutOfMemory, Released
 
 Cause = Literal[
     "device",

@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.gate import Figures
-from pipeline.memory.modes import Mode
-from pipeline.protocol import (
+from pipeline.children.protocol import (
     SILENCE,
     Cancel,
     Cancelled,
@@ -40,6 +38,8 @@ from pipeline.protocol import (
     read_reply,
     read_request,
 )
+from pipeline.gate import Figures
+from pipeline.memory.modes import Mode
 from pipeline.request.spec import Spec
 
 SPEC = Spec(

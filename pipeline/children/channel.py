@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 
-from pipeline.protocol import CHANNEL_FD, Hello, Reply, Request, dump, read_request
+from pipeline.children.protocol import CHANNEL_FD, Hello, Reply, Request, dump, read_request
 
 
 class ParentGone(Exception):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from pipeline.patience import within
-from pipeline.protocol import CHANNEL_FD, Reply, Request, dump, read_reply
+from pipeline.children.protocol import CHANNEL_FD, Reply, Request, dump, read_reply
+from pipeline.children.timeouts import within
 
 _LINE_LIMIT = 1 << 20
 _TERM_GRACE = 10.0

@@ -8,7 +8,7 @@ from subprocess import PIPE, Popen
 
 import pytest
 
-from pipeline.patience import within
+from pipeline.children.timeouts import within
 
 LISTENER = """
 import asyncio, sys

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.client import Child, Died, Silent
-from pipeline.loss import Loss, oom_kills, tell_apart
-from pipeline.protocol import (
+from pipeline.children.exit_reasons import Loss, oom_kills, tell_apart
+from pipeline.children.process import Child, Died, Silent
+from pipeline.children.protocol import (
     SILENCE,
     Failed,
     Hello,

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client import Child, Died, Silent
-from pipeline.loss import Loss
-from pipeline.maker import Maker, another_seed
+from pipeline.children.exit_reasons import Loss
+from pipeline.children.generation import Clip, NoClip, Order, StepDown
+from pipeline.children.generator import Maker, another_seed
+from pipeline.children.process import Child, Died, Silent
+from pipeline.children.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import peak
 from pipeline.memory.modes import Rung
-from pipeline.order import Clip, NoClip, Order, StepDown
-from pipeline.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Spec
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 ENV = {"PYTHONPATH": str(ROOT)}
 
 

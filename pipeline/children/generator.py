@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.gate import Limits
-from pipeline.loss import Loss, fragmentation, leak, oom_kills
-from pipeline.memory.ladder import first_that_fits
-from pipeline.memory.modes import Rung
-from pipeline.order import Clip, Kind, NoClip, Order, StepDown
-from pipeline.protocol import (
+from pipeline.children.exit_reasons import Loss, fragmentation, leak, oom_kills
+from pipeline.children.generation import Clip, Kind, NoClip, Order, StepDown
+from pipeline.children.protocol import (
     Cancelled,
     Dtype,
     Embed,
@@ -32,8 +29,11 @@ from pipeline.protocol import (
     Spoilt,
     Stage,
 )
-from pipeline.session import Session
-from pipeline.supervisor import ENDED, Supervisor
+from pipeline.children.supervisor import ENDED, Supervisor
+from pipeline.children.worker_session import Session
+from pipeline.gate import Limits
+from pipeline.memory.ladder import first_that_fits
+from pipeline.memory.modes import Rung
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.picture import MEMORY, PIXELS
-from pipeline.protocol import (
+from pipeline.children.protocol import (
     CHANNEL_FD,
     Hello,
     Inspect,
@@ -29,8 +28,9 @@ from pipeline.protocol import (
     dump,
     read_reply,
 )
+from pipeline.picture import MEMORY, PIXELS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CAT = ROOT / "daemon" / "samples" / "cat.jpg"
 
 
