@@ -41,7 +41,7 @@ def forbidden(path: Path) -> set[str]:
         no |= {"pipeline.worker"}
         if rest[0] in ("web", "status.py", "gauges.py"):
             no |= {"daemon.app"}
-    if not in_worker and path.name not in ("picture.py", "pixels.py"):
+    if not in_worker and path.parts[:2] != ("pipeline", "image"):
         no |= {"PIL", "pillow_heif"}
     return no
 

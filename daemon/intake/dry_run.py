@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from daemon.estimate.duration import Pace
 from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake.intake import Plan
-from pipeline.framing import kept_fraction
+from pipeline.image.framing import kept_fraction
 from pipeline.request.spec import Spec
 
 

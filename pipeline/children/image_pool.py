@@ -68,7 +68,7 @@ class _Lane:
 
     async def _exchange(self, request: Inspect | Prepare, limit: float) -> Answer | Died | Silent:
         if self._child is None:
-            self._child = await Child.spawn("pipeline.picture", self._on_line)
+            self._child = await Child.spawn("pipeline.image", self._on_line)
             hello = await self._child.receive(SILENCE["start"])
             if not isinstance(hello, Hello):
                 return hello if isinstance(hello, (Died, Silent)) else Died("did not say hello")

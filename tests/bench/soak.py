@@ -99,7 +99,7 @@ class Night:
     def _sample(self, began: float) -> Sample:
         studio = self._studio
         found = {"daemon": process(studio.pid)}
-        for name, module in (("worker", self._worker), ("picture child", "pipeline.picture")):
+        for name, module in (("worker", self._worker), ("picture child", "pipeline.image")):
             for pid in studio.processes(module):
                 found[name] = process(pid)
         return Sample((time.monotonic() - began) / 60, self._jobs(), found)

@@ -19,7 +19,7 @@ def strike(studio: Studio, victim: str) -> bool:
     pids = {
         "daemon": [studio.pid],
         "worker": studio.processes("tests.pipeline.peer") + studio.processes("pipeline.worker"),
-        "picture": studio.processes("pipeline.picture"),
+        "picture": studio.processes("pipeline.image"),
         "all": studio.processes(),
     }[victim]
     for pid in pids:

@@ -27,7 +27,7 @@ from rich.table import Table
 from pipeline.children.exit_reasons import Loss
 from pipeline.children.image_pool import Decoder
 from pipeline.children.protocol import Rejected
-from pipeline.picture import DEFAULT_MEMORY, MEMORY
+from pipeline.image.decode import DEFAULT_MEMORY, MEMORY
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import corpus

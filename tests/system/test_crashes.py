@@ -44,7 +44,7 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> No
     quick.drop("before.png", picture(2))
     quick.until_settled("before.png", "done")
     deaths = quick.metric("i2vd_child_deaths_total", child="picture")
-    (child,) = quick.processes("pipeline.picture")
+    (child,) = quick.processes("pipeline.image")
     os.kill(child, signal.SIGSTOP)
     quick.drop("in-hand.png", picture(3))
     time.sleep(1.5)  # long enough to be asked about the picture in most runs
@@ -53,7 +53,7 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> No
     quick.drop("next.png", picture(4))
     quick.until_settled("next.png", "done")
     assert quick.metric("i2vd_child_deaths_total", child="picture") == deaths + 1
-    assert quick.processes("pipeline.picture") != [child]
+    assert quick.processes("pipeline.image") != [child]
     lost = [line["why"] for line in quick.log() if line["event"] == "child lost"]
     assert "the picture decoder was killed by SIGKILL" in lost[-1]
 

@@ -23,7 +23,7 @@ def deadly_to_the_picture_child(studio: Studio) -> Iterator[None]:
 
     def shoot() -> None:
         while not over.wait(0.01):
-            for pid in studio.processes("pipeline.picture"):
+            for pid in studio.processes("pipeline.image"):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

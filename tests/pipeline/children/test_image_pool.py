@@ -28,7 +28,7 @@ from pipeline.children.protocol import (
     dump,
     read_reply,
 )
-from pipeline.picture import MEMORY, PIXELS
+from pipeline.image.decode import MEMORY, PIXELS
 
 ROOT = Path(__file__).parents[3]
 CAT = ROOT / "daemon" / "samples" / "cat.jpg"
@@ -41,7 +41,7 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.picture"],
+                [sys.executable, "-m", "pipeline.image"],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -191,6 +191,6 @@ def test_a_large_picture_is_fine_under_the_default_limits(child, tmp_path):
 
 
 def test_it_imports_nothing_heavy():
-    code = "import pipeline.picture, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import pipeline.image, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert out.stdout == b"False False\n"

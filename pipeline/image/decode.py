@@ -38,7 +38,7 @@ from PIL import (
 
 from pipeline.children.channel import Channel, ParentGone
 from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
-from pipeline.pixels import ColoursNotSupported, framed
+from pipeline.image.colour import ColoursNotSupported, framed
 
 MEMORY = "I2VD_PICTURE_MEMORY"
 """Variable: MiB of address space that this process may have."""
@@ -383,7 +383,3 @@ def main() -> int:
                     raise TypeError(f"the picture child was asked to {other.type}")
     except ParentGone:
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline import picture
 from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
+from pipeline.image import decode
 
 pillow_heif.register_heif_opener()
 
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF"]
-SAMPLES = Path(__file__).parents[2] / "daemon" / "samples"
+SAMPLES = Path(__file__).parents[3] / "daemon" / "samples"
 
 
 def scene(width: int = 96, height: int = 64) -> Image.Image:
@@ -39,7 +39,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def inspect(path: Path) -> Inspected | Rejected:
-    return picture.inspect(Inspect(path=str(path)))
+    return decode.inspect(Inspect(path=str(path)))
 
 
 def inspect_bytes(folder: Path, data: bytes, name: str = "a.jpg") -> Inspected | Rejected:
@@ -68,7 +68,7 @@ def prepared(
         framing=framing,
         output=str(output),
     )
-    assert picture.prepare(request) == Prepared()
+    assert decode.prepare(request) == Prepared()
     image = Image.open(output)
     image.load()
     assert (image.format, image.mode, image.size, image.info) == ("PNG", "RGB", size, {})
@@ -241,8 +241,8 @@ def test_a_large_jpeg_is_shrunk_by_the_decoder_and_still_told_in_full(tmp_path):
     data = encoded(scene(1001, 777), "JPEG", exif=exif)
     reply = inspect_bytes(tmp_path, data)
     assert (reply.width, reply.height) == (777, 1001)
-    assert picture.decode(data, needed=1).image.size[0] < 200
-    assert min(picture.decode(data, needed=400).image.size) >= 388
+    assert decode.decode(data, needed=1).image.size[0] < 200
+    assert min(decode.decode(data, needed=400).image.size) >= 388
     (tmp_path / "a.jpg").unlink()
     clean = prepared(tmp_path, data, (64, 64))
     assert close(clean, scene().rotate(270, expand=True).resize((64, 64)), 25)
@@ -326,7 +326,7 @@ def test_no_folder_on_the_way_may_be_a_link(tmp_path):
     (real / "friends").symlink_to(real / "pets")
 
     def asked(path: str) -> Inspected | Rejected:
-        return picture.inspect(Inspect(path=str(inbox / path), within=str(inbox)))
+        return decode.inspect(Inspect(path=str(inbox / path), within=str(inbox)))
 
     assert isinstance(asked("pets/cat.png"), Inspected)
     assert asked("friends/cat.png") == Rejected(reason="the file is gone", gone=True)
@@ -403,9 +403,9 @@ def test_damage_never_escapes_as_anything_but_a_sentence(data):
     for _ in range(data.draw(st.integers(1, 20))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        found = picture.decode(bytes(content), needed=64)
-        picture.framed(found.image, found.profile, 64, 64, "crop")
-    except (picture.NotUsable, picture.ColoursNotSupported):
+        found = decode.decode(bytes(content), needed=64)
+        decode.framed(found.image, found.profile, 64, 64, "crop")
+    except (decode.NotUsable, decode.ColoursNotSupported):
         pass
 
 
@@ -426,7 +426,7 @@ def test_a_file_that_changed_since_is_not_prepared(tmp_path):
         framing="crop",
         output=str(tmp_path / "out.png"),
     )
-    reply = picture.prepare(request)
+    reply = decode.prepare(request)
     assert isinstance(reply, Rejected)
     assert reply.gone
     assert not (tmp_path / "out.png").exists()
@@ -443,7 +443,7 @@ def test_a_place_that_cannot_be_written_is_not_the_pictures_fault(tmp_path):
         framing="crop",
         output=str(tmp_path / "nowhere" / "out.png"),
     )
-    reply = picture.prepare(request)
+    reply = decode.prepare(request)
     assert isinstance(reply, Failed)
     assert reply.retry
     assert "no such file or directory" in reply.reason
@@ -460,7 +460,7 @@ def test_the_size_is_exact_and_white_stays_white_to_the_edge(source, target, fra
     """The reference pipeline's fault: a black row or column at about 40 % of all sizes."""
     width, height = target[0] * 8, target[1] * 8
     white = Image.new("RGB", source, "white").convert(mode)
-    image = picture.framed(white, b"", width, height, framing)
+    image = decode.framed(white, b"", width, height, framing)
     assert image.size == (width, height)
     if framing == "fit":
         assert {color for _, color in image.getcolors()} <= {(255,) * 3, (128,) * 3}
@@ -472,12 +472,12 @@ def test_the_size_is_exact_and_white_stays_white_to_the_edge(source, target, fra
 def test_a_crop_takes_the_middle():
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
-    middle = picture.framed(image, b"", 64, 64, "crop").crop((3, 0, 61, 64))
+    middle = decode.framed(image, b"", 64, 64, "crop").crop((3, 0, 61, 64))
     assert close(middle, Image.new("RGB", middle.size, "blue"), 1.0)
 
 
 def test_a_fit_shows_all_between_bars():
-    image = picture.framed(scene(128, 64), b"", 64, 64, "fit")
+    image = decode.framed(scene(128, 64), b"", 64, 64, "fit")
     assert image.getpixel((32, 4)) == (128, 128, 128)
     assert image.getpixel((32, 60)) == (128, 128, 128)
     assert image.getpixel((4, 20)) == (220, 30, 30)
@@ -485,7 +485,7 @@ def test_a_fit_shows_all_between_bars():
 
 
 def test_a_blur_shows_all_over_a_blurred_copy():
-    image = picture.framed(scene(128, 64), b"", 64, 64, "blur")
+    image = decode.framed(scene(128, 64), b"", 64, 64, "blur")
     assert image.getpixel((4, 20)) == (220, 30, 30)
     red, green, _ = image.getpixel((2, 2))
     assert red > green
@@ -503,6 +503,6 @@ def test_the_same_bytes_give_the_same_png(tmp_path):
 def test_the_samples_are_sound_small_and_bare(name):
     data = (SAMPLES / name).read_bytes()
     assert len(data) < 150_000
-    found = picture.decode(data, needed=9999)
+    found = decode.decode(data, needed=9999)
     assert (found.format, found.profile, found.caption) == ("JPEG", b"", "")
     assert min(found.size) >= 300

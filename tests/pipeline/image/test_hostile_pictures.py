@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from pipeline.children.exit_reasons import Loss
 from pipeline.children.image_pool import Condemned, Decoder
 from pipeline.children.protocol import Inspected, Rejected
-from pipeline.picture import MEMORY
+from pipeline.image.decode import MEMORY
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import checked, corpus, encoded, parts, scene
@@ -28,7 +28,7 @@ from tests.fuzz.mutate import Mutant, mutant
 from tests.fuzz.pictures import Fuzz, child_status
 from tests.pipeline import hostile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF"]
 DAMAGED = "the picture is damaged or cut short; was it still being copied?"
 PIXELS = "the picture has too many pixels; allowed: up to 200 million"
@@ -45,7 +45,7 @@ def picture_children() -> set[str]:
         with contextlib.suppress(OSError):
             if (
                 me in (folder / "status").read_text()
-                and b"pipeline.picture" in (folder / "cmdline").read_bytes()
+                and b"pipeline.image" in (folder / "cmdline").read_bytes()
             ):
                 found.add(folder.name)
     return found

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from PIL import Image, ImageCms, ImageFilter
 
-from pipeline.framing import Box, crop_box, fit_box
+from pipeline.image.framing import Box, crop_box, fit_box
 from pipeline.request.spec import Framing
 
 _WHITE = (255, 255, 255)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.framing import crop_box, fit_box, kept_fraction
+from pipeline.image.framing import crop_box, fit_box, kept_fraction
 
 sizes = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 
