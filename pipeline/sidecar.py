@@ -15,8 +15,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Dtype, Output, Stage
-from pipeline.gate import Figures
 from pipeline.memory.modes import Mode, Rung
+from pipeline.quality import Figures
 from pipeline.request.presets import Speed
 from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Sampler, Spacing, Spec

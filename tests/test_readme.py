@@ -12,7 +12,7 @@ from daemon.cli.commands import app
 from daemon.config.loader import load
 from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
 from pipeline.children.protocol import SILENCE
-from pipeline.gate import Limits
+from pipeline.quality import Limits
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.request.spec import Request
 from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema

@@ -18,11 +18,11 @@ from pipeline.children.generation import Clip, Order
 from pipeline.children.generator import Maker
 from pipeline.children.image_pool import Decoder
 from pipeline.children.protocol import Inspected
-from pipeline.gate import NO_LIMITS
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import peak_of
 from pipeline.memory.modes import Mode
+from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 

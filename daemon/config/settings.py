@@ -24,7 +24,7 @@ from daemon.config.fields import (
     this_machine,
 )
 from pipeline.children.protocol import Dtype, Load, Stage
-from pipeline.gate import Limits
+from pipeline.quality import Limits
 from pipeline.request.presets import MICRO
 
 ENV_PREFIX = "I2VD_"

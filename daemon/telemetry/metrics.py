@@ -23,8 +23,8 @@ from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.queries import History
 from pipeline.children.exit_reasons import CAUSES
 from pipeline.children.protocol import SILENCE
-from pipeline.gate import FLAWS
 from pipeline.memory.modes import Mode
+from pipeline.quality import FLAWS
 
 MESSAGES = ("told", "tried", "given up")
 """What comes of a message to a webhook; after a vain try it is told later, or given up."""

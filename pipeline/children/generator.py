@@ -31,9 +31,9 @@ from pipeline.children.protocol import (
 )
 from pipeline.children.supervisor import ENDED, Supervisor
 from pipeline.children.worker_session import Session
-from pipeline.gate import Limits
 from pipeline.memory.ladder import first_that_fits
 from pipeline.memory.modes import Rung
+from pipeline.quality import Limits
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pipeline.gate import Figures, FlawKind, Limits
 from pipeline.memory.modes import Mode
+from pipeline.quality import Figures, FlawKind, Limits
 from pipeline.request.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.children.protocol import Made, Make
-from pipeline.gate import Flaw, flaw
+from pipeline.quality import Flaw, flaw
 from pipeline.request.sampling_plan import Course, course
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.gate import Flaw
 from pipeline.memory.modes import Thrift
+from pipeline.quality import Flaw
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.exact.graph import Work, recorded

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.gate import Figures, Flaw
+from pipeline.quality import Figures, Flaw
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 _LOST = (

@@ -1,13 +1,13 @@
 """The gate's eyes: measures of decoded frames against the framed picture.
 
-What the figures mean, and which are too bad, is said in pipeline/gate.py.
+What the figures mean, and which are too bad, is said in pipeline/quality.py.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.gate import Figures, Limits
+from pipeline.quality import Figures, Limits
 from pipeline.worker.frames import Frames
 
 Picture = NDArray[np.uint8]

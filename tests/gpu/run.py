@@ -33,11 +33,11 @@ import torch
 from PIL import Image
 
 from pipeline.children.protocol import Make, Progress
-from pipeline.gate import NO_LIMITS
 from pipeline.memory.dimensions import PUBLISHED, Anatomy, anatomy_of
 from pipeline.memory.ladder import first_that_fits, rungs
 from pipeline.memory.model import need, peak_of
 from pipeline.memory.modes import Mode, Rung
+from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec
 from pipeline.worker import clip

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from daemon.cli.bench_timeline import stretches
-from pipeline.gate import NO_LIMITS
+from pipeline.quality import NO_LIMITS
 from tests.published import save
 
 Row = dict[str, Any]

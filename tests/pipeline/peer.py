@@ -44,7 +44,7 @@ from pipeline.children.protocol import (
     Survey,
     Surveyed,
 )
-from pipeline.gate import Figures
+from pipeline.quality import Figures
 
 GB = 10**9
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Loaded, Made, Output
-from pipeline.gate import Figures
 from pipeline.memory.modes import Mode, Rung
+from pipeline.quality import Figures
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Sidecar, Source, compose, fallback
 

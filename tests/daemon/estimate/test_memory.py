@@ -12,8 +12,8 @@ from daemon.jobs.database import Database
 from daemon.jobs.schema import peaks
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Dtype, Loaded, Made, Output
-from pipeline.gate import Figures
 from pipeline.memory.modes import Mode, Rung
+from pipeline.quality import Figures
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 

@@ -38,8 +38,8 @@ from pipeline.children.protocol import (
     read_reply,
     read_request,
 )
-from pipeline.gate import Figures
 from pipeline.memory.modes import Mode
+from pipeline.quality import Figures
 from pipeline.request.spec import Spec
 
 SPEC = Spec(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gate import FlawKind, Limits, flaw
+from pipeline.quality import FlawKind, Limits, flaw
 from pipeline.worker.gate import examine, likeness, motion
 from tests.pipeline.worker.kit import a_picture
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from pipeline.checkpoint.layout import ModelUnusable
 from pipeline.children.protocol import Make
-from pipeline.gate import NO_LIMITS
+from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import MICRO, MICRO_FOLDER
 from pipeline.worker.budget import Budget
 from pipeline.worker.exact.tokens import projections

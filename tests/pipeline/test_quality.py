@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gate import FLAWS, Figures, Limits, flaw
+from pipeline.quality import FLAWS, Figures, Limits, flaw
 
 SOUND = Figures(black=0.0, grey=0.01, motion=2.0, likeness=0.95)
 
