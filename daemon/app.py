@@ -29,7 +29,7 @@ from daemon.fleet.hosts import Hosts
 from daemon.fleet.identity import owner
 from daemon.fleet.membership import Presence, lease_of
 from daemon.intake.intake import Intake, checker
-from daemon.intake.notifier import Hint
+from daemon.intake.notifier import FileNotifier
 from daemon.intake.watcher import Watcher
 from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
 from daemon.jobs.queries import History
@@ -38,8 +38,8 @@ from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters, tidy
 from daemon.services import Services
 from daemon.status import Status
-from daemon.storage.health import Room
-from daemon.storage.marker import Storage
+from daemon.storage.health import StorageHealth
+from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry import systemd
 from daemon.telemetry.metrics import Metrics
 from daemon.web import server
@@ -73,8 +73,8 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.expect(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        storage = Storage(settings, self.database)
-        self.room = Room(settings, storage, self.database.try_write)
+        storage = VolumeMarkers(settings, self.database)
+        self.room = StorageHealth(settings, storage, self.database.try_write)
         self.archive = Archive(self.database, self.ledger, self.history, settings, storage)
         self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
         self.services = Services(
@@ -100,7 +100,7 @@ class App:
         self.dispatcher = Dispatcher(self.services, self.presence.fit)
         self.watchers = [self._watcher(inbox) for inbox in settings.watched]
         self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
-        self.hint = Hint()
+        self.hint = FileNotifier()
         self._stopping = self.dispatcher.stopping
         self.status = Status(
             self.services,
@@ -125,7 +125,7 @@ class App:
             for name in self.rules:
                 self._reload(name)
             watch_gauges(self.status)
-            await asyncio.to_thread(self.room.look)
+            await asyncio.to_thread(self.room.check)
             await self.presence.begin()
             stack.push_async_callback(self.presence.end)
             await self.dispatcher.begin()
@@ -230,7 +230,7 @@ class App:
     async def _watch_room(self) -> None:
         while True:
             await asyncio.sleep(_ROOM_INTERVAL)
-            if await asyncio.to_thread(self.room.look):
+            if await asyncio.to_thread(self.room.check):
                 self.dispatcher.look_behind()
                 for watcher in self.watchers:
                     watcher.wake.set()

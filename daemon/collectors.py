@@ -23,7 +23,7 @@ def watch_gauges(status: Status) -> None:
         "i2vd_room",
         "1 while all folders of an inbox, and the state folder, take more work.",
         ["inbox"],
-        lambda: [([i.name], i.name not in services.room.lacking) for i in services.settings.inbox],
+        lambda: [([i.name], i.name not in services.room.blocked) for i in services.settings.inbox],
     )
     gauge(
         "i2vd_queue_eta_seconds",

@@ -12,8 +12,8 @@ from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
-from daemon.storage.health import Room
-from daemon.storage.marker import Storage
+from daemon.storage.health import StorageHealth
+from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
 from pipeline.children.image_pool import Decoder
 from pipeline.request.presets import Family
@@ -31,8 +31,8 @@ class Services:
     ledger: Ledger
     history: History
     archive: Archive
-    room: Room
-    storage: Storage
+    room: StorageHealth
+    storage: VolumeMarkers
     pace: Pace
     forecast: Forecast
     decoder: Decoder

@@ -12,7 +12,7 @@ from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import queued_work
 from daemon.fleet.hosts import DRAINED, Hosts
 from daemon.fleet.membership import Presence
-from daemon.intake.notifier import Hint
+from daemon.intake.notifier import FileNotifier
 from daemon.intake.watcher import Watcher
 from daemon.jobs.database import LedgerUnavailable
 from daemon.services import Services
@@ -25,7 +25,7 @@ class Status:
     services: Services
     slots: Sequence[Slot]
     watchers: Sequence[Watcher]
-    notifier: Hint
+    notifier: FileNotifier
     hosts: Hosts
     presence: Presence
     _stopping: asyncio.Event
@@ -38,7 +38,7 @@ class Status:
     def problems(self) -> list[str]:
         """Return the reasons why the daemon is not ready; empty if it is."""
         services = self.services
-        blocked = services.room.lacking
+        blocked = services.room.blocked
         found = [
             f"inbox {w.inbox.name}: {w.unavailable}"
             for w in self.watchers

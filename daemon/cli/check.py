@@ -15,13 +15,13 @@ from daemon.devices import devices
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
 from daemon.estimate.requirements import Row, known
-from daemon.fs.atomic import probe
-from daemon.fs.mounts import refuses_queue
+from daemon.fs.atomic import probe_commit_method
+from daemon.fs.mounts import queue_refusal
 from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import History
 from daemon.storage.folders import ROLES, folder_of
-from daemon.storage.marker import Storage
+from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
 from pipeline.checkpoint.layout import ModelUnusable, find
@@ -71,7 +71,7 @@ def _http(settings: Settings) -> Finding:
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    refusal = refuses_queue(settings.state) if settings.queue.url is None else None
+    refusal = queue_refusal(settings.state) if settings.queue.url is None else None
     if refusal:
         yield Finding("mistake", "queue", refusal)
     writable = _writable(settings.state)
@@ -97,9 +97,9 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     except DatabaseUnusable:  # told already
         return
     try:
-        storage = Storage(settings, database)
+        storage = VolumeMarkers(settings, database)
         for inbox in settings.inbox:
-            if why := storage.wrong(inbox):
+            if why := storage.problem(inbox):
                 yield Finding("mistake", f"{inbox.name}: storage", why)
     finally:
         database.close()
@@ -125,7 +125,7 @@ def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:
             continue
         if role == "outbox":
             try:
-                detail += f", clips appear by {probe(folder)}"
+                detail += f", clips appear by {probe_commit_method(folder)}"
             except OSError as error:
                 yield Finding("mistake", name, f"{folder}: {error.strerror}")
                 continue

@@ -13,9 +13,9 @@ from daemon.config.settings import Inbox, Settings
 from daemon.estimate.duration import Pace
 from daemon.estimate.estimator import Estimator
 from daemon.estimate.memory import Forecast
-from daemon.intake.dry_run import Outlook, outlook
+from daemon.intake.dry_run import DryRun, dry_run
 from daemon.intake.intake import checker, plan
-from daemon.intake.scanner import is_junk, is_picture
+from daemon.intake.scanner import is_ignored, is_picture
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import History
@@ -40,7 +40,7 @@ class Past(BaseModel):
     events: list[Event]
 
 
-class Explanation(Outlook):
+class Explanation(DryRun):
     """The answer, for a person or as JSON."""
 
     picture: str
@@ -89,8 +89,8 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     forecast = Forecast(database, settings.model.name) if database else None
     pace = Pace.of(History(database)) if database else None
     source = (looked.width, looked.height)
-    expected = outlook(planned, source, Estimator(settings, forecast), pace)
-    told = {key: getattr(expected, key) for key in Outlook.model_fields}
+    expected = dry_run(planned, source, Estimator(settings, forecast), pace)
+    told = {key: getattr(expected, key) for key in DryRun.model_fields}
     return answer.model_copy(update=told | {"width": looked.width, "height": looked.height})
 
 
@@ -106,7 +106,7 @@ def _place(settings: Settings, picture: Path) -> tuple[Inbox, str]:
 
 def _ignored(path: str) -> str | None:
     parts = Path(path).parts
-    junk = next((part for part in parts if is_junk(part)), None)
+    junk = next((part for part in parts if is_ignored(part)), None)
     if junk:
         return f"{junk!r} is the name of a temporary or hidden file"
     return None if is_picture(path) else f"{parts[-1]!r} has not the ending of a picture"

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from daemon.config.settings import Model, Settings
 from daemon.devices import device_here
-from daemon.fs.atomic import write_durably
+from daemon.fs.atomic import atomic_write
 from daemon.publish.publisher import CLIP
 from pipeline.children.exit_reasons import Loss
 from pipeline.children.generation import Clip, NoClip, Order, StepDown
@@ -146,7 +146,7 @@ async def _render(
         if isinstance(clip, NoClip):
             raise NotRendered("\n".join([*said[-5:], clip.reason]))
         sidecar = _sidecar(clip, picture, looked, rule, spec)
-        write_durably(
+        atomic_write(
             output.with_name(f"{output.name}.json"), sidecar.model_dump_json(indent=2) + "\n"
         )
         (staging / CLIP).replace(output)

@@ -13,9 +13,9 @@ from rich.console import Console
 from daemon.cli.base import Config, Exit, app, fail, settings_of
 from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
-from daemon.fs.mounts import refuses_queue
-from daemon.intake.submit import NotAName, copy_in, picture_name, prompt_beside
-from daemon.storage.folders import make_folders
+from daemon.fs.mounts import queue_refusal
+from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override
+from daemon.storage.folders import create_folders
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -33,9 +33,9 @@ def run(config: Config = None) -> None:
     if find_config(config) is None:
         log.info("no settings file: using the defaults in this folder", folder=str(Path.cwd()))
     try:
-        if settings.queue.url is None and (refusal := refuses_queue(settings.state)):
+        if settings.queue.url is None and (refusal := queue_refusal(settings.state)):
             fail(Exit.MISTAKE, refusal)
-        for made in make_folders(settings):
+        for made in create_folders(settings):
             log.info("made", path=str(made))
         with Lock(settings.state):
             daemon = open_app(settings)
@@ -106,10 +106,10 @@ def submit(
             fail(Exit.MISTAKE, f"{picture}: no such file")
         try:
             picture_name(picture.name)
-        except NotAName as why:
+        except InvalidFileName as why:
             fail(Exit.MISTAKE, str(why))
     target.path.mkdir(parents=True, exist_ok=True)
-    beside = None if prompt is None else prompt_beside(prompt)
+    beside = None if prompt is None else prompt_override(prompt)
     for picture in pictures:
         with picture.open("rb") as content:
             typer.echo(copy_in(content, picture_name(picture.name), target.path, beside))

@@ -162,7 +162,7 @@ class Attempt:
                     self._services.ledger.renew, self._job, lease, progress
                 )
             except LedgerUnavailable as error:  # the clip may be done before it matters
-                self._services.room.doubt(self._inbox, error)
+                self._services.room.report_error(self._inbox, error)
                 continue
             if answer == "lost":
                 log.warning("the lease is lost, another took the job over")

@@ -19,7 +19,7 @@ from daemon.dispatch.attempt import Attempt
 from daemon.dispatch.outcome import Outcomes
 from daemon.dispatch.running_job import Hand
 from daemon.dispatch.slot import Slot
-from daemon.fs.atomic import told
+from daemon.fs.atomic import describe_os_error
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import Job
@@ -65,7 +65,7 @@ class Dispatcher:
         try:
             await self._put_right()
         except LedgerUnavailable as error:
-            self._services.room.doubt(None, error)
+            self._services.room.report_error(None, error)
 
     def wake(self) -> None:
         """There may be something to claim, or the end has come."""
@@ -122,7 +122,7 @@ class Dispatcher:
             return None
         try:
             await self._tidy_up()
-            lacking = self._services.room.lacking
+            lacking = self._services.room.blocked
             lease = self._services.settings.queue.lease
             return await asyncio.to_thread(
                 self._ledger.claim, self._owner, lease, [*lacking], self._among, self._fit(slot)
@@ -132,7 +132,7 @@ class Dispatcher:
             return None
 
     def _is_stopped_by_room(self) -> bool:
-        lacking = self._services.room.lacking
+        lacking = self._services.room.blocked
         return all(inbox.name in lacking for inbox in self._services.settings.inbox)
 
     async def _tidy_up(self) -> None:
@@ -144,7 +144,7 @@ class Dispatcher:
         await self._publish_left()
 
     def _lose_touch(self, error: LedgerUnavailable) -> None:
-        self._services.room.doubt(None, error)
+        self._services.room.report_error(None, error)
         self._behind = True  # what the queue did last before it went is not known
 
     async def _take_over(self) -> None:
@@ -153,7 +153,7 @@ class Dispatcher:
         if self._among is None or self._services.database.in_touch() < lease:
             return
         found = await asyncio.to_thread(self._takeover.take_over, self._owner)
-        seen = [name for name in self._among if name not in self._services.room.lacking]
+        seen = [name for name in self._among if name not in self._services.room.blocked]
         found += await asyncio.to_thread(self._takeover.adopt, self._owner, lease, seen)
         if found:
             log.warning("taken over from a host that fell silent", jobs=found)
@@ -195,9 +195,9 @@ class Dispatcher:
             slot.count(outcome)
             await self._conclude(slot, inbox, job, outcome)
         except OSError as error:  # a full disk, a share that went: not the job's fault
-            self._services.room.doubt(inbox, error)
+            self._services.room.report_error(inbox, error)
             self._behind = True
-            await self._give_back(job, told(error))
+            await self._give_back(job, describe_os_error(error))
         finally:
             await self._discard(inbox, job)
 
@@ -212,7 +212,7 @@ class Dispatcher:
             except LedgerUnavailable as error:
                 if self.hurry.is_set() or not self._services.database.shared:
                     raise
-                self._services.room.doubt(None, error)
+                self._services.room.report_error(None, error)
                 slot.alive_at = time.monotonic()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.hurry.wait(), _IDLE)
@@ -229,14 +229,14 @@ class Dispatcher:
                 inbox = self._services.settings.inbox_named(job.inbox)
                 if inbox is None or job.id in self._in_hand():
                     continue
-                if inbox.name in self._services.room.lacking:
+                if inbox.name in self._services.room.blocked:
                     continue
                 if job.id not in self._outcomes.held:
                     log.warning("carrying on the publication", job=job.id)
                 try:
                     await self._outcomes.publish(job)
                 except OSError as error:
-                    self._services.room.doubt(inbox, error)
+                    self._services.room.report_error(inbox, error)
 
     async def _put_right(self) -> None:
         """Jobs that nobody is at go back, pictures where they belong, and old staging goes."""

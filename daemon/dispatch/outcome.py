@@ -11,8 +11,8 @@ import structlog
 
 from daemon.config.settings import Inbox
 from daemon.dispatch.slot import Slot
-from daemon.fs.atomic import Method, probe, told, write_durably
-from daemon.fs.safe_path import InTheWay
+from daemon.fs.atomic import CommitMethod, atomic_write, describe_os_error, probe_commit_method
+from daemon.fs.safe_path import UnsafePath
 from daemon.jobs.job import Job
 from daemon.jobs.store import CANCELLED
 from daemon.publish.archive import keep_for_a_look
@@ -36,7 +36,7 @@ class Outcomes:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._ledger = services.ledger
-        self._methods: dict[Path, Method] = {}
+        self._methods: dict[Path, CommitMethod] = {}
         self.held: dict[int, str] = {}
         """Jobs past the fence whose clips cannot get to their names, and why; others go on."""
 
@@ -97,14 +97,14 @@ class Outcomes:
                 job.result["sidecar_sha256"],
                 first=first,
             )
-        except InTheWay as error:
-            await self._hold(job, told(error))
+        except UnsafePath as error:
+            await self._hold(job, describe_os_error(error))
             return
         self.held.pop(job.id, None)
         poster = await asyncio.to_thread(self._services.posters.take, inbox, job)
         result = {**job.result, "clip": str(clip.relative_to(inbox.outbox)), "poster": poster}
         await asyncio.to_thread(self._ledger.done, job, result)
-        self._services.room.trust(inbox)
+        self._services.room.report_success(inbox)
         log.info(
             "done",
             job=job.id,
@@ -164,7 +164,7 @@ class Outcomes:
             earlier=job.fallbacks,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
-        await asyncio.to_thread(write_durably, staging_of(inbox, job) / SIDECAR, text)
+        await asyncio.to_thread(atomic_write, staging_of(inbox, job) / SIDECAR, text)
         result = {
             "sidecar_sha256": hashlib.sha256(text.encode()).hexdigest(),
             **sidecar.given.model_dump(mode="json"),
@@ -177,8 +177,8 @@ class Outcomes:
             await self.publish(job.model_copy(update={"result": result}), first=True)
 
     async def _lacks_room(self, inbox: Inbox) -> bool:
-        await asyncio.to_thread(self._services.room.look)
-        return inbox.name in self._services.room.lacking
+        await asyncio.to_thread(self._services.room.check)
+        return inbox.name in self._services.room.blocked
 
     def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
         metrics, pace = self._services.metrics, self._services.pace
@@ -205,7 +205,7 @@ class Outcomes:
         await asyncio.to_thread(self._ledger.cancelled, job, why)
         await asyncio.to_thread(self._ledger.moved, job, "gone")
 
-    async def _method(self, inbox: Inbox) -> Method:
+    async def _method(self, inbox: Inbox) -> CommitMethod:
         if inbox.outbox not in self._methods:
-            self._methods[inbox.outbox] = await asyncio.to_thread(probe, inbox.outbox)
+            self._methods[inbox.outbox] = await asyncio.to_thread(probe_commit_method, inbox.outbox)
         return self._methods[inbox.outbox]

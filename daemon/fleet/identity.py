@@ -3,7 +3,7 @@
 import uuid
 from pathlib import Path
 
-from daemon.fs.atomic import write_durably
+from daemon.fs.atomic import atomic_write
 
 
 def owner(host: str, state: Path, *, shared: bool) -> str:
@@ -16,7 +16,7 @@ def owner(host: str, state: Path, *, shared: bool) -> str:
         return host
     file = state / "instance"
     if not file.exists():
-        write_durably(file, f"{uuid.uuid4().hex[:12]}\n")
+        atomic_write(file, f"{uuid.uuid4().hex[:12]}\n")
     return f"{host} {file.read_text(encoding='utf-8').strip()}"
 
 

@@ -86,7 +86,7 @@ class Presence:
         return [slot for slot in self._slots if not slot.trouble]
 
     def _takes(self) -> list[str]:
-        lacking = self._services.room.lacking
+        lacking = self._services.room.blocked
         inboxes = self._services.settings.inbox if self._able() else ()
         return [inbox.name for inbox in inboxes if inbox.name not in lacking]
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path, PurePath
 
-from daemon.fs.safe_path import beneath
+from daemon.fs.safe_path import open_beneath
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
-_NO_SUCH_WAY = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-_NO_SUCH_SYNC = (*_NO_SUCH_WAY, errno.EBADF, errno.EACCES, errno.ENOTTY)
+_UNSUPPORTED_ERRNOS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_UNSUPPORTED_FSYNC_ERRNOS = (*_UNSUPPORTED_ERRNOS, errno.EBADF, errno.EACCES, errno.ENOTTY)
 """What shares say that know no fsync of a folder, and sync by themselves."""
 _NAME_MAX = 255
 _PROBE = ".i2vd-probe-"
@@ -29,18 +29,18 @@ _PROBED = 600.0
 """Seconds after which no probe goes on any more, neither here nor on another host."""
 
 
-class Method(StrEnum):
+class CommitMethod(StrEnum):
     """How a folder lets a file appear under a new name at once and exclusively."""
 
     LINK = "link"
     RENAME = "rename"
 
 
-class NoMethod(OSError):
+class NoCommitMethod(OSError):
     """The folder's file system can do neither."""
 
 
-def probe(folder: Path) -> Method:
+def probe_commit_method(folder: Path) -> CommitMethod:
     """Try both methods in `folder`. Raises NoMethod, or OSError when it cannot be written.
 
     What a probe left that was killed is removed.
@@ -50,18 +50,18 @@ def probe(folder: Path) -> Method:
     source.touch()
     try:
         _sweep(folder, source.stat().st_mtime - _PROBED)
-        for method in Method:
+        for method in CommitMethod:
             try:
-                place(source, target, method)
+                publish_exclusive(source, target, method)
             except OSError as error:
-                if error.errno not in _NO_SUCH_WAY:
+                if error.errno not in _UNSUPPORTED_ERRNOS:
                     raise
             else:
                 return method
     finally:
         source.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
-    raise NoMethod(
+    raise NoCommitMethod(
         errno.EOPNOTSUPP,
         "neither links nor exclusive renames work on this file system",
         str(folder),
@@ -76,22 +76,22 @@ def _sweep(folder: Path, before: float) -> None:
                 left.unlink()
 
 
-def place(source: Path, target: Path, method: Method) -> bool:
+def publish_exclusive(source: Path, target: Path, method: CommitMethod) -> bool:
     """Give `source` the name `target`; False when another file holds it.
 
     With LINK the source keeps its old name too. A target that is the source already is ours.
     """
     try:
-        if method is Method.LINK:
+        if method is CommitMethod.LINK:
             os.link(source, target, follow_symlinks=False)
         else:
             _rename_noreplace(source, target)
     except FileExistsError:
-        return is_same(source, target)
+        return is_same_file(source, target)
     return True
 
 
-def is_same(one: Path, other: Path) -> bool:
+def is_same_file(one: Path, other: Path) -> bool:
     """Whether both names mean one file; some shares (sshfs) say no though they do."""
     try:
         a, b = one.lstat(), other.lstat()
@@ -117,16 +117,16 @@ def move(
     def announced(target: Path) -> None:
         announce(root / wish.with_name(target.name))
 
-    with beneath(root, wish.parent) as folder:
+    with open_beneath(root, wish.parent) as folder:
         try:
             target = _first_free(source, folder, wish.name, announced)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             target = _first_free(_copy(source, folder), folder, wish.name, announced)
-            sync_folder(folder)
+            fsync_dir(folder)
             remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
-        sync_folder(folder)
+        fsync_dir(folder)
     return root / wish.with_name(target.name)
 
 
@@ -151,7 +151,7 @@ def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
 
 def _first_free(source: Path, folder: Path, name: str, announce: Callable[[Path], None]) -> Path:
     stem, dot, suffix = name.rpartition(".")
-    for candidate in numbered(stem or suffix, dot + suffix if stem else ""):
+    for candidate in numbered_names(stem or suffix, dot + suffix if stem else ""):
         target = folder / candidate
         if os.path.lexists(target):
             continue
@@ -167,12 +167,12 @@ def _rename(source: Path, target: Path) -> bool:
     (fs.protected_hardlinks; and most pictures are dropped by others than the daemon.)
     """
     try:
-        placed = place(source, target, Method.RENAME)
-        two_names = placed and is_same(source, target)  # linked before a crash
+        placed = publish_exclusive(source, target, CommitMethod.RENAME)
+        two_names = placed and is_same_file(source, target)  # linked before a crash
     except OSError as error:
-        if error.errno not in _NO_SUCH_WAY:
+        if error.errno not in _UNSUPPORTED_ERRNOS:
             raise
-        two_names = placed = place(source, target, Method.LINK)
+        two_names = placed = publish_exclusive(source, target, CommitMethod.LINK)
     if two_names:
         source.unlink()
     return placed
@@ -191,7 +191,7 @@ def _copy(source: Path, folder: Path) -> Path:
     return copy
 
 
-def write_durably(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str) -> None:
     """Write a new file beside its name, fsync it, and give it its name."""
     part = _hidden(path, "part")
     part.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ def write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    sync_folder(path.parent)
+    fsync_dir(path.parent)
 
 
 def _hidden(path: Path, kind: str) -> Path:
@@ -209,19 +209,19 @@ def _hidden(path: Path, kind: str) -> Path:
     return path.with_name(f".i2vd-{digest[:16]}.{kind}")
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Make the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_SUCH_SYNC:
+        if error.errno not in _UNSUPPORTED_FSYNC_ERRNOS:
             raise
     finally:
         os.close(descriptor)
 
 
-def numbered(stem: str, suffix: str) -> Iterator[str]:
+def numbered_names(stem: str, suffix: str) -> Iterator[str]:
     """`cat.mp4`, `cat-2.mp4`, ..., each short enough for a file system."""
     for number in range(1, 1_000_000):
         tail = (f"-{number}" if number > 1 else "") + suffix
@@ -229,12 +229,12 @@ def numbered(stem: str, suffix: str) -> Iterator[str]:
         yield stem.encode()[:room].decode(errors="ignore") + tail
 
 
-def fitting(stem: str, suffix: str) -> str:
+def truncate_name(stem: str, suffix: str) -> str:
     """The name made of both, the stem cut so that a file system takes it."""
-    return next(numbered(stem, suffix))
+    return next(numbered_names(stem, suffix))
 
 
-def told(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """What went wrong with which file, in one line."""
     return f"{error.strerror}: {error.filename}" if error.filename else str(error)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileState:
     """What tells one state of a file from another."""
 
     size: int
@@ -14,7 +14,7 @@ class Seen:
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> "Seen":
+    def of(cls, status: os.stat_result) -> "FileState":
         """The state that a status tells."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -31,7 +31,7 @@ class Seen:
         return f"{self.state}@{hashlib.sha256(host.encode()).hexdigest()[:8]}"
 
 
-def is_same_state(one: str, other: str) -> bool:
+def same_fingerprint(one: str, other: str) -> bool:
     """Whether two fingerprints tell one state of a file; between two hosts by size and time."""
     one, _, host = one.partition("@")
     other, _, other_host = other.partition("@")

@@ -22,7 +22,7 @@ def file_system(path: Path) -> str:
     return kind
 
 
-def refuses_queue(folder: Path) -> str | None:
+def queue_refusal(folder: Path) -> str | None:
     """Why the SQLite queue may not lie in `folder`, in a sentence; None when it may.
 
     SQLite's write-ahead log needs memory that all its users share: one host.

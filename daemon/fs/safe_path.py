@@ -10,15 +10,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-_WAY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class InTheWay(OSError):
+class UnsafePath(OSError):
     """A link, or a file, stands where a folder should be."""
 
 
 @contextlib.contextmanager
-def beneath(root: Path, inside: PurePath, *, make: bool = True) -> Iterator[Path]:
+def open_beneath(root: Path, inside: PurePath, *, make: bool = True) -> Iterator[Path]:
     """The folder `inside` of `root`, by a path that means this very folder whatever is renamed.
 
     With `make`, what is missing is made. Errors name the folder by its usual path. Raises OSError,
@@ -27,7 +27,7 @@ def beneath(root: Path, inside: PurePath, *, make: bool = True) -> Iterator[Path
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"{inside} may lead out of {root}")
     with contextlib.ExitStack() as opened:
-        held = os.open(root, _WAY)
+        held = os.open(root, _OPEN_FLAGS)
         opened.callback(os.close, held)
         place = root
         for part in inside.parts:
@@ -48,9 +48,9 @@ def _enter(folder: int, part: str, place: Path, *, make: bool) -> int:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, dir_fd=folder)  # relative to a descriptor
     try:
-        return os.open(part, _WAY | os.O_NOFOLLOW, dir_fd=folder)
+        return os.open(part, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             why = "a link or a file stands in the place of a folder; remove it"
-            raise InTheWay(error.errno, why, str(place)) from error
+            raise UnsafePath(error.errno, why, str(place)) from error
         raise OSError(error.errno, error.strerror, str(place)) from error

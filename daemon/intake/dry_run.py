@@ -9,7 +9,7 @@ from pipeline.image.framing import kept_fraction
 from pipeline.request.spec import Spec
 
 
-class Outlook(BaseModel):
+class DryRun(BaseModel):
     """The answer, for a person or as JSON."""
 
     rejected_by: list[tuple[str, str]] = []
@@ -24,11 +24,11 @@ class Outlook(BaseModel):
     """Of the first clip."""
 
 
-def outlook(
+def dry_run(
     planned: Plan, source: tuple[int, int], estimator: Estimator, pace: Pace | None
-) -> Outlook:
+) -> DryRun:
     """Tell a plan for a picture of `source` = (width, height) pixels."""
-    found = Outlook(
+    found = DryRun(
         rejected_by=list(planned.choice.rejected),
         rule=planned.choice.rule.name if planned.choice.rule else None,
         mistakes=[str(mistake) for mistake in planned.mistakes],

@@ -15,7 +15,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.schema import jobs, submissions
 
-_KEPT = 7 * 86400.0
+_KEPT_SECONDS = 7 * 86400.0
 """Seconds for which a key is known."""
 
 Announce = Callable[[str], None]
@@ -26,7 +26,7 @@ class KeyTaken(Exception):
     """The key stands for another request."""
 
 
-class Submission(NamedTuple):
+class IdempotentRequest(NamedTuple):
     """What is asked: `digest` is over all of it, `sha256` that of the picture."""
 
     key: str
@@ -34,14 +34,14 @@ class Submission(NamedTuple):
     sha256: str
 
 
-class Submissions:
+class IdempotencyKeys:
     """Safe to use from several threads, and on several hosts."""
 
     def __init__(self, database: Database, history: History) -> None:
         self._database = database
         self._history = history
 
-    def once(self, asked: Submission, inbox: Inbox, drop: Callable[[Announce], str]) -> str:
+    def once(self, asked: IdempotentRequest, inbox: Inbox, drop: Callable[[Announce], str]) -> str:
         """Where in the inbox it was dropped; `drop` is called if that has not been done before.
 
         `drop` announces each path before it puts the picture there. Raises KeyTaken.
@@ -52,7 +52,7 @@ class Submissions:
                 return noted[0]
             return drop(lambda path: self._note(asked, path))
 
-    def _noted(self, asked: Submission) -> tuple[str, int] | None:
+    def _noted(self, asked: IdempotentRequest) -> tuple[str, int] | None:
         query = sa.select(submissions).where(submissions.c.key == asked.key)
         with self._database.read() as db:
             row = db.execute(query).first()
@@ -62,8 +62,8 @@ class Submissions:
             raise KeyTaken(f"the key {asked.key!r} was used for another request")
         return row.path, row.after
 
-    def _note(self, asked: Submission, path: str) -> None:
-        old = submissions.c.at < self._database.now - _KEPT
+    def _note(self, asked: IdempotentRequest, path: str) -> None:
+        old = submissions.c.at < self._database.now - _KEPT_SECONDS
         newest = sa.select(sa.func.coalesce(sa.func.max(jobs.c.id), 0)).scalar_subquery()
         with self._database.write() as db:
             db.execute(submissions.delete().where((submissions.c.key == asked.key) | old))

@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 import structlog
 
 from daemon.config.settings import Inbox
-from daemon.fs.fingerprint import Seen
-from daemon.intake.watcher import Aside, Later
+from daemon.fs.fingerprint import FileState
+from daemon.intake.watcher import DeferToSlowLane, RetryLater
 from daemon.jobs.job import Drop
 from daemon.services import Services
 from pipeline.children.image_pool import Condemned
@@ -47,14 +47,14 @@ class Plan:
     """Path of the clip in the outbox, without ".mp4"."""
 
 
-Beside = tuple[Make | None, list[Mistake]]
+Overrides = tuple[Make | None, list[Mistake]]
 """What is asked for one picture in its sidecar, and what is wrong with that."""
 
 
 def plan(
     path: str,
     picture: Inspected,
-    beside: Beside,
+    beside: Overrides,
     rules: RuleSet,
     family: Family,
     rng: random.Random,
@@ -101,20 +101,20 @@ class Intake:
         self._undecodable: dict[tuple[str, str], str] = {}
         """Fingerprints of files that could not be decoded once and are given more time."""
 
-    async def news(self, inbox: Inbox, files: Mapping[str, Seen]) -> list[str]:
+    async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
         """The paths of the files that have no job yet, so that nobody looks into the others."""
         told = {path: seen.fingerprint(self._services.owner) for path, seen in files.items()}
         return await asyncio.to_thread(self._ledger.news, inbox.name, told)
 
-    async def take(
-        self, inbox: Inbox, path: str, seen: Seen, *, aside: bool = False
-    ) -> Later | Aside | None:
+    async def handle(
+        self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
+    ) -> RetryLater | DeferToSlowLane | None:
         """Queue the file, or say when to offer it again, and how."""
         decoder = self._services.decoder
-        look = decoder.study if aside else decoder.glance
+        look = decoder.study if slow_lane else decoder.glance
         picture = await look(inbox.path / path, within=inbox.path)
         if picture is None:
-            return Aside()
+            return DeferToSlowLane()
         if isinstance(picture, Rejected):
             return await self._refuse(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)
@@ -125,14 +125,14 @@ class Intake:
             sha256=picture.sha256,
             source=picture.model_dump(exclude={"type", "sha256", "format"}),
         )
-        planned, jobs = await asyncio.to_thread(self._enter, inbox, drop, picture)
+        planned, jobs = await asyncio.to_thread(self._enqueue, inbox, drop, picture)
         if planned.mistakes:
             reason = "; ".join(map(str, planned.mistakes))
-            await self._put_aside(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
+            await self._reject(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
             return None
         if planned.choice.rule is None:
             log.warning("no rule takes it, it stays in the inbox", inbox=inbox.name, path=path)
-            return Later(None)
+            return RetryLater(None)
         rule = planned.choice.rule.name
         for job, spec in zip(jobs, planned.specs, strict=False):
             log.info("queued", job=job, inbox=drop.inbox, path=path, rule=rule, preset=spec.preset)
@@ -140,12 +140,14 @@ class Intake:
             self._on_queued()
         return None
 
-    def _enter(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
+    def _enqueue(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
         """Plan, and queue what is planned: no jobs where there is nothing to make, or no news."""
         with self._services.entering:
-            return self._enter_now(inbox, drop, picture)
+            return self._enqueue_locked(inbox, drop, picture)
 
-    def _enter_now(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
+    def _enqueue_locked(
+        self, inbox: Inbox, drop: Drop, picture: Inspected
+    ) -> tuple[Plan, list[int]]:
         rules, family = self._services.rules[inbox.name].rules, self._services.family
         beside = read_sidecar(inbox.path / drop.path, checker(family))
         planned = plan(drop.path, picture, beside, rules, family, self._rng)
@@ -169,9 +171,11 @@ class Intake:
             status = (inbox.path / drop.path).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return Seen.of(status).fingerprint(self._services.owner) == drop.fingerprint
+        return FileState.of(status).fingerprint(self._services.owner) == drop.fingerprint
 
-    async def _refuse(self, inbox: Inbox, path: str, seen: Seen, refusal: Rejected) -> Later | None:
+    async def _refuse(
+        self, inbox: Inbox, path: str, seen: FileState, refusal: Rejected
+    ) -> RetryLater | None:
         """A copy that pauses looks broken; only one that stays so for long is."""
         if refusal.gone:
             return None
@@ -179,14 +183,14 @@ class Intake:
         if self._undecodable.get(key) != fingerprint and not isinstance(refusal, Condemned):
             self._undecodable[key] = fingerprint
             log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
-            return Later(float(inbox.patience))
+            return RetryLater(float(inbox.patience))
         self._undecodable.pop(key, None)
         await asyncio.to_thread(self._services.storage.check, inbox, "path")
         drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})
-        await self._put_aside(inbox, drop, refusal.reason, "unreadable")
+        await self._reject(inbox, drop, refusal.reason, "unreadable")
         return None
 
-    async def _put_aside(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
+    async def _reject(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
         job = await asyncio.to_thread(
             self._ledger.reject, drop, reason, lambda: self._is_there(inbox, drop)
         )

@@ -36,7 +36,7 @@ class _Waker(FileSystemEventHandler):
             self._loop.call_soon_threadsafe(self._wake.set)
 
 
-class Hint:
+class FileNotifier:
     """One observer thread for all inboxes; `modes` says how each inbox is watched."""
 
     def __init__(self) -> None:
@@ -52,13 +52,13 @@ class Hint:
         try:
             self._observer.start()
         except OSError as error:
-            self._scan_only([w.inbox.name for w in watchers], f"no inotify: {error.strerror}")
+            self._use_polling([w.inbox.name for w in watchers], f"no inotify: {error.strerror}")
             return
         for watcher in watchers:
             inbox = watcher.inbox
             kind = file_system(inbox.path)
             if kind in NETWORK or kind.startswith("fuse"):
-                self._scan_only([inbox.name], f"{inbox.path} is on {kind}")
+                self._use_polling([inbox.name], f"{inbox.path} is on {kind}")
                 continue
             try:
                 self._observer.schedule(
@@ -66,7 +66,7 @@ class Hint:
                 )
                 self.modes[inbox.name] = "events"
             except OSError as error:
-                self._scan_only(
+                self._use_polling(
                     [inbox.name],
                     f"{error.strerror}; raise fs.inotify.max_user_watches for faster reactions",
                 )
@@ -77,7 +77,7 @@ class Hint:
             self._observer.stop()
             self._observer.join()
 
-    def _scan_only(self, inboxes: list[str], why: str) -> None:
+    def _use_polling(self, inboxes: list[str], why: str) -> None:
         for name in inboxes:
             self.modes[name] = "scan"
             log.warning("watching by scan alone", inbox=name, why=why)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import structlog
 
-from daemon.fs.fingerprint import Seen
+from daemon.fs.fingerprint import FileState
 
 PICTURE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic",
     ".heif", ".avif",
 )  # fmt: skip
 
-JUNK = (
+IGNORED_PATTERNS = (
     ".*",  # hidden files: .DS_Store, ._*, .nfs*, .stfolder, rsync's temporaries, our own
     "*.part", "*.partial", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.filepart",
     "*.!ut", "*.opdownload", "*~", "~$*", "~syncthing~*", "*.swp", "*.lock", "*.sync-conflict-*",
@@ -25,10 +25,10 @@ JUNK = (
 )  # fmt: skip
 """Names, in lower case, that are not a person's pictures, of files and of folders."""
 
-_JUNK = re.compile("|".join(map(translate, JUNK)))
+_IGNORED = re.compile("|".join(map(translate, IGNORED_PATTERNS)))
 """All of them at once: every scan asks it of every name in the inbox."""
 
-_DEEPEST = 2800
+_MAX_PATH_BYTES = 2800
 """Bytes of a subfolder's path in the inbox: below each of our folders, with any name in it and an
 ending of ours, it must not be longer than a path may be (4095)."""
 
@@ -39,9 +39,9 @@ class InboxUnavailable(Exception):
     """The folder is not there, cannot be read, or is not what was mounted there before."""
 
 
-def is_junk(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Whether a file or folder of this name is to be passed over."""
-    return _JUNK.match(name.lower()) is not None
+    return _IGNORED.match(name.lower()) is not None
 
 
 def is_picture(name: str) -> bool:
@@ -49,12 +49,12 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
 
 
-def scan(root: Path, recursive: bool) -> dict[str, Seen]:
+def scan(root: Path, recursive: bool) -> dict[str, FileState]:
     """All pictures below `root` by relative path; never through links, only plain files.
 
     Raises InboxUnavailable when the root cannot be read; a subfolder that cannot is passed over.
     """
-    found: dict[str, Seen] = {}
+    found: dict[str, FileState] = {}
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -63,17 +63,21 @@ def scan(root: Path, recursive: bool) -> dict[str, Seen]:
                 for entry in entries:
                     name = entry.name
                     is_folder = recursive and entry.is_dir(follow_symlinks=False)
-                    if not (is_folder or is_picture(name)) or is_junk(name) or not _is_text(name):
+                    if (
+                        not (is_folder or is_picture(name))
+                        or is_ignored(name)
+                        or not _is_text(name)
+                    ):
                         continue  # in this order: most of what lies there is no picture
                     path = f"{folder}/{name}" if folder else name
-                    if is_folder and len(path.encode()) > _DEEPEST:
+                    if is_folder and len(path.encode()) > _MAX_PATH_BYTES:
                         _warn("passed over", path, "its path is too long, move it up")
                     elif is_folder:
                         folders.append(path)
                     elif entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat(follow_symlinks=False)
-                            found[path] = Seen.of(status)
+                            found[path] = FileState.of(status)
         except OSError as error:
             if not folder:
                 raise InboxUnavailable(f"{root}: {error.strerror}") from error

@@ -9,34 +9,34 @@ from typing import BinaryIO, NamedTuple
 
 import tomli_w
 
-from daemon.fs.atomic import Method, numbered, place, sync_folder
-from daemon.intake.scanner import PICTURE_SUFFIXES, is_junk, is_picture
+from daemon.fs.atomic import CommitMethod, fsync_dir, numbered_names, publish_exclusive
+from daemon.intake.scanner import PICTURE_SUFFIXES, is_ignored, is_picture
 from rules.parse import Checker, Mistake, parse_sidecar
 from rules.rule import Make
 
-_LONGEST_NAME = 200
+_MAX_NAME_BYTES = 200
 """Bytes; the sidecar's ending and a number must have room."""
 
 
-class NotAName(Exception):
+class InvalidFileName(Exception):
     """No name for a picture; the message says why."""
 
 
-class Sidecar(NamedTuple):
+class OverrideFile(NamedTuple):
     """What lies beside a picture: `ending` after the picture's name, and the text."""
 
     ending: str
     text: str
 
 
-def prompt_beside(prompt: str) -> Sidecar:
+def prompt_override(prompt: str) -> OverrideFile:
     """The sidecar that holds a prompt alone."""
-    return Sidecar(".txt", prompt)
+    return OverrideFile(".txt", prompt)
 
 
-def make_beside(
+def make_override(
     make: Mapping[str, object], checker: Checker
-) -> tuple[Sidecar, Make | None, list[Mistake]]:
+) -> tuple[OverrideFile, Make | None, list[Mistake]]:
     """The sidecar that holds settings, what it will be read as, and what is wrong or unwise in it.
 
     It is read as nothing where a mistake is fatal.
@@ -45,8 +45,12 @@ def make_beside(
         text = tomli_w.dumps(make)
         text.encode()
     except (TypeError, ValueError) as error:
-        return Sidecar(".toml", ""), None, [Mistake("make", None, "", f"not for TOML: {error}")]
-    return Sidecar(".toml", text), *parse_sidecar("make", text, checker)
+        return (
+            OverrideFile(".toml", ""),
+            None,
+            [Mistake("make", None, "", f"not for TOML: {error}")],
+        )
+    return OverrideFile(".toml", text), *parse_sidecar("make", text, checker)
 
 
 def picture_name(name: str) -> str:
@@ -56,12 +60,16 @@ def picture_name(name: str) -> str:
     """
     name = name.replace("\\", "/").rpartition("/")[2].strip()
     if not name.isprintable():
-        raise NotAName(f"{name!r}: a picture's name must be printable")
-    if len(name.encode(errors="replace")) > _LONGEST_NAME:
-        raise NotAName(f"{name[:40]!r}...: a picture's name has up to {_LONGEST_NAME} bytes")
-    if is_junk(name) or not is_picture(name):
+        raise InvalidFileName(f"{name!r}: a picture's name must be printable")
+    if len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+        raise InvalidFileName(
+            f"{name[:40]!r}...: a picture's name has up to {_MAX_NAME_BYTES} bytes"
+        )
+    if is_ignored(name) or not is_picture(name):
         known = " ".join(PICTURE_SUFFIXES)
-        raise NotAName(f"{name!r}: a picture's name ends in one of {known}, and is not hidden")
+        raise InvalidFileName(
+            f"{name!r}: a picture's name ends in one of {known}, and is not hidden"
+        )
     return name
 
 
@@ -69,7 +77,7 @@ def copy_in(
     content: BinaryIO,
     name: str,
     folder: Path,
-    beside: Sidecar | None = None,
+    beside: OverrideFile | None = None,
     announce: Callable[[Path], None] = lambda _: None,
 ) -> Path:
     """Copy under a hidden name, sync, then place: the watcher never sees a part. Raises OSError.
@@ -84,20 +92,20 @@ def copy_in(
             file.flush()
             os.fsync(file.fileno())
         stem, dot, suffix = name.rpartition(".")
-        for candidate in numbered(stem, dot + suffix):
+        for candidate in numbered_names(stem, dot + suffix):
             there = folder / candidate
             if there.exists():
                 continue
             announce(there)
             if _place(part, there, beside):
-                sync_folder(folder)
+                fsync_dir(folder)
                 return there
     finally:
         part.unlink(missing_ok=True)
     raise AssertionError("numbered() never ends")
 
 
-def lay_beside(picture: Path, beside: Sidecar) -> bool:
+def write_override(picture: Path, beside: OverrideFile) -> bool:
     """Give a picture that lies in an inbox its sidecar; False where it has another.
 
     Raises OSError.
@@ -115,7 +123,7 @@ def lay_beside(picture: Path, beside: Sidecar) -> bool:
     return True
 
 
-def _place(part: Path, there: Path, beside: Sidecar | None) -> bool:
+def _place(part: Path, there: Path, beside: OverrideFile | None) -> bool:
     """Both or none."""
     if beside is None:
         return _place_picture(part, there)
@@ -136,6 +144,6 @@ def _place(part: Path, there: Path, beside: Sidecar | None) -> bool:
 
 def _place_picture(part: Path, there: Path) -> bool:
     try:
-        return place(part, there, Method.LINK)
+        return publish_exclusive(part, there, CommitMethod.LINK)
     except OSError:
-        return place(part, there, Method.RENAME)
+        return publish_exclusive(part, there, CommitMethod.RENAME)

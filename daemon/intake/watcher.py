@@ -13,28 +13,28 @@ from typing import Protocol
 import structlog
 
 from daemon.config.settings import Inbox
-from daemon.fs.atomic import told
-from daemon.fs.fingerprint import Seen
+from daemon.fs.atomic import describe_os_error
+from daemon.fs.fingerprint import FileState
 from daemon.intake.scanner import InboxUnavailable, scan
-from daemon.storage.health import Room
-from daemon.storage.marker import Storage
+from daemon.storage.health import StorageHealth
+from daemon.storage.marker import VolumeMarkers
 
-_CHUNK = 500
+_BATCH_FILES = 500
 """Files that the ledger is asked about at once."""
 
 log = structlog.get_logger()
 
 
-class Settler:
+class StabilityTracker:
     """Says which files have stood still. Pure: it is told the time and what was seen."""
 
     def __init__(self, settle: float) -> None:
         self._settle = settle
-        self._known: dict[str, tuple[Seen, float]] = {}
+        self._known: dict[str, tuple[FileState, float]] = {}
         """What was seen last, and the time from which it may be offered."""
         self._offered: set[str] = set()
 
-    def observe(self, now: float, files: Mapping[str, Seen]) -> list[str]:
+    def observe(self, now: float, files: Mapping[str, FileState]) -> list[str]:
         """The paths that are whole now and were not offered yet, oldest change first."""
         for path in [p for p in self._known if p not in files]:
             del self._known[path]
@@ -51,14 +51,14 @@ class Settler:
         self._offered.update(ready)
         return sorted(ready, key=lambda path: (self._known[path][0].mtime_ns, path))
 
-    def again(self, paths: Iterable[str], at: float) -> None:
+    def offer_again(self, paths: Iterable[str], at: float) -> None:
         """Offer these once more, from the time `at` on."""
         for path in paths:
             if path in self._known:
                 self._known[path] = (self._known[path][0], at)
                 self._offered.discard(path)
 
-    def is_still(self, path: str, seen: Seen) -> bool:
+    def is_unchanged(self, path: str, seen: FileState) -> bool:
         """Whether it was seen like that the last time."""
         return path in self._known and self._known[path][0] == seen
 
@@ -69,17 +69,17 @@ class Settler:
 
 
 @dataclass(frozen=True)
-class Later:
+class RetryLater:
     """Offer the file again after so many seconds; None: when the rules have changed."""
 
     seconds: float | None
 
 
-class Aside:
+class DeferToSlowLane:
     """Take the file where it holds up no other: it takes long."""
 
 
-def rest(effort: float, interval: float, until_due: float | None) -> tuple[float, float]:
+def scan_backoff(effort: float, interval: float, until_due: float | None) -> tuple[float, float]:
     """Seconds to rest after a look: whatever happens, and while nothing happens.
 
     `effort` is for how long the look kept a core busy: the better part of a second where a hundred
@@ -91,15 +91,15 @@ def rest(effort: float, interval: float, until_due: float | None) -> tuple[float
     return least, max(least, most)
 
 
-class Taker(Protocol):
+class FileHandler(Protocol):
     """Who gets the whole pictures. Both raise OSError where a folder or the ledger is away."""
 
-    async def news(self, inbox: Inbox, files: Mapping[str, Seen]) -> list[str]:
+    async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
         """The paths of those that have no job yet, in the same order."""
 
-    async def take(
-        self, inbox: Inbox, path: str, seen: Seen, *, aside: bool = False
-    ) -> Later | Aside | None:
+    async def handle(
+        self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
+    ) -> RetryLater | DeferToSlowLane | None:
         """Take one of them, or say when to offer it again; `aside`: it may take its time."""
 
 
@@ -107,7 +107,12 @@ class Watcher:
     """Looks at one inbox until told to stop, and hands every whole picture to the `taker`."""
 
     def __init__(
-        self, inbox: Inbox, interval: float, taker: Taker, room: Room, storage: Storage
+        self,
+        inbox: Inbox,
+        interval: float,
+        handler: FileHandler,
+        health: StorageHealth,
+        markers: VolumeMarkers,
     ) -> None:
         self.inbox = inbox
         self.wake = asyncio.Event()
@@ -115,100 +120,102 @@ class Watcher:
         self.scan_seconds = 0.0
         self.unmatched: set[str] = set()
         self._interval = interval
-        self._taker = taker
-        self._room = room
-        self._storage = storage
-        self._settler = Settler(inbox.settle)
+        self._handler = handler
+        self._health = health
+        self._markers = markers
+        self._tracker = StabilityTracker(inbox.settle)
         self._effort = 0.0
         """Seconds for which the last look kept a core busy."""
-        self._slow: asyncio.Queue[tuple[str, Seen]] = asyncio.Queue()
+        self._slow: asyncio.Queue[tuple[str, FileState]] = asyncio.Queue()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Scan, offer, wait; an inbox that vanishes is waited for, not taken for empty."""
         async with asyncio.TaskGroup() as tasks:
-            slow = tasks.create_task(self._take_the_slow())
-            await self._look_and_offer(stopping)
+            slow = tasks.create_task(self._run_slow_lane())
+            await self._scan_and_offer(stopping)
             slow.cancel()
 
-    async def _look_and_offer(self, stopping: asyncio.Event) -> None:
+    async def _scan_and_offer(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             self.wake.clear()
             try:
                 files = await asyncio.to_thread(self._scan)
             except InboxUnavailable as error:
-                self._note_unavailable(str(error))
+                self._set_unavailable(str(error))
             else:
-                self._note_unavailable(None)
-                if self.inbox.name not in self._room.lacking:
+                self._set_unavailable(None)
+                if self.inbox.name not in self._health.blocked:
                     await self._offer(files, stopping)
-            await self._rest(stopping)
+            await self._wait(stopping)
 
     def rules_changed(self) -> None:
         """Offer again what no rule wanted."""
-        self._settler.again(self.unmatched, time.monotonic())
+        self._tracker.offer_again(self.unmatched, time.monotonic())
         self.unmatched.clear()
         self.wake.set()
 
-    def _scan(self) -> dict[str, Seen]:
+    def _scan(self) -> dict[str, FileState]:
         try:
-            self._storage.check(self.inbox, "path")
+            self._markers.check(self.inbox, "path")
         except OSError as error:
-            raise InboxUnavailable(told(error)) from error
+            raise InboxUnavailable(describe_os_error(error)) from error
         start, busy = time.perf_counter(), time.thread_time()
         files = scan(self.inbox.path, self.inbox.recursive)
         self.scan_seconds, self._effort = time.perf_counter() - start, time.thread_time() - busy
         return files
 
-    async def _offer(self, files: dict[str, Seen], stopping: asyncio.Event) -> None:
+    async def _offer(self, files: dict[str, FileState], stopping: asyncio.Event) -> None:
         self.unmatched &= files.keys()
-        whole = self._settler.observe(time.monotonic(), files)
-        for start in range(0, len(whole), _CHUNK):
-            chunk = whole[start : start + _CHUNK]
+        whole = self._tracker.observe(time.monotonic(), files)
+        for start in range(0, len(whole), _BATCH_FILES):
+            chunk = whole[start : start + _BATCH_FILES]
             try:
-                new = await self._taker.news(self.inbox, {path: files[path] for path in chunk})
+                new = await self._handler.without_job(
+                    self.inbox, {path: files[path] for path in chunk}
+                )
             except OSError as error:
-                self._room.doubt(self.inbox, error)
+                self._health.report_error(self.inbox, error)
                 new = chunk
             for path in new:
                 if stopping.is_set():
                     return
-                await self._hand_over(path, files[path])
+                await self._handle(path, files[path])
 
-    async def _take_the_slow(self) -> None:
+    async def _run_slow_lane(self) -> None:
         while True:
             path, seen = await self._slow.get()
-            if self._settler.is_still(path, seen):
-                await self._hand_over(path, seen, aside=True)
+            if self._tracker.is_unchanged(path, seen):
+                await self._handle(path, seen, aside=True)
 
-    async def _hand_over(self, path: str, seen: Seen, *, aside: bool = False) -> None:
-        if self.inbox.name in self._room.lacking:
-            self._settler.again([path], time.monotonic())
+    async def _handle(self, path: str, seen: FileState, *, aside: bool = False) -> None:
+        if self.inbox.name in self._health.blocked:
+            self._tracker.offer_again([path], time.monotonic())
             return
         try:
-            later = await self._taker.take(self.inbox, path, seen, aside=aside)
+            later = await self._handler.handle(self.inbox, path, seen, slow_lane=aside)
         except OSError as error:
-            self._room.doubt(self.inbox, error)
-            later = Later(0.0)
-        if later is not None and aside and not self._settler.is_still(path, seen):
+            self._health.report_error(self.inbox, error)
+            later = RetryLater(0.0)
+        if later is not None and aside and not self._tracker.is_unchanged(path, seen):
             return
         match later:
-            case Aside():
+            case DeferToSlowLane():
                 self._slow.put_nowait((path, seen))
-            case Later(seconds=None):
+            case RetryLater(seconds=None):
                 self.unmatched.add(path)
-            case Later(seconds=float(seconds)):
-                self._settler.again([path], time.monotonic() + seconds)
+            case RetryLater(seconds=float(seconds)):
+                self._tracker.offer_again([path], time.monotonic() + seconds)
 
-    async def _rest(self, stopping: asyncio.Event) -> None:
-        due = self._settler.next_due()
+    async def _wait(self, stopping: asyncio.Event) -> None:
+        due = self._tracker.next_due()
         until_due = None if due is None else due - time.monotonic()
-        least, most = rest(self._effort, self._interval, until_due)
+        least, most = scan_backoff(self._effort, self._interval, until_due)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), least)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.wake.wait(), most - least)
 
-    def _note_unavailable(self, why: str | None) -> None:
+    def _set_unavailable(self, why: str | None) -> None:
         if why and not self.unavailable:
             log.error("inbox unavailable, waiting for it", inbox=self.inbox.name, why=why)
         elif self.unavailable and not why:

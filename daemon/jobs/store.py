@@ -17,7 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.fs.fingerprint import is_same_state
+from daemon.fs.fingerprint import same_fingerprint
 from daemon.jobs.claim_filter import Fit, pick
 from daemon.jobs.database import Database
 from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
@@ -52,7 +52,7 @@ class Ledger:
         return [
             path
             for path, told in fingerprints.items()
-            if (known := there.get(path)) is None or not is_same_state(known, told)
+            if (known := there.get(path)) is None or not same_fingerprint(known, told)
         ]
 
     def admit(
@@ -78,7 +78,7 @@ class Ledger:
             if _has_left(last, is_there):
                 return []
             if last is not None and last.whereabouts in IN_INBOX:
-                if is_same_state(last.fingerprint, drop.fingerprint):
+                if same_fingerprint(last.fingerprint, drop.fingerprint):
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
                     touched = jobs.update().where(same_drop(last))
@@ -116,7 +116,7 @@ class Ledger:
             if _has_left(last, is_there):
                 return None
             there = last is not None and last.whereabouts in IN_INBOX
-            if there and is_same_state(last.fingerprint, drop.fingerprint):
+            if there and same_fingerprint(last.fingerprint, drop.fingerprint):
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason}

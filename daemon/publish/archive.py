@@ -17,15 +17,15 @@ from pathlib import Path, PurePath
 import structlog
 
 from daemon.config.settings import Inbox, Settings
-from daemon.fs.atomic import fitting, move, remove, told, write_durably
-from daemon.fs.fingerprint import Seen
-from daemon.fs.safe_path import beneath
+from daemon.fs.atomic import atomic_write, describe_os_error, move, remove, truncate_name
+from daemon.fs.fingerprint import FileState
+from daemon.fs.safe_path import open_beneath
 from daemon.jobs.database import Database
 from daemon.jobs.job import OPEN, Job, below
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.storage.folders import folder_of
-from daemon.storage.marker import Storage
+from daemon.storage.marker import VolumeMarkers
 
 SIDECAR_ENDINGS = (".toml", ".txt")
 
@@ -41,7 +41,7 @@ class Archive:
         ledger: Ledger,
         history: History,
         settings: Settings,
-        storage: Storage,
+        storage: VolumeMarkers,
     ) -> None:
         self.trouble: str | None = None
         self._failures = 0
@@ -75,8 +75,10 @@ class Archive:
     def _note(self, job: Job, error: OSError) -> None:
         """Say it once, however many pictures it concerns."""
         if self.trouble is None:
-            log.error("the picture stays in the inbox for now", job=job.id, why=told(error))
-        self.trouble = f"pictures cannot leave the inbox: {told(error)}"
+            log.error(
+                "the picture stays in the inbox for now", job=job.id, why=describe_os_error(error)
+            )
+        self.trouble = f"pictures cannot leave the inbox: {describe_os_error(error)}"
         self._failures += 1
 
     def _settle(self, job: Job) -> None:
@@ -190,7 +192,7 @@ def bring_back(inbox: Inbox, job: Job, host: str) -> str | None:
         _reason_file(away).unlink(missing_ok=True)
         _refused_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
-    return Seen.of(status).fingerprint(host)
+    return FileState.of(status).fingerprint(host)
 
 
 def _away(inbox: Inbox, job: Job) -> Path | None:
@@ -222,19 +224,19 @@ def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
     ]
     file = _reason_file(picture)
     root = _root_of(picture, failed[0])
-    with beneath(root, file.parent.relative_to(root)) as folder:
+    with open_beneath(root, file.parent.relative_to(root)) as folder:
         text = json.dumps(reasons, indent=2, ensure_ascii=False) + "\n"
-        write_durably(folder / file.name, text)
+        atomic_write(folder / file.name, text)
 
 
 def _refused_clip(inbox: Inbox, job: Job) -> Path:
     """Where the frames that the gate refused are; not a name that anybody takes for a clip's."""
     picture = inbox.failed / job.path
-    return picture.with_name(fitting(picture.name, f".refused-{job.id}.mp4"))
+    return picture.with_name(truncate_name(picture.name, f".refused-{job.id}.mp4"))
 
 
 def _reason_file(picture: Path) -> Path:
-    return picture.with_name(fitting(picture.name, ".reason.json"))
+    return picture.with_name(truncate_name(picture.name, ".reason.json"))
 
 
 def _beside(picture: Path) -> Iterator[tuple[Path, str]]:
@@ -251,7 +253,7 @@ def _is_ours(file: Path, drop: Job) -> bool:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             return False
-        seen, state = Seen.of(status), drop.fingerprint.partition("@")[0]
+        seen, state = FileState.of(status), drop.fingerprint.partition("@")[0]
         if seen.state == state:
             return True
         size, _, mtime_ns = state.rpartition("-")[0].partition("-")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from daemon.config.settings import Settings
-from daemon.fs.safe_path import beneath
+from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import IN_INBOX, Job, below
 from daemon.storage.folders import folder_of
 
@@ -74,7 +74,7 @@ def open_below(folder: Path, file: Path) -> int:
     Raises ValueError for a path that leads elsewhere, OSError.
     """
     inside = file.relative_to(folder)
-    with beneath(folder, inside.parent, make=False) as place:
+    with open_beneath(folder, inside.parent, make=False) as place:
         found = os.open(place / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(found).st_mode):
         return found

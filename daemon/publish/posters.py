@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from daemon.config.settings import Inbox
-from daemon.fs.safe_path import beneath
+from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
 from daemon.publish.originals import read_below
 from daemon.publish.staging import ALL, staging_of
@@ -36,8 +36,8 @@ class Posters:
         staging = staging_of(inbox, job).relative_to(inbox.outbox)
         with (
             contextlib.suppress(OSError),
-            beneath(inbox.outbox, staging, make=False) as made,
-            beneath(inbox.outbox, POSTERS) as kept,
+            open_beneath(inbox.outbox, staging, make=False) as made,
+            open_beneath(inbox.outbox, POSTERS) as kept,
         ):
             (made / POSTER).rename(kept / _name(job))
         with self._turn:
@@ -58,7 +58,7 @@ def tidy(outbox: Path, newest: int | None = None) -> None:
 
     At the start also those of jobs after the `newest`: they were in a queue that is gone.
     """
-    with contextlib.suppress(OSError), beneath(outbox, POSTERS, make=False) as folder:
+    with contextlib.suppress(OSError), open_beneath(outbox, POSTERS, make=False) as folder:
         numbers = sorted(int(file.stem) for file in folder.glob("*.jpg") if file.stem.isdecimal())
         old = numbers[:-KEPT]
         late = [number for number in numbers if newest is not None and number > newest]

@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from daemon.config.settings import Inbox
-from daemon.fs.safe_path import beneath
+from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
 from daemon.publish.originals import read_below
 from daemon.publish.staging import staging_of
@@ -16,7 +16,7 @@ _LARGEST = 64 * 1024
 def leave_preview(inbox: Inbox, job: Job, content: bytes) -> None:
     """Put the newest in the place of the one before, as far as that is possible."""
     staging = staging_of(inbox, job).relative_to(inbox.outbox)
-    with contextlib.suppress(OSError), beneath(inbox.outbox, staging, make=False) as folder:
+    with contextlib.suppress(OSError), open_beneath(inbox.outbox, staging, make=False) as folder:
         part = folder / f"{_NAME}.part"
         part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:

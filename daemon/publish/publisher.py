@@ -9,8 +9,15 @@ import glob
 import hashlib
 from pathlib import Path, PurePath
 
-from daemon.fs.atomic import Method, is_same, numbered, place, sync_folder, told
-from daemon.fs.safe_path import InTheWay, beneath
+from daemon.fs.atomic import (
+    CommitMethod,
+    describe_os_error,
+    fsync_dir,
+    is_same_file,
+    numbered_names,
+    publish_exclusive,
+)
+from daemon.fs.safe_path import UnsafePath, open_beneath
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"
@@ -20,19 +27,19 @@ _JSON = ".json"
 def in_the_way(outbox: Path, clip_name: str) -> str | None:
     """What keeps a clip from its folder in the outbox, before any work is put into it."""
     try:
-        with beneath(outbox, PurePath(clip_name).parent, make=False):
+        with open_beneath(outbox, PurePath(clip_name).parent, make=False):
             return None
     except FileNotFoundError:
         return None
-    except InTheWay as error:
-        return told(error)
+    except UnsafePath as error:
+        return describe_os_error(error)
 
 
 def publish(
     staging: Path,
     outbox: Path,
     clip_name: str,
-    method: Method,
+    method: CommitMethod,
     sidecar_sha256: str,
     *,
     first: bool = False,
@@ -44,26 +51,26 @@ def publish(
     known again; `first` says that there is none. Raises OSError.
     """
     wish = PurePath(clip_name)
-    with beneath(outbox, wish.parent) as folder:
+    with open_beneath(outbox, wish.parent) as folder:
         clip = _publish(staging, folder, wish.name, method, None if first else sidecar_sha256)
     return outbox / wish.with_name(clip.name)
 
 
 def _publish(
-    staging: Path, folder: Path, stem: str, method: Method, sidecar_sha256: str | None
+    staging: Path, folder: Path, stem: str, method: CommitMethod, sidecar_sha256: str | None
 ) -> Path:
     begun = None if sidecar_sha256 is None else _begun(staging, folder, stem, sidecar_sha256)
     if begun is not None:
         if _place_clip(staging / CLIP, begun, method):
-            sync_folder(folder)
+            fsync_dir(folder)
             return begun
         _take_back(_sidecar_of(begun), staging / SIDECAR)
-    for name in numbered(stem, f".mp4{_JSON}"):
+    for name in numbered_names(stem, f".mp4{_JSON}"):
         clip = folder / name.removesuffix(_JSON)
-        if not place(staging / SIDECAR, _sidecar_of(clip), method):
+        if not publish_exclusive(staging / SIDECAR, _sidecar_of(clip), method):
             continue
-        if place(staging / CLIP, clip, method):
-            sync_folder(folder)
+        if publish_exclusive(staging / CLIP, clip, method):
+            fsync_dir(folder)
             return clip
         _take_back(_sidecar_of(clip), staging / SIDECAR)
     raise FileExistsError(f"a million clips named {stem} in {folder}")
@@ -73,11 +80,11 @@ def _sidecar_of(clip: Path) -> Path:
     return clip.with_name(clip.name + _JSON)
 
 
-def _place_clip(staged: Path, clip: Path, method: Method) -> bool:
+def _place_clip(staged: Path, clip: Path, method: CommitMethod) -> bool:
     """Place it, unless it was placed before the crash: a renamed clip has left staging."""
     if clip.exists() and (not staged.exists() or filecmp.cmp(staged, clip, shallow=False)):
         return True
-    return place(staged, clip, method)
+    return publish_exclusive(staged, clip, method)
 
 
 def _take_back(sidecar: Path, staged: Path) -> None:
@@ -93,7 +100,7 @@ def _begun(staging: Path, folder: Path, stem: str, sidecar_sha256: str) -> Path 
     staged = staging / SIDECAR
     beginning = stem.encode()[:200].decode(errors="ignore")
     for sidecar in sorted(folder.glob(f"{glob.escape(beginning)}*.mp4{_JSON}")):
-        if is_same(staged, sidecar) or _digest(sidecar) == sidecar_sha256:
+        if is_same_file(staged, sidecar) or _digest(sidecar) == sidecar_sha256:
             return sidecar.with_name(sidecar.name.removesuffix(_JSON))
     return None
 

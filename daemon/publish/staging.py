@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePath
 
 from daemon.config.settings import Inbox
-from daemon.fs.safe_path import beneath
+from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
 
 ALL = PurePath(".i2vd")
@@ -25,7 +25,7 @@ def name_of(job: Job) -> str:
 
 def make_empty(inbox: Inbox, job: Job) -> Path:
     """A new folder for an attempt. Raises OSError."""
-    with beneath(inbox.outbox, ALL) as folder:
+    with open_beneath(inbox.outbox, ALL) as folder:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
         (folder / name_of(job)).mkdir()
     return staging_of(inbox, job)
@@ -33,7 +33,7 @@ def make_empty(inbox: Inbox, job: Job) -> Path:
 
 def discard(inbox: Inbox, job: Job) -> None:
     """Remove the folder of an attempt, as far as it can be removed."""
-    with contextlib.suppress(OSError), beneath(inbox.outbox, ALL, make=False) as folder:
+    with contextlib.suppress(OSError), open_beneath(inbox.outbox, ALL, make=False) as folder:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
 
 
@@ -43,7 +43,7 @@ def sweep(outbox: Path, at_work: Callable[[], Collection[tuple[int, int]]]) -> N
     `at_work` is asked only once the folders are known: who makes one has claimed its job before,
     so that no host takes another's away. Raises what it raises.
     """
-    with contextlib.suppress(OSError), beneath(outbox, ALL, make=False) as folder:
+    with contextlib.suppress(OSError), open_beneath(outbox, ALL, make=False) as folder:
         found = [*folder.glob("*-*")]
         if not found:
             return

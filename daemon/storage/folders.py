@@ -9,7 +9,7 @@ RULES = Path(__file__).resolve().parents[2] / "rules"
 ROLES = ("path", "outbox", "archive", "failed", "rules")
 
 
-def make_folders(settings: Settings) -> list[Path]:
+def create_folders(settings: Settings) -> list[Path]:
     """Create what is missing, with a first rule in a new rules folder; what was made."""
     made = []
     for folder in dict.fromkeys([settings.state, *_all(settings)]):

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from daemon.config.settings import Inbox, Settings
-from daemon.fs.atomic import told
+from daemon.fs.atomic import describe_os_error
 from daemon.jobs.database import Database
 from daemon.jobs.schema import meta
 from daemon.storage.folders import folder_of
@@ -30,11 +30,11 @@ _MAY_NOT = (errno.EROFS, errno.EACCES, errno.EPERM)
 log = structlog.get_logger()
 
 
-class StorageAway(OSError):
+class VolumeMissing(OSError):
     """A folder is not there, or something else is in its place; the message says what to do."""
 
 
-class Storage:
+class VolumeMarkers:
     """Safe to use from several threads; `check` reads a small file for each folder."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
@@ -52,16 +52,16 @@ class Storage:
             if known is None and _identity(folder) == self._seen[folder]:
                 continue
             if known is None or found != known:
-                raise StorageAway(_told(inbox, role, folder, found, known))
+                raise VolumeMissing(_told(inbox, role, folder, found, known))
 
-    def wrong(self, inbox: Inbox) -> str | None:
+    def problem(self, inbox: Inbox) -> str | None:
         """The same at all folders, in words, and without a first use: nothing is changed."""
         for role in ROLES:
             known = self._known(_key(inbox, role))
             try:
                 found = _read(folder := folder_of(inbox, role))
             except OSError as error:
-                return told(error)
+                return describe_os_error(error)
             if known is not None and found != known:
                 return _told(inbox, role, folder, found, known)
         return None

@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 
 from daemon.estimate import requirements
 from daemon.estimate.estimator import Estimator
-from daemon.intake.dry_run import Outlook, outlook
-from daemon.intake.intake import Beside, Plan, checker, plan
-from daemon.intake.submit import make_beside
+from daemon.intake.dry_run import DryRun, dry_run
+from daemon.intake.intake import Overrides, Plan, checker, plan
+from daemon.intake.submit import make_override
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.submit import inbox_of
@@ -97,11 +97,11 @@ def rules(services: Services, actions: Actions) -> APIRouter:
         )
 
     @calls.post("/explain")
-    def explain(question: Question) -> Outlook:
+    def explain(question: Question) -> DryRun:
         """Which rule would take such a picture and why, what would be made, and what it costs."""
         planned = _planned(services, question)
         estimator = Estimator(services.settings, services.forecast)
-        return outlook(planned, (question.width, question.height), estimator, services.pace)
+        return dry_run(planned, (question.width, question.height), estimator, services.pace)
 
     return calls
 
@@ -133,9 +133,9 @@ def _planned(services: Services, question: Question) -> Plan:
         sha256="0" * 64, size=0, width=question.width, height=question.height, format="",
         caption=question.caption,
     )  # fmt: skip
-    beside: Beside = (None, [])
+    beside: Overrides = (None, [])
     if question.make:
-        _, asked, mistakes = make_beside(question.make, checker(family))
+        _, asked, mistakes = make_override(question.make, checker(family))
         beside = (asked, mistakes)
     path = str(PurePosixPath(question.path))
     rules = services.rules[inbox.name].rules

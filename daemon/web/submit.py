@@ -12,12 +12,19 @@ from pydantic import BaseModel
 
 from daemon.config.settings import Inbox
 from daemon.dispatch.control import Refused
-from daemon.fs.fingerprint import Seen
-from daemon.fs.safe_path import beneath
-from daemon.intake.idempotency import Announce, KeyTaken, Submission, Submissions
+from daemon.fs.fingerprint import FileState
+from daemon.fs.safe_path import open_beneath
+from daemon.intake.idempotency import Announce, IdempotencyKeys, IdempotentRequest, KeyTaken
 from daemon.intake.intake import checker
-from daemon.intake.scanner import is_junk
-from daemon.intake.submit import NotAName, Sidecar, copy_in, lay_beside, make_beside, picture_name
+from daemon.intake.scanner import is_ignored
+from daemon.intake.submit import (
+    InvalidFileName,
+    OverrideFile,
+    copy_in,
+    make_override,
+    picture_name,
+    write_override,
+)
 from daemon.jobs.database import LedgerUnavailable
 from daemon.publish.originals import NotThere, open_below, open_original
 from daemon.services import Services
@@ -49,7 +56,7 @@ class _Door:
         self._services = services
         self._wake_watchers = wake_watchers
         self._check = checker(services.family)
-        self._submissions = Submissions(services.database, services.history)
+        self._submissions = IdempotencyKeys(services.database, services.history)
 
     def put(
         self,
@@ -61,11 +68,11 @@ class _Door:
     ) -> Dropped:
         """Drop it at that place in an inbox, or near it; once for each key."""
         sidecar, warnings = self._beside(make)
-        if why := self._services.room.lacking.get(inbox.name):
+        if why := self._services.room.blocked.get(inbox.name):
             raise HTTPException(507, why)
 
         def copy(announce: Announce) -> str:
-            with beneath(inbox.path, place.parent) as entered:
+            with open_beneath(inbox.path, place.parent) as entered:
                 there = copy_in(
                     content,
                     place.name,
@@ -90,13 +97,15 @@ class _Door:
 
         def lay(announce: Announce) -> str:
             with self._services.entering, _opened(inbox, place) as file:
-                fingerprint = Seen.of(os.fstat(file.fileno())).fingerprint(self._services.owner)
+                fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint(
+                    self._services.owner
+                )
                 if not self._services.ledger.news(inbox.name, {str(place): fingerprint}):
                     job = self._services.history.at(inbox.name, str(place), limit=1)[0].id
                     raise Refused(f"it is job {job} already; ask for it again by its number")
                 if sidecar is not None:
-                    with beneath(inbox.path, place.parent) as folder:
-                        if not lay_beside(folder / place.name, sidecar):
+                    with open_beneath(inbox.path, place.parent) as folder:
+                        if not write_override(folder / place.name, sidecar):
                             raise Refused(f"another sidecar lies beside {str(place)!r} already")
                 announce(str(place))
             return str(place)
@@ -119,7 +128,7 @@ class _Door:
     def _once(
         self,
         drop: Callable[[Announce], str],
-        asked: tuple[PurePosixPath, Inbox, Sidecar | None, str | None],
+        asked: tuple[PurePosixPath, Inbox, OverrideFile | None, str | None],
         key: str | None,
     ) -> str:
         """Do it, once for each key. `asked`: where, with which sidecar, the content's sha256."""
@@ -129,7 +138,7 @@ class _Door:
                 return drop(lambda _: None)
             whole = json.dumps([sha256, inbox.name, str(place), sidecar])
             digest = hashlib.sha256(whole.encode()).hexdigest()
-            return self._submissions.once(Submission(key, digest, sha256), inbox, drop)
+            return self._submissions.once(IdempotentRequest(key, digest, sha256), inbox, drop)
         except KeyTaken as taken:
             raise HTTPException(422, str(taken)) from taken
         except LedgerUnavailable:
@@ -138,11 +147,11 @@ class _Door:
             told = f"inbox {inbox.name}: {error.strerror or error}"
             raise HTTPException(507, told) from error
 
-    def _beside(self, make: dict[str, Any]) -> tuple[Sidecar | None, list[str]]:
+    def _beside(self, make: dict[str, Any]) -> tuple[OverrideFile | None, list[str]]:
         """The sidecar that says it, and warnings."""
         if not make:
             return None, []
-        sidecar, _, mistakes = make_beside(make, self._check)
+        sidecar, _, mistakes = make_override(make, self._check)
         fatal = [str(mistake) for mistake in mistakes if mistake.fatal]
         if fatal:
             raise HTTPException(422, "; ".join(fatal))
@@ -203,7 +212,7 @@ def _opened(inbox: Inbox, place: PurePosixPath) -> BinaryIO:
 def _name(name: str) -> str:
     try:
         return picture_name(name)
-    except NotAName as refusal:
+    except InvalidFileName as refusal:
         raise HTTPException(422, str(refusal)) from refusal
 
 
@@ -211,7 +220,7 @@ def _place(path: str) -> PurePosixPath:
     """A path in an inbox that the watcher would look at."""
     place = PurePosixPath(path)
     _name(place.name)
-    if place.is_absolute() or any(part == ".." or is_junk(part) for part in place.parts):
+    if place.is_absolute() or any(part == ".." or is_ignored(part) for part in place.parts):
         raise HTTPException(422, f"{path!r} is no place in an inbox")
     return place
 

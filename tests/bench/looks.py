@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import daemon.intake.watcher
-from daemon.fs.fingerprint import Seen
+from daemon.fs.fingerprint import FileState
 from daemon.intake.scanner import scan
 
 
-def _told(root: Path, recursive: bool) -> dict[str, Seen]:
+def _told(root: Path, recursive: bool) -> dict[str, FileState]:
     found = scan(root, recursive)
     with Path(os.environ["LOOKS"]).open("a", encoding="utf-8") as looks:
         looks.write(f"{time.monotonic()} {len(found)}\n")

@@ -15,7 +15,7 @@ import daemon.app
 import daemon.dispatch.outcome
 import pipeline.children.image_pool
 from daemon.__main__ import main
-from daemon.fs.atomic import Method
+from daemon.fs.atomic import CommitMethod
 
 if threads := os.environ.get("CHAOS_THREADS"):
 
@@ -27,7 +27,7 @@ if threads := os.environ.get("CHAOS_THREADS"):
     daemon.app.App = Bounded  # type: ignore[misc]
 
 if method := os.environ.get("CHAOS_METHOD"):
-    daemon.dispatch.outcome.probe = lambda _: Method(method)
+    daemon.dispatch.outcome.probe_commit_method = lambda _: CommitMethod(method)
 
 if quick := os.environ.get("CHAOS_QUICK"):
     pipeline.children.image_pool._QUICK = float(quick)

@@ -14,7 +14,7 @@ from daemon.config.settings import Inbox, Settings
 from daemon.fs.lock import AlreadyRunning, Lock
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
-from daemon.storage.folders import make_folders
+from daemon.storage.folders import create_folders
 from daemon.telemetry import systemd
 from daemon.telemetry.metrics import Metrics, free_bytes
 
@@ -96,15 +96,15 @@ def settings_in(root: Path) -> Settings:
 
 def test_folders_are_made_once_with_a_first_rule(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    made = make_folders(settings)
+    made = create_folders(settings)
     assert tmp_path / "path" in made
     assert (tmp_path / "rules" / "90-default.toml").is_file()
-    assert make_folders(settings) == []
+    assert create_folders(settings) == []
 
 
 def test_an_emptied_rules_folder_stays_empty(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    make_folders(settings)
+    create_folders(settings)
     (tmp_path / "rules" / "90-default.toml").unlink()
-    make_folders(settings)
+    create_folders(settings)
     assert list((tmp_path / "rules").iterdir()) == []

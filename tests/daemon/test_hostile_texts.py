@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from daemon.config.loader import load
 from daemon.config.settings import Settings, SettingsError
-from daemon.fs.atomic import Method
+from daemon.fs.atomic import CommitMethod
 from daemon.intake.intake import Plan, checker, plan
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 from pipeline.children.protocol import Inspected
@@ -230,7 +230,7 @@ def test_no_name_leads_out_of_the_outbox(
     found = planned(inbox / path, str(path), caption)
     (spec,) = found.specs
     assert spec.prompt.isprintable()
-    clip = publish(staging, outbox, found.clip_name, Method.LINK, "")
+    clip = publish(staging, outbox, found.clip_name, CommitMethod.LINK, "")
     assert clip.resolve().parent == outbox.joinpath(*folders).resolve()
     assert clip.resolve().is_relative_to(outbox.resolve())
     assert clip.read_text() == "clip"

@@ -73,7 +73,7 @@ async def test_without_room_or_a_device_nothing_is_taken(desk: Desk) -> None:
     (me,) = (await present(desk, one)).hosts
     assert me.takes == []
     one.trouble = None
-    desk.services.room.lacking["inbox"] = "full"
+    desk.services.room.blocked["inbox"] = "full"
     (me,) = (await present(desk, one)).hosts
     assert me.takes == []
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 import pytest
 
 from daemon.config.settings import Inbox
-from daemon.fs.atomic import Method, move, write_durably
-from daemon.fs.safe_path import InTheWay, beneath
+from daemon.fs.atomic import CommitMethod, atomic_write, move
+from daemon.fs.safe_path import UnsafePath, open_beneath
 from daemon.jobs.job import Job
 from daemon.publish.publisher import CLIP, SIDECAR, in_the_way, publish
 from daemon.publish.staging import discard, make_empty, sweep
@@ -55,30 +55,33 @@ def staging(tmp_path: Path) -> Path:
 
 
 def test_missing_folders_are_made(root: Path) -> None:
-    with beneath(root, PurePath("a/b")) as folder:
+    with open_beneath(root, PurePath("a/b")) as folder:
         (folder / "c").write_text("here")
     assert everything(root) == {"a/b/c": "here"}
 
 
 def test_what_is_missing_is_told_by_its_own_name(root: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught, beneath(root, PurePath("a/b"), make=False):
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        open_beneath(root, PurePath("a/b"), make=False),
+    ):
         pass
     assert caught.value.filename == str(root / "a")
-    with pytest.raises(FileNotFoundError) as caught, beneath(root, PurePath("a")) as folder:
+    with pytest.raises(FileNotFoundError) as caught, open_beneath(root, PurePath("a")) as folder:
         (folder / "cat.mp4").read_bytes()
     assert caught.value.filename == str(root / "a" / "cat.mp4")
 
 
 def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
-    with beneath(tmp_path / "link", PurePath("a")) as folder:
+    with open_beneath(tmp_path / "link", PurePath("a")) as folder:
         (folder / "b").write_text("here")
     assert everything(root) == {"a/b": "here"}
 
 
 @pytest.mark.parametrize("inside", ["..", "../elsewhere", "a/../../elsewhere", "/etc"])
 def test_no_path_leads_out(root: Path, inside: str) -> None:
-    with pytest.raises(ValueError, match="may lead out"), beneath(root, PurePath(inside)):
+    with pytest.raises(ValueError, match="may lead out"), open_beneath(root, PurePath(inside)):
         pass
 
 
@@ -94,7 +97,7 @@ def test_what_stands_in_the_place_of_a_folder_is_told(
         "pipe": os.mkfifo,
     }
     place[stranger](root / "sub")
-    with pytest.raises(InTheWay) as caught, beneath(root, PurePath(inside)):
+    with pytest.raises(UnsafePath) as caught, open_beneath(root, PurePath(inside)):
         pass
     assert caught.value.filename == str(root / "sub")
     assert in_the_way(root, f"{inside}/cat") == (
@@ -108,13 +111,13 @@ def test_a_free_way_is_free(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", CommitMethod)
 def test_no_clip_is_published_through_a_link(
-    root: Path, elsewhere: Path, staging: Path, method: Method
+    root: Path, elsewhere: Path, staging: Path, method: CommitMethod
 ) -> None:
     (root / "sub").symlink_to(elsewhere)
     before = everything(elsewhere)
-    with pytest.raises(InTheWay):
+    with pytest.raises(UnsafePath):
         publish(staging, root, "sub/cat", method, "")
     assert everything(elsewhere) == before
     assert (staging / CLIP).read_text() == "the clip"
@@ -124,7 +127,7 @@ def test_nothing_is_moved_through_a_link(root: Path, elsewhere: Path, tmp_path: 
     (root / "sub").symlink_to(elsewhere)
     before = everything(elsewhere)
     (tmp_path / "cat.jpg").write_text("cat")
-    with pytest.raises(InTheWay):
+    with pytest.raises(UnsafePath):
         move(tmp_path / "cat.jpg", root, "sub/cat.jpg")
     assert everything(elsewhere) == before
     assert (tmp_path / "cat.jpg").read_text() == "cat"
@@ -134,10 +137,10 @@ def test_a_link_that_takes_a_folders_place_meanwhile_gets_nothing(
     root: Path, elsewhere: Path
 ) -> None:
     before = everything(elsewhere)
-    with beneath(root, PurePath("sub")) as folder:
+    with open_beneath(root, PurePath("sub")) as folder:
         (root / "sub").rename(root / "was")
         (root / "sub").symlink_to(elsewhere)
-        write_durably(folder / "cat.json", "ours")
+        atomic_write(folder / "cat.json", "ours")
     assert everything(elsewhere) == before
     assert everything(root / "was") == {"cat.json": "ours"}
 
@@ -185,7 +188,7 @@ def test_staging_is_neither_made_nor_swept_through_a_link(
     (root / ".i2vd").symlink_to(elsewhere)
     sweep(root, lambda: ())
     discard(inbox, job)
-    with pytest.raises(InTheWay):
+    with pytest.raises(UnsafePath):
         make_empty(inbox, job)
     assert everything(elsewhere) == before
 
@@ -212,7 +215,7 @@ def test_a_probe_writes_through_no_link(root: Path, elsewhere: Path) -> None:
 
 
 def test_a_durable_write_goes_through_no_link(root: Path, elsewhere: Path) -> None:
-    write_durably(root / "cat.json", "first")
+    atomic_write(root / "cat.json", "first")
     seen: list[str] = []
     really = Path.replace
 
@@ -222,9 +225,9 @@ def test_a_durable_write_goes_through_no_link(root: Path, elsewhere: Path) -> No
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Path, "replace", spy)
-        write_durably(root / "cat.json", "second")
+        atomic_write(root / "cat.json", "second")
     (root / seen[0]).symlink_to(elsewhere / "1-1" / "precious")
-    write_durably(root / "cat.json", "third")
+    atomic_write(root / "cat.json", "third")
     assert everything(elsewhere) == {"1-1/precious": "precious"}
     assert everything(root) == {"cat.json": "third"}
 
@@ -240,7 +243,7 @@ def test_a_copy_to_another_file_system_follows_no_link(
     (far / "sub").symlink_to(elsewhere)
     try:
         (root / "cat.jpg").write_text("cat")
-        with pytest.raises(InTheWay):
+        with pytest.raises(UnsafePath):
             move(root / "cat.jpg", far, "sub/cat.jpg")
         assert move(root / "cat.jpg", far, "real/cat.jpg") == far / "real" / "cat.jpg"
         assert everything(elsewhere) == {"1-1/precious": "precious"}

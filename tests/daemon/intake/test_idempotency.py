@@ -9,14 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from daemon.config.settings import Inbox
-from daemon.intake.idempotency import Announce, KeyTaken, Submission, Submissions
+from daemon.intake.idempotency import Announce, IdempotencyKeys, IdempotentRequest, KeyTaken
 from daemon.intake.submit import copy_in
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.schema import submissions
 
 PICTURE = b"a cat"
-ASKED = Submission("key", "digest", hashlib.sha256(PICTURE).hexdigest())
+ASKED = IdempotentRequest("key", "digest", hashlib.sha256(PICTURE).hexdigest())
 
 
 Enqueue = Callable[..., list[int]]
@@ -32,7 +32,7 @@ def inbox(tmp_path: Path) -> Inbox:
     return Inbox(path=tmp_path / "inbox")
 
 
-def ask(database: Database, inbox: Inbox, asked: Submission = ASKED, cut: str = "") -> str:
+def ask(database: Database, inbox: Inbox, asked: IdempotentRequest = ASKED, cut: str = "") -> str:
     """One asking, by a daemon that was just started; `cut` where it ends too early."""
 
     def drop(announce: Announce) -> str:
@@ -48,7 +48,7 @@ def ask(database: Database, inbox: Inbox, asked: Submission = ASKED, cut: str = 
             raise CutOff
         return there.name
 
-    return Submissions(database, History(database)).once(asked, inbox, drop)
+    return IdempotencyKeys(database, History(database)).once(asked, inbox, drop)
 
 
 def pictures(inbox: Inbox) -> list[str]:
@@ -102,7 +102,7 @@ def test_asked_again_of_a_host_with_other_paths_it_is_dropped_once(
 def test_a_key_stands_for_one_request(database: Database, inbox: Inbox) -> None:
     ask(database, inbox)
     with pytest.raises(KeyTaken, match="used for another request"):
-        ask(database, inbox, Submission("key", "another", ASKED.sha256))
+        ask(database, inbox, IdempotentRequest("key", "another", ASKED.sha256))
 
 
 def test_another_key_is_another_drop(database: Database, inbox: Inbox) -> None:

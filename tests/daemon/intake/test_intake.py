@@ -13,10 +13,10 @@ from daemon.config.settings import Inbox, Settings
 from daemon.dispatch import control
 from daemon.estimate.duration import Pace
 from daemon.estimate.memory import Forecast
-from daemon.fs.fingerprint import Seen, is_same_state
+from daemon.fs.fingerprint import FileState, same_fingerprint
 from daemon.intake.intake import Intake, checker
 from daemon.intake.scanner import scan
-from daemon.intake.watcher import Later
+from daemon.intake.watcher import RetryLater
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
@@ -24,8 +24,8 @@ from daemon.jobs.store import Ledger
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
 from daemon.services import Services
-from daemon.storage.health import Room
-from daemon.storage.marker import Storage
+from daemon.storage.health import StorageHealth
+from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
 from pipeline.children.image_pool import Decoder
 from pipeline.children.protocol import Inspected, Rejected
@@ -47,7 +47,7 @@ class Desk:
         self.database, self.ledger, self.history = database, ledger, history
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = Decoder(print, print)
-        storage = Storage(self.settings, database)
+        storage = VolumeMarkers(self.settings, database)
         self.services = Services(
             settings=self.settings,
             owner="me",
@@ -58,7 +58,7 @@ class Desk:
             pace=Pace(),
             forecast=Forecast(database, "micro"),
             archive=Archive(database, ledger, history, self.settings, storage),
-            room=Room(self.settings, storage, lambda: None),
+            room=StorageHealth(self.settings, storage, lambda: None),
             storage=storage,
             decoder=self.decoder,
             metrics=Metrics(),
@@ -82,11 +82,11 @@ class Desk:
         file.write_bytes(content if content is not None else picture())
 
     async def news(self) -> list[str]:
-        return await self.intake.news(self.inbox, scan(self.inbox.path, recursive=True))
+        return await self.intake.without_job(self.inbox, scan(self.inbox.path, recursive=True))
 
-    async def take(self, path: str = "cat.jpg") -> Later | None:
+    async def take(self, path: str = "cat.jpg") -> RetryLater | None:
         seen = scan(self.inbox.path, recursive=True)[path]
-        return await self.intake.take(self.inbox, path, seen)
+        return await self.intake.handle(self.inbox, path, seen)
 
     def job(self, number: int = 1) -> Job:
         job = self.history.job(number)
@@ -158,12 +158,12 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
         else:
             other = Intake(desk.services, lambda: None)
             for _ in range(2):
-                await other.take(desk.inbox, "cat.jpg", seen)
+                await other.handle(desk.inbox, "cat.jpg", seen)
         assert names(desk.inbox.path) == []
         return found
 
     monkeypatch.setattr(desk.decoder, "glance", slowly)
-    assert await desk.intake.take(desk.inbox, "cat.jpg", seen) is None
+    assert await desk.intake.handle(desk.inbox, "cat.jpg", seen) is None
     assert desk.history.job(2) is None
     assert names(desk.inbox.failed) == ["cat.jpg", "cat.jpg.reason.json"]
     (desk.inbox.failed / "cat.jpg").rename(desk.inbox.path / "cat.jpg")
@@ -184,13 +184,13 @@ async def test_a_later_change_of_rules_does_not_touch_a_queued_job(desk: Desk) -
 async def test_what_no_rule_takes_waits_for_other_rules(desk: Desk) -> None:
     desk.rule("90-default", '[match]\nnames = ["dog*"]\n' + RULE)
     desk.drop()
-    assert await desk.take() == Later(None)
+    assert await desk.take() == RetryLater(None)
     assert desk.history.job(1) is None
 
 
 async def test_what_cannot_be_decoded_gets_time_and_is_then_put_aside(desk: Desk) -> None:
     desk.drop(content=picture()[:-200])
-    assert await desk.take() == Later(7.0)
+    assert await desk.take() == RetryLater(7.0)
     assert desk.history.job(1) is None
     assert await desk.take() is None
     job = desk.job()
@@ -205,7 +205,7 @@ async def test_what_cannot_be_decoded_gets_time_and_is_then_put_aside(desk: Desk
 
 async def test_a_copy_that_paused_is_taken_when_it_is_whole(desk: Desk) -> None:
     desk.drop(content=picture()[:-200])
-    assert await desk.take() == Later(7.0)
+    assert await desk.take() == RetryLater(7.0)
     desk.drop()
     assert await desk.take() is None
     assert desk.job().state == "queued"
@@ -375,13 +375,17 @@ async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None
 
 
 def test_a_fingerprint_tells_states_of_a_file_apart() -> None:
-    told = Seen(1, 2, 3).fingerprint("here")
-    assert is_same_state(told, Seen(1, 2, 3).fingerprint("here"))
-    assert not is_same_state(told, Seen(1, 2, 4).fingerprint("here"))
-    assert not is_same_state(told, Seen(1, 1, 3).fingerprint("there"))
+    told = FileState(1, 2, 3).fingerprint("here")
+    assert same_fingerprint(told, FileState(1, 2, 3).fingerprint("here"))
+    assert not same_fingerprint(told, FileState(1, 2, 4).fingerprint("here"))
+    assert not same_fingerprint(told, FileState(1, 1, 3).fingerprint("there"))
 
 
 def test_an_inode_tells_something_only_to_the_host_that_saw_it() -> None:
-    assert is_same_state(Seen(1, -2, 3).fingerprint("here"), Seen(1, -2, 4).fingerprint("there"))
-    assert is_same_state("1-2-3", Seen(1, 2, 3).fingerprint("here")), "noted by an older i2vd"
-    assert not is_same_state("1-2-3", Seen(1, 2, 4).fingerprint("here"))
+    assert same_fingerprint(
+        FileState(1, -2, 3).fingerprint("here"), FileState(1, -2, 4).fingerprint("there")
+    )
+    assert same_fingerprint("1-2-3", FileState(1, 2, 3).fingerprint("here")), (
+        "noted by an older i2vd"
+    )
+    assert not same_fingerprint("1-2-3", FileState(1, 2, 4).fingerprint("here"))

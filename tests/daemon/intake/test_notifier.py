@@ -9,7 +9,7 @@ import pytest
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from daemon.config.settings import Inbox
-from daemon.intake.notifier import Hint
+from daemon.intake.notifier import FileNotifier
 from daemon.intake.watcher import Watcher
 
 
@@ -24,7 +24,7 @@ async def woken(inbox: Path, *happenings: str) -> bool:
     """Whether a watcher of the inbox is woken by each of the happenings, one after the other."""
     watcher = Mock(Watcher, inbox=Inbox(path=inbox), wake=asyncio.Event())
     (inbox / "old.jpg").write_bytes(b"old")
-    hint = Hint()
+    hint = FileNotifier()
     hint.start([watcher])
     assert hint.modes == {watcher.inbox.name: "events"}
     try:

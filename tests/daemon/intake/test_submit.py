@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.intake.intake import checker
-from daemon.intake.scanner import is_junk, is_picture
+from daemon.intake.scanner import is_ignored, is_picture
 from daemon.intake.submit import (
-    NotAName,
-    Sidecar,
+    InvalidFileName,
+    OverrideFile,
     copy_in,
-    make_beside,
+    make_override,
     picture_name,
-    prompt_beside,
+    prompt_override,
 )
 from pipeline.request.presets import MICRO_FAMILY
 from rules.parse import parse_sidecar
@@ -28,7 +28,7 @@ def names(folder: Path) -> dict[str, str]:
 
 
 def test_a_copy_never_takes_a_name_that_is_held(tmp_path: Path) -> None:
-    for beside in (None, prompt_beside("zoom in"), None):
+    for beside in (None, prompt_override("zoom in"), None):
         copy_in(io.BytesIO(b"cat"), "cat.jpg", tmp_path, beside)
     assert names(tmp_path) == {
         "cat.jpg": "cat",
@@ -40,7 +40,7 @@ def test_a_copy_never_takes_a_name_that_is_held(tmp_path: Path) -> None:
 
 def test_a_sidecar_that_waits_for_its_picture_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg.txt").write_text("pan left")
-    assert copy_in(io.BytesIO(b"cat"), "cat.jpg", tmp_path, prompt_beside("zoom in")) == (
+    assert copy_in(io.BytesIO(b"cat"), "cat.jpg", tmp_path, prompt_override("zoom in")) == (
         tmp_path / "cat-2.jpg"
     )
     assert (tmp_path / "cat.jpg.txt").read_text() == "pan left"
@@ -52,7 +52,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
             raise OSError("the sender is gone")
 
     with pytest.raises(OSError, match="gone"):
-        copy_in(Broken(), "cat.jpg", tmp_path, prompt_beside("zoom in"))  # type: ignore[arg-type]
+        copy_in(Broken(), "cat.jpg", tmp_path, prompt_override("zoom in"))  # type: ignore[arg-type]
     assert names(tmp_path) == {}
 
 
@@ -75,7 +75,7 @@ def test_the_name_is_what_stands_after_the_last_slash(given: str, name: str) -> 
               "x" * 300 + ".jpg", "cat.jpg/", "\ud800.jpg"]
 )  # fmt: skip
 def test_what_is_no_name_of_a_picture_is_refused(given: str) -> None:
-    with pytest.raises(NotAName, match="picture's name"):
+    with pytest.raises(InvalidFileName, match="picture's name"):
         picture_name(given)
 
 
@@ -83,11 +83,11 @@ def test_what_is_no_name_of_a_picture_is_refused(given: str) -> None:
 def test_no_name_leads_out_of_the_inbox_or_is_passed_over(text: str, ending: str) -> None:
     try:
         name = picture_name(text + ending)
-    except NotAName:
+    except InvalidFileName:
         return
     assert (Path("/inbox") / name).resolve().parent == Path("/inbox")
     assert is_picture(name)
-    assert not is_junk(name)
+    assert not is_ignored(name)
 
 
 _VALUES = st.recursive(
@@ -102,7 +102,7 @@ _KEYS = st.text(max_size=12) | st.sampled_from(["prompt", "steps", "seed", "pres
 def test_any_settings_are_told_right_or_wrong_before_anything_is_written(
     make: dict[str, object],
 ) -> None:
-    sidecar, _, mistakes = make_beside(make, CHECKER)
+    sidecar, _, mistakes = make_override(make, CHECKER)
     if not any(mistake.fatal for mistake in mistakes):
         read, again = parse_sidecar("cat.jpg.toml", sidecar.text, CHECKER)
         assert read is not None
@@ -110,6 +110,6 @@ def test_any_settings_are_told_right_or_wrong_before_anything_is_written(
 
 
 def test_a_prompt_beside_is_taken_as_it_is() -> None:
-    read, _ = parse_sidecar("cat.jpg.txt", prompt_beside("a {cat}").text, CHECKER)
+    read, _ = parse_sidecar("cat.jpg.txt", prompt_override("a {cat}").text, CHECKER)
     assert read is not None
-    assert prompt_beside("a {cat}") == Sidecar(".txt", "a {cat}")
+    assert prompt_override("a {cat}") == OverrideFile(".txt", "a {cat}")

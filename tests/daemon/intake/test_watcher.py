@@ -10,20 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.config.settings import Inbox, Settings
-from daemon.fs.fingerprint import Seen
+from daemon.fs.fingerprint import FileState
 from daemon.fs.mounts import file_system
-from daemon.intake.scanner import InboxUnavailable, is_junk, is_picture, scan
-from daemon.intake.watcher import Aside, Later, Settler, Watcher, rest
+from daemon.intake.scanner import InboxUnavailable, is_ignored, is_picture, scan
+from daemon.intake.watcher import (
+    DeferToSlowLane,
+    RetryLater,
+    StabilityTracker,
+    Watcher,
+    scan_backoff,
+)
 from daemon.jobs.database import Database
-from daemon.storage.health import Room
-from daemon.storage.marker import Storage
+from daemon.storage.health import StorageHealth
+from daemon.storage.marker import VolumeMarkers
 
-A = Seen(1, 1, 1)
-B = Seen(2, 2, 1)
+A = FileState(1, 1, 1)
+B = FileState(2, 2, 1)
 
 
 def test_a_file_is_offered_once_after_it_stood_still() -> None:
-    settler = Settler(2.0)
+    settler = StabilityTracker(2.0)
     assert settler.observe(0.0, {"a.jpg": A}) == []
     assert settler.next_due() == 2.0
     assert settler.observe(1.9, {"a.jpg": A}) == []
@@ -33,7 +39,7 @@ def test_a_file_is_offered_once_after_it_stood_still() -> None:
 
 
 def test_a_change_starts_the_wait_anew() -> None:
-    settler = Settler(2.0)
+    settler = StabilityTracker(2.0)
     settler.observe(0.0, {"a.jpg": A})
     assert settler.observe(1.9, {"a.jpg": B}) == []
     assert settler.observe(2.1, {"a.jpg": B}) == []
@@ -41,7 +47,7 @@ def test_a_change_starts_the_wait_anew() -> None:
 
 
 def test_a_file_that_changed_or_came_back_is_offered_again() -> None:
-    settler = Settler(0.0)
+    settler = StabilityTracker(0.0)
     assert settler.observe(0.0, {"a.jpg": A}) == ["a.jpg"]
     assert settler.observe(1.0, {"a.jpg": B}) == ["a.jpg"]
     assert settler.observe(2.0, {}) == []
@@ -49,9 +55,9 @@ def test_a_file_that_changed_or_came_back_is_offered_again() -> None:
 
 
 def test_a_file_can_be_asked_for_again_later() -> None:
-    settler = Settler(0.0)
+    settler = StabilityTracker(0.0)
     settler.observe(0.0, {"a.jpg": A})
-    settler.again(["a.jpg", "gone.jpg"], 5.0)
+    settler.offer_again(["a.jpg", "gone.jpg"], 5.0)
     assert settler.observe(4.0, {"a.jpg": A}) == []
     assert settler.observe(5.0, {"a.jpg": A}) == ["a.jpg"]
 
@@ -60,13 +66,13 @@ def test_a_file_can_be_asked_for_again_later() -> None:
 def test_nothing_is_offered_that_changed_within_the_settle_time(
     steps: list[tuple[float, bool]],
 ) -> None:
-    settler, now, changed, state = Settler(2.0), 0.0, 0.0, 0
-    settler.observe(now, {"a": Seen(0, 0, 0)})
+    settler, now, changed, state = StabilityTracker(2.0), 0.0, 0.0, 0
+    settler.observe(now, {"a": FileState(0, 0, 0)})
     for wait, changes in steps:
         now += wait
         if changes:
             state, changed = state + 1, now
-        if settler.observe(now, {"a": Seen(state, 0, 0)}):
+        if settler.observe(now, {"a": FileState(state, 0, 0)}):
             assert now - changed >= 2.0 - 1e-9
 
 
@@ -79,13 +85,13 @@ def test_nothing_is_offered_that_changed_within_the_settle_time(
     ],
 )  # fmt: skip
 def test_junk_is_known(name: str) -> None:
-    assert is_junk(name)
+    assert is_ignored(name)
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "CAT.JPEG", "my cat (2).png", "a.b.HEIC", "-x.webp"])
 def test_pictures_are_known(name: str) -> None:
     assert is_picture(name)
-    assert not is_junk(name)
+    assert not is_ignored(name)
 
 
 def test_the_scan_finds_pictures_and_only_plain_files(tmp_path: Path) -> None:
@@ -111,24 +117,24 @@ def test_a_missing_inbox_is_not_an_empty_one(tmp_path: Path) -> None:
 class Basket:
     """Takes every picture, with the same answer; those called slow aside, and once it is `free`."""
 
-    def __init__(self, answer: Later | None = None) -> None:
+    def __init__(self, answer: RetryLater | None = None) -> None:
         self.answer = answer
         self.known: set[str] = set()
         self.offered: list[str] = []
         self.taken: list[str] = []
         self.free = asyncio.Event()
 
-    async def news(self, _: Inbox, files: Mapping[str, Seen]) -> list[str]:
+    async def news(self, _: Inbox, files: Mapping[str, FileState]) -> list[str]:
         return [path for path in files if path not in self.known]
 
     async def take(
-        self, _: Inbox, path: str, __: Seen, *, aside: bool = False
-    ) -> Later | Aside | None:
+        self, _: Inbox, path: str, __: FileState, *, aside: bool = False
+    ) -> RetryLater | DeferToSlowLane | None:
         if not aside:
             self.offered.append(path)
         if path.startswith("slow"):
             if not aside:
-                return Aside()
+                return DeferToSlowLane()
             await self.free.wait()
         self.taken.append(path)
         return self.answer
@@ -146,8 +152,8 @@ def _queue(tmp_path: Path) -> Iterator[None]:
 
 def watcher_of(inbox: Inbox, basket: Basket) -> Watcher:
     settings = Settings(inbox=(inbox,))
-    storage = Storage(settings, _opened[-1])
-    return Watcher(inbox, 0.02, basket, Room(settings, storage, lambda: None), storage)
+    storage = VolumeMarkers(settings, _opened[-1])
+    return Watcher(inbox, 0.02, basket, StorageHealth(settings, storage, lambda: None), storage)
 
 
 async def run_watcher(watcher: Watcher, until: Callable[[], bool]) -> None:
@@ -191,7 +197,7 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
 async def test_what_no_rule_wants_is_offered_again_when_the_rules_change(tmp_path: Path) -> None:
     inbox = Inbox(path=tmp_path, settle=0.0)
     (tmp_path / "a.jpg").write_bytes(b"x")
-    basket = Basket(Later(None))
+    basket = Basket(RetryLater(None))
     watcher = watcher_of(inbox, basket)
     await run_watcher(watcher, lambda: bool(basket.taken))
     assert (basket.taken, watcher.unmatched) == (["a.jpg"], {"a.jpg"})
@@ -248,14 +254,14 @@ async def test_a_slow_picture_that_is_replaced_meanwhile_is_looked_at_anew(tmp_p
 
 
 def test_the_rest_between_two_looks_is_the_interval_where_looking_is_cheap() -> None:
-    assert rest(0.001, 2.0, None) == (0.004, 2.0)
-    assert rest(0.001, 2.0, 0.5) == (0.004, 0.5)
-    assert rest(0.0, 2.0, -1.0) == (0.0, 0.01)
+    assert scan_backoff(0.001, 2.0, None) == (0.004, 2.0)
+    assert scan_backoff(0.001, 2.0, 0.5) == (0.004, 0.5)
+    assert scan_backoff(0.0, 2.0, -1.0) == (0.0, 0.01)
 
 
 @given(effort=st.floats(0.01, 10), until_due=st.none() | st.floats(-1, 5))
 def test_looking_leaves_most_of_a_core_free(effort: float, until_due: float | None) -> None:
-    least, most = rest(effort, 2.0, until_due)
+    least, most = scan_backoff(effort, 2.0, until_due)
     assert least <= most
     assert effort / (effort + least) == pytest.approx(0.2)
     if until_due is None:

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.fs.fingerprint import Seen
+from daemon.fs.fingerprint import FileState
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.job import Drop, Job
@@ -128,7 +128,7 @@ def test_other_content_at_the_same_place_replaces_what_waits(
 def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
     ledger: Ledger, enqueue: Enqueue, make_drop: Callable[..., Drop]
 ) -> None:
-    here, there = Seen(1, 2, 3).fingerprint("here"), Seen(1, 2, 4).fingerprint("there")
+    here, there = FileState(1, 2, 3).fingerprint("here"), FileState(1, 2, 4).fingerprint("there")
     enqueue(fingerprint=here)
     job = claim(ledger)
     ledger.publishing(job, {})
@@ -137,7 +137,7 @@ def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
     assert ledger.news("inbox", {"cat.jpg": there}) == []
     assert enqueue(fingerprint=there) == []
     assert ledger.reject(make_drop(fingerprint=there), "broken") is None
-    again = Seen(1, 2, 5).fingerprint("here")
+    again = FileState(1, 2, 5).fingerprint("here")
     assert ledger.news("inbox", {"cat.jpg": again}) == ["cat.jpg"]
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from daemon.config.settings import Inbox, Settings
 from daemon.fs import atomic
-from daemon.fs.fingerprint import Seen
+from daemon.fs.fingerprint import FileState
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.publish import archive as archives
 from daemon.publish.archive import Archive, bring_back
-from daemon.storage.marker import MARKER, Storage
+from daemon.storage.marker import MARKER, VolumeMarkers
 
 CAT = b"the cat"
 
@@ -45,7 +45,7 @@ class Place:
 
     def archive(self) -> Archive:
         settings = Settings(inbox=(self.inbox,), state=self.inbox.path.parent)
-        storage = Storage(settings, self.database)
+        storage = VolumeMarkers(settings, self.database)
         return Archive(self.database, self.ledger, self.history, settings, storage)
 
     def job(self) -> Job:
@@ -96,9 +96,9 @@ def finished(
         there.picture.parent.mkdir()
         there.picture.write_bytes(CAT)
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
-        Storage(Settings(inbox=(there.inbox,)), database).check(there.inbox)
+        VolumeMarkers(Settings(inbox=(there.inbox,)), database).check(there.inbox)
         status = there.picture.stat()
-        seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+        seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
         enqueue("pets/cat.jpg", seen.fingerprint("me"), hashlib.sha256(CAT).hexdigest())
         job = ledger.claim("me", 30)
         assert job
@@ -126,7 +126,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) ->
 
         return call
 
-    monkeypatch.setattr(atomic, "place", counted(atomic.place))
+    monkeypatch.setattr(atomic, "place", counted(atomic.publish_exclusive))
     monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
@@ -241,7 +241,7 @@ def test_a_failed_picture_comes_back(
     there.archive().catch_up()
     assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job, "me"))
     status = there.picture.stat()
-    seen = Seen(status.st_size, status.st_mtime_ns, status.st_ino)
+    seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
     assert there.job().fingerprint == seen.fingerprint("me")
     assert there.files() == {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"}
 

@@ -12,10 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.fs import atomic as places
-from daemon.fs.atomic import Method, move, numbered, place, probe, write_durably
+from daemon.fs.atomic import (
+    CommitMethod,
+    atomic_write,
+    move,
+    numbered_names,
+    probe_commit_method,
+    publish_exclusive,
+)
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 
-METHODS = list(Method)
+METHODS = list(CommitMethod)
 
 
 class Stop(Exception):
@@ -39,7 +46,7 @@ def clips(outbox: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_clip_and_sidecar_appear(staging: Path, tmp_path: Path, method: Method) -> None:
+def test_clip_and_sidecar_appear(staging: Path, tmp_path: Path, method: CommitMethod) -> None:
     outbox = tmp_path / "outbox"
     assert publish(staging, outbox, "cat", method, DIGEST) == outbox / "cat.mp4"
     assert clips(outbox) == {"cat.mp4": b"the clip", "cat.mp4.json": b'{"job": "1"}'}
@@ -48,7 +55,7 @@ def test_clip_and_sidecar_appear(staging: Path, tmp_path: Path, method: Method) 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("held", [["cat.mp4"], ["cat.mp4.json"], ["cat.mp4", "cat.mp4.json"]])
 def test_a_held_name_is_never_overwritten(
-    staging: Path, tmp_path: Path, method: Method, held: list[str]
+    staging: Path, tmp_path: Path, method: CommitMethod, held: list[str]
 ) -> None:
     outbox = tmp_path / "outbox"
     for name in held:
@@ -65,7 +72,7 @@ def test_a_held_name_is_never_overwritten(
 def test_a_crash_at_any_step_is_carried_on(
     staging: Path,
     tmp_path: Path,
-    method: Method,
+    method: CommitMethod,
     held: list[str],
     crash_at: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,8 +97,8 @@ def test_a_crash_at_any_step_is_carried_on(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr("daemon.publish.publisher.place", crashing(place))
-        patched.setattr("daemon.publish.publisher.sync_folder", crashing(places.sync_folder))
+        patched.setattr("daemon.publish.publisher.place", crashing(publish_exclusive))
+        patched.setattr("daemon.publish.publisher.sync_folder", crashing(places.fsync_dir))
         patched.setattr(Path, "unlink", crashing(Path.unlink))
         patched.setattr(Path, "rename", crashing(Path.rename))
         with contextlib.suppress(Stop):
@@ -110,7 +117,9 @@ def test_a_crash_at_any_step_is_carried_on(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_publishing_twice_gives_one_clip(staging: Path, tmp_path: Path, method: Method) -> None:
+def test_publishing_twice_gives_one_clip(
+    staging: Path, tmp_path: Path, method: CommitMethod
+) -> None:
     outbox = tmp_path / "outbox"
     first = publish(staging, outbox, "cat", method, DIGEST)
     assert publish(staging, outbox, "cat", method, DIGEST) == first
@@ -120,7 +129,7 @@ def test_publishing_twice_gives_one_clip(staging: Path, tmp_path: Path, method: 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stem", ["x" * 251, "é" * 125, "絵" * 83])
 def test_the_longest_names_are_published_once(
-    staging: Path, tmp_path: Path, method: Method, stem: str
+    staging: Path, tmp_path: Path, method: CommitMethod, stem: str
 ) -> None:
     outbox = tmp_path / "outbox"
     first = publish(staging, outbox, stem, method, DIGEST)
@@ -130,13 +139,13 @@ def test_the_longest_names_are_published_once(
 
 def test_subfolders_are_made(staging: Path, tmp_path: Path) -> None:
     outbox = tmp_path / "outbox"
-    clip = publish(staging, outbox, "pets/my/cat", Method.LINK, DIGEST)
+    clip = publish(staging, outbox, "pets/my/cat", CommitMethod.LINK, DIGEST)
     assert clip == outbox / "pets" / "my" / "cat.mp4"
     assert clip.read_bytes() == b"the clip"
 
 
 def test_this_file_system_can_link(tmp_path: Path) -> None:
-    assert probe(tmp_path) is Method.LINK
+    assert probe_commit_method(tmp_path) is CommitMethod.LINK
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,13 +154,13 @@ def test_where_links_fail_renames_are_used(tmp_path: Path, monkeypatch: pytest.M
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    assert probe(tmp_path) is Method.RENAME
+    assert probe_commit_method(tmp_path) is CommitMethod.RENAME
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        probe(tmp_path / "nowhere")
+        probe_commit_method(tmp_path / "nowhere")
 
 
 def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", killed, tmp_path], check=False)
     old, young = tmp_path.iterdir()
     os.utime(old, (0, 0))
-    probe(tmp_path)
+    probe_commit_method(tmp_path)
     assert [*tmp_path.iterdir()] == [young], "another host may be at it"
 
 
@@ -198,7 +207,7 @@ def test_a_move_across_file_systems_copies(tmp_path: Path) -> None:
 
 @given(st.text(min_size=1).filter(lambda s: "/" not in s and "\0" not in s))
 def test_numbered_names_fit_and_differ(stem: str) -> None:
-    names = numbered(stem, ".mp4.json")
+    names = numbered_names(stem, ".mp4.json")
     first, second = next(names), next(names)
     assert first != second
     assert all(len(name.encode()) <= 255 for name in (first, second))
@@ -206,6 +215,6 @@ def test_numbered_names_fit_and_differ(stem: str) -> None:
 
 
 def test_a_durable_write_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    write_durably(tmp_path / "a.json", "one")
-    write_durably(tmp_path / "a.json", "two")
+    atomic_write(tmp_path / "a.json", "one")
+    atomic_write(tmp_path / "a.json", "two")
     assert clips(tmp_path) == {"a.json": b"two"}

@@ -9,8 +9,8 @@ from pydantic import ByteSize
 from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database, LedgerUnavailable
 from daemon.storage import health as rooms
-from daemon.storage.health import Room, write_probe
-from daemon.storage.marker import Storage
+from daemon.storage.health import StorageHealth, write_probe
+from daemon.storage.marker import VolumeMarkers
 
 
 def full(file: Path) -> OSError:
@@ -29,9 +29,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def storage(settings: Settings, tmp_path: Path) -> Iterator[Storage]:
+def storage(settings: Settings, tmp_path: Path) -> Iterator[VolumeMarkers]:
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
-    yield Storage(settings, database)
+    yield VolumeMarkers(settings, database)
     database.close()
 
 
@@ -52,20 +52,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_an_error_stops_its_inbox_alone(settings: Settings, storage: Storage, clock: Clock) -> None:
-    room = Room(settings, storage, lambda: None)
-    room.doubt(settings.inbox[0], full(settings.inbox[0].outbox))
-    assert list(room.lacking) == ["one"]
-    assert room.lacking["one"] == f"No space left on device: {settings.inbox[0].outbox}"
-    room.look()
-    assert list(room.lacking) == ["one"], "it is too early to look again"
+def test_an_error_stops_its_inbox_alone(
+    settings: Settings, storage: VolumeMarkers, clock: Clock
+) -> None:
+    room = StorageHealth(settings, storage, lambda: None)
+    room.report_error(settings.inbox[0], full(settings.inbox[0].outbox))
+    assert list(room.blocked) == ["one"]
+    assert room.blocked["one"] == f"No space left on device: {settings.inbox[0].outbox}"
+    room.check()
+    assert list(room.blocked) == ["one"], "it is too early to look again"
     clock.now = 2.0
-    assert room.look() is True
-    assert room.lacking == {}
+    assert room.check() is True
+    assert room.blocked == {}
 
 
 def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
-    settings: Settings, storage: Storage, clock: Clock
+    settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
     locked = True
 
@@ -73,18 +75,18 @@ def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
         if locked:
             raise LedgerUnavailable("the queue is locked")
 
-    room = Room(settings, storage, try_ledger)
-    room.doubt(settings.inbox[0], LedgerUnavailable("the queue is locked"))
+    room = StorageHealth(settings, storage, try_ledger)
+    room.report_error(settings.inbox[0], LedgerUnavailable("the queue is locked"))
     clock.now = 10.0
-    room.look()
-    assert room.lacking == {"one": "the queue is locked", "two": "the queue is locked"}
+    room.check()
+    assert room.blocked == {"one": "the queue is locked", "two": "the queue is locked"}
     locked = False
-    room.look()
-    assert room.lacking == {}
+    room.check()
+    assert room.blocked == {}
 
 
 def test_what_fails_while_the_queue_is_away_does_not_lengthen_the_wait_for_it(
-    settings: Settings, storage: Storage, clock: Clock
+    settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
     away = True
 
@@ -92,68 +94,72 @@ def test_what_fails_while_the_queue_is_away_does_not_lengthen_the_wait_for_it(
         if away:
             raise LedgerUnavailable("the queue is away")
 
-    room = Room(settings, storage, try_ledger)
+    room = StorageHealth(settings, storage, try_ledger)
     for _ in range(60):
-        room.doubt(None, LedgerUnavailable("the queue is away"))
+        room.report_error(None, LedgerUnavailable("the queue is away"))
         clock.now += 1.0
-        room.look()
-        assert room.lacking
+        room.check()
+        assert room.blocked
     away = False
     clock.now += 2.0
-    room.look()
-    assert room.lacking == {}
+    room.check()
+    assert room.blocked == {}
 
 
 def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
-    settings: Settings, storage: Storage, clock: Clock
+    settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
     """A quota lets the probe through and not the clip: that must not burn the GPU for ever."""
-    room, inbox, waits = Room(settings, storage, lambda: None), settings.inbox[0], []
+    room, inbox, waits = StorageHealth(settings, storage, lambda: None), settings.inbox[0], []
     for _ in range(10):
-        room.doubt(inbox, full(inbox.outbox))
+        room.report_error(inbox, full(inbox.outbox))
         began = clock.now
-        while room.lacking:
+        while room.blocked:
             clock.now += 1.0
-            room.look()
+            room.check()
         waits.append(clock.now - began)
     assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    room.trust(inbox)
-    room.doubt(inbox, full(inbox.outbox))
+    room.report_success(inbox)
+    room.report_error(inbox, full(inbox.outbox))
     clock.now += 2.0
-    room.look()
-    assert room.lacking == {}
+    room.check()
+    assert room.blocked == {}
 
 
 def test_a_queue_that_was_well_for_as_long_as_was_waited_is_looked_at_soon_again(
-    settings: Settings, storage: Storage, clock: Clock
+    settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
     """A host that makes no clip has none to tell; each restart of the database doubled its wait."""
-    room = Room(settings, storage, lambda: None)
+    room = StorageHealth(settings, storage, lambda: None)
     for pause, wait in ((0.0, 2.0), (1.0, 4.0), (5.0, 2.0), (2.0, 4.0), (4.0, 8.0)):
         clock.now += pause
-        room.doubt(None, LedgerUnavailable("the queue is away"))
+        room.report_error(None, LedgerUnavailable("the queue is away"))
         clock.now += wait - 0.1
-        room.look()
-        assert room.lacking, f"after {pause} seconds"
+        room.check()
+        assert room.blocked, f"after {pause} seconds"
         clock.now += 0.1
-        room.look()
-        assert not room.lacking, f"after {pause} seconds"
+        room.check()
+        assert not room.blocked, f"after {pause} seconds"
 
 
-def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings, storage: Storage) -> None:
-    room = Room(settings, storage, lambda: None)
+def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings, storage: VolumeMarkers) -> None:
+    room = StorageHealth(settings, storage, lambda: None)
     settings.inbox[1].outbox.rmdir()
-    room.look()
-    assert "No such file" in room.lacking["two"]
-    assert "one" not in room.lacking
+    room.check()
+    assert "No such file" in room.blocked["two"]
+    assert "one" not in room.blocked
 
 
-def test_too_little_space_is_told_with_what_to_do(settings: Settings, storage: Storage) -> None:
-    room = Room(settings.model_copy(update={"min_free": ByteSize(10**18)}), storage, lambda: None)
-    room.look()
-    assert room.lacking.keys() == {"one", "two"}
-    assert f"state {settings.state}: " in room.lacking["one"]
-    assert "MB free, min_free is 1.0EB; make room" in room.lacking["one"]
+def test_too_little_space_is_told_with_what_to_do(
+    settings: Settings, storage: VolumeMarkers
+) -> None:
+    room = StorageHealth(
+        settings.model_copy(update={"min_free": ByteSize(10**18)}), storage, lambda: None
+    )
+    room.check()
+    assert room.blocked.keys() == {"one", "two"}
+    assert f"state {settings.state}: " in room.blocked["one"]
+    assert "MB free, min_free is 1.0EB; make room" in room.blocked["one"]
 
 
 def test_a_probe_leaves_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.publish.archive import Archive
-from daemon.storage.marker import MARKER, ROLES, Storage, StorageAway
+from daemon.storage.marker import MARKER, ROLES, VolumeMarkers, VolumeMissing
 from tests.system.disks import mounted
 
 
@@ -43,19 +43,19 @@ def test_an_empty_folder_in_the_place_of_a_share_is_not_taken_for_it(
 ) -> None:
     settings = host(tmp_path)
     inbox, folder = settings.inbox[0], tmp_path / role
-    storage = Storage(settings, database)
-    assert storage.wrong(inbox) is None
+    storage = VolumeMarkers(settings, database)
+    assert storage.problem(inbox) is None
     assert not (folder / MARKER).exists()
     storage.check(inbox)
-    assert storage.wrong(inbox) is None
+    assert storage.problem(inbox) is None
     empty(folder)
-    assert "no marker" in str(storage.wrong(inbox))
-    for looking in (storage, Storage(settings, database)):  # as it runs, and after a restart
-        with pytest.raises(StorageAway, match="no marker; is the share of inbox inbox mounted"):
+    assert "no marker" in str(storage.problem(inbox))
+    for looking in (storage, VolumeMarkers(settings, database)):  # as it runs, and after a restart
+        with pytest.raises(VolumeMissing, match="no marker; is the share of inbox inbox mounted"):
             looking.check(inbox)
     assert not (folder / MARKER).exists()
     folder.rmdir()
-    with pytest.raises(StorageAway, match="not there"):
+    with pytest.raises(VolumeMissing, match="not there"):
         storage.check(inbox)
     folder.with_name("away").rename(folder)
     storage.check(inbox)
@@ -65,26 +65,26 @@ def test_hosts_may_have_it_at_other_places_but_not_another_one(
     tmp_path: Path, database: Database, other: Database
 ) -> None:
     here = host(tmp_path / "here")
-    Storage(here, database).check(here.inbox[0])
+    VolumeMarkers(here, database).check(here.inbox[0])
     (tmp_path / "there").symlink_to(tmp_path / "here")
     there = host(tmp_path / "there")
-    Storage(there, other).check(there.inbox[0])
+    VolumeMarkers(there, other).check(there.inbox[0])
     wrong = host(tmp_path / "wrong")
-    with pytest.raises(StorageAway, match="no marker"):
-        Storage(wrong, other).check(wrong.inbox[0])
+    with pytest.raises(VolumeMissing, match="no marker"):
+        VolumeMarkers(wrong, other).check(wrong.inbox[0])
     shutil.copy(tmp_path / "here/outbox" / MARKER, tmp_path / "wrong/path")
-    with pytest.raises(StorageAway, match="the marker of another storage"):
-        Storage(wrong, other).check(wrong.inbox[0])
+    with pytest.raises(VolumeMissing, match="the marker of another storage"):
+        VolumeMarkers(wrong, other).check(wrong.inbox[0])
 
 
 def test_what_the_message_says_is_done_to_make_a_folder_the_right_one(
     tmp_path: Path, database: Database
 ) -> None:
     settings = host(tmp_path)
-    storage = Storage(settings, database)
+    storage = VolumeMarkers(settings, database)
     storage.check(settings.inbox[0])
     empty(tmp_path / "outbox")
-    with pytest.raises(StorageAway) as told:
+    with pytest.raises(VolumeMissing) as told:
         storage.check(settings.inbox[0])
     marker, _, file = str(told.value).partition("echo ")[2].partition(" > ")
     Path(file).write_text(f"{marker}\n")
@@ -94,7 +94,7 @@ def test_what_the_message_says_is_done_to_make_a_folder_the_right_one(
 def test_the_check_names_a_folder_that_is_not_the_queues(tmp_path: Path) -> None:
     settings = host(tmp_path).model_copy(update={"state": tmp_path})
     database = Database(settings.queue_url)
-    Storage(settings, database).check(settings.inbox[0])
+    VolumeMarkers(settings, database).check(settings.inbox[0])
     database.close()
     empty(tmp_path / "outbox")
     wrong = [found for found in check(settings) if found.what == "inbox: storage"]
@@ -104,10 +104,10 @@ def test_the_check_names_a_folder_that_is_not_the_queues(tmp_path: Path) -> None
 
 def test_a_new_queue_takes_the_markers_that_are_there(tmp_path: Path, database: Database) -> None:
     settings = host(tmp_path)
-    Storage(settings, database).check(settings.inbox[0])
+    VolumeMarkers(settings, database).check(settings.inbox[0])
     fresh = Database(f"sqlite:///{tmp_path}/fresh.sqlite")
     before = (tmp_path / "path" / MARKER).read_text()
-    Storage(settings, fresh).check(settings.inbox[0])
+    VolumeMarkers(settings, fresh).check(settings.inbox[0])
     fresh.close()
     assert (tmp_path / "path" / MARKER).read_text() == before
 
@@ -117,9 +117,9 @@ def test_an_inbox_that_cannot_be_written_is_told_by_its_mount(
 ) -> None:
     with mounted(tmp_path / "path", "-t", "tmpfs", "-o", "ro", "tmpfs"):
         settings = host(tmp_path, after="keep")
-        storage = Storage(settings, database)
+        storage = VolumeMarkers(settings, database)
         storage.check(settings.inbox[0])
-    with pytest.raises(StorageAway, match="something else than before"):
+    with pytest.raises(VolumeMissing, match="something else than before"):
         storage.check(settings.inbox[0])
 
 
@@ -128,7 +128,7 @@ def test_no_picture_is_gone_while_its_share_is_away(
     enqueue: Callable[..., list[int]],
 ) -> None:  # fmt: skip
     settings = host(tmp_path)
-    storage = Storage(settings, database)
+    storage = VolumeMarkers(settings, database)
     storage.check(settings.inbox[0])
     enqueue()
     job = ledger.claim("me", 30)
