@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Dtype, Output, Stage
@@ -68,8 +68,14 @@ class Given(Tried):
     sampler: Sampler | None = None
     spacing: Spacing | None = None
     """None: as the model's own configuration says."""
-    compiled: bool = False
-    """Whether compiled blocks of the UNet made it, which round otherwise."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_compiled(cls, data: Any) -> Any:
+        """Drop `compiled`: sidecars had it while i2vd could use torch.compile."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if key != "compiled"}
+        return data
 
 
 class Fallback(_Part):
@@ -167,7 +173,6 @@ def _given(clip: Clip, asked: Spec) -> Given:
         steps=way.steps,
         sampler=way.sampler,
         spacing=way.spacing,
-        compiled=clip.made.compiled,
     )
 
 

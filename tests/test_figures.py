@@ -43,23 +43,6 @@ def test_the_table_of_exact_transforms_is_the_result() -> None:
     assert len(table) == len(found)
 
 
-def test_the_table_of_compiled_steps_is_the_result() -> None:
-    found = rows("compiled.json")
-    table = told("The same in less time", "step")
-    assert len(table) == len(found) + 1
-    for case, row in found.items():
-        ratio, difference = f"{row['ratio']:.2f}", f"{row['max_abs_diff']:.1e}"
-        assert table[case.removeprefix("mid-size, ")] == [
-            *(ratio, difference, f"{row['peak_mb']} MB")
-        ]
-        assert table["plain"][-1] == f"{row['reference_peak_mb']} MB"
-    made = found["mid-size, all, compiled"]
-    assert f"{made['pieces']} pieces of code serve" in README
-    again = json.loads((RESULTS / "compiled.json").read_text())["again, from the cache"][-1]
-    took = f"took {made['compiled_in']:.0f} seconds here, from the cache {again['compiled_in']:.0f}"
-    assert took in README
-
-
 def test_the_table_of_a_gpus_speed_is_the_result() -> None:
     found = {
         f"{row['preset']}, {row['case']}": row
@@ -113,7 +96,7 @@ def test_the_table_of_prices_is_the_result() -> None:
         ], name
 
 
-@pytest.mark.parametrize("name", ["speed.json", "compiled.json", "quality.json"])
+@pytest.mark.parametrize("name", ["speed.json", "quality.json"])
 def test_a_result_says_where_it_comes_from(name: str) -> None:
     facts = json.loads((RESULTS / name).read_text())
     assert {"date", "machine", "versions", "command"} < facts.keys()

@@ -123,17 +123,13 @@ def speed(
     rounds: Annotated[int, typer.Option(min=1, help="How often each case is timed.")] = 5,
     frames: Annotated[int, typer.Option(min=2, max=32)] = 8,
     side: Annotated[int, typer.Option(min=8, max=128, help="Latent cells; of 8.")] = 32,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="With and without compiling; takes minutes.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A step of the UNet on this CPU: the library's beside ours, with the largest difference."""
     if side % 8:
         fail(Exit.MISTAKE, f"--side {side} is not a multiple of 8")
     size = ("--frames", str(frames), "--side", str(side))
-    more = ("--compile",) if compiled else ()
-    _tell(_rows("pipeline.worker.bench", "--rounds", str(rounds), *size, *more), as_json=as_json)
+    _tell(_rows("pipeline.worker.bench", "--rounds", str(rounds), *size), as_json=as_json)
 
 
 @benches.command()

@@ -21,7 +21,7 @@ from daemon.cli.sandbox import Trial, TrialFailed, trial
 from daemon.config.settings import Model
 from daemon.intake.submit import copy_in
 
-ON_DEVICE = ("encode", "compile", "denoise", "decode")
+ON_DEVICE = ("encode", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"
 _PATIENCE = 600.0
 _RULE = '[make]\nprompt = "camera panning right"\npreset = "{preset}"\n'

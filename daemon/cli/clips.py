@@ -118,7 +118,6 @@ def _differences(old: Sidecar, new: Sidecar) -> list[str]:
         ("device", old.device, new.device),
         ("type", old.given.dtype, new.given.dtype),
         ("mode", old.given.mode, new.given.mode),
-        ("compiled", str(old.given.compiled).lower(), str(new.given.compiled).lower()),
     ]
     names = sorted(old.versions.keys() | new.versions.keys())
     pairs += [(name, old.versions.get(name), new.versions.get(name)) for name in names]

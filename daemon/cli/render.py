@@ -176,12 +176,12 @@ def _sidecar(
 
 
 def _load(model: Model, like: Given | None) -> Load:
-    """As for an earlier clip: compiled or not, and in its type where there is a GPU."""
+    """As for an earlier clip: in its type where there is a GPU."""
     load = model.load_on(device_here(model.devices))
     if like is None:
         return load
     dtype = load.dtype if load.device == "cpu" else like.dtype
-    return load.model_copy(update={"dtype": dtype, "compile": like.compiled})
+    return load.model_copy(update={"dtype": dtype})
 
 
 def _order(

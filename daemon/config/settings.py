@@ -82,8 +82,6 @@ class Model(_Section):
     """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ...; none: others make clips."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
-    compile: Literal["on", "off"] = "off"
-    """Whether the UNet's blocks are compiled, for which the first clip waits."""
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
     idle_release: Seconds = 0.0
@@ -104,13 +102,7 @@ class Model(_Section):
     def load_on(self, device: str) -> Load:
         """What a worker is told to load on a device."""
         dtype = self.dtype_on(device)
-        return Load(
-            model=self.name,
-            device=device,
-            dtype=dtype,
-            max_memory=self.max_vram,
-            compile=self.compile == "on",
-        )
+        return Load(model=self.name, device=device, dtype=dtype, max_memory=self.max_vram)
 
 
 class Http(_Section):
@@ -244,7 +236,7 @@ class Settings(BaseSettings):
 
     @property
     def caches(self) -> dict[str, str]:
-        """What workers are told of the folder for compiled code; nothing where others told it."""
+        """Variables that name the workers' kernel cache; none if the environment names it."""
         name = "TORCHINDUCTOR_CACHE_DIR"
         return {} if name in os.environ else {name: str(self.state / "compiled")}
 

@@ -23,15 +23,13 @@ CHANNEL_FD = "I2VD_CHANNEL"
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 
-Stage = Literal["start", "load", "encode", "compile", "denoise", "decode", "write"]
-"""Stages of an attempt in their order; "encode" is prompt and picture, "write" the MP4. "compile"
-is only there where something has to be, and of unknown length: its `steps` are 0."""
+Stage = Literal["start", "load", "encode", "denoise", "decode", "write"]
+"""Stages of an attempt in their order; "encode" is prompt and picture, "write" the MP4."""
 
 SILENCE: dict[Stage, float] = {
     "start": 120.0,
     "load": 900.0,
     "encode": 120.0,
-    "compile": 600.0,
     "denoise": 300.0,
     "decode": 300.0,
     "write": 120.0,
@@ -119,8 +117,6 @@ class Load(_Message):
     dtype: Dtype
     max_memory: int | None = None
     """Bytes of the device's memory that may be used; on a CPU they are counted and kept to."""
-    compile: bool = False
-    """Whether blocks of the UNet are compiled; not where memory is counted, as nobody could."""
 
 
 class Survey(_Message):
@@ -257,8 +253,6 @@ class Made(_OfJob):
     """Seconds per stage."""
     peak_memory: int | None
     """Most bytes reserved on the device; None where the device does not count them."""
-    compiled: bool = False
-    """Whether compiled blocks of the UNet made it."""
 
 
 class OutOfMemory(Released):

@@ -62,12 +62,11 @@ class Supervisor:
     async def ready(self, dtype: Dtype | None, report: Report) -> Session | NoClip:
         """Have a child with the model loaded; at once when there is one already.
 
-        In another type than usual only where `dtype` says so. Nothing is compiled in that: it is
-        for one clip, and compiled code may have been what spoilt it.
+        In another type than usual only where `dtype` says so.
         """
         load = self._load
         if dtype is not None and dtype != load.dtype:
-            load = load.model_copy(update={"dtype": dtype, "compile": False})
+            load = load.model_copy(update={"dtype": dtype})
         if self.session is not None and self.session.over:  # between two clips
             await self.bury(self.session, self.session.told("no work"), "lost")
         if self.session is None:
@@ -117,8 +116,7 @@ class Supervisor:
     async def bury(self, session: Session, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
         """No trace of the child stays; what we ended ourselves is no loss.
 
-        Each clip that was in it comes here, and the first of them knows best. One that was lost
-        while it compiled is no fault of the clip, and the next compiles nothing.
+        Each clip that was in it comes here, and the first of them knows best.
         """
         if self.session is session:
             self.session = None
@@ -128,10 +126,6 @@ class Supervisor:
             return ENDED
         if first:
             self._on_loss(loss)
-        if loss.doing == "compile":
-            kind = "load"
-            self._load = self._load.model_copy(update={"compile": False})
-            self._on_line("nothing is compiled from now on: a worker was lost over it")
         return NoClip(kind, session.loss.reason, retry=True, loss=session.loss)
 
     async def _not_loaded(self, session: Session, end: Failed | Loss) -> NoClip:

@@ -1,12 +1,10 @@
 """How fast a step of the UNet is: the plain one beside ours, in turn, with the difference.
 
-    python -m pipeline.worker.bench [--rounds 5] [--frames 8] [--side 32] [--compile]
+    python -m pipeline.worker.bench [--rounds 5] [--frames 8] [--side 32]
 
 On a CPU, in one thread, in seconds of its time, which others on the machine do not lengthen: a UNet
 of random weights a fifth as wide as the published one, with each transform alone and with all; the
-embedded model; and the VAE's decoder, half as wide. With --compile instead: all transforms, with
-and without their blocks compiled, and the most memory that a step takes at once. A row of JSON a
-line.
+embedded model; and the VAE's decoder, half as wide. A row of JSON a line.
 """
 
 import argparse
@@ -14,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from statistics import median
 from typing import Any
@@ -22,19 +20,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
-from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
-from pipeline.worker import cache
-from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import phases
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import load
 from pipeline.worker.sampler import plain
-from pipeline.worker.slices import feed_forwards, standing_in
+from pipeline.worker.slices import standing_in
 from pipeline.worker.weights import join
 
 Row = dict[str, Any]
@@ -132,11 +126,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--side", type=int, default=32, help="latent cells; a multiple of 8")
-    parser.add_argument("--compile", action="store_true", help="takes minutes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = _compiled_rows if asked.compile else _rows
-    for row in found(asked.rounds, asked.frames, asked.side):
+    for row in _rows(asked.rounds, asked.frames, asked.side):
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
@@ -156,56 +148,6 @@ def _rows(rounds: int, frames: int, side: int) -> Iterator[Row]:
     cells = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
     less: dict[str, Within] = {"VAE decoder, phases": lambda: standing_in(phases(vae.decoder))}
     yield from beside(lambda: vae.decode(cells).sample, less, rounds)
-
-
-def _compiled_rows(rounds: int, frames: int, side: int) -> Iterator[Row]:
-    """The forwards as `fast` has them; in the last row how long compiling took."""
-    unet = mid_size()
-    run = step(unet, frames, side)
-    cache.keep()
-    compiler = Compiler()
-
-    @contextmanager
-    def within(*, compiled: bool) -> Iterator[None]:
-        with applied(unet, EXACT), standing_in(feed_forwards(unet, Mode.FAST.thrift.rows)):
-            if compiled:
-                with compiler.at_work():
-                    yield
-            else:
-                yield
-
-    since = time.monotonic()
-    with within(compiled=True):
-        run()
-    spent = round(time.monotonic() - since, 1)
-    plainly, ours = peak(run), {}
-    cases: dict[str, Within] = {
-        "mid-size, all": partial(within, compiled=False),
-        "mid-size, all, compiled": partial(within, compiled=True),
-    }
-    for name, inside in cases.items():
-        with inside():
-            run()
-            ours[name] = peak(run)
-    for row in beside(run, cases, rounds):
-        memory = {"reference_peak_mb": plainly, "peak_mb": ours[row["case"]]}
-        made = (
-            {"pieces": compiler.pieces, "compiled_in": spent} if "compiled" in row["case"] else {}
-        )
-        yield {**row, **memory, **made}
-
-
-def peak(run: Callable[[], Tensor]) -> float:
-    """Most MB that a run on a CPU had at once, by what its allocator says; compiled code too."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
-    events = seen.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    level = most = 0
-    for _, change in sorted(changes, key=lambda each: each[0]):
-        level += change
-        most = max(most, level)
-    return round(most / 1e6, 1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The cache of compiled code, kept over restarts: for these versions alone, and bounded.
+"""Kernel cache: what Triton has built of our kernels, kept over restarts and bounded.
 
-That is what torch has made of the model's blocks, and Triton of our own kernels. Both key it by the
-code, the shapes, their own version, the card, the driver's CUDA and the compiler's flags. What they
-never do is to remove anything.
+Triton keys it by the code, its own version, the card, the driver's CUDA and the compiler's flags,
+and never removes anything. This module does: other versions, and all of it above a bound.
 """
 
 import os
@@ -21,7 +20,7 @@ _PREFIX = "i2vd-torch-"
 
 
 def keep() -> Path:
-    """Have compiled code kept in a folder of these versions, in the one that $VARIABLE names.
+    """Have kernels kept in a folder of these versions, in the one that $VARIABLE names.
 
     Without it, in torch's own below the folder for temporary files. What was kept for other
     versions is removed, and too much as well. Raises OSError, also where there is no room.

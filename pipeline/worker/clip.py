@@ -5,11 +5,7 @@ meanwhile.
 """
 
 import json
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +15,14 @@ from torch import Tensor
 
 from pipeline.children.protocol import Made, Make
 from pipeline.quality import Flaw, flaw
-from pipeline.request.sampling_plan import Course, course
+from pipeline.request.sampling_plan import course
 from pipeline.worker import hold
 from pipeline.worker.budget import Budget
-from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions, prompts_of, read_picture
 from pipeline.worker.decode import decode, release
 from pipeline.worker.denoise import denoise
 from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
-from pipeline.worker.exact.choice import compiles
 from pipeline.worker.frames import Frames
 from pipeline.worker.gate import examine
 from pipeline.worker.model import Model
@@ -48,7 +42,6 @@ class Film:
     picture: Image.Image
     metadata: dict[str, str]
     peak_memory: int | None
-    compiled: bool
 
 
 @torch.no_grad()
@@ -62,14 +55,14 @@ def film(model: Model, order: Make, watch: Watch, budget: Budget) -> Film:
     picture = read_picture(Path(order.picture), order.width, order.height)
     wanted, unwanted = _conditions(model, order, picture, watch)
     preview = Preview(wanted.latents[0, :, 0], picture)
-    made, compiled = _denoise(model, order, wanted, unwanted, watch, preview)
+    made = _denoise(model, order, wanted, unwanted, watch, preview)
     latents = watch.spoiled(made)
     if not torch.isfinite(latents).all():
         raise Spoilt(Flaw("not-finite", "the latents are not numbers"))
     del made, wanted, unwanted, preview
     watch.enter("decode", order.frames)
     frames = watch.spoiled(_decode(model, order, latents, watch))
-    return Film(order, frames, picture, metadata(model, order), budget.peak(), compiled)
+    return Film(order, frames, picture, metadata(model, order), budget.peak())
 
 
 def finish(film: Film, watch: Watch) -> Made:
@@ -99,7 +92,6 @@ def finish(film: Film, watch: Watch) -> Made:
         figures=figures,
         seconds=watch.seconds,
         peak_memory=film.peak_memory,
-        compiled=film.compiled,
     )
 
 
@@ -135,62 +127,20 @@ def _denoise(
     unwanted: Conditions | None,
     watch: Watch,
     preview: Preview,
-) -> tuple[Tensor, bool]:
-    """The latents, and whether compiled blocks made them: all of them, or none."""
+) -> Tensor:
     way = course(order.spec)
-    made = partial(
-        denoise,
+    watch.enter("denoise", way.steps)
+    return denoise(
         model,
         order.mode,
-        wanted=wanted,
-        unwanted=unwanted,
+        way,
+        wanted,
+        unwanted,
         seed=order.spec.seed,
         guidance=order.spec.guidance,
         rescale=order.spec.guidance_rescale,
+        on_step=lambda estimate: watch.step(preview=preview.of(estimate)),
     )
-
-    def drawn(compiler: Compiler | None) -> Tensor:
-        watch.enter("denoise", way.steps)
-        return made(
-            way,
-            on_step=lambda estimate: watch.step(preview=preview.of(estimate)),
-            compiler=compiler,
-        )
-
-    compiler = model.compiler
-    if compiler is not None and compiler.usable and compiles(order.mode.thrift):
-        try:
-            _compile(compiler, made, way, tuple(wanted.latents.shape), watch)
-            return drawn(compiler), True
-        except NotCompiled as why:
-            compiler.give_up(why)
-    return drawn(None), False
-
-
-def _compile(
-    compiler: Compiler,
-    made: Callable[..., Tensor],
-    way: Course,
-    shape: tuple[int, ...],
-    watch: Watch,
-) -> None:
-    """Have all compiled that a clip needs, by one step of each kind that it has."""
-    rehearsal = replace(way, turns=tuple(dict.fromkeys(way.turns)))
-    if (shape, rehearsal) in compiler.rehearsed:
-        return
-    watch.enter("compile", 0)
-    before, since = compiler.pieces, time.monotonic()
-    if not before:
-        print("compiling; with nothing in the cache this takes minutes", file=sys.stderr)
-    compiler.on_piece = lambda: watch.step(compiler.pieces)
-    try:
-        made(rehearsal, on_step=lambda _: watch.step(compiler.pieces), compiler=compiler)
-    finally:
-        compiler.on_piece = lambda: None
-    compiler.rehearsed.add((shape, rehearsal))
-    if more := compiler.pieces - before:
-        spent = time.monotonic() - since
-        print(f"compiled {more} pieces of code in {spent:.0f} s", file=sys.stderr)
 
 
 def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:

@@ -8,7 +8,6 @@ from torch import Tensor
 from pipeline.memory.modes import Mode
 from pipeline.request.sampling_plan import Course
 from pipeline.worker import hold
-from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.choice import graphs
 from pipeline.worker.exact.graph import recorded
@@ -27,15 +26,13 @@ def denoise(
     guidance: float,
     rescale: float,
     on_step: Callable[[Tensor], None],
-    compiler: Compiler | None = None,
 ) -> Tensor:
     """The clip's latents, in the shape of the picture's: (1, 4, frames, height, width).
 
-    `on_step` is called as `sample` does. Raises what lack of memory raises, and NotCompiled where
-    there is a compiler.
+    `on_step` is called as `sample` does. Raises what lack of memory raises.
     """
-    replays = compiler is None and graphs(model.device, mode.thrift, course)
-    with hold.unet(model, mode, compiler) as unet:
+    replays = graphs(model.device, mode.thrift, course)
+    with hold.unet(model, mode) as unet:
         return sample(
             predicting(
                 unet,

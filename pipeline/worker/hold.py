@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from pipeline.memory.modes import STRIPE, Mode
-from pipeline.worker.compiler import Compiler
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import applied, chosen, decoding
 from pipeline.worker.model import Model
@@ -36,11 +35,8 @@ def encoder(model: Model, network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unet(model: Model, mode: Mode, compiler: Compiler | None = None) -> Iterator[Any]:
-    """Within, the UNet computes as thriftily as the mode says, and as fast as that allows.
-
-    With a compiler its blocks are compiled ones, which raise NotCompiled.
-    """
+def unet(model: Model, mode: Mode) -> Iterator[Any]:
+    """Within, the UNet computes as thriftily as the mode says, and as fast as that allows."""
     thrift = mode.thrift
     with ExitStack() as stack:
         match thrift.weights:
@@ -54,10 +50,7 @@ def unet(model: Model, mode: Mode, compiler: Compiler | None = None) -> Iterator
             case "host":
                 model.weights.pin(model.unet)
                 stack.enter_context(passing(model.weights, model.unet, [*_pieces(model.unet)]))
-        names = chosen(thrift, model.device, compiled=compiler is not None)
-        stack.enter_context(applied(model.unet, names))
-        if compiler is not None:
-            stack.enter_context(compiler.at_work())
+        stack.enter_context(applied(model.unet, chosen(thrift, model.device)))
         stack.enter_context(standing_in(feed_forwards(model.unet, thrift.rows)))
         if thrift.cells is not None:
             stack.enter_context(standing_in(images(model.unet, thrift.cells)))

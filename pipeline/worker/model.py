@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
-from pipeline.worker.compiler import Compiler
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory
 from pipeline.worker.exact.tokens import projections
@@ -49,8 +48,6 @@ class Model:
     """The configuration of CLIP's picture preprocessing: crop_size, image_mean, image_std."""
     weights: Weights
     embeddings: Embeddings
-    compiler: Compiler | None = None
-    """Who compiles its UNet's blocks, where that is wanted."""
 
     @property
     def device(self) -> torch.device:

@@ -8,13 +8,11 @@ it in the lookahead's.
 import gc
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -37,7 +35,6 @@ from pipeline.children.protocol import Cancelled as CancelledReply
 from pipeline.children.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
 from pipeline.worker import budget, cache, clip
-from pipeline.worker.compiler import Compiler
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
     Cancelled,
@@ -69,7 +66,6 @@ class Server:
         self._channel = channel
         self._faults = faults
         self._model: Model | None = None
-        self._compiler: Compiler | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
         self._finisher = Finisher()
         self._lookahead = Lookahead()
@@ -196,13 +192,8 @@ class Server:
         with self._budget.kept():
             model.bring_unet()
         if device.type == "cuda":
-            _kept("our kernels are made anew with each worker")
+            _keep_kernels()
             fused.prove(device, model.dtype)
-        if order.compile and not self._budget.counts:
-            # one that has given up stays: the next would fail as it did
-            if self._compiler is None or self._compiler.usable:
-                self._compiler = _compiler()
-            model.compiler = self._compiler
         self._model = model
         gc.collect()
         gc.freeze()  # no clip need look through a model either
@@ -245,21 +236,13 @@ def _set_threads(model: str) -> None:
         torch.set_num_threads(1)
 
 
-def _kept(otherwise: str) -> Path | None:
-    """The folder for compiled code; where there is none, a line says why, and what comes of it."""
+def _keep_kernels() -> None:
+    """Have our kernels kept for the next worker; where no folder can be used, a line says why."""
     try:
-        return cache.keep()
+        cache.keep()
     except OSError as error:
         advice = f"have it writable, or another folder in ${cache.VARIABLE}"
-        print(f"{otherwise}: {error}; {advice}", file=sys.stderr)
-        return None
-
-
-def _compiler() -> Compiler | None:
-    kept = _kept("nothing is compiled")
-    if kept is None:
-        return None
-    return Compiler(forget=partial(shutil.rmtree, kept, ignore_errors=True))
+        print(f"our kernels are made anew with each worker: {error}; {advice}", file=sys.stderr)
 
 
 def _reply(error: Exception, watch: Watch) -> NoClip:

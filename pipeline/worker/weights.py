@@ -87,8 +87,8 @@ def join(tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.dev
         tensor.data = part
 
 
-def one_of(tensors: Sequence[Tensor]) -> nn.Parameter | None:
-    """Tensors of the same width as one parameter, where they lie one after the other; else None."""
+def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
+    """View tensors of the same width as one, if they are adjacent in memory; else return None."""
     first, end = tensors[0], tensors[0].storage_offset()
     for tensor in tensors:
         if not tensor.is_contiguous() or tensor.storage_offset() != end:
@@ -96,8 +96,7 @@ def one_of(tensors: Sequence[Tensor]) -> nn.Parameter | None:
         if tensor.untyped_storage()._cdata != first.untyped_storage()._cdata:
             return None
         end += tensor.numel()
-    whole = first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
-    return nn.Parameter(whole, requires_grad=False)
+    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
 
 
 _ORDERS = {

@@ -80,9 +80,7 @@ UNSEEN = {
     "PYTORCH_ALLOC_CONF without expandable_segments:True",
     "a new worker starts with all of the memory; if it comes with every clip, please report it "
     "with the log",
-    # So does that nothing is compiled, with the reason.
-    "nothing is compiled from now on: a worker was lost over it", "{}: compiled, it differs by {}",
-    "nothing is compiled", "our kernels are made anew with each worker",
+    # So does that our kernels are not kept, with the reason.
     "have it writable, or another folder in ${}",
 }  # fmt: skip
 """What looks like a sentence to this test and is shown by no page."""

@@ -7,11 +7,11 @@
 
 `modes`: every preset in every mode. `cards`: every preset on cards of so many GB, for which a part
 of this one stands in: the mode chosen, its peak, whether the clip was made smaller. `speed`: the
-library's way beside ours at all speeds, and the floor, in under eight minutes (with --compile
-in more). `service`: a real daemon, how soon its workers are at work and how long the device waits
-between whole clips. Time and memory do not depend on what the weights are, so no checkpoint is
-needed. Prints a table and writes it, with its JSON, to tests/gpu/results/. In `modes` and `cards`
-three steps are scaled to the preset's number.
+library's way beside ours at all speeds, and the floor, in under eight minutes. `service`: a real
+daemon, how soon its workers are at work and how long the device waits between whole clips. Time and
+memory do not depend on what the weights are, so no checkpoint is needed. Prints a table and writes
+it, with its JSON, to tests/gpu/results/. In `modes` and `cards` three steps are scaled to the
+preset's number.
 With `--device cpu --model micro` the same code can be tried without a GPU.
 """
 
@@ -112,7 +112,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=[*_PRESETS])
     parser.add_argument("--presets", help="names with commas")
-    parser.add_argument("--compile", action="store_true", help="speed of compiled blocks as well")
     parser.add_argument("--modes", default=",".join(Mode))
     parser.add_argument("--cards", default="4,6,8,12,16,24", help="sizes in GB")
     parser.add_argument("--steps", type=int, help="default: 3, for speed the preset's")
@@ -139,10 +138,7 @@ def _bench(asked: argparse.Namespace) -> Bench:
 def speeds(bench: Bench, presets: list[str], asked: argparse.Namespace) -> Iterator[Row]:
     """Every preset, the library's way beside ours."""
     for name in presets:
-        rows = speed.rows(
-            bench.model, _spec(bench, name), asked.rounds, asked.seconds, compiled=asked.compile
-        )
-        for row in rows:
+        for row in speed.rows(bench.model, _spec(bench, name), asked.rounds, asked.seconds):
             yield {"preset": name, **row}
 
 

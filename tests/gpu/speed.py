@@ -1,14 +1,14 @@
 """How fast the model is on one device: the library's own way beside ours, in turn, and the floor.
 
 For a preset: a step of the UNet with each transform; the denoising of a whole clip at each speed
-beside the plain UNet in the same loop; picture and prompt to latents beside the stock pipeline;
-latents to frames; and, where asked, what compiled blocks bring, with the time to make them. The
-floor is the plain UNet's counted work over the measured rate of matrix products.
+beside the plain UNet in the same loop; picture and prompt to latents beside the stock pipeline; and
+latents to frames. The floor is the plain UNet's counted work over the measured rate of matrix
+products.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from statistics import median
 from typing import Any, get_args
@@ -29,7 +29,6 @@ from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec
 from pipeline.worker import hold
 from pipeline.worker.bench import Within, beside, step
-from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import Conditions, conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise
@@ -43,9 +42,7 @@ Row = dict[str, Any]
 _NEGATIVE = "blurry, static"
 
 
-def rows(
-    model: Model, spec: Spec, rounds: int, seconds: float, *, compiled: bool = False
-) -> Iterator[Row]:
+def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]:
     """All rows of a preset, with guidance as the published model has it.
 
     No round of clips begins once so many seconds are over, but for the first.
@@ -76,8 +73,6 @@ def rows(
         yield row | {"matrix_share": None}
     for row in _clips("latents to frames", *_decoding(model, spec), rounds, clock, until):
         yield row | {"matrix_share": None}
-    if compiled:
-        yield from _compiled(model, spec, run, rounds, clock, until)
 
 
 def _plain_order(model: Model, network: Any) -> None:
@@ -122,44 +117,6 @@ def _steps(
     if model.device.type == "cuda":
         cases["step, all, replayed"] = replayed
     yield from beside(lambda: now(), cases, rounds, clock)  # noqa: PLW0108 - it changes
-
-
-def _compiled(
-    model: Model,
-    spec: Spec,
-    run: Callable[[], Tensor],
-    rounds: int,
-    clock: Callable[[], float],
-    until: float,
-) -> Iterator[Row]:
-    """A step and a clip with compiled blocks; or one row that says why there are none.
-
-    On a CPU the blocks stay as they are, for a dry run: even tracing them would double its time.
-    """
-    nothing = dict.fromkeys(("reference_seconds", "seconds", "ratio", "max_abs_diff"))
-    compiler = Compiler()
-    within = partial(hold.unet, model, Mode.FAST, compiler)
-    since = clock()
-    stack = ExitStack()
-    if model.device.type != "cuda":
-        stack.enter_context(mock.patch.object(torch, "compile", lambda work, **_: work))
-    try:
-        with within():
-            run()
-        spent = {"seconds": round(clock() - since, 1)}
-        case = f"compiling, {compiler.pieces} pieces"
-        yield {"case": case, **nothing, **spent, "matrix_share": None}
-        for row in beside(run, {"step, all, compiled": within}, rounds, clock):
-            yield {**row, "matrix_share": None}
-        prepare, reference, _ = _loops(model, spec)
-        told = _told(model, spec)
-        ours = {"exact, compiled": partial(_denoised, model, spec, "exact", *told, compiler)}
-        for row in _clips("denoising", prepare, reference, ours, rounds, clock, until):
-            yield {**row, "matrix_share": None}
-    except NotCompiled as why:
-        yield {"case": f"not compiled: {why}", **nothing, "matrix_share": None}
-    finally:
-        stack.close()
 
 
 def matrix_rate(model: Model, clock: Callable[[], float]) -> float:
@@ -337,7 +294,6 @@ def _denoised(
     speed: Speed,
     wanted: Conditions,
     unwanted: Conditions | None,
-    compiler: Compiler | None = None,
 ) -> Tensor:
     return denoise(
         model,
@@ -349,7 +305,6 @@ def _denoised(
         guidance=spec.guidance,
         rescale=0.0,
         on_step=lambda _: None,
-        compiler=compiler,
     )
 
 

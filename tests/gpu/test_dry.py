@@ -30,17 +30,12 @@ def rows(folder: Path, what: str, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
-    found = {
-        row["case"]: row
-        for row in rows(tmp_path, "speed", "--steps", "2", "--rounds", "1", "--compile")
-    }
+    told = rows(tmp_path, "speed", "--steps", "2", "--rounds", "1")
+    found = {row["case"]: row for row in told}
     assert any(case.startswith("floor: ") for case in found)
     whole = found["step, all"]
     assert {"step, constants", "step, phases", "step, joined"} < found.keys()
     assert whole["matrix_share"] > 0
-    assert any(case.startswith("compiling, ") for case in found)
-    for case in ("step, all, compiled", "denoising, exact, compiled"):
-        assert found[case]["max_abs_diff"] < 1e-2
     assert found["latents to frames, exact"]["max_abs_diff"] <= 1
     for what in ("denoising", "picture to latents"):
         off = {speed: found[f"{what}, {speed}"]["max_abs_diff"] for speed in ("exact", "fast")}

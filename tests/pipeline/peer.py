@@ -6,9 +6,8 @@
 all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
 unlike any other; "posed" leaves a poster with it; "long" does it after three seconds, "steady" as
 well, in nine steps of $PEER_STEP seconds that it tells; "deadly" is "kill" where there is
-$PEER_DEADLY, else "film"; with "compile-" before it, it does so while it compiles, and where that
-was not asked "made". The name of the model says how it loads: "broken", "slow", "dies", "hangs";
-and a child whose PEER is "mute" never says hello, one whose PEER is "unready" never loads.
+$PEER_DEADLY, else "film". The name of the model says how it loads: "broken", "slow", "dies",
+"hangs"; and a child whose PEER is "mute" never says hello, one whose PEER is "unready" never loads.
 """
 
 import hashlib
@@ -40,7 +39,6 @@ from pipeline.children.protocol import (
     Prepared,
     Progress,
     Spoilt,
-    Stage,
     Survey,
     Surveyed,
 )
@@ -73,12 +71,11 @@ def main() -> None:
                         channel.send(Progress(stage="load", step=0, steps=1))
                         time.sleep(0.5)
                     channel.send(loaded(load))
-                    compiles = load.compile
                 case Survey():
                     channel.send(Surveyed(free=load.max_memory))
                 case Make() as order:
                     words = order.spec.prompt.split()
-                    act(channel, words[min(tries, len(words) - 1)], order, number, compiles)
+                    act(channel, words[min(tries, len(words) - 1)], order, number)
                     tries += 1
                 case Embed() | Cancel():
                     pass
@@ -86,13 +83,10 @@ def main() -> None:
         sys.exit(0)
 
 
-def act(channel: Channel, word: str, order: Make, number: int, compiles: bool) -> None:
-    stage: Stage = "denoise"
-    if word.startswith("compile-"):
-        stage, word = ("compile", word[len("compile-") :]) if compiles else (stage, "made")
+def act(channel: Channel, word: str, order: Make, number: int) -> None:
     if word == "deadly":
         word = "kill" if "PEER_DEADLY" in os.environ else "film"
-    channel.send(Progress(job=order.job, stage=stage, step=0, steps=10))
+    channel.send(Progress(job=order.job, stage="denoise", step=0, steps=10))
     match word:
         case "made":
             channel.send(Filmed(job=order.job))

@@ -155,7 +155,7 @@ def test_replay_makes_the_daemons_clip_again(shared: Studio) -> None:
     assert again.read_bytes() == (shared.outbox / "original.mp4").read_bytes()
 
 
-def test_a_worker_is_told_where_compiled_code_is_kept(shared: Studio) -> None:
+def test_a_worker_is_told_where_kernels_are_kept(shared: Studio) -> None:
     shared.drop("kept.png", picture(8))
     shared.until_settled("kept.png", "done")
     (worker,) = shared.processes("pipeline.worker")

@@ -120,11 +120,9 @@ export default {
   "stage.start": "starting",
   "stage.load": "loading the model",
   "stage.encode": "reading the picture",
-  "stage.compile": "compiling the model",
   "stage.denoise": "drawing",
   "stage.decode": "developing frames",
   "stage.write": "writing the file",
-  "pieces": "{step} done",
   "step": "step {step} of {steps}",
   "left": "{time} left",
 

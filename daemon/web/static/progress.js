@@ -15,7 +15,6 @@ export function progressOf(progress, bar, words) {
     bar.removeAttribute("value");
   }
   const parts = [named("stage", stage)];
-  if (stage === "compile" && step) parts.push(t("pieces", { step }));
   if (stage === "denoise") parts.push(t("step", { step, steps }));
   if (eta !== null && eta !== undefined) parts.push(t("left", { time: duration(eta) }));
   say(words, parts.join(" · "));

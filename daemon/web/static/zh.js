@@ -120,11 +120,9 @@ export default {
   "stage.start": "启动",
   "stage.load": "加载模型",
   "stage.encode": "读取图片",
-  "stage.compile": "编译模型",
   "stage.denoise": "生成画面",
   "stage.decode": "解码帧",
   "stage.write": "写入文件",
-  "pieces": "已完成 {step}",
   "step": "第 {step}/{steps} 步",
   "left": "还剩 {time}",
 

@@ -32,15 +32,15 @@ _SLICED = ("constants", "spatial", "gates", "resnets")
 """Those that hold no more than the slices of a thrifty mode, or are sliced themselves."""
 
 
-def chosen(thrift: Thrift, device: torch.device, *, compiled: bool = False) -> list[str]:
+def chosen(thrift: Thrift, device: torch.device) -> list[str]:
     """The names of those that a mode takes on a device.
 
-    On CUDA channels last, and what gains by them, pay where group normalisation has a kernel for
-    them: our own, or a compiled one.
+    On CUDA channels last, and what gains by them, pay only with our own kernel for group
+    normalisation.
     """
     if thrift.cells is not None:
         return list(_SLICED)
-    pay = compiled or fused.at_work() or device.type != "cuda"
+    pay = fused.at_work() or device.type != "cuda"
     return [name for name in EXACT if pay or name not in ("channels_last", "shifted")]
 
 
@@ -58,15 +58,6 @@ def decoding(vae: Any) -> Forwards:
         return phases(vae)
     every = (phases, resnets, norms, channels_last)
     return {m: forward for make in every for m, forward in make(vae).items()}
-
-
-def compiles(thrift: Thrift) -> bool:
-    """Whether a mode has its blocks compiled, where that is asked.
-
-    Only work that goes through the UNet as a whole: a slice would be compiled for each of its
-    shapes, and what is added in place, or comes from the host, is no block.
-    """
-    return thrift.cells is None
 
 
 @contextmanager

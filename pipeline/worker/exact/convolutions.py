@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.exact import fused
-from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 
 
@@ -33,7 +32,6 @@ def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
     return forward
 
 
-@block
 def _activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """(clips, channels, frames, height, width) with the channels last, whole in memory."""
     return fused.activated(norm, x).permute(0, 2, 3, 4, 1).contiguous()
@@ -55,7 +53,6 @@ def resnets(network: nn.Module) -> Forwards:
     return {m: partial(_resnet, m) for m in found}
 
 
-@block
 def _resnet(module: ResnetBlock2D, x: Tensor, temb: Tensor | None = None) -> Tensor:
     y, late = fused.convolved(module.conv1, fused.activated(module.norm1, x))
     time = None if temb is None else module.time_emb_proj(functional.silu(temb))

@@ -1,7 +1,7 @@
 """What is limited by memory, not by arithmetic: normalisation, activation, attention over frames.
 
-On a GPU each is done by one of our own kernels, once those are proven there (`prove`); else, and
-where a compiler looks on, by torch, in place where that spares memory.
+On a GPU each is done by one of our own kernels, once those are proven there (`prove`); else by
+torch, in place where that spares memory.
 """
 
 import sys
@@ -23,11 +23,7 @@ _kernels: ModuleType | None = None
 
 def at_work() -> bool:
     """Whether our own kernels are at work here."""
-    return _ours() is not None
-
-
-def _ours() -> ModuleType | None:
-    return None if torch.compiler.is_compiling() else _kernels
+    return _kernels is not None
 
 
 @contextmanager
@@ -100,7 +96,7 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 def normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalisation of (images, channels, ...)."""
-    kernels = _ours()
+    kernels = _kernels
     if kernels is None or not _channels_last(x):
         return functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     result: Tensor = kernels.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
@@ -112,7 +108,7 @@ def activated(norm: nn.GroupNorm, x: Tensor, added: Tensor | None = None) -> Ten
 
     `added`, (channels,) or (images or 1, channels), is first added to each image; x may be changed.
     """
-    kernels = _ours()
+    kernels = _kernels
     if added is not None:
         added = added.view(-1, x.shape[1])
     if kernels is None or not _channels_last(x):
@@ -131,7 +127,7 @@ def convolved(convolution: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | None]
 
     cuDNN would go over the whole result once more for it; who normalises or adds does so anyway.
     """
-    if _ours() is None or not _channels_last(x):
+    if _kernels is None or not _channels_last(x):
         return convolution(x), None
     same = (convolution.stride, convolution.padding)
     return functional.conv2d(x, convolution.weight, None, *same), convolution.bias  # type: ignore[arg-type]
@@ -139,7 +135,7 @@ def convolved(convolution: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | None]
 
 def summed(x: Tensor, more: Tensor, bias: Tensor | None) -> Tensor:
     """Add to x, in x, `more` of the same shape, and to each channel its bias."""
-    kernels = _ours()
+    kernels = _kernels
     if kernels is None or bias is None or not (_channels_last(x) and _channels_last(more)):
         x += more
         if bias is not None:
@@ -151,7 +147,7 @@ def summed(x: Tensor, more: Tensor, bias: Tensor | None) -> Tensor:
 
 def even(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """Layer normalisation of (..., width)."""
-    kernels = _ours()
+    kernels = _kernels
     if kernels is None or not x.is_contiguous():
         return norm(x)  # type: ignore[no-any-return]
     result: Tensor = kernels.layer_norm(x, norm.weight, norm.bias, norm.eps)
@@ -160,7 +156,7 @@ def even(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def added(x: Tensor, more: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Add `more` to x, in x, and give the layer normalisation of the sum."""
-    kernels = _ours()
+    kernels = _kernels
     if kernels is None or not (x.is_contiguous() and more.is_contiguous()):
         x += more
         return norm(x)  # type: ignore[no-any-return]
@@ -170,7 +166,7 @@ def added(x: Tensor, more: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 def gated(x: Tensor) -> Tensor:
     """The first half of each row of (rows, 2 width) times GELU of the second."""
-    kernels = _ours()
+    kernels = _kernels
     if kernels is None or not x.is_contiguous():
         values, gate = x.chunk(2, dim=-1)
         return values.mul_(functional.gelu(gate))
@@ -184,7 +180,7 @@ def over_time(three: Sequence[Tensor], heads: int) -> Tensor:
     Of queries, keys and values, each (clips, frames, places, channels). To torch's kernel each
     place is what a head is: so it reads the tokens where they are.
     """
-    kernels = _ours()
+    kernels = _kernels
     if kernels is None or not _evenly(three):
         clips, frames, _, channels = three[0].shape
         parts = (t.reshape(clips, frames, -1, channels // heads).transpose(1, 2) for t in three)

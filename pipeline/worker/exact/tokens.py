@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.exact import fused
-from pipeline.worker.exact.block import block
 from pipeline.worker.slices import Forwards
 from pipeline.worker.weights import one_of
 
@@ -147,7 +146,6 @@ def _spatial(
     return forward
 
 
-@block
 def _attended(
     module: Transformer2DModel,
     whole: Tensor | None,
@@ -168,7 +166,6 @@ def _attended(
     return y, fused.added(y, _look(inner.attn2, queries, keys, values), inner.norm3)
 
 
-@block
 def _shown(module: Transformer2DModel, x: Tensor, y: Tensor) -> Tensor:
     """Tokens back to images, added to what there was."""
     y = functional.linear(y, module.proj_out.weight.flatten(1), module.proj_out.bias)
@@ -211,7 +208,6 @@ def _temporal(module: TransformerTemporalModel, whole: Whole) -> Callable[..., t
     return forward
 
 
-@block
 def _attended_over_time(
     module: TransformerTemporalModel,
     first: Tensor | None,
@@ -230,7 +226,6 @@ def _attended_over_time(
     return y, fused.added(y, seen, inner.norm3)
 
 
-@block
 def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> Tensor:
     """Tokens of clips back to images, added to what there was."""
     y = module.proj_out(y)
@@ -246,15 +241,12 @@ def _attend_over_time(attention: Attention, whole: Tensor | None, x: Tensor) -> 
 
 
 def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
-    """On rows alone, so that what is compiled for one sequence serves all."""
-
     def forward(x: Tensor) -> Tensor:
         return _gated(module, x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
     return forward
 
 
-@block
 def _gated(module: FeedForward, x: Tensor) -> Tensor:
     out: Tensor = module.net[2](fused.gated(module.net[0].proj(x)))
     return out

@@ -163,17 +163,7 @@ def test_a_size_of_memory_has_a_unit(
     assert model.load_on("cuda:1").max_memory == size
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
-@pytest.mark.parametrize(("given", "compiled"), [(None, False), ("on", True), ("off", False)])
-def test_blocks_are_compiled_where_that_is_asked(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, compiled: bool, device: str
-) -> None:
-    if given:
-        monkeypatch.setenv("I2VD_MODEL__COMPILE", given)
-    assert load(None).model.load_on(device).compile is compiled
-
-
-def test_compiled_code_is_kept_with_the_state_unless_the_service_says_where(
+def test_kernels_are_kept_with_the_state_unless_the_service_says_where(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -46,7 +46,6 @@ class Bench:
         dtype: Dtype = "float32",
         mute: bool = False,
         max_memory: int | None = None,
-        compiles: bool = False,
         **limits: float,
     ) -> None:
         """`limits` of silence, by stage."""
@@ -54,7 +53,7 @@ class Bench:
         self.losses: list[Loss] = []
         self.oom_kills = 0
         self.news: list[Progress | Loaded | StepDown | Spoilt] = []
-        load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory, compile=compiles)
+        load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory)
         self.maker = Maker(
             load,
             self.lines.append,
@@ -234,20 +233,18 @@ async def test_a_clip_that_is_refused_twice_is_given_up(bench: Bench) -> None:
     assert len([news for news in bench.news if isinstance(news, Spoilt)]) == 2
 
 
-async def test_the_second_try_is_made_in_a_safer_type_plainly_and_the_next_clip_as_usual() -> None:
-    bench = Bench(dtype="float16", compiles=True)
-    clip = await bench.make("spoilt compile-made")
+async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_as_usual() -> None:
+    bench = Bench(dtype="float16")
+    clip = await bench.make("spoilt made")
     assert isinstance(clip, Clip)
     assert clip.loaded.dtype == "bfloat16"
-    usual = await bench.make("compile-made")
+    usual = await bench.make("made")
     assert isinstance(usual, Clip)
     assert usual.loaded.dtype == "float16"
     assert usual.refused is None
     assert usual.speed == "fast"
     loads = [news.dtype for news in bench.news if isinstance(news, Loaded)]
     assert loads == ["float16", "bfloat16", "float16"]
-    stages = [news.stage for news in bench.news if isinstance(news, Progress) and news.job]
-    assert stages == ["denoise", "denoise", "compile"]
     await bench.maker.close()
 
 
@@ -332,22 +329,6 @@ async def test_a_child_that_is_silent_too_long_is_killed() -> None:
     assert [loss.cause for loss in bench.losses] == ["hang"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-
-
-@pytest.mark.parametrize(("word", "cause"), [("die", "crash"), ("hang", "hang")])
-async def test_a_child_that_is_lost_while_it_compiles_is_no_fault_of_the_clip(
-    word: str, cause: str
-) -> None:
-    """The next one compiles nothing, so that the clip is made."""
-    bench = Bench(compiles=True, compile=0.3)
-    outcome = await bench.make(f"compile-{word}")
-    assert isinstance(outcome, NoClip)
-    assert (outcome.kind, outcome.retry) == ("load", True)
-    assert "in compile" in outcome.reason
-    assert isinstance(await bench.make(f"compile-{word}"), Clip)
-    assert [loss.cause for loss in bench.losses] == [cause]
-    assert sum("nothing is compiled from now on" in line for line in bench.lines) == 1
-    await bench.maker.close()
 
 
 async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:

@@ -67,8 +67,9 @@ REQUESTS = {
     '"framing":"crop","output":"/o.png"}': Prepare(
         path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
     ),
-    '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null,'
-    '"compile":false}': Load(model="micro", device="cpu", dtype="float32"),
+    '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null}': Load(
+        model="micro", device="cpu", dtype="float32"
+    ),
     '{"type":"survey"}': Survey(),
     f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
@@ -112,8 +113,7 @@ REPLIES = {
     '{"job":"7","strays":0,"type":"filmed"}': Filmed(job="7", strays=0),
     '{"job":"","type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
-    '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null,'
-    '"compiled":false}': Made(
+    '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': Made(
         output=Output(
             sha256="00",
             size=9,

@@ -82,7 +82,7 @@ class Peer:
                 self.progress.append((reply.stage, reply.step, reply.steps))
         return reply
 
-    def load(self, max_memory: int | None = None, *, compiles: bool = False) -> Any:
+    def load(self, max_memory: int | None = None) -> Any:
         hello = self.receive()
         if hello is None:
             return None
@@ -93,7 +93,6 @@ class Peer:
                 device="cpu",
                 dtype="float32",
                 max_memory=max_memory,
-                compile=compiles,
             )
         )
         return self.final()

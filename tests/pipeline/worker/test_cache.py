@@ -1,4 +1,4 @@
-"""Compiled code: what is kept of it, what goes, and what is not ours to touch."""
+"""The kernel cache: what is kept, what is removed, and what it leaves alone."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 
 from pipeline.worker import cache, serve
 from pipeline.worker.cache import VARIABLE
-from pipeline.worker.compiler import NotCompiled
 from tests.system import disks
 
 TRITON = "TRITON_CACHE_DIR"
@@ -93,7 +92,7 @@ def test_what_another_worker_removes_meanwhile_is_no_error(
     assert cache.keep().is_dir()
 
 
-def test_a_folder_that_is_read_only_or_full_is_told_and_nothing_compiled(
+def test_a_folder_that_is_read_only_or_full_is_told(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with disks.tmpfs(base, size="64k"):
@@ -102,21 +101,9 @@ def test_a_folder_that_is_read_only_or_full_is_told_and_nothing_compiled(
         disks.mount("-o", "remount,ro,size=24m", base)
         with pytest.raises(OSError, match=f"Read-only file system: '{base}/i2vd-torch-"):
             cache.keep()
-        assert serve._compiler() is None
+        serve._keep_kernels()
         said = capsys.readouterr().err
-        assert said.startswith("nothing is compiled: [Errno 30] Read-only file system: ")
+        assert said.startswith(
+            "our kernels are made anew with each worker: [Errno 30] Read-only file system: "
+        )
         assert said.endswith("; have it writable, or another folder in $TORCHINDUCTOR_CACHE_DIR\n")
-
-
-def test_what_was_kept_goes_when_it_cannot_be_used(
-    base: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A file that lost its end when the power went would be found broken for ever."""
-    compiler = serve._compiler()
-    assert compiler is not None
-    code = filled(Path(os.environ[VARIABLE]), 10)
-    for _ in range(2):
-        compiler.give_up(NotCompiled("file too short"))
-    assert not code.exists()
-    assert base.is_dir()
-    assert capsys.readouterr().err == "nothing is compiled from now on: file too short\n"

@@ -1,11 +1,11 @@
-"""Which transforms a mode takes on which device, and in which modes blocks are compiled."""
+"""Which transforms a mode takes on which device."""
 
 import pytest
 import torch
 
 from pipeline.memory.modes import Mode
 from pipeline.worker.exact import fused
-from pipeline.worker.exact.choice import EXACT, chosen, compiles
+from pipeline.worker.exact.choice import EXACT, chosen
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -16,11 +16,6 @@ def test_channels_are_last_where_there_is_a_kernel_for_that(
 ) -> None:
     monkeypatch.setattr(fused, "at_work", lambda: ours)
     fast = Mode.FAST.thrift
-    for device, compiled in ((CPU, False), (CPU, True), (CUDA, True)):
-        assert chosen(fast, device, compiled=compiled) == list(EXACT)
+    assert chosen(fast, CPU) == list(EXACT)
     without = [name for name in EXACT if name not in ("channels_last", "shifted")]
     assert chosen(fast, CUDA) == (list(EXACT) if ours else without)
-
-
-def test_only_what_goes_through_the_unet_whole_is_compiled() -> None:
-    assert [mode for mode in Mode if compiles(mode.thrift)] == [Mode.FAST]

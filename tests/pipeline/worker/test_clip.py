@@ -1,6 +1,5 @@
 """One clip within the process: modes, sizes, lack of memory."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from pipeline.children.protocol import LARGEST_POSTER, Made, Make, Progress
 from pipeline.memory import ladder
@@ -20,9 +18,8 @@ from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import MICRO_FAMILY, Speed
 from pipeline.worker import clip, decode
 from pipeline.worker.budget import Budget
-from pipeline.worker.compiler import Compiler, NotCompiled
 from pipeline.worker.conditions import picture_latents, read_picture, with_places
-from pipeline.worker.errors import Cancelled, Refused, Spoilt
+from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
 from tests.pipeline.worker.kit import a_picture
@@ -119,140 +116,6 @@ def test_a_speed_decides_how_many_steps_are_made_and_told(micro: Model, order: O
     clip.film(micro, asked, watch, Budget(torch.device("cpu"), None))
     steps = [(p.step, p.steps) for p in channel.told if p.stage == "denoise"]
     assert steps == [(n, 12) for n in range(13)]
-
-
-@pytest.mark.slow
-def test_a_clip_is_compiled_in_a_stage_of_its_own_and_other_sizes_need_nothing_more(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """torch traces and guards, and runs what it traced: its own kernels would take minutes."""
-    monkeypatch.setattr(micro, "compiler", compiler := Compiler("eager"))
-
-    def stages(**size: int) -> list[tuple[str, int]]:
-        channel = Silence()
-        watch = Watch(channel, "encode")  # type: ignore[arg-type]
-        asked = shortened(order(**size), 2)
-        film = clip.film(micro, asked, watch, Budget(torch.device("cpu"), None))
-        assert film.compiled
-        told.append(film.frames)
-        return [(p.stage, p.step) for p in channel.told if p.stage in ("compile", "denoise")]
-
-    told: list[Any] = []
-    drawn = [("denoise", 0), ("denoise", 1), ("denoise", 2)]
-    first = stages(width=64, height=64)
-    pieces = compiler.pieces
-    # the last of all: the whole rehearsal is done
-    assert first == [("compile", n) for n in (*range(pieces + 1), pieces)] + drawn
-    assert 20 < pieces < 40
-    assert stages(width=64, height=64) == drawn
-    assert np.array_equal(told[0], told[1])
-    another = stages(width=48, height=80, frames=9)
-    assert another == [("compile", 0), ("compile", pieces), *drawn]
-    assert compiler.pieces == pieces
-    assert capsys.readouterr().err.count(f"compiled {pieces} pieces of code") == 1
-
-
-def test_all_that_a_clip_needs_is_compiled_before_its_first_step(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With and without guidance, whole and with deep features; also for the sizes of the next."""
-    monkeypatch.setattr(micro, "compiler", compiler := Compiler("eager"))
-    channel = Silence()
-    watch = Watch(channel, "encode")  # type: ignore[arg-type]
-    met: dict[str, set[Any]] = {"compile": set(), "denoise": set()}
-
-    def run(work: Callable[..., Any], *told: Any) -> Any:
-        shapes = [getattr(each, "shape", each) for each in told if not isinstance(each, nn.Module)]
-        met[watch.stage].add((work.__name__, *shapes))
-        compiler.on_piece()
-        return work(*told)
-
-    monkeypatch.setattr(compiler, "_run", run)
-    for size, speed in ((16, "exact"), (16, "fast"), (32, "fast")):
-        asked = order(speed=speed, guidance=2.0, steps=10, width=size, height=size)
-        clip.film(micro, asked, watch, Budget(torch.device("cpu"), None))
-        assert met["denoise"] == met["compile"]
-    told = len(channel.told)
-    compiler.on_piece()
-    assert len(channel.told) == told, "afterwards it tells no clip of them any more"
-
-
-def test_a_clip_is_given_up_while_it_is_compiled(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
-
-    def backend(graph: Any, _: Any) -> Any:
-        watch.cancelled.set()
-        return graph.forward
-
-    monkeypatch.setattr(micro, "compiler", compiler := Compiler(backend))
-    with pytest.raises(Cancelled):
-        clip.film(micro, order(), watch, Budget(torch.device("cpu"), None))
-    assert (watch.stage, compiler.pieces, compiler.usable) == ("compile", 1, True)
-    assert not compiler.rehearsed
-
-
-def test_what_does_not_compile_costs_a_warning_and_no_clip(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = shortened(order(), 2)
-    plain = made(micro, asked)
-
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("no compiler here")
-
-    forgotten: list[None] = []
-    compiler = Compiler(broken, forget=lambda: forgotten.append(None))
-    monkeypatch.setattr(micro, "compiler", compiler)
-    for _ in range(2):
-        given = made(micro, asked)
-        assert not given.compiled
-        assert given.output.sha256 == plain.output.sha256
-        assert len(forgotten) == 1
-    said = capsys.readouterr().err
-    assert len(re.findall("nothing is compiled from now on: .*no compiler here", said)) == 1
-
-
-def test_a_block_that_fails_on_the_way_has_the_clip_drawn_anew_and_plainly(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = shortened(order(), 4)
-    plain = made(micro, asked)
-    compiler = Compiler("eager")
-    calls = 0
-
-    def run(work: Callable[..., Any], *told: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == once * 5 // 2:
-            raise NotCompiled("it broke")
-        return work(*told)
-
-    monkeypatch.setattr(micro, "compiler", compiler)
-    monkeypatch.setattr(compiler, "_run", run)
-    once = 1 << 30
-    made(micro, asked)
-    once, calls, compiler.rehearsed = calls // 5, 0, set()
-    given = made(micro, asked)
-    assert (given.compiled, given.output.sha256) == (False, plain.output.sha256)
-    assert "nothing is compiled from now on: it broke" in capsys.readouterr().err
-
-
-def test_lack_of_memory_while_compiling_goes_down_the_ladder(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(micro, "compiler", Compiler(lambda *_: full))
-    watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
-    with pytest.raises(torch.OutOfMemoryError):
-        clip.film(micro, order(), watch, Budget(torch.device("cpu"), None))
-    assert watch.stage == "compile"
-    assert micro.compiler is not None
-    assert not micro.compiler.rehearsed, "what was not done to its end is done again"
-    assert not made(micro, shortened(order(mode=Mode.LEAN), 2)).compiled
 
 
 def test_a_smaller_rung_shows_the_whole_picture_smaller(micro: Model, order: Order) -> None:

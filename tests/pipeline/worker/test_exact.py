@@ -9,21 +9,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import I2VGenXLUNet
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.memory.modes import Mode
 from pipeline.request.sampling_plan import SHALLOW, course_with
 from pipeline.worker import hold
 from pipeline.worker.bench import beside, step
-from pipeline.worker.compiler import Compiler
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
 from pipeline.worker.exact import fused, tokens
-from pipeline.worker.exact.choice import EXACT, applied, chosen
+from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import kernels_of
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model
@@ -32,7 +28,6 @@ from pipeline.worker.weights import join, one_of
 
 FRAMES = 5
 SIDES = (12, 8)
-PRODUCTS = (functional.linear, torch.bmm)
 NAMES = [*([name] for name in EXACT), list(EXACT)]
 
 
@@ -108,54 +103,6 @@ def test_all_of_them_on_the_embedded_model(micro: Model) -> None:
     before = both(latents, torch.tensor(481))
     with applied(micro.unet, EXACT):
         assert difference(both(latents, torch.tensor(481)), before) < 3e-5
-
-
-@pytest.fixture(scope="module")
-def traced() -> list[Any]:
-    """The graphs that a compiler got."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def compiler(traced: list[Any]) -> Iterator[Compiler]:
-    """Torch's tracing as its own kernels have it, without the kernels, which take minutes."""
-    make = torch._dynamo.lookup_backend("aot_eager")
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        traced.append(graph)
-        return make(graph, inputs)
-
-    yield Compiler(backend)
-    torch._dynamo.reset()
-
-
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(frames=st.integers(2, 9), sides=st.tuples(st.integers(2, 9), st.integers(2, 9)))
-def test_what_is_compiled_serves_all_sizes_and_gives_what_the_plain_block_gives(
-    small: Any, compiler: Compiler, traced: list[Any], frames: int, sides: tuple[int, int]
-) -> None:
-    """All kinds of blocks: a resnet, a temporal convolution, transformers over space and time."""
-    its = small.down_blocks[0]
-    x, time = noise(frames, 16, *sides, seed=1), noise(1, 64, seed=2)
-    context = noise(1, 5, 24, seed=3)
-
-    def given_by(context: Tensor) -> Tensor:
-        y = its.temp_convs[0](its.resnets[0](x, time), num_frames=frames)
-        y = its.attentions[0](y, encoder_hidden_states=context, return_dict=False)[0]
-        return its.temp_attentions[0](y, num_frames=frames, return_dict=False)[0]  # type: ignore[no-any-return]
-
-    before = given_by(context.expand(frames, -1, -1))
-    pieces = compiler.pieces
-    fast = chosen(Mode.FAST.thrift, torch.device("cpu"), compiled=True)
-    with applied(small, fast), compiler.at_work():
-        assert difference(given_by(context), before) < 1e-5
-    assert compiler.pieces == (pieces or compiler.pieces), "what was made for one size serves all"
-    nodes = [node for graph in traced for node in graph.graph.nodes]
-    widths = [n.meta["example_value"].shape[-1] for n in nodes if n.target in PRODUCTS]
-    assert len(widths) >= 15
-    assert all(isinstance(width, int) for width in widths), "those of weights are known to it"
-    shapes = [str(getattr(node.meta.get("example_value"), "shape", "")) for node in nodes]
-    assert not [shape for shape in shapes if "//" in shape], "fractions take it seconds"
 
 
 def test_queries_keys_and_values_are_one_product(

@@ -1,7 +1,6 @@
 """The real child process, driven over its channel as the daemon does."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,39 +145,6 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
     assert peer.final().type == "made"
 
 
-def test_a_machine_without_a_compiler_is_told_once_and_clips_are_made(
-    worker: Start, order: Order, tmp_path: Path
-) -> None:
-    def stages(peer: Peer) -> list[str]:
-        peer.progress.clear()
-        peer.send(order(width=16, height=16))
-        made = peer.final()
-        assert (made.type, made.compiled) == ("made", False)
-        return list(dict.fromkeys(stage for stage, *_ in peer.progress))
-
-    plainly = ["encode", "denoise", "decode", "write"]
-    load = Load(model="micro", device="cpu", dtype="float32", compile=True)
-    with disks.tmpfs(tmp_path / "cache") as kept:
-        alone = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # each of the others would import torch
-        peer = worker(CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(kept), **alone)
-        filling = disks.fill(kept, leave=0)
-        peer.load(compiles=True)
-        assert stages(peer) == plainly
-        (said,) = re.findall(r"nothing is compiled: (.*)", peer.log())
-        assert said.startswith(f"[Errno 28] No space left on device: '{kept}/i2vd-torch-")
-        filling.unlink()
-        for wanted in (["encode", "compile", *plainly[1:]], plainly):
-            peer.send(load)
-            assert peer.final().type == "loaded"
-            assert stages(peer) == wanted
-            assert stages(peer) == plainly
-        assert peer.log().count("nothing is compiled from now on: ") == 1
-        assert list(kept.iterdir()) == [], "what cannot be used is not kept"
-    peer.send(load.model_copy(update={"max_memory": 1 << 30}))
-    assert peer.final().type == "loaded"
-    assert stages(peer) == plainly
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_out_of_memory_in_any_stage_and_go_on(resident: Peer, order: Order, stage: str) -> None:
     resident.send(order(mode=Mode.FAST, prompt=f"no-{stage}"))
@@ -198,14 +164,12 @@ def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail
     more = 100_000_000
-    peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=more, compile=True))
+    peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=more))
     assert peer.final().type == "loaded"
     peer.send(Survey())
     assert peer.final().free == more
     peer.send(order())
     assert 0 < peer.final().peak_memory <= more
-    stages = {stage for stage, *_ in peer.progress}
-    assert "compile" not in stages, "where memory is counted nothing is compiled"
 
 
 def test_what_the_allocator_said_is_told(resident: Peer, order: Order) -> None:
