@@ -2,11 +2,10 @@
 
     python -m pipeline.micro.price [--pictures 2] [--steps 50] [--guidance 9]
 
-For every held-out photograph and motion the exact clip is made, one with each saving and each
-speed, and one with eight.py's linear layers. How far they are apart, whether they still move as
-prompted, and how much time a clip takes are measured on this model; the share of the work that is
-left, or done in eight bits, is counted on the published one: 512 x 512, 16 frames, as many steps.
-A row of JSON a line.
+For every held-out photograph and motion the exact clip is made, and one with each saving and each
+speed. How far they are apart, whether they still move as prompted, and how much time a clip takes
+are measured on this model; the share of the work that is left is counted on the published one:
+512 x 512, 16 frames, as many steps. A row of JSON a line.
 """
 
 import argparse
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor
 
 from pipeline.micro import heldout
-from pipeline.micro.eight import eight
 from pipeline.micro.film import Setting, film, load_model
 from pipeline.micro.heldout import JUDGED, PROMPTS, seen, to_image, truth
 from pipeline.micro.judge import decibels, mean, nearest
@@ -28,7 +26,6 @@ from pipeline.micro.motions import Motion
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.count import denoising
 from pipeline.worker.model import Model
-from pipeline.worker.slices import standing_in
 
 Row = dict[str, Any]
 
@@ -37,9 +34,6 @@ CASES: dict[str, tuple[Saving, ...]] = (
     | {f"{name} alone": (name,) for name in get_args(Saving)}
     | {speed: savings for speed, savings in SAVINGS.items() if savings}
 )
-EIGHT = "eight bits"
-"""The case of linear layers in eight bits, which are no saving of a speed."""
-CASES[EIGHT] = ()
 _FRAMES, _SIDE = 16, 64
 """Of the published model's latents, for the count."""
 
@@ -66,7 +60,6 @@ def prices(
             for name, priced in _priced(model, setting, picture, motion):
                 found[name].append(priced)
     whole = denoising(setting.course, _FRAMES, _SIDE)
-    rest = denoising(setting.course, _FRAMES, _SIDE, eight) / whole
     spent = {name: sum(each.seconds for each in clips) for name, clips in found.items()}
     for name, clips in found.items():
         course = setting._replace(savings=CASES[name]).course
@@ -75,7 +68,6 @@ def prices(
             "case": name,
             "steps": course.steps,
             "work_left": round(denoising(course, _FRAMES, _SIDE) / whole, 3),
-            "in_eight_bits": round(1 - rest, 3) if name == EIGHT else 0.0,
             "seconds": round(spent[name] / len(clips), 2),
             "ratio": round(spent["exact"] / spent[name], 2),
             "psnr_to_exact_db": None if name == "exact" else round(mean(apart), 1),
@@ -94,8 +86,7 @@ def _priced(
     exact: Tensor | None = None
     for name, savings in CASES.items():
         since = time.process_time()
-        with standing_in(eight(model.unet) if name == EIGHT else {}):
-            clip = film(model, image, PROMPTS[motion], setting._replace(savings=savings))
+        clip = film(model, image, PROMPTS[motion], setting._replace(savings=savings))
         seconds = time.process_time() - since
         exact = clip if exact is None else exact
         yield (

@@ -1,11 +1,9 @@
 """How much work denoising is: operations of matrix products, counted on shapes without weights."""
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from diffusers import I2VGenXLUNet
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.request.sampling_plan import Course
@@ -13,25 +11,18 @@ from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.constants import Deep
 from pipeline.worker.sampler import plain
-from pipeline.worker.slices import Forwards, standing_in
-
-Without = Callable[[nn.Module], Forwards]
-"""Forwards for a UNet whose products are not to be counted."""
 
 
-def denoising(course: Course, frames: int, side: int, without: Without | None = None) -> int:
+def denoising(course: Course, frames: int, side: int) -> int:
     """Operations of a clip of the published model with `side` latent cells a side."""
     return sum(
-        work(frames, side, without, guided=turn.guided)[0 if turn.fresh else 1]
-        for turn in course.turns
+        work(frames, side, guided=turn.guided)[0 if turn.fresh else 1] for turn in course.turns
     )
 
 
 @cache
 @torch.no_grad()
-def work(
-    frames: int, side: int, without: Without | None = None, *, guided: bool
-) -> tuple[int, int]:
+def work(frames: int, side: int, *, guided: bool) -> tuple[int, int]:
     """Operations of a prediction: whole, and with deep features taken from an earlier one.
 
     As the fast mode makes it on a GPU, without what is computed once a clip.
@@ -52,8 +43,7 @@ def work(
             predict(latents, time)
         return int(counter.get_total_flops())
 
-    left_out = standing_in(without(unet) if without else {})
-    with left_out, applied(unet, EXACT):
+    with applied(unet, EXACT):
         predict(latents, time)  # which computes the clip's constants too
         deep.clear()
         return counted(), counted()

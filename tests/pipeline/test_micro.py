@@ -19,7 +19,7 @@ from pipeline.micro.film import Setting, film, load_model
 from pipeline.micro.judge import bar, decibels, inner, judge
 from pipeline.micro.lesson import Lesson, learn
 from pipeline.micro.motions import Motion
-from pipeline.micro.price import EIGHT, prices
+from pipeline.micro.price import prices
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.model import Model
@@ -194,12 +194,11 @@ def test_the_price_of_each_saving_is_told(model: Model) -> None:
     picture = heldout.photographs(setting)[1]
     rows = {row["case"]: row for row in prices(model, setting, [picture], [Motion.PAN_RIGHT])}
     alone = {f"{saving} alone" for saving in get_args(Saving)}
-    assert rows.keys() == {*alone, *SAVINGS, EIGHT}
+    assert rows.keys() == {*alone, *SAVINGS}
     assert (rows["exact"]["work_left"], rows["exact"]["psnr_to_exact_db"]) == (1.0, None)
     assert (rows["exact"]["steps"], rows["fast"]["steps"]) == (11, 10)
     for name, row in rows.items():
-        assert (row["work_left"] < 1) is (name not in ("exact", EIGHT))
-        assert (row["in_eight_bits"] > 0.3) is (name == EIGHT)
+        assert (row["work_left"] < 1) is (name != "exact")
     for row in (row for name, row in rows.items() if name != "exact"):
         assert 20 < row["psnr_to_exact_db"] < 90
         assert row["motion_right"] == row["clips"] == 1
