@@ -11,14 +11,13 @@ from pipeline.request.sampling_plan import Course
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.constants import constants, shared
 from pipeline.worker.exact.convolutions import channels_last, norms, phases, resnets, shifted
-from pipeline.worker.exact.tokens import gates, joined, spatial, temporal
+from pipeline.worker.exact.tokens import gates, joined, spatial
 from pipeline.worker.slices import Forwards, standing_in
 
 EXACT: dict[str, tuple[Callable[[Any], Forwards], ...]] = {
     "constants": (constants, spatial),
     "shared": (shared, spatial),
     "spatial": (spatial,),
-    "temporal": (temporal,),
     "joined": (joined,),
     "gates": (gates,),
     "shifted": (shifted,),

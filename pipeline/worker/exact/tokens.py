@@ -44,7 +44,8 @@ def joined(network: nn.Module) -> Forwards:
 
     Where their weights lie one after the other in memory, as `projections` asks for.
     """
-    return _spatials(network, _joined) | _temporals(network, _joined)
+    temporal = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
+    return _spatials(network, _joined) | {m: _temporal(m) for m in temporal}
 
 
 def projections(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
@@ -62,11 +63,6 @@ def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
     They part at the first look at the context, which has a row for each.
     """
     return _spatial(module, _joined, branches=BRANCHES)
-
-
-def temporal(network: nn.Module) -> Forwards:
-    """Temporal transformers on tokens."""
-    return _temporals(network, _apart)
 
 
 def gates(network: nn.Module) -> Forwards:
@@ -110,11 +106,6 @@ def _weights(attention: Attention) -> tuple[Tensor, ...]:
 def _spatials(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[..., Any]]:
     found = (m for m in network.modules() if isinstance(m, Transformer2DModel))
     return {m: _spatial(m, whole) for m in found}
-
-
-def _temporals(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[..., Any]]:
-    found = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
-    return {m: _temporal(m, whole) for m in found}
 
 
 def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
@@ -194,11 +185,11 @@ def _look(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -
     return out
 
 
-def _temporal(module: TransformerTemporalModel, whole: Whole) -> Callable[..., tuple[Tensor]]:
+def _temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
     inner = module.transformer_blocks[0]
 
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
-        first, second = whole(inner.attn1), whole(inner.attn2)
+        first, second = _joined(inner.attn1), _joined(inner.attn2)
         clips = x.unflatten(0, (-1, num_frames))  # type: ignore[no-untyped-call]
         y, normed = _attended_over_time(module, first, second, clips)
         y += inner.ff(normed)
