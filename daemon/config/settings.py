@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     @property
     def caches(self) -> dict[str, str]:
         """Variables that name the workers' kernel cache; none if the environment names it."""
-        name = "TORCHINDUCTOR_CACHE_DIR"
+        name = "TRITON_CACHE_DIR"
         return {} if name in os.environ else {name: str(self.state / "compiled")}
 
     @property

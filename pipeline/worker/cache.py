@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+VARIABLE = "TRITON_CACHE_DIR"
 MOST = 2 << 30
 """Bytes after which one begins anew."""
 LEAST = 1 << 20
@@ -22,12 +22,10 @@ _PREFIX = "i2vd-torch-"
 def keep() -> Path:
     """Have kernels kept in a folder of these versions, in the one that $VARIABLE names.
 
-    Without it, in torch's own below the folder for temporary files. What was kept for other
-    versions is removed, and too much as well. Raises OSError, also where there is no room.
+    Without it, in Triton's own below the home folder. What was kept for other versions is removed,
+    and too much as well. Raises OSError, also where there is no room.
     """
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    base = Path(cache_dir())
+    base = Path(os.environ.get(VARIABLE) or Path.home() / ".triton" / "cache")
     mine = base if base.name == _named() else base / _named()
     if _held(mine) > MOST:
         shutil.rmtree(mine, ignore_errors=True)
@@ -37,7 +35,6 @@ def keep() -> Path:
         if other != mine:
             shutil.rmtree(other, ignore_errors=True)
     os.environ[VARIABLE] = str(mine)
-    os.environ.setdefault("TRITON_CACHE_DIR", str(mine / "triton"))
     return mine
 
 

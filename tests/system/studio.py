@@ -216,7 +216,7 @@ class Studio:
 
     def _environ(self) -> dict[str, str]:
         ours = ("I2VD_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
-        ours += ("TORCHINDUCTOR_",)  # which torch sets where a test imports it
+        ours += ("TRITON_CACHE_DIR",)  # which a worker in this process has set
         kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         own = {
             "PYTHONPATH": str(ROOT),

@@ -160,8 +160,8 @@ def test_a_worker_is_told_where_kernels_are_kept(shared: Studio) -> None:
     shared.until_settled("kept.png", "done")
     (worker,) = shared.processes("pipeline.worker")
     told = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
-    kept = [each for each in told if each.startswith(b"TORCHINDUCTOR_CACHE_DIR=")]
-    assert kept == [f"TORCHINDUCTOR_CACHE_DIR={shared.root}/.i2vd/compiled".encode()]
+    kept = [each for each in told if each.startswith(b"TRITON_CACHE_DIR=")]
+    assert kept == [f"TRITON_CACHE_DIR={shared.root}/.i2vd/compiled".encode()]
 
 
 def test_every_line_of_the_log_is_json_and_changes_of_state_have_their_job(shared: Studio) -> None:

@@ -167,9 +167,9 @@ def test_kernels_are_kept_with_the_state_unless_the_service_says_where(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    assert load(None).caches == {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / ".i2vd/compiled")}
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/var/cache/i2vd/compiled")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    assert load(None).caches == {"TRITON_CACHE_DIR": str(tmp_path / ".i2vd/compiled")}
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/var/cache/i2vd/compiled")
     assert load(None).caches == {}
 
 

@@ -9,15 +9,11 @@ from pipeline.worker import cache, serve
 from pipeline.worker.cache import VARIABLE
 from tests.system import disks
 
-TRITON = "TRITON_CACHE_DIR"
-
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the variable names, which `keep` changes."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "compiled"))
-    monkeypatch.setenv(TRITON, "")  # so that it is as it was afterwards
-    monkeypatch.delenv(TRITON)
     return tmp_path / "compiled"
 
 
@@ -32,17 +28,16 @@ def test_it_is_a_folder_of_these_versions_and_asked_again_the_same(base: Path) -
     assert folder.parent == base
     assert folder.is_dir()
     assert os.environ[VARIABLE] == str(folder)
-    assert os.environ[TRITON] == str(folder / "triton")
     assert cache.keep() == folder
     assert list(folder.iterdir()) == []
 
 
-def test_a_cache_that_triton_was_told_of_is_left_to_it(
+def test_without_the_variable_it_is_below_tritons_own_folder(
     base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(TRITON, str(tmp_path / "elsewhere"))
-    cache.keep()
-    assert os.environ[TRITON] == str(tmp_path / "elsewhere")
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.keep().parent == tmp_path / ".triton" / "cache"
 
 
 def test_what_is_over_the_bound_goes_and_what_is_not_stays(
@@ -106,4 +101,4 @@ def test_a_folder_that_is_read_only_or_full_is_told(
         assert said.startswith(
             "our kernels are made anew with each worker: [Errno 30] Read-only file system: "
         )
-        assert said.endswith("; have it writable, or another folder in $TORCHINDUCTOR_CACHE_DIR\n")
+        assert said.endswith("; have it writable, or another folder in $TRITON_CACHE_DIR\n")
