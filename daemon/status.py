@@ -82,8 +82,7 @@ class Status:
         for slot in self.slots:
             if (front := slot.front) and (p := front.told()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
-                of = f"/{p['steps']}" if p["steps"] else ""
-                step = f"{p['stage']} {p['step']}{of}"
+                step = f"{p['stage']} {p['step']}/{p['steps']}"
                 parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
         return "; ".join(parts)
 

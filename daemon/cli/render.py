@@ -213,9 +213,7 @@ async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
         def report(news: Step | Loaded | StepDown | Spoilt) -> None:
             match news:
                 case Step():
-                    bars.update(
-                        bar, description=news.stage, completed=news.step, total=news.steps or None
-                    )
+                    bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
                 case StepDown():
                     console.print(f"no room for {news.rung}: {news.detail}")
                 case Spoilt():

@@ -53,11 +53,10 @@ _VMSTAT = Path("/proc/vmstat")
 
 @dataclass(frozen=True)
 class Loss:
-    """One child lost: the cause as metrics have it, a sentence, and what it did just then."""
+    """One child lost: the cause as metrics have it, and a sentence."""
 
     cause: Cause
     reason: str
-    doing: str = ""
 
     @property
     def advice(self) -> str:
@@ -68,11 +67,11 @@ class Loss:
 def tell_apart(who: str, end: Died | Silent, doing: str, *, oom_killed: bool) -> Loss:
     """The loss that an ending means; `oom_killed`: the kernel shot a process just then."""
     if isinstance(end, Silent):
-        return Loss("hang", f"{who} hung in {doing}: silent for {end.seconds:.0f} s", doing)
+        return Loss("hang", f"{who} hung in {doing}: silent for {end.seconds:.0f} s")
     if end.returncode == -signal.SIGKILL and oom_killed:
         reason = f"the kernel killed {who} (in {doing}), for the host's memory ran out"
-        return Loss("host-memory", reason, doing)
-    return Loss(_cause(end.returncode), f"{who} {end} (in {doing})", doing)
+        return Loss("host-memory", reason)
+    return Loss(_cause(end.returncode), f"{who} {end} (in {doing})")
 
 
 def _cause(returncode: int | None) -> Cause:
