@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import httpx
+import httpx2
 import sqlalchemy as sa
 import structlog
 from pydantic import BaseModel
@@ -87,7 +87,7 @@ class Webhook:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Tell what happens from now on, and what happened since the last time."""
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
             while not stopping.is_set():
                 try:
                     pause = await self._turn(client)
@@ -96,7 +96,7 @@ class Webhook:
                     pause = _INTERVAL
                 await _pause(stopping, pause)
 
-    async def _turn(self, client: httpx.AsyncClient) -> float:
+    async def _turn(self, client: httpx2.AsyncClient) -> float:
         """Tell the oldest message, unless another host is at it; seconds until the next look."""
         if await asyncio.to_thread(self._next) is None:
             return _INTERVAL
@@ -151,7 +151,7 @@ class Webhook:
         message = Message(event=row.event, at=row.at, detail=row.detail, job=job)
         return _Found(last, row.number, message)
 
-    async def _tell(self, client: httpx.AsyncClient, found: _Found) -> float:
+    async def _tell(self, client: httpx2.AsyncClient, found: _Found) -> float:
         """One try; seconds until the next."""
         if self._trying.number != found.number:
             self._trying = _Trying(found.number)
@@ -170,12 +170,12 @@ class Webhook:
         await asyncio.to_thread(self._note, found)
         return 0.0
 
-    async def _post(self, client: httpx.AsyncClient, number: int, body: bytes) -> str | None:
+    async def _post(self, client: httpx2.AsyncClient, number: int, body: bytes) -> str | None:
         """None when the receiver took it, else why not."""
         headers = {"content-type": "application/json", **self._signed(number, body)}
         try:
             answer = await client.post(self.hook.url, content=body, headers=headers)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             return f"{type(error).__name__}: {error}"
         return None if answer.is_success else f"it answered {answer.status_code}"
 

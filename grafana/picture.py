@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -55,13 +55,13 @@ class Prometheus:
     """Questions to one Prometheus. `minutes` back from now; rates over `window`."""
 
     def __init__(self, url: str, minutes: float, window: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
         self._window = window
         self.end = time.time()
         self.start = self.end - 60 * minutes
 
     def lines(self, target: dict[str, Any]) -> list[Series]:
-        """What one query of a panel gives over the time. Raises httpx.HTTPStatusError."""
+        """What one query of a panel gives over the time. Raises httpx2.HTTPStatusError."""
         step = max(1.0, (self.end - self.start) / POINTS)
         answer = self._http.get(
             "/api/v1/query_range",

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -24,7 +24,7 @@ from daemon.fleet.identity import name_of
 from daemon.jobs.job import State
 from daemon.telemetry.terminal import escape
 
-_PATIENCE = httpx.Timeout(30, read=600)
+_PATIENCE = httpx2.Timeout(30, read=600)
 """To try thousands of jobs again takes a while."""
 
 JobId = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job.", min=1)]
@@ -39,7 +39,7 @@ def ask(settings: Settings, method: str, path: str, body: Any = None, **params: 
     url = settings.http.url
     shown = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = httpx.request(
+        answer = httpx2.request(
             method,
             url + path,
             params=params,
@@ -48,7 +48,7 @@ def ask(settings: Settings, method: str, path: str, body: Any = None, **params: 
             timeout=_PATIENCE,
             trust_env=False,
         )
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         fail(
             Exit.NO_DAEMON,
             f"no i2vd answers at {url} ({error}); start it with `i2vd run`",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 
 _PR_SET_PDEATHSIG = 1
 _STARTS_WITHIN = 60.0
@@ -38,7 +38,7 @@ class Trial:
 
     folder: Path
     config: Path
-    api: httpx.Client
+    api: httpx2.Client
     process: "subprocess.Popen[bytes]"
 
     @property
@@ -59,7 +59,7 @@ def trial(folder: Path, command: str, env: Mapping[str, str] | None = None) -> I
     config.write_text(_SETTINGS.format(command=command, port=port), encoding="utf-8")
     with _process(config, folder / "daemon.log", env or {}) as process:
         base = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=base, timeout=30, trust_env=False) as api:
+        with httpx2.Client(base_url=base, timeout=30, trust_env=False) as api:
             started = Trial(folder, config, api, process)
             _wait_until_ready(started)
             yield started
@@ -103,7 +103,7 @@ def _free_port() -> int:
 def _wait_until_ready(daemon: Trial) -> None:
     end = time.monotonic() + _STARTS_WITHIN
     while time.monotonic() < end and daemon.runs:
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             if daemon.api.get("/readyz").status_code == 200:
                 return
         time.sleep(0.1)

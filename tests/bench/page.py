@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.table import Table
 
@@ -85,7 +85,7 @@ def calls(studio: Studio) -> Table:
     table = Table(
         "call", "median ms", "p95 ms", title=f"{JOBS:,} jobs, {ASKED} times each", box=None
     )
-    with httpx.Client(base_url=f"http://127.0.0.1:{studio.port}", trust_env=False) as http:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{studio.port}", trust_env=False) as http:
         for name, path in CALLS.items():
             took = []
             for _ in range(ASKED):

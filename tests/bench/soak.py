@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.table import Table
 
@@ -126,7 +126,7 @@ class Night:
                 return
 
     def _follow(self) -> None:
-        def follow(http: httpx.Client) -> None:
+        def follow(http: httpx2.Client) -> None:
             with http.stream("GET", "/api/events?after=0", timeout=None) as events:
                 for _ in events.iter_lines():
                     pass
@@ -134,7 +134,7 @@ class Night:
         self._asking(follow)
 
     def _ask(self) -> None:
-        def ask(http: httpx.Client) -> None:
+        def ask(http: httpx2.Client) -> None:
             for turn in count():
                 for path in ("/metrics", "/api/status", "/api/jobs?limit=50", "/"):
                     http.get(path).raise_for_status()
@@ -145,10 +145,10 @@ class Night:
 
         self._asking(ask)
 
-    def _asking(self, ask: Callable[[httpx.Client], Any]) -> None:
+    def _asking(self, ask: Callable[[httpx2.Client], Any]) -> None:
         url = f"http://127.0.0.1:{self._studio.port}"
-        client = httpx.Client(base_url=url, trust_env=False, timeout=30)
-        with client as http, contextlib.suppress(httpx.TransportError):
+        client = httpx2.Client(base_url=url, trust_env=False, timeout=30)
+        with client as http, contextlib.suppress(httpx2.TransportError):
             ask(http)
         if not self._over.is_set():
             raise RuntimeError("the daemon hung up")

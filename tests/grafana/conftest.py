@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.system.needs import needs
@@ -30,7 +30,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus
             studio.until_settled(f"{number}.png", "done")
         studio.until_settled("broken.png", "failed")
         time.sleep(3)  # seen by two more scrapes
-        server.scrape = httpx.get(f"http://127.0.0.1:{studio.port}/metrics", trust_env=False).text
+        server.scrape = httpx2.get(f"http://127.0.0.1:{studio.port}/metrics", trust_env=False).text
         yield server
     finally:
         server.stop()
@@ -83,12 +83,12 @@ class Prometheus:
 
     def ask(self, expr: str) -> list[dict[str, Any]]:
         """The present answer to a query: series with labels and value."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, trust_env=False)
+        answer = httpx2.get(f"{self.url}/api/v1/query", params={"query": expr}, trust_env=False)
         assert answer.status_code == 200, f"{expr}: {answer.text}"
         return list(answer.json()["data"]["result"])
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"{self.url}/-/ready", trust_env=False).status_code == 200
+        except httpx2.TransportError:
             return False

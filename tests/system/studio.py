@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 from PIL import Image, ImageDraw
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -106,7 +106,7 @@ class Studio:
             self.rule("90-default", DRAFT)
         self._process: subprocess.Popen[bytes] | None = None
         url = f"http://127.0.0.1:{self.port}"
-        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+        self._http = httpx2.Client(base_url=url, timeout=timeout, trust_env=False)
 
     # --- the process
 
@@ -140,14 +140,14 @@ class Studio:
         """What /readyz says."""
         try:
             return self._http.get("/readyz").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def is_alive(self) -> bool:
         """What /healthz says."""
         try:
             return self._http.get("/healthz").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def signal(self, number: int) -> None:
@@ -254,16 +254,16 @@ class Studio:
         """The API's answer to a question."""
         try:
             answer = self._http.get(path, params=params)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise AssertionError(f"GET {path}: {error}\n{self.log_tail()}") from None
         assert answer.is_success, f"GET {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def post(self, path: str) -> httpx.Response:
+    def post(self, path: str) -> httpx2.Response:
         """The API's answer to a command."""
         return self._http.post(path)
 
-    def request(self, method: str, path: str, **headers: str) -> httpx.Response:
+    def request(self, method: str, path: str, **headers: str) -> httpx2.Response:
         """Any request, with any headers."""
         return self._http.request(method, path, headers=headers)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -39,9 +39,9 @@ def done(studio: Studio) -> dict[str, Any]:
     return studio.until_settled("tall.png", "done")[0]
 
 
-def ask(studio: Studio, method: str, path: str, **options: Any) -> httpx.Response:
+def ask(studio: Studio, method: str, path: str, **options: Any) -> httpx2.Response:
     url = f"http://127.0.0.1:{studio.port}{path}"
-    return httpx.request(method, url, timeout=30, trust_env=False, **options)
+    return httpx2.request(method, url, timeout=30, trust_env=False, **options)
 
 
 def test_a_clip_is_served_whole_and_in_parts(studio: Studio, done: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def test_no_descriptor_stays_open(studio: Studio, done: dict[str, Any]) -> None:
 
     before = held()
     for _ in range(30):
-        with httpx.stream(
+        with httpx2.stream(
             "GET", f"http://127.0.0.1:{studio.port}/api/jobs/{done['id']}/clip", trust_env=False
         ):
             pass  # the caller hangs up
@@ -194,7 +194,7 @@ def test_the_presets_and_what_may_be_asked_are_told(studio: Studio) -> None:
 def test_status_is_told_as_it_changes(studio: Studio) -> None:
     url = f"http://127.0.0.1:{studio.port}/api/live"
     seen: list[dict[str, Any]] = []
-    with httpx.stream("GET", url, timeout=30, trust_env=False) as answer:
+    with httpx2.stream("GET", url, timeout=30, trust_env=False) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
             if line.startswith("data: "):
@@ -213,7 +213,7 @@ def test_each_change_of_a_jobs_state_is_told_once(studio: Studio) -> None:
     def heard(count: int, act: Any = None, **asked: Any) -> list[dict[str, Any]]:
         """So many events; `act` once there is an answer."""
         changes: list[dict[str, Any]] = []
-        with httpx.stream("GET", url, timeout=30, trust_env=False, **asked) as answer:
+        with httpx2.stream("GET", url, timeout=30, trust_env=False, **asked) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             if act:
                 act()
@@ -360,7 +360,7 @@ def test_the_readmes_examples_work(quick_in: Open, tmp_path: Path) -> None:
 
 def test_an_answer_does_not_wait_for_the_network(studio: Studio) -> None:
     took = []
-    with httpx.Client(base_url=f"http://127.0.0.1:{studio.port}", trust_env=False) as http:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{studio.port}", trust_env=False) as http:
         for _ in range(60):  # the first are acknowledged at once
             began = time.perf_counter()
             http.get("/api/queue")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from daemon.storage.marker import MARKER
@@ -142,7 +142,7 @@ def test_a_full_inbox_keeps_no_picture_that_is_whole_from_its_clip(
     assert job["failures"] == 0
     studio.until_settled("rubbish.png", "failed")
     assert (studio.archive / "cat.png").is_file()
-    answer = httpx.post(
+    answer = httpx2.post(
         f"http://127.0.0.1:{studio.port}/api/jobs",
         files={"picture": ("dog.bmp", picture(2, (300, 300), "BMP"))},
         trust_env=False,
@@ -233,9 +233,9 @@ def test_uploads_lie_in_the_state_folder_while_they_come(quick_in: Open, tmp_pat
     studio = quick_in(TMPDIR=str(tmp_path / "tmp"))
     cat = picture(1, (1500, 1500), "BMP")  # 6.75 MB: more than is kept in memory
 
-    def send(name: str) -> httpx.Response:
+    def send(name: str) -> httpx2.Response:
         url = f"http://127.0.0.1:{studio.port}/api/jobs"
-        return httpx.post(url, files={"picture": (name, cat)}, timeout=30, trust_env=False)
+        return httpx2.post(url, files={"picture": (name, cat)}, timeout=30, trust_env=False)
 
     state = studio.root / ".i2vd"
     with disks.tmpfs(tmp_path / "tmp", size="64k"), disks.tmpfs(state, size="24m"):

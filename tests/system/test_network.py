@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.postgres import Server, serving
@@ -79,9 +79,9 @@ class House:
 
         return self.one.until(busy, f"somebody is at {path}")
 
-    def upload(self, host: Studio, key: str, name: str, content: bytes) -> httpx.Response:
+    def upload(self, host: Studio, key: str, name: str, content: bytes) -> httpx2.Response:
         """A picture sent to a host under a key."""
-        return httpx.post(
+        return httpx2.post(
             f"http://127.0.0.1:{host.port}/api/jobs",
             files={"picture": (name, content)},
             headers={"idempotency-key": key},

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from tests.system.browser import browser
@@ -53,7 +53,7 @@ def test_without_the_token_only_health_answers(open_studio: Studio, shown: str) 
 @pytest.mark.parametrize("auth", [("", TOKEN), ("anna", TOKEN)])
 def test_a_browser_shows_it_as_a_password(open_studio: Studio, auth: tuple[str, str]) -> None:
     url = f"http://127.0.0.1:{open_studio.port}/api/status"
-    assert httpx.get(url, auth=auth, trust_env=False).json()["paused"] is False
+    assert httpx2.get(url, auth=auth, trust_env=False).json()["paused"] is False
 
 
 def test_the_page_opens_to_a_browser_that_knows_it(open_studio: Studio) -> None:

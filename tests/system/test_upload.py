@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.system.conftest import Open
@@ -20,8 +20,8 @@ def studio(quick_in: Open) -> Studio:
 
 def send(
     studio: Studio, name: str, content: bytes, headers: dict[str, str] | None = None, **form: Any
-) -> httpx.Response:
-    return httpx.post(
+) -> httpx2.Response:
+    return httpx2.post(
         f"http://127.0.0.1:{studio.port}/api/jobs",
         files={"picture": (name, content)},
         data=form,
@@ -65,9 +65,9 @@ def test_a_picture_in_the_inbox_is_taken_as_it_is_asked_by_its_path(quick_in: Op
     studio.start()
     url, key = f"http://127.0.0.1:{studio.port}/api/jobs", {"Idempotency-Key": "order-18"}
 
-    def ask(path: str, headers: dict[str, str] | None = None, **form: Any) -> httpx.Response:
+    def ask(path: str, headers: dict[str, str] | None = None, **form: Any) -> httpx2.Response:
         data = {"path": path} | form
-        return httpx.post(url, data=data, headers=headers, timeout=30, trust_env=False)
+        return httpx2.post(url, data=data, headers=headers, timeout=30, trust_env=False)
 
     studio.drop("by/path.png", picture(7))
     make = json.dumps({"prompt": "film", "seed": 9})
@@ -86,7 +86,7 @@ def test_a_picture_in_the_inbox_is_taken_as_it_is_asked_by_its_path(quick_in: Op
         assert ask(wrong).status_code == 422, wrong
     (studio.inbox / "link.png").symlink_to(studio.archive / "by/path.png")
     assert ask("link.png").status_code == 404
-    both = httpx.post(url, data={"path": "a.png"}, files={"picture": ("a.png", b"")}, timeout=30)
+    both = httpx2.post(url, data={"path": "a.png"}, files={"picture": ("a.png", b"")}, timeout=30)
     assert both.status_code == 422
 
 
@@ -134,9 +134,9 @@ def test_an_upload_over_the_limit_is_cut_off(studio: Studio) -> None:
     url = f"http://127.0.0.1:{studio.port}/api/jobs"
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     try:
-        answer = httpx.post(url, content=endless(), headers=form, timeout=30, trust_env=False)
+        answer = httpx2.post(url, content=endless(), headers=form, timeout=30, trust_env=False)
         assert answer.status_code == 413
-    except httpx.WriteError:  # the connection is closed while we still send
+    except httpx2.WriteError:  # the connection is closed while we still send
         pass
     assert 1_000_000 < sent < 20_000_000
     assert send(studio, "a.png", b"\0" * 2_000_000).status_code == 413

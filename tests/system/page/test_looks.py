@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from daemon.web.static import FILES
@@ -131,7 +131,7 @@ def test_a_phone_shows_all_without_sideways_scrolling(page: Browser) -> None:
 def test_its_files_are_few_and_checked_for_news(studio: Studio) -> None:
     assert sum(file.stat().st_size for file in FILES.iterdir()) < MOST
     url = f"http://127.0.0.1:{studio.port}"
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx2.Client(base_url=url, trust_env=False) as http:
         index = http.get("/")
         assert "default-src 'self'" in index.headers["content-security-policy"]
         for path in re.findall(r'(?:src|href)="(/[^"]+)"', index.text):
