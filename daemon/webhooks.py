@@ -2,18 +2,17 @@
 
 The ledger's events are their queue: it is remembered which one a hook was told last, so nothing is
 lost over a restart, and no clip ever waits for a receiver. Of the hosts that share a queue any may
-tell, one at a time, so that each event is told once. Signed as standardwebhooks.com says, so that
-receivers find the check in their language's library; the id of a message is the same at each try.
+tell, one at a time, so that each event is told once. Signed by the library of standardwebhooks.com;
+receivers verify with that of their language. The id of a message is the same at each try.
 """
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import httpx2
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 import structlog
 from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
+from standardwebhooks.webhooks import Webhook as Signer
 
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Hook, Settings, SettingsError
@@ -31,6 +31,7 @@ from daemon.publish.originals import local
 from daemon.telemetry.metrics import Metrics
 
 _BASE64 = "whsec_"
+_BASE64_SECRET = re.compile(_BASE64 + "[A-Za-z0-9+/]+={0,2}")
 _INTERVAL = 1.0
 """Seconds between two looks for something to tell."""
 _TIMEOUT = 10.0
@@ -78,7 +79,7 @@ class Webhook:
     ) -> None:
         """Raises SettingsError when the secret cannot be read."""
         self.hook = hook
-        self._secret = _secret(hook)
+        self._signer = _signer(hook)
         self._settings = settings
         self._database = database
         self._metrics = metrics
@@ -157,7 +158,7 @@ class Webhook:
             self._trying = _Trying(found.number)
         trying, told = self._trying, {"url": self.hook.url, "job": found.message.job.id}
         if not trying.over:
-            why = await self._post(client, found.number, found.message.model_dump_json().encode())
+            why = await self._post(client, found.number, found.message.model_dump_json())
             if why is not None and time.monotonic() - trying.began <= _GIVEN_UP:
                 self._count("tried")
                 log.warning("webhook not taken", **told, why=why)
@@ -170,7 +171,7 @@ class Webhook:
         await asyncio.to_thread(self._note, found)
         return 0.0
 
-    async def _post(self, client: httpx2.AsyncClient, number: int, body: bytes) -> str | None:
+    async def _post(self, client: httpx2.AsyncClient, number: int, body: str) -> str | None:
         """None when the receiver took it, else why not."""
         headers = {"content-type": "application/json", **self._signed(number, body)}
         try:
@@ -179,13 +180,12 @@ class Webhook:
             return f"{type(error).__name__}: {error}"
         return None if answer.is_success else f"it answered {answer.status_code}"
 
-    def _signed(self, number: int, body: bytes) -> dict[str, str]:
-        name, now = f"event-{number}", str(int(time.time()))
-        headers = {"webhook-id": name, "webhook-timestamp": now}
-        if self._secret is not None:
-            content = f"{name}.{now}.".encode() + body
-            digest = hmac.digest(self._secret, content, hashlib.sha256)
-            headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+    def _signed(self, number: int, body: str) -> dict[str, str]:
+        """Return the headers of the standard; without a secret there is no signature."""
+        name, now = f"event-{number}", datetime.now(UTC)
+        headers = {"webhook-id": name, "webhook-timestamp": str(int(now.timestamp()))}
+        if self._signer is not None:
+            headers["webhook-signature"] = self._signer.sign(name, now, body)
         return headers
 
     def _note(self, found: _Found) -> None:
@@ -198,17 +198,20 @@ class Webhook:
         self._metrics.hooks.labels(outcome).inc()
 
 
-def _secret(hook: Hook) -> bytes | None:
-    """In base64 after "whsec_", as others hand them out, or any word."""
+def _signer(hook: Hook) -> Signer | None:
+    """Return the signer of a hook; its secret is "whsec_" and base64, or any word.
+
+    Raises SettingsError.
+    """
     word = read_token(hook.secret_file, "hook.secret_file")
-    if word is None or not word.startswith(_BASE64):
-        return None if word is None else word.encode()
-    try:
-        return base64.b64decode(word.removeprefix(_BASE64), validate=True)
-    except ValueError:
-        raise SettingsError(
-            f"hook.secret_file {hook.secret_file}: what follows {_BASE64} is no base64"
-        ) from None
+    if word is None:
+        return None
+    if not word.startswith(_BASE64):
+        return Signer(word.encode())
+    if _BASE64_SECRET.fullmatch(word):  # the library skips characters that are no base64
+        with contextlib.suppress(ValueError):  # of a length that base64 never has
+            return Signer(word)
+    raise SettingsError(f"hook.secret_file {hook.secret_file}: what follows {_BASE64} is no base64")
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:

@@ -1,13 +1,18 @@
-"""Webhooks of hosts that share a queue: each event is told once, whoever tells it."""
+"""Webhooks of hosts that share a queue: each event is sent once, whoever sends it, and signed."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from standardwebhooks.webhooks import Webhook as Library
 
-from daemon.config.settings import Hook, Settings
+from daemon.config.settings import Hook, Settings, SettingsError
 from daemon.jobs.database import Database
 from daemon.jobs.schema import events, meta
 from daemon.jobs.store import Ledger
@@ -35,9 +40,11 @@ def receiver() -> Iterator[Receiver]:
 
 
 @contextlib.asynccontextmanager
-async def telling(url: str, receiver: Receiver, hosts: int = 1) -> AsyncIterator[None]:
+async def telling(
+    url: str, receiver: Receiver, hosts: int = 1, secret_file: Path | None = None
+) -> AsyncIterator[None]:
     """So many hosts with this hook, each with connections of its own."""
-    hook = Hook(url=f"http://127.0.0.1:{receiver.port}/")
+    hook = Hook(url=f"http://127.0.0.1:{receiver.port}/", secret_file=secret_file)
     databases = [Database(url) for _ in range(hosts)]
     webhooks = [Webhook(hook, Settings(), database, Metrics()) for database in databases]
     stopping = asyncio.Event()
@@ -118,3 +125,62 @@ async def test_what_a_host_could_not_tell_another_tells(
         await until(lambda: len(receiver.messages) >= 2)
         await asyncio.sleep(1.2)
     assert receiver.told == [("failed", "one.jpg"), ("failed", "two.jpg")]
+
+
+KEY = bytes(range(23))
+BASE64 = base64.b64encode(KEY).decode()
+
+
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [
+        (f"whsec_{BASE64}", KEY),
+        (f"whsec_{BASE64.rstrip('=')}", KEY),
+        ("any-word-of-sixteen", b"any-word-of-sixteen"),
+    ],
+)
+async def test_a_message_has_the_signature_that_the_standard_asks_for(
+    url: str,
+    receiver: Receiver,
+    database: Database,
+    ledger: Ledger,
+    enqueue: Enqueue,
+    tmp_path: Path,
+    secret: str,
+    key: bytes,
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{secret}\n")
+    async with telling(url, receiver, secret_file=file):
+        await begun(database)
+        await asyncio.to_thread(fail, ledger, enqueue, "猫.jpg")
+        await until(lambda: receiver.messages)
+    headers, body = receiver.messages[0]
+    assert "猫.jpg" in body.decode()
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    digest = hmac.new(key, signed, hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+    Library(secret if secret.startswith("whsec_") else key).verify(body, headers)
+
+
+async def test_a_message_without_a_secret_is_not_signed(
+    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+) -> None:
+    async with telling(url, receiver):
+        await begun(database)
+        await asyncio.to_thread(fail, ledger, enqueue, "one.jpg")
+        await until(lambda: receiver.messages)
+    headers, _ = receiver.messages[0]
+    assert "webhook-signature" not in {name.lower() for name in headers}
+
+
+@pytest.mark.parametrize("rest", ["", "a" * 17, "a" * 16 + "$", "a=" * 10, "=" * 20])
+def test_a_secret_that_is_no_base64_is_refused(
+    database: Database, tmp_path: Path, rest: str
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"whsec_{rest}")
+    hook = Hook(url="http://127.0.0.1/", secret_file=file)
+    says = "no base64" if rest else "not one word of 16 characters or more"
+    with pytest.raises(SettingsError, match=says):
+        Webhook(hook, Settings(), database, Metrics())
