@@ -1,7 +1,7 @@
 """Changes: each job's way from state to state, in the order of the ledger's events."""
 
 import sqlalchemy as sa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.jobs.database import Database
 from daemon.jobs.job import State
@@ -29,6 +29,8 @@ class Change(BaseModel):
 
     `detail` is the clip's path in the outbox where it is done, and the reason where it failed.
     """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     number: int
     job: int

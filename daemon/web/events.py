@@ -1,17 +1,18 @@
 """Job events over http: who listens hears of each change of a job's state, and misses none."""
 
-import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from daemon.jobs.database import LedgerUnavailable
-from daemon.jobs.transitions import Changes
+from daemon.jobs.transitions import Change, Changes
 from daemon.services import Services
-from daemon.web.sse import Streams, described, event
+from daemon.web.sse import Streams
 
 Mark = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
+LastEvent = Annotated[int | None, Header(ge=0, le=2**63 - 1)]
 
 
 class _Listener:
@@ -22,20 +23,17 @@ class _Listener:
         self._last = after
         self._job = job
 
-    async def look(self) -> str:
-        """What is new. Nothing is lost while the queue is away: it is told afterwards."""
+    def look(self) -> list[ServerSentEvent]:
+        """Return what is new. While the queue is away nothing is lost: it is sent afterwards."""
         try:
-            return await asyncio.to_thread(self._new)
+            found = self._changes.after(self._last, self._job)
         except LedgerUnavailable:
-            return ""
-
-    def _new(self) -> str:
-        found = self._changes.after(self._last, self._job)
+            return []
         if found:
             self._last = found[-1].number
-        return "".join(
-            event("job", change.model_dump_json(by_alias=True), change.number) for change in found
-        )
+        return [
+            ServerSentEvent(event="job", id=str(change.number), data=change) for change in found
+        ]
 
 
 def events(services: Services, streams: Streams) -> APIRouter:
@@ -43,24 +41,26 @@ def events(services: Services, streams: Streams) -> APIRouter:
     calls = APIRouter(prefix="/api", tags=["jobs"])
     changes = Changes(services.database)
 
+    def first(after: Mark = None, last_event_id: LastEvent = None) -> int:
+        """Return the number to begin after. Raises LedgerUnavailable."""
+        number = after if last_event_id is None else last_event_id
+        return changes.newest() if number is None else number
+
     @calls.get(
         "/events",
-        response_class=StreamingResponse,
-        responses=described("`job` for each change of a job's state, numbered."),
+        response_class=EventSourceResponse,
+        response_description="`job` for each change of a job's state, numbered.",
+        dependencies=[Depends(streams.place)],
     )
     async def heard(
-        after: Mark = None,
-        job: Mark = None,
-        last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
-    ) -> StreamingResponse:
+        number: Annotated[int, Depends(first)], job: Mark = None
+    ) -> AsyncIterator[Change]:
         """Server-sent events: each change of a job's state from now on, or `after` a number.
 
         The header `Last-Event-ID`, which listeners send by themselves when they come back, goes
         before `after`.
         """
-        number = after if last_event_id is None else last_event_id
-        if number is None:
-            number = await asyncio.to_thread(changes.newest)
-        return streams.open(_Listener(changes, number, job).look)
+        async for event in streams.follow(_Listener(changes, number, job).look):
+            yield event
 
     return calls

@@ -1,62 +1,46 @@
-"""Server-sent events: an answer that goes on as things happen, for some listeners at once."""
+"""Streams of server-sent events: how many are open, and how they end with the daemon."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import HTTPException
-from fastapi.responses import StreamingResponse
+from fastapi.sse import ServerSentEvent
 
-_INTERVAL = 1.0
-"""Seconds between two looks for something to tell."""
-_SILENCE = 15.0
-"""Seconds after which something is sent, so that a proxy keeps the connection."""
-_MOST_LISTENERS = 32
-TYPE = "text/event-stream"
+_INTERVAL_SECONDS = 1.0
+"""Between two looks for something new."""
+_MAX_STREAMS = 32
 
-Look = Callable[[], Awaitable[str]]
-"""What is to be sent now, as events; empty: nothing new."""
+Look = Callable[[], list[ServerSentEvent]]
+"""Returns the events since the look before; called in a thread."""
 
 
 class Streams:
-    """All that listen to one daemon."""
+    """All open streams of one daemon."""
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
         self._stopping = stopping
-        self._listeners = 0
+        self._open = 0
 
-    def open(self, look: Look) -> StreamingResponse:
-        """An answer that looks once a second, until the daemon stops or the caller goes.
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place while a stream is open, as a dependency of its call.
 
-        Raises HTTPException 503.
+        Raises HTTPException 503, which a stream itself could not: its status is sent by then.
         """
-        if self._listeners >= _MOST_LISTENERS:
-            raise HTTPException(503, f"{_MOST_LISTENERS} listen already; ask /api/status instead")
-        return StreamingResponse(self._sent(look), media_type=TYPE)
-
-    async def _sent(self, look: Look) -> AsyncIterator[str]:
-        self._listeners += 1
+        if self._open >= _MAX_STREAMS:
+            raise HTTPException(503, f"{_MAX_STREAMS} listen already; ask /api/status instead")
+        self._open += 1
         try:
-            silent = 0.0
-            while not self._stopping():
-                text = await look()
-                silent += _INTERVAL
-                if not text and silent >= _SILENCE:
-                    text = ": still here\n\n"
-                if text:
-                    silent = 0.0
-                    yield text
-                await asyncio.sleep(_INTERVAL)
+            yield
         finally:
-            self._listeners -= 1
+            self._open -= 1
 
+    async def follow(self, look: Look) -> AsyncIterator[Any]:
+        """Yield events until the daemon stops. FastAPI keeps a silent connection alive.
 
-def event(kind: str, data: str, number: int | None = None) -> str:
-    """One event: `data` is a line of JSON; who listens again says the `number` it had last."""
-    head = "" if number is None else f"id: {number}\n"
-    return f"{head}event: {kind}\ndata: {data}\n\n"
-
-
-def described(what: str) -> dict[int | str, dict[str, Any]]:
-    """Such an answer for OpenAPI."""
-    return {200: {"description": what, "content": {TYPE: {"schema": {"type": "string"}}}}}
+        The items are `Any` because a call declares the model of their data, for OpenAPI.
+        """
+        while not self._stopping():
+            for event in await asyncio.to_thread(look):
+                yield event
+            await asyncio.sleep(_INTERVAL_SECONDS)

@@ -1,11 +1,10 @@
 """The daemon's state over http: now, and live as it changes; pause and go on."""
 
-import asyncio
-import json
+from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from daemon.dispatch.slot import Slot
@@ -14,7 +13,7 @@ from daemon.jobs.database import LedgerUnavailable
 from daemon.jobs.job import State
 from daemon.jobs.transitions import Changes
 from daemon.status import Status
-from daemon.web.sse import Streams, described, event
+from daemon.web.sse import Streams
 
 
 class SlotStatus(BaseModel):
@@ -54,26 +53,32 @@ class StatusResponse(BaseModel):
     elsewhere: list[Elsewhere]
 
 
+class Unreadable(BaseModel):
+    """The queue cannot be read; `problems` says why, and the rest is not known."""
+
+    problems: list[str]
+
+
 class _Live:
     """The status as events, for one listener."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
-        self._last = ""
+        self._last: StatusResponse | Unreadable | None = None
 
-    async def look(self) -> str:
-        """A `status` where it differs."""
-        text = await asyncio.to_thread(self._now)
-        if text == self._last:
-            return ""
-        self._last = text
-        return event("status", text)
+    def look(self) -> list[ServerSentEvent]:
+        """Return a `status` if it differs from the one before."""
+        new = self._now()
+        if new == self._last:
+            return []
+        self._last = new
+        return [ServerSentEvent(event="status", data=new)]
 
-    def _now(self) -> str:
+    def _now(self) -> StatusResponse | Unreadable:
         try:
-            return _now(self._status).model_dump_json()
+            return _now(self._status)
         except LedgerUnavailable as error:
-            return json.dumps({"problems": [str(error)]})
+            return Unreadable(problems=[str(error)])
 
 
 def _now(status: Status) -> StatusResponse:
@@ -120,11 +125,15 @@ def status(state: Status, streams: Streams) -> APIRouter:
         return _now(state)
 
     @calls.get(
-        "/live", response_class=StreamingResponse, responses=described("`status` as it changes.")
+        "/live",
+        response_class=EventSourceResponse,
+        response_description="`status` as it changes.",
+        dependencies=[Depends(streams.place)],
     )
-    async def live() -> StreamingResponse:
+    async def live() -> AsyncIterator[StatusResponse | Unreadable]:
         """The same as server-sent events, whenever it changes."""
-        return streams.open(_Live(state).look)
+        async for event in streams.follow(_Live(state).look):
+            yield event
 
     @calls.post("/pause")
     def pause() -> StatusResponse:

@@ -66,7 +66,6 @@ UNSEEN = {
     "the picture child was asked to {}", "tuple[float, float]", "model name", "string conversion",
     "(at end of document)", "{} while another request is being served", "out of memory",
     "can't allocate memory", "CUDA driver error", "; nvenc is not to be had", "Value error, ",
-    ": still here\n\n", "id: {}\n", "{}event: {}\ndata: {}\n\n",
     # What is to be done about a lost child stands in the log alone.
     "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and at the card "
     "in `nvidia-smi`",
