@@ -50,6 +50,13 @@ def test_without_the_token_only_health_answers(open_studio: Studio, shown: str) 
             assert answer.json()["detail"] == "the token is missing or wrong"
 
 
+def test_a_large_upload_without_the_token_is_told_so(open_studio: Studio) -> None:
+    url = f"http://127.0.0.1:{open_studio.port}/api/jobs"
+    files = {"picture": ("cat.png", b"\0" * 1_000_000)}
+    answer = httpx2.post(url, files=files, timeout=30, trust_env=False)
+    assert (answer.status_code, answer.json()["status"]) == (401, 401)
+
+
 @pytest.mark.parametrize("auth", [("", TOKEN), ("anna", TOKEN)])
 def test_a_browser_shows_it_as_a_password(open_studio: Studio, auth: tuple[str, str]) -> None:
     url = f"http://127.0.0.1:{open_studio.port}/api/status"

@@ -139,7 +139,11 @@ def test_an_upload_over_the_limit_is_cut_off(studio: Studio) -> None:
     except httpx2.WriteError:  # the connection is closed while we still send
         pass
     assert 1_000_000 < sent < 20_000_000
-    assert send(studio, "a.png", b"\0" * 2_000_000).status_code == 413
+    refused = send(studio, "a.png", b"\0" * 2_000_000)
+    assert refused.status_code == 413
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "more than the 1,065,536 bytes it may have" in refused.json()["detail"]
+    assert "content-security-policy" in refused.headers
     assert names(studio.inbox) == []
     assert send(studio, "a.png", picture(6)).status_code == 202
 
