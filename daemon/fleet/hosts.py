@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from daemon.fleet.identity import name_of
 from daemon.jobs.database import Database
-from daemon.jobs.schema import SCHEMA_VERSION, hosts, jobs
+from daemon.jobs.migrations import latest_version
+from daemon.jobs.schema import hosts, jobs
 
 _A_MONTH = 30 * 86400.0
 
@@ -109,7 +110,7 @@ class Hosts:
         told = facts.model_dump(mode="json") | more
         if facts.speed is None:  # what it was before a restart is as good
             del told["speed"]
-        told |= {"version": version("i2vd"), "schema": SCHEMA_VERSION}
+        told |= {"version": version("i2vd"), "schema": latest_version()}
         told |= {"beat": self._now, "lease": self._now + self._lease}
         if not db.execute(hosts.update().where(self._ours).values(told)).rowcount:
             db.execute(hosts.insert().values({"owner": self._owner, "started": self._now} | told))

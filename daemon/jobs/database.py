@@ -12,8 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daemon.jobs.migrations import bring_up, keep_copy, refusal, version
-from daemon.jobs.schema import OLDEST_SCHEMA, SCHEMA_VERSION, events, meta, metadata
+from daemon.jobs.migrations import (
+    incompatibility,
+    keep_copy,
+    latest_version,
+    migrate,
+    stored_version,
+)
+from daemon.jobs.schema import events, meta
 
 _LEASE = 30.0
 
@@ -182,27 +188,27 @@ class Database:
 
     def _create(self) -> None:
         with self.read() as db:
-            found = version(db)
-        file = self._engine.url.database
-        if self._sqlite and file and found is not None and found < SCHEMA_VERSION:
-            keep_copy(Path(file), found)
+            stored = stored_version(db)
+        if self._file and stored is not None and stored < latest_version():
+            keep_copy(self._file, stored)
         with self.write() as db:
             if not self._sqlite:  # two hosts may start at once
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
                 for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     db.exec_driver_sql(f"set local {limit} = 0")  # a long history takes longer
-            why = bring_up(db, metadata, SCHEMA_VERSION, OLDEST_SCHEMA, self.now)
-            if why:
-                raise DatabaseUnusable(f"the queue at {self._url} {why.text}", passing=why.passing)
+            if why := migrate(db, self.now):
+                raise DatabaseUnusable(
+                    f"the queue at {self._url} {why.reason}", passing=why.temporary
+                )
 
     def outdated(self) -> str | None:
-        """Why we may work on it no longer: a newer i2vd has changed the tables under us.
+        """Return why this i2vd can no longer use the queue: a newer one has changed the tables.
 
         Raises LedgerUnavailable.
         """
         with self.read() as db:
-            why = refusal(db, SCHEMA_VERSION)
-        return why and f"the queue at {self._url} {why.text}"
+            why = incompatibility(db)
+        return why and f"the queue at {self._url} {why.reason}"
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

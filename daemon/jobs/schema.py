@@ -1,16 +1,8 @@
-"""The tables of the queue.
-
-A change of them raises SCHEMA_VERSION and brings a migration: migrate.py. Where an i2vd of an older
-version cannot work on the changed tables, it raises OLDEST_SCHEMA too.
-"""
+"""The tables of the queue. A change of them after a release needs a Migration in migrations.py."""
 
 from typing import Any
 
 import sqlalchemy as sa
-
-SCHEMA_VERSION = 9
-OLDEST_SCHEMA = 6
-"""The oldest version whose i2vd may work on these tables: hosts are upgraded one after another."""
 
 metadata = sa.MetaData()
 

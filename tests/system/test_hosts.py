@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.jobs.schema import SCHEMA_VERSION
+from daemon.jobs.migrations import latest_version
 from tests.system.browser import browser
 from tests.system.fleet import Fleet, running
 from tests.system.studio import Studio, picture
@@ -194,7 +194,7 @@ def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> 
     new.environment["NEXT"] = "additive"
     new.start()
     seen = {each["name"]: each["schema_version"] for each in old.get("/api/hosts")}
-    assert seen == {"one": SCHEMA_VERSION, "two": SCHEMA_VERSION + 1}
+    assert seen == {"one": latest_version(), "two": latest_version() + 1}
     old.until_settled("steady-old.png", "done")
     assert old.job("steady-old.png")["attempt"] == 1
     old.stop()
@@ -210,7 +210,7 @@ def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> 
     new.stop()
     new.environment["NEXT"] = "breaking"
     new.start(ready=False)
-    waiting = "an i2vd that can work with no other is still running on one"
+    waiting = "still in use by an older i2vd on one"
     new.until(lambda: waiting in new.log_file.read_text(), "it waits for the old one")
     assert old.is_ready()
     old.signal(signal.SIGSTOP)
@@ -219,7 +219,7 @@ def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> 
     finally:
         old.signal(signal.SIGCONT)
     assert old.wait() == 1
-    why = f"has schema {SCHEMA_VERSION + 2}, this i2vd knows {SCHEMA_VERSION}"
+    why = f"has schema {latest_version() + 2}, this i2vd knows {latest_version()}"
     said = old.log_tail(5)
     assert "the queue cannot be used any more" in said
     assert why in said

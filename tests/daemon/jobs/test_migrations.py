@@ -1,177 +1,236 @@
-"""Migrations: an older queue is carried over whole, or left as it was; a copy of it stays."""
+"""Schema migrations, from version 1 to artificial versions 2 and 3 that each test registers."""
 
-from collections.abc import Iterator
+import multiprocessing
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-import daemon.jobs.database
 from daemon.fleet.hosts import Facts, Hosts
 from daemon.jobs import migrations
 from daemon.jobs.database import Database, DatabaseUnusable
-from daemon.jobs.queries import History, Shape, Wanted
-from daemon.jobs.schema import SCHEMA_VERSION, jobs, meta, peaks, submissions
+from daemon.jobs.migrations import Migration
+from daemon.jobs.queries import History
+from daemon.jobs.schema import meta
+from daemon.jobs.store import Ledger
+from tests.daemon.conftest import claim
 
-OLD = Path(__file__).with_name("queue_v1.sql")
-"""A queue as version 1 left it, with three jobs in it."""
+Register = Callable[..., None]
+
+
+def add_colours(db: sa.Connection) -> None:
+    """A table, columns with and without a default, an index, and values for the rows there are."""
+    db.exec_driver_sql("create table colours (job bigint primary key, colour text not null)")
+    db.exec_driver_sql("alter table jobs add column colour text")
+    db.exec_driver_sql("alter table jobs add column shade integer not null default 7")
+    db.exec_driver_sql("create index jobs_colour on jobs (colour)")
+    db.exec_driver_sql("update jobs set colour = 'red'")
+
+
+def add_sizes(db: sa.Connection) -> None:
+    """Needs what `add_colours` has made."""
+    db.exec_driver_sql("alter table colours add column size integer")
+
+
+COLOURS = Migration(add_colours)
+SIZES = Migration(add_sizes)
 
 
 @pytest.fixture
-def old(url: str) -> str:
-    engine = sa.create_engine(url)
-    with engine.begin() as db:
-        for statement in OLD.read_text(encoding="utf-8").split(";\n"):
-            if statement.strip():
-                db.execute(sa.text(statement.replace(":", "\\:")))
-    engine.dispose()
+def register(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Replaces the steps that this i2vd knows."""
+
+    def register(*steps: Migration) -> None:
+        monkeypatch.setattr(migrations, "MIGRATIONS", steps)
+
+    return register
+
+
+@pytest.fixture
+def old(url: str, database: Database, enqueue: Callable[..., list[int]]) -> str:
+    """A queue of version 1 with three jobs, one of them failed, and no host."""
+    for name in ("cat", "dog", "owl"):
+        enqueue(f"{name}.jpg", sha256=name)
+    ledger = Ledger(database)
+    ledger.fail(claim(ledger), "damaged")
+    database.close()
     return url
 
 
-@pytest.fixture
-def new(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path}/new.sqlite")
-    yield opened
-    opened.close()
-
-
-def tables(database: Database) -> dict[str, list[str]]:
-    """The columns of each table, and the names of all indexes."""
-    with database.read() as db:
-        there = sa.inspect(db)
-        found = {
-            each: sorted(c["name"] for c in there.get_columns(each))
-            for each in there.get_table_names()
-        }
-        indexes = [i for each in found for i in there.get_indexes(each)]
-    return found | {
-        "indexes": sorted(str(i["name"]) for i in indexes if not i.get("duplicates_constraint"))
-    }
-
-
-def version(url: str) -> str:
+def read(url: str, query: str) -> list[tuple[object, ...]]:
     engine = sa.create_engine(url)
     with engine.connect() as db:
-        found = db.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+        found = [tuple(row) for row in db.exec_driver_sql(query)]
     engine.dispose()
-    return str(found)
+    return found
 
 
-def test_an_older_queue_is_carried_over_and_kept(old: str) -> None:
+def version(url: str) -> int:
+    ((value,),) = read(url, "select value from meta where key = 'schema_version'")
+    return int(str(value))
+
+
+def schema(url: str) -> dict[str, list[str]]:
+    """Columns and indexes of each table."""
+    engine = sa.create_engine(url)
+    found = sa.inspect(engine)
+    tables = {
+        table: sorted(
+            [column["name"] for column in found.get_columns(table)]
+            + [str(index["name"]) for index in found.get_indexes(table)]
+        )
+        for table in found.get_table_names()
+    }
+    engine.dispose()
+    return tables
+
+
+def rows(url: str) -> list[tuple[object, ...]]:
+    return read(url, "select id, path, state, error, spec from jobs order by id")
+
+
+# --- one step after another
+
+
+def test_a_new_queue_has_version_1(url: str, database: Database) -> None:
+    assert migrations.latest_version() == migrations.oldest_compatible_version() == 1
+    assert read(url, "select key, value from meta order by key") == [
+        ("oldest_schema", "1"),
+        ("schema_version", "1"),
+    ]
+    before = schema(url)
+    Database(url).close()
+    assert schema(url) == before
+
+
+def test_an_older_queue_is_migrated_with_its_jobs(old: str, register: Register) -> None:
+    before, tables = rows(old), schema(old)
+    register(COLOURS)
     database = Database(old)
-    with database.read() as db:
-        there = db.execute(sa.select(jobs.c.path, jobs.c.preset).order_by(jobs.c.id)).all()
-        assert there == [("cat.jpg", "draft"), ("dog.jpg", "high"), ("bad.jpg", None)]
-    history = History(database)
-    outcomes = sorted(history.outcomes())
-    assert outcomes == [("done", "90-default", "draft", 1), ("failed", "", "", 1)]
-    (waiting,) = history.newest(Wanted(preset="high"))
-    assert waiting.path == "dog.jpg"
-    assert waiting.spec
-    assert history.queued() == [(Shape.of(waiting.spec), 1)], (
-        "it was asked before there were speeds"
-    )
+    assert version(old) == 2
+    assert rows(old) == before
+    assert read(old, "select colour, shade from jobs") == 3 * [("red", 7)]
+    changed = schema(old)
+    assert changed.pop("colours") == ["colour", "job"]
+    assert changed.pop("jobs") == sorted([*tables.pop("jobs"), "colour", "shade", "jobs_colour"])
+    assert changed == tables, "nothing else has changed"
+    assert claim(Ledger(database)).path == "dog.jpg"
+    assert [job.state for job in History(database).newest()] == ["queued", "running", "failed"]
     database.close()
-    assert version(old) == str(SCHEMA_VERSION)
-    if old.startswith("sqlite"):  # in PostgreSQL the administrator keeps copies
-        assert version(f"{old}.v1") == "1"
+
+
+def test_only_missing_steps_are_applied_in_their_order(old: str, register: Register) -> None:
+    register(COLOURS)
     Database(old).close()
+    register(COLOURS, SIZES)
+    Database(old).close()
+    assert version(old) == 3
+    Database(old).close()
+    assert schema(old)["colours"] == ["colour", "job", "size"]
 
 
-def test_an_older_queue_gets_the_tables_of_a_new_one(old: str, new: Database) -> None:
-    carried = Database(old)
-    assert tables(carried) == tables(new)
-    carried.close()
+def test_two_steps_at_once_are_one_migration(old: str, register: Register) -> None:
+    register(COLOURS, SIZES)
+    Database(old).close()
+    assert version(old) == 3
+    assert schema(old)["colours"] == ["colour", "job", "size"]
 
 
-def test_an_index_of_other_columns_is_made_anew(url: str) -> None:
-    """PostgreSQL read all of the one that version 7 made."""
+def test_a_migration_may_take_longer_than_any_other_statement(old: str, register: Register) -> None:
+    """PostgreSQL ends others after two seconds here; a long history needs longer."""
 
-    def columns(database: Database) -> list[str | None]:
-        with database.read() as db:
-            indexes = sa.inspect(db).get_indexes("jobs")
-        return next(i["column_names"] for i in indexes if i["name"] == "jobs_next_of_need")
-
-    database = Database(url)
-    made = columns(database)
-    with database.write() as db:
-        db.execute(meta.update().where(meta.c.key == "schema_version").values(value="7"))
-        db.exec_driver_sql("drop index jobs_next_of_need")
-        db.exec_driver_sql("create index jobs_next_of_need on jobs (id)")
-    database.close()
-    database = Database(url)
-    assert columns(database) == made
-    database.close()
-
-
-def test_a_migration_that_fails_leaves_the_queue_as_it_was(
-    old: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def half(db: sa.Connection, _: sa.MetaData) -> None:
-        peaks.create(db)
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(migrations, "MIGRATIONS", {1: half})
-    with pytest.raises(OSError, match="full"):
-        Database(old)
-    assert version(old) == "1"
-    engine = sa.create_engine(old)
-    names = sa.inspect(engine).get_table_names()
-    engine.dispose()
-    assert "peaks" not in names
-    assert "jobs" in names
-
-
-def test_a_migration_may_take_longer_than_any_other_statement(
-    old: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """PostgreSQL ends those after two seconds here; a long history needs longer."""
-
-    def slow(db: sa.Connection, _: sa.MetaData) -> None:
+    def slow(db: sa.Connection) -> None:
         if db.dialect.name == "postgresql":
             db.exec_driver_sql("select pg_sleep(2.2)")
 
-    steps = {n: migrations.MIGRATIONS[n] for n in range(1, SCHEMA_VERSION)}
-    first = steps[1]
-    monkeypatch.setattr(migrations, "MIGRATIONS", steps | {1: lambda *it: (slow(*it), first(*it))})
+    register(Migration(slow))
     Database(old, lease=3).close()
-    assert version(old) == str(SCHEMA_VERSION)
+    assert version(old) == 2
 
 
-def test_whole_paths_become_paths_in_the_folders(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {"cat.jpg": "/srv/archive/cat-2.jpg", "dog.jpg": None, "bad.jpg": "/a/failed/bad.jpg"}
-    monkeypatch.setattr(
-        migrations, "MIGRATIONS", {n: migrations.MIGRATIONS[n] for n in range(1, 5)}
-    )
-    monkeypatch.setattr(daemon.jobs.database, "SCHEMA_VERSION", 5)
-    monkeypatch.setattr(daemon.jobs.database, "OLDEST_SCHEMA", 5)
-    database = Database(old)
-    with database.write() as db:
-        for path, told in whole.items():
-            there = {"path": f"pets/{path}"} if path == "bad.jpg" else {}
-            values = {"whereabouts_path": told and told.replace("bad", "pets/bad"), **there}
-            db.execute(jobs.update().where(jobs.c.path == path).values(values))
-        for key, path in (("1", "/srv/inbox/pets/bad.jpg"), ("2", "/srv/inbox/x/new.jpg")):
-            values = {"key": key, "digest": "d", "path": path, "after": 2, "at": 1.0}
-            db.execute(submissions.insert().values(values))
-    database.close()
-    monkeypatch.undo()
-    database = Database(old)
-    with database.read() as db:
-        there = db.execute(sa.select(jobs.c.whereabouts_path, jobs.c.result).order_by(jobs.c.id))
-        asked = db.scalars(sa.select(submissions.c.path).order_by(submissions.c.key))
-        assert there.all() == [
-            ("cat-2.jpg", {"clip": "cat.mp4"}), (None, None), ("pets/bad.jpg", None),
-        ]  # fmt: skip
-        assert asked.all() == ["pets/bad.jpg", "new.jpg"]
-    database.close()
+# --- the copy of an SQLite file
+
+
+def test_a_copy_of_the_old_file_stays_beside_it(
+    database: Database, enqueue: Callable[..., list[int]], url: str, register: Register
+) -> None:
+    """Also of what is still in the write-ahead log; a copy of PostgreSQL is the operator's."""
+    enqueue("cat.jpg")
+    before, tables = rows(url), schema(url)
+    register(COLOURS, SIZES)
+    Database(url).close()
+    if database.shared:
+        return
+    copy = f"{url}.v1"
+    assert (version(copy), rows(copy), schema(copy)) == (1, before, tables)
+    assert read(copy, "pragma integrity_check") == [("ok",)]
+    assert version(url) == 3
+
+
+def test_a_queue_that_needs_no_migration_is_not_copied(tmp_path: Path, register: Register) -> None:
+    register(COLOURS)
+    for _ in range(2):
+        Database(f"sqlite:///{tmp_path}/queue.sqlite").close()
+    assert not [*tmp_path.glob("*.v*")]
+
+
+# --- what ends a migration
+
+
+def test_a_step_that_fails_leaves_the_old_version(old: str, register: Register) -> None:
+    def fail(db: sa.Connection) -> None:
+        add_sizes(db)
+        raise OSError("the disk is full")
+
+    before, tables = rows(old), schema(old)
+    register(COLOURS, Migration(fail))
+    with pytest.raises(OSError, match="full"):
+        Database(old)
+    assert (version(old), rows(old), schema(old)) == (1, before, tables)
+
+
+def _migrate_until_killed(url: str, started: Connection) -> None:
+    def hang(db: sa.Connection) -> None:
+        add_sizes(db)
+        started.send("both steps have run")
+        time.sleep(60)
+
+    migrations.MIGRATIONS = (COLOURS, Migration(hang))
+    Database(url)
+
+
+def test_a_kill_amid_a_migration_leaves_the_old_version(old: str, register: Register) -> None:
+    before, tables = rows(old), schema(old)
+    parent, child = multiprocessing.Pipe()
+    spawned = multiprocessing.get_context("spawn")
+    process = spawned.Process(target=_migrate_until_killed, args=(old, child))
+    process.start()
+    try:
+        assert parent.poll(30)
+    finally:
+        process.kill()
+        process.join()
+    assert (version(old), rows(old), schema(old)) == (1, before, tables)
+    if old.startswith("sqlite"):
+        assert version(f"{old}.v1") == 1
+        with closing(sqlite3.connect(old.removeprefix("sqlite:///"))) as db:
+            assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
+    register(COLOURS, SIZES)
+    Database(old).close()
+    assert version(old) == 3
+    assert rows(old) == before
 
 
 # --- hosts of several versions
 
 
 def newer(database: Database, oldest: int | None) -> None:
-    """As an i2vd of version 99 leaves a queue that those from `oldest` on may work on."""
+    """Leave a queue as an i2vd of version 99 does that `oldest` and later versions can use."""
     with database.write() as db:
         db.execute(meta.update().where(meta.c.key == "schema_version").values(value="99"))
         db.execute(meta.delete().where(meta.c.key == "oldest_schema"))
@@ -179,41 +238,68 @@ def newer(database: Database, oldest: int | None) -> None:
             db.execute(meta.insert().values(key="oldest_schema", value=str(oldest)))
 
 
-@pytest.mark.parametrize("oldest", [99, SCHEMA_VERSION + 1, None])
-def test_a_newer_queue_that_we_cannot_work_on_is_refused(
+@pytest.mark.parametrize("oldest", [99, 2, None])
+def test_a_newer_queue_that_we_cannot_use_is_refused(
     url: str, database: Database, oldest: int | None
 ) -> None:
     newer(database, oldest)
-    with pytest.raises(DatabaseUnusable, match="has schema 99") as refused:
+    why = "has schema 99, this i2vd knows 1"
+    with pytest.raises(DatabaseUnusable, match=why) as refused:
         Database(url)
     assert not refused.value.passing
-    assert "has schema 99" in (database.outdated() or "")
+    assert why in (database.outdated() or "")
+    assert version(url) == 99
 
 
-def test_a_newer_queue_that_lets_us_work_is_left_as_it_is(url: str, database: Database) -> None:
-    newer(database, SCHEMA_VERSION)
+def test_a_newer_queue_that_we_can_use_is_left_as_it_is(url: str, database: Database) -> None:
+    newer(database, 1)
     Database(url).close()
-    assert version(url) == "99"
+    assert version(url) == 99
     assert database.outdated() is None
 
 
-def test_a_queue_is_not_taken_from_hosts_that_could_not_go_on(
-    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+def test_an_additive_step_lets_the_older_version_work(
+    url: str, database: Database, register: Register, enqueue: Callable[..., list[int]]
 ) -> None:
-    """A next version that breaks with this one waits for the hosts that still run this one."""
     here = Hosts(database, "one", lease=60)
     here.begin(Facts(devices=[], takes=[], reach=None, speed=None))
-    monkeypatch.setattr(migrations, "MIGRATIONS", {SCHEMA_VERSION: lambda *_: None})
-    monkeypatch.setattr(daemon.jobs.database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    monkeypatch.setattr(daemon.jobs.database, "OLDEST_SCHEMA", SCHEMA_VERSION + 1)
-    with pytest.raises(DatabaseUnusable, match="still running on one") as refused:
+    register(COLOURS)
+    Database(url).close()
+    register()
+    assert version(url) == 2
+    assert database.outdated() is None
+    Database(url).close()
+    enqueue("cat.jpg")
+    assert claim(Ledger(database)).path == "cat.jpg"
+
+
+def test_a_breaking_step_waits_for_hosts_of_the_older_version(
+    url: str, database: Database, register: Register
+) -> None:
+    here = Hosts(database, "one", lease=60)
+    here.begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    register(Migration(add_colours, breaking=True), SIZES)
+    with pytest.raises(DatabaseUnusable, match="still in use by an older i2vd on one") as refused:
         Database(url)
     assert refused.value.passing
-    assert version(url) == str(SCHEMA_VERSION)
+    assert version(url) == 1
     here.leave()
     Database(url).close()
-    assert version(url) == str(SCHEMA_VERSION + 1)
+    register()
+    assert version(url) == 3
+    assert "has schema 3, this i2vd knows 1" in (database.outdated() or "")
 
 
-def test_every_version_leads_to_the_present_one() -> None:
-    assert set(migrations.MIGRATIONS) == set(range(1, SCHEMA_VERSION))
+def test_a_breaking_step_does_not_wait_for_hosts_that_know_it(
+    url: str, database: Database, register: Register
+) -> None:
+    breaking = Migration(add_colours, breaking=True)
+    register(breaking)
+    there = Database(url)
+    Hosts(there, "one", lease=60).begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    register(breaking, SIZES)
+    Database(url).close()
+    register(breaking)
+    assert version(url) == 3
+    assert there.outdated() is None
+    there.close()
