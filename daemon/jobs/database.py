@@ -12,13 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daemon.jobs.migrations import (
-    incompatibility,
-    keep_copy,
-    latest_version,
-    migrate,
-    stored_version,
-)
+from daemon.jobs.migrations import incompatibility, migrate
 from daemon.jobs.schema import events, meta
 
 _LEASE = 30.0
@@ -187,16 +181,12 @@ class Database:
         self._engine.dispose()
 
     def _create(self) -> None:
-        with self.read() as db:
-            stored = stored_version(db)
-        if self._file and stored is not None and stored < latest_version():
-            keep_copy(self._file, stored)
         with self.write() as db:
             if not self._sqlite:  # two hosts may start at once
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
                 for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     db.exec_driver_sql(f"set local {limit} = 0")  # a long history takes longer
-            if why := migrate(db, self.now):
+            if why := migrate(db, self.now, self._file):
                 raise DatabaseUnusable(
                     f"the queue at {self._url} {why.reason}", passing=why.temporary
                 )

@@ -68,9 +68,12 @@ def incompatibility(db: sa.Connection) -> Incompatibility | None:
     )
 
 
-def migrate(db: sa.Connection, now: sa.ColumnElement[float]) -> Incompatibility | None:
+def migrate(
+    db: sa.Connection, now: sa.ColumnElement[float], file: Path | None
+) -> Incompatibility | None:
     """Create the tables, or bring them to the latest version, within the caller's transaction.
 
+    An older SQLite `file` is copied first; the transaction keeps other writers away meanwhile.
     After an Incompatibility nothing has changed.
     """
     stored = stored_version(db)
@@ -84,6 +87,8 @@ def migrate(db: sa.Connection, now: sa.ColumnElement[float]) -> Incompatibility 
             f"which cannot use schema {latest_version()}: stop it there, this i2vd waits",
             temporary=True,
         )
+    elif file and (problem := _keep_copy(file, stored)):
+        return problem
     else:
         for step in MIGRATIONS[stored - 1 :]:
             step.apply(db)
@@ -108,14 +113,24 @@ def _store(db: sa.Connection, key: str, version: int) -> None:
     db.execute(meta.insert().values(key=key, value=str(version)))
 
 
-def keep_copy(file: Path, version: int) -> Path:
-    """Copy an SQLite file, with its write-ahead log. Raises OSError, sqlite3.Error."""
+def _keep_copy(file: Path, version: int) -> Incompatibility | None:
+    """Copy an SQLite file, with its write-ahead log, to a name that ends with its version."""
     copy = file.with_name(f"{file.name}.v{version}")
     part = copy.with_name(f"{copy.name}.part")
-    with (
-        contextlib.closing(sqlite3.connect(file)) as old,
-        contextlib.closing(sqlite3.connect(part)) as new,
-    ):
-        old.backup(new)
-    part.replace(copy)
-    return copy
+    try:
+        part.unlink(missing_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(file)) as old,
+            contextlib.closing(sqlite3.connect(part)) as new,
+        ):
+            old.backup(new)
+        part.replace(copy)
+    except (OSError, sqlite3.Error) as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        return Incompatibility(
+            f"has schema {version} and is not migrated, because it cannot be copied to {copy}: "
+            f"{error}",
+            temporary=True,
+        )
+    return None

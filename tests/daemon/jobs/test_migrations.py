@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_two_steps_at_once_are_one_migration(old: str, register: Register) -> No
     assert schema(old)["colours"] == ["colour", "job", "size"]
 
 
+def test_hosts_that_start_at_once_migrate_once(old: str, register: Register) -> None:
+    def slow(db: sa.Connection) -> None:
+        add_colours(db)
+        time.sleep(0.5)
+
+    register(Migration(slow))
+    with ThreadPoolExecutor(3) as pool:
+        for database in pool.map(Database, 3 * [old]):
+            database.close()
+    assert version(old) == 2
+    if old.startswith("sqlite"):
+        assert version(f"{old}.v1") == 1
+
+
 def test_a_migration_may_take_longer_than_any_other_statement(old: str, register: Register) -> None:
     """PostgreSQL ends others after two seconds here; a long history needs longer."""
 
@@ -156,16 +171,15 @@ def test_a_migration_may_take_longer_than_any_other_statement(old: str, register
 # --- the copy of an SQLite file
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_copy_of_the_old_file_stays_beside_it(
     database: Database, enqueue: Callable[..., list[int]], url: str, register: Register
 ) -> None:
-    """Also of what is still in the write-ahead log; a copy of PostgreSQL is the operator's."""
+    """Also of what is still in the write-ahead log. PostgreSQL is copied by its operator."""
     enqueue("cat.jpg")
     before, tables = rows(url), schema(url)
     register(COLOURS, SIZES)
     Database(url).close()
-    if database.shared:
-        return
     copy = f"{url}.v1"
     assert (version(copy), rows(copy), schema(copy)) == (1, before, tables)
     assert read(copy, "pragma integrity_check") == [("ok",)]
@@ -176,6 +190,36 @@ def test_a_queue_that_needs_no_migration_is_not_copied(tmp_path: Path, register:
     register(COLOURS)
     for _ in range(2):
         Database(f"sqlite:///{tmp_path}/queue.sqlite").close()
+    assert not [*tmp_path.glob("*.v*")]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_without_a_copy_nothing_is_migrated(
+    tmp_path: Path, enqueue: Callable[..., list[int]], url: str, register: Register
+) -> None:
+    enqueue("cat.jpg")
+    in_the_way = tmp_path / "queue.sqlite.v1"
+    in_the_way.mkdir()
+    register(COLOURS)
+    with pytest.raises(DatabaseUnusable, match="cannot be copied") as refused:
+        Database(url)
+    assert refused.value.passing
+    assert version(url) == 1
+    assert not [*tmp_path.glob("*.part")]
+    in_the_way.rmdir()
+    Database(url).close()
+    assert (version(url), version(f"{url}.v1")) == (2, 1)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_migration_that_is_refused_copies_nothing(
+    url: str, database: Database, tmp_path: Path, register: Register
+) -> None:
+    """A start that waits is repeated every few seconds."""
+    Hosts(database, "one", lease=60).begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    register(Migration(add_colours, breaking=True))
+    with pytest.raises(DatabaseUnusable):
+        Database(url)
     assert not [*tmp_path.glob("*.v*")]
 
 
