@@ -54,8 +54,7 @@ def rates(history: History) -> Iterator[tuple[Spec, str, float]]:
     for job in reversed(history.newest(Wanted(state="done"), limit=500)):
         if job.spec and job.result and not job.result["degraded"]:
             seconds = sum(job.result["seconds"].values())
-            speed = job.result.get("speed", "exact")  # a clip of before there were speeds
-            made = job.spec.model_copy(update={"speed": speed})
+            made = job.spec.model_copy(update={"speed": job.result["speed"]})
             yield made, job.result["mode"], seconds / work(made)
 
 

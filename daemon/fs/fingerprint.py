@@ -35,6 +35,6 @@ def same_fingerprint(one: str, other: str) -> bool:
     """Whether two fingerprints tell one state of a file; between two hosts by size and time."""
     one, _, host = one.partition("@")
     other, _, other_host = other.partition("@")
-    if host and other_host and host != other_host:
+    if host != other_host:
         return one.rpartition("-")[0] == other.rpartition("-")[0]
     return one == other

@@ -1,6 +1,5 @@
 """A job and a drop, as the ledger tells them."""
 
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -15,14 +14,6 @@ OPEN: tuple[State, ...] = ("queued", "running", "publishing")
 Whereabouts = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
 """Where the picture of a job is: "kept" in the inbox for good, "gone" when its owner took it."""
 IN_INBOX: tuple[Whereabouts, ...] = ("inbox", "kept")
-
-
-def below(told: str, like: str) -> str:
-    """Where a file lies in its folder: the last parts of `told`, as many as `like` has.
-
-    The ledger keeps it like that; an older i2vd kept the whole path on its host.
-    """
-    return str(PurePosixPath(*PurePosixPath(told).parts[-len(PurePosixPath(like).parts) :]))
 
 
 class Drop(BaseModel):
@@ -55,7 +46,7 @@ class Job(BaseModel):
     source: dict[str, Any]
     whereabouts: Whereabouts
     whereabouts_path: str | None
-    """In the archive or failed folder; while it is in the inbox, where it is about to go."""
+    """Relative to the archive or failed folder; while it is in the inbox, where it will go."""
     spec: Spec | None
     clip_name: str
     rule: str | None

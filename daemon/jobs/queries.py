@@ -128,7 +128,7 @@ class History:
         spec = jobs.c.spec
         sizes = [spec[key].as_integer() for key in ("width", "height", "frames", "steps")]
         guided = spec["guidance"].as_float() > 1
-        speed = sa.func.coalesce(spec["speed"].as_string(), "exact")
+        speed = spec["speed"].as_string()
         labelled = [c.label(f"c{n}") for n, c in enumerate((*sizes, guided, speed))]
         query = sa.select(jobs.c.preset, *labelled, sa.func.count())
         query = query.where(jobs.c.state == "queued", jobs.c.preset.is_not(None))

@@ -21,7 +21,7 @@ from daemon.fs.atomic import atomic_write, describe_os_error, move, remove, trun
 from daemon.fs.fingerprint import FileState
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.database import Database
-from daemon.jobs.job import OPEN, Job, below
+from daemon.jobs.job import OPEN, Job
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from daemon.storage.folders import folder_of
@@ -153,7 +153,7 @@ def _arrived(picture: Path, root: Path, drop: Job) -> Path | None:
     """Where below `root` the picture arrived before a crash, if it did."""
     if drop.whereabouts_path is None:
         return None
-    there = root / below(drop.whereabouts_path, drop.path)
+    there = root / drop.whereabouts_path
     if not _is_ours(there, drop):
         return None
     if picture.parent.is_dir():  # a copy, whose original was still to be removed
@@ -199,11 +199,11 @@ def _away(inbox: Inbox, job: Job) -> Path | None:
     """Where a picture is that has left the inbox, or was about to; None when it is not there."""
     if job.whereabouts_path is None:
         return None
-    inside = below(job.whereabouts_path, job.path)
     roots = [inbox.archive, inbox.failed]
     if job.whereabouts in ("archive", "failed"):
         roots = [folder_of(inbox, job.whereabouts)]
-    return next((root / inside for root in roots if _is_ours(root / inside, job)), None)
+    places = (root / job.whereabouts_path for root in roots)
+    return next((place for place in places if _is_ours(place, job)), None)
 
 
 def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from daemon.config.settings import Settings
 from daemon.fs.safe_path import open_beneath
-from daemon.jobs.job import IN_INBOX, Job, below
+from daemon.jobs.job import IN_INBOX, Job
 from daemon.storage.folders import folder_of
 
 
@@ -33,7 +33,7 @@ def lies_at(settings: Settings, job: Job) -> Lies | None:
         return Lies(inbox.path / job.path, inbox.path)
     if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
         folder = folder_of(inbox, job.whereabouts)
-        return Lies(folder / below(job.whereabouts_path, job.path), folder)
+        return Lies(folder / job.whereabouts_path, folder)
     return None
 
 
@@ -44,7 +44,7 @@ def local(settings: Settings, job: Job) -> Job:
     if lies is not None and job.whereabouts not in IN_INBOX:
         changes["whereabouts_path"] = str(lies.path)
     if inbox is not None and job.result and "clip" in job.result:
-        clip = inbox.outbox / below(job.result["clip"], job.clip_name)
+        clip = inbox.outbox / job.result["clip"]
         changes["result"] = {**job.result, "clip": str(clip)}
     return job.model_copy(update=changes)
 

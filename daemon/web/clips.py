@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from daemon.jobs.job import Job, below
+from daemon.jobs.job import Job
 from daemon.publish.originals import lies_at, open_below
 from daemon.publish.posters import poster_of
 from daemon.publish.previews import preview_of
@@ -120,7 +120,7 @@ def _published(
     inbox = services.settings.inbox_named(job.inbox)
     if inbox is None or job.state != "done" or job.result is None:
         raise HTTPException(404, f"job {job.id} is {job.state} and has no clip")
-    file = inbox.outbox / name(below(job.result["clip"], job.clip_name))
+    file = inbox.outbox / name(job.result["clip"])
     try:
         descriptor = open_below(inbox.outbox, file)
     except (OSError, ValueError) as error:

@@ -36,7 +36,7 @@ def row(
     number: int, state: str, spec: dict[str, Any], priority: int = 0, need: int = 1
 ) -> dict[str, Any]:
     """A job of a picture of its own."""
-    result = None if state == "queued" else {"clip": f"/srv/i2vd/outbox/{number}.mp4"}
+    result = None if state == "queued" else {"clip": f"{number:07}.mp4"}
     return {
         "inbox": "inbox", "path": f"{number:07}.png", "drop": 1, "variant": 1,
         "sha256": f"{number:064x}", "fingerprint": f"1-{number}-1", "spec": spec,

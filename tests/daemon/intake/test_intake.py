@@ -385,7 +385,3 @@ def test_an_inode_tells_something_only_to_the_host_that_saw_it() -> None:
     assert same_fingerprint(
         FileState(1, -2, 3).fingerprint("here"), FileState(1, -2, 4).fingerprint("there")
     )
-    assert same_fingerprint("1-2-3", FileState(1, 2, 3).fingerprint("here")), (
-        "noted by an older i2vd"
-    )
-    assert not same_fingerprint("1-2-3", FileState(1, 2, 4).fingerprint("here"))
