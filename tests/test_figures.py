@@ -97,4 +97,4 @@ def test_the_table_of_prices_is_the_result() -> None:
 def test_a_result_says_where_it_comes_from(name: str) -> None:
     facts = json.loads((RESULTS / name).read_text())
     assert {"date", "machine", "versions", "command"} < facts.keys()
-    assert re.match(r"i2vd bench \w+ .*--json", facts["command"])
+    assert re.match(r"(i2vd bench \w+|python -m [\w.]+) .*--json", facts["command"])

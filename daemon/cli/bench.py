@@ -1,4 +1,4 @@
-"""Commands that measure: bench memory, speed, quality, timeline."""
+"""Commands that measure: bench memory, speed, timeline."""
 
 import asyncio
 import json
@@ -130,17 +130,6 @@ def speed(
         fail(Exit.MISTAKE, f"--side {side} is not a multiple of 8")
     size = ("--frames", str(frames), "--side", str(side))
     _tell(_rows("pipeline.worker.bench", "--rounds", str(rounds), *size), as_json=as_json)
-
-
-@benches.command()
-def quality(
-    pictures: Annotated[int, typer.Option(min=1, max=4, help="Held-out photographs.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, max=100, help="Of the exact clip.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """What each speed costs: its clips beside exact ones, made with the demonstration model."""
-    asked = ("--pictures", str(pictures), "--steps", str(steps))
-    _tell(_rows("pipeline.micro.price", *asked), as_json=as_json)
 
 
 def _rows(module: str, *arguments: str) -> list[dict[str, Any]]:

@@ -1,21 +1,22 @@
 """What each saving costs: a clip made with it beside the exact one, on pictures never seen.
 
-    python -m pipeline.micro.price [--pictures 2] [--steps 50] [--guidance 9]
+    python -m pipeline.micro.price [--pictures 2] [--steps 50] [--guidance 9] [--json]
 
 For every held-out photograph and motion the exact clip is made, and one with each saving and each
 speed. How far they are apart, whether they still move as prompted, and how much time a clip takes
 are measured on this model; the share of the work that is left is counted on the published one:
-512 x 512, 16 frames, as many steps. A row of JSON a line.
+512 x 512, 16 frames, as many steps.
 """
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from pipeline.micro import heldout
@@ -101,18 +102,25 @@ def _priced(
 
 
 def main() -> None:
-    """Print the rows."""
+    """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=2, choices=range(1, 5))
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=9.0)
+    parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     setting = Setting(steps=asked.steps, guidance=asked.guidance)
     pictures = heldout.photographs(setting)[: asked.pictures]
-    for row in prices(load_model(), setting, pictures):
-        sys.stdout.write(json.dumps(row) + "\n")
-        sys.stdout.flush()
+    rows = list(prices(load_model(), setting, pictures))
+    console = Console(width=140)
+    if asked.json:
+        console.print_json(json.dumps(rows))
+        return
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
 
 
 if __name__ == "__main__":
