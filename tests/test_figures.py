@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.micro.price import CASES
+from pipeline.micro.training.cost import CASES
 from pipeline.worker.exact.choice import EXACT
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from pipeline.children.generation import Clip, NoClip, Order
 from pipeline.children.generator import Maker
 from pipeline.children.protocol import Load
 from pipeline.memory.modes import Mode, Rung
-from pipeline.micro.motions import Motion
+from pipeline.micro.training.motions import Motion
 from pipeline.quality import NO_LIMITS, Figures, Limits, flaw
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Spec

@@ -19,10 +19,10 @@ from rich.table import Table
 from torch.nn import functional
 
 from pipeline.children.protocol import PREVIEW_FRAMES
-from pipeline.micro import heldout
-from pipeline.micro.film import Setting, load_model
-from pipeline.micro.heldout import PROMPTS, to_image, truth
-from pipeline.micro.motions import Motion
+from pipeline.micro.training import heldout
+from pipeline.micro.training.film import Setting, load_model
+from pipeline.micro.training.heldout import PROMPTS, to_image, truth
+from pipeline.micro.training.motions import Motion
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise

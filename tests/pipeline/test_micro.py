@@ -14,12 +14,12 @@ from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXL
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.micro import heldout, motions, text
-from pipeline.micro.film import Setting, film, load_model
-from pipeline.micro.judge import bar, decibels, inner, judge
-from pipeline.micro.lesson import Lesson, learn
-from pipeline.micro.motions import Motion
-from pipeline.micro.price import prices
+from pipeline.micro.training import heldout, motions, text
+from pipeline.micro.training.cost import prices
+from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.metrics import bar, decibels, inner, judge
+from pipeline.micro.training.motions import Motion
+from pipeline.micro.training.trainer import Lesson, learn
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.model import Model

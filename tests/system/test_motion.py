@@ -8,7 +8,8 @@ import pytest
 
 from tests.system.studio import Studio
 
-PHOTOGRAPH = (Path(__file__).parents[2] / "pipeline/micro/photographs/chelsea.jpg").read_bytes()
+TRAINING = Path(__file__).parents[2] / "pipeline/micro/training"
+PHOTOGRAPH = (TRAINING / "photographs/chelsea.jpg").read_bytes()
 
 
 def shift(first: np.ndarray, last: np.ndarray) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """What the checkpoint can do, measured on pictures that training never saw.
 
-    python -m pipeline.micro.evaluate [--preset NAME] [--size PIXELS] [--steps N] ...
+    python -m pipeline.micro.training.evaluate [--preset NAME] [--size PIXELS] [--steps N] ...
 
 For every held-out picture and motion a clip is made as a job makes it, and compared with the true
 warp. Ends with status 1 where the bar is not met. So it also tells what an option costs that trades
@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.memory.modes import Mode
-from pipeline.micro import heldout
-from pipeline.micro.film import Setting, film, load_model
-from pipeline.micro.heldout import JUDGED, PROMPTS, to_image
-from pipeline.micro.judge import Line, Report, average, bar, judge, together
-from pipeline.micro.motions import OPPOSITES, Motion
+from pipeline.micro.training import heldout
+from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.heldout import JUDGED, PROMPTS, to_image
+from pipeline.micro.training.metrics import Line, Report, average, bar, judge, together
+from pipeline.micro.training.motions import OPPOSITES, Motion
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Sampler, clip_size
 from pipeline.worker.model import Model

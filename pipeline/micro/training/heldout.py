@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.micro import motions, pictures
-from pipeline.micro.film import Setting
-from pipeline.micro.motions import Motion
+from pipeline.micro.training import motions, pictures
+from pipeline.micro.training.film import Setting
+from pipeline.micro.training.motions import Motion
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 SEED = 9_000_001  # of procedural pictures that training does not use

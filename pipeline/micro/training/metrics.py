@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.micro import motions
-from pipeline.micro.film import Setting, film
-from pipeline.micro.heldout import JUDGED, PROMPTS, seen, to_image, truth
-from pipeline.micro.motions import OPPOSITES, Motion
+from pipeline.micro.training import motions
+from pipeline.micro.training.film import Setting, film
+from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, truth
+from pipeline.micro.training.motions import OPPOSITES, Motion
 from pipeline.worker.model import Model
 
 

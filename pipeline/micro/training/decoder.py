@@ -12,12 +12,12 @@ import torch
 from diffusers import I2VGenXLUNet
 from torch import Tensor
 
-from pipeline.micro import motions
-from pipeline.micro.flow import RATES, conditions, some_time, truth
-from pipeline.micro.layout import Model
-from pipeline.micro.motions import Motion
-from pipeline.micro.unet import WIDTHS, fit_norms, with_marks
-from pipeline.micro.vae import Filters
+from pipeline.micro.training import motions
+from pipeline.micro.training.flow import RATES, conditions, some_time, truth
+from pipeline.micro.training.layout import Model
+from pipeline.micro.training.motions import Motion
+from pipeline.micro.training.unet import WIDTHS, fit_norms, with_marks
+from pipeline.micro.training.vae import Filters
 
 SIDES = (48, 64, 64, 80)  # in pixels
 UNSEEN = 0.2  # what an error counts for where the first frame did not show the content

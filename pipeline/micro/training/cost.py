@@ -1,6 +1,6 @@
 """What each saving costs: a clip made with it beside the exact one, on pictures never seen.
 
-    python -m pipeline.micro.price [--pictures 2] [--steps 50] [--guidance 9] [--json]
+    python -m pipeline.micro.training.cost [--pictures 2] [--steps 50] [--guidance 9] [--json]
 
 For every held-out photograph and motion the exact clip is made, and one with each saving and each
 speed. How far they are apart, whether they still move as prompted, and how much time a clip takes
@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pipeline.micro import heldout
-from pipeline.micro.film import Setting, film, load_model
-from pipeline.micro.heldout import JUDGED, PROMPTS, seen, to_image, truth
-from pipeline.micro.judge import decibels, mean, nearest
-from pipeline.micro.motions import Motion
+from pipeline.micro.training import heldout
+from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, truth
+from pipeline.micro.training.metrics import decibels, mean, nearest
+from pipeline.micro.training.motions import Motion
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.count import denoising
 from pipeline.worker.model import Model

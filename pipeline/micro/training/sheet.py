@@ -1,4 +1,6 @@
-"""`python -m pipeline.micro.sheet FILE.png`: what the clips look like beside the true ones.
+"""Clips beside the true ones, as one picture.
+
+    python -m pipeline.micro.training.sheet FILE.png
 
 One row a prompt: its words, five frames of the true clip, the same five of the made one.
 """
@@ -10,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipeline.micro import heldout
-from pipeline.micro.film import Setting, film, load_model
-from pipeline.micro.heldout import PROMPTS, to_image, truth
+from pipeline.micro.training import heldout
+from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.heldout import PROMPTS, to_image, truth
 from pipeline.worker.model import Model
 
 WORDS, GAP = 190, 8  # pixels

@@ -17,10 +17,10 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.micro import prompts, text
-from pipeline.micro.layout import IMAGE_SIDE, Model
-from pipeline.micro.motions import Motion, two_pass_flow
-from pipeline.micro.unet import ANCHOR, CONTEXT, STRENGTH, TIME, WIDTHS, clear
+from pipeline.micro.training import prompts, text
+from pipeline.micro.training.layout import IMAGE_SIDE, Model
+from pipeline.micro.training.motions import Motion, two_pass_flow
+from pipeline.micro.training.unet import ANCHOR, CONTEXT, STRENGTH, TIME, WIDTHS, clear
 
 LATENT_TOKENS = 64  # of the context; zero vectors in this lesson
 SQUARES = (24, 32, 32, 32, 40, 48, 64)  # sides in latents; 32 is the native one

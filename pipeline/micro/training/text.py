@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipeline.micro import prompts
-from pipeline.micro.motions import Motion
+from pipeline.micro.training import prompts
+from pipeline.micro.training.motions import Motion
 
 WIDTH = 64
 TOKENS = 77

@@ -24,7 +24,7 @@ import torch
 from diffusers import I2VGenXLUNet
 from torch import Tensor, nn
 
-from pipeline.micro.vae import DETAIL, LATENTS, OFFSET
+from pipeline.micro.training.vae import DETAIL, LATENTS, OFFSET
 
 Layers = Any  # torch types the members of a module as `Tensor | Module`, which says nothing
 

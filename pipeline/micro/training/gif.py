@@ -1,4 +1,6 @@
-"""`python -m pipeline.micro.gif OUTBOX ARCHIVE FILE.gif`: pictures beside the clips made of them.
+"""Pictures beside the clips made of them.
+
+    python -m pipeline.micro.training.gif OUTBOX ARCHIVE FILE.gif
 
 One column a clip: above the picture, cropped as the clip is, below the clip, playing.
 """

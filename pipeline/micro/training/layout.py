@@ -19,7 +19,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipeline.micro.unet import CONTEXT
+from pipeline.micro.training.unet import CONTEXT
 
 IMAGE_SIDE = 32
 

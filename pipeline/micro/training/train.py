@@ -1,6 +1,6 @@
 """Training the micro checkpoint from nothing.
 
-    python -m pipeline.micro.train --state DIR [--out DIR] [--seed N]
+    python -m pipeline.micro.training.train --state DIR [--out DIR] [--seed N]
 
 Four lessons, one after the other: the text encoder learns to name the motion in a prompt; the
 autoencoder learns its filters and its decoder; the UNet's lower levels learn the flow; the decoder
@@ -17,8 +17,8 @@ import typer
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from pipeline.micro import flow, layout, painting, pictures, text, unet, vae
-from pipeline.micro.lesson import Lesson, learn
+from pipeline.micro.training import decoder, flow, layout, pictures, text, unet, vae
+from pipeline.micro.training.trainer import Lesson, learn
 from pipeline.request.presets import MICRO_FOLDER
 
 PICTURES = 1600
@@ -92,7 +92,7 @@ def painting_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> 
     """What does the moved picture look like?"""
 
     def loss(rng: random.Random) -> Tensor:
-        return painting.loss(model, filters, bank, rng)
+        return decoder.loss(model, filters, bank, rng)
 
     parameters = vae.decoder_parameters(model.vae)
     return Lesson("painting", 600, 1e-3, model.vae, parameters, loss, average=0.99)
@@ -135,7 +135,7 @@ def main(
     vae.write_encoder(model.vae, filters)
     with flow.frame_by_frame(model.unet):
         learn(flow_lesson(model, bank), state, seed)
-        painting.calibrate(model.unet, filters, bank)
+        decoder.calibrate(model.unet, filters, bank)
         learn(painting_lesson(model, filters, bank), state, seed)
     layout.save(model, out)
 

@@ -6,7 +6,7 @@ text encoder must find the motion in a prompt as people write it.
 
 import random
 
-from pipeline.micro.motions import Motion
+from pipeline.micro.training.motions import Motion
 
 
 def one_of(text: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""How the checkpoint was made and is measured. Not in the wheel."""
