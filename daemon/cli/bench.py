@@ -73,9 +73,10 @@ def device_waits(
 ) -> None:
     """How soon a worker of the configured model is at work, and how long its device waits."""
     from daemon.cli import bench_timeline
-    from daemon.cli.sandbox import TrialFailed
+    from daemon.cli.sandbox import SandboxFailed
 
-    model = settings_of(config).model
+    settings = settings_of(config)
+    model = settings.model
     device = device_here(model.devices)
     if device == "cpu" and model.name != MICRO:
         fail(Exit.MISTAKE, f"{model.name} takes hours for a clip without a GPU")
@@ -83,8 +84,9 @@ def device_waits(
     with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
         try:
             one = model.model_copy(update={"devices": (device,)})
-            found = bench_timeline.measure(Path(folder), clips, preset, one)
-        except TrialFailed as error:
+            given = settings.model_copy(update={"model": one})
+            found = bench_timeline.measure(Path(folder), clips, preset, given)
+        except SandboxFailed as error:
             fail(Exit.FAILED, str(error))
         if trace is not None:
             bench_timeline.keep(found.trace, trace)

@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.cli.demo import SAMPLES
-from daemon.cli.sandbox import Trial, TrialFailed, trial
-from daemon.config.settings import Model
+from daemon.cli.sandbox import Sandbox, SandboxFailed
+from daemon.config.settings import Settings
 from daemon.intake.submit import copy_in
 
 ON_DEVICE = ("encode", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"
 _PATIENCE = 600.0
+_SETTINGS = "[[inbox]]\nsettle = 0.5\n"
 _RULE = '[make]\nprompt = "camera panning right"\npreset = "{preset}"\n'
 
 
@@ -71,41 +72,50 @@ class Timeline:
         return json.dumps(told, indent=2)
 
 
-def measure(folder: Path, clips: int, preset: str, model: Model) -> Timeline:
-    """Make one clip in an empty folder, and so many by a new daemon. Raises TrialFailed."""
-    (folder / "rules").mkdir(parents=True)
-    (folder / "rules" / "90-bench.toml").write_text(_RULE.format(preset=preset), encoding="utf-8")
-    first = _record(folder, "first", range(1), model)
-    second = _record(folder, "second", range(1, 1 + clips), model)
+def measure(folder: Path, clips: int, preset: str, settings: Settings) -> Timeline:
+    """Make one clip in an empty folder, and `clips` by a new daemon. Raises SandboxFailed.
+
+    Model and gate are those of `settings`.
+    """
+    rule = _RULE.format(preset=preset)
+    first = _record(folder, "first", range(1), rule, settings)
+    second = _record(folder, "second", range(1, 1 + clips), rule, settings)
     starts = (start(first), start(second))
     return Timeline(starts, waits(stretches(second)), second)
 
 
-def _record(folder: Path, name: str, numbers: range, model: Model) -> Path:
+def _record(folder: Path, name: str, numbers: range, rule: str, settings: Settings) -> Path:
     """The trace of a daemon that makes these clips, the first of all being 0."""
     trace = folder / f"{name}.json"
-    env = {_VARIABLE: str(trace.resolve()), "I2VD_MODEL": model.model_dump_json()}
-    with trial(folder, "bench timeline", env) as daemon:
+    environment = {
+        _VARIABLE: str(trace.resolve()),
+        "I2VD_MODEL": settings.model.model_dump_json(),
+        "I2VD_GATE": settings.gate.model_dump_json(),
+    }
+    with Sandbox(folder, environment=environment, ends_with_parent=True) as daemon:
+        daemon.settings(_SETTINGS)
+        daemon.rule("90-bench", rule)
+        daemon.start()
         samples = sorted(SAMPLES.glob("*.jpg"))
         for number in numbers:
             with samples[number % len(samples)].open("rb") as content:
-                copy_in(content, f"{number:03}.jpg", folder / "inbox")
+                copy_in(content, f"{number:03}.jpg", daemon.inbox)
         _wait_for(daemon, numbers.stop)
     with trace.open("a", encoding="utf-8") as file:
         file.write("{}]\n")
     return trace
 
 
-def _wait_for(daemon: Trial, clips: int) -> None:
+def _wait_for(daemon: Sandbox, clips: int) -> None:
     end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end and daemon.runs:
-        jobs = daemon.api.get("/api/status").json()["jobs"]
+    while time.monotonic() < end and daemon.running:
+        jobs = daemon.http.get("/api/status").json()["jobs"]
         if jobs["failed"]:
-            raise TrialFailed("a clip failed; see daemon.log")
+            raise SandboxFailed("a clip failed; see daemon.log")
         if jobs["done"] >= clips:
             return
         time.sleep(0.5)
-    raise TrialFailed(f"{clips} clips were not made within {_PATIENCE:.0f} s; see daemon.log")
+    raise SandboxFailed(f"{clips} clips were not made within {_PATIENCE:.0f} s; see daemon.log")
 
 
 def _events(trace: Path) -> list[dict[str, Any]]:

@@ -13,30 +13,40 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from daemon.cli.sandbox import Trial, TrialFailed, trial
+from daemon.cli.sandbox import Sandbox, SandboxFailed
 from daemon.intake.submit import copy_in
 from daemon.storage.folders import RULES
 from daemon.telemetry.terminal import escape
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 _PATIENCE = 300.0
+_SETTINGS = """\
+# Written by `i2vd demo`: the embedded defaults, on a port of its own.
+[http]
+listen = "127.0.0.1:{port}"
+
+[[inbox]]
+settle = 0.5
+"""
 
 
 def demonstrate(folder: Path, console: Console) -> None:
-    """Run it. Raises TrialFailed."""
-    if not (folder / "rules").exists():
-        shutil.copytree(RULES / "demo", folder / "rules")
+    """Run it. Raises SandboxFailed."""
     console.print(f"starting [bold]i2vd run[/] in {escape(str(folder))}/ ...")
-    with trial(folder, "demo") as daemon:
-        known = {job["id"] for job in daemon.api.get("/api/jobs").json()}
-        dropped = [_drop(sample, folder / "inbox") for sample in sorted(SAMPLES.glob("*.jpg"))]
+    with Sandbox(folder, ends_with_parent=True) as daemon:
+        daemon.settings(_SETTINGS.format(port=daemon.port))
+        if not daemon.rules.exists():
+            shutil.copytree(RULES / "demo", daemon.rules)
+        daemon.start()
+        known = {job["id"] for job in daemon.http.get("/api/jobs").json()}
+        dropped = [_drop(sample, daemon.inbox) for sample in sorted(SAMPLES.glob("*.jpg"))]
         names = ", ".join(picture.name for picture in dropped)
         console.print(f"dropped into {escape(str(folder))}/inbox/: [bold]{escape(names)}[/]")
         jobs = _look_on(daemon, known, len(dropped), console)
     console.print(_table(jobs))
     failed = [job for job in jobs if job["state"] != "done"]
     if failed:
-        raise TrialFailed("; ".join(f"{job['path']}: {job['error']}" for job in failed))
+        raise SandboxFailed("; ".join(f"{job['path']}: {job['error']}" for job in failed))
     console.print(
         f"clips and sidecars: {escape(str(folder))}/outbox/   pictures: "
         f"{escape(str(folder))}/archive/   log: {escape(str(folder))}/daemon.log\n"
@@ -58,7 +68,7 @@ def _command() -> str:
 
 
 def _look_on(
-    daemon: Trial,
+    daemon: Sandbox,
     known: set[int],
     wanted: int,
     console: Console,
@@ -69,8 +79,8 @@ def _look_on(
     bars: dict[int, TaskID] = {}
     with Progress(*columns, console=console) as progress:
         waiting = progress.add_task("waiting for the files to settle", total=None, told="")
-        while time.monotonic() < end and daemon.runs:
-            jobs = [job for job in daemon.api.get("/api/jobs").json() if job["id"] not in known]
+        while time.monotonic() < end and daemon.running:
+            jobs = [job for job in daemon.http.get("/api/jobs").json() if job["id"] not in known]
             for job in sorted(jobs, key=lambda job: int(job["id"])):
                 progress.update(waiting, visible=False)
                 if job["id"] not in bars:
@@ -82,7 +92,7 @@ def _look_on(
             if len(over) >= wanted:
                 return sorted(over, key=lambda job: int(job["id"]))
             time.sleep(0.3)
-    raise TrialFailed(f"not all clips were made within {_PATIENCE:.0f} s; see daemon.log")
+    raise SandboxFailed(f"not all clips were made within {_PATIENCE:.0f} s; see daemon.log")
 
 
 def _told(job: dict[str, Any]) -> dict[str, Any]:

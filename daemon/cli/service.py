@@ -121,11 +121,11 @@ def demo(
 ) -> None:
     """Start the real daemon on the embedded model, drop the samples, show the clips."""
     from daemon.cli.demo import demonstrate
-    from daemon.cli.sandbox import TrialFailed
+    from daemon.cli.sandbox import SandboxFailed
 
     try:
         demonstrate(folder, Console())
-    except TrialFailed as error:
+    except SandboxFailed as error:
         fail(Exit.FAILED, str(error))
 
 

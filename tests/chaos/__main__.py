@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from daemon.cli.sandbox import SandboxFailed
 from tests.chaos import blows, fleet
 from tests.chaos.drops import Drops, at_rest
 from tests.chaos.film import film
@@ -169,7 +170,7 @@ def main() -> int:
                 complaints += observer.bad
                 rounds += 1
         complaints += [bad for bad in observer.bad if bad not in complaints]
-    except AssertionError as error:
+    except (AssertionError, SandboxFailed) as error:
         complaints = [str(error)]
     finally:
         run.studio.close()

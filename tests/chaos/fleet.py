@@ -29,6 +29,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from daemon.cli.sandbox import SandboxFailed
 from tests.chaos.drops import Drops, at_rest
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
@@ -288,7 +289,7 @@ def run(options: argparse.Namespace) -> int:
                     complaints += observer.bad
                     rounds += 1
             complaints += [bad for bad in observer.bad if bad not in complaints]
-        except AssertionError as error:
+        except (AssertionError, SandboxFailed) as error:
             complaints = [str(error)]
         finally:
             hosts.close()

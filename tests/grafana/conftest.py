@@ -9,8 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from daemon.cli.sandbox import free_port
 from tests.system.needs import needs
-from tests.system.studio import Studio, free_port, picture
+from tests.system.studio import Studio, picture
 
 GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
 

@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-from tests.system.studio import free_port
+from daemon.cli.sandbox import free_port
 
 
 class Receiver:

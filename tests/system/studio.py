@@ -9,7 +9,6 @@ import fnmatch
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from typing import Any, TypeVar
 import httpx2
 from PIL import Image, ImageDraw
 from prometheus_client.parser import text_string_to_metric_families
+
+from daemon.cli.sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
@@ -69,8 +70,10 @@ patience = 3.0
 T = TypeVar("T")
 
 
-class Studio:
-    """Folders with settings and rules, and the daemon that works in them, once started."""
+class Studio(Sandbox):
+    """A sandbox as a test sees it: pictures go in, and what comes of them is read."""
+
+    start_seconds = stop_seconds = PATIENCE
 
     def __init__(
         self,
@@ -85,103 +88,27 @@ class Studio:
         timeout: float = 30.0,
         **environment: str,
     ) -> None:
-        """`bare`: an empty folder; `prefix`: a command that becomes the daemon's `program`.
-
-        `timeout`: seconds within which each request is answered.
-        """
-        self.prefix, self.program = prefix, program
-        self.root = root
-        self.config = root / "i2vd.toml"
-        self.log_file = root / "daemon.log"
-        self.port = free_port()
-        self.environment = environment
-        self.inbox, self.outbox, self.archive, self.failed, self.rules = (
-            root / name for name in ("inbox", "outbox", "archive", "failed", "rules")
-        )
-        root.mkdir(parents=True, exist_ok=True)
+        """`bare`: an empty folder. The other parameters are those of Sandbox or settings."""
+        own = {"PYTHONPATH": str(ROOT), "STUDIO": str(root), "I2VD_TORCH_THREADS": "1"}
+        super().__init__(
+            root, program=program, prefix=prefix, environment=own | environment, cwd=root,
+            timeout=timeout,
+        )  # fmt: skip
         if not bare:
             self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries, min_free=min_free))
             self.inbox.mkdir()
-            self.rules.mkdir()
             self.rule("90-default", DRAFT)
-        self._process: subprocess.Popen[bytes] | None = None
-        url = f"http://127.0.0.1:{self.port}"
-        self._http = httpx2.Client(base_url=url, timeout=timeout, trust_env=False)
 
     # --- the process
 
-    @property
-    def pid(self) -> int:
-        """Process id of the daemon."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the daemon has been started and not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self, *, ready: bool = True) -> "Studio":
-        """Start the daemon, and wait until it says that it is ready."""
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", self.program, "run"],
-                cwd=self.root,
-                env=self._environ(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        if ready:
-            self.until(self.is_ready, "the daemon is ready")
-        return self
-
-    def is_ready(self) -> bool:
-        """What /readyz says."""
-        try:
-            return self._http.get("/readyz").status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    def is_alive(self) -> bool:
-        """What /healthz says."""
-        try:
-            return self._http.get("/healthz").status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the daemon alone."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def wait(self, seconds: float = PATIENCE) -> int:
-        """Wait for the daemon's end; its exit code."""
-        assert self._process is not None
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the daemon did not end\n{self.log_tail()}") from None
-
-    def stop(self) -> int:
-        """End the daemon as systemd would; its exit code."""
-        self.signal(signal.SIGTERM)
-        return self.wait()
-
-    def kill(self) -> None:
-        """End the daemon as the kernel would."""
-        self.signal(signal.SIGKILL)
-        self.wait()
-
     def close(self) -> None:
-        """Leave no process behind, whatever happened."""
-        self._http.close()
-        if self._process is not None and self.running:
-            self._process.kill()
-            self._process.wait()
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill the daemon and its children, also those that an earlier daemon left."""
+        try:
+            super().close()
+        finally:
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def processes(self, module: str = "") -> list[int]:
         """Every process of this studio, found by its environment; with `module` those running it.
@@ -206,7 +133,7 @@ class Studio:
         return subprocess.run(
             [sys.executable, "-m", "daemon", *map(str, arguments)],
             cwd=self.root,
-            env=self._environ() | {"COLUMNS": "200"} | environment,
+            env=self.variables() | {"COLUMNS": "200"} | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -214,31 +141,13 @@ class Studio:
             check=False,
         )
 
-    def _environ(self) -> dict[str, str]:
-        ours = ("I2VD_", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
-        ours += ("TRITON_CACHE_DIR",)  # which a worker in this process has set
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-        own = {
-            "PYTHONPATH": str(ROOT),
-            "STUDIO": str(self.root),
-            "I2VD_TORCH_THREADS": "1",
-            "I2VD_HTTP__LISTEN": f"127.0.0.1:{self.port}",
-        }
-        if self.config.exists():
-            own["I2VD_CONFIG"] = str(self.config)
-        return kept | own | self.environment
+    def variables(self) -> dict[str, str]:
+        """Environment of the daemon, without what torch set when a test imported it."""
+        found = super().variables()
+        kept = {k: v for k, v in found.items() if not k.startswith("TORCHINDUCTOR_")}
+        return kept | self.environment
 
     # --- what a user does
-
-    def settings(self, text: str) -> None:
-        """Write the settings file."""
-        self.config.write_text(text, encoding="utf-8")
-
-    def rule(self, name: str, text: str) -> Path:
-        """Write a rule file, whole at once."""
-        part = self.rules / f".{name}"
-        part.write_text(text, encoding="utf-8")
-        return part.rename(self.rules / f"{name}.toml")
 
     def drop(self, name: str, content: bytes, *, folder: Path | None = None) -> Path:
         """A picture appears in the inbox, whole at once."""
@@ -253,7 +162,7 @@ class Studio:
     def get(self, path: str, /, **params: Any) -> Any:
         """The API's answer to a question."""
         try:
-            answer = self._http.get(path, params=params)
+            answer = self.http.get(path, params=params)
         except httpx2.TransportError as error:
             raise AssertionError(f"GET {path}: {error}\n{self.log_tail()}") from None
         assert answer.is_success, f"GET {path}: {answer.status_code} {answer.text}"
@@ -261,11 +170,11 @@ class Studio:
 
     def post(self, path: str) -> httpx2.Response:
         """The API's answer to a command."""
-        return self._http.post(path)
+        return self.http.post(path)
 
     def request(self, method: str, path: str, **headers: str) -> httpx2.Response:
         """Any request, with any headers."""
-        return self._http.request(method, path, headers=headers)
+        return self.http.request(method, path, headers=headers)
 
     def jobs(self, path: str | None = None) -> list[dict[str, Any]]:
         """The jobs, oldest first; with `path` those of one place in the inbox."""
@@ -305,7 +214,7 @@ class Studio:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric that have these labels."""
-        text = self._http.get("/metrics").text
+        text = self.http.get("/metrics").text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -322,13 +231,6 @@ class Studio:
         lines = [line for line in self.log() if line.get("job") == job]
         return [line["event"] for line in lines if line["event"] != "model loaded"]
 
-    def log_tail(self, lines: int = 40) -> str:
-        """The end of the log, for a message."""
-        if not self.log_file.exists():
-            return "(no log)"
-        text = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(["--- daemon.log", *text[-lines:]])
-
     # --- waiting
 
     def until(self, ask: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
@@ -337,7 +239,7 @@ class Studio:
         while time.monotonic() < end:
             if answer := ask():
                 return answer
-            if self._process is not None and (code := self._process.poll()) is not None:
+            if (code := self.exit_code()) is not None:
                 raise AssertionError(
                     f"the daemon ended with {code}; waited until {what}\n{self.log_tail()}"
                 )
@@ -407,9 +309,3 @@ def picture(seed: int = 0, size: tuple[int, int] = (96, 96), form: str = "PNG") 
     out = BytesIO()
     image.save(out, form)
     return out.getvalue()
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])

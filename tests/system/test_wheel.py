@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.system.studio import PATIENCE, ROOT, Studio, picture
+from tests.system.studio import ROOT, Studio, picture
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def python(unpacked: Path, folder: Path, *arguments: str) -> str:
     ended = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(unpacked)},
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
