@@ -1,21 +1,22 @@
-"""Where the milliseconds of a claim go: `python -m tests.bench.claim`.
+"""How long a claim takes, and where the milliseconds go: `python -m tests.bench.claim`.
 
-A PostgreSQL with a million finished jobs, and one process that claims as the dispatcher does, for a
-device that takes all and for one to which what comes first is too large. Each statement with what
-the server took to plan and to execute it (pg_stat_statements), the whole claim by who was at it
-(processor time of both ends, the log's way to the disk), what of our own processor time each layer
-of Python took (cProfile), and how the server finds the next job.
+A SQLite file and a PostgreSQL, each with a million finished jobs, and one process that claims as
+the dispatcher does: for a device that takes all, and for one to which what comes first is too
+large. For PostgreSQL also each statement with the time to plan and to execute it
+(pg_stat_statements), the whole claim by who was at it (processor time of both ends, the log's way
+to the disk), what of our own processor time each layer of Python took (cProfile), and how the
+server finds the next job.
 """
 
 import argparse
 import cProfile
-import os
-import platform
 import pstats
 import re
+import sqlite3
 import statistics
+import tempfile
 import time
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +26,9 @@ from rich.table import Table
 from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import Database
 from daemon.jobs.store import Ledger
-from tests.bench.fleet import Bench, p99, serving_seconds
+from tests.bench.fleet import Bench, serving_seconds
+from tests.bench.head import head, p99
+from tests.bench.ledger import fill
 from tests.postgres import Server
 
 _TOLD = (
@@ -45,16 +48,37 @@ _LAYERS = ("psycopg", "sqlalchemy", "daemon")
 class Claims:
     """Claims one after another; `whole` are the milliseconds of each."""
 
-    def __init__(self, database: Database, fit: Fit | None = None) -> None:
-        self._ledger, self._fit = Ledger(database), fit
+    def __init__(self, database: Database, inbox: str, fit: Fit | None = None) -> None:
+        self._ledger, self._inbox, self._fit = Ledger(database), inbox, fit
         self.whole: list[float] = []
 
     def make(self, count: int) -> None:
         """So many."""
         for _ in range(count):
             began = time.perf_counter()
-            assert self._ledger.claim("host", 30, [], ["bench"], self._fit) is not None
+            assert self._ledger.claim("host", 30, [], [self._inbox], self._fit) is not None
             self.whole.append((time.perf_counter() - began) * 1000)
+
+
+def in_sqlite(options: argparse.Namespace) -> Table:
+    """Median and p99 beside a long history in a file on this disk."""
+    table = Table("in SQLite", "median", "p99", "aim", box=None)
+
+    def add(what: str, claims: Claims, aim: str = "") -> None:
+        claims.make(options.claims)
+        median = statistics.median(claims.whole)
+        table.add_row(what, f"{median:.1f} ms", f"{p99(claims.whole):.1f} ms", aim)
+
+    with tempfile.TemporaryDirectory(prefix="i2vd-claim-", dir=Path.cwd()) as folder:
+        database = Database(f"sqlite:///{folder}/queue.sqlite")
+        first = options.finished + 2 * options.claims
+        fill(database, options.finished, 2 * options.claims)
+        add("a claim", Claims(database, "inbox"), "p99 under 20 ms")
+        fill(database, 0, options.waiting, first, priority=3, need=2)
+        small = Claims(database, "inbox", Fit(1, {"inbox": 2}))
+        add(f"a claim past {options.waiting:,} that do not fit", small)
+        database.close()
+    return table
 
 
 def measured(bench: Bench, claims: Claims, count: int) -> tuple[Table, Table]:
@@ -139,19 +163,18 @@ def main() -> None:
     parser.add_argument("--claims", type=int, default=2000)
     options = parser.parse_args()
     console = Console(width=100, highlight=False)
+    console.print(head(f"SQLite {sqlite3.sqlite_version}; python -m tests.bench.claim"))
+    console.print(in_sqlite(options))
     server = Server(safe=True, more=_TOLD)
     try:
         bench = Bench(server)
         bench.grow(options.finished)
         bench.wait(options.waiting)
         database = Database(bench.url)
-        console.print(
-            f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores for all, load "
-            f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, PostgreSQL "
-            f"{bench.one('show server_version')}, fsync on, {options.finished:,} finished jobs, "
-            f"{options.waiting:,} waiting; python -m tests.bench.claim"
-        )
-        whole, small = Claims(database), Claims(database, Fit(1, {"bench": 2}))
+        served = f"PostgreSQL {bench.one('show server_version')}, fsync on"
+        jobs = f"{options.finished:,} finished jobs, {options.waiting:,} waiting"
+        console.print(head(f"{served}, {jobs}; python -m tests.bench.claim"))
+        whole, small = Claims(database, "bench"), Claims(database, "bench", Fit(1, {"bench": 2}))
         for table in measured(bench, whole, options.claims):
             console.print(table)
         console.print(layers(whole, options.claims))

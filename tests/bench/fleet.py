@@ -2,9 +2,9 @@
 
 First the ledger alone: three processes claim the hundred thousand jobs that wait, and finish them
 as daemons do but without pictures, at each length of a history that grows to a million finished
-jobs; then one whose device is too small for a hundred thousand that come before the others. Then
-three real daemons with stand-in workers at the end of that history: what they make in a second, and
-what they ask of the database when they have nothing to do.
+jobs (tests.bench.claim measures one process). Then three real daemons with stand-in workers at the
+end of that history: what they make in a second, and what they ask of the database when they have
+nothing to do.
 """
 
 import argparse
@@ -22,13 +22,12 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History
 from daemon.jobs.store import Ledger
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
-from tests.bench.head import head
+from tests.bench.head import head, p99
 from tests.chaos.film import film
 from tests.chaos.fleet import SETTINGS
 from tests.postgres import Server
@@ -118,11 +117,6 @@ def work(url: str, owner: str, count: int) -> list[float]:
     return taken
 
 
-def p99(taken: list[float]) -> float:
-    """Of a hundred all but one are shorter."""
-    return sorted(taken)[int(len(taken) * 0.99)]
-
-
 def claims(bench: Bench, count: int, hosts: int) -> list[str]:
     """A row of the first table."""
     finished, began = bench.finished, time.perf_counter()
@@ -139,21 +133,6 @@ def claims(bench: Bench, count: int, hosts: int) -> list[str]:
         f"{finished:,}", f"{statistics.median(taken):.1f} ms", f"{p99(taken):.1f} ms",
         f"{len(taken) / seconds:.0f} /s", f"{counted:.0f} ms",
     ]  # fmt: skip
-
-
-def past_larger(bench: Bench, large: int, count: int) -> str:
-    """Claims of a device that leaves so many jobs, which are before the others, to a larger one."""
-    bench.wait(count)
-    bench.wait(large, need=2)
-    database, small, taken = Database(bench.url), Fit(1, {"bench": 2}), []
-    ledger = Ledger(database)
-    for _ in range(count):
-        began = time.perf_counter()
-        job = ledger.claim("small", 30, [], ["bench"], small)
-        taken.append((time.perf_counter() - began) * 1000)
-        assert job is not None
-    database.close()
-    return f"median {statistics.median(taken):.1f} ms, p99 {p99(taken):.1f} ms"
 
 
 def serving_seconds(bench: Bench) -> float:
@@ -242,8 +221,6 @@ def main() -> None:
             console.print(table)
             size = "select pg_size_pretty(pg_database_size(current_database()))"
             console.print(f"size of the database: {bench.one(size)}")
-            large = f"claims past {options.waiting:,} jobs that do not fit: "
-            console.print(large + past_larger(bench, options.waiting, 1000))
             bench.end_waiting()
             console.print(daemons(bench, Path(folder), options))
             bench.db.close()

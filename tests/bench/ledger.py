@@ -1,7 +1,7 @@
-"""What a long history costs the queue: `python -m tests.bench.ledger`.
+"""Queries beside a long history: `python -m tests.bench.ledger`.
 
-A million finished jobs in a SQLite file on this disk, some waiting; then claims, as the dispatcher
-makes them, and what each scrape of /metrics asks.
+A million finished jobs in a SQLite file on this disk, some waiting; then what each scrape of
+/metrics and the page ask. tests.bench.claim measures claims.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.estimate.duration import queued_work
-from daemon.jobs.claim_filter import Fit
 from daemon.jobs.database import Database
 from daemon.jobs.queries import History, Wanted
 from daemon.jobs.schema import jobs
-from daemon.jobs.store import Ledger
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
-from tests.bench.head import head
+from tests.bench.head import head, p99
 
 _ROWS = 20_000
 """Rows in one transaction."""
@@ -73,7 +70,7 @@ def timed(ask: Callable[[], object], times: int) -> list[float]:
         began = time.perf_counter()
         ask()
         taken.append((time.perf_counter() - began) * 1000)
-    return sorted(taken)
+    return taken
 
 
 def main() -> None:
@@ -81,29 +78,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ledger")
     parser.add_argument("--finished", type=int, default=1_000_000)
     parser.add_argument("--waiting", type=int, default=2000)
-    parser.add_argument("--large", type=int, default=100_000, help="that wait before the others")
-    parser.add_argument("--claims", type=int, default=1000)
     options = parser.parse_args()
-    table = Table("what", "median", "p99", "aim", box=None)
+    table = Table("what", "median", "p99", box=None)
     with tempfile.TemporaryDirectory(prefix="i2vd-ledger-", dir=Path.cwd()) as folder:
         database = Database(f"sqlite:///{folder}/queue.sqlite")
-        ledger, history = Ledger(database), History(database)
+        history = History(database)
         fill(database, options.finished, options.waiting)
 
-        def add(what: str, ask: Callable[[], object], times: int, aim: str = "") -> None:
-            taken = timed(ask, times)
-            p99 = taken[min(len(taken) - 1, int(len(taken) * 0.99))]
-            table.add_row(what, f"{statistics.median(taken):.1f} ms", f"{p99:.1f} ms", aim)
+        def add(what: str, ask: Callable[[], object]) -> None:
+            taken = timed(ask, 20)
+            table.add_row(what, f"{statistics.median(taken):.1f} ms", f"{p99(taken):.1f} ms")
 
-        add("a claim", partial(ledger.claim, "host", 30), options.claims, "p99 under 20 ms")
-        add("jobs by state", history.counts, 20)
-        add("outcomes by rule and preset", history.outcomes, 20)
-        add("the work that waits", lambda: queued_work(history), 20)
-        add("the newest of a preset", lambda: history.newest(Wanted(preset="high")), 20)
-        add("pictures still to be put away", history.unsettled, 20)
-        fill(database, 0, options.large, options.finished + options.waiting, priority=3, need=2)
-        small = partial(ledger.claim, "host", 30, fit=Fit(1, {"inbox": 2}))
-        add(f"a claim past {options.large:,} that do not fit", small, options.claims // 2)
+        add("jobs by state", history.counts)
+        add("outcomes by rule and preset", history.outcomes)
+        add("the work that waits", lambda: queued_work(history))
+        add("the newest of a preset", lambda: history.newest(Wanted(preset="high")))
+        add("pictures still to be put away", history.unsettled)
         database.close()
     console = Console(width=100)
     asked = f"--finished {options.finished} --waiting {options.waiting}"
