@@ -1,15 +1,19 @@
-"""How soon pictures are found and queued, and what watching costs: `python -m tests.bench.arrival`.
+"""How soon a picture is found, queued, claimed and archived: `python -m tests.bench.arrival`.
 
-The daemon beside the two smallest scripts that watch a folder, with watchdog and with watchfiles,
-which print a name and do no more. The daemon does more, so its time is told in parts: found;
-stood still; and looked into to the end, hashed, given a rule, and a row in the ledger, on disk.
-Its one device is busy meanwhile. Exit code 1 when a picture is not a job exactly once.
+`--part watching`: the daemon beside the two smallest scripts that watch a folder, with watchdog and
+with watchfiles, which print a name and do no more. The daemon does more, so its time is shown in
+parts: found; stood still; and looked into to the end, hashed, given a rule, and a row in the
+ledger, on disk. Its one device is busy meanwhile. Exit code 1 if a picture is not a job exactly
+once.
+
+`--part jobs`: the time from the end of the settle time to the claim, while a thousand jobs that are
+not due wait and the device is free. Then the time of a job beside the stages of its worker, from
+the claim until the picture is in the archive; the worker is the real one with the embedded model.
 """
 
 import argparse
 import contextlib
 import os
-import shutil
 import socket
 import sqlite3
 import statistics
@@ -17,8 +21,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,13 +32,15 @@ from daemon.intake.scanner import scan
 from daemon.jobs.database import Database
 from daemon.jobs.schema import jobs
 from tests.bench.daemon import resident, spent
-from tests.bench.head import head
+from tests.bench.head import head, p99
 from tests.bench.watchers import SCRIPTS, Script
-from tests.system.studio import Studio, picture
+from tests.chaos.film import film
+from tests.system.studio import DRAFT, Studio, picture
 
 SETTLE = 2.0
 """Seconds for which a picture must stand still: the setting's default."""
 
+PARTS = ("watching", "jobs")
 SETTINGS = '[model]\ndevices = ["cpu"]\n[[inbox]]\nafter = "{after}"\n'
 BUSY = '[make]\nprompt = "wait"\npreset = "draft"\n'
 """A clip that takes the stand-in worker for ever."""
@@ -42,10 +49,14 @@ BUSY = '[make]\nprompt = "wait"\npreset = "draft"\n'
 class Daemon(Studio):
     """The daemon with all settings as they are by default; tells when it has found what."""
 
-    def __init__(self, root: Path, *, after: str = "archive") -> None:
-        super().__init__(root, program="tests.bench.looks", PEER_FILM="none", LOOKS=f"{root}/looks")
+    def __init__(
+        self, root: Path, *, after: str = "archive", rule: str = BUSY, **environment: str
+    ) -> None:
+        super().__init__(
+            root, program="tests.chaos.launch", CHAOS_LOOKS=f"{root}/looks", **environment
+        )
         self.settings(SETTINGS.format(after=after))
-        self.rule("90-default", BUSY)
+        self.rule("90-default", rule)
 
     def found(self, count: int) -> float | None:
         """When a look first found so many pictures, on the monotonic clock."""
@@ -57,16 +68,33 @@ class Daemon(Studio):
 
     def last_job(self) -> int:
         """The highest number of a job, as the ledger's file has it."""
-        return int(self._ask("select coalesce(max(id), 0) from jobs")[0])
+        ((number,),) = self._ask("select coalesce(max(id), 0) from jobs")
+        return int(number)
 
     def queued(self) -> list[str]:
         """The paths of all jobs."""
-        return self._ask("select path from jobs")
+        return [path for (path,) in self._ask("select path from jobs")]
 
-    def _ask(self, query: str) -> list[str]:
+    def claimed(self) -> dict[str, float]:
+        """When each picture was first claimed, by its path, in seconds since 1970."""
+        query = (
+            "select path, min(at) from events join jobs on jobs.id = job where event = 'running'"
+        )
+        return dict(self._ask(f"{query} group by path"))
+
+    def enter(self, rows: Iterable[dict[str, Any]], **common: Any) -> None:
+        """Add jobs to the ledger."""
+        common |= {"inbox": "inbox", "drop": 1, "variant": 1, "sha256": "", "source": {}}
+        common |= {"clip_name": "old", "created": 0.0}
+        database = Database(f"sqlite:///{self.root}/.i2vd/queue.sqlite")
+        with database.write() as db:
+            db.execute(jobs.insert(), [common | row for row in rows])
+        database.close()
+
+    def _ask(self, query: str) -> list[tuple[Any, ...]]:
         file = f"file:{self.root}/.i2vd/queue.sqlite?mode=ro"
         with contextlib.closing(sqlite3.connect(file, uri=True)) as queue:
-            return [value for (value,) in queue.execute(query)]
+            return queue.execute(query).fetchall()
 
     def spent(self) -> float:
         """Seconds of processor time, with its children."""
@@ -92,7 +120,7 @@ def drop(files: list[Path], inbox: Path) -> float:
 
 def burst_on_daemon(root: Path, files: list[Path]) -> tuple[dict[str, float], list[str]]:
     """Seconds until all are found, and are jobs; and the names that are not a job exactly once."""
-    studio = Daemon(root)
+    studio = Daemon(root, PEER_FILM="none")
     try:
         studio.start()
         busy = studio.drop("busy.png", picture(9))
@@ -139,24 +167,16 @@ def old_files(folder: Path, count: int) -> None:
         (place / f"old-{number:06}.png").touch()
 
 
-def enter_as_kept(studio: Studio) -> None:
-    """Rows in the ledger as if each picture in the inbox had become a clip and been kept."""
+def enter_as_kept(studio: Daemon) -> None:
+    """Add jobs as if each picture in the inbox had become a clip and been kept."""
     seen, host = scan(studio.inbox, recursive=True), socket.gethostname()
-    common = {"inbox": "inbox", "drop": 1, "variant": 1, "sha256": "", "source": {}}
-    common |= {"whereabouts": "kept", "clip_name": "old", "state": "done", "created": 0.0}
-    database = Database(f"sqlite:///{studio.root}/.i2vd/queue.sqlite")
-    with database.write() as db:
-        rows = [
-            common | {"path": path, "fingerprint": each.fingerprint(host)}
-            for path, each in seen.items()
-        ]
-        db.execute(jobs.insert(), rows)
-    database.close()
+    rows = ({"path": path, "fingerprint": each.fingerprint(host)} for path, each in seen.items())
+    studio.enter(rows, whereabouts="kept", state="done")
 
 
 def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> dict[str, list[str]]:
     """With so many old files in the "archive" or the "inbox": share of a core, memory, one drop."""
-    studio = Daemon(root, after="keep" if where == "inbox" else "archive")
+    studio = Daemon(root, after="keep" if where == "inbox" else "archive", PEER_FILM="none")
     scripts = [Script(program, studio.inbox) for program in SCRIPTS]
     try:
         studio.start().stop()
@@ -201,6 +221,54 @@ def one_drop(studio: Daemon, scripts: list[Script], number: int) -> list[float]:
     return [ours - began, *(when - began for when in printed), queued]
 
 
+def until_claimed(root: Path, waiting: int, drops: int) -> list[float]:
+    """Seconds from the moment at which a picture had stood still to its claim, of each drop."""
+    clip = str(film(root / "film.mp4"))
+    rule = DRAFT.replace("camera zooming in slowly", "film")
+    studio = Daemon(root / "claims", rule=rule, PEER_FILM=clip)
+    later = {"due": time.time() + 86400, "attempt": 1, "failures": 1}  # failed, tried tomorrow
+    try:
+        studio.start().stop()
+        rows = ({"path": f"old-{number}.png"} for number in range(waiting))
+        studio.enter(rows, whereabouts="inbox", state="queued", fingerprint="", **later)
+        _make_one(studio.start())
+        whole = {}
+        for number in range(drops):
+            name = f"new-{number}.png"
+            studio.drop(name, picture(number) + number.to_bytes(4, "big"))
+            whole[name] = time.time()
+            time.sleep(0.5)  # longer than the stand-in takes
+        studio.until_settled(name, "done")
+        claimed = studio.claimed()
+        return [claimed[name] - whole[name] - SETTLE for name in whole]
+    finally:
+        studio.close()
+
+
+def beside_the_worker(root: Path, clips: int) -> list[float]:
+    """Seconds of each job from its claim to the archive, less those of the worker's stages."""
+    studio = Daemon(root / "jobs", rule=DRAFT)
+    try:
+        _make_one(studio.start())
+        beside = []
+        for number in range(clips):
+            name = f"new-{number}.png"
+            studio.drop(name, picture(number) + number.to_bytes(4, "big"))
+            studio.until((studio.archive / name).exists, "it is archived")
+            stages = studio.sidecar(f"new-{number}.mp4")["seconds"]
+            ended = (studio.archive / name).lstat().st_ctime  # when it was moved there
+            beside.append(ended - studio.claimed()[name] - sum(stages.values()))
+        return beside
+    finally:
+        studio.close()
+
+
+def _make_one(studio: Daemon) -> None:
+    """Make a clip that does not count: the worker is loaded then."""
+    studio.drop("warm.png", picture(1))
+    studio.until_settled("warm.png", "done")
+
+
 def told(seconds: tuple[float, ...]) -> str:
     """The median, and all."""
     each = ", ".join(f"{value:.1f}" for value in seconds)
@@ -210,28 +278,56 @@ def told(seconds: tuple[float, ...]) -> str:
 def main() -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.arrival")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: both")
     parser.add_argument("--files", type=int, default=10_000, help="new ones, all at once")
     parser.add_argument("--old", type=int, default=100_000, help="files that lie there already")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--idle", type=float, default=60.0, help="seconds of doing nothing")
+    parser.add_argument("--waiting", type=int, default=1000, help="jobs that are not due")
+    parser.add_argument("--drops", type=int, default=200)
+    parser.add_argument("--clips", type=int, default=20)
     options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="i2vd-arrival-"))
-    table = Table("what", "i2vd", *SCRIPTS, box=None)
-    try:
-        wrong = _bursts(root, options, table)
-        for where in ("archive", "inbox"):
-            rows = among_old(root / where, options.old, where, options.idle, options.runs)
-            table.add_section()
-            table.add_row(f"{options.old} old files in the {where}")
-            for what, cells in rows.items():
-                table.add_row(what, *cells)
-    finally:
-        shutil.rmtree(root)
-    Console().print(head("python -m tests.bench.arrival"))
-    Console(width=120).print(table)
+    console, wrong = Console(width=120), list[str]()
+    console.print(head("python -m tests.bench.arrival"))
+    with tempfile.TemporaryDirectory(prefix="i2vd-arrival-") as folder:
+        root = Path(folder)
+        if "watching" in (options.part or PARTS):
+            table, wrong = watching(root, options)
+            console.print(table)
+        if "jobs" in (options.part or PARTS):
+            console.print(one_by_one(root, options))
     for name in wrong[:20]:
         sys.stderr.write(f"{name}: not a job exactly once\n")
     return 1 if wrong else 0
+
+
+def watching(root: Path, options: argparse.Namespace) -> tuple[Table, list[str]]:
+    """Many at once and one among many, beside the scripts; and who is not a job exactly once."""
+    table = Table("what", "i2vd", *SCRIPTS, box=None)
+    wrong = _bursts(root, options, table)
+    for where in ("archive", "inbox"):
+        rows = among_old(root / where, options.old, where, options.idle, options.runs)
+        table.add_section()
+        table.add_row(f"{options.old} old files in the {where}")
+        for what, cells in rows.items():
+            table.add_row(what, *cells)
+    return table, wrong
+
+
+def one_by_one(root: Path, options: argparse.Namespace) -> Table:
+    """From a whole picture to its claim, and from there to the archive."""
+    table = Table("what", "median", "p99", "most", "aim", box=None)
+
+    def add(what: str, seconds: list[float], aim: str) -> None:
+        figures = (statistics.median(seconds), p99(seconds), max(seconds))
+        table.add_row(what, *(f"{1000 * each:.0f} ms" for each in figures), aim)
+
+    soon = until_claimed(root, options.waiting, options.drops)
+    what = f"whole to claimed, beyond {SETTLE:g} s, {options.waiting} waiting"
+    add(what, soon, "p99 under 100 ms")
+    beside = beside_the_worker(root, options.clips)
+    add("claimed to archived, beside the worker", beside, "under 150 ms")
+    return table
 
 
 def _bursts(root: Path, options: argparse.Namespace, table: Table) -> list[str]:

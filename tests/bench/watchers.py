@@ -1,4 +1,7 @@
-"""The scripts that the daemon is compared with, as processes."""
+"""The smallest scripts that watch a folder, as processes; arrival.py compares the daemon with them.
+
+Each prints the path of every new file below the folder.
+"""
 
 import subprocess
 import sys
@@ -7,8 +10,31 @@ import time
 from pathlib import Path
 from typing import IO, Self
 
-HERE = Path(__file__).parent
-SCRIPTS = ("watchdog", "watchfiles")
+_WATCHDOG = """
+import sys, time
+from watchdog.events import FileSystemEventHandler
+from watchdog.observers import Observer
+
+class Printer(FileSystemEventHandler):
+    def on_created(self, event):
+        print(event.src_path, flush=True)
+
+observer = Observer()
+observer.schedule(Printer(), sys.argv[1], recursive=True)
+observer.start()
+while True:
+    time.sleep(1)
+"""
+_WATCHFILES = """
+import sys
+from watchfiles import Change, watch
+
+for changes in watch(sys.argv[1]):
+    for change, path in changes:
+        if change is Change.added:
+            print(path, flush=True)
+"""
+SCRIPTS = {"watchdog": _WATCHDOG, "watchfiles": _WATCHFILES}
 
 
 class Told:
@@ -54,7 +80,7 @@ class Script:
     def start(self) -> None:
         """Start it, and wait until it tells of new files."""
         self._process = subprocess.Popen(
-            [sys.executable, HERE / f"with_{self._program}.py", self.folder],
+            [sys.executable, "-c", SCRIPTS[self._program], self.folder],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -142,9 +142,9 @@ class Studio(Sandbox):
         )
 
     def variables(self) -> dict[str, str]:
-        """Environment of the daemon, without what torch set when a test imported it."""
+        """Environment of the daemon, without the cache of a worker in this process."""
         found = super().variables()
-        kept = {k: v for k, v in found.items() if not k.startswith("TORCHINDUCTOR_")}
+        kept = {k: v for k, v in found.items() if k != "TRITON_CACHE_DIR"}
         return kept | self.environment
 
     # --- what a user does
