@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 PACKAGES = ("daemon", "pipeline", "rules")
 DATA = (
     "daemon/samples/*",
-    "daemon/web/page/*",
+    "daemon/web/static/*",
     "pipeline/micro/checkpoint/**/*",
     "rules/demo/*.toml",
     "rules/examples/*.toml",
