@@ -7,7 +7,7 @@ import sys
 _CODE = """
 import logging
 from daemon import log
-from daemon.settings import Log
+from daemon.config.settings import Log
 log.configure(Log())
 logging.getLogger("some.library").warning("half of %s, 50 %%", "it")
 logging.getLogger("some.library").warning("too few: %s %s", "one")
