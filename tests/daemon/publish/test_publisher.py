@@ -165,9 +165,9 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
     killed = (
-        "import os, signal, sys; from pathlib import Path; from daemon import place;"
-        "place.place = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
-        "place.probe(Path(sys.argv[1]))"
+        "import os, signal, sys; from pathlib import Path; from daemon.fs import atomic;"
+        "atomic.publish_exclusive = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        "atomic.probe_commit_method(Path(sys.argv[1]))"
     )
     for _ in range(2):
         subprocess.run([sys.executable, "-c", killed, tmp_path], check=False)
