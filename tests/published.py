@@ -26,7 +26,7 @@ from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model
-from pipeline.worker.weights import Weights, assign
+from pipeline.worker.weights import Weights, assign, empty_weights
 
 TEXT = CLIPTextConfig(
     hidden_size=1024,
@@ -47,8 +47,11 @@ IMAGE = CLIPVisionConfig(
 
 
 def networks() -> dict[str, nn.Module]:
-    """The four networks on the meta device: shapes alone. The UNet's are diffusers' defaults."""
-    with torch.device("meta"):
+    """The four networks with empty weights, as loading builds them.
+
+    The UNet's shapes are diffusers' defaults.
+    """
+    with empty_weights():
         made: dict[str, nn.Module] = {
             "unet": I2VGenXLUNet(),
             "vae": AutoencoderKL(

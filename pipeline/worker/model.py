@@ -1,7 +1,7 @@
 """The model in memory: built, mapped, assigned; then its weights brought to the device.
 
-The three moves of loading are `_build` (on `meta`: shapes only, no memory, no initialisation),
-`read` (the files mapped) and `assign` (the mapped tensors become the parameters).
+Loading has three steps: `_build` (parameters on `meta`: shapes without memory), `read` (the files
+mapped) and `assign` (the mapped tensors become the parameters).
 """
 
 import platform
@@ -27,7 +27,7 @@ from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory
 from pipeline.worker.exact.tokens import projections
-from pipeline.worker.weights import Weights, assign, read
+from pipeline.worker.weights import Weights, assign, empty_weights, read
 
 
 @dataclass
@@ -152,7 +152,7 @@ def _network(part: str, source: Source, dtype: torch.dtype) -> nn.Module:
 def _build(part: str, source: Source) -> nn.Module:
     config = source.configs[part]
     try:
-        with torch.device("meta"):
+        with empty_weights():
             network: nn.Module
             if part == "unet":
                 network = I2VGenXLUNet.from_config(config)

@@ -5,12 +5,15 @@ differs, one conversion made at loading). On a CPU both are the same memory, unl
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 
 from pipeline.checkpoint.layout import ModelUnusable
 
@@ -21,6 +24,17 @@ _RENAMED = {
     ".proj_attn.": ".to_out.0.",
 }
 """Names of the VAE's attention in files that diffusers wrote before 0.18."""
+
+
+@contextmanager
+def empty_weights() -> Iterator[None]:
+    """Build networks without weights: parameters on `meta`, buffers computed, nothing initialised.
+
+    Buffers that are in no file, such as CLIP's position numbers, are therefore complete.
+    """
+    # explicit, because ACCELERATE_INIT_INCLUDE_BUFFERS would change the default
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        yield
 
 
 def read(files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -50,7 +64,6 @@ def assign(module: nn.Module, tensors: dict[str, Tensor], part: str) -> None:
     if wrong:
         raise ModelUnusable(f"{part}: wrong shape of {_some(wrong)}")
     module.load_state_dict(given, assign=True)
-    _fill_positions(module)
 
 
 def _current_name(name: str, wanted: dict[str, Any]) -> str:
@@ -59,18 +72,6 @@ def _current_name(name: str, wanted: dict[str, Any]) -> str:
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
     return name if name in wanted else name.removeprefix("text_model.")
-
-
-def _fill_positions(module: nn.Module) -> None:
-    """CLIP's position numbers are in no file; they are the one thing left on `meta`."""
-    for name, buffer in list(module.named_buffers()):
-        if not buffer.is_meta:
-            continue
-        owner, _, key = name.rpartition(".")
-        if key != "position_ids":
-            raise ModelUnusable(f"{name} is neither in the weights nor known how to make")
-        numbers = torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
-        module.get_submodule(owner).register_buffer(key, numbers, persistent=False)
 
 
 def _some(names: list[str]) -> str:

@@ -27,7 +27,7 @@ from pipeline.request.presets import MICRO, MICRO_FOLDER
 from pipeline.worker.budget import Budget
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import Model, load
-from pipeline.worker.weights import one_of, tensors_of
+from pipeline.worker.weights import empty_weights, one_of, tensors_of
 from tests.pipeline.worker.test_clip import made
 
 _UNET = {
@@ -162,6 +162,41 @@ def test_weights_are_those_that_diffusers_loads(full: Path) -> None:
     with torch.no_grad():
         mine = model.text_encoder(ids).last_hidden_state
         torch.testing.assert_close(mine, theirs.float()(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("include_buffers", ["0", "1"])
+def test_empty_weights_leave_only_parameters_on_meta(
+    monkeypatch: pytest.MonkeyPatch, include_buffers: str
+) -> None:
+    """Position numbers are in no file, so nothing after the building could fill them."""
+    monkeypatch.setenv("ACCELERATE_INIT_INCLUDE_BUFFERS", include_buffers)
+    with empty_weights():
+        networks = (
+            I2VGenXLUNet(**_UNET),
+            AutoencoderKL(**_VAE),
+            CLIPTextModel(CLIPTextConfig(**_TEXT)),
+            CLIPVisionModelWithProjection(CLIPVisionConfig(**_VISION)),
+        )
+    assert all(tensor.is_meta for network in networks for tensor in network.parameters())
+    buffers = [dict(network.named_buffers()) for network in networks]
+    assert [list(each) for each in buffers] == [
+        [],
+        [],
+        ["embeddings.position_ids"],
+        ["vision_model.embeddings.position_ids"],
+    ]
+    for numbers in (*buffers[2].values(), *buffers[3].values()):
+        assert torch.equal(numbers, torch.arange(numbers.shape[-1])[None])
+
+
+def test_empty_weights_patch_torch_only_while_networks_are_built() -> None:
+    with empty_weights():
+        assert torch.nn.Linear(3, 3).weight.is_meta
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 3)
+    assert layer.weight.device.type == "cpu"
+    assert layer.weight.count_nonzero() == 9
+    assert layer.weight.abs().max() <= 3**-0.5
 
 
 @pytest.mark.slow
