@@ -1,8 +1,10 @@
 """The arrows of the design: who may import whom."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -92,6 +94,22 @@ def test_imports_go_downwards(package: str) -> None:
         and rank[name.split(".")[1]] > rank[path.parts[1].removesuffix(".py")]
     }
     assert not upwards
+
+
+_MODULES = {"huggingface-hub": "huggingface_hub", "nvidia-ml-py": "pynvml", "pillow": "PIL"}
+"""Modules whose names differ from their distributions' by more than case and hyphens."""
+
+_IMPORTED_BY_OTHERS = {"python-multipart"}  # FastAPI imports it, for uploads
+
+
+def test_every_dependency_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w.-]", each)[0] for each in project["dependencies"]}
+    imported = {name.partition(".")[0] for path in FILES for name in imports(path)}
+    missing = {
+        name for name in names if _MODULES.get(name, name.lower().replace("-", "_")) not in imported
+    }
+    assert missing == _IMPORTED_BY_OTHERS
 
 
 @pytest.mark.parametrize(
