@@ -27,7 +27,7 @@ def test_one_daemon_alone_holds_the_lock(tmp_path: Path) -> None:
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = f"import os; from pathlib import Path; from daemon.lock import Lock; \
+    code = f"import os; from pathlib import Path; from daemon.fs.lock import Lock; \
 l = Lock(Path({str(tmp_path)!r})); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], check=False)
     with Lock(tmp_path):

@@ -6,9 +6,9 @@ import sys
 
 _CODE = """
 import logging
-from daemon import log
+from daemon.telemetry import logs
 from daemon.config.settings import Log
-log.configure(Log())
+logs.configure(Log())
 logging.getLogger("some.library").warning("half of %s, 50 %%", "it")
 logging.getLogger("some.library").warning("too few: %s %s", "one")
 print("still alive")

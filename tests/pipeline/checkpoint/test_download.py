@@ -23,7 +23,7 @@ _COMMIT = "1" * 40
 _PULL = """
 import sys
 from pathlib import Path
-from pipeline.pull import PullFailed, pull
+from pipeline.checkpoint.download import PullFailed, pull
 try:
     print(pull("someone/a-model", folder=Path(sys.argv[1]) if sys.argv[1:] else None))
 except PullFailed as error:
@@ -127,7 +127,10 @@ def test_only_what_is_loaded_is_fetched_and_then_found(hub: Any, tmp_path: Path)
     assert again.stdout == first.stdout
     assert not [name for name in hub.asked if name.endswith(".safetensors")]
 
-    code = "from pipeline.source import find; print(find('someone/a-model', small=True).folder)"
+    code = (
+        "from pipeline.checkpoint.layout import find; "
+        "print(find('someone/a-model', small=True).folder)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"HF_HOME": str(tmp_path / "home")},

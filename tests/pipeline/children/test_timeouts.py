@@ -12,7 +12,7 @@ from pipeline.children.timeouts import within
 
 LISTENER = """
 import asyncio, sys
-from pipeline.patience import within
+from pipeline.children.timeouts import within
 
 async def main():
     reader = asyncio.StreamReader()

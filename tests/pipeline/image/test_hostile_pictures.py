@@ -265,7 +265,7 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     sound = encoded(scene(), "JPEG")
     desk.prepared(sound)
     for limit in ("_QUICK", "_LIMIT"):
-        monkeypatch.setattr(f"pipeline.decoder.{limit}", 0.51)
+        monkeypatch.setattr(f"pipeline.children.image_pool.{limit}", 0.51)
     found = desk.inspect(hostile.slow_jpeg())
     assert isinstance(found, Condemned)
     assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
@@ -412,7 +412,7 @@ async def test_a_picture_that_hangs_the_child_is_counted_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in ("_QUICK", "_LIMIT"):
-        monkeypatch.setattr(f"pipeline.decoder.{limit}", 0.51)
+        monkeypatch.setattr(f"pipeline.children.image_pool.{limit}", 0.51)
     slow = hostile.slow_jpeg()
     pictures = [("1-1", Mutant(slow, "slow")), ("1-2", Mutant(encoded(scene(), "PNG"), "sound"))]
     figures = await Fuzz(tmp_path, tmp_path / "kept").run(pictures)
