@@ -27,8 +27,8 @@ from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import phases
 from pipeline.worker.exact.tokens import projections
 from pipeline.worker.model import load
+from pipeline.worker.patch import patched
 from pipeline.worker.sampler import plain
-from pipeline.worker.slices import standing_in
 from pipeline.worker.weights import join
 
 Row = dict[str, Any]
@@ -146,7 +146,7 @@ def _rows(rounds: int, frames: int, side: int) -> Iterator[Row]:
     yield from beside(step(micro.unet, frames, side), {"micro, all": of_micro}, rounds)
     vae = decoder()
     cells = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
-    less: dict[str, Within] = {"VAE decoder, phases": lambda: standing_in(phases(vae.decoder))}
+    less: dict[str, Within] = {"VAE decoder, phases": lambda: patched(phases(vae.decoder))}
     yield from beside(lambda: vae.decode(cells).sample, less, rounds)
 
 

@@ -15,8 +15,9 @@ from pipeline.memory.modes import STRIPE, Mode
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import applied, chosen, decoding
 from pipeline.worker.model import Model
+from pipeline.worker.patch import patched
 from pipeline.worker.pieces import folded, passing
-from pipeline.worker.slices import clips, feed_forwards, images, standing_in
+from pipeline.worker.slices import clips, feed_forwards, images
 from pipeline.worker.stripes import stripes
 
 
@@ -51,10 +52,10 @@ def unet(model: Model, mode: Mode) -> Iterator[Any]:
                 model.weights.pin(model.unet)
                 stack.enter_context(passing(model.weights, model.unet, [*_pieces(model.unet)]))
         stack.enter_context(applied(model.unet, chosen(thrift, model.device)))
-        stack.enter_context(standing_in(feed_forwards(model.unet, thrift.rows)))
+        stack.enter_context(patched(feed_forwards(model.unet, thrift.rows)))
         if thrift.cells is not None:
-            stack.enter_context(standing_in(images(model.unet, thrift.cells)))
-            stack.enter_context(standing_in(clips(model.unet, thrift.cells)))
+            stack.enter_context(patched(images(model.unet, thrift.cells)))
+            stack.enter_context(patched(clips(model.unet, thrift.cells)))
         yield model.unet
 
 
@@ -67,7 +68,7 @@ def vae(model: Model, *, striped: bool) -> Iterator[None]:
     try:
         model.weights.bring(model.vae)
         model.weights.lay(model.vae, channels_last=fused.at_work() and not striped)
-        with standing_in(stripes(model.vae, STRIPE) if striped else decoding(model.vae)):
+        with patched(stripes(model.vae, STRIPE) if striped else decoding(model.vae)):
             yield
     finally:
         model.weights.leave(model.vae)

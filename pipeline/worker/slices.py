@@ -1,13 +1,12 @@
 """Transforms of the UNet that spare memory and keep its result, up to rounding.
 
-Each makes forwards that stand in for those of unmodified diffusers modules; `standing_in` puts them
+Each makes forwards that stand in for those of unmodified diffusers modules; `patched` puts them
 there for a while. What sees each frame alone goes some frames at a time; what sees each pixel alone
 over all frames goes some rows at a time. Where nobody else needs a module's input, as after every
 resnet of a block, the result takes its place.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,28 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.norm import gather, normalise
-
-Forwards = Mapping[nn.Module, Callable[..., Any]]
-"""Modules, and what they do in place of their own forward."""
+from pipeline.worker.patch import Patches
 
 
-@contextmanager
-def standing_in(forwards: Forwards) -> Iterator[None]:
-    """Within, each module does what is given instead of what it did before."""
-    before = {module: vars(module).get("forward") for module in forwards}
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, earlier in before.items():
-            if earlier is None:
-                del module.forward
-            else:
-                module.forward = earlier
-
-
-def feed_forwards(network: nn.Module, rows: int) -> Forwards:
+def feed_forwards(network: nn.Module, rows: int) -> Patches:
     """Every feed-forward takes at most `rows` vectors at once, whatever the sequence's length."""
 
     def chunked(module: FeedForward) -> Callable[..., Tensor]:
@@ -61,7 +42,7 @@ def feed_forwards(network: nn.Module, rows: int) -> Forwards:
     return {m: chunked(m) for m in network.modules() if isinstance(m, FeedForward)}
 
 
-def images(network: nn.Module, cells: int) -> Forwards:
+def images(network: nn.Module, cells: int) -> Patches:
     """What sees each image alone takes at most `cells` cells at once, and at least one image."""
     made: dict[nn.Module, Callable[..., Any]] = {}
     for module in network.modules():
@@ -103,7 +84,7 @@ def _resample(module: nn.Module, cells: int) -> Callable[..., Tensor]:
     return forward
 
 
-def clips(network: nn.Module, cells: int) -> Forwards:
+def clips(network: nn.Module, cells: int) -> Patches:
     """What sees each pixel alone over time takes at most `cells` cells, and at least one row."""
     made: dict[nn.Module, Callable[..., Any]] = {}
     for module in network.modules():

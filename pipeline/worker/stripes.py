@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.norm import gather, normalise
-from pipeline.worker.slices import Forwards
+from pipeline.worker.patch import Patches
 
 
-def stripes(vae: nn.Module, pixels: int) -> Forwards:
+def stripes(vae: nn.Module, pixels: int) -> Patches:
     """Resnets and resamplers take at most `pixels` places at once, and at least one row.
 
     For one frame at a time. No input of these modules is used again in a VAE, so that a resnet of

@@ -12,9 +12,9 @@ from pipeline.worker.exact import fused
 from pipeline.worker.exact.constants import constants, shared
 from pipeline.worker.exact.convolutions import channels_last, norms, phases, resnets, shifted
 from pipeline.worker.exact.tokens import gates, joined, spatial
-from pipeline.worker.slices import Forwards, standing_in
+from pipeline.worker.patch import Patches, patched
 
-EXACT: dict[str, tuple[Callable[[Any], Forwards], ...]] = {
+EXACT: dict[str, tuple[Callable[[Any], Patches], ...]] = {
     "constants": (constants, spatial),
     "shared": (shared, spatial),
     "spatial": (spatial,),
@@ -51,7 +51,7 @@ def graphs(device: torch.device, thrift: Thrift, course: Course) -> bool:
     return device.type == "cuda" and thrift.cells is None and not course.reuses
 
 
-def decoding(vae: Any) -> Forwards:
+def decoding(vae: Any) -> Patches:
     """What stands in where the VAE takes frames whole."""
     if not fused.at_work():
         return phases(vae)
@@ -64,5 +64,5 @@ def applied(unet: Any, names: Iterable[str]) -> Iterator[None]:
     """Within, the UNet computes with these transforms."""
     with ExitStack() as stack:
         for transform in dict.fromkeys(each for name in names for each in EXACT[name]):
-            stack.enter_context(standing_in(transform(unet)))
+            stack.enter_context(patched(transform(unet)))
         yield

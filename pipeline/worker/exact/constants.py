@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.tokens import BRANCHES, twofold
-from pipeline.worker.slices import Forwards, standing_in
+from pipeline.worker.patch import Patches, patched
 
 Deep = dict[Tensor, Tensor]
 """By what cross-attention is told, what the deeper levels gave for it: (n, channels, height, width)
@@ -37,12 +37,12 @@ class Constants:
     """(1, width): the embedding of the frame rate, which is one for all branches."""
 
 
-def constants(unet: Any) -> Forwards:
+def constants(unet: Any) -> Patches:
     """The constants of a clip once, and each branch of guidance whole."""
     return {unet: _forward(unet, shared=False)}
 
 
-def shared(unet: Any) -> Forwards:
+def shared(unet: Any) -> Patches:
     """The constants of a clip once, and what both branches of guidance have in common once."""
     return {unet: _forward(unet, shared=True)}
 
@@ -72,7 +72,7 @@ def _forward(unet: Any, *, shared: bool) -> Callable[..., tuple[Tensor]]:
         if deep is not None:
             below = partial(_once, deep, encoder_hidden_states, below)
         if doubling and same(sample) and same(image_latents):
-            with standing_in(doubling):
+            with patched(doubling):
                 return (_predict(unet, sample[:1], timestep, told, below),)
         return (_predict(unet, sample, timestep, told, below),)
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.exact import fused
-from pipeline.worker.slices import Forwards
+from pipeline.worker.patch import Patches
 
 
-def shifted(network: nn.Module) -> Forwards:
+def shifted(network: nn.Module) -> Patches:
     """Temporal convolutions as three products, each of the frames one earlier, the same, later."""
     return {m: _shifted(m) for m in network.modules() if isinstance(m, TemporalConvLayer)}
 
@@ -47,7 +47,7 @@ def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
     return result
 
 
-def resnets(network: nn.Module) -> Forwards:
+def resnets(network: nn.Module) -> Patches:
     """Resnets that add and activate in place, and divide by nothing."""
     found = (m for m in network.modules() if isinstance(m, ResnetBlock2D))
     return {m: partial(_resnet, m) for m in found}
@@ -70,7 +70,7 @@ def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-def phases(network: nn.Module) -> Forwards:
+def phases(network: nn.Module) -> Patches:
     """Upsamplers that convolve the small map: each of four phases sees two by two of its places.
 
     Of the three rows (and columns) under a kernel two are copies of one and the same: 4 / 9 of the
@@ -121,12 +121,12 @@ def kernels_of(weight: Tensor) -> Tensor:
     return kernels.view(4 * out, into, 2, 2)
 
 
-def norms(network: nn.Module) -> Forwards:
+def norms(network: nn.Module) -> Patches:
     """Group normalisations that no other transform takes."""
     return {m: partial(fused.normed, m) for m in network.modules() if isinstance(m, nn.GroupNorm)}
 
 
-def channels_last(network: nn.Module) -> Forwards:
+def channels_last(network: nn.Module) -> Patches:
     """What comes out of a first convolution has its channels last in memory, and all after it."""
     named = network.named_modules()
     return {m: _channels_last(m) for name, m in named if name.split(".")[-1] == "conv_in"}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.exact import fused
-from pipeline.worker.slices import Forwards
+from pipeline.worker.patch import Patches
 from pipeline.worker.weights import one_of
 
 BRANCHES = 2
@@ -30,7 +30,7 @@ Looked = tuple[Tensor, Tensor]
 """Keys and values of a context, (B, heads, tokens, width) each."""
 
 
-def spatial(network: nn.Module) -> Forwards:
+def spatial(network: nn.Module) -> Patches:
     """Spatial transformers on tokens.
 
     The keys and values of a context are made once, as long as it is the same object, and once for
@@ -39,7 +39,7 @@ def spatial(network: nn.Module) -> Forwards:
     return _spatials(network, _apart)
 
 
-def joined(network: nn.Module) -> Forwards:
+def joined(network: nn.Module) -> Patches:
     """Spatial and temporal transformers on tokens, with queries, keys and values in one product.
 
     Where their weights lie one after the other in memory, as `projections` asks for.
@@ -65,7 +65,7 @@ def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
     return _spatial(module, _joined, branches=BRANCHES)
 
 
-def gates(network: nn.Module) -> Forwards:
+def gates(network: nn.Module) -> Patches:
     """Feed-forwards with a gate, which is multiplied in place."""
     found = (m for m in network.modules() if isinstance(m, FeedForward))
     return {m: _rows(m) for m in found if isinstance(m.net[0], GEGLU)}

@@ -19,7 +19,7 @@ from pipeline.worker.exact import fused
 from pipeline.worker.exact.convolutions import resnets, shifted
 from pipeline.worker.exact.graph import recorded
 from pipeline.worker.exact.tokens import gates, joined, projections
-from pipeline.worker.slices import Forwards, standing_in
+from pipeline.worker.patch import Patches, patched
 from pipeline.worker.weights import join
 
 pytest.importorskip("triton", reason="our kernels are in Triton: pip install triton")
@@ -124,7 +124,7 @@ def test_attention_over_frames(kernels: ModuleType, frames: int) -> None:
 def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
     torch.manual_seed(0)
     looked = noise(1, 7, 24, seed=3)
-    parts: list[tuple[nn.Module, Callable[[nn.Module], Forwards], Callable[..., Tensor]]] = [
+    parts: list[tuple[nn.Module, Callable[[nn.Module], Patches], Callable[..., Tensor]]] = [
         (
             ResnetBlock2D(in_channels=16, out_channels=32, temb_channels=8, groups=4),
             resnets,
@@ -155,7 +155,7 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
         for group in projections(module):
             join(group, [tensor.data for tensor in group], torch.device("cpu"))
         plain = called(module, x.clone())
-        with fused.using(kernels), standing_in(transform(module)):
+        with fused.using(kernels), patched(transform(module)):
             ours = called(module, x.clone())
         assert off(ours, plain) < 1e-5, type(module).__name__
 

@@ -17,8 +17,9 @@ from pipeline.worker import hold
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.model import Model
 from pipeline.worker.norm import gather, normalise
+from pipeline.worker.patch import patched
 from pipeline.worker.sampler import guided, plain
-from pipeline.worker.slices import clips, feed_forwards, images, standing_in
+from pipeline.worker.slices import clips, feed_forwards, images
 from pipeline.worker.stripes import stripes
 
 FRAMES = 7
@@ -70,7 +71,7 @@ def test_slices_of_any_size(
     whole = step(micro.unet, told)
     forwards = transform(micro.unet, size)
     assert len(forwards) > 5
-    with standing_in(forwards):
+    with patched(forwards):
         sliced = step(micro.unet, told)
     assert difference(sliced, whole, f"{transform.__name__} by {size}") < 5e-5
     assert torch.equal(step(micro.unet, told), whole), "the model is as it was before"
@@ -104,7 +105,7 @@ def test_eight_bits_cost_what_is_told(micro: Model, told: Conditions) -> None:
 def striped(vae: Any, pixels: int) -> Iterator[None]:
     forwards = stripes(vae, pixels)
     assert len(forwards) > 5
-    with standing_in(forwards):
+    with patched(forwards):
         yield
 
 

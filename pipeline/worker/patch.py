@@ -1,0 +1,26 @@
+"""Monkey-patching: replace the forward of unmodified diffusers modules for a while."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+Patches = Mapping[nn.Module, Callable[..., Any]]
+"""Modules, and the functions that replace their forward."""
+
+
+@contextmanager
+def patched(patches: Patches) -> Iterator[None]:
+    """Replace the forwards within the context, and restore them afterwards."""
+    before = {module: vars(module).get("forward") for module in patches}
+    for module, forward in patches.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, earlier in before.items():
+            if earlier is None:
+                del module.forward
+            else:
+                module.forward = earlier
