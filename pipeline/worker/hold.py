@@ -14,9 +14,10 @@ from torch import nn
 from pipeline.memory.modes import STRIPE, Mode
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import applied, chosen, decoding
+from pipeline.worker.memory.fp8 import folded
+from pipeline.worker.memory.offload import passing
 from pipeline.worker.model import Model
 from pipeline.worker.patch import patched
-from pipeline.worker.pieces import folded, passing
 from pipeline.worker.slices import clips, feed_forwards, images
 from pipeline.worker.stripes import stripes
 

@@ -1,6 +1,6 @@
 """Monkey-patching: replace the forward of unmodified diffusers modules for a while."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,3 +24,19 @@ def patched(patches: Patches) -> Iterator[None]:
                 del module.forward
             else:
                 module.forward = earlier
+
+
+@contextmanager
+def forward_hooks(
+    modules: Iterable[nn.Module], before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """Call `before` and `after` around each forward of the modules, within the context."""
+    handles = []
+    for module in modules:
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Memory: placing weights, and computing in smaller pieces."""
