@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.worker.exact.tokens import projections
+from pipeline.worker.memory.weights import Weights
 from pipeline.worker.model import Model
-from pipeline.worker.weights import Weights
 from tests.bench.memory_count import Shapes
 
 CARD = torch.device("cuda:0")

@@ -25,8 +25,8 @@ from pipeline.checkpoint.layout import find
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.exact.tokens import projections
+from pipeline.worker.memory.weights import Weights, assign, empty_weights
 from pipeline.worker.model import Model
-from pipeline.worker.weights import Weights, assign, empty_weights
 
 TEXT = CLIPTextConfig(
     hidden_size=1024,

@@ -26,10 +26,10 @@ from pipeline.worker.conditions import Conditions
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import phases
 from pipeline.worker.exact.tokens import projections
+from pipeline.worker.memory.weights import join
 from pipeline.worker.model import load
 from pipeline.worker.patch import patched
 from pipeline.worker.sampler import plain
-from pipeline.worker.weights import join
 
 Row = dict[str, Any]
 Within = Callable[[], AbstractContextManager[None]]

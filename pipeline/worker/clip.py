@@ -17,7 +17,6 @@ from pipeline.children.protocol import Made, Make
 from pipeline.quality import Flaw, flaw
 from pipeline.request.sampling_plan import course
 from pipeline.worker import hold
-from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import Conditions, conditions, prompts_of, read_picture
 from pipeline.worker.decode import decode, release
 from pipeline.worker.denoise import denoise
@@ -25,6 +24,7 @@ from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.frames import Frames
 from pipeline.worker.gate import examine
+from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model import Model
 from pipeline.worker.poster import leave_poster
 from pipeline.worker.preview import Preview

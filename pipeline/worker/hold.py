@@ -14,12 +14,12 @@ from torch import nn
 from pipeline.memory.modes import STRIPE, Mode
 from pipeline.worker.exact import fused
 from pipeline.worker.exact.choice import applied, chosen, decoding
+from pipeline.worker.memory.chunking import clips, feed_forwards, images
 from pipeline.worker.memory.fp8 import folded
 from pipeline.worker.memory.offload import passing
+from pipeline.worker.memory.vae_tiling import stripes
 from pipeline.worker.model import Model
 from pipeline.worker.patch import patched
-from pipeline.worker.slices import clips, feed_forwards, images
-from pipeline.worker.stripes import stripes
 
 
 def prepare(model: Model, mode: Mode) -> None:

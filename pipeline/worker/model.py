@@ -27,7 +27,7 @@ from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory
 from pipeline.worker.exact.tokens import projections
-from pipeline.worker.weights import Weights, assign, empty_weights, read
+from pipeline.worker.memory.weights import Weights, assign, empty_weights, read
 
 
 @dataclass

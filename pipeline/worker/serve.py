@@ -34,7 +34,7 @@ from pipeline.children.protocol import (
 from pipeline.children.protocol import Cancelled as CancelledReply
 from pipeline.children.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
-from pipeline.worker import budget, cache, clip
+from pipeline.worker import cache, clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
     Cancelled,
@@ -50,6 +50,7 @@ from pipeline.worker.exact import fused
 from pipeline.worker.fault import Fault
 from pipeline.worker.finisher import Finisher
 from pipeline.worker.lookahead import Lookahead
+from pipeline.worker.memory import budget
 from pipeline.worker.model import Model, checked_device, device_facts, load
 from pipeline.worker.watch import Watch
 

@@ -26,8 +26,8 @@ from pipeline.memory.model import Peak, peak
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.worker import decode, hold
-from pipeline.worker.budget import Ledger
 from pipeline.worker.conditions import Conditions, conditions
+from pipeline.worker.memory.budget import Ledger
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, plain
 from tests.published import published

@@ -41,10 +41,10 @@ from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec
 from pipeline.worker import clip
-from pipeline.worker.budget import Budget
 from pipeline.worker.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.exact import fused
+from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
 from tests.gpu import service, speed

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.exact import fused
+from pipeline.worker.memory.weights import one_of
 from pipeline.worker.patch import Patches
-from pipeline.worker.weights import one_of
 
 BRANCHES = 2
 """Of guidance: for so many contexts, or clips, is kept what is the same at every step."""

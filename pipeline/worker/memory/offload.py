@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from pipeline.worker.memory.weights import Weights
 from pipeline.worker.patch import forward_hooks
-from pipeline.worker.weights import Weights
 
 
 @contextmanager

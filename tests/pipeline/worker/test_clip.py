@@ -17,9 +17,9 @@ from pipeline.memory.model import need, peak_of
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import MICRO_FAMILY, Speed
 from pipeline.worker import clip, decode
-from pipeline.worker.budget import Budget
 from pipeline.worker.conditions import picture_latents, read_picture, with_places
 from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model import Model, load
 from pipeline.worker.watch import Watch
 from tests.pipeline.worker.kit import a_picture

@@ -22,9 +22,9 @@ from pipeline.worker.exact import fused, tokens
 from pipeline.worker.exact.choice import EXACT, applied
 from pipeline.worker.exact.convolutions import kernels_of
 from pipeline.worker.exact.tokens import projections
+from pipeline.worker.memory.weights import join, one_of
 from pipeline.worker.model import Model
 from pipeline.worker.sampler import guided, plain, predicting
-from pipeline.worker.weights import join, one_of
 
 FRAMES = 5
 SIDES = (12, 8)

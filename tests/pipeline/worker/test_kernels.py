@@ -19,8 +19,8 @@ from pipeline.worker.exact import fused
 from pipeline.worker.exact.convolutions import resnets, shifted
 from pipeline.worker.exact.graph import recorded
 from pipeline.worker.exact.tokens import gates, joined, projections
+from pipeline.worker.memory.weights import join
 from pipeline.worker.patch import Patches, patched
-from pipeline.worker.weights import join
 
 pytest.importorskip("triton", reason="our kernels are in Triton: pip install triton")
 pytestmark = [

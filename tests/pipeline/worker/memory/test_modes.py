@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from pipeline.memory.modes import Mode
 from pipeline.worker import hold
 from pipeline.worker.conditions import Conditions
+from pipeline.worker.memory.chunking import clips, feed_forwards, images
+from pipeline.worker.memory.group_norm import gather, normalise
+from pipeline.worker.memory.vae_tiling import stripes
 from pipeline.worker.model import Model
-from pipeline.worker.norm import gather, normalise
 from pipeline.worker.patch import patched
 from pipeline.worker.sampler import guided, plain
-from pipeline.worker.slices import clips, feed_forwards, images
-from pipeline.worker.stripes import stripes
 
 FRAMES = 7
 SIDES = (24, 16)
@@ -136,7 +136,7 @@ def test_blended_tiles_would_be_seen(micro: Model) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_statistics_in_pieces(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held against the whole clip's normalisation, with a mean far from zero."""
-    monkeypatch.setattr("pipeline.worker.norm._AT_ONCE", 50)
+    monkeypatch.setattr("pipeline.worker.memory.group_norm._AT_ONCE", 50)
     norm = nn.GroupNorm(groups, 8)
     nn.init.uniform_(norm.weight)
     nn.init.uniform_(norm.bias)

@@ -19,7 +19,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.worker.norm import gather, normalise
+from pipeline.worker.memory.group_norm import gather, normalise
 from pipeline.worker.patch import Patches
 
 
