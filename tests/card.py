@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.worker.exact.tokens import projections
 from pipeline.worker.memory.weights import Weights
 from pipeline.worker.model import Model
+from pipeline.worker.optimizations.attention import projections
 from tests.bench.memory_count import Shapes
 
 CARD = torch.device("cuda:0")

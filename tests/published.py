@@ -24,9 +24,9 @@ from transformers import (
 from pipeline.checkpoint.layout import find
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.embeddings import Embeddings
-from pipeline.worker.exact.tokens import projections
 from pipeline.worker.memory.weights import Weights, assign, empty_weights
 from pipeline.worker.model import Model
+from pipeline.worker.optimizations.attention import projections
 
 TEXT = CLIPTextConfig(
     hidden_size=1024,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.micro.training.cost import CASES
-from pipeline.worker.exact.choice import EXACT
+from pipeline.worker.optimizations.registry import EXACT
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "tests" / "bench" / "results"

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from pipeline.request.presets import MICRO
 from pipeline.worker.conditions import Conditions
-from pipeline.worker.exact.choice import EXACT, applied
-from pipeline.worker.exact.convolutions import phases
-from pipeline.worker.exact.tokens import projections
 from pipeline.worker.memory.weights import join
 from pipeline.worker.model import load
+from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.optimizations.convolution import phases
+from pipeline.worker.optimizations.registry import EXACT, applied
 from pipeline.worker.patch import patched
 from pipeline.worker.sampler import plain
 

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.request.sampling_plan import Course
 from pipeline.worker.conditions import Conditions
-from pipeline.worker.exact.choice import EXACT, applied
-from pipeline.worker.exact.constants import Deep
+from pipeline.worker.optimizations.registry import EXACT, applied
+from pipeline.worker.optimizations.step_invariants import Deep
 from pipeline.worker.sampler import plain
 
 

@@ -26,8 +26,8 @@ from transformers import (
 from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
 from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory
-from pipeline.worker.exact.tokens import projections
 from pipeline.worker.memory.weights import Weights, assign, empty_weights, read
+from pipeline.worker.optimizations.attention import projections
 
 
 @dataclass

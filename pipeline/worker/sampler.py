@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.request.sampling_plan import Turn
 from pipeline.request.spec import Sampler, Spacing
 from pipeline.worker.conditions import Conditions
-from pipeline.worker.exact.constants import Deep
+from pipeline.worker.optimizations.step_invariants import Deep
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(latents (1, 4, frames, height, width) float32, time) -> prediction of the same shape."""

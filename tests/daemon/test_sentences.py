@@ -45,8 +45,8 @@ ELSEWHERE = {
     "pipeline/sidecar.py",
     "pipeline/worker/__main__.py",
     "pipeline/worker/bench.py",
-    "pipeline/worker/exact/fused.py",
-    "pipeline/worker/exact/graph.py",
+    "pipeline/worker/optimizations/fused_ops.py",
+    "pipeline/worker/optimizations/cuda_graph.py",
     "pipeline/worker/fault.py",
 }
 """Files whose sentences go to the terminal, the log, metrics or a program, not to the page."""

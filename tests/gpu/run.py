@@ -43,9 +43,9 @@ from pipeline.request.spec import Spec
 from pipeline.worker import clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
-from pipeline.worker.exact import fused
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model import Model, load
+from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.watch import Watch
 from tests.gpu import service, speed
 from tests.published import noise, published
@@ -131,7 +131,7 @@ def _bench(asked: argparse.Namespace) -> Bench:
         model = load(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
         return Bench(model, MICRO_FAMILY, anatomy_of(MICRO), steps)
     model = published(asked.device, torch.float16, noise)
-    fused.prove(model.device, model.dtype)
+    fused_ops.prove(model.device, model.dtype)
     return Bench(model, I2VGEN_XL, PUBLISHED, steps)
 
 

@@ -32,10 +32,10 @@ from pipeline.worker.bench import Within, beside, step
 from pipeline.worker.conditions import Conditions, conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise
-from pipeline.worker.exact import fused
-from pipeline.worker.exact.choice import applied, chosen
-from pipeline.worker.exact.graph import recorded
 from pipeline.worker.model import Model
+from pipeline.worker.optimizations import fused_ops
+from pipeline.worker.optimizations.cuda_graph import recorded
+from pipeline.worker.optimizations.registry import applied, chosen
 from pipeline.worker.sampler import guided, noise_for, sample, scheduler_for
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def _steps(
 
     @contextmanager
     def torch_alone() -> Iterator[None]:
-        with fused.using(None), held():
+        with fused_ops.using(None), held():
             yield
 
     @contextmanager
@@ -111,7 +111,7 @@ def _steps(
     cases: dict[str, Within] = {
         f"step, {name}": partial(applied, model.unet, [name]) for name in names
     }
-    if fused.at_work():
+    if fused_ops.at_work():
         cases["step, all but our kernels"] = torch_alone
     cases["step, all"] = held
     if model.device.type == "cuda":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.worker.exact.choice import EXACT
+from pipeline.worker.optimizations.registry import EXACT
 from tests.system.conftest import Open
 from tests.system.studio import SIDE, Studio, picture
 

@@ -10,7 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipeline.worker.exact import kernels
+from pipeline.worker.optimizations import triton_kernels
 
 HALF, WIDE, COUNT = "*fp16", "*fp32", "i32"
 SIZES: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def signature(names: list[str], name: str) -> dict[str, str]:
 def main(card: int) -> None:
     """Compile all of them."""
     for name, sizes in SIZES.items():
-        kernel = getattr(kernels, name)
+        kernel = getattr(triton_kernels, name)
         names = kernel.arg_names
         source = ASTSource(
             fn=kernel,

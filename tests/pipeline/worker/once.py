@@ -7,7 +7,7 @@ import sys
 
 from triton.runtime.build import compile_module_from_src
 
-from pipeline.worker import cache
+from pipeline.worker.optimizations import kernel_cache
 
 SOURCE = """
 #include <Python.h>
@@ -15,6 +15,6 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "probe", "at work", -
 PyMODINIT_FUNC PyInit_probe(void) { return PyModule_Create(&module); }
 """
 
-folder = cache.keep()
+folder = kernel_cache.keep()
 built = compile_module_from_src(SOURCE, "probe")
 sys.stdout.write(f"{folder} {built.__doc__}\n")

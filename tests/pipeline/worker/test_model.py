@@ -24,10 +24,10 @@ from pipeline.checkpoint.layout import ModelUnusable
 from pipeline.children.protocol import Make
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import MICRO, MICRO_FOLDER
-from pipeline.worker.exact.tokens import projections
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.memory.weights import empty_weights, one_of, tensors_of
 from pipeline.worker.model import Model, load
+from pipeline.worker.optimizations.attention import projections
 from tests.pipeline.worker.test_clip import made
 
 _UNET = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pipeline.memory.modes import Mode
-from pipeline.worker.exact import fused
-from pipeline.worker.exact.choice import EXACT, chosen
+from pipeline.worker.optimizations import fused_ops
+from pipeline.worker.optimizations.registry import EXACT, chosen
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -14,7 +14,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_channels_are_last_where_there_is_a_kernel_for_that(
     monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
-    monkeypatch.setattr(fused, "at_work", lambda: ours)
+    monkeypatch.setattr(fused_ops, "at_work", lambda: ours)
     fast = Mode.FAST.thrift
     assert chosen(fast, CPU) == list(EXACT)
     without = [name for name in EXACT if name not in ("channels_last", "shifted")]

@@ -34,7 +34,7 @@ from pipeline.children.protocol import (
 from pipeline.children.protocol import Cancelled as CancelledReply
 from pipeline.children.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
-from pipeline.worker import cache, clip
+from pipeline.worker import clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import (
     Cancelled,
@@ -46,12 +46,12 @@ from pipeline.worker.errors import (
     is_out_of_memory,
     shortage,
 )
-from pipeline.worker.exact import fused
 from pipeline.worker.fault import Fault
 from pipeline.worker.finisher import Finisher
 from pipeline.worker.lookahead import Lookahead
 from pipeline.worker.memory import budget
 from pipeline.worker.model import Model, checked_device, device_facts, load
+from pipeline.worker.optimizations import fused_ops, kernel_cache
 from pipeline.worker.watch import Watch
 
 NoClip = SpoiltReply | OutOfMemory | Failed | CancelledReply
@@ -194,7 +194,7 @@ class Server:
             model.bring_unet()
         if device.type == "cuda":
             _keep_kernels()
-            fused.prove(device, model.dtype)
+            fused_ops.prove(device, model.dtype)
         self._model = model
         gc.collect()
         gc.freeze()  # no clip need look through a model either
@@ -240,9 +240,9 @@ def _set_threads(model: str) -> None:
 def _keep_kernels() -> None:
     """Have our kernels kept for the next worker; where no folder can be used, a line says why."""
     try:
-        cache.keep()
+        kernel_cache.keep()
     except OSError as error:
-        advice = f"have it writable, or another folder in ${cache.VARIABLE}"
+        advice = f"have it writable, or another folder in ${kernel_cache.VARIABLE}"
         print(f"our kernels are made anew with each worker: {error}; {advice}", file=sys.stderr)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from pipeline.memory.modes import STRIPE, Mode
-from pipeline.worker.exact import fused
-from pipeline.worker.exact.choice import applied, chosen, decoding
 from pipeline.worker.memory.chunking import clips, feed_forwards, images
 from pipeline.worker.memory.fp8 import folded
 from pipeline.worker.memory.offload import passing
 from pipeline.worker.memory.vae_tiling import stripes
 from pipeline.worker.model import Model
+from pipeline.worker.optimizations import fused_ops
+from pipeline.worker.optimizations.registry import applied, chosen, decoding
 from pipeline.worker.patch import patched
 
 
@@ -45,7 +45,7 @@ def unet(model: Model, mode: Mode) -> Iterator[Any]:
             case "device":
                 model.weights.bring(model.unet)
                 model.weights.lay(
-                    model.unet, channels_last=fused.at_work() and thrift.cells is None
+                    model.unet, channels_last=fused_ops.at_work() and thrift.cells is None
                 )
             case "float8":
                 stack.enter_context(folded(model.weights, model.unet, [*_pieces(model.unet)]))
@@ -68,7 +68,7 @@ def vae(model: Model, *, striped: bool) -> Iterator[None]:
     """
     try:
         model.weights.bring(model.vae)
-        model.weights.lay(model.vae, channels_last=fused.at_work() and not striped)
+        model.weights.lay(model.vae, channels_last=fused_ops.at_work() and not striped)
         with patched(stripes(model.vae, STRIPE) if striped else decoding(model.vae)):
             yield
     finally:

@@ -10,7 +10,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.worker.exact import fused
+from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.patch import Patches
 
 
@@ -34,7 +34,7 @@ def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
 
 def _activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """(clips, channels, frames, height, width) with the channels last, whole in memory."""
-    return fused.activated(norm, x).permute(0, 2, 3, 4, 1).contiguous()
+    return fused_ops.activated(norm, x).permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
@@ -54,13 +54,15 @@ def resnets(network: nn.Module) -> Patches:
 
 
 def _resnet(module: ResnetBlock2D, x: Tensor, temb: Tensor | None = None) -> Tensor:
-    y, late = fused.convolved(module.conv1, fused.activated(module.norm1, x))
+    y, late = fused_ops.convolved(module.conv1, fused_ops.activated(module.norm1, x))
     time = None if temb is None else module.time_emb_proj(functional.silu(temb))
-    y, late = fused.convolved(module.conv2, fused.activated(module.norm2, y, _both(time, late)))
+    y, late = fused_ops.convolved(
+        module.conv2, fused_ops.activated(module.norm2, y, _both(time, late))
+    )
     if module.conv_shortcut is not None:
-        x, more = fused.convolved(module.conv_shortcut, x)
+        x, more = fused_ops.convolved(module.conv_shortcut, x)
         late = _both(late, more)
-    return fused.summed(y, x, late)
+    return fused_ops.summed(y, x, late)
 
 
 def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -123,7 +125,9 @@ def kernels_of(weight: Tensor) -> Tensor:
 
 def norms(network: nn.Module) -> Patches:
     """Group normalisations that no other transform takes."""
-    return {m: partial(fused.normed, m) for m in network.modules() if isinstance(m, nn.GroupNorm)}
+    return {
+        m: partial(fused_ops.normed, m) for m in network.modules() if isinstance(m, nn.GroupNorm)
+    }
 
 
 def channels_last(network: nn.Module) -> Patches:

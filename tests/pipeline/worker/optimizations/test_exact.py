@@ -18,12 +18,12 @@ from pipeline.worker import hold
 from pipeline.worker.bench import beside, step
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
-from pipeline.worker.exact import fused, tokens
-from pipeline.worker.exact.choice import EXACT, applied
-from pipeline.worker.exact.convolutions import kernels_of
-from pipeline.worker.exact.tokens import projections
 from pipeline.worker.memory.weights import join, one_of
 from pipeline.worker.model import Model
+from pipeline.worker.optimizations import attention, fused_ops
+from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.optimizations.convolution import kernels_of
+from pipeline.worker.optimizations.registry import EXACT, applied
 from pipeline.worker.sampler import guided, plain, predicting
 
 FRAMES = 5
@@ -121,7 +121,7 @@ def test_queries_keys_and_values_are_one_product(
     monkeypatch.setattr(functional, "linear", lambda x, w, *b: products.append(w.shape) or x @ w.T)
     attention = small.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     x = noise(2, 6, 16, seed=1)
-    found = tokens._project(attention, one_of(tokens._weights(attention)), x)
+    found = attention._project(attention, one_of(attention._weights(attention)), x)
     assert products == [(48, 16)]
     for each, to in zip(found, (attention.to_q, attention.to_k, attention.to_v), strict=True):
         assert difference(each, x @ to.weight.T) < 1e-6
@@ -183,7 +183,7 @@ def test_more_places_than_a_kernel_takes(small: Any, monkeypatch: pytest.MonkeyP
     both = plain(small, told(small, 10).join(told(small, 20)))
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
-    monkeypatch.setattr(fused, "_MOST_HEADS", 37)
+    monkeypatch.setattr(fused_ops, "_MOST_HEADS", 37)
     with applied(small, ["joined"]):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
@@ -220,7 +220,7 @@ def test_the_kernels_of_the_phases_are_rounded_once(dtype: torch.dtype) -> None:
 
 
 def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
-    forwards: dict[nn.Module, Any] = dict(tokens.gates(small))
+    forwards: dict[nn.Module, Any] = dict(attention.gates(small))
     assert small.image_latents_temporal_encoder.ff not in forwards
     assert len(forwards) > 5
 

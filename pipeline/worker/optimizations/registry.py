@@ -8,10 +8,10 @@ import torch
 
 from pipeline.memory.modes import Thrift
 from pipeline.request.sampling_plan import Course
-from pipeline.worker.exact import fused
-from pipeline.worker.exact.constants import constants, shared
-from pipeline.worker.exact.convolutions import channels_last, norms, phases, resnets, shifted
-from pipeline.worker.exact.tokens import gates, joined, spatial
+from pipeline.worker.optimizations import fused_ops
+from pipeline.worker.optimizations.attention import gates, joined, spatial
+from pipeline.worker.optimizations.convolution import channels_last, norms, phases, resnets, shifted
+from pipeline.worker.optimizations.step_invariants import constants, shared
 from pipeline.worker.patch import Patches, patched
 
 EXACT: dict[str, tuple[Callable[[Any], Patches], ...]] = {
@@ -39,7 +39,7 @@ def chosen(thrift: Thrift, device: torch.device) -> list[str]:
     """
     if thrift.cells is not None:
         return list(_SLICED)
-    pay = fused.at_work() or device.type != "cuda"
+    pay = fused_ops.at_work() or device.type != "cuda"
     return [name for name in EXACT if pay or name not in ("channels_last", "shifted")]
 
 
@@ -53,7 +53,7 @@ def graphs(device: torch.device, thrift: Thrift, course: Course) -> bool:
 
 def decoding(vae: Any) -> Patches:
     """What stands in where the VAE takes frames whole."""
-    if not fused.at_work():
+    if not fused_ops.at_work():
         return phases(vae)
     every = (phases, resnets, norms, channels_last)
     return {m: forward for make in every for m, forward in make(vae).items()}

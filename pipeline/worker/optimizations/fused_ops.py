@@ -45,16 +45,16 @@ def prove(device: torch.device, dtype: torch.dtype) -> None:
     """
     global _kernels  # noqa: PLW0603
     try:
-        from pipeline.worker.exact import kernels
+        from pipeline.worker.optimizations import triton_kernels
 
-        _hold_against(kernels, device, dtype)
+        _hold_against(triton_kernels, device, dtype)
     except Exception as error:
         if is_out_of_memory(error) or is_device_lost(error):
             raise
         why = first_line(error)
         print(f"torch's own kernels are used, for ours do not work: {why}", file=sys.stderr)
         return
-    _kernels = kernels
+    _kernels = triton_kernels
 
 
 def _hold_against(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:

@@ -15,11 +15,11 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.worker.exact import fused
-from pipeline.worker.exact.convolutions import resnets, shifted
-from pipeline.worker.exact.graph import recorded
-from pipeline.worker.exact.tokens import gates, joined, projections
 from pipeline.worker.memory.weights import join
+from pipeline.worker.optimizations import fused_ops
+from pipeline.worker.optimizations.attention import gates, joined, projections
+from pipeline.worker.optimizations.convolution import resnets, shifted
+from pipeline.worker.optimizations.cuda_graph import recorded
 from pipeline.worker.patch import Patches, patched
 
 pytest.importorskip("triton", reason="our kernels are in Triton: pip install triton")
@@ -42,14 +42,14 @@ def kernels() -> Iterator[ModuleType]:
     """Interpreted: that must be said before Triton is imported, its own functions with it."""
 
     def forget() -> dict[str, ModuleType]:
-        ours = ("triton", "pipeline.worker.exact.kernels")
+        ours = ("triton", "pipeline.worker.optimizations.triton_kernels")
         names = [n for n in sys.modules if n.startswith(ours) and not n.startswith("triton._C")]
         return {name: sys.modules.pop(name) for name in names}
 
     before = forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        yield importlib.import_module("pipeline.worker.exact.kernels")
+        yield importlib.import_module("pipeline.worker.optimizations.triton_kernels")
     forget()
     sys.modules |= before
 
@@ -64,8 +64,8 @@ def off(ours: Tensor, plain: Tensor) -> float:
 
 
 def both(kernels: ModuleType, work: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    with fused.using(kernels):
-        assert fused.at_work()
+    with fused_ops.using(kernels):
+        assert fused_ops.at_work()
         ours = work()
     return ours, work()
 
@@ -88,8 +88,8 @@ def test_group_normalisation(
     norm.bias += noise(channels, seed=3)
     x = 0.1 * noise(images, *sides, channels).movedim(-1, 1) + 10.0
     added = noise(rows, channels, seed=4) if rows else None
-    with fused.using(kernels):
-        normed, activated = fused.normed(norm, x), fused.activated(norm, x.clone(), added)
+    with fused_ops.using(kernels):
+        normed, activated = fused_ops.normed(norm, x), fused_ops.activated(norm, x.clone(), added)
     assert normed.stride() == activated.stride() == x.stride()
     wide, weight, bias = x.double(), norm.weight.double(), norm.bias.double()
     assert off(normed, functional.group_norm(wide, groups, weight, bias, norm.eps)) < 1e-5
@@ -104,21 +104,21 @@ def test_sums_and_gates(kernels: ModuleType) -> None:
     norm.weight += noise(72, seed=2)
     norm.bias += noise(72, seed=3)
     x, more = noise(2, 37, 72), noise(2, 37, 72, seed=5)
-    assert off(*both(kernels, lambda: fused.even(norm, x))) < 1e-6
-    assert off(*both(kernels, lambda: fused.added(x.clone(), more, norm))) < 1e-6
-    with fused.using(kernels):
-        fused.added(x, more, norm)
+    assert off(*both(kernels, lambda: fused_ops.even(norm, x))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.added(x.clone(), more, norm))) < 1e-6
+    with fused_ops.using(kernels):
+        fused_ops.added(x, more, norm)
     assert torch.equal(x, noise(2, 37, 72) + more), "the sum stays"
     rows = noise(70, 2 * 40)
-    assert off(*both(kernels, lambda: fused.gated(rows.clone()))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.gated(rows.clone()))) < 1e-6
     images, bias = noise(2, 72, 5, 9).contiguous(memory_format=LAST), noise(72, seed=6)
-    assert off(*both(kernels, lambda: fused.summed(images.clone(), images, bias))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.summed(images.clone(), images, bias))) < 1e-6
 
 
 @pytest.mark.parametrize("frames", [2, 16, 20])
 def test_attention_over_frames(kernels: ModuleType, frames: int) -> None:
     three = noise(2, frames, 3, 3 * 24).chunk(3, dim=-1)
-    assert off(*both(kernels, lambda: fused.over_time(three, 3))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.over_time(three, 3))) < 1e-6
 
 
 def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
@@ -155,7 +155,7 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
         for group in projections(module):
             join(group, [tensor.data for tensor in group], torch.device("cpu"))
         plain = called(module, x.clone())
-        with fused.using(kernels), patched(transform(module)):
+        with fused_ops.using(kernels), patched(transform(module)):
             ours = called(module, x.clone())
         assert off(ours, plain) < 1e-5, type(module).__name__
 
@@ -163,15 +163,15 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
 def test_kernels_that_differ_are_not_used(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fused._hold_against(kernels, torch.device("cpu"), torch.float16)
+    fused_ops._hold_against(kernels, torch.device("cpu"), torch.float16)
     right = kernels.gated
     monkeypatch.setattr(kernels, "gated", lambda x: right(x) * 1.01)
     with pytest.raises(ArithmeticError, match="a gate differs"):
-        fused._hold_against(kernels, torch.device("cpu"), torch.float16)
+        fused_ops._hold_against(kernels, torch.device("cpu"), torch.float16)
     if not torch.cuda.is_available():
-        fused.prove(torch.device("cuda"), torch.float16)
+        fused_ops.prove(torch.device("cuda"), torch.float16)
         assert "torch's own kernels are used" in capfd.readouterr().err
-        assert not fused.at_work()
+        assert not fused_ops.at_work()
 
 
 @pytest.mark.parametrize("card", [75, 90])

@@ -16,8 +16,8 @@ import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from pipeline.worker.exact import fused
-from pipeline.worker.exact.tokens import BRANCHES, twofold
+from pipeline.worker.optimizations import fused_ops
+from pipeline.worker.optimizations.attention import BRANCHES, twofold
 from pipeline.worker.patch import Patches, patched
 
 Deep = dict[Tensor, Tensor]
@@ -114,7 +114,7 @@ def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants, below: Be
     _down(unet.down_blocks[0], left, embedded, frames, told)
     x = below(left, embedded, frames)
     x = _up(unet.up_blocks[-1], x, left, embedded, frames, told)
-    x = unet.conv_out(fused.activated(unet.conv_norm_out, x))
+    x = unet.conv_out(fused_ops.activated(unet.conv_norm_out, x))
     return x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-any-return]
 
 

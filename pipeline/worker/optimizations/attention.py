@@ -19,8 +19,8 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.worker.exact import fused
 from pipeline.worker.memory.weights import one_of
+from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.patch import Patches
 
 BRANCHES = 2
@@ -147,14 +147,14 @@ def _attended(
 ) -> tuple[Tensor, Tensor]:
     """Images to tokens that have attended to each other and to the context; and those normed."""
     inner = module.transformer_blocks[0]
-    y = fused.normed(module.norm, x).permute(0, 2, 3, 1).flatten(1, 2)
+    y = fused_ops.normed(module.norm, x).permute(0, 2, 3, 1).flatten(1, 2)
     y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
-    seen = _attend(inner.attn1, whole, fused.even(inner.norm1, y))
-    queries = inner.attn2.to_q(fused.added(y, seen, inner.norm2))
+    seen = _attend(inner.attn1, whole, fused_ops.even(inner.norm1, y))
+    queries = inner.attn2.to_q(fused_ops.added(y, seen, inner.norm2))
     del seen
     if branches > 1:
         y, queries = (torch.cat([each] * branches) for each in (y, queries))
-    return y, fused.added(y, _look(inner.attn2, queries, keys, values), inner.norm3)
+    return y, fused_ops.added(y, _look(inner.attn2, queries, keys, values), inner.norm3)
 
 
 def _shown(module: Transformer2DModel, x: Tensor, y: Tensor) -> Tensor:
@@ -207,14 +207,14 @@ def _attended_over_time(
 ) -> tuple[Tensor, Tensor]:
     """(clips, frames, ...) to tokens that have attended over time; and those normed."""
     inner = module.transformer_blocks[0]
-    y = fused.normed(module.norm, clips.transpose(1, 2)).permute(0, 2, 3, 4, 1).flatten(2, 3)
+    y = fused_ops.normed(module.norm, clips.transpose(1, 2)).permute(0, 2, 3, 4, 1).flatten(2, 3)
     y = module.proj_in(y)
-    seen = _attend_over_time(inner.attn1, first, fused.even(inner.norm1, y))
-    told = fused.added(y, seen, inner.norm2)
+    seen = _attend_over_time(inner.attn1, first, fused_ops.even(inner.norm1, y))
+    told = fused_ops.added(y, seen, inner.norm2)
     del seen
     seen = _attend_over_time(inner.attn2, second, told)
     del told
-    return y, fused.added(y, seen, inner.norm3)
+    return y, fused_ops.added(y, seen, inner.norm3)
 
 
 def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> Tensor:
@@ -225,8 +225,8 @@ def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> 
 
 def _attend_over_time(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
     """Self-attention over the frames of (clips, frames, places, channels)."""
-    project = _project if fused.at_work() else _project_apart
-    y = fused.over_time(project(attention, whole, x), attention.heads)
+    project = _project if fused_ops.at_work() else _project_apart
+    y = fused_ops.over_time(project(attention, whole, x), attention.heads)
     out: Tensor = attention.to_out[0](y)
     return out
 
@@ -239,5 +239,5 @@ def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
 
 
 def _gated(module: FeedForward, x: Tensor) -> Tensor:
-    out: Tensor = module.net[2](fused.gated(module.net[0].proj(x)))
+    out: Tensor = module.net[2](fused_ops.gated(module.net[0].proj(x)))
     return out

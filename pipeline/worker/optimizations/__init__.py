@@ -1,0 +1,1 @@
+"""Optimizations: the same result up to rounding, in less time."""
