@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.worker.memory.weights import Weights
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations.attention import projections
 from tests.bench.memory_count import Shapes
 

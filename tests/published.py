@@ -23,9 +23,9 @@ from transformers import (
 
 from pipeline.checkpoint.layout import find
 from pipeline.request.presets import MICRO_FOLDER
-from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.memory.weights import Weights, assign, empty_weights
-from pipeline.worker.model import Model
+from pipeline.worker.model.embedding_cache import Embeddings
+from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations.attention import projections
 
 TEXT = CLIPTextConfig(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline.request.presets import MICRO
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.memory.weights import join
-from pipeline.worker.model import load
+from pipeline.worker.model.loader import load
 from pipeline.worker.optimizations.attention import projections
 from pipeline.worker.optimizations.convolution import phases
 from pipeline.worker.optimizations.registry import EXACT, applied

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.request.spec import Spec
 from pipeline.worker import hold
 from pipeline.worker.errors import Refused, first_line
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 
 @dataclass(frozen=True)

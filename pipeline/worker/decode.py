@@ -18,7 +18,7 @@ from pipeline.quality import Flaw
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.frames import Frames
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations.cuda_graph import Work, recorded
 
 _WORTH_RECORDING = 3

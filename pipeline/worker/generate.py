@@ -25,7 +25,7 @@ from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.frames import Frames
 from pipeline.worker.gate import examine
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.poster import leave_poster
 from pipeline.worker.preview import Preview
 from pipeline.worker.watch import Watch

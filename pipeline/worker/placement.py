@@ -16,7 +16,7 @@ from pipeline.worker.memory.chunking import clips, feed_forwards, images
 from pipeline.worker.memory.fp8 import folded
 from pipeline.worker.memory.offload import passing
 from pipeline.worker.memory.vae_tiling import stripes
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.registry import applied, chosen, decoding
 from pipeline.worker.patch import patched

@@ -16,7 +16,7 @@ from pipeline.children.protocol import Embed
 from pipeline.worker import timeline
 from pipeline.worker.conditions import embed, prompts_of, read_picture
 from pipeline.worker.errors import first_line, is_out_of_memory
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 
 class Lookahead:

@@ -50,7 +50,7 @@ from pipeline.worker.fault import Fault
 from pipeline.worker.finisher import Finisher
 from pipeline.worker.lookahead import Lookahead
 from pipeline.worker.memory import budget
-from pipeline.worker.model import Model, checked_device, device_facts, load
+from pipeline.worker.model.loader import Model, checked_device, device_facts, load
 from pipeline.worker.optimizations import fused_ops, kernel_cache
 from pipeline.worker.watch import Watch
 

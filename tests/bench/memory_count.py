@@ -28,7 +28,7 @@ from pipeline.request.presets import I2VGEN_XL
 from pipeline.worker import decode, hold
 from pipeline.worker.conditions import Conditions, conditions
 from pipeline.worker.memory.budget import Ledger
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.sampler import guided, plain
 from tests.published import published
 

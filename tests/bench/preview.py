@@ -26,7 +26,7 @@ from pipeline.micro.training.motions import Motion
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.preview import colours, strip
 
 SETTING = Setting(width=128, height=128, frames=PREVIEW_FRAMES, steps=4)

@@ -44,7 +44,7 @@ from pipeline.worker import clip
 from pipeline.worker.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.model import Model, load
+from pipeline.worker.model.loader import Model, load
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.watch import Watch
 from tests.gpu import service, speed

@@ -32,7 +32,7 @@ from pipeline.worker.bench import Within, beside, step
 from pipeline.worker.conditions import Conditions, conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.cuda_graph import recorded
 from pipeline.worker.optimizations.registry import applied, chosen

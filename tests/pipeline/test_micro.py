@@ -22,7 +22,7 @@ from pipeline.micro.training.motions import Motion
 from pipeline.micro.training.trainer import Lesson, learn
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.request.sampling_plan import SAVINGS, Saving
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 SETTING = Setting(steps=4)  # grainier than the demo's 12, and three times as fast
 LARGEST = 10_000_000  # bytes of all files together

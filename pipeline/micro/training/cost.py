@@ -26,7 +26,7 @@ from pipeline.micro.training.metrics import decibels, mean, nearest
 from pipeline.micro.training.motions import Motion
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.count import denoising
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 Row = dict[str, Any]
 

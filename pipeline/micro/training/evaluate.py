@@ -22,7 +22,7 @@ from pipeline.micro.training.metrics import Line, Report, average, bar, judge, t
 from pipeline.micro.training.motions import OPPOSITES, Motion
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Sampler, clip_size
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 
 def evaluate(model: Model, setting: Setting, *, photographs: int, procedural: int) -> Report:

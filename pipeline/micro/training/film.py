@@ -17,7 +17,7 @@ from pipeline.worker import hold
 from pipeline.worker.conditions import conditions
 from pipeline.worker.decode import decode
 from pipeline.worker.denoise import denoise
-from pipeline.worker.model import Model, load
+from pipeline.worker.model.loader import Model, load
 
 
 class Setting(NamedTuple):

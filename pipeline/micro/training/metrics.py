@@ -14,7 +14,7 @@ from pipeline.micro.training import motions
 from pipeline.micro.training.film import Setting, film
 from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, truth
 from pipeline.micro.training.motions import OPPOSITES, Motion
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 
 class Judged(NamedTuple):

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from pipeline.micro.training import heldout
 from pipeline.micro.training.film import Setting, film, load_model
 from pipeline.micro.training.heldout import PROMPTS, to_image, truth
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 
 WORDS, GAP = 190, 8  # pixels
 SHOWN = 5  # frames

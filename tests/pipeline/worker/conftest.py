@@ -8,7 +8,7 @@ import torch
 from pipeline.children import protocol
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
-from pipeline.worker.model import Model, load
+from pipeline.worker.model.loader import Model, load
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec
 
 

@@ -20,7 +20,7 @@ from pipeline.worker import clip, decode
 from pipeline.worker.conditions import picture_latents, read_picture, with_places
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.model import Model, load
+from pipeline.worker.model.loader import Model, load
 from pipeline.worker.watch import Watch
 from tests.pipeline.worker.kit import a_picture
 

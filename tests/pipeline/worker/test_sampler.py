@@ -14,7 +14,7 @@ from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.conditions import conditions, embed_image, embed_text
 from pipeline.worker.decode import decode
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.sampler import (
     guided,
     noise_for,

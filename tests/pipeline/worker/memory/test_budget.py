@@ -11,7 +11,7 @@ import torch
 from pipeline.memory.dimensions import PUBLISHED, measure
 from pipeline.memory.model import Peak, peak
 from pipeline.memory.modes import Mode, Rung
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from tests.bench.memory_count import count
 from tests.published import networks, published
 

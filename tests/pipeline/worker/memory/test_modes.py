@@ -18,7 +18,7 @@ from pipeline.worker.conditions import Conditions
 from pipeline.worker.memory.chunking import clips, feed_forwards, images
 from pipeline.worker.memory.group_norm import gather, normalise
 from pipeline.worker.memory.vae_tiling import stripes
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.patch import patched
 from pipeline.worker.sampler import guided, plain
 

@@ -19,7 +19,7 @@ from pipeline.worker.bench import beside, step
 from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
 from pipeline.worker.memory.weights import join, one_of
-from pipeline.worker.model import Model
+from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations import attention, fused_ops
 from pipeline.worker.optimizations.attention import projections
 from pipeline.worker.optimizations.convolution import kernels_of

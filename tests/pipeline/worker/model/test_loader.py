@@ -26,7 +26,7 @@ from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import MICRO, MICRO_FOLDER
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.memory.weights import empty_weights, one_of, tensors_of
-from pipeline.worker.model import Model, load
+from pipeline.worker.model.loader import Model, load
 from pipeline.worker.optimizations.attention import projections
 from tests.pipeline.worker.test_clip import made
 

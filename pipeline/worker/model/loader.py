@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
-from pipeline.worker.embeddings import Embeddings
 from pipeline.worker.errors import is_out_of_memory
 from pipeline.worker.memory.weights import Weights, assign, empty_weights, read
+from pipeline.worker.model.embedding_cache import Embeddings
 from pipeline.worker.optimizations.attention import projections
 
 
