@@ -22,14 +22,14 @@ from diffusers import AutoencoderKL, I2VGenXLUNet
 from torch import Tensor, nn
 
 from pipeline.request.presets import MICRO
-from pipeline.worker.conditions import Conditions
+from pipeline.worker.diffusion.conditioning import Conditions
+from pipeline.worker.diffusion.sampler import plain
 from pipeline.worker.memory.weights import join
 from pipeline.worker.model.loader import load
 from pipeline.worker.optimizations.attention import projections
 from pipeline.worker.optimizations.convolution import phases
 from pipeline.worker.optimizations.registry import EXACT, applied
 from pipeline.worker.patch import patched
-from pipeline.worker.sampler import plain
 
 Row = dict[str, Any]
 Within = Callable[[], AbstractContextManager[None]]

@@ -7,10 +7,10 @@ from diffusers import I2VGenXLUNet
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.request.sampling_plan import Course
-from pipeline.worker.conditions import Conditions
+from pipeline.worker.diffusion.conditioning import Conditions
+from pipeline.worker.diffusion.sampler import plain
 from pipeline.worker.optimizations.registry import EXACT, applied
 from pipeline.worker.optimizations.step_invariants import Deep
-from pipeline.worker.sampler import plain
 
 
 def denoising(course: Course, frames: int, side: int) -> int:

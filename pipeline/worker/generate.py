@@ -17,9 +17,9 @@ from pipeline.children.protocol import Made, Make
 from pipeline.quality import Flaw, flaw
 from pipeline.request.sampling_plan import course
 from pipeline.worker import hold
-from pipeline.worker.conditions import Conditions, conditions, prompts_of, read_picture
-from pipeline.worker.decode import decode, release
-from pipeline.worker.denoise import denoise
+from pipeline.worker.diffusion.conditioning import Conditions, conditions, prompts_of, read_picture
+from pipeline.worker.diffusion.decode import decode, release
+from pipeline.worker.diffusion.denoise import denoise
 from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.frames import Frames

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.children.protocol import Embed
 from pipeline.worker import timeline
-from pipeline.worker.conditions import embed, prompts_of, read_picture
+from pipeline.worker.diffusion.conditioning import embed, prompts_of, read_picture
 from pipeline.worker.errors import first_line, is_out_of_memory
 from pipeline.worker.model.loader import Model
 

@@ -35,7 +35,7 @@ from pipeline.children.protocol import Cancelled as CancelledReply
 from pipeline.children.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
 from pipeline.worker import clip
-from pipeline.worker.decode import release
+from pipeline.worker.diffusion.decode import release
 from pipeline.worker.errors import (
     Cancelled,
     Refused,

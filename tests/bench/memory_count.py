@@ -25,11 +25,12 @@ from pipeline.memory.dimensions import PUBLISHED
 from pipeline.memory.model import Peak, peak
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL
-from pipeline.worker import decode, hold
-from pipeline.worker.conditions import Conditions, conditions
+from pipeline.worker import hold
+from pipeline.worker.diffusion import decode
+from pipeline.worker.diffusion.conditioning import Conditions, conditions
+from pipeline.worker.diffusion.sampler import guided, plain
 from pipeline.worker.memory.budget import Ledger
 from pipeline.worker.model.loader import Model
-from pipeline.worker.sampler import guided, plain
 from tests.published import published
 
 STAGES = Peak._fields

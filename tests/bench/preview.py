@@ -23,9 +23,9 @@ from pipeline.micro.training import heldout
 from pipeline.micro.training.film import Setting, load_model
 from pipeline.micro.training.heldout import PROMPTS, to_image, truth
 from pipeline.micro.training.motions import Motion
-from pipeline.worker.conditions import conditions
-from pipeline.worker.decode import decode
-from pipeline.worker.denoise import denoise
+from pipeline.worker.diffusion.conditioning import conditions
+from pipeline.worker.diffusion.decode import decode
+from pipeline.worker.diffusion.denoise import denoise
 from pipeline.worker.model.loader import Model
 from pipeline.worker.preview import colours, strip
 

@@ -41,7 +41,7 @@ from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec
 from pipeline.worker import clip
-from pipeline.worker.decode import release
+from pipeline.worker.diffusion.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model.loader import Model, load

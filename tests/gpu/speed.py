@@ -29,14 +29,14 @@ from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec
 from pipeline.worker import hold
 from pipeline.worker.bench import Within, beside, step
-from pipeline.worker.conditions import Conditions, conditions
-from pipeline.worker.decode import decode
-from pipeline.worker.denoise import denoise
+from pipeline.worker.diffusion.conditioning import Conditions, conditions
+from pipeline.worker.diffusion.decode import decode
+from pipeline.worker.diffusion.denoise import denoise
+from pipeline.worker.diffusion.sampler import guided, noise_for, sample, scheduler_for
 from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.cuda_graph import recorded
 from pipeline.worker.optimizations.registry import applied, chosen
-from pipeline.worker.sampler import guided, noise_for, sample, scheduler_for
 
 Row = dict[str, Any]
 _NEGATIVE = "blurry, static"

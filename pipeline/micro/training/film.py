@@ -14,9 +14,9 @@ from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.sampling_plan import Course, Saving, course_with
 from pipeline.request.spec import Sampler
 from pipeline.worker import hold
-from pipeline.worker.conditions import conditions
-from pipeline.worker.decode import decode
-from pipeline.worker.denoise import denoise
+from pipeline.worker.diffusion.conditioning import conditions
+from pipeline.worker.diffusion.decode import decode
+from pipeline.worker.diffusion.denoise import denoise
 from pipeline.worker.model.loader import Model, load
 
 

@@ -8,9 +8,9 @@ from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from pipeline.request.sampling_plan import Turn
 from pipeline.worker import hold
-from pipeline.worker.conditions import conditions
+from pipeline.worker.diffusion.conditioning import conditions
+from pipeline.worker.diffusion.sampler import predicting
 from pipeline.worker.model.loader import load
-from pipeline.worker.sampler import predicting
 from tests.bench.memory_count import frames_in_chunks
 from tests.card import on_a_card
 

@@ -16,8 +16,9 @@ from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import need, peak_of
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import MICRO_FAMILY, Speed
-from pipeline.worker import clip, decode
-from pipeline.worker.conditions import picture_latents, read_picture, with_places
+from pipeline.worker import clip
+from pipeline.worker.diffusion import decode
+from pipeline.worker.diffusion.conditioning import picture_latents, read_picture, with_places
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model.loader import Model, load

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from pipeline.memory.modes import Mode
 from pipeline.worker import hold
-from pipeline.worker.conditions import Conditions
+from pipeline.worker.diffusion.conditioning import Conditions
+from pipeline.worker.diffusion.sampler import guided, plain
 from pipeline.worker.memory.chunking import clips, feed_forwards, images
 from pipeline.worker.memory.group_norm import gather, normalise
 from pipeline.worker.memory.vae_tiling import stripes
 from pipeline.worker.model.loader import Model
 from pipeline.worker.patch import patched
-from pipeline.worker.sampler import guided, plain
 
 FRAMES = 7
 SIDES = (24, 16)

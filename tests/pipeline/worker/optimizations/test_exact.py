@@ -16,15 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.request.sampling_plan import SHALLOW, course_with
 from pipeline.worker import hold
 from pipeline.worker.bench import beside, step
-from pipeline.worker.conditions import Conditions
 from pipeline.worker.count import work
+from pipeline.worker.diffusion.conditioning import Conditions
+from pipeline.worker.diffusion.sampler import guided, plain, predicting
 from pipeline.worker.memory.weights import join, one_of
 from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations import attention, fused_ops
 from pipeline.worker.optimizations.attention import projections
 from pipeline.worker.optimizations.convolution import kernels_of
 from pipeline.worker.optimizations.registry import EXACT, applied
-from pipeline.worker.sampler import guided, plain, predicting
 
 FRAMES = 5
 SIDES = (12, 8)

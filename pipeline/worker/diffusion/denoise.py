@@ -8,11 +8,11 @@ from torch import Tensor
 from pipeline.memory.modes import Mode
 from pipeline.request.sampling_plan import Course
 from pipeline.worker import hold
-from pipeline.worker.conditions import Conditions
+from pipeline.worker.diffusion.conditioning import Conditions
+from pipeline.worker.diffusion.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations.cuda_graph import recorded
 from pipeline.worker.optimizations.registry import graphs
-from pipeline.worker.sampler import noise_for, predicting, sample, scheduler_for
 
 
 def denoise(

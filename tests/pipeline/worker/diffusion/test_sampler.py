@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO_FOLDER
-from pipeline.worker.conditions import conditions, embed_image, embed_text
-from pipeline.worker.decode import decode
-from pipeline.worker.model.loader import Model
-from pipeline.worker.sampler import (
+from pipeline.worker.diffusion.conditioning import conditions, embed_image, embed_text
+from pipeline.worker.diffusion.decode import decode
+from pipeline.worker.diffusion.sampler import (
     guided,
     noise_for,
     plain,
@@ -24,6 +23,7 @@ from pipeline.worker.sampler import (
     scheduler_for,
     set_times,
 )
+from pipeline.worker.model.loader import Model
 from tests.pipeline.worker.kit import a_picture
 
 _PROMPT = "the camera pans left"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.request.sampling_plan import Turn
 from pipeline.request.spec import Sampler, Spacing
-from pipeline.worker.conditions import Conditions
+from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.optimizations.step_invariants import Deep
 
 Predict = Callable[[Tensor, Tensor], Tensor]

@@ -1,0 +1,1 @@
+"""Diffusion: conditioning, sampling, denoising, decoding."""
