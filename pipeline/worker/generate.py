@@ -20,14 +20,14 @@ from pipeline.worker import hold
 from pipeline.worker.diffusion.conditioning import Conditions, conditions, prompts_of, read_picture
 from pipeline.worker.diffusion.decode import decode, release
 from pipeline.worker.diffusion.denoise import denoise
-from pipeline.worker.encode import write
 from pipeline.worker.errors import Refused, Spoilt
-from pipeline.worker.frames import Frames
-from pipeline.worker.gate import examine
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model.loader import Model
-from pipeline.worker.poster import leave_poster
-from pipeline.worker.preview import Preview
+from pipeline.worker.output.frames import Frames
+from pipeline.worker.output.poster import leave_poster
+from pipeline.worker.output.preview import Preview
+from pipeline.worker.output.quality import examine
+from pipeline.worker.output.video import write
 from pipeline.worker.watch import Watch
 
 _ENCODE_STEPS = 3

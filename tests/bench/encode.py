@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.worker.encode import write
-from pipeline.worker.frames import Frames
+from pipeline.worker.output.frames import Frames
+from pipeline.worker.output.video import write
 from tests.bench.head import head
 
 QUALITY = 17

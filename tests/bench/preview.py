@@ -27,7 +27,7 @@ from pipeline.worker.diffusion.conditioning import conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.denoise import denoise
 from pipeline.worker.model.loader import Model
-from pipeline.worker.preview import colours, strip
+from pipeline.worker.output.preview import colours, strip
 
 SETTING = Setting(width=128, height=128, frames=PREVIEW_FRAMES, steps=4)
 

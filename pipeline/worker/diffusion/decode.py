@@ -17,9 +17,9 @@ from pipeline.memory.modes import Thrift
 from pipeline.quality import Flaw
 from pipeline.worker import hold
 from pipeline.worker.errors import Spoilt, is_out_of_memory
-from pipeline.worker.frames import Frames
 from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations.cuda_graph import Work, recorded
+from pipeline.worker.output.frames import Frames
 
 _WORTH_RECORDING = 3
 """Chunks; the first is decoded before, and the second while they are recorded."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.quality import FlawKind, Limits, flaw
-from pipeline.worker.gate import examine, likeness, motion
+from pipeline.worker.output.quality import examine, likeness, motion
 from tests.pipeline.worker.kit import a_picture
 
 LIMITS = Limits()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.children.protocol import Output
-from pipeline.worker import encode
-from pipeline.worker.encode import write
 from pipeline.worker.errors import BadFile
+from pipeline.worker.output import video
+from pipeline.worker.output.video import write
 
 
 def a_clip(frames: int = 9, width: int = 80, height: int = 48) -> Any:
@@ -132,7 +132,7 @@ def test_steps_are_told_and_may_stop_it(tmp_path: Path) -> None:
 
 
 def test_nvenc_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_nvenc_opens", lambda: False)
+    monkeypatch.setattr(video, "_nvenc_opens", lambda: False)
     clip = written(tmp_path / "clip.mp4", encoder="nvenc")
     assert clip.codec == "h264 (libx264; nvenc is not to be had)"
 
@@ -151,12 +151,12 @@ def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_file_that_is_not_what_was_written_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mux = encode._mux
+    mux = video._mux
 
     def lossy(path: Path, frames: Any, **how: Any) -> None:
         mux(path, frames[:-1], **how)
 
-    monkeypatch.setattr(encode, "_mux", lossy)
+    monkeypatch.setattr(video, "_mux", lossy)
     with pytest.raises(BadFile, match="8 frames"):
         written(tmp_path / "clip.mp4")
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_not_what_was_written_does_not_count(
         mux(path, frames, **how)
         path.write_bytes(path.read_bytes()[:-200])
 
-    monkeypatch.setattr(encode, "_mux", cut)
+    monkeypatch.setattr(video, "_mux", cut)
     with pytest.raises(BadFile):
         written(tmp_path / "clip.mp4")
 

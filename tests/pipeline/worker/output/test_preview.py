@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.children.protocol import PREVIEW_FRAMES
-from pipeline.worker.preview import Preview, colours, strip
+from pipeline.worker.output.preview import Preview, colours, strip
 
 
 def latents_of(pixels: Tensor) -> Tensor:

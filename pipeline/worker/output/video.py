@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from pipeline.children.protocol import Output
 from pipeline.request.spec import Encoder
 from pipeline.worker.errors import BadFile, first_line
-from pipeline.worker.frames import Frames
+from pipeline.worker.output.frames import Frames
 
 _THREADS = 4
 """x264's bytes depend on the number of its threads, so it is not left to the machine."""

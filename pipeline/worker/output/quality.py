@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.quality import Figures, Limits
-from pipeline.worker.frames import Frames
+from pipeline.worker.output.frames import Frames
 
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB."""

@@ -1,0 +1,1 @@
+"""Output: frames to an MP4, its quality check, poster and preview."""
