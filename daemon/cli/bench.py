@@ -131,7 +131,7 @@ def speed(
     if side % 8:
         fail(Exit.MISTAKE, f"--side {side} is not a multiple of 8")
     size = ("--frames", str(frames), "--side", str(side))
-    _tell(_rows("pipeline.worker.bench", "--rounds", str(rounds), *size), as_json=as_json)
+    _tell(_rows("pipeline.worker.bench.speed", "--rounds", str(rounds), *size), as_json=as_json)
 
 
 def _rows(module: str, *arguments: str) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ ELSEWHERE = {
     "pipeline/checkpoint/download.py",
     "pipeline/sidecar.py",
     "pipeline/worker/__main__.py",
-    "pipeline/worker/bench.py",
+    "pipeline/worker/bench/speed.py",
     "pipeline/worker/optimizations/fused_ops.py",
     "pipeline/worker/optimizations/cuda_graph.py",
     "pipeline/worker/fault.py",

@@ -28,7 +28,7 @@ from pipeline.request.presets import Speed
 from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec
 from pipeline.worker import hold
-from pipeline.worker.bench import Within, beside, step
+from pipeline.worker.bench.speed import Within, beside, step
 from pipeline.worker.diffusion.conditioning import Conditions, conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.denoise import denoise

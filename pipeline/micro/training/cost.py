@@ -25,7 +25,7 @@ from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, tru
 from pipeline.micro.training.metrics import decibels, mean, nearest
 from pipeline.micro.training.motions import Motion
 from pipeline.request.sampling_plan import SAVINGS, Saving
-from pipeline.worker.count import denoising
+from pipeline.worker.bench.flops import denoising
 from pipeline.worker.model.loader import Model
 
 Row = dict[str, Any]

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.request.sampling_plan import SHALLOW, course_with
 from pipeline.worker import hold
-from pipeline.worker.bench import beside, step
-from pipeline.worker.count import work
+from pipeline.worker.bench.flops import work
+from pipeline.worker.bench.speed import beside, step
 from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.diffusion.sampler import guided, plain, predicting
 from pipeline.worker.memory.weights import join, one_of

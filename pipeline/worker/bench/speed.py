@@ -1,6 +1,6 @@
 """How fast a step of the UNet is: the plain one beside ours, in turn, with the difference.
 
-    python -m pipeline.worker.bench [--rounds 5] [--frames 8] [--side 32]
+    python -m pipeline.worker.bench.speed [--rounds 5] [--frames 8] [--side 32]
 
 On a CPU, in one thread, in seconds of its time, which others on the machine do not lengthen: a UNet
 of random weights a fifth as wide as the published one, with each transform alone and with all; the

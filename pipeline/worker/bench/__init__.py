@@ -1,0 +1,1 @@
+"""Benches: speed and the number of operations."""
