@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.children.channel import Channel, ParentGone
 from pipeline.children.protocol import Cancel, Embed, Failed, Load, Make, Progress, Survey
-from pipeline.worker import fault, timeline
+from pipeline.worker import faults, trace
 
 if TYPE_CHECKING:
-    from pipeline.worker.serve import Server
+    from pipeline.worker.server import Server
 
 _OOM_SCORE = 500
 """Of 1000; each is a thousandth of the memory more in the kernel's eyes."""
@@ -80,22 +80,22 @@ def _quiet() -> None:
 
 
 def _server(channel: Channel) -> "Server":
-    since = timeline.now()
-    faults = fault.from_environment()
+    since = trace.now()
+    injected = faults.from_environment()
     channel.send(Progress(stage="start", step=0, steps=2))
-    for each in faults:
+    for each in injected:
         each.strike("start")
     gc.disable()  # the half a million objects of the libraries stay: nobody need look through them
     import torch  # noqa: F401 (first alone, for it takes longest)
 
     channel.send(Progress(stage="start", step=1, steps=2))
-    from pipeline.worker.serve import Server
+    from pipeline.worker.server import Server
 
     gc.freeze()
     gc.enable()
-    timeline.note("start", "", since)
+    trace.note("start", "", since)
     channel.send(Progress(stage="start", step=2, steps=2))
-    return Server(channel, faults)
+    return Server(channel, injected)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.children.protocol import Made, Make
 from pipeline.quality import Flaw, flaw
 from pipeline.request.sampling_plan import course
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import Conditions, conditions, prompts_of, read_picture
 from pipeline.worker.diffusion.decode import decode, release
 from pipeline.worker.diffusion.denoise import denoise
@@ -28,7 +28,7 @@ from pipeline.worker.output.poster import leave_poster
 from pipeline.worker.output.preview import Preview
 from pipeline.worker.output.quality import examine
 from pipeline.worker.output.video import write
-from pipeline.worker.watch import Watch
+from pipeline.worker.progress import Watch
 
 _ENCODE_STEPS = 3
 
@@ -107,7 +107,7 @@ def check(model: Model, order: Make) -> None:
 def _conditions(
     model: Model, order: Make, picture: Image.Image, watch: Watch
 ) -> tuple[Conditions, Conditions | None]:
-    hold.prepare(model, order.mode)
+    placement.prepare(model, order.mode)
     release(model.device)
     return conditions(
         model,

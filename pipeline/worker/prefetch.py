@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from pipeline.children.protocol import Embed
-from pipeline.worker import timeline
+from pipeline.worker import trace
 from pipeline.worker.diffusion.conditioning import embed, prompts_of, read_picture
 from pipeline.worker.errors import first_line, is_out_of_memory
 from pipeline.worker.model.loader import Model
@@ -37,7 +37,7 @@ class Lookahead:
             self._last.result()
 
     def _embed(self, model: Model, order: Embed) -> None:
-        since = timeline.now()
+        since = trace.now()
         try:
             with torch.no_grad(), self._aside(model.device):
                 picture = read_picture(Path(order.picture), order.width, order.height)
@@ -45,7 +45,7 @@ class Lookahead:
         except Exception as error:
             if not is_out_of_memory(error):
                 print(f"nothing was made ahead: {first_line(error)}", file=sys.stderr)
-        timeline.note("embed", order.job, since)
+        trace.note("embed", order.job, since)
 
     @contextmanager
     def _aside(self, device: torch.device) -> Iterator[None]:

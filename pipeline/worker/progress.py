@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from pipeline.children.channel import Channel
 from pipeline.children.protocol import Progress, Stage
-from pipeline.worker import timeline
+from pipeline.worker import trace
 from pipeline.worker.errors import Cancelled
-from pipeline.worker.fault import Fault
+from pipeline.worker.faults import Fault
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Watch:
         self._settle = settle
         self._heed = heed
         self._done = self._of = 0
-        self._since = self._step_since = timeline.now()
+        self._since = self._step_since = trace.now()
 
     def enter(self, stage: Stage, steps: int) -> None:
         """The next stage begins, of so many steps."""
@@ -56,8 +56,8 @@ class Watch:
         """One step, or `done` steps in all, are behind us. Raises Cancelled, ParentGone."""
         self._settle()
         if self.stage == "denoise":
-            timeline.note("step", self._job, self._step_since)
-            self._step_since = timeline.now()
+            trace.note("step", self._job, self._step_since)
+            self._step_since = trace.now()
         self._done = self._done + 1 if done is None else done
         self._tell(preview)
         for fault in self._faults:
@@ -65,8 +65,8 @@ class Watch:
 
     def end(self) -> None:
         """The present stage is over."""
-        timeline.note(self.stage, self._job, self._since)
-        now = timeline.now()
+        trace.note(self.stage, self._job, self._since)
+        now = trace.now()
         spent = self.seconds.get(self.stage, 0.0) + now - self._since
         self.seconds[self.stage] = round(spent, 3)
         self._since = now

@@ -34,7 +34,7 @@ from pipeline.children.protocol import (
 from pipeline.children.protocol import Cancelled as CancelledReply
 from pipeline.children.protocol import Spoilt as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
-from pipeline.worker import clip
+from pipeline.worker import generate
 from pipeline.worker.diffusion.decode import release
 from pipeline.worker.errors import (
     Cancelled,
@@ -46,13 +46,13 @@ from pipeline.worker.errors import (
     is_out_of_memory,
     shortage,
 )
-from pipeline.worker.fault import Fault
-from pipeline.worker.finisher import Finisher
-from pipeline.worker.lookahead import Lookahead
+from pipeline.worker.faults import Fault
 from pipeline.worker.memory import budget
 from pipeline.worker.model.loader import Model, checked_device, device_facts, load
 from pipeline.worker.optimizations import fused_ops, kernel_cache
-from pipeline.worker.watch import Watch
+from pipeline.worker.prefetch import Lookahead
+from pipeline.worker.progress import Watch
+from pipeline.worker.video_thread import Finisher
 
 NoClip = SpoiltReply | OutOfMemory | Failed | CancelledReply
 
@@ -116,7 +116,7 @@ class Server:
         )
         try:
             with self._budget.kept():
-                film = clip.film(model, order, watch, self._budget)
+                film = generate.film(model, order, watch, self._budget)
             watch.leave_device()
             self._finisher.wait()
         except ParentGone:
@@ -139,11 +139,11 @@ class Server:
         if watch := self._watches.get(job):
             watch.cancelled.set()
 
-    def _finish(self, film: clip.Film, watch: Watch) -> None:
+    def _finish(self, film: generate.Film, watch: Watch) -> None:
         """In the finisher's thread."""
         job = film.order.job
         try:
-            reply: Made | NoClip = clip.finish(film, watch)
+            reply: Made | NoClip = generate.finish(film, watch)
         except ParentGone:
             raise
         except Exception as error:

@@ -25,7 +25,7 @@ from pipeline.memory.dimensions import PUBLISHED
 from pipeline.memory.model import Peak, peak
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.diffusion import decode
 from pipeline.worker.diffusion.conditioning import Conditions, conditions
 from pipeline.worker.diffusion.sampler import guided, plain
@@ -139,7 +139,7 @@ def predict(
 ) -> None:
     """One step, as the sampler makes it, and a second, when the pieces' order is known."""
     time = torch.empty((), dtype=torch.long, device=model.device)
-    with hold.unet(model, mode) as unet:
+    with placement.unet(model, mode) as unet:
         for _ in range(1 if mode.thrift.weights == "device" else 2):
             if unwanted is None:
                 plain(unet, wanted)(latents, time)
@@ -150,7 +150,7 @@ def predict(
 def frames_in_chunks(model: Model, mode: Mode, latents: torch.Tensor) -> None:
     """The first chunk of frames, decoded as `decode` does."""
     cells = latents[0].transpose(0, 1)
-    with hold.vae(model, striped=mode.thrift.stripes):
+    with placement.vae(model, striped=mode.thrift.stripes):
         decode._decoded(model, cells[: decode.together(cells, mode.thrift)].to(model.dtype))
 
 

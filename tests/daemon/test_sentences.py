@@ -47,7 +47,7 @@ ELSEWHERE = {
     "pipeline/worker/bench/speed.py",
     "pipeline/worker/optimizations/fused_ops.py",
     "pipeline/worker/optimizations/cuda_graph.py",
-    "pipeline/worker/fault.py",
+    "pipeline/worker/faults.py",
 }
 """Files whose sentences go to the terminal, the log, metrics or a program, not to the page."""
 

@@ -40,13 +40,13 @@ from pipeline.memory.modes import Mode, Rung
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec
-from pipeline.worker import clip
+from pipeline.worker import generate
 from pipeline.worker.diffusion.decode import release
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model.loader import Model, load
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.watch import Watch
+from pipeline.worker.progress import Watch
 from tests.gpu import service, speed
 from tests.published import noise, published
 
@@ -250,7 +250,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
             limits=NO_LIMITS,
         )
         try:
-            clip.finish(clip.film(model, order, watch, budget), watch)
+            generate.finish(generate.film(model, order, watch, budget), watch)
         except Spoilt as error:
             outcome = f"spoilt in {watch.stage}: {error}"
         except RuntimeError as error:

@@ -27,7 +27,7 @@ from pipeline.memory.modes import Mode
 from pipeline.request.presets import Speed
 from pipeline.request.sampling_plan import course
 from pipeline.request.spec import Spec
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.bench.speed import Within, beside, step
 from pipeline.worker.diffusion.conditioning import Conditions, conditions
 from pipeline.worker.diffusion.decode import decode
@@ -89,7 +89,7 @@ def _steps(
 
     @contextmanager
     def held() -> Iterator[None]:
-        with hold.unet(model, Mode.FAST):
+        with placement.unet(model, Mode.FAST):
             yield
         _plain_order(model, model.unet)
 

@@ -13,7 +13,7 @@ from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.sampling_plan import Course, Saving, course_with
 from pipeline.request.spec import Sampler
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.denoise import denoise
@@ -56,7 +56,7 @@ def film(
 ) -> Tensor:
     """(frames, 3, height, width) in -1..1: the clip of a picture that already has its size."""
     thrift = setting.mode.thrift
-    hold.prepare(model, setting.mode)
+    placement.prepare(model, setting.mode)
     wanted, unwanted = conditions(
         model,
         picture,

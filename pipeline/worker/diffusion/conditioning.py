@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.request.spec import Spec
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.errors import Refused, first_line
 from pipeline.worker.model.loader import Model
 
@@ -121,7 +121,7 @@ def _embed_text(model: Model, prompt: str) -> Tensor:
     tokens = model.tokenizer(
         prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    with hold.encoder(model, model.text_encoder):
+    with placement.encoder(model, model.text_encoder):
         layers = model.text_encoder(
             tokens.input_ids.to(model.device), output_hidden_states=True
         ).hidden_states
@@ -147,7 +147,7 @@ def _embed_image(model: Model, picture: Image.Image) -> Tensor:
     )
     mean, deviation = (torch.tensor(model.eye[k])[:, None, None] for k in _NORMALISATION)
     pixels = ((_pixels(square) - mean) / deviation)[None]
-    with hold.encoder(model, model.image_encoder):
+    with placement.encoder(model, model.image_encoder):
         embedding: Tensor = model.image_encoder(pixels.to(model.device, model.dtype)).image_embeds
     return embedding[:, None]
 
@@ -162,7 +162,7 @@ def picture_latents(model: Model, picture: Image.Image, *, striped: bool = False
     result. The mode needs no draw and puts no noise into what every frame is shown.
     """
     pixels = (2.0 * _pixels(picture) - 1.0)[None]
-    with hold.vae(model, striped=striped):
+    with placement.vae(model, striped=striped):
         latents = _vae_mode(model, pixels, model.dtype)
         if not torch.isfinite(latents).all():
             latents = _vae_mode(model, pixels, torch.float32)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.memory.modes import Thrift
 from pipeline.quality import Flaw
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.errors import Spoilt, is_out_of_memory
 from pipeline.worker.model.loader import Model
 from pipeline.worker.optimizations.cuda_graph import Work, recorded
@@ -56,7 +56,7 @@ def _decode(
 ) -> Frames:
     frames = []
     chunks = torch.split(cells.to(model.dtype), count)
-    with hold.vae(model, striped=striped):
+    with placement.vae(model, striped=striped):
         decoded: Work = partial(_decoded, model)
         if model.device.type == "cuda" and not striped and len(chunks) > _WORTH_RECORDING:
             decoded = recorded(decoded, model.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.memory.modes import Mode
 from pipeline.request.sampling_plan import Course
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.diffusion.sampler import noise_for, predicting, sample, scheduler_for
 from pipeline.worker.model.loader import Model
@@ -32,7 +32,7 @@ def denoise(
     `on_step` is called as `sample` does. Raises what lack of memory raises.
     """
     replays = graphs(model.device, mode.thrift, course)
-    with hold.unet(model, mode) as unet:
+    with placement.unet(model, mode) as unet:
         return sample(
             predicting(
                 unet,

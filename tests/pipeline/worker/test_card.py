@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from pipeline.request.sampling_plan import Turn
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import conditions
 from pipeline.worker.diffusion.sampler import predicting
 from pipeline.worker.model.loader import load
@@ -35,7 +35,7 @@ def test_a_clip_in_half_precision_is_all_on_the_card(mode: Mode) -> None:
         assert wanted.latents.dtype == torch.float16
         latents = torch.empty(wanted.latents.shape, device=model.device)
         time = torch.empty((), dtype=torch.long)  # as the schedulers have them: on the host
-        with hold.unet(model, mode) as unet:
+        with placement.unet(model, mode) as unet:
             halves = mode.thrift.halves
             predict = predicting(unet, wanted, unwanted, 9.0, _TURNS, rescale=0.2, halves=halves)
             for _ in _TURNS:

@@ -16,13 +16,13 @@ from pipeline.memory.dimensions import anatomy_of
 from pipeline.memory.model import need, peak_of
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import MICRO_FAMILY, Speed
-from pipeline.worker import clip
+from pipeline.worker import generate
 from pipeline.worker.diffusion import decode
 from pipeline.worker.diffusion.conditioning import picture_latents, read_picture, with_places
 from pipeline.worker.errors import Refused, Spoilt
 from pipeline.worker.memory.budget import Budget
 from pipeline.worker.model.loader import Model, load
-from pipeline.worker.watch import Watch
+from pipeline.worker.progress import Watch
 from tests.pipeline.worker.kit import a_picture
 
 Order = Callable[..., Make]
@@ -45,8 +45,8 @@ def made(model: Model, order: Make, budget: Budget | None = None) -> Made:
     watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
     budget = budget or Budget(torch.device("cpu"), None)
     with budget.kept():
-        film = clip.film(model, order, watch, budget)
-    return clip.finish(film, watch)
+        film = generate.film(model, order, watch, budget)
+    return generate.finish(film, watch)
 
 
 def shortened(order: Make, steps: int) -> Make:
@@ -80,13 +80,13 @@ def test_every_mode_gives_the_same_frames_and_fp8_nearly(
     micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = {}
-    examine = clip.examine
+    examine = generate.examine
 
     def keep(values: Any, *others: Any) -> Any:
         frames[mode] = values.astype(int)
         return examine(values, *others)
 
-    monkeypatch.setattr(clip, "examine", keep)
+    monkeypatch.setattr(generate, "examine", keep)
     for mode in Mode:
         made(micro, shortened(order(mode=mode, guidance=3.0), 4))
     for mode in Mode:
@@ -114,7 +114,7 @@ def test_a_speed_decides_how_many_steps_are_made_and_told(micro: Model, order: O
     channel = Silence()
     watch = Watch(channel, "encode")  # type: ignore[arg-type]
     asked = order(speed="fast", steps=24, width=16, height=16)
-    clip.film(micro, asked, watch, Budget(torch.device("cpu"), None))
+    generate.film(micro, asked, watch, Budget(torch.device("cpu"), None))
     steps = [(p.step, p.steps) for p in channel.told if p.stage == "denoise"]
     assert steps == [(n, 12) for n in range(13)]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.memory.modes import Mode
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.diffusion.sampler import guided, plain
 from pipeline.worker.memory.chunking import clips, feed_forwards, images
@@ -83,7 +83,7 @@ def test_a_prediction_in_every_exact_mode(micro: Model, told: Conditions, mode: 
     other = Conditions(told.text.flip(1), torch.zeros_like(told.image), told.latents, told.fps)
     latents = noise(1, 4, FRAMES, *SIDES, seed=6)
     whole = guided(micro.unet, told, other, 9.0)(latents, torch.tensor(81))
-    with hold.unet(micro, mode) as unet:
+    with placement.unet(micro, mode) as unet:
         predict = guided(unet, told, other, 9.0, halves=mode.thrift.halves)
         for _ in range(2):  # the second time the order of the pieces is known
             given = predict(latents, torch.tensor(81))
@@ -93,7 +93,7 @@ def test_a_prediction_in_every_exact_mode(micro: Model, told: Conditions, mode: 
 def test_eight_bits_cost_what_is_told(micro: Model, told: Conditions) -> None:
     micro.bring_unet()
     whole = step(micro.unet, told)
-    with hold.unet(micro, Mode.FP8) as unet:
+    with placement.unet(micro, Mode.FP8) as unet:
         assert {p.dtype for p in unet.parameters()} == {torch.float32, torch.float8_e4m3fn}
         given = step(unet, told)
     assert 1e-5 < difference(given, whole, "fp8") < 0.2
@@ -154,5 +154,5 @@ def test_an_encoder_gives_the_same_layer_by_layer(micro: Model) -> None:
     pixels = noise(1, 3, 32, 32)
     micro.weights.bring(micro.image_encoder)
     whole = micro.image_encoder(pixels).image_embeds
-    with hold.encoder(micro, micro.image_encoder):
+    with placement.encoder(micro, micro.image_encoder):
         assert torch.equal(micro.image_encoder(pixels).image_embeds, whole)

@@ -28,7 +28,7 @@ from pipeline.worker.memory.budget import Budget
 from pipeline.worker.memory.weights import empty_weights, one_of, tensors_of
 from pipeline.worker.model.loader import Model, load
 from pipeline.worker.optimizations.attention import projections
-from tests.pipeline.worker.test_clip import made
+from tests.pipeline.worker.test_generate import made
 
 _UNET = {
     "block_out_channels": (32, 64, 64, 64),

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.request.sampling_plan import SHALLOW, course_with
-from pipeline.worker import hold
+from pipeline.worker import placement
 from pipeline.worker.bench.flops import work
 from pipeline.worker.bench.speed import beside, step
 from pipeline.worker.diffusion.conditioning import Conditions
@@ -239,7 +239,7 @@ def test_the_vae_upsamples_with_less_work_to_the_same_result(micro: Model) -> No
     whole = micro.vae.decode(latents).sample
     found = {}
     for striped in (True, False):
-        with hold.vae(micro, striped=striped), FlopCounterMode(display=False) as counter:
+        with placement.vae(micro, striped=striped), FlopCounterMode(display=False) as counter:
             given = micro.vae.decode(latents[:1]).sample
         assert difference(given, whole[:1]) < 1e-5
         found[striped] = counter.get_total_flops()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.worker import serve
+from pipeline.worker import server
 from pipeline.worker.optimizations import kernel_cache
 from pipeline.worker.optimizations.kernel_cache import VARIABLE
 from tests.system import disks
@@ -97,7 +97,7 @@ def test_a_folder_that_is_read_only_or_full_is_told(
         disks.mount("-o", "remount,ro,size=24m", base)
         with pytest.raises(OSError, match=f"Read-only file system: '{base}/i2vd-torch-"):
             kernel_cache.keep()
-        serve._keep_kernels()
+        server._keep_kernels()
         said = capsys.readouterr().err
         assert said.startswith(
             "our kernels are made anew with each worker: [Errno 30] Read-only file system: "
