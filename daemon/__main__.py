@@ -5,18 +5,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 OWN = ("daemon", "pipeline", "rules")
-STRANGER = 2
+FOREIGN_PACKAGE = 2
 
 
 def main() -> None:
     """Entry point."""
-    _refuse_strangers()
+    _refuse_foreign_packages()
     from daemon.cli.commands import app
 
     app(prog_name="i2vd")
 
 
-def _refuse_strangers() -> None:
+def _refuse_foreign_packages() -> None:
     """PyPI has other packages called daemon and rules; one of them in our place breaks us."""
     home = Path(__file__).resolve().parent.parent
     for name in OWN:

@@ -15,27 +15,27 @@ from importlib.metadata import version
 
 import structlog
 
-from daemon.collectors import watch_gauges
+from daemon.collectors import register_collectors
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
 from daemon.config.settings import Inbox, Settings
-from daemon.devices import devices, most_bytes
+from daemon.devices import memory_limit, resolve_devices
 from daemon.dispatch import watchdog
 from daemon.dispatch.dispatcher import Dispatcher
 from daemon.dispatch.slot import Slot
-from daemon.estimate.duration import Pace
-from daemon.estimate.memory import Forecast
+from daemon.estimate.duration import DurationEstimator
+from daemon.estimate.memory import MemoryEstimator
 from daemon.fleet.hosts import Hosts
-from daemon.fleet.identity import owner
-from daemon.fleet.membership import Presence, lease_of
+from daemon.fleet.identity import owner_name
+from daemon.fleet.membership import Membership, heartbeat_lease
 from daemon.intake.intake import Intake, checker
 from daemon.intake.notifier import FileNotifier
 from daemon.intake.watcher import Watcher
-from daemon.jobs.database import Database, DatabaseUnusable, LedgerUnavailable
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.database import Database, DatabaseUnusable, QueueUnavailable
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
-from daemon.publish.posters import Posters, tidy
+from daemon.publish.posters import Posters, remove_old_posters
 from daemon.services import Services
 from daemon.status import Status
 from daemon.storage.health import StorageHealth
@@ -45,14 +45,14 @@ from daemon.telemetry.metrics import Metrics
 from daemon.web import server
 from daemon.web.actions import Actions
 from daemon.webhooks import Webhook
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.generator import Maker
-from pipeline.children.image_pool import Decoder
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.generator import ClipGenerator
+from pipeline.children.image_pool import ImagePool
 from pipeline.request.presets import family_of
 from rules.live import LiveRules, Reloaded
 
-_RULES_INTERVAL = 2.0
-_ROOM_INTERVAL = 2.0
+_RULES_INTERVAL_SECONDS = 2.0
+_STORAGE_INTERVAL_SECONDS = 2.0
 _QUEUE_RETRY_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -66,49 +66,49 @@ class App:
         self.failed: str | None = None
         """Why the process ends as failed though nobody stopped it."""
         self.database = Database(settings.queue_url, settings.queue.lease)
-        self.ledger = Ledger(self.database)
-        self.history = History(self.database)
+        self.store = JobStore(self.database)
+        self.queries = JobQueries(self.database)
         self.metrics = Metrics()
         self.metrics.build.labels(version("i2vd")).set(1)
         family = family_of(settings.model.name)
-        self.metrics.expect(family.presets)
+        self.metrics.initialise_presets(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
         storage = VolumeMarkers(settings, self.database)
-        self.room = StorageHealth(settings, storage, self.database.try_write)
-        self.archive = Archive(self.database, self.ledger, self.history, settings, storage)
-        self.decoder = Decoder(_line("picture"), self._child_lost("picture"))
+        self.storage_health = StorageHealth(settings, storage, self.database.try_write)
+        self.archive = Archive(self.database, self.store, self.queries, settings, storage)
+        self.image_pool = ImagePool(_forward_line("picture"), self._on_child_failure("picture"))
         self.services = Services(
             settings=settings,
-            owner=owner(settings.host, settings.state, shared=self.database.shared),
+            owner=owner_name(settings.host, settings.state, shared=self.database.shared),
             database=self.database,
             family=family,
-            ledger=self.ledger,
-            history=self.history,
+            store=self.store,
+            queries=self.queries,
             archive=self.archive,
-            room=self.room,
-            storage=storage,
-            pace=Pace.of(self.history),
-            forecast=Forecast(self.database, settings.model.name),
-            decoder=self.decoder,
+            storage_health=self.storage_health,
+            markers=storage,
+            durations=DurationEstimator.from_history(self.queries),
+            memory=MemoryEstimator(self.database, settings.model.name),
+            image_pool=self.image_pool,
             metrics=self.metrics,
             posters=Posters(),
             rules=self.rules,
         )
-        self.slots = [self._slot(device) for device in devices(settings.model.devices)]
-        self.hosts = Hosts(self.database, self.services.owner, lease_of(self.services))
-        self.presence = Presence(self.services, self.hosts, self.slots)
-        self.dispatcher = Dispatcher(self.services, self.presence.fit)
+        self.slots = [self._slot(device) for device in resolve_devices(settings.model.devices)]
+        self.hosts = Hosts(self.database, self.services.owner, heartbeat_lease(self.services))
+        self.membership = Membership(self.services, self.hosts, self.slots)
+        self.dispatcher = Dispatcher(self.services, self.membership.claim_filter)
         self.watchers = [self._watcher(inbox) for inbox in settings.watched]
         self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
-        self.hint = FileNotifier()
+        self.notifier = FileNotifier()
         self._stopping = self.dispatcher.stopping
         self.status = Status(
             self.services,
             self.slots,
             self.watchers,
-            self.hint,
+            self.notifier,
             self.hosts,
-            self.presence,
+            self.membership,
             self._stopping,
         )
 
@@ -124,18 +124,18 @@ class App:
             loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
             for name in self.rules:
                 self._reload(name)
-            watch_gauges(self.status)
-            await asyncio.to_thread(self.room.check)
-            await self.presence.begin()
-            stack.push_async_callback(self.presence.end)
+            register_collectors(self.status)
+            await asyncio.to_thread(self.storage_health.check)
+            await self.membership.join()
+            stack.push_async_callback(self.membership.leave)
             await self.dispatcher.begin()
-            await asyncio.to_thread(self._tidy_posters)
-            stack.push_async_callback(self.decoder.close)
-            self.hint.start(self.watchers)
-            stack.callback(self.hint.stop)
+            await asyncio.to_thread(self._remove_old_posters)
+            stack.push_async_callback(self.image_pool.close)
+            self.notifier.start(self.watchers)
+            stack.callback(self.notifier.stop)
             actions = Actions(self.reload_rules, self.wake_watchers)
             await stack.enter_async_context(server.serving(self.status, actions))
-            self._say_ready()
+            self._announce_ready()
             await self._work()
             systemd.notify("STOPPING=1", "STATUS=stopping")
         log.info("stopped")
@@ -145,14 +145,14 @@ class App:
             for watcher in self.watchers:
                 tasks.create_task(watcher.run(self._stopping))
             working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
-                tasks.create_task(self.dispatcher.tidy())
+                tasks.create_task(self.dispatcher.clean_up_only())
             ]
             around = [
                 *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
                 tasks.create_task(self._watch_rules()),
-                tasks.create_task(self._watch_room()),
-                tasks.create_task(self._be_present()),
-                tasks.create_task(watchdog.beat(self.slots, self.status.line)),
+                tasks.create_task(self._watch_storage()),
+                tasks.create_task(self._send_heartbeats()),
+                tasks.create_task(watchdog.notify_systemd(self.slots, self.status.line)),
             ]
             await asyncio.wait(working)
             for task in around:
@@ -162,18 +162,18 @@ class App:
         """First call: soft, within `stop_grace`. Second call: now."""
         if self._stopping.is_set():
             log.warning("stopping now")
-            self.dispatcher.hurry.set()
+            self.dispatcher.stop_now.set()
             return
         grace = self.settings.stop_grace
-        log.info("stopping", grace=grace, running=[h.job.id for s in self.slots for h in s.hands])
+        log.info("stopping", grace=grace, running=[h.job.id for s in self.slots for h in s.running])
         systemd.notify("STOPPING=1", "STATUS=stopping, the running attempt may finish")
         self._stopping.set()
-        asyncio.get_running_loop().call_later(grace, self.dispatcher.hurry.set)
+        asyncio.get_running_loop().call_later(grace, self.dispatcher.stop_now.set)
         self.dispatcher.wake()
         for watcher in self.watchers:
             watcher.wake.set()
 
-    def _say_ready(self) -> None:
+    def _announce_ready(self) -> None:
         log.info(
             "ready",
             version=version("i2vd"),
@@ -220,71 +220,73 @@ class App:
 
     async def _watch_rules(self) -> None:
         while True:
-            await asyncio.sleep(_RULES_INTERVAL)
+            await asyncio.sleep(_RULES_INTERVAL_SECONDS)
             for name, rules in self.rules.items():
                 if await asyncio.to_thread(rules.changed):
                     self._reload(name)
 
     # --- what must not go
 
-    async def _watch_room(self) -> None:
+    async def _watch_storage(self) -> None:
         while True:
-            await asyncio.sleep(_ROOM_INTERVAL)
-            if await asyncio.to_thread(self.room.check):
-                self.dispatcher.look_behind()
+            await asyncio.sleep(_STORAGE_INTERVAL_SECONDS)
+            if await asyncio.to_thread(self.storage_health.check):
+                self.dispatcher.request_cleanup()
                 for watcher in self.watchers:
                     watcher.wake.set()
-            if why := self.database.lost():
-                self._give_up(why)
+            if why := self.database.unusable_reason():
+                self._abandon_queue(why)
 
-    async def _be_present(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
-            if why := await self.presence.beat():
-                self._give_up(why)
-            if self.presence.gone:
-                self.dispatcher.look_behind()
+            if why := await self.membership.heartbeat():
+                self._abandon_queue(why)
+            if self.membership.departed:
+                self.dispatcher.request_cleanup()
 
-    def _give_up(self, why: str) -> None:
+    def _abandon_queue(self, why: str) -> None:
         """End after the work in hand, since nothing can be done with the queue any more."""
         if not self._stopping.is_set():
             log.error("the queue cannot be used any more", why=why)
             self.failed = why
             self.stop()
 
-    def _tidy_posters(self) -> None:
-        with contextlib.suppress(LedgerUnavailable):
-            newest = self.history.newest(limit=1)
+    def _remove_old_posters(self) -> None:
+        with contextlib.suppress(QueueUnavailable):
+            newest = self.queries.newest(limit=1)
             for inbox in self.services.settings.inbox:
-                tidy(inbox.outbox, newest[0].id if newest else 0)
+                remove_old_posters(inbox.outbox, newest[0].id if newest else 0)
 
     # --- parts
 
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
         name = f"worker {device}"
-        maker = Maker(
+        maker = ClipGenerator(
             model.load_on(device),
-            _line(name),
-            self._child_lost("worker"),
+            _forward_line(name),
+            self._on_child_failure("worker"),
             limits=self.settings.gate,
-            silence=model.silence,
+            timeouts=model.silence,
             env=self.settings.caches,
         )
-        return Slot(device, maker, most_bytes(device, model.max_vram))
+        return Slot(device, maker, memory_limit(device, model.max_vram))
 
     def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.services, self.dispatcher.wake)
-        return Watcher(inbox, self.settings.scan_interval, intake, self.room, self.services.storage)
+        return Watcher(
+            inbox, self.settings.scan_interval, intake, self.storage_health, self.services.markers
+        )
 
-    def _child_lost(self, child: str) -> Callable[[Loss], None]:
-        def note(loss: Loss) -> None:
+    def _on_child_failure(self, child: str) -> Callable[[ChildFailure], None]:
+        def note(loss: ChildFailure) -> None:
             log.error("child lost", child=child, cause=loss.cause, why=loss.reason, do=loss.advice)
             self.metrics.child_deaths.labels(child, loss.cause).inc()
 
         return note
 
 
-def _line(child: str) -> Callable[[str], None]:
+def _forward_line(child: str) -> Callable[[str], None]:
     """Forward a line of a child's stderr, with the child's name."""
 
     def forward(text: str) -> None:
@@ -303,7 +305,7 @@ def open_app(settings: Settings) -> App:
         try:
             return App(settings)
         except DatabaseUnusable as error:
-            if not error.passing:
+            if not error.temporary:
                 raise
             if not waiting:
                 log.error("waiting for the queue", why=str(error))

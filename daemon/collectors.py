@@ -5,25 +5,26 @@ from collections.abc import Iterable
 from daemon.config.settings import Settings
 from daemon.fleet.hosts import HOST_STATES
 from daemon.status import Status
-from daemon.telemetry.gpu_metrics import Gpus
+from daemon.telemetry.gpu_metrics import GpuCollector
 from daemon.telemetry.metrics import free_bytes
 
 
-def watch_gauges(status: Status) -> None:
+def register_collectors(status: Status) -> None:
     """Serve them among the metrics of the daemon."""
     services = status.services
-    services.metrics.watch_ledger(services.history)
-    services.metrics.registry.register(Gpus())
+    services.metrics.watch_queue(services.queries)
+    services.metrics.registry.register(GpuCollector())
     gauge = services.metrics.watch_gauge
     gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not status.problems())])
-    gauge(
-        "i2vd_paused", "1 while claiming is paused.", [], lambda: [([], services.ledger.paused())]
-    )
+    gauge("i2vd_paused", "1 while claiming is paused.", [], lambda: [([], services.store.paused())])
     gauge(
         "i2vd_room",
         "1 while all folders of an inbox, and the state folder, take more work.",
         ["inbox"],
-        lambda: [([i.name], i.name not in services.room.blocked) for i in services.settings.inbox],
+        lambda: [
+            ([i.name], i.name not in services.storage_health.blocked)
+            for i in services.settings.inbox
+        ],
     )
     gauge(
         "i2vd_queue_eta_seconds",

@@ -8,20 +8,20 @@ from typing import NamedTuple
 import pynvml
 
 
-def devices(wanted: Iterable[str]) -> list[str]:
+def resolve_devices(wanted: Iterable[str]) -> list[str]:
     """The devices to use: "auto" is every NVIDIA GPU that we may use, else the CPU."""
     found: list[str] = []
     for device in wanted:
-        found += [device] if device != "auto" else _cards() or ["cpu"]
+        found += [device] if device != "auto" else _list_gpus() or ["cpu"]
     return found
 
 
-def device_here(wanted: Iterable[str]) -> str:
+def local_device(wanted: Iterable[str]) -> str:
     """For a command that makes a clip itself, also on a host that makes none for the queue."""
-    return devices([*wanted] or ["auto"])[0]
+    return resolve_devices([*wanted] or ["auto"])[0]
 
 
-def _cards(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+def _list_gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     """What the kernel shows, or as many as CUDA_VISIBLE_DEVICES leaves, which numbers them anew."""
     count = len(list(folder.glob("*")))
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -37,7 +37,7 @@ class Card(NamedTuple):
     memory: int
 
 
-def card(device: str) -> Card | None:
+def read_card(device: str) -> Card | None:
     """Of "cuda:N", which counts within CUDA_VISIBLE_DEVICES; None where no driver tells it."""
     kind, _, number = device.partition(":")
     if kind != "cuda":
@@ -52,9 +52,9 @@ def card(device: str) -> Card | None:
         return None
 
 
-def most_bytes(device: str, limit: int | None) -> int | None:
+def memory_limit(device: str, limit: int | None) -> int | None:
     """What may be used of a device's memory, under a limit if there is one; None: not counted."""
-    there = card(device)
+    there = read_card(device)
     known = (limit, there.memory if there else None)
     return min((each for each in known if each is not None), default=None)
 

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from daemon.config.settings import Settings
-from daemon.estimate.duration import Pace
-from daemon.estimate.memory import Forecast
+from daemon.estimate.duration import DurationEstimator
+from daemon.estimate.memory import MemoryEstimator
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
 from daemon.storage.health import StorageHealth
 from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
-from pipeline.children.image_pool import Decoder
+from pipeline.children.image_pool import ImagePool
 from pipeline.request.presets import Family
 from rules.live import LiveRules
 
@@ -28,16 +28,16 @@ class Services:
     owner: str
     database: Database
     family: Family
-    ledger: Ledger
-    history: History
+    store: JobStore
+    queries: JobQueries
     archive: Archive
-    room: StorageHealth
-    storage: VolumeMarkers
-    pace: Pace
-    forecast: Forecast
-    decoder: Decoder
+    storage_health: StorageHealth
+    markers: VolumeMarkers
+    durations: DurationEstimator
+    memory: MemoryEstimator
+    image_pool: ImagePool
     metrics: Metrics
     posters: Posters
     rules: Mapping[str, LiveRules]
-    entering: threading.Lock = field(default_factory=threading.Lock)
+    enqueue_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a drop and what lies beside it are entered into the ledger."""

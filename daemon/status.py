@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import queued_work
 from daemon.fleet.hosts import DRAINED, Hosts
-from daemon.fleet.membership import Presence
+from daemon.fleet.membership import Membership
 from daemon.intake.notifier import FileNotifier
 from daemon.intake.watcher import Watcher
-from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.database import QueueUnavailable
 from daemon.services import Services
 
 
@@ -27,7 +27,7 @@ class Status:
     watchers: Sequence[Watcher]
     notifier: FileNotifier
     hosts: Hosts
-    presence: Presence
+    membership: Membership
     _stopping: asyncio.Event
 
     @property
@@ -38,7 +38,7 @@ class Status:
     def problems(self) -> list[str]:
         """Return the reasons why the daemon is not ready; empty if it is."""
         services = self.services
-        blocked = services.room.blocked
+        blocked = services.storage_health.blocked
         found = [
             f"inbox {w.inbox.name}: {w.unavailable}"
             for w in self.watchers
@@ -51,8 +51,8 @@ class Status:
             if rules.last and not rules.last.ok and not rules.rules.rules
         ]
         found += [f"inbox {name}: {reason}" for name, reason in blocked.items()]
-        found += [services.archive.trouble] if services.archive.trouble else []
-        found += [f"{slot.device}: {slot.trouble}" for slot in self.slots if slot.trouble]
+        found += [services.archive.last_error] if services.archive.last_error else []
+        found += [f"{slot.device}: {slot.problem}" for slot in self.slots if slot.problem]
         if self.stopping:
             found.append("stopping")
         return found
@@ -63,31 +63,33 @@ class Status:
         running = [
             (hand.job.spec, now - (hand.job.started or now))
             for slot in self.slots
-            for hand in slot.hands
+            for hand in slot.running
             if hand.job.spec
         ]
-        work = queued_work(self.services.history)
-        return self.services.pace.until_done(work, running, self.presence.devices())
+        work = queued_work(self.services.queries)
+        return self.services.durations.queue_eta(work, running, self.membership.devices())
 
     def line(self) -> str:
         """Return one line for `systemctl status`."""
         try:
-            queued = self.services.history.counts()["queued"]
+            queued = self.services.queries.counts()["queued"]
             left = self.queue_eta() if queued else None
-        except LedgerUnavailable as error:
+        except QueueUnavailable as error:
             return str(error)
-        local = (host.state for host in self.presence.hosts if host.here)
+        local = (host.state for host in self.membership.hosts if host.here)
         parts: list[str] = [state for state in local if state in DRAINED]
-        parts += [f"{queued} queued" + ("" if left is None else f", all done in {_rough(left)}")]
+        parts += [
+            f"{queued} queued" + ("" if left is None else f", all done in {_rough_duration(left)}")
+        ]
         for slot in self.slots:
-            if (front := slot.front) and (p := front.told()):
+            if (front := slot.current) and (p := front.progress_dict()):
                 eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
                 parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
         return "; ".join(parts)
 
 
-def _rough(seconds: float) -> str:
+def _rough_duration(seconds: float) -> str:
     """Format a duration for people: "40 s", "12 min", "3.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -24,10 +24,10 @@ from standardwebhooks.webhooks import Webhook as Signer
 
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Hook, Settings, SettingsError
-from daemon.jobs.database import Database, LedgerUnavailable
+from daemon.jobs.database import Database, QueueUnavailable
 from daemon.jobs.job import Job, as_job
 from daemon.jobs.schema import events, jobs, meta
-from daemon.publish.originals import local
+from daemon.publish.originals import with_local_paths
 from daemon.telemetry.metrics import Metrics
 
 _BASE64 = "whsec_"
@@ -62,7 +62,7 @@ class _Found(NamedTuple):
 
 
 @dataclass
-class _Trying:
+class _Delivery:
     """How far this host is with a message; `over` when only the queue does not know it yet."""
 
     number: int
@@ -84,7 +84,7 @@ class Webhook:
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
-        self._trying = _Trying(0)
+        self._trying = _Delivery(0)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Tell what happens from now on, and what happened since the last time."""
@@ -92,7 +92,7 @@ class Webhook:
             while not stopping.is_set():
                 try:
                     pause = await self._turn(client)
-                except LedgerUnavailable as error:
+                except QueueUnavailable as error:
                     log.warning("webhook waits for the queue", why=str(error))
                     pause = _INTERVAL
                 await _pause(stopping, pause)
@@ -101,14 +101,14 @@ class Webhook:
         """Tell the oldest message, unless another host is at it; seconds until the next look."""
         if await asyncio.to_thread(self._next) is None:
             return _INTERVAL
-        async with self._alone() as alone:
+        async with self._only_sender() as alone:
             found = await asyncio.to_thread(self._next) if alone else None
-            return _INTERVAL if found is None else await self._tell(client, found)
+            return _INTERVAL if found is None else await self._deliver(client, found)
 
     @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[bool]:
+    async def _only_sender(self) -> AsyncIterator[bool]:
         with contextlib.ExitStack() as stack:
-            turn = self._database.alone(self._key)
+            turn = self._database.advisory_lock(self._key)
             alone = await asyncio.to_thread(stack.enter_context, turn)
             try:
                 yield alone
@@ -148,14 +148,14 @@ class Webhook:
             row = db.execute(query).first()
         if row is None:
             return None
-        job = local(self._settings, as_job(row))
+        job = with_local_paths(self._settings, as_job(row))
         message = Message(event=row.event, at=row.at, detail=row.detail, job=job)
         return _Found(last, row.number, message)
 
-    async def _tell(self, client: httpx2.AsyncClient, found: _Found) -> float:
+    async def _deliver(self, client: httpx2.AsyncClient, found: _Found) -> float:
         """One try; seconds until the next."""
         if self._trying.number != found.number:
-            self._trying = _Trying(found.number)
+            self._trying = _Delivery(found.number)
         trying, told = self._trying, {"url": self.hook.url, "job": found.message.job.id}
         if not trying.over:
             why = await self._post(client, found.number, found.message.model_dump_json())

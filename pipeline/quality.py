@@ -14,7 +14,7 @@ FLAWS: tuple[FlawKind, ...] = get_args(FlawKind)
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
-class Limits(BaseModel):
+class QualityLimits(BaseModel):
     """What a clip may look like."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,11 +29,11 @@ class Limits(BaseModel):
     """Least likeness of the first frame to the picture; -1 turns the check off."""
 
 
-NO_LIMITS = Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
+NO_LIMITS = QualityLimits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)
 """For clips that need not look like anything: of random weights, or of too few steps."""
 
 
-class Figures(BaseModel):
+class Measurements(BaseModel):
     """What was measured of a clip's frames, against the framed picture."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +57,7 @@ class Flaw(NamedTuple):
     reason: str
 
 
-def flaw(figures: Figures, limits: Limits) -> Flaw | None:
+def find_flaw(figures: Measurements, limits: QualityLimits) -> Flaw | None:
     """The first thing that is wrong; None where frames are a clip."""
     if figures.black > limits.black:
         told = f"{figures.black:.0%} of the frames are black (gate.black = {limits.black:g})"

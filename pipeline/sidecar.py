@@ -16,9 +16,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Dtype, Output, Stage
 from pipeline.memory.modes import Mode, Rung
-from pipeline.quality import Figures
+from pipeline.quality import Measurements
 from pipeline.request.presets import Speed
-from pipeline.request.sampling_plan import course
+from pipeline.request.sampling_plan import sampling_plan
 from pipeline.request.spec import Sampler, Spacing, Spec
 
 SCHEMA_FILE = Path(__file__).with_name("sidecar.schema.json")
@@ -55,7 +55,7 @@ class Tried(_Part):
     mode: Mode
 
 
-class Given(Tried):
+class Applied(Tried):
     """How the clip was really made: as memory, speed and the gate's refusal of a first try had it.
 
     The steps and how they were made are None in a sidecar of before there were speeds.
@@ -91,14 +91,14 @@ class Fallback(_Part):
     seconds: float = 0.0
 
 
-class Model(_Part):
+class ModelRecord(_Part):
     """The model: as configured, and the digest over its weights."""
 
     id: str
     weights: str
 
 
-class Gate(Figures):
+class QualityRecord(Measurements):
     """What was measured of the frames; `refused` says why a first try with the asked seed was."""
 
     refused: str | None
@@ -116,11 +116,11 @@ class Sidecar(_Part):
     source: Source
     rule: AppliedRule | None
     asked: Spec
-    given: Given
+    given: Applied
     degraded: bool
     fallbacks: tuple[Fallback, ...]
-    gate: Gate
-    model: Model
+    gate: QualityRecord
+    model: ModelRecord
     device: str
     versions: dict[str, str]
     seconds: dict[str, float]
@@ -128,7 +128,7 @@ class Sidecar(_Part):
     output: Output
 
 
-def compose(
+def compose_sidecar(
     clip: Clip,
     *,
     generator: str,
@@ -153,8 +153,8 @@ def compose(
         given=_given(clip, asked),
         degraded=clip.rung.degrades(asked) or made.output.frames < asked.frames,
         fallbacks=(*earlier, *map(fallback, clip.steps_down)),
-        gate=Gate(**made.figures.model_dump(), refused=clip.refused),
-        model=Model(id=loaded.model, weights=loaded.weights),
+        gate=QualityRecord(**made.measurements.model_dump(), refused=clip.refused),
+        model=ModelRecord(id=loaded.model, weights=loaded.weights),
         device=loaded.device_name,
         versions=loaded.versions,
         seconds=made.seconds,
@@ -163,9 +163,9 @@ def compose(
     )
 
 
-def _given(clip: Clip, asked: Spec) -> Given:
-    way = course(clip.as_made(asked))
-    return Given(
+def _given(clip: Clip, asked: Spec) -> Applied:
+    way = sampling_plan(clip.as_made(asked))
+    return Applied(
         **_tried(clip.rung).model_dump(),
         seed=clip.seed,
         dtype=clip.loaded.dtype,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rules.files import Fingerprint, fingerprint
-from rules.parse import Checker, Mistake, parse_folder
+from rules.parse import Checker, RuleError, parse_folder
 from rules.rule import RuleSet
 
 
@@ -12,8 +12,8 @@ class Reloaded(NamedTuple):
     """How a reload went, at `at` seconds; without `ok` the last good set stayed in force."""
 
     ok: bool
-    mistakes: tuple[Mistake, ...]
-    warnings: tuple[Mistake, ...]
+    mistakes: tuple[RuleError, ...]
+    warnings: tuple[RuleError, ...]
     at: float
 
 

@@ -34,7 +34,7 @@ class Problem(Protocol):
 Checker = Callable[[Mapping[str, object]], Iterable[Problem]]
 
 
-class Mistake(NamedTuple):
+class RuleError(NamedTuple):
     """One thing wrong (`fatal`) or unwise in a file; `key` and `line` where they are known."""
 
     file: str
@@ -57,7 +57,7 @@ class Parsed(NamedTuple):
     """`rules` is None when any of the mistakes is fatal."""
 
     rules: RuleSet | None
-    mistakes: tuple[Mistake, ...]
+    mistakes: tuple[RuleError, ...]
 
 
 class Key(NamedTuple):
@@ -132,20 +132,20 @@ def parse_folder(folder: Path, checker: Checker) -> Parsed:
         files = rule_files(folder)
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
-        return Parsed(None, (Mistake(str(folder), None, "", f"cannot be read: {reason}"),))
+        return Parsed(None, (RuleError(str(folder), None, "", f"cannot be read: {reason}"),))
     rules: list[Rule] = []
     contents: list[tuple[str, bytes]] = []
-    mistakes: list[Mistake] = []
+    mistakes: list[RuleError] = []
     for file in files:
         if not file.name.isprintable():
             why = f"{shown(file.name)!r}: a rule's name must be printable"
-            mistakes.append(Mistake(str(folder), None, "", why))
+            mistakes.append(RuleError(str(folder), None, "", why))
             continue
         try:
             content = read(file, follow=True)
             rule, found = parse_rule(file.name, decode(content), checker)
         except Unreadable as why:
-            rule, found, content = None, [Mistake(file.name, None, "", str(why))], b""
+            rule, found, content = None, [RuleError(file.name, None, "", str(why))], b""
         contents.append((file.name, content))
         mistakes += found
         rules += [] if rule is None else [rule]
@@ -155,31 +155,31 @@ def parse_folder(folder: Path, checker: Checker) -> Parsed:
     return Parsed(RuleSet(tuple(rules), digest_of(contents)), tuple(mistakes))
 
 
-def _about_the_set(folder: Path, names: list[str], rules: list[Rule]) -> list[Mistake]:
+def _about_the_set(folder: Path, names: list[str], rules: list[Rule]) -> list[RuleError]:
     if not names:
         why = "holds no rule (*.toml), so no picture is made into a clip"
-        return [Mistake(str(folder), None, "", why, fatal=False)]
+        return [RuleError(str(folder), None, "", why, fatal=False)]
     found = []
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name[:-5].casefold(), name)) != name:
-            found.append(Mistake(name, None, "", f"has the same rule name as {other}"))
+            found.append(RuleError(name, None, "", f"has the same rule name as {other}"))
     numbers = [(int(m[0]), n) for n in names if (m := re.match(r"\d{1,9}", n))]
     for (before, first), (after, second) in itertools.pairwise(numbers):
         if after < before:
             why = f"is read after {first}, for names are read as text; give all numbers one length"
-            found.append(Mistake(second, None, "", why, fatal=False))
+            found.append(RuleError(second, None, "", why, fatal=False))
     last = next((i for i, rule in enumerate(rules) if rule.takes_all), len(rules))
     for rule in rules[last + 1 :]:
         why = f"is never reached: {rules[last].name}.toml takes every picture"
-        found.append(Mistake(f"{rule.name}.toml", None, "", why, fatal=False))
+        found.append(RuleError(f"{rule.name}.toml", None, "", why, fatal=False))
     return found
 
 
-def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, list[Mistake]]:
+def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, list[RuleError]]:
     """One rule file. The rule is None when a mistake is fatal; all mistakes are told."""
     table = _toml(name, text)
-    if isinstance(table, Mistake):
+    if isinstance(table, RuleError):
         return None, [table]
     place = _Place(name, text)
     found = [*_top(place, table), *_match(place, table), *_make(place, table, checker)]
@@ -193,17 +193,17 @@ def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, lis
     return Rule(name[: -len(".toml")], Match(**match), Make(table["make"]), **top), found
 
 
-def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, list[Mistake]]:
+def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, list[RuleError]]:
     """What lies beside one picture: `cat.jpg.txt`, its prompt, or `cat.jpg.toml`, as in [make]."""
     if name.lower().endswith(".txt"):
         prompt = " ".join(text.split())
         if not prompt:
-            return None, [Mistake(name, None, "", "is empty; it should hold the prompt")]
-        table: dict[str, Any] | Mistake = {"make": {"prompt": template.escape(prompt)}}
+            return None, [RuleError(name, None, "", "is empty; it should hold the prompt")]
+        table: dict[str, Any] | RuleError = {"make": {"prompt": template.escape(prompt)}}
         text = ""
     else:
         table = _toml(name, text)
-    if isinstance(table, Mistake):
+    if isinstance(table, RuleError):
         return None, [table]
     place = _Place(name, text)
     nested = "make" in table
@@ -220,32 +220,34 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
     return Make(table["make"] if nested else table), found
 
 
-def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[Mistake]]:
+def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[RuleError]]:
     """The sidecar beside a picture, if there is one; (None, []) when there is none."""
     files = [picture.with_name(picture.name + ending) for ending in (".toml", ".txt")]
     there = [file for file in files if os.path.lexists(file)]
     if not there:
         return None, []
     if len(there) > 1:
-        return None, [Mistake(there[0].name, None, "", f"stands beside {there[1].name}; keep one")]
+        return None, [
+            RuleError(there[0].name, None, "", f"stands beside {there[1].name}; keep one")
+        ]
     try:
         text = decode(read(there[0], follow=False))
     except Unreadable as why:
-        return None, [Mistake(there[0].name, None, "", str(why))]
+        return None, [RuleError(there[0].name, None, "", str(why))]
     return parse_sidecar(there[0].name, text, checker)
 
 
 # --- the parts of a file
 
 
-def _toml(name: str, text: str) -> dict[str, Any] | Mistake:
+def _toml(name: str, text: str) -> dict[str, Any] | RuleError:
     try:
         table = tomllib.loads(text)
         if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MOST_KEYS:
-            return Mistake(name, None, "", f"has over {_MOST_KEYS} keys; a rule has a few")
+            return RuleError(name, None, "", f"has over {_MOST_KEYS} keys; a rule has a few")
         return table
     except RecursionError:
-        return Mistake(name, None, "", "is nested too deeply")
+        return RuleError(name, None, "", "is nested too deeply")
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
         why = str(error)
         if "string conversion" in why:
@@ -257,7 +259,7 @@ def _toml(name: str, text: str) -> dict[str, Any] | Mistake:
             number = int(line[1]) if line else None
         why = re.sub(r" \(at (line \d+, column \d+|end of document)\)", "", why)
         where = f" (column {line[2]})" if line else ""
-        return Mistake(name, number, "", f"not TOML: {why[:1].lower()}{why[1:]}{where}")
+        return RuleError(name, number, "", f"not TOML: {why[:1].lower()}{why[1:]}{where}")
 
 
 class _Place(NamedTuple):
@@ -266,9 +268,9 @@ class _Place(NamedTuple):
     file: str
     text: str
 
-    def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> Mistake:
+    def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> RuleError:
         full = f"{table}.{key}" if table and key else table or key
-        return Mistake(self.file, self._line(table, key), shown(full), _printable(message), fatal)
+        return RuleError(self.file, self._line(table, key), shown(full), _printable(message), fatal)
 
     def _line(self, table: str, key: str) -> int | None:
         """A light search, good for what people write: a key on its line, under its table."""
@@ -293,7 +295,7 @@ def _spelt(key: str) -> str:
     return rf"""(?:{re.escape(key)}|"{re.escape(key)}"|'{re.escape(key)}')"""
 
 
-def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
+def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[RuleError]:
     for key, value in table.items():
         if key in TOP_KEYS:
             yield from _value(place, "", key, value, TOP_KEYS[key])
@@ -308,7 +310,7 @@ def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
             yield place.mistake("", "output", why)
 
 
-def _match(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
+def _match(place: _Place, table: Mapping[str, Any]) -> Iterable[RuleError]:
     match = table.get("match", {})
     if not isinstance(match, dict):
         return
@@ -329,7 +331,7 @@ def _match(place: _Place, table: Mapping[str, Any]) -> Iterable[Mistake]:
 
 def _make(
     place: _Place, table: Mapping[str, Any], checker: Checker, *, flat: bool = False
-) -> Iterable[Mistake]:
+) -> Iterable[RuleError]:
     if "make" not in table:
         yield place.mistake("make", "", "is missing; it says at least the prompt")
         return
@@ -358,7 +360,7 @@ def _make(
         yield place.mistake(where, problem.key, problem.message, fatal=problem.fatal)
 
 
-def _value(place: _Place, table: str, key: str, value: object, known: Key) -> Iterable[Mistake]:
+def _value(place: _Place, table: str, key: str, value: object, known: Key) -> Iterable[RuleError]:
     if not known.allows(value):
         yield place.mistake(table, key, f"{_value_shown(value)}; allowed: {known.allowed}")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.worker.memory.weights import Weights
-from pipeline.worker.model.loader import Model
-from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.model.loader import LoadedModel
+from pipeline.worker.optimizations.attention import qkv_weights
 from tests.bench.memory_count import Shapes
 
 CARD = torch.device("cuda:0")
@@ -76,7 +76,7 @@ def _fits(place: Tensor, values: Any) -> Tensor:
 
 
 @contextmanager
-def on_a_card(model: Model) -> Iterator[None]:
+def on_a_card(model: LoadedModel) -> Iterator[None]:
     """Within, a model that was loaded on the CPU is on the card; it cannot be taken back."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     weights = _OneStream(CARD)
@@ -89,7 +89,7 @@ def on_a_card(model: Model) -> Iterator[None]:
             for name, tensor in [*module._buffers.items()]:
                 if tensor is not None:
                     module._buffers[name] = mode.from_tensor(tensor)
-        weights.hold(network, projections(network) if network is model.unet else ())
+        weights.hold(network, qkv_weights(network) if network is model.unet else ())
     model.weights = weights
     with torch.no_grad(), mode, _Card():
         yield

@@ -23,10 +23,10 @@ from transformers import (
 
 from pipeline.checkpoint.layout import find
 from pipeline.request.presets import MICRO_FOLDER
-from pipeline.worker.memory.weights import Weights, assign, empty_weights
-from pipeline.worker.model.embedding_cache import Embeddings
-from pipeline.worker.model.loader import Model
-from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.memory.weights import Weights, assign_tensors, empty_weights
+from pipeline.worker.model.embedding_cache import EmbeddingCache
+from pipeline.worker.model.loader import LoadedModel
+from pipeline.worker.optimizations.attention import qkv_weights
 
 TEXT = CLIPTextConfig(
     hidden_size=1024,
@@ -106,7 +106,7 @@ def published(
     device: str,
     dtype: torch.dtype,
     fill: Callable[[str, Tensor], Tensor] = lambda _, empty: empty,
-) -> Model:
+) -> LoadedModel:
     """The model, to work on `device`; `fill` makes the host's tensors from names and empty ones.
 
     On "meta" the host's copies have no memory either.
@@ -121,19 +121,19 @@ def published(
             key: fill(key, torch.empty(value.shape, dtype=dtype, device=kind))
             for key, value in state.items()
         }
-        assign(network, host, name)
+        assign_tensors(network, host, name)
         network.to(kind)
-        weights.hold(network, projections(network) if name == "unet" else ())
+        weights.hold(network, qkv_weights(network) if name == "unet" else ())
     micro = find("micro", small=True)
     scheduler = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
-    return Model(
+    return LoadedModel(
         name="random weights",
         digest="",
         dtype=dtype,
         tokenizer=CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer"),
         scheduler=scheduler | {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"},
-        eye=dict(micro.configs["feature_extractor"]) | _EYE,
+        image_processor=dict(micro.configs["feature_extractor"]) | _EYE,
         weights=weights,
-        embeddings=Embeddings(),
+        embeddings=EmbeddingCache(),
         **made,
     )

@@ -11,15 +11,15 @@ from daemon.cli.base import Exit
 from daemon.cli.commands import app
 from daemon.config.loader import load
 from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
-from pipeline.children.protocol import SILENCE
-from pipeline.quality import Limits
+from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
+from pipeline.quality import QualityLimits
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.request.spec import Request
 from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SECTIONS = (Settings, Inbox, Queue, Model, Limits, Http, Hook, Log)
+SECTIONS = (Settings, Inbox, Queue, Model, QualityLimits, Http, Hook, Log)
 
 
 def section(title: str) -> str:
@@ -109,4 +109,6 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_the_limits_of_silence_are_as_told() -> None:
     (row,) = re.findall(r"^\| `silence` \|.*\| (.*) \|$", README, re.MULTILINE)
-    assert row == ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in SILENCE.items())
+    assert row == ", ".join(
+        f"{stage} {seconds:.0f}" for stage, seconds in HEARTBEAT_TIMEOUTS.items()
+    )

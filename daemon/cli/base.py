@@ -43,7 +43,7 @@ def fail(code: Exit, message: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-def settings_of(config: Path | None, *, quiet: bool = True) -> Settings:
+def load_settings(config: Path | None, *, quiet: bool = True) -> Settings:
     """The settings, or the end of the command with every mistake told.
 
     `quiet` commands speak to a person: they log only what goes wrong.

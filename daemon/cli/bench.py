@@ -14,12 +14,12 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from daemon.cli.base import Config, Exit, app, fail, settings_of
-from daemon.devices import device_here
+from daemon.cli.base import Config, Exit, app, fail, load_settings
+from daemon.devices import local_device
 from pipeline.request.presets import MICRO
 
 if TYPE_CHECKING:
-    from daemon.estimate.requirements import Row
+    from daemon.estimate.requirements import Requirement
 
 benches = typer.Typer(help="Measure what this machine can do.", no_args_is_help=True)
 app.add_typer(benches, name="bench")
@@ -41,11 +41,11 @@ def memory(
     from daemon.cli import bench_memory
     from daemon.estimate import requirements
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     name = model or settings.model.name
     wanted = _presets(name, presets)
     size = _size(card)
-    device = device_here(settings.model.devices)
+    device = local_device(settings.model.devices)
     if model or card or (device == "cpu" and name != MICRO):
         rows = requirements.predicted(name, wanted, size)
     else:
@@ -75,9 +75,9 @@ def device_waits(
     from daemon.cli import bench_timeline
     from daemon.cli.sandbox import SandboxFailed
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     model = settings.model
-    device = device_here(model.devices)
+    device = local_device(model.devices)
     if device == "cpu" and model.name != MICRO:
         fail(Exit.MISTAKE, f"{model.name} takes hours for a clip without a GPU")
     _presets(model.name, preset)
@@ -96,7 +96,7 @@ def device_waits(
         bench_timeline.show(found, Console())
 
 
-async def _listed(rows: AsyncIterator["Row"]) -> "list[Row]":
+async def _listed(rows: AsyncIterator["Requirement"]) -> "list[Requirement]":
     return [row async for row in rows]
 
 

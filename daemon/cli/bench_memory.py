@@ -11,16 +11,16 @@ from rich.console import Console
 
 from daemon.cli.demo import SAMPLES
 from daemon.config.settings import Settings
-from daemon.devices import device_here
-from daemon.estimate.requirements import Row, rung_of, spec_of
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.generation import Clip, Order
-from pipeline.children.generator import Maker
-from pipeline.children.image_pool import Decoder
+from daemon.devices import local_device
+from daemon.estimate.requirements import Requirement, rung_of, spec_of
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.generation import Clip, GenerationRequest
+from pipeline.children.generator import ClipGenerator
+from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Inspected
 from pipeline.memory import ladder
-from pipeline.memory.dimensions import anatomy_of
-from pipeline.memory.model import peak_of
+from pipeline.memory.dimensions import dimensions_of
+from pipeline.memory.model import peak_memory
 from pipeline.memory.modes import Mode
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import family_of
@@ -36,20 +36,22 @@ class NotMeasured(Exception):
 
 async def measured(
     settings: Settings, presets: Sequence[str], console: Console
-) -> AsyncIterator[Row]:
+) -> AsyncIterator[Requirement]:
     """A row for each preset and mode of the configured model on its first device."""
-    device = device_here(settings.model.devices)
+    device = local_device(settings.model.devices)
     load = settings.model.load_on(device)
     limit = settings.model.max_vram
     if device == "cpu":
         load = load.model_copy(update={"max_memory": limit or _UNLIMITED})
     lines: list[str] = []
 
-    def tell_loss(loss: Loss) -> None:
+    def tell_loss(loss: ChildFailure) -> None:
         lines.append(loss.reason)
 
-    maker = Maker(load, lines.append, tell_loss, limits=NO_LIMITS, silence=settings.model.silence)
-    decoder = Decoder(lines.append, tell_loss)
+    maker = ClipGenerator(
+        load, lines.append, tell_loss, limits=NO_LIMITS, timeouts=settings.model.silence
+    )
+    decoder = ImagePool(lines.append, tell_loss)
     family = family_of(settings.model.name)
     sample = sorted(SAMPLES.glob("*.jpg"))[0]
     try:
@@ -70,23 +72,23 @@ async def measured(
 
 
 async def _measure(
-    maker: Maker,
+    maker: ClipGenerator,
     settings: Settings,
     spec: Spec,
     mode: Mode,
     clean: Path,
     folder: Path,
     limit: int | None,
-) -> Row:
+) -> Requirement:
     rung = rung_of(spec, mode)
-    found = peak_of(spec, rung, anatomy_of(settings.model.name), maker.dtype)
-    order = Order(f"{spec.preset}-{mode}", spec, (rung,), lambda *_: 0, clean, folder)
-    clip = await maker.make(order, lambda _: None)
+    found = peak_memory(spec, rung, dimensions_of(settings.model.name), maker.dtype)
+    order = GenerationRequest(f"{spec.preset}-{mode}", spec, (rung,), lambda *_: 0, clean, folder)
+    clip = await maker.generate(order, lambda _: None)
     if not isinstance(clip, Clip) and clip.kind not in ("memory", "failed"):
         raise NotMeasured(clip.reason)
     made = clip.made if isinstance(clip, Clip) else None
     taken = made.peak_memory if made else None
-    return Row(
+    return Requirement(
         preset=spec.preset,
         mode=mode,
         exact=mode.exact,

@@ -11,15 +11,15 @@ from typing import Literal, NamedTuple
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS, read_token
 from daemon.config.settings import Inbox, Settings, SettingsError
-from daemon.devices import devices
-from daemon.estimate.duration import Pace
-from daemon.estimate.memory import Forecast
-from daemon.estimate.requirements import Row, known
+from daemon.devices import resolve_devices
+from daemon.estimate.duration import DurationEstimator
+from daemon.estimate.memory import MemoryEstimator
+from daemon.estimate.requirements import Requirement, known
 from daemon.fs.atomic import probe_commit_method
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable
-from daemon.jobs.queries import History
+from daemon.jobs.queries import JobQueries
 from daemon.storage.folders import ROLES, folder_of
 from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
@@ -182,7 +182,7 @@ def _rules(settings: Settings, inbox: Inbox) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     if not settings.model.devices:
         yield Finding("ok", "device", "none: clips are made by other hosts")
-    for device in devices(settings.model.devices):
+    for device in resolve_devices(settings.model.devices):
         if device.startswith("cuda") and not Path("/dev/nvidiactl").exists():
             yield Finding("mistake", "device", f"{device}: there is no NVIDIA driver here")
         elif device == "cpu" and settings.model.name != MICRO:
@@ -193,7 +193,7 @@ def _device(settings: Settings) -> Iterator[Finding]:
 
 def _kernels(settings: Settings) -> Iterator[Finding]:
     """What Triton needs to make our own kernels for a GPU."""
-    if not any(device.startswith("cuda") for device in devices(settings.model.devices)):
+    if not any(device.startswith("cuda") for device in resolve_devices(settings.model.devices)):
         return
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
@@ -218,7 +218,7 @@ def _weights(settings: Settings) -> Finding:
     return Finding("ok", "model", f"{settings.model.name}, {size / 1e6:,.0f} MB in {source.folder}")
 
 
-def table(settings: Settings) -> list[Row]:
+def table(settings: Settings) -> list[Requirement]:
     """What each preset needs here in each mode, and what it took."""
     if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
         return known(settings, None, None)
@@ -227,8 +227,8 @@ def table(settings: Settings) -> list[Row]:
     except DatabaseUnusable:
         return known(settings, None, None)
     try:
-        forecast = Forecast(database, settings.model.name)
-        return known(settings, forecast, Pace.of(History(database)))
+        forecast = MemoryEstimator(database, settings.model.name)
+        return known(settings, forecast, DurationEstimator.from_history(JobQueries(database)))
     finally:
         database.close()
 

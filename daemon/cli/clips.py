@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.cli.base import Config, Exit, app, fail, load_settings
 from daemon.cli.render import NotRendered, Rendered, render_again, render_one
 from daemon.telemetry.terminal import escape
 from pipeline.sidecar import Sidecar
@@ -44,7 +44,7 @@ def render(
     config: Config = None,
 ) -> None:
     """Make one clip, without the daemon."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     if output.suffix != ".mp4":
         fail(Exit.MISTAKE, f"{output}: the clip's name must end in .mp4")
     if output.exists() and not force:
@@ -85,7 +85,7 @@ def replay(
     config: Config = None,
 ) -> None:
     """Make the clip of a sidecar again, and say whether it is the same, byte for byte."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     try:
         told = Sidecar.model_validate_json(sidecar.read_bytes())
     except OSError as error:
@@ -149,7 +149,7 @@ def pull(
         typer.confirm("Download?", abort=True)
     try:
         where = hub.pull(repository, revision, folder)
-    except hub.PullFailed as error:
+    except hub.DownloadFailed as error:
         fail(Exit.FAILED, str(error))
     name = str(folder.resolve()) if folder else repository
     typer.echo(f'fetched to {where}\nin the settings: [model] name = "{name}"')

@@ -10,18 +10,18 @@ from pydantic import BaseModel, Field
 from rich.console import Console
 
 from daemon.config.settings import Inbox, Settings
-from daemon.estimate.duration import Pace
+from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.estimator import Estimator
-from daemon.estimate.memory import Forecast
+from daemon.estimate.memory import MemoryEstimator
 from daemon.intake.dry_run import DryRun, dry_run
 from daemon.intake.intake import checker, plan
 from daemon.intake.scanner import is_ignored, is_picture
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
-from daemon.jobs.queries import History
-from daemon.publish.originals import local
+from daemon.jobs.queries import JobQueries
+from daemon.publish.originals import with_local_paths
 from daemon.telemetry.terminal import escape
-from pipeline.children.image_pool import Decoder
+from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
@@ -64,7 +64,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     family = family_of(settings.model.name)
     answer = Explanation(picture=str(picture), inbox=inbox.name, ignored=_ignored(path))
     answer.past = _past(settings, hashlib.sha256(picture.read_bytes()).hexdigest(), picture)
-    decoder = Decoder(lambda _: None, lambda _: None)
+    decoder = ImagePool(lambda _: None, lambda _: None)
     try:
         looked = await decoder.inspect(picture.resolve())
     finally:
@@ -86,8 +86,8 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
         random.SystemRandom(),
     )
     database = _database(settings)
-    forecast = Forecast(database, settings.model.name) if database else None
-    pace = Pace.of(History(database)) if database else None
+    forecast = MemoryEstimator(database, settings.model.name) if database else None
+    pace = DurationEstimator.from_history(JobQueries(database)) if database else None
     source = (looked.width, looked.height)
     expected = dry_run(planned, source, Estimator(settings, forecast), pace)
     told = {key: getattr(expected, key) for key in DryRun.model_fields}
@@ -123,13 +123,15 @@ def _past(settings: Settings, sha256: str | None, picture: Path) -> list[Past]:
     database = _database(settings)
     if database is None:
         return []
-    history = History(database)
+    history = JobQueries(database)
     inbox, path = _place(settings, picture)
-    found = {job.id: job for job in history.at(inbox.name, path)}
+    found = {job.id: job for job in history.by_path(inbox.name, path)}
     if sha256:
-        found |= {job.id: job for job in history.of_content(sha256)}
+        found |= {job.id: job for job in history.by_content(sha256)}
     newest = [found[number] for number in sorted(found, reverse=True)]
-    return [Past(job=local(settings, job), events=history.events(job.id)) for job in newest]
+    return [
+        Past(job=with_local_paths(settings, job), events=history.events(job.id)) for job in newest
+    ]
 
 
 def show(answer: Explanation, console: Console) -> None:

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.cli.base import Config, Exit, app, fail, load_settings
 from daemon.cli.service import Json
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError
-from daemon.fleet.identity import name_of
+from daemon.fleet.identity import host_name
 from daemon.jobs.job import State
 from daemon.telemetry.terminal import escape
 
@@ -71,7 +71,7 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """The newest jobs."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     query: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
 
     def listed() -> Any:
@@ -106,7 +106,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
             escape(job["rule"] or ""),
             job["spec"]["preset"] if job["spec"] else "",
             _progress(job),
-            *([escape(name_of(job["owner"] or ""))] if several else []),
+            *([escape(host_name(job["owner"] or ""))] if several else []),
             datetime.fromtimestamp(job["finished"] or job["created"]).strftime("%d %b %H:%M:%S"),
         )
     return table
@@ -130,7 +130,7 @@ def retry(
     config: Config = None,
 ) -> None:
     """Try a failed or cancelled job again, or all failed ones; the pictures go back."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     if (job is None) != every:
         fail(Exit.MISTAKE, "say either a job or --all")
     if job is not None:
@@ -148,7 +148,7 @@ def retry(
 @app.command()
 def cancel(job: JobId, config: Config = None) -> None:
     """Cancel a waiting job now, a running one at its next step."""
-    state = ask(settings_of(config), "POST", f"/api/jobs/{job}/cancel")["state"]
+    state = ask(load_settings(config), "POST", f"/api/jobs/{job}/cancel")["state"]
     typer.echo(
         f"job {job} is cancelled" if state == "cancelled" else f"job {job} will be cancelled"
     )
@@ -164,28 +164,28 @@ def priority(
     config: Config = None,
 ) -> None:
     """Have a waiting job made sooner, or later."""
-    ask(settings_of(config), "POST", f"/api/jobs/{job}/priority", {"priority": number})
+    ask(load_settings(config), "POST", f"/api/jobs/{job}/priority", {"priority": number})
     typer.echo(f"job {job} has priority {number}")
 
 
 @app.command()
 def pause(config: Config = None) -> None:
     """Claim no more jobs; what runs goes on. Holds over restarts."""
-    ask(settings_of(config), "POST", "/api/pause")
+    ask(load_settings(config), "POST", "/api/pause")
     typer.echo("paused")
 
 
 @app.command()
 def resume(config: Config = None) -> None:
     """Claim jobs again."""
-    ask(settings_of(config), "POST", "/api/resume")
+    ask(load_settings(config), "POST", "/api/resume")
     typer.echo("resumed")
 
 
 @app.command()
 def hosts(config: Config = None, as_json: Json = False) -> None:
     """The hosts that work on the queue, and what each has in hand."""
-    found = ask(settings_of(config), "GET", "/api/hosts")
+    found = ask(load_settings(config), "GET", "/api/hosts")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -222,7 +222,7 @@ def drain(
 
     It holds over its restarts.
     """
-    settings = settings_of(config)
+    settings = load_settings(config)
     if host is None:
         known = ask(settings, "GET", "/api/hosts")
         host = next((each["name"] for each in known if each["here"]), None)

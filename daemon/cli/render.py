@@ -14,22 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon.config.settings import Model, Settings
-from daemon.devices import device_here
+from daemon.devices import local_device
 from daemon.fs.atomic import atomic_write
 from daemon.publish.publisher import CLIP
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.generation import Clip, NoClip, Order, StepDown
-from pipeline.children.generator import Maker
-from pipeline.children.image_pool import Decoder
-from pipeline.children.protocol import Inspected, Load, Loaded, Rejected, Spoilt
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest, StepDown
+from pipeline.children.generator import ClipGenerator
+from pipeline.children.image_pool import ImagePool
+from pipeline.children.protocol import Inspected, Load, Loaded, QualityRejected, Rejected
 from pipeline.children.protocol import Progress as Step
 from pipeline.memory import ladder
-from pipeline.memory.dimensions import anatomy_of
-from pipeline.memory.model import need, peak_of
+from pipeline.memory.dimensions import dimensions_of
+from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Rung
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Request, Spec, check, resolve
-from pipeline.sidecar import AppliedRule, Given, Sidecar, Source, compose
+from pipeline.sidecar import Applied, AppliedRule, Sidecar, Source, compose_sidecar
 
 
 class NotRendered(Exception):
@@ -113,21 +113,21 @@ async def _render(
     rule: AppliedRule | None,
     output: Path,
     console: Console,
-    like: Given | None = None,
+    like: Applied | None = None,
 ) -> Rendered:
     """`like` is what an earlier clip was given, where there was one."""
     said: list[str] = []
 
-    def tell_loss(loss: Loss) -> None:
+    def tell_loss(loss: ChildFailure) -> None:
         said.append(f"{loss.reason}; {loss.advice}")
 
-    decoder = Decoder(said.append, tell_loss)
-    maker = Maker(
+    decoder = ImagePool(said.append, tell_loss)
+    maker = ClipGenerator(
         _load(settings.model, like),
         said.append,
         tell_loss,
         limits=settings.gate,
-        silence=settings.model.silence,
+        timeouts=settings.model.silence,
         env=settings.caches if settings.state.is_dir() else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ async def _render(
             raise NotRendered(f"{picture}: {prepared.reason}")
         order = _order(settings, spec, maker.dtype, clean, staging, like)
         clip = await _make(maker, order, console)
-        if isinstance(clip, NoClip):
+        if isinstance(clip, GenerationFailure):
             raise NotRendered("\n".join([*said[-5:], clip.reason]))
         sidecar = _sidecar(clip, picture, looked, rule, spec)
         atomic_write(
@@ -160,7 +160,7 @@ async def _render(
 def _sidecar(
     clip: Clip, picture: Path, looked: Inspected, rule: AppliedRule | None, asked: Spec
 ) -> Sidecar:
-    return compose(
+    return compose_sidecar(
         clip,
         generator=f"i2vd {version('i2vd')}",
         job="render",
@@ -175,9 +175,9 @@ def _sidecar(
     )
 
 
-def _load(model: Model, like: Given | None) -> Load:
+def _load(model: Model, like: Applied | None) -> Load:
     """As for an earlier clip: in its type where there is a GPU."""
-    load = model.load_on(device_here(model.devices))
+    load = model.load_on(local_device(model.devices))
     if like is None:
         return load
     dtype = load.dtype if load.device == "cpu" else like.dtype
@@ -185,38 +185,40 @@ def _load(model: Model, like: Given | None) -> Load:
 
 
 def _order(
-    settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path, like: Given | None
-) -> Order:
+    settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path, like: Applied | None
+) -> GenerationRequest:
     """The whole ladder, or what is below an earlier clip; needs are by the formula alone."""
-    anatomy = anatomy_of(settings.model.name)
+    anatomy = dimensions_of(settings.model.name)
 
     def predicted(rung: Rung) -> int:
-        return peak_of(spec, rung, anatomy, dtype).most
+        return peak_memory(spec, rung, anatomy, dtype).most
 
     def needs(rung: Rung, loaded: Loaded) -> int:
-        found = peak_of(spec, rung, anatomy, loaded.dtype)
-        return need(found, rung.mode, None, gpu=loaded.device.startswith("cuda"))
+        found = peak_memory(spec, rung, anatomy, loaded.dtype)
+        return required_memory(found, rung.mode, None, gpu=loaded.device.startswith("cuda"))
 
     family = family_of(settings.model.name)
     rungs = ladder.rungs(spec, family, predicted, lossy=settings.model.fp8)
     if like is not None:
         first = Rung(like.mode, spec.width, spec.height, spec.frames)
         rungs = (first, *(rung for rung in rungs if predicted(rung) < predicted(first)))
-    return Order("render", spec, rungs, needs, clean, staging)
+    return GenerationRequest("render", spec, rungs, needs, clean, staging)
 
 
-async def _make(maker: Maker, order: Order, console: Console) -> Clip | NoClip:
+async def _make(
+    maker: ClipGenerator, order: GenerationRequest, console: Console
+) -> Clip | GenerationFailure:
     columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         bar = bars.add_task("start", total=None)
 
-        def report(news: Step | Loaded | StepDown | Spoilt) -> None:
+        def report(news: Step | Loaded | StepDown | QualityRejected) -> None:
             match news:
                 case Step():
                     bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
                 case StepDown():
                     console.print(f"no room for {news.rung}: {news.detail}")
-                case Spoilt():
+                case QualityRejected():
                     console.print(f"refused by the gate: {news.reason}")
 
-        return await maker.make(order, report)
+        return await maker.generate(order, report)

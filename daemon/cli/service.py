@@ -10,7 +10,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from daemon.cli.base import Config, Exit, app, fail, settings_of
+from daemon.cli.base import Config, Exit, app, fail, load_settings
 from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
 from daemon.fs.mounts import queue_refusal
@@ -28,7 +28,7 @@ def run(config: Config = None) -> None:
     from daemon.jobs.database import DatabaseUnusable
     from daemon.web.server import CannotListen
 
-    settings = settings_of(config, quiet=False)
+    settings = load_settings(config, quiet=False)
     log = structlog.get_logger()
     if find_config(config) is None:
         log.info("no settings file: using the defaults in this folder", folder=str(Path.cwd()))
@@ -58,7 +58,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
     from daemon.cli import check as checks
     from daemon.estimate import requirements
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     findings = checks.check(settings)
     if as_json:
         typer.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
@@ -75,7 +75,7 @@ def explain(picture: Path, config: Config = None, as_json: Json = False) -> None
     """Which rule would take PICTURE and why, what would be made of it, and what became of it."""
     from daemon.cli import explain as explanations
 
-    settings = settings_of(config)
+    settings = load_settings(config)
     try:
         explanation = asyncio.run(explanations.explain(settings, picture))
     except explanations.NotExplained as error:
@@ -96,7 +96,7 @@ def submit(
     config: Config = None,
 ) -> None:
     """Copy pictures into an inbox, each at once and whole."""
-    settings = settings_of(config)
+    settings = load_settings(config)
     target = settings.inbox[0] if inbox is None else settings.inbox_named(inbox)
     if target is None:
         names = ", ".join(each.name for each in settings.inbox)

@@ -56,12 +56,12 @@ def _database_url(url: str) -> str:
     return url
 
 
-def this_machine() -> str:
+def local_host_name() -> str:
     """Its name, as `HOST` allows it."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
 
 
 HOST = r"^[A-Za-z0-9._-]{1,64}$"
-Place = Annotated[Path, AfterValidator(_place)]
+ConfigPath = Annotated[Path, AfterValidator(_place)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

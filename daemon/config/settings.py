@@ -18,13 +18,13 @@ from pydantic_settings import (
 from daemon.config.address import ip, is_address, is_loopback, split_address
 from daemon.config.fields import (
     HOST,
+    ConfigPath,
     DatabaseUrl,
     ModelName,
-    Place,
-    this_machine,
+    local_host_name,
 )
 from pipeline.children.protocol import Dtype, Load, Stage
-from pipeline.quality import Limits
+from pipeline.quality import QualityLimits
 from pipeline.request.presets import MICRO
 
 ENV_PREFIX = "I2VD_"
@@ -43,12 +43,12 @@ class Inbox(_Section):
     """A watched folder and where its pictures and clips go."""
 
     name: str = Field(default="inbox", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
-    path: Place = Path("inbox")
-    outbox: Place = Path("outbox")
-    rules: Place = Path("rules")
-    archive: Place = Path("archive")
+    path: ConfigPath = Path("inbox")
+    outbox: ConfigPath = Path("outbox")
+    rules: ConfigPath = Path("rules")
+    archive: ConfigPath = Path("archive")
     """Where a picture goes once its clip is published."""
-    failed: Place = Path("failed")
+    failed: ConfigPath = Path("failed")
     """Where a picture goes, with the reason, when there will be no clip."""
     recursive: bool = True
     """Whether pictures in subfolders count; the outbox mirrors the subfolders."""
@@ -110,7 +110,7 @@ class Http(_Section):
 
     listen: str = "127.0.0.1:7860"
     """ADDRESS:PORT; an address that other machines reach demands a token."""
-    token_file: Place | None = None
+    token_file: ConfigPath | None = None
     """File with the token that every request must show."""
     names: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
     """Names by which this machine is called, besides localhost and its address."""
@@ -154,7 +154,7 @@ class Hook(_Section):
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$", max_length=1000)]
     on: tuple[Literal["done", "failed", "cancelled"], ...] = ("done", "failed")
     """What is told."""
-    secret_file: Place | None = None
+    secret_file: ConfigPath | None = None
     """File with the secret that messages are signed with."""
 
 
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    state: Place = Path(".i2vd")
+    state: ConfigPath = Path(".i2vd")
     """Folder of the queue, the lock and the caches; on a local disk."""
     scan_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Seconds between two looks at each inbox; file events only shorten the wait."""
@@ -181,14 +181,14 @@ class Settings(BaseSettings):
     """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
     stop_grace: Seconds = 90.0
     """Seconds that the running attempt may take to finish after a first SIGTERM."""
-    host: str = Field(default_factory=this_machine, pattern=HOST)
+    host: str = Field(default_factory=local_host_name, pattern=HOST)
     """The name of this machine among those that share a queue."""
     watch: tuple[str, ...] | None = None
     """Names of the inboxes to watch; the others are known, and their jobs made. None: all."""
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
-    gate: Limits = Limits()
+    gate: QualityLimits = QualityLimits()
     http: Http = Http()
     hook: tuple[Hook, ...] = ()
     log: Log = Log()

@@ -15,11 +15,11 @@ class Refused(Exception):
 
 def cancel(services: Services, job_id: int) -> Job:
     """A waiting job at once, a running one at its next step. Raises Refused."""
-    if not services.ledger.cancel(job_id):
+    if not services.store.cancel(job_id):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting or running")
     job = _job(services, job_id)
     log.info("cancelled" if job.state == "cancelled" else "cancel asked", job=job_id, path=job.path)
-    services.archive.settle(job)
+    services.archive.archive_job(job)
     return _job(services, job_id)
 
 
@@ -31,9 +31,9 @@ def retry(services: Services, job_id: int) -> Job:
 
     def bring_back(job: Job) -> str | None:
         inbox = services.settings.inbox_named(job.inbox)
-        return archive.bring_back(inbox, job, services.owner) if inbox else None
+        return archive.restore(inbox, job, services.owner) if inbox else None
 
-    if not services.ledger.retry(job_id, bring_back):
+    if not services.store.retry(job_id, bring_back):
         job = _job(services, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
@@ -50,13 +50,13 @@ def retry(services: Services, job_id: int) -> Job:
 
 def prioritise(services: Services, job_id: int, priority: int) -> Job:
     """Make a waiting job sooner or later. Raises Refused."""
-    if not services.ledger.prioritise(job_id, priority):
+    if not services.store.prioritise(job_id, priority):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting")
     return _job(services, job_id)
 
 
 def _job(services: Services, job_id: int) -> Job:
-    job = services.history.job(job_id)
+    job = services.queries.job(job_id)
     if job is None:
         raise Refused(f"there is no job {job_id}")
     return job

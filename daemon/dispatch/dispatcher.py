@@ -17,22 +17,22 @@ import structlog
 from daemon.config.settings import Inbox
 from daemon.dispatch.attempt import Attempt
 from daemon.dispatch.outcome import Outcomes
-from daemon.dispatch.running_job import Hand
+from daemon.dispatch.running_job import RunningJob
 from daemon.dispatch.slot import Slot
 from daemon.fs.atomic import describe_os_error
-from daemon.jobs.claim_filter import Fit
-from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.claim_filter import ClaimFilter
+from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import Job
-from daemon.jobs.recovery import Takeover
-from daemon.publish.publisher import in_the_way
-from daemon.publish.staging import discard, make_empty, sweep
+from daemon.jobs.recovery import Recovery
+from daemon.publish.publisher import find_obstacle
+from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
 from daemon.services import Services
-from pipeline.children.generation import Clip, NoClip
+from pipeline.children.generation import Clip, GenerationFailure
 from pipeline.children.protocol import Rejected
 
-_IDLE = 2.0
+_IDLE_SECONDS = 2.0
 """Seconds between two looks into an empty queue; a new job wakes the slot at once."""
-_TROUBLE = 5.0
+_PROBLEM_SECONDS = 5.0
 """Seconds to wait when the trouble is not the job's: a model that does not load."""
 
 log = structlog.get_logger()
@@ -41,44 +41,46 @@ log = structlog.get_logger()
 class Dispatcher:
     """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
 
-    def __init__(self, services: Services, fit: Callable[[Slot], Fit | None]) -> None:
+    def __init__(
+        self, services: Services, claim_filter: Callable[[Slot], ClaimFilter | None]
+    ) -> None:
         """`fit` says which jobs a slot leaves to others."""
         self.stopping = asyncio.Event()
-        self.hurry = asyncio.Event()
+        self.stop_now = asyncio.Event()
         self._services = services
-        self._fit = fit
-        self._ledger = services.ledger
-        self._history = services.history
-        self._takeover = Takeover(services.database)
+        self._claim_filter = claim_filter
+        self._store = services.store
+        self._queries = services.queries
+        self._recovery = Recovery(services.database)
         self._owner = services.owner
         shared = services.database.shared
-        self._among = [inbox.name for inbox in services.settings.inbox] if shared else None
+        self._shared_inboxes = [inbox.name for inbox in services.settings.inbox] if shared else None
         """In a fleet: the inboxes that this host knows, for others may be another's."""
         self._outcomes = Outcomes(services)
-        self._carrying_on = asyncio.Lock()
-        self._claiming = asyncio.Lock()
+        self._publishing_lock = asyncio.Lock()
+        self._claim_lock = asyncio.Lock()
         self._slots: list[Slot] = []
-        self._behind = True
+        self._needs_cleanup = True
 
     async def begin(self) -> None:
         """Put right what a crash left, before anything new is claimed."""
         try:
-            await self._put_right()
-        except LedgerUnavailable as error:
-            self._services.room.report_error(None, error)
+            await self._recover()
+        except QueueUnavailable as error:
+            self._services.storage_health.report_error(None, error)
 
     def wake(self) -> None:
         """There may be something to claim, or the end has come."""
         for slot in self._slots:
-            slot.turned.set()
+            slot.wakeup.set()
 
-    def look_behind(self) -> None:
+    def request_cleanup(self) -> None:
         """There may be something left over, and there may be something to claim.
 
         Another host has gone, perhaps before it put a finished picture away; or a disk is back,
         perhaps without what was written last.
         """
-        self._behind = True
+        self._needs_cleanup = True
         self.wake()
 
     async def run(self, slot: Slot) -> None:
@@ -86,97 +88,108 @@ class Dispatcher:
         self._slots.append(slot)
         async with asyncio.TaskGroup() as attempts:
             while not self.stopping.is_set():
-                slot.alive_at = time.monotonic()
-                slot.turned.clear()
+                slot.last_turn = time.monotonic()
+                slot.wakeup.clear()
                 if (early := slot.not_before - time.monotonic()) > 0:
-                    await self._rest(slot, early)
+                    await self._wait(slot, early)
                 elif not slot.wants_next():
-                    await self._rest(slot, _IDLE)
-                elif hand := await self._next(slot):
-                    attempts.create_task(self._attempt(slot, hand))
+                    await self._wait(slot, _IDLE_SECONDS)
+                elif hand := await self._claim_next(slot):
+                    attempts.create_task(self._run_job(slot, hand))
                 else:
-                    await self._release(slot)
-                    await self._rest(slot, _IDLE)
-        await slot.maker.close()
+                    await self._unload_idle(slot)
+                    await self._wait(slot, _IDLE_SECONDS)
+        await slot.generator.close()
 
-    async def tidy(self) -> None:
+    async def clean_up_only(self) -> None:
         """What a host without a slot does until told to stop: put right what went wrong before."""
         while not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), _IDLE)
+                await asyncio.wait_for(self.stopping.wait(), _IDLE_SECONDS)
             try:
-                if not self._is_stopped_by_room():
-                    await self._tidy_up()
-            except LedgerUnavailable as error:
-                self._lose_touch(error)
+                if not self._all_inboxes_blocked():
+                    await self._clean_up()
+            except QueueUnavailable as error:
+                self._on_queue_unavailable(error)
 
-    async def _next(self, slot: Slot) -> Hand | None:
+    async def _claim_next(self, slot: Slot) -> RunningJob | None:
         """Claim a job; one slot after the other, so that each job that is claimed is in a hand."""
-        async with self._claiming:
-            job = await self._claimed(slot)
-            return slot.take(job) if job else None
+        async with self._claim_lock:
+            job = await self._claim(slot)
+            return slot.start(job) if job else None
 
-    async def _claimed(self, slot: Slot) -> Job | None:
+    async def _claim(self, slot: Slot) -> Job | None:
         """The next job, once what went wrong before is put right."""
-        if self._is_stopped_by_room():
+        if self._all_inboxes_blocked():
             return None
         try:
-            await self._tidy_up()
-            lacking = self._services.room.blocked
+            await self._clean_up()
+            blocked = self._services.storage_health.blocked
             lease = self._services.settings.queue.lease
             return await asyncio.to_thread(
-                self._ledger.claim, self._owner, lease, [*lacking], self._among, self._fit(slot)
+                self._store.claim,
+                self._owner,
+                lease,
+                [*blocked],
+                self._shared_inboxes,
+                self._claim_filter(slot),
             )
-        except LedgerUnavailable as error:
-            self._lose_touch(error)
+        except QueueUnavailable as error:
+            self._on_queue_unavailable(error)
             return None
 
-    def _is_stopped_by_room(self) -> bool:
-        lacking = self._services.room.blocked
-        return all(inbox.name in lacking for inbox in self._services.settings.inbox)
+    def _all_inboxes_blocked(self) -> bool:
+        blocked = self._services.storage_health.blocked
+        return all(inbox.name in blocked for inbox in self._services.settings.inbox)
 
-    async def _tidy_up(self) -> None:
-        await self._take_over()
-        if self._behind:
-            await self._put_right()
-        elif self._services.archive.trouble:
-            await asyncio.to_thread(self._services.archive.catch_up)
-        await self._publish_left()
+    async def _clean_up(self) -> None:
+        await self._recover_departed()
+        if self._needs_cleanup:
+            await self._recover()
+        elif self._services.archive.last_error:
+            await asyncio.to_thread(self._services.archive.archive_pending)
+        await self._resume_publications()
 
-    def _lose_touch(self, error: LedgerUnavailable) -> None:
-        self._services.room.report_error(None, error)
-        self._behind = True  # what the queue did last before it went is not known
+    def _on_queue_unavailable(self, error: QueueUnavailable) -> None:
+        self._services.storage_health.report_error(None, error)
+        self._needs_cleanup = True  # what the queue did last before it went is not known
 
-    async def _take_over(self) -> None:
+    async def _recover_departed(self) -> None:
         """What hosts left that fell silent; not before they had time to say that they are there."""
         lease = self._services.settings.queue.lease
-        if self._among is None or self._services.database.in_touch() < lease:
+        if self._shared_inboxes is None or self._services.database.seconds_reachable() < lease:
             return
-        found = await asyncio.to_thread(self._takeover.take_over, self._owner)
-        seen = [name for name in self._among if name not in self._services.room.blocked]
-        found += await asyncio.to_thread(self._takeover.adopt, self._owner, lease, seen)
+        found = await asyncio.to_thread(self._recovery.recover_departed, self._owner)
+        seen = [
+            name
+            for name in self._shared_inboxes
+            if name not in self._services.storage_health.blocked
+        ]
+        found += await asyncio.to_thread(
+            self._recovery.adopt_publications, self._owner, lease, seen
+        )
         if found:
             log.warning("taken over from a host that fell silent", jobs=found)
-            self._behind = True
+            self._needs_cleanup = True
 
-    async def _release(self, slot: Slot) -> None:
+    async def _unload_idle(self, slot: Slot) -> None:
         """End a worker that has had nothing to do for long, so that others can use its device."""
         after = self._services.settings.model.idle_release
-        if after and slot.maker.pid and slot.idle() >= after:
-            await slot.maker.close()
+        if after and slot.generator.pid and slot.idle_seconds() >= after:
+            await slot.generator.close()
             log.info("released", device=slot.device, idle=after)
 
-    async def _attempt(self, slot: Slot, hand: Hand) -> None:
+    async def _run_job(self, slot: Slot, hand: RunningJob) -> None:
         with structlog.contextvars.bound_contextvars(job=hand.job.id):
             try:
-                await self._make(slot, hand)
+                await self._run_attempt(slot, hand)
             finally:
-                slot.drop(hand)
-        waits = slot.pause(self._services.settings.queue.backoff)
-        if slot.losses or slot.trouble:
-            slot.not_before = time.monotonic() + (waits or _TROUBLE)
+                slot.finish(hand)
+        waits = slot.restart_delay(self._services.settings.queue.backoff)
+        if slot.consecutive_failures or slot.problem:
+            slot.not_before = time.monotonic() + (waits or _PROBLEM_SECONDS)
 
-    async def _make(self, slot: Slot, hand: Hand) -> None:
+    async def _run_attempt(self, slot: Slot, hand: RunningJob) -> None:
         job = hand.job
         log.info("running", path=job.path, attempt=job.attempt, device=slot.device)
         inbox = self._services.settings.inbox_named(job.inbox)
@@ -184,90 +197,90 @@ class Dispatcher:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
-            await asyncio.to_thread(self._services.storage.check, inbox)
-            if why := await asyncio.to_thread(in_the_way, inbox.outbox, job.clip_name):
+            await asyncio.to_thread(self._services.markers.check, inbox)
+            if why := await asyncio.to_thread(find_obstacle, inbox.outbox, job.clip_name):
                 await self._outcomes.fail(job, f"its clip cannot get into the outbox: {why}")
                 return
-            staging = await asyncio.to_thread(make_empty, inbox, job)
+            staging = await asyncio.to_thread(create_staging, inbox, job)
             outcome = await Attempt(self._services, slot, inbox, hand, staging).run(
-                self.stopping, self.hurry
+                self.stopping, self.stop_now
             )
-            slot.count(outcome)
-            await self._conclude(slot, inbox, job, outcome)
+            slot.record_outcome(outcome)
+            await self._apply_outcome(slot, inbox, job, outcome)
         except OSError as error:  # a full disk, a share that went: not the job's fault
-            self._services.room.report_error(inbox, error)
-            self._behind = True
-            await self._give_back(job, describe_os_error(error))
+            self._services.storage_health.report_error(inbox, error)
+            self._needs_cleanup = True
+            await self._release_job(job, describe_os_error(error))
         finally:
             await self._discard(inbox, job)
 
-    async def _conclude(
-        self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | NoClip | Rejected
+    async def _apply_outcome(
+        self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | GenerationFailure | Rejected
     ) -> None:
         """Carry the outcome on; while a shared queue is away the work waits for it in staging."""
         while True:
             try:
-                hurry = self.hurry.is_set()
-                return await self._outcomes.conclude(slot, inbox, job, outcome, hurry=hurry)
-            except LedgerUnavailable as error:
-                if self.hurry.is_set() or not self._services.database.shared:
+                hurry = self.stop_now.is_set()
+                return await self._outcomes.apply(slot, inbox, job, outcome, hurry=hurry)
+            except QueueUnavailable as error:
+                if self.stop_now.is_set() or not self._services.database.shared:
                     raise
-                self._services.room.report_error(None, error)
-                slot.alive_at = time.monotonic()
+                self._services.storage_health.report_error(None, error)
+                slot.last_turn = time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.hurry.wait(), _IDLE)
+                    await asyncio.wait_for(self.stop_now.wait(), _IDLE_SECONDS)
 
-    async def _give_back(self, job: Job, why: str) -> None:
-        with contextlib.suppress(LedgerUnavailable):
-            if await asyncio.to_thread(self._ledger.give_back, job, why):
+    async def _release_job(self, job: Job, why: str) -> None:
+        with contextlib.suppress(QueueUnavailable):
+            if await asyncio.to_thread(self._store.release, job, why):
                 log.info("given back", why=why)
 
-    async def _publish_left(self) -> None:
+    async def _resume_publications(self) -> None:
         """Finish what stands between the fence and the outbox, where that can be done now."""
-        async with self._carrying_on:
-            for job in await asyncio.to_thread(self._history.unpublished, self._owner):
+        async with self._publishing_lock:
+            for job in await asyncio.to_thread(self._queries.unpublished, self._owner):
                 inbox = self._services.settings.inbox_named(job.inbox)
-                if inbox is None or job.id in self._in_hand():
+                if inbox is None or job.id in self._running_ids():
                     continue
-                if inbox.name in self._services.room.blocked:
+                if inbox.name in self._services.storage_health.blocked:
                     continue
-                if job.id not in self._outcomes.held:
+                if job.id not in self._outcomes.blocked:
                     log.warning("carrying on the publication", job=job.id)
                 try:
                     await self._outcomes.publish(job)
                 except OSError as error:
-                    self._services.room.report_error(inbox, error)
+                    self._services.storage_health.report_error(inbox, error)
 
-    async def _put_right(self) -> None:
+    async def _recover(self) -> None:
         """Jobs that nobody is at go back, pictures where they belong, and old staging goes."""
-        in_hand = self._in_hand()
-        for job in await asyncio.to_thread(self._takeover.recover, self._owner, in_hand):
+        in_hand = self._running_ids()
+        for job in await asyncio.to_thread(self._recovery.recover, self._owner, in_hand):
             log.warning("recovered", job=job)
-        await asyncio.to_thread(self._services.archive.catch_up)
+        await asyncio.to_thread(self._services.archive.archive_pending)
         await asyncio.to_thread(self._sweep)
-        self._behind = False
+        self._needs_cleanup = False
 
     async def _discard(self, inbox: Inbox | None, job: Job) -> None:
         """Remove the staging folder, unless a clip in it still waits to be published."""
         try:
-            left = await asyncio.to_thread(self._history.unpublished, self._owner)
-        except LedgerUnavailable:
-            self._behind = True
+            left = await asyncio.to_thread(self._queries.unpublished, self._owner)
+        except QueueUnavailable:
+            self._needs_cleanup = True
             return
         if inbox is not None and all(other.id != job.id for other in left):
-            await asyncio.to_thread(discard, inbox, job)
+            await asyncio.to_thread(remove_staging, inbox, job)
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
-        ours = {(h.job.id, h.job.attempt) for s in self._slots for h in s.hands}
+        ours = {(h.job.id, h.job.attempt) for s in self._slots for h in s.running}
         for outbox in {inbox.outbox for inbox in self._services.settings.inbox}:
-            sweep(outbox, lambda: self._history.at_work() | ours)
+            remove_stale_staging(outbox, lambda: self._queries.active_attempts() | ours)
 
-    def _in_hand(self) -> list[int]:
-        return [hand.job.id for slot in self._slots for hand in slot.hands]
+    def _running_ids(self) -> list[int]:
+        return [hand.job.id for slot in self._slots for hand in slot.running]
 
-    async def _rest(self, slot: Slot, seconds: float) -> None:
+    async def _wait(self, slot: Slot, seconds: float) -> None:
         """Wait until the slot may have something to do, a while, or the end."""
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(slot.turned.wait(), seconds)
+                await asyncio.wait_for(slot.wakeup.wait(), seconds)

@@ -15,14 +15,14 @@ from daemon.fs.atomic import CommitMethod, atomic_write, describe_os_error, prob
 from daemon.fs.safe_path import UnsafePath
 from daemon.jobs.job import Job
 from daemon.jobs.store import CANCELLED
-from daemon.publish.archive import keep_for_a_look
+from daemon.publish.archive import keep_rejected_clip
 from daemon.publish.publisher import CLIP, SIDECAR, publish
-from daemon.publish.staging import discard, staging_of
+from daemon.publish.staging import remove_staging, staging_of
 from daemon.services import Services
-from pipeline.children.generation import Clip, NoClip
+from pipeline.children.generation import Clip, GenerationFailure
 from pipeline.children.protocol import Rejected
 from pipeline.request.spec import Spec
-from pipeline.sidecar import AppliedRule, Source, compose
+from pipeline.sidecar import AppliedRule, Source, compose_sidecar
 
 log = structlog.get_logger()
 
@@ -35,47 +35,53 @@ class Outcomes:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._ledger = services.ledger
-        self._methods: dict[Path, CommitMethod] = {}
-        self.held: dict[int, str] = {}
+        self._store = services.store
+        self._commit_methods: dict[Path, CommitMethod] = {}
+        self.blocked: dict[int, str] = {}
         """Jobs past the fence whose clips cannot get to their names, and why; others go on."""
 
-    async def conclude(
-        self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | NoClip | Rejected, *, hurry: bool
+    async def apply(
+        self,
+        slot: Slot,
+        inbox: Inbox,
+        job: Job,
+        outcome: Clip | GenerationFailure | Rejected,
+        *,
+        hurry: bool,
     ) -> None:
         """Every ending of an attempt. With `hurry` the attempt was ended by a stop."""
         queue = self._services.settings.queue
         match outcome:
             case Clip():
-                await self._fence(inbox, job, outcome)
+                await self._begin_publication(inbox, job, outcome)
             case Rejected():
-                await asyncio.to_thread(self._services.storage.check, inbox, "path")
+                await asyncio.to_thread(self._services.markers.check, inbox, "path")
                 if outcome.gone:
                     await self._picture_gone(job)
                 else:
                     await self.fail(job, outcome.reason)
-            case NoClip() if hurry or outcome.kind == "ended":
-                await self._give_back(job, "the daemon was stopped" if hurry else outcome.reason)
-            case NoClip(kind="cancelled"):
+            case GenerationFailure() if hurry or outcome.kind == "ended":
+                await self._release(job, "the daemon was stopped" if hurry else outcome.reason)
+            case GenerationFailure(kind="cancelled"):
                 log.info("cancelled")
-                await asyncio.to_thread(self._ledger.cancelled, job, CANCELLED)
-                await self.settle(job)
-            case NoClip(kind="disk"):
+                await asyncio.to_thread(self._store.cancelled, job, CANCELLED)
+                await self.archive(job)
+            case GenerationFailure(kind="disk"):
                 raise OSError(outcome.reason)
-            case NoClip(kind="load"):
-                slot.trouble = outcome.reason
+            case GenerationFailure(kind="load"):
+                slot.problem = outcome.reason
                 log.error("no worker to be had, the job goes back", why=outcome.reason)
-                await asyncio.to_thread(self._ledger.give_back, job, outcome.reason)
-            case NoClip() if outcome.retry and await self._lacks_room(inbox):
+                await asyncio.to_thread(self._store.release, job, outcome.reason)
+            case GenerationFailure() if outcome.retry and await self._is_blocked(inbox):
                 raise OSError(outcome.reason)
-            case NoClip() if outcome.retry and job.failures + 1 < queue.tries:
+            case GenerationFailure() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
                 log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
                 self._services.metrics.retries.inc()
-                await asyncio.to_thread(self._ledger.try_again, job, outcome.reason, delay)
-            case NoClip(kind="spoilt"):
-                await self._put_aside(inbox, job, outcome.reason)
-            case NoClip():
+                await asyncio.to_thread(self._store.retry_later, job, outcome.reason, delay)
+            case GenerationFailure(kind="spoilt"):
+                await self._keep_rejected_clip(inbox, job, outcome.reason)
+            case GenerationFailure():
                 await self.fail(job, outcome.reason)
 
     async def publish(self, job: Job, *, first: bool = False) -> None:
@@ -93,18 +99,18 @@ class Outcomes:
                 staging_of(inbox, job),
                 inbox.outbox,
                 job.clip_name,
-                await self._method(inbox),
+                await self._commit_method(inbox),
                 job.result["sidecar_sha256"],
                 first=first,
             )
         except UnsafePath as error:
-            await self._hold(job, describe_os_error(error))
+            await self._block_publication(job, describe_os_error(error))
             return
-        self.held.pop(job.id, None)
-        poster = await asyncio.to_thread(self._services.posters.take, inbox, job)
+        self.blocked.pop(job.id, None)
+        poster = await asyncio.to_thread(self._services.posters.store, inbox, job)
         result = {**job.result, "clip": str(clip.relative_to(inbox.outbox)), "poster": poster}
-        await asyncio.to_thread(self._ledger.done, job, result)
-        self._services.room.report_success(inbox)
+        await asyncio.to_thread(self._store.done, job, result)
+        self._services.storage_health.report_success(inbox)
         log.info(
             "done",
             job=job.id,
@@ -115,44 +121,44 @@ class Outcomes:
         self._services.metrics.clip_seconds.labels(job.spec.preset).observe(
             max(0.0, time.time() - job.created)
         )
-        await asyncio.to_thread(discard, inbox, job)
-        await self.settle(job)
+        await asyncio.to_thread(remove_staging, inbox, job)
+        await self.archive(job)
 
-    async def _hold(self, job: Job, why: str) -> None:
-        if self.held.get(job.id) != why:
+    async def _block_publication(self, job: Job, why: str) -> None:
+        if self.blocked.get(job.id) != why:
             log.error("the clip waits, for its folder is not to be had", job=job.id, why=why)
-            await asyncio.to_thread(self._ledger.hold, job, why)
-            self.held[job.id] = why
+            await asyncio.to_thread(self._store.block_publication, job, why)
+            self.blocked[job.id] = why
 
     async def fail(self, job: Job, reason: str) -> None:
         """`running -> failed`, and the picture is put aside with the reason."""
         log.error("failed", job=job.id, why=reason)
-        if await asyncio.to_thread(self._ledger.fail, job, reason):
-            await self.settle(job)
+        if await asyncio.to_thread(self._store.fail, job, reason):
+            await self.archive(job)
 
-    async def _give_back(self, job: Job, why: str) -> None:
+    async def _release(self, job: Job, why: str) -> None:
         """`running -> queued`, uncounted, unless another took the job over meanwhile."""
-        if await asyncio.to_thread(self._ledger.give_back, job, why):
+        if await asyncio.to_thread(self._store.release, job, why):
             log.info("given back", why=why)
         else:
             log.info("given up: another has the job")
 
-    async def _put_aside(self, inbox: Inbox, job: Job, reason: str) -> None:
+    async def _keep_rejected_clip(self, inbox: Inbox, job: Job, reason: str) -> None:
         """`running -> failed`, and the frames that the gate refused are kept for a look."""
         log.error("failed", job=job.id, why=reason)
-        if await asyncio.to_thread(self._ledger.fail, job, reason):
+        if await asyncio.to_thread(self._store.fail, job, reason):
             spoilt = staging_of(inbox, job) / CLIP
-            await asyncio.to_thread(keep_for_a_look, inbox, job, spoilt)
-            await self.settle(job)
+            await asyncio.to_thread(keep_rejected_clip, inbox, job, spoilt)
+            await self.archive(job)
 
-    async def settle(self, job: Job) -> None:
+    async def archive(self, job: Job) -> None:
         """Put the picture where it belongs, once no job needs it."""
-        await asyncio.to_thread(self._services.archive.settle, job)
+        await asyncio.to_thread(self._services.archive.archive_job, job)
 
-    async def _fence(self, inbox: Inbox, job: Job, clip: Clip) -> None:
+    async def _begin_publication(self, inbox: Inbox, job: Job, clip: Clip) -> None:
         """`running -> publishing`, or nothing when another took the job over meanwhile."""
         assert job.spec is not None
-        sidecar = compose(
+        sidecar = compose_sidecar(
             clip,
             generator=f"i2vd {version('i2vd')}",
             job=str(job.id),
@@ -172,22 +178,22 @@ class Outcomes:
             "seconds": clip.made.seconds,
         }
         lease = self._services.settings.queue.lease
-        if await asyncio.to_thread(self._ledger.publishing, job, result, lease):
-            self._observe(job.spec, clip, degraded=sidecar.degraded)
+        if await asyncio.to_thread(self._store.begin_publication, job, result, lease):
+            self._record_metrics(job.spec, clip, degraded=sidecar.degraded)
             await self.publish(job.model_copy(update={"result": result}), first=True)
 
-    async def _lacks_room(self, inbox: Inbox) -> bool:
-        await asyncio.to_thread(self._services.room.check)
-        return inbox.name in self._services.room.blocked
+    async def _is_blocked(self, inbox: Inbox) -> bool:
+        await asyncio.to_thread(self._services.storage_health.check)
+        return inbox.name in self._services.storage_health.blocked
 
-    def _observe(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
-        metrics, pace = self._services.metrics, self._services.pace
+    def _record_metrics(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
+        metrics, pace = self._services.metrics, self._services.durations
         for stage, seconds in clip.made.seconds.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:
             metrics.peak_memory.labels(spec.preset).set(clip.made.peak_memory)
-        metrics.motion.observe(clip.made.figures.motion)
-        metrics.likeness.observe(clip.made.figures.likeness)
+        metrics.motion.observe(clip.made.measurements.motion)
+        metrics.likeness.observe(clip.made.measurements.likeness)
         if degraded:
             metrics.degraded.inc()
             return
@@ -196,16 +202,18 @@ class Outcomes:
         if (predicted := pace.seconds(made)) is not None:
             metrics.predicted_seconds.inc(predicted)
             metrics.worked_seconds.inc(seconds)
-        pace.learn(made, clip.rung.mode, seconds)
+        pace.record(made, clip.rung.mode, seconds)
 
     async def _picture_gone(self, job: Job) -> None:
         """Its owner took it away."""
         log.info("cancelled: the picture is gone", path=job.path)
         why = "the picture was taken away, or replaced, before its turn"
-        await asyncio.to_thread(self._ledger.cancelled, job, why)
-        await asyncio.to_thread(self._ledger.moved, job, "gone")
+        await asyncio.to_thread(self._store.cancelled, job, why)
+        await asyncio.to_thread(self._store.moved, job, "gone")
 
-    async def _method(self, inbox: Inbox) -> CommitMethod:
-        if inbox.outbox not in self._methods:
-            self._methods[inbox.outbox] = await asyncio.to_thread(probe_commit_method, inbox.outbox)
-        return self._methods[inbox.outbox]
+    async def _commit_method(self, inbox: Inbox) -> CommitMethod:
+        if inbox.outbox not in self._commit_methods:
+            self._commit_methods[inbox.outbox] = await asyncio.to_thread(
+                probe_commit_method, inbox.outbox
+            )
+        return self._commit_methods[inbox.outbox]

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from daemon.dispatch.slot import Slot
 from daemon.telemetry import systemd
 
-STUCK = 120.0
+STUCK_SECONDS = 120.0
 """Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""
 _STATUS_INTERVAL = 1.0
 
 
-async def beat(slots: Sequence[Slot], status: Callable[[], str]) -> None:
+async def notify_systemd(slots: Sequence[Slot], status: Callable[[], str]) -> None:
     """Tell systemd how we are, until cancelled; nothing where no systemd listens.
 
     The beat does not wait for the status line, which may ask a queue that is away.
@@ -25,20 +25,20 @@ async def beat(slots: Sequence[Slot], status: Callable[[], str]) -> None:
     if not os.environ.get("NOTIFY_SOCKET"):
         return
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_tell(status))
+        tasks.create_task(_send_status(status))
         if interval := systemd.watchdog_interval():
-            tasks.create_task(_feed(slots, interval))
+            tasks.create_task(_feed_watchdog(slots, interval))
 
 
-async def _feed(slots: Sequence[Slot], interval: float) -> None:
+async def _feed_watchdog(slots: Sequence[Slot], interval: float) -> None:
     while True:
         await asyncio.sleep(interval)
         now = time.monotonic()
-        if all(now - slot.alive_at < STUCK for slot in slots):
+        if all(now - slot.last_turn < STUCK_SECONDS for slot in slots):
             systemd.notify("WATCHDOG=1")
 
 
-async def _tell(status: Callable[[], str]) -> None:
+async def _send_status(status: Callable[[], str]) -> None:
     told = ""
     while True:
         line = await asyncio.to_thread(status)

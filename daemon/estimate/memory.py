@@ -14,12 +14,12 @@ from daemon.jobs.schema import peaks
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Loaded
 from pipeline.memory import ladder
-from pipeline.memory.dimensions import anatomy_of
-from pipeline.memory.model import bytes_of, largest, need, peak_of
+from pipeline.memory.dimensions import dimensions_of
+from pipeline.memory.model import bytes_of, largest_peak, peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.spec import Spec
 
-_A_DAY = 86400.0
+_DAY_SECONDS = 86400.0
 _HALF = "float16"
 _THRIFTIEST = ladder.modes()[-1]
 _LIBRARIES = ("torch", "diffusers")
@@ -42,47 +42,49 @@ class Setup(NamedTuple):
         return cls(loaded.device_name, loaded.model, loaded.weights, versions, loaded.dtype)
 
 
-class Forecast:
+class MemoryEstimator:
     """Tells what clips of one model need, and learns from those that were made."""
 
     def __init__(self, database: Database, model: str) -> None:
         self._database = database
-        self._anatomy = anatomy_of(model)
+        self._dimensions = dimensions_of(model)
 
     def predicted(self, rung: Rung, spec: Spec, dtype: str) -> int:
         """Bytes that live at once at most, by the formula alone."""
-        return peak_of(spec, rung, self._anatomy, dtype).most
+        return peak_memory(spec, rung, self._dimensions, dtype).most
 
     def needs(self, rung: Rung, spec: Spec, loaded: Loaded) -> int:
         """Bytes that must be free for a clip, as far as is known here."""
-        predicted = peak_of(spec, rung, self._anatomy, loaded.dtype)
+        predicted = peak_memory(spec, rung, self._dimensions, loaded.dtype)
         correction = self.correction(Setup.of(loaded), rung.mode)
-        return need(predicted, rung.mode, correction, gpu=loaded.device.startswith("cuda"))
+        return required_memory(
+            predicted, rung.mode, correction, gpu=loaded.device.startswith("cuda")
+        )
 
     def correction(self, setup: Setup, mode: Mode) -> float | None:
         """Measured by predicted, as it was worst; None before anything was measured."""
         here = sa.and_(*(peaks.c[key] == value for key, value in setup._asdict().items()))
         ratio = sa.cast(peaks.c.measured, sa.Float) / peaks.c.predicted
-        counts = ~peaks.c.at_least | (peaks.c.at > self._database.now - _A_DAY)
+        counts = ~peaks.c.at_least | (peaks.c.at > self._database.now - _DAY_SECONDS)
         query = sa.select(sa.func.max(ratio)).where(here, peaks.c.mode == mode, counts)
         with self._database.read() as db:
             found = db.scalar(query)
         return None if found is None else float(found)
 
-    def least(self, spec: Spec) -> int:
+    def minimum(self, spec: Spec) -> int:
         """What a clip needs as it was asked, in the thriftiest way and in half precision: bytes.
 
         It is told of jobs, to be compared with what devices `reach`.
         """
         return self.predicted(Rung(_THRIFTIEST, spec.width, spec.height, spec.frames), spec, _HALF)
 
-    def reach(self, memory: int, device: str, dtype: str, loaded: Loaded | None) -> int:
+    def limit(self, memory: int, device: str, dtype: str, loaded: Loaded | None) -> int:
         """The most of which a clip fits on a device with so much memory, as far as is known.
 
-        Raises LedgerUnavailable.
+        Raises QueueUnavailable.
         """
         correction = self.correction(Setup.of(loaded), _THRIFTIEST) if loaded else None
-        found = largest(memory, _THRIFTIEST, correction, gpu=device.startswith("cuda"))
+        found = largest_peak(memory, _THRIFTIEST, correction, gpu=device.startswith("cuda"))
         return found * bytes_of(_HALF) // bytes_of(dtype)
 
     def newest(self, model: str, dtype: str) -> Setup | None:
@@ -107,7 +109,7 @@ class Forecast:
         with self._database.read() as db:
             return db.scalar(query)
 
-    def learn(self, clip: Clip, spec: Spec) -> float | None:
+    def record(self, clip: Clip, spec: Spec) -> float | None:
         """Take in what a clip took; predicted by measured, where it was measured."""
         if clip.made.peak_memory is None:
             return None
@@ -115,7 +117,7 @@ class Forecast:
         self._keep(clip.loaded, clip.rung, spec, predicted, clip.made.peak_memory, at_least=False)
         return predicted / clip.made.peak_memory
 
-    def learn_failure(self, step: StepDown, spec: Spec, loaded: Loaded) -> None:
+    def record_failure(self, step: StepDown, spec: Spec, loaded: Loaded) -> None:
         """Take in that memory ran out where it was known how much there was."""
         if step.room is not None and step.stage != "forecast":
             predicted = self.predicted(step.rung, spec, loaded.dtype)

@@ -12,21 +12,21 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.config.settings import Settings
-from daemon.estimate.duration import Pace
+from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.estimator import Estimator
-from daemon.estimate.memory import Forecast
+from daemon.estimate.memory import MemoryEstimator
 from pipeline.memory import ladder
-from pipeline.memory.dimensions import PUBLISHED, anatomy_of
-from pipeline.memory.model import need, peak_of
+from pipeline.memory.dimensions import PUBLISHED, dimensions_of
+from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL, Family, family_of
 from pipeline.request.spec import Request, Spec, resolve
 
-FEWEST = 10
+MIN_STEPS = 10
 """Steps of a clip that is only to be measured: memory does not depend on them."""
 
 
-class Row(BaseModel):
+class Requirement(BaseModel):
     """One preset in one mode. `fits`: whether what is known is within the card or `max_vram`."""
 
     preset: str
@@ -42,24 +42,24 @@ class Row(BaseModel):
 
 def predicted(
     model: str, presets: Sequence[str], card: int | None, dtype: str = "float16"
-) -> list[Row]:
+) -> list[Requirement]:
     """A row for each preset and mode by the formula alone, on a GPU with `card` bytes."""
-    anatomy = PUBLISHED if model == I2VGEN_XL.name else anatomy_of(model)
+    anatomy = PUBLISHED if model == I2VGEN_XL.name else dimensions_of(model)
     family = I2VGEN_XL if model == I2VGEN_XL.name else family_of(model)
     rows = []
     for name in presets:
         spec = spec_of(name, family)
         for mode in ladder.modes(lossy=True):
-            found = peak_of(spec, rung_of(spec, mode), anatomy, dtype)
+            found = peak_memory(spec, rung_of(spec, mode), anatomy, dtype)
             rows.append(
-                Row(
+                Requirement(
                     preset=name,
                     mode=mode,
                     exact=mode.exact,
                     predicted_bytes=found.most,
                     measured_bytes=None,
                     seconds=None,
-                    fits=card is None or need(found, mode, None, gpu=True) <= card,
+                    fits=card is None or required_memory(found, mode, None, gpu=True) <= card,
                 )
             )
     return rows
@@ -71,7 +71,9 @@ def presets_of(model: str) -> list[str]:
     return list(family.presets)
 
 
-def known(settings: Settings, forecast: Forecast | None, pace: Pace | None) -> list[Row]:
+def known(
+    settings: Settings, forecast: MemoryEstimator | None, pace: DurationEstimator | None
+) -> list[Requirement]:
     """A row for each preset and mode of the configured model, with what is known of clips made."""
     family = family_of(settings.model.name)
     estimator = Estimator(settings, forecast)
@@ -82,7 +84,7 @@ def known(settings: Settings, forecast: Forecast | None, pace: Pace | None) -> l
             rung = rung_of(spec, mode)
             seconds = pace.seconds(spec, mode) if pace else None
             rows.append(
-                Row(
+                Requirement(
                     preset=name,
                     mode=mode,
                     exact=mode.exact,
@@ -95,7 +97,7 @@ def known(settings: Settings, forecast: Forecast | None, pace: Pace | None) -> l
     return rows
 
 
-def spec_of(preset: str, family: Family, steps: int = FEWEST) -> Spec:
+def spec_of(preset: str, family: Family, steps: int = MIN_STEPS) -> Spec:
     """Of the preset's size and length."""
     asked = Request(prompt="panning left", preset=preset, steps=steps, seed=1)
     return resolve(asked, family, source=(64, 64), sha256="0" * 64, rng=random.Random(0))
@@ -106,7 +108,7 @@ def rung_of(spec: Spec, mode: Mode) -> Rung:
     return Rung(mode, spec.width, spec.height, spec.frames)
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
+def show(rows: Sequence[Requirement], console: Console) -> None:
     """A table for a person; GB are 10^9 bytes."""
     table = Table("preset", "mode", "exact", "predicted GB", "measured GB", "seconds", "fits")
     for row in rows:

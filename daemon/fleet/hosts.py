@@ -12,12 +12,12 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from daemon.fleet.identity import name_of
+from daemon.fleet.identity import host_name
 from daemon.jobs.database import Database
 from daemon.jobs.migrations import latest_version
 from daemon.jobs.schema import hosts, jobs
 
-_A_MONTH = 30 * 86400.0
+_FORGOTTEN_AFTER_SECONDS = 30 * 86400.0
 
 HostState = Literal["working", "draining", "drained", "away"]
 HOST_STATES: tuple[HostState, ...] = ("working", "draining", "drained", "away")
@@ -32,19 +32,19 @@ class Device(BaseModel):
     memory: int | None
 
 
-class Facts(BaseModel):
+class HostReport(BaseModel):
     """What a host tells of itself."""
 
     devices: list[Device]
     takes: list[str]
     """Inboxes whose jobs it would claim now; none while no device can work."""
     reach: int | None
-    """The most memory that a clip may need here, as `Forecast.least` tells it; None: any."""
+    """The most memory that a clip may need here, in bytes; None: any."""
     speed: float | None
     """Of all its devices, in millions of pixels denoised a second; None before its first clip."""
 
 
-class Held(BaseModel):
+class HeldJob(BaseModel):
     """A job that a host has in hand."""
 
     id: int
@@ -52,7 +52,7 @@ class Held(BaseModel):
     state: Literal["running", "publishing"]
 
 
-class Host(Facts):
+class Host(HostReport):
     """A host, as the queue knows it."""
 
     owner: str
@@ -72,7 +72,7 @@ class Host(Facts):
     started: float
     silent: float
     """Seconds since it told anything."""
-    jobs: list[Held]
+    jobs: list[HeldJob]
 
 
 class NoSuchHost(Exception):
@@ -80,7 +80,7 @@ class NoSuchHost(Exception):
 
 
 class Hosts:
-    """What one daemon tells and is told. All methods raise LedgerUnavailable."""
+    """What one daemon tells and is told. All methods raise QueueUnavailable."""
 
     def __init__(self, database: Database, owner: str, lease: float) -> None:
         self._database = database
@@ -89,16 +89,20 @@ class Hosts:
         self._lease = lease
         self._ours = hosts.c.owner == owner
 
-    def begin(self, facts: Facts) -> None:
+    def begin(self, facts: HostReport) -> None:
         """Tell that this host has started; that it is drained still holds."""
         with self._database.write() as db:
-            self._tell(db, facts, started=self._now)
+            self._write_report(db, facts, started=self._now)
 
-    def beat(self, facts: Facts) -> None:
+    def heartbeat(self, facts: HostReport) -> None:
         """Tell that it lives, and forget those that have not for long."""
         with self._database.write() as db:
-            self._tell(db, facts)
-            gone = hosts.c.beat < self._now - _A_MONTH if self._database.shared else ~self._ours
+            self._write_report(db, facts)
+            gone = (
+                hosts.c.beat < self._now - _FORGOTTEN_AFTER_SECONDS
+                if self._database.shared
+                else ~self._ours
+            )
             db.execute(hosts.delete().where(gone, ~self._ours))
 
     def leave(self) -> None:
@@ -106,7 +110,7 @@ class Hosts:
         with self._database.write() as db:
             db.execute(hosts.update().where(self._ours).values(lease=self._now))
 
-    def _tell(self, db: sa.Connection, facts: Facts, **more: Any) -> None:
+    def _write_report(self, db: sa.Connection, facts: HostReport, **more: Any) -> None:
         told = facts.model_dump(mode="json") | more
         if facts.speed is None:  # what it was before a restart is as good
             del told["speed"]
@@ -127,12 +131,12 @@ class Hosts:
             ).all()
             held = defaultdict(list)
             for owner, job, path, state in db.execute(hand):
-                held[owner].append(Held(id=job, path=path, state=state))
-        names = Counter(name_of(row.owner) for row in rows)
+                held[owner].append(HeldJob(id=job, path=path, state=state))
+        names = Counter(host_name(row.owner) for row in rows)
         return [self._host(row, held[row.owner], names) for row in rows]
 
-    def _host(self, row: Any, held: list[Held], names: Mapping[str, int]) -> Host:
-        name = name_of(row.owner)
+    def _host(self, row: Any, held: list[HeldJob], names: Mapping[str, int]) -> Host:
+        name = host_name(row.owner)
         state: HostState = "working" if row.alive else "away"
         if row.draining:
             state = "draining" if held else "drained"
@@ -147,7 +151,7 @@ class Hosts:
             started=row.started,
             silent=max(0.0, row.silent),
             jobs=held,
-            **{key: getattr(row, key) for key in Facts.model_fields},
+            **{key: getattr(row, key) for key in HostReport.model_fields},
         )
 
     def drain(self, name: str, draining: bool) -> Host:

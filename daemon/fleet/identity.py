@@ -6,7 +6,7 @@ from pathlib import Path
 from daemon.fs.atomic import atomic_write
 
 
-def owner(host: str, state: Path, *, shared: bool) -> str:
+def owner_name(host: str, state: Path, *, shared: bool) -> str:
     """The host's name; in a queue that hosts share with a number that the state folder keeps.
 
     Who holds the folder's lock is alone under it, so that after a restart what it was running goes
@@ -20,6 +20,6 @@ def owner(host: str, state: Path, *, shared: bool) -> str:
     return f"{host} {file.read_text(encoding='utf-8').strip()}"
 
 
-def name_of(owner: str) -> str:
+def host_name(owner: str) -> str:
     """The host's name in the name of an owner."""
     return owner.partition(" ")[0]

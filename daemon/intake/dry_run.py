@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from daemon.estimate.duration import Pace
+from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake.intake import Plan
 from pipeline.image.framing import kept_fraction
@@ -25,7 +25,7 @@ class DryRun(BaseModel):
 
 
 def dry_run(
-    planned: Plan, source: tuple[int, int], estimator: Estimator, pace: Pace | None
+    planned: Plan, source: tuple[int, int], estimator: Estimator, pace: DurationEstimator | None
 ) -> DryRun:
     """Tell a plan for a picture of `source` = (width, height) pixels."""
     found = DryRun(
@@ -38,5 +38,5 @@ def dry_run(
     if planned.specs:
         spec = planned.specs[0]
         found.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
-        found.estimate = estimator.of(spec, pace)
+        found.estimate = estimator.estimate(spec, pace)
     return found

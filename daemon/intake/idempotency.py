@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from daemon.config.settings import Inbox
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History
+from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import jobs, submissions
 
 _KEPT_SECONDS = 7 * 86400.0
@@ -37,7 +37,7 @@ class IdempotentRequest(NamedTuple):
 class IdempotencyKeys:
     """Safe to use from several threads, and on several hosts."""
 
-    def __init__(self, database: Database, history: History) -> None:
+    def __init__(self, database: Database, history: JobQueries) -> None:
         self._database = database
         self._history = history
 
@@ -46,7 +46,7 @@ class IdempotencyKeys:
 
         `drop` announces each path before it puts the picture there. Raises KeyTaken.
         """
-        with self._database.alone(f"submission {asked.key}", wait=True):
+        with self._database.advisory_lock(f"submission {asked.key}", wait=True):
             noted = self._noted(asked)
             if noted is not None and self._was_dropped(inbox, *noted, asked.sha256):
                 return noted[0]
@@ -78,7 +78,7 @@ class IdempotencyKeys:
             )
 
     def _was_dropped(self, inbox: Inbox, path: str, after: int, sha256: str) -> bool:
-        made = self._history.at(inbox.name, path)
+        made = self._history.by_path(inbox.name, path)
         if any(job.sha256 == sha256 and job.id > after for job in made):
             return True
         try:

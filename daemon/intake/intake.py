@@ -17,11 +17,11 @@ from daemon.fs.fingerprint import FileState
 from daemon.intake.watcher import DeferToSlowLane, RetryLater
 from daemon.jobs.job import Drop
 from daemon.services import Services
-from pipeline.children.image_pool import Condemned
+from pipeline.children.image_pool import PoisonImage
 from pipeline.children.protocol import Inspected, Rejected
 from pipeline.request.presets import Family
 from pipeline.request.spec import Problem, Request, Spec, check, resolve
-from rules.parse import Mistake, read_sidecar
+from rules.parse import RuleError, read_sidecar
 from rules.rule import Choice, Make, Picture, RuleSet
 
 Checker = Callable[[Mapping[str, object]], list[Problem]]
@@ -40,14 +40,14 @@ class Plan:
 
     choice: Choice
     specs: tuple[Spec, ...] = ()
-    mistakes: tuple[Mistake, ...] = ()
-    warnings: tuple[Mistake, ...] = ()
+    mistakes: tuple[RuleError, ...] = ()
+    warnings: tuple[RuleError, ...] = ()
     priority: int = 0
     clip_name: str = ""
     """Path of the clip in the outbox, without ".mp4"."""
 
 
-Overrides = tuple[Make | None, list[Mistake]]
+Overrides = tuple[Make | None, list[RuleError]]
 """What is asked for one picture in its sidecar, and what is wrong with that."""
 
 
@@ -95,7 +95,7 @@ class Intake:
 
     def __init__(self, services: Services, on_queued: Callable[[], None]) -> None:
         self._services = services
-        self._ledger = services.ledger
+        self._ledger = services.store
         self._on_queued = on_queued
         self._rng = random.SystemRandom()
         self._undecodable: dict[tuple[str, str], str] = {}
@@ -104,14 +104,14 @@ class Intake:
     async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
         """The paths of the files that have no job yet, so that nobody looks into the others."""
         told = {path: seen.fingerprint(self._services.owner) for path, seen in files.items()}
-        return await asyncio.to_thread(self._ledger.news, inbox.name, told)
+        return await asyncio.to_thread(self._ledger.without_job, inbox.name, told)
 
     async def handle(
         self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
     ) -> RetryLater | DeferToSlowLane | None:
         """Queue the file, or say when to offer it again, and how."""
-        decoder = self._services.decoder
-        look = decoder.study if slow_lane else decoder.glance
+        decoder = self._services.image_pool
+        look = decoder.inspect_slowly if slow_lane else decoder.inspect_quickly
         picture = await look(inbox.path / path, within=inbox.path)
         if picture is None:
             return DeferToSlowLane()
@@ -142,7 +142,7 @@ class Intake:
 
     def _enqueue(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
         """Plan, and queue what is planned: no jobs where there is nothing to make, or no news."""
-        with self._services.entering:
+        with self._services.enqueue_lock:
             return self._enqueue_locked(inbox, drop, picture)
 
     def _enqueue_locked(
@@ -153,10 +153,10 @@ class Intake:
         planned = plan(drop.path, picture, beside, rules, family, self._rng)
         if planned.choice.rule is None or not planned.specs:
             return planned, []
-        jobs = self._ledger.admit(
+        jobs = self._ledger.enqueue(
             drop,
             planned.specs,
-            needs=[self._services.forecast.least(spec) for spec in planned.specs],
+            needs=[self._services.memory.minimum(spec) for spec in planned.specs],
             clip_name=planned.clip_name,
             rule=planned.choice.rule.name,
             rules_digest=rules.digest,
@@ -180,12 +180,12 @@ class Intake:
         if refusal.gone:
             return None
         key, fingerprint = (inbox.name, path), seen.fingerprint(self._services.owner)
-        if self._undecodable.get(key) != fingerprint and not isinstance(refusal, Condemned):
+        if self._undecodable.get(key) != fingerprint and not isinstance(refusal, PoisonImage):
             self._undecodable[key] = fingerprint
             log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
             return RetryLater(float(inbox.patience))
         self._undecodable.pop(key, None)
-        await asyncio.to_thread(self._services.storage.check, inbox, "path")
+        await asyncio.to_thread(self._services.markers.check, inbox, "path")
         drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})
         await self._reject(inbox, drop, refusal.reason, "unreadable")
         return None
@@ -198,6 +198,6 @@ class Intake:
             return
         log.error("rejected", job=job, inbox=inbox.name, path=drop.path, why=reason)
         self._services.metrics.rejected.labels(kind).inc()
-        rejected = await asyncio.to_thread(self._services.history.job, job)
+        rejected = await asyncio.to_thread(self._services.queries.job, job)
         assert rejected is not None
-        await asyncio.to_thread(self._services.archive.settle, rejected)
+        await asyncio.to_thread(self._services.archive.archive_job, rejected)

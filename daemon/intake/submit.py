@@ -11,7 +11,7 @@ import tomli_w
 
 from daemon.fs.atomic import CommitMethod, fsync_dir, numbered_names, publish_exclusive
 from daemon.intake.scanner import PICTURE_SUFFIXES, is_ignored, is_picture
-from rules.parse import Checker, Mistake, parse_sidecar
+from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make
 
 _MAX_NAME_BYTES = 200
@@ -36,7 +36,7 @@ def prompt_override(prompt: str) -> OverrideFile:
 
 def make_override(
     make: Mapping[str, object], checker: Checker
-) -> tuple[OverrideFile, Make | None, list[Mistake]]:
+) -> tuple[OverrideFile, Make | None, list[RuleError]]:
     """The sidecar that holds settings, what it will be read as, and what is wrong or unwise in it.
 
     It is read as nothing where a mistake is fatal.
@@ -48,7 +48,7 @@ def make_override(
         return (
             OverrideFile(".toml", ""),
             None,
-            [Mistake("make", None, "", f"not for TOML: {error}")],
+            [RuleError("make", None, "", f"not for TOML: {error}")],
         )
     return OverrideFile(".toml", text), *parse_sidecar("make", text, checker)
 

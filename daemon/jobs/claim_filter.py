@@ -1,7 +1,8 @@
-"""Fit: which jobs a device leaves to others, because its memory is too small for them.
+"""Claim filter: skip jobs that only a larger device can run.
 
-A job knows what it needs as it was asked (`Forecast.least`), a device how much of that it can reach
-(`Forecast.reach`). Where no device that lives can, any may take the job: the ladder makes it less.
+The store keeps what each job needs (`MemoryEstimator.minimum`); a device knows its own limit
+(`MemoryEstimator.limit`). If no living device can run a job, any may take it: the ladder makes it
+smaller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,36 +15,42 @@ from daemon.jobs.schema import jobs
 
 
 @dataclass(frozen=True)
-class Fit:
+class ClaimFilter:
     """Of one device. `elsewhere`: by each inbox that it sees, the most that any device can reach
     that lives and takes its jobs."""
 
-    reach: int
-    elsewhere: Mapping[str, int]
+    memory_limit: int
+    largest_elsewhere: Mapping[str, int]
 
     def is_largest(self) -> bool:
         """Whether it leaves nothing to others."""
-        return all(most <= self.reach for most in self.elsewhere.values())
+        return all(most <= self.memory_limit for most in self.largest_elsewhere.values())
 
-    def clause(self, need: int) -> sa.ColumnElement[bool] | None:
+    def clause(self, required_memory: int) -> sa.ColumnElement[bool] | None:
         """The jobs that need so much and that it may take; None where it leaves all to others."""
-        others = [inbox for inbox, most in self.elsewhere.items() if self.reach < need <= most]
-        if len(others) == len(self.elsewhere):
+        others = [
+            inbox
+            for inbox, most in self.largest_elsewhere.items()
+            if self.memory_limit < required_memory <= most
+        ]
+        if len(others) == len(self.largest_elsewhere):
             return None
-        return (jobs.c.need == need) & jobs.c.inbox.not_in(others)
+        return (jobs.c.need == required_memory) & jobs.c.inbox.not_in(others)
 
 
 def pick(
-    db: sa.Connection, due: sa.ColumnElement[bool], fit: Fit | None
+    db: sa.Connection, due: sa.ColumnElement[bool], claim_filter: ClaimFilter | None
 ) -> sa.Select[tuple[int]] | None:
     """A query for the number of the job that a device takes next; None where there is none for it.
 
     A device that leaves jobs to others must not look at a hundred thousand of them each time. What
     jobs need has few values, and of each an index knows the first job.
     """
-    if fit is None or fit.is_largest():
+    if claim_filter is None or claim_filter.is_largest():
         return _first(due, jobs.c.id)
-    clauses = {need: fit.clause(need) for need in _needs(db)} | {None: jobs.c.need.is_(None)}
+    clauses = {need: claim_filter.clause(need) for need in _needs(db)} | {
+        None: jobs.c.need.is_(None)
+    }
     mine = {need: due & clause for need, clause in clauses.items() if clause is not None}
     columns = (jobs.c.priority, jobs.c.id, jobs.c.need)
     firsts = [_first(clause, *columns).subquery() for clause in mine.values()]

@@ -68,12 +68,12 @@ _PASSING = (
 class DatabaseUnusable(Exception):
     """The message says why and what to do; `passing` when it may be over in a while."""
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, temporary: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.temporary = temporary
 
 
-class LedgerUnavailable(OSError):
+class QueueUnavailable(OSError):
     """The database could not do it now: locked, disk full, damaged, away. Nothing was changed."""
 
 
@@ -109,10 +109,10 @@ class Database:
         self._url = self._engine.url.render_as_string()
         try:
             self._create()
-        except LedgerUnavailable as error:
+        except QueueUnavailable as error:
             self.close()
             passing = any(word in str(error) for word in _PASSING)
-            raise DatabaseUnusable(str(error), passing=passing) from error
+            raise DatabaseUnusable(str(error), temporary=passing) from error
         except BaseException:
             self.close()
             raise
@@ -123,16 +123,16 @@ class Database:
         """Whether other hosts may work on the same queue: in PostgreSQL."""
         return not self._sqlite
 
-    def in_touch(self) -> float:
+    def seconds_reachable(self) -> float:
         """Seconds since the queue could be reached again after it could not, or since the start."""
         return time.monotonic() - self._since
 
     @contextmanager
-    def alone(self, what: str, *, wait: bool = False) -> Iterator[bool]:
+    def advisory_lock(self, what: str, *, wait: bool = False) -> Iterator[bool]:
         """Whether nobody else, in this daemon or on another host, is in here for `what` now.
 
         With `wait` it is entered once they have left. It ends with the connection: a host that dies
-        holds nobody up. Raises LedgerUnavailable.
+        holds nobody up. Raises QueueUnavailable.
         """
         with self._left:
             if wait:
@@ -143,7 +143,7 @@ class Database:
             yield False
             return
         try:
-            with self._alone_of_all_hosts(what, wait=wait) as alone:
+            with self._fleet_advisory_lock(what, wait=wait) as alone:
                 yield alone
         finally:
             with self._left:
@@ -151,7 +151,7 @@ class Database:
                 self._left.notify_all()
 
     @contextmanager
-    def _alone_of_all_hosts(self, what: str, *, wait: bool) -> Iterator[bool]:
+    def _fleet_advisory_lock(self, what: str, *, wait: bool) -> Iterator[bool]:
         if self._sqlite:
             yield True
             return
@@ -188,13 +188,13 @@ class Database:
                     db.exec_driver_sql(f"set local {limit} = 0")  # a long history takes longer
             if why := migrate(db, self.now, self._file):
                 raise DatabaseUnusable(
-                    f"the queue at {self._url} {why.reason}", passing=why.temporary
+                    f"the queue at {self._url} {why.reason}", temporary=why.temporary
                 )
 
-    def outdated(self) -> str | None:
+    def incompatibility(self) -> str | None:
         """Return why this i2vd can no longer use the queue: a newer one has changed the tables.
 
-        Raises LedgerUnavailable.
+        Raises QueueUnavailable.
         """
         with self.read() as db:
             why = incompatibility(db)
@@ -204,7 +204,7 @@ class Database:
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that may change something; committed at the end.
 
-        Raises LedgerUnavailable, and then nothing was changed.
+        Raises QueueUnavailable, and then nothing was changed.
         """
         try:
             with self._engine.begin() as db:
@@ -213,17 +213,17 @@ class Database:
             raise
         except (DBAPIError, PoolTimeout) as error:
             self._since = time.monotonic()
-            raise LedgerUnavailable(self._told(error)) from error
+            raise QueueUnavailable(self._translate_error(error)) from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection that takes no write lock on SQLite. Raises LedgerUnavailable."""
+        """A connection that takes no write lock on SQLite. Raises QueueUnavailable."""
         try:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
                 yield db
         except (DBAPIError, PoolTimeout) as error:
             self._since = time.monotonic()
-            raise LedgerUnavailable(self._told(error)) from error
+            raise QueueUnavailable(self._translate_error(error)) from error
 
     def note(self, db: sa.Connection, job: int, event: str, detail: str = "") -> None:
         """Enter what happens to a job, within the transaction that makes it happen."""
@@ -231,12 +231,12 @@ class Database:
         db.execute(self._new_event, entry)
 
     def try_write(self) -> None:
-        """Change something and take it back. Raises LedgerUnavailable."""
+        """Change something and take it back. Raises QueueUnavailable."""
         with self.write() as db:
             db.execute(meta.insert().values(key="probe", value=""))
             db.execute(meta.delete().where(meta.c.key == "probe"))
 
-    def lost(self) -> str | None:
+    def unusable_reason(self) -> str | None:
         """Why what is written now would be lost: the file was deleted or replaced under us."""
         if self._identity is None or self._identify() == self._identity:
             return None
@@ -247,7 +247,7 @@ class Database:
 
     def _refuse_another_file(self, *_: object) -> None:
         """The work in hand goes on in the connections that still hold the deleted file."""
-        if why := self.lost():
+        if why := self.unusable_reason():
             raise sqlite3.OperationalError(why)
 
     def _identify(self) -> tuple[int, int] | None:
@@ -259,7 +259,7 @@ class Database:
             return (0, 0)
         return (status.st_dev, status.st_ino)
 
-    def _told(self, error: DBAPIError | PoolTimeout) -> str:
+    def _translate_error(self, error: DBAPIError | PoolTimeout) -> str:
         why = error.orig if isinstance(error, DBAPIError) else error
         text = f"the queue at {self._url} cannot be used: {str(why).strip()}"
         if any(word in text for word in _DAMAGED):

@@ -30,7 +30,7 @@ class Shape(NamedTuple):
         return cls(spec.preset, *size, spec.guided, spec.speed)
 
 
-class Wanted(BaseModel):
+class JobFilter(BaseModel):
     """Which jobs are asked for; all that is given must hold."""
 
     state: State | None = None
@@ -63,7 +63,7 @@ class Wanted(BaseModel):
         return sa.and_(sa.true(), *found)
 
 
-class History:
+class JobQueries:
     """Questions to the ledger's database."""
 
     def __init__(self, database: Database) -> None:
@@ -99,7 +99,7 @@ class History:
         return found[0] if found else None
 
     def newest(
-        self, wanted: Wanted | None = None, limit: int = 50, before: int | None = None
+        self, wanted: JobFilter | None = None, limit: int = 50, before: int | None = None
     ) -> list[Job]:
         """The newest jobs first; `before` an id to page."""
         clause = sa.true() if wanted is None else wanted.clause()
@@ -114,12 +114,12 @@ class History:
             rows = db.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id).limit(limit)).all()
         return [as_job(row) for row in rows]
 
-    def at(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
+    def by_path(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
         """All jobs of a place in an inbox, newest first."""
         clause = (jobs.c.inbox == inbox) & (jobs.c.path == path)
         return self._select(clause, newest_first=True, limit=limit)
 
-    def of_content(self, sha256: str, limit: int = 20) -> list[Job]:
+    def by_content(self, sha256: str, limit: int = 20) -> list[Job]:
         """All jobs of a picture with this content, newest first."""
         return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
 
@@ -142,14 +142,14 @@ class History:
         """Jobs of this owner that are past the fence, but not yet in the outbox."""
         return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
 
-    def at_work(self) -> set[tuple[int, int]]:
+    def active_attempts(self) -> set[tuple[int, int]]:
         """Job and attempt of all that is made or published now, on any host."""
         query = sa.select(jobs.c.id, jobs.c.attempt)
         with self._database.read() as db:
             rows = db.execute(query.where(jobs.c.state.in_(["running", "publishing"]))).all()
         return {(job, attempt) for job, attempt in rows}
 
-    def unsettled(self) -> list[Job]:
+    def pending_archival(self) -> list[Job]:
         """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
         sibling = jobs.alias()
         needed = sa.exists().where(
@@ -164,7 +164,7 @@ class History:
             & ~needed
         )
 
-    def elsewhere(self, owner: str) -> list[Job]:
+    def remote_jobs(self, owner: str) -> list[Job]:
         """Jobs that other hosts make or publish now."""
         return self._select(jobs.c.state.in_(["running", "publishing"]) & (jobs.c.owner != owner))
 

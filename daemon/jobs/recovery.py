@@ -12,11 +12,11 @@ from daemon.jobs.database import Database
 from daemon.jobs.schema import events, is_drained, jobs
 from daemon.jobs.store import CANCELLED
 
-MOST_CUTS = 10
+MAX_INTERRUPTIONS = 10
 """Ends of the daemon in the middle of a job, after which the job is taken for their cause."""
 
 
-class Takeover:
+class Recovery:
     """The transitions of jobs that nobody is at any more. Safe on several hosts at once."""
 
     def __init__(self, database: Database) -> None:
@@ -31,14 +31,14 @@ class Takeover:
         Only for an owner that is known to be alone; `in_hand` are jobs that it is still at.
         """
         ours = sa.and_(jobs.c.state == "running", jobs.c.owner == owner, jobs.c.id.not_in(in_hand))
-        return self._put_back(ours, "the daemon ended while it was running")
+        return self._requeue(ours, "the daemon ended while it was running")
 
-    def take_over(self, owner: str) -> list[int]:
+    def recover_departed(self, owner: str) -> list[int]:
         """The same with what others were running whose lease ran out."""
         late = sa.and_(jobs.c.state == "running", self._is_late(owner))
-        return self._put_back(late, "its host fell silent while it was running")
+        return self._requeue(late, "its host fell silent while it was running")
 
-    def adopt(self, owner: str, lease: float, among: Collection[str]) -> list[int]:
+    def adopt_publications(self, owner: str, lease: float, among: Collection[str]) -> list[int]:
         """Become the owner of publications in these inboxes whose owner let the lease run out.
 
         Their attempt goes on, for publishing is safe to repeat, and for two at once. None for an
@@ -73,7 +73,7 @@ class Takeover:
         query = sa.select(jobs.c.id).where(clause).order_by(jobs.c.id)
         return [*db.scalars(query.with_for_update(skip_locked=True))]
 
-    def _put_back(self, clause: sa.ColumnElement[bool], why: str) -> list[int]:
+    def _requeue(self, clause: sa.ColumnElement[bool], why: str) -> list[int]:
         with self._database.read() as db:  # as nearly always there is nothing
             if not db.scalar(sa.select(sa.exists().where(clause))):
                 return []
@@ -87,11 +87,11 @@ class Takeover:
             for job, state in rows:
                 event = "cancelled" if state == "cancelled" else "recovered"
                 self._note(db, job, event, why)
-                if state == "queued" and self._cuts(db, job) >= MOST_CUTS:
-                    self._condemn(db, job)
+                if state == "queued" and self._interruptions(db, job) >= MAX_INTERRUPTIONS:
+                    self._fail_poison_job(db, job)
             return [job for job, _ in rows]
 
-    def _cuts(self, db: sa.Connection, job: int) -> int:
+    def _interruptions(self, db: sa.Connection, job: int) -> int:
         """How often the job was recovered since it was last queued by a person or the intake."""
         asked = sa.select(sa.func.max(events.c.id)).where(
             events.c.job == job, events.c.event == "queued"
@@ -103,8 +103,8 @@ class Takeover:
         )
         return db.scalar(query) or 0
 
-    def _condemn(self, db: sa.Connection, job: int) -> None:
-        error = f"the daemon ended {MOST_CUTS} times while it was running"
+    def _fail_poison_job(self, db: sa.Connection, job: int) -> None:
+        error = f"the daemon ended {MAX_INTERRUPTIONS} times while it was running"
         over = {"state": "failed", "error": error, "finished": self._now}
         db.execute(jobs.update().where(jobs.c.id == job).values(over))
         self._note(db, job, "failed", error)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from daemon.fs.fingerprint import same_fingerprint
-from daemon.jobs.claim_filter import Fit, pick
+from daemon.jobs.claim_filter import ClaimFilter, pick
 from daemon.jobs.database import Database
 from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
@@ -28,8 +28,8 @@ from pipeline.sidecar import Fallback
 CANCELLED = "cancelled by the operator"
 
 
-class Ledger:
-    """The transitions of a job. Who only wants to know reads `History`."""
+class JobStore:
+    """The transitions of a job. Who only wants to know reads `JobQueries`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,7 +39,7 @@ class Ledger:
 
     # --- intake: nothing -> queued | failed
 
-    def news(self, inbox: str, fingerprints: Mapping[str, str]) -> list[str]:
+    def without_job(self, inbox: str, fingerprints: Mapping[str, str]) -> list[str]:
         """The paths of those drops that have no job yet, in the same order; for some hundreds."""
         last = (
             sa.select(jobs.c.path, jobs.c.fingerprint, jobs.c.whereabouts)
@@ -55,7 +55,7 @@ class Ledger:
             if (known := there.get(path)) is None or not same_fingerprint(known, told)
         ]
 
-    def admit(
+    def enqueue(
         self,
         drop: Drop,
         specs: Sequence[Spec],
@@ -67,11 +67,11 @@ class Ledger:
         priority: int = 0,
         is_there: Callable[[], bool] = lambda: True,
     ) -> list[int]:
-        """Queue one job for each Spec of a new drop; empty when the drop has its jobs already.
+        """Queue one job for each Spec of a new drop; return their ids, none if they exist already.
 
-        `needs`: what each needs of memory (`Forecast.least`). `is_there`: whether the picture still
-        lies in the inbox as it was seen. The same content at the same place while its job is open
-        is the same drop, touched. Other content there replaces what still waits in the queue.
+        `needs`: the least memory of each in bytes (`MemoryEstimator.minimum`). `is_there`: whether
+        the picture is still in the inbox as it was seen. The same content at the same path while
+        its job is open is the same drop, touched. Other content replaces what still waits.
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
@@ -166,7 +166,7 @@ class Ledger:
         lease: float,
         without: Collection[str] = (),
         among: Collection[str] | None = None,
-        fit: Fit | None = None,
+        claim_filter: ClaimFilter | None = None,
     ) -> Job | None:
         """Take the next job: highest priority first, then first come first served.
 
@@ -177,7 +177,7 @@ class Ledger:
         if among is not None:
             due &= jobs.c.inbox.in_(among)
         with self._database.write() as db:
-            picked = None if self._is_held(db, owner) else pick(db, due, fit)
+            picked = None if self._is_drained(db, owner) else pick(db, due, claim_filter)
             if picked is None:
                 return None
             locked = picked.with_for_update(skip_locked=True).scalar_subquery()
@@ -199,7 +199,7 @@ class Ledger:
             self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
 
-    def _is_held(self, db: sa.Connection, owner: str) -> bool:
+    def _is_drained(self, db: sa.Connection, owner: str) -> bool:
         paused = sa.exists().where(meta.c.key == "paused")
         return bool(db.scalar(sa.select(paused | is_drained(owner))))
 
@@ -222,7 +222,7 @@ class Ledger:
             return "lost"
         return "cancel" if cancel else "ok"
 
-    def step_down(self, job: Job, rung: int, fallbacks: Sequence[Fallback]) -> bool:
+    def fall_back(self, job: Job, rung: int, fallbacks: Sequence[Fallback]) -> bool:
         """Remember the rung that the attempt goes on with, and all steps down that led to it."""
         last = fallbacks[-1]
         tried = f"{last.tried.width}x{last.tried.height}, {last.tried.frames} frames"
@@ -230,14 +230,14 @@ class Ledger:
         told = [fallback.model_dump(mode="json") for fallback in fallbacks]
         return self._change(_running(job), job, "stepped down", detail, rung=rung, fallbacks=told)
 
-    def give_back(self, job: Job, why: str) -> bool:
+    def release(self, job: Job, reason: str) -> bool:
         """`running -> queued`, without using up a try."""
         return self._change(
-            _running(job), job, "given back", why, state="queued", owner=None, lease=None,
+            _running(job), job, "given back", reason, state="queued", owner=None, lease=None,
             progress=None,
         )  # fmt: skip
 
-    def try_again(self, job: Job, error: str, delay: float) -> bool:
+    def retry_later(self, job: Job, error: str, delay: float) -> bool:
         """`running -> queued` after a failed try, due in `delay` seconds."""
         return self._change(
             _running(job), job, "will be tried again", error, state="queued", owner=None,
@@ -249,13 +249,13 @@ class Ledger:
         """`running -> failed`, for good."""
         return self._end(_running(job), job, "failed", error)
 
-    def cancelled(self, job: Job, why: str) -> bool:
+    def cancelled(self, job: Job, reason: str) -> bool:
         """`running -> cancelled`."""
-        return self._end(_running(job), job, "cancelled", why)
+        return self._end(_running(job), job, "cancelled", reason)
 
     # --- publication: running -> publishing -> done
 
-    def publishing(self, job: Job, result: dict[str, Any], lease: float = 0.0) -> bool:
+    def begin_publication(self, job: Job, result: dict[str, Any], lease: float = 0.0) -> bool:
         """The fence: from here on the clip is carried on, never undone.
 
         After `lease` seconds another host may carry it on.
@@ -265,9 +265,9 @@ class Ledger:
             progress=None, result=result,
         )  # fmt: skip
 
-    def hold(self, job: Job, why: str) -> bool:
+    def block_publication(self, job: Job, reason: str) -> bool:
         """Remember why the clip cannot get to its name for now: still `publishing`."""
-        return self._change(_publishing(job), job, "held up", why, error=why)
+        return self._change(_publishing(job), job, "held up", reason, error=reason)
 
     def done(self, job: Job, result: dict[str, Any]) -> bool:
         """`publishing -> done`: clip and sidecar stand in the outbox, fsynced."""
@@ -307,7 +307,7 @@ class Ledger:
                 self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
             return state is not None
 
-    def retry(self, job_id: int, bring_back: Callable[[Job], str | None]) -> bool:
+    def retry(self, job_id: int, restore: Callable[[Job], str | None]) -> bool:
         """Put a failed or cancelled job back into the queue, all its tries restored.
 
         `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
@@ -322,7 +322,7 @@ class Ledger:
                     jobs.c.spec.is_not(None),
                 )
             ).first()
-            fingerprint = bring_back(as_job(row)) if row else None
+            fingerprint = restore(as_job(row)) if row else None
             if row is None or fingerprint is None:
                 return False
             back = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}

@@ -7,7 +7,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import State
 from daemon.jobs.schema import events, jobs
 
-ENTERED: dict[str, State] = {
+ENQUEUED: dict[str, State] = {
     "queued": "queued",
     "rejected": "failed",
     "running": "running",
@@ -61,7 +61,7 @@ class Changes:
         before = (
             sa.select(earlier.c.event)
             .where(earlier.c.job == events.c.job, earlier.c.id < events.c.id)
-            .where(earlier.c.event.in_(ENTERED))
+            .where(earlier.c.event.in_(ENQUEUED))
             .order_by(earlier.c.id.desc())
             .limit(1)
             .scalar_subquery()
@@ -69,7 +69,7 @@ class Changes:
         query = (
             sa.select(events, jobs.c.inbox, jobs.c.path, before.label("before"))
             .join(jobs, jobs.c.id == events.c.job)
-            .where(events.c.id > number, events.c.event.in_(ENTERED))
+            .where(events.c.id > number, events.c.event.in_(ENQUEUED))
             .where(self._database.is_settled(events))
             .order_by(events.c.id)
             .limit(_MOST)
@@ -84,8 +84,8 @@ class Changes:
                 job=row.job,
                 inbox=row.inbox,
                 path=row.path,
-                came_from=ENTERED[row.before] if row.before else None,
-                went_to=ENTERED[row.event],
+                came_from=ENQUEUED[row.before] if row.before else None,
+                went_to=ENQUEUED[row.event],
                 event=row.event,
                 detail=row.detail,
                 at=row.at,

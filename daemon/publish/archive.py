@@ -22,12 +22,12 @@ from daemon.fs.fingerprint import FileState
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.database import Database
 from daemon.jobs.job import OPEN, Job
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.storage.folders import folder_of
 from daemon.storage.marker import VolumeMarkers
 
-SIDECAR_ENDINGS = (".toml", ".txt")
+OVERRIDE_SUFFIXES = (".toml", ".txt")
 
 log = structlog.get_logger()
 
@@ -38,12 +38,12 @@ class Archive:
     def __init__(
         self,
         database: Database,
-        ledger: Ledger,
-        history: History,
+        ledger: JobStore,
+        history: JobQueries,
         settings: Settings,
         storage: VolumeMarkers,
     ) -> None:
-        self.trouble: str | None = None
+        self.last_error: str | None = None
         self._failures = 0
         self._database = database
         self._ledger = ledger
@@ -51,42 +51,42 @@ class Archive:
         self._settings = settings
         self._storage = storage
 
-    def settle(self, job: Job) -> None:
+    def archive_job(self, job: Job) -> None:
         """Move the picture of a job's drop, once no job needs it; what cannot be done now waits."""
         try:
-            self._settle(job)
+            self._archive(job)
         except OSError as error:
             self._note(job, error)
 
-    def catch_up(self) -> None:
+    def archive_pending(self) -> None:
         """Settle all that a crash or a trouble left; the trouble is over when that succeeds.
 
-        Raises LedgerUnavailable.
+        Raises QueueUnavailable.
         """
         before = self._failures
-        for job in self._history.unsettled():
+        for job in self._history.pending_archival():
             try:
-                self._settle(job)
+                self._archive(job)
             except OSError as error:
                 self._note(job, error)
         if self._failures == before:  # nor was there another trouble meanwhile
-            self.trouble = None
+            self.last_error = None
 
     def _note(self, job: Job, error: OSError) -> None:
         """Say it once, however many pictures it concerns."""
-        if self.trouble is None:
+        if self.last_error is None:
             log.error(
                 "the picture stays in the inbox for now", job=job.id, why=describe_os_error(error)
             )
-        self.trouble = f"pictures cannot leave the inbox: {describe_os_error(error)}"
+        self.last_error = f"pictures cannot leave the inbox: {describe_os_error(error)}"
         self._failures += 1
 
-    def _settle(self, job: Job) -> None:
+    def _archive(self, job: Job) -> None:
         """One host at a time: what two move at once would look gone to one of them."""
-        with self._database.alone(f"settle {self._history.siblings(job)[0].id}", wait=True):
-            self._settle_alone(job)
+        with self._database.advisory_lock(f"settle {self._history.siblings(job)[0].id}", wait=True):
+            self._archive_locked(job)
 
-    def _settle_alone(self, job: Job) -> None:
+    def _archive_locked(self, job: Job) -> None:
         inbox = self._settings.inbox_named(job.inbox)
         siblings = self._history.siblings(job)
         if inbox is None or any(sibling.state in OPEN for sibling in siblings):
@@ -97,7 +97,7 @@ class Archive:
         self._storage.check(inbox)
         if any(sibling.state == "done" for sibling in siblings):
             self._succeeded(inbox, picture, drop)
-        elif there := self._carry(picture, inbox.failed, drop):
+        elif there := self._move_with_overrides(picture, inbox.failed, drop):
             _write_reason(inbox, there, siblings)
             self._ledger.moved(drop, "failed", str(there.relative_to(inbox.failed)))
             log.info("picture put aside", job=job.id, to=str(there))
@@ -106,25 +106,25 @@ class Archive:
         if inbox.after == "keep":
             self._ledger.moved(drop, "kept" if _is_ours(picture, drop) else "gone")
         elif inbox.after == "delete":
-            for sidecar, _ in _beside(picture):
+            for sidecar, _ in _override_files(picture):
                 sidecar.unlink(missing_ok=True)
             ours = remove(picture, lambda file: _is_ours(file, drop))
             self._ledger.moved(drop, "deleted" if ours else "gone")
-        elif there := self._carry(picture, inbox.archive, drop):
+        elif there := self._move_with_overrides(picture, inbox.archive, drop):
             self._ledger.moved(drop, "archive", str(there.relative_to(inbox.archive)))
             log.info("picture archived", job=drop.id, to=str(there))
 
-    def _carry(self, picture: Path, root: Path, drop: Job) -> Path | None:
+    def _move_with_overrides(self, picture: Path, root: Path, drop: Job) -> Path | None:
         """Move the picture below `root`, and what lies beside it; None when it is gone."""
-        there = _arrived(picture, root, drop) or self._move(picture, root, drop)
+        there = _already_moved(picture, root, drop) or self._move_picture(picture, root, drop)
         if there is None:
             self._ledger.moved(drop, "gone")
             return None
-        for ending in SIDECAR_ENDINGS:
-            _accompany(picture.with_name(picture.name + ending), there, ending, drop)
+        for ending in OVERRIDE_SUFFIXES:
+            _move_override(picture.with_name(picture.name + ending), there, ending, drop)
         return there
 
-    def _move(self, picture: Path, root: Path, drop: Job) -> Path | None:
+    def _move_picture(self, picture: Path, root: Path, drop: Job) -> Path | None:
         """The picture's new place; None when it is gone, or another lies in its place."""
         if not _is_ours(picture, drop):
             return None
@@ -143,13 +143,13 @@ class Archive:
         return None
 
 
-def keep_for_a_look(inbox: Inbox, job: Job, clip: Path) -> None:
+def keep_rejected_clip(inbox: Inbox, job: Job, clip: Path) -> None:
     """Move a clip that the gate refused to the failed folder. Nothing where there is none."""
     if clip.is_file():
-        move(clip, inbox.failed, _refused_clip(inbox, job).relative_to(inbox.failed))
+        move(clip, inbox.failed, _rejected_clip(inbox, job).relative_to(inbox.failed))
 
 
-def _arrived(picture: Path, root: Path, drop: Job) -> Path | None:
+def _already_moved(picture: Path, root: Path, drop: Job) -> Path | None:
     """Where below `root` the picture arrived before a crash, if it did."""
     if drop.whereabouts_path is None:
         return None
@@ -161,7 +161,7 @@ def _arrived(picture: Path, root: Path, drop: Job) -> Path | None:
     return there
 
 
-def _accompany(sidecar: Path, there: Path, ending: str, drop: Job) -> None:
+def _move_override(sidecar: Path, there: Path, ending: str, drop: Job) -> None:
     """Move a sidecar after its picture, if there is one."""
     arrived = there.with_name(there.name + ending)
     if os.path.lexists(arrived):  # copied before a crash
@@ -176,7 +176,7 @@ def _root_of(there: Path, drop: Job) -> Path:
     return there.parents[len(PurePath(drop.path).parents) - 1]
 
 
-def bring_back(inbox: Inbox, job: Job, host: str) -> str | None:
+def restore(inbox: Inbox, job: Job, host: str) -> str | None:
     """Undo `settle`: the picture lies in the inbox again, with the fingerprint that is returned.
 
     None when it is nowhere to be found, or another lies in its place.
@@ -186,11 +186,11 @@ def bring_back(inbox: Inbox, job: Job, host: str) -> str | None:
         away = _away(inbox, job)
         if away is None or os.path.lexists(picture):
             return None
-        for sidecar, ending in _beside(away):
+        for sidecar, ending in _override_files(away):
             move(sidecar, inbox.path, job.path + ending)
         move(away, inbox.path, job.path)
         _reason_file(away).unlink(missing_ok=True)
-        _refused_clip(inbox, job).unlink(missing_ok=True)
+        _rejected_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
     return FileState.of(status).fingerprint(host)
 
@@ -214,7 +214,7 @@ def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
             "state": job.state,
             "reason": job.error,
             "tries": job.failures + 1,
-            "look": look.name if (look := _refused_clip(inbox, job)).is_file() else None,
+            "look": look.name if (look := _rejected_clip(inbox, job)).is_file() else None,
             "at": datetime.fromtimestamp(job.finished or 0, UTC).isoformat(timespec="seconds"),
             "again": f"i2vd retry {job.id}"
             if job.spec
@@ -229,7 +229,7 @@ def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
         atomic_write(folder / file.name, text)
 
 
-def _refused_clip(inbox: Inbox, job: Job) -> Path:
+def _rejected_clip(inbox: Inbox, job: Job) -> Path:
     """Where the frames that the gate refused are; not a name that anybody takes for a clip's."""
     picture = inbox.failed / job.path
     return picture.with_name(truncate_name(picture.name, f".refused-{job.id}.mp4"))
@@ -239,9 +239,9 @@ def _reason_file(picture: Path) -> Path:
     return picture.with_name(truncate_name(picture.name, ".reason.json"))
 
 
-def _beside(picture: Path) -> Iterator[tuple[Path, str]]:
+def _override_files(picture: Path) -> Iterator[tuple[Path, str]]:
     """The sidecars of a picture, and their endings."""
-    for ending in SIDECAR_ENDINGS:
+    for ending in OVERRIDE_SUFFIXES:
         sidecar = picture.with_name(picture.name + ending)
         if os.path.lexists(sidecar) and not sidecar.is_symlink():
             yield sidecar, ending

@@ -13,33 +13,33 @@ from daemon.jobs.job import IN_INBOX, Job
 from daemon.storage.folders import folder_of
 
 
-class NotThere(Exception):
+class PictureMissing(Exception):
     """The picture is gone, or another lies in its place."""
 
 
-class Lies(NamedTuple):
+class PictureLocation(NamedTuple):
     """Where a picture lies: `path`, and the folder of ours that it is below."""
 
     path: Path
     within: Path
 
 
-def lies_at(settings: Settings, job: Job) -> Lies | None:
+def locate_picture(settings: Settings, job: Job) -> PictureLocation | None:
     """Where the ledger knows the picture to be; None where that is in no folder of this host."""
     inbox = settings.inbox_named(job.inbox)
     if inbox is None:
         return None
     if job.whereabouts in IN_INBOX:
-        return Lies(inbox.path / job.path, inbox.path)
+        return PictureLocation(inbox.path / job.path, inbox.path)
     if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
         folder = folder_of(inbox, job.whereabouts)
-        return Lies(folder / job.whereabouts_path, folder)
+        return PictureLocation(folder / job.whereabouts_path, folder)
     return None
 
 
-def local(settings: Settings, job: Job) -> Job:
+def with_local_paths(settings: Settings, job: Job) -> Job:
     """The job with the paths of this host, for people and programs on it."""
-    inbox, lies = settings.inbox_named(job.inbox), lies_at(settings, job)
+    inbox, lies = settings.inbox_named(job.inbox), locate_picture(settings, job)
     changes: dict[str, Any] = {}
     if lies is not None and job.whereabouts not in IN_INBOX:
         changes["whereabouts_path"] = str(lies.path)
@@ -54,16 +54,18 @@ def open_original(settings: Settings, job: Job) -> BinaryIO:
 
     Raises NotThere.
     """
-    lies = lies_at(settings, job)
+    lies = locate_picture(settings, job)
     if lies is None:
-        raise NotThere(f"the picture of job {job.id} is {job.whereabouts}; drop it again")
+        raise PictureMissing(f"the picture of job {job.id} is {job.whereabouts}; drop it again")
     try:
         file = os.fdopen(open_below(lies.within, lies.path), "rb")
     except (OSError, ValueError) as error:
-        raise NotThere(f"the picture of job {job.id} is not at {lies.path} any more") from error
+        raise PictureMissing(
+            f"the picture of job {job.id} is not at {lies.path} any more"
+        ) from error
     if hashlib.file_digest(file, "sha256").hexdigest() != job.sha256:
         file.close()
-        raise NotThere(f"another picture lies at {lies.path} than that of job {job.id}")
+        raise PictureMissing(f"another picture lies at {lies.path} than that of job {job.id}")
     file.seek(0)
     return file
 

@@ -14,10 +14,10 @@ from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
 from daemon.publish.originals import read_below
 from daemon.publish.staging import ALL, staging_of
-from pipeline.children.protocol import LARGEST_POSTER
+from pipeline.children.protocol import MAX_POSTER_BYTES
 
 POSTER = "poster.jpg"
-KEPT = 10_000
+MAX_POSTERS = 10_000
 """The oldest of more are removed; some hundred megabytes at most."""
 _BETWEEN = 500
 """Posters that are taken between two looks for too many."""
@@ -31,7 +31,7 @@ class Posters:
         self._taken = 0
         self._turn = threading.Lock()
 
-    def take(self, inbox: Inbox, job: Job) -> bool:
+    def store(self, inbox: Inbox, job: Job) -> bool:
         """Move the poster out of the job's staging; whether there is one, also from before."""
         staging = staging_of(inbox, job).relative_to(inbox.outbox)
         with (
@@ -44,23 +44,23 @@ class Posters:
             self._taken += 1
             is_time = self._taken % _BETWEEN == 0
         if is_time:
-            tidy(inbox.outbox)
-        return poster_of(inbox, job) is not None
+            remove_old_posters(inbox.outbox)
+        return read_poster(inbox, job) is not None
 
 
-def poster_of(inbox: Inbox, job: Job) -> bytes | None:
+def read_poster(inbox: Inbox, job: Job) -> bytes | None:
     """The JPEG of a job's clip, where there is one."""
-    return read_below(inbox.outbox, inbox.outbox / POSTERS / _name(job), LARGEST_POSTER)
+    return read_below(inbox.outbox, inbox.outbox / POSTERS / _name(job), MAX_POSTER_BYTES)
 
 
-def tidy(outbox: Path, newest: int | None = None) -> None:
+def remove_old_posters(outbox: Path, newest: int | None = None) -> None:
     """Remove the oldest.
 
     At the start also those of jobs after the `newest`: they were in a queue that is gone.
     """
     with contextlib.suppress(OSError), open_beneath(outbox, POSTERS, make=False) as folder:
         numbers = sorted(int(file.stem) for file in folder.glob("*.jpg") if file.stem.isdecimal())
-        old = numbers[:-KEPT]
+        old = numbers[:-MAX_POSTERS]
         late = [number for number in numbers if newest is not None and number > newest]
         for number in (*old, *late):
             with contextlib.suppress(OSError):  # another host was faster

@@ -10,10 +10,10 @@ from daemon.publish.originals import read_below
 from daemon.publish.staging import staging_of
 
 _NAME = "preview.jpg"
-_LARGEST = 64 * 1024
+_MAX_BYTES = 64 * 1024
 
 
-def leave_preview(inbox: Inbox, job: Job, content: bytes) -> None:
+def store_preview(inbox: Inbox, job: Job, content: bytes) -> None:
     """Put the newest in the place of the one before, as far as that is possible."""
     staging = staging_of(inbox, job).relative_to(inbox.outbox)
     with contextlib.suppress(OSError), open_beneath(inbox.outbox, staging, make=False) as folder:
@@ -24,6 +24,6 @@ def leave_preview(inbox: Inbox, job: Job, content: bytes) -> None:
         part.replace(folder / _NAME)
 
 
-def preview_of(inbox: Inbox, job: Job) -> bytes | None:
+def read_preview(inbox: Inbox, job: Job) -> bytes | None:
     """The JPEG of a running job's clip, where its host left one."""
-    return read_below(inbox.outbox, staging_of(inbox, job) / _NAME, _LARGEST)
+    return read_below(inbox.outbox, staging_of(inbox, job) / _NAME, _MAX_BYTES)

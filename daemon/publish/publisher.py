@@ -24,7 +24,7 @@ SIDECAR = "clip.mp4.json"
 _JSON = ".json"
 
 
-def in_the_way(outbox: Path, clip_name: str) -> str | None:
+def find_obstacle(outbox: Path, clip_name: str) -> str | None:
     """What keeps a clip from its folder in the outbox, before any work is put into it."""
     try:
         with open_beneath(outbox, PurePath(clip_name).parent, make=False):
@@ -59,12 +59,16 @@ def publish(
 def _publish(
     staging: Path, folder: Path, stem: str, method: CommitMethod, sidecar_sha256: str | None
 ) -> Path:
-    begun = None if sidecar_sha256 is None else _begun(staging, folder, stem, sidecar_sha256)
+    begun = (
+        None
+        if sidecar_sha256 is None
+        else _find_begun_publication(staging, folder, stem, sidecar_sha256)
+    )
     if begun is not None:
         if _place_clip(staging / CLIP, begun, method):
             fsync_dir(folder)
             return begun
-        _take_back(_sidecar_of(begun), staging / SIDECAR)
+        _withdraw_sidecar(_sidecar_of(begun), staging / SIDECAR)
     for name in numbered_names(stem, f".mp4{_JSON}"):
         clip = folder / name.removesuffix(_JSON)
         if not publish_exclusive(staging / SIDECAR, _sidecar_of(clip), method):
@@ -72,7 +76,7 @@ def _publish(
         if publish_exclusive(staging / CLIP, clip, method):
             fsync_dir(folder)
             return clip
-        _take_back(_sidecar_of(clip), staging / SIDECAR)
+        _withdraw_sidecar(_sidecar_of(clip), staging / SIDECAR)
     raise FileExistsError(f"a million clips named {stem} in {folder}")
 
 
@@ -87,7 +91,7 @@ def _place_clip(staged: Path, clip: Path, method: CommitMethod) -> bool:
     return publish_exclusive(staged, clip, method)
 
 
-def _take_back(sidecar: Path, staged: Path) -> None:
+def _withdraw_sidecar(sidecar: Path, staged: Path) -> None:
     """The clip's name is held by another file: the sidecar must not claim it."""
     if staged.exists():
         sidecar.unlink()
@@ -95,7 +99,9 @@ def _take_back(sidecar: Path, staged: Path) -> None:
         sidecar.rename(staged)
 
 
-def _begun(staging: Path, folder: Path, stem: str, sidecar_sha256: str) -> Path | None:
+def _find_begun_publication(
+    staging: Path, folder: Path, stem: str, sidecar_sha256: str
+) -> Path | None:
     """The clip's name that an interrupted publication had begun to take."""
     staged = staging / SIDECAR
     beginning = stem.encode()[:200].decode(errors="ignore")

@@ -23,7 +23,7 @@ def name_of(job: Job) -> str:
     return f"{job.id}-{job.attempt}"
 
 
-def make_empty(inbox: Inbox, job: Job) -> Path:
+def create_staging(inbox: Inbox, job: Job) -> Path:
     """A new folder for an attempt. Raises OSError."""
     with open_beneath(inbox.outbox, ALL) as folder:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
@@ -31,13 +31,13 @@ def make_empty(inbox: Inbox, job: Job) -> Path:
     return staging_of(inbox, job)
 
 
-def discard(inbox: Inbox, job: Job) -> None:
+def remove_staging(inbox: Inbox, job: Job) -> None:
     """Remove the folder of an attempt, as far as it can be removed."""
     with contextlib.suppress(OSError), open_beneath(inbox.outbox, ALL, make=False) as folder:
         shutil.rmtree(folder / name_of(job), ignore_errors=True)
 
 
-def sweep(outbox: Path, at_work: Callable[[], Collection[tuple[int, int]]]) -> None:
+def remove_stale_staging(outbox: Path, at_work: Callable[[], Collection[tuple[int, int]]]) -> None:
     """Remove the folders of attempts that are over, as far as they can be removed.
 
     `at_work` is asked only once the folders are known: who makes one has claimed its job before,

@@ -15,7 +15,7 @@ import structlog
 
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.atomic import describe_os_error
-from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.database import QueueUnavailable
 from daemon.storage.marker import VolumeMarkers
 
 STATE = ""
@@ -46,7 +46,7 @@ class StorageHealth:
     def __init__(
         self, settings: Settings, storage: VolumeMarkers, try_ledger: Callable[[], None]
     ) -> None:
-        """`try_ledger` writes something to the ledger. Raises LedgerUnavailable."""
+        """`try_ledger` writes something to the ledger. Raises QueueUnavailable."""
         self.blocked: dict[str, str] = {}
         self._settings = settings
         self._storage = storage
@@ -75,7 +75,7 @@ class StorageHealth:
         Each error after a probe that went well waits longer, as long as it is the same trouble;
         what comes meanwhile is the same one.
         """
-        key = STATE if inbox is None or isinstance(error, LedgerUnavailable) else inbox.name
+        key = STATE if inbox is None or isinstance(error, QueueUnavailable) else inbox.name
         last = self._breakers.get(key)
         if last is not None and last.probing:
             last.reason = describe_os_error(error)

@@ -39,7 +39,7 @@ _UP = "i2vd_gpu_up"
 _UP_HELP = "1 while a GPU answers, 0 when it was there and does not."
 
 
-class Gpus(Collector):
+class GpuCollector(Collector):
     """All GPUs of this host. The labels are the driver's number and the card's name."""
 
     def __init__(self) -> None:

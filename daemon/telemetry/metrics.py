@@ -19,10 +19,10 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from daemon.jobs.database import LedgerUnavailable
-from daemon.jobs.queries import History
+from daemon.jobs.database import QueueUnavailable
+from daemon.jobs.queries import JobQueries
 from pipeline.children.exit_reasons import CAUSES
-from pipeline.children.protocol import SILENCE
+from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
 from pipeline.memory.modes import Mode
 from pipeline.quality import FLAWS
 
@@ -169,33 +169,33 @@ class Metrics:
         for flaw in FLAWS:
             self.refusals.labels(flaw)
         for mode in Mode:
-            for stage in ("forecast", *SILENCE):
+            for stage in ("forecast", *HEARTBEAT_TIMEOUTS):
                 self.fallbacks.labels(mode, stage)
-        for stage in SILENCE:
+        for stage in HEARTBEAT_TIMEOUTS:
             self.stage_seconds.labels(stage)
         for outcome in MESSAGES:
             self.hooks.labels(outcome)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
 
-    def expect(self, presets: Iterable[str]) -> None:
+    def initialise_presets(self, presets: Iterable[str]) -> None:
         """Have a zero for each preset, before the first clip."""
         for preset in presets:
             self.clip_seconds.labels(preset)
 
-    def watch_ledger(self, history: History) -> None:
+    def watch_queue(self, history: JobQueries) -> None:
         """Serve what the ledger counts."""
-        self.registry.register(_Ledger(history))
+        self.registry.register(_QueueCollector(history))
 
     def watch_gauge(self, name: str, help_text: str, labels: list[str], read: "ReadGauge") -> None:
         """Serve a gauge whose values are read at each scrape: a list of (labels, value)."""
-        self.registry.register(_Gauge(name, help_text, labels, read))
+        self.registry.register(_GaugeCollector(name, help_text, labels, read))
 
 
 ReadGauge = Callable[[], Iterable[tuple[list[str], float]]]
 
 
-class _Gauge(Collector):
+class _GaugeCollector(Collector):
     def __init__(self, name: str, help_text: str, labels: list[str], read: ReadGauge) -> None:
         self._name = name
         self._help = help_text
@@ -207,16 +207,16 @@ class _Gauge(Collector):
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
-        with contextlib.suppress(LedgerUnavailable):  # /readyz says so; the other metrics go on
+        with contextlib.suppress(QueueUnavailable):  # /readyz says so; the other metrics go on
             for labels, value in self._read():
                 family.add_metric(labels, value)
         yield family
 
 
-class _Ledger(Collector):
+class _QueueCollector(Collector):
     """Jobs by state, finished jobs, and how long the oldest one waits."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: JobQueries) -> None:
         self._history = history
 
     def describe(self) -> Iterable[Metric]:
@@ -224,7 +224,7 @@ class _Ledger(Collector):
 
     def collect(self) -> Iterable[Metric]:
         states, finished, oldest = self._states(), self._finished(), self._oldest()
-        with contextlib.suppress(LedgerUnavailable):
+        with contextlib.suppress(QueueUnavailable):
             for state, count in self._history.counts().items():
                 states.add_metric([state], count)
             for outcome, rule, preset, count in self._history.outcomes():

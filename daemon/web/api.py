@@ -12,7 +12,7 @@ from daemon.web.health import health
 from daemon.web.hosts import hosts
 from daemon.web.jobs import jobs
 from daemon.web.meta import about
-from daemon.web.middleware import Guard
+from daemon.web.middleware import RequestGuard
 from daemon.web.rules import rules
 from daemon.web.sse import Streams
 from daemon.web.static import page
@@ -33,7 +33,7 @@ def create_api(state: Status, actions: Actions, token: str | None) -> FastAPI:
     services = state.services
     http = services.settings.http
     api.add_middleware(
-        Guard,
+        RequestGuard,
         names={"localhost", "127.0.0.1", "[::1]", http.host, *http.names},
         any_address=not is_loopback(http.host),
         token=token,

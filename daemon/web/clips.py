@@ -15,9 +15,9 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from daemon.jobs.job import Job
-from daemon.publish.originals import lies_at, open_below
-from daemon.publish.posters import poster_of
-from daemon.publish.previews import preview_of
+from daemon.publish.originals import locate_picture, open_below
+from daemon.publish.posters import read_poster
+from daemon.publish.previews import read_preview
 from daemon.services import Services
 from daemon.status import Status
 from daemon.web.jobs import Number, find
@@ -51,7 +51,7 @@ def clips(status: Status) -> APIRouter:
     async def small(number: Number) -> Response:
         """The job's picture, small, drawn anew as a PNG."""
         job = await asyncio.to_thread(find, services, number)
-        where = lies_at(services.settings, job)
+        where = locate_picture(services.settings, job)
         if where is None or not job.sha256:
             raise HTTPException(404, f"the picture of job {number} is not to be had")
         path, within = where
@@ -60,7 +60,7 @@ def clips(status: Status) -> APIRouter:
                 prefix="small-", dir=services.settings.state
             ) as folder:
                 output = Path(folder) / "small.png"
-                answer = await services.decoder.shrink(
+                answer = await services.image_pool.thumbnail(
                     path, job.sha256, _small(job), output, within
                 )
                 if isinstance(answer, Rejected):
@@ -78,7 +78,7 @@ def clips(status: Status) -> APIRouter:
         job = find(services, number)
         told = job.result is not None and job.result.get("poster")
         inbox = services.settings.inbox_named(job.inbox)
-        content = poster_of(inbox, job) if told and inbox else None
+        content = read_poster(inbox, job) if told and inbox else None
         if content is None:
             raise HTTPException(404, f"there is no poster of job {number} here")
         return Response(content, media_type="image/jpeg", headers=_KEPT_LONG)
@@ -97,14 +97,14 @@ def clips(status: Status) -> APIRouter:
 
 
 def _preview_here(status: Status, number: int) -> bytes | None:
-    every = (hand for slot in status.slots for hand in slot.hands if hand.job.id == number)
+    every = (hand for slot in status.slots for hand in slot.running if hand.job.id == number)
     return next((hand.preview for hand in every if hand.preview is not None), None)
 
 
 def _preview_elsewhere(services: Services, number: int) -> bytes | None:
     job = find(services, number)
     inbox = services.settings.inbox_named(job.inbox)
-    return preview_of(inbox, job) if job.state == "running" and inbox else None
+    return read_preview(inbox, job) if job.state == "running" and inbox else None
 
 
 def _small(job: Job) -> tuple[int, int]:
@@ -125,10 +125,10 @@ def _published(
         descriptor = open_below(inbox.outbox, file)
     except (OSError, ValueError) as error:
         raise HTTPException(404, f"{file} is not in the outbox any more") from error
-    return _Opened(descriptor, filename=file.name, media_type=media_type)
+    return _DescriptorResponse(descriptor, filename=file.name, media_type=media_type)
 
 
-class _Opened(FileResponse):
+class _DescriptorResponse(FileResponse):
     """Serves a descriptor, and closes it: what its name stands for meanwhile does not matter."""
 
     def __init__(self, descriptor: int, *, filename: str, media_type: str) -> None:

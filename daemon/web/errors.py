@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from daemon.dispatch.control import Refused
-from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.database import QueueUnavailable
 
 TYPE = "application/problem+json"
 
@@ -60,8 +60,8 @@ def tell_problems(api: FastAPI) -> None:
     async def _refused(_: Request, error: Refused) -> JSONResponse:
         return problem(HTTPException(409, str(error)))
 
-    @api.exception_handler(LedgerUnavailable)
-    async def _unavailable(_: Request, error: LedgerUnavailable) -> JSONResponse:
+    @api.exception_handler(QueueUnavailable)
+    async def _unavailable(_: Request, error: QueueUnavailable) -> JSONResponse:
         return problem(HTTPException(503, str(error)))
 
 

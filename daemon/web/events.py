@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from daemon.jobs.database import LedgerUnavailable
+from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.transitions import Change, Changes
 from daemon.services import Services
 from daemon.web.sse import Streams
@@ -27,7 +27,7 @@ class _Listener:
         """Return what is new. While the queue is away nothing is lost: it is sent afterwards."""
         try:
             found = self._changes.after(self._last, self._job)
-        except LedgerUnavailable:
+        except QueueUnavailable:
             return []
         if found:
             self._last = found[-1].number
@@ -42,7 +42,7 @@ def events(services: Services, streams: Streams) -> APIRouter:
     changes = Changes(services.database)
 
     def first(after: Mark = None, last_event_id: LastEvent = None) -> int:
-        """Return the number to begin after. Raises LedgerUnavailable."""
+        """Return the number to begin after. Raises QueueUnavailable."""
         number = after if last_event_id is None else last_event_id
         return changes.newest() if number is None else number
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from daemon.dispatch import control
 from daemon.jobs.job import Event, Job, State
-from daemon.jobs.queries import Wanted
-from daemon.publish.originals import local
+from daemon.jobs.queries import JobFilter
+from daemon.publish.originals import with_local_paths
 from daemon.services import Services
 
 _AT_ONCE = 200
@@ -16,7 +16,7 @@ _AT_ONCE = 200
 Number = Annotated[int, Path(alias="job", ge=1, le=2**63 - 1, description="Number of the job.")]
 
 
-class Page(Wanted):
+class Page(JobFilter):
     """Which jobs, and how many of them."""
 
     limit: int = Field(default=50, ge=1, le=1000)
@@ -44,7 +44,7 @@ class Priority(BaseModel):
 
 def find(services: Services, number: int) -> Job:
     """The job of that number. Raises HTTPException 404."""
-    job = services.history.job(number)
+    job = services.queries.job(number)
     if job is None:
         raise HTTPException(404, f"there is no job {number}")
     return job
@@ -57,33 +57,37 @@ def jobs(services: Services) -> APIRouter:
     @calls.get("/jobs")
     def newest(wanted: Annotated[Page, Query()]) -> list[Job]:
         """The newest jobs; `before` an id for the next page."""
-        found = services.history.newest(wanted, wanted.limit, wanted.before)
-        return [local(services.settings, job) for job in found]
+        found = services.queries.newest(wanted, wanted.limit, wanted.before)
+        return [with_local_paths(services.settings, job) for job in found]
 
     @calls.get("/queue")
     def waiting(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
         """The jobs that wait, in the order in which they will be made."""
-        return [local(services.settings, job) for job in services.history.waiting(limit)]
+        return [with_local_paths(services.settings, job) for job in services.queries.waiting(limit)]
 
     @calls.get("/jobs/{job}")
     def one(number: Number) -> Job:
         """One job."""
-        return local(services.settings, find(services, number))
+        return with_local_paths(services.settings, find(services, number))
 
     @calls.get("/jobs/{job}/events")
     def events(number: Number) -> list[Event]:
         """What happened to a job."""
-        return services.history.events(find(services, number).id)
+        return services.queries.events(find(services, number).id)
 
     @calls.post("/jobs/{job}/cancel")
     def cancel(number: Number) -> Job:
         """A waiting job at once, a running one at its next step."""
-        return local(services.settings, control.cancel(services, find(services, number).id))
+        return with_local_paths(
+            services.settings, control.cancel(services, find(services, number).id)
+        )
 
     @calls.post("/jobs/{job}/retry")
     def retry(number: Number) -> Job:
         """Put a failed or cancelled job into the queue, and its picture into the inbox."""
-        return local(services.settings, control.retry(services, find(services, number).id))
+        return with_local_paths(
+            services.settings, control.retry(services, find(services, number).id)
+        )
 
     @calls.post("/retry")
     def retry_all(wanted: Ended) -> Retried:
@@ -94,14 +98,14 @@ def jobs(services: Services) -> APIRouter:
     def priority(number: Number, wanted: Priority) -> Job:
         """A waiting job sooner or later."""
         job = control.prioritise(services, find(services, number).id, wanted.priority)
-        return local(services.settings, job)
+        return with_local_paths(services.settings, job)
 
     return calls
 
 
 def _retry_all(services: Services, state: State) -> Retried:
     queued, refused, before = 0, [], None
-    while found := services.history.newest(Wanted(state=state), _AT_ONCE, before):
+    while found := services.queries.newest(JobFilter(state=state), _AT_ONCE, before):
         before = found[-1].id
         for job in found:
             if job.spec is None:

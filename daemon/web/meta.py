@@ -99,7 +99,7 @@ def _folder(role: str, path: Path) -> Folder:
 
 
 def _worker(slot: Slot) -> Worker:
-    loaded = slot.maker.loaded
+    loaded = slot.generator.loaded
     if loaded is None:
         return Worker(device=slot.device, name=None, dtype=None, memory=None, versions={})
     return Worker(

@@ -16,14 +16,14 @@ from daemon.config.address import is_address
 from daemon.web.auth import bearer_token, tokens_equal
 from daemon.web.errors import problem
 
-OPEN = "/healthz"
+OPEN_PATH = "/healthz"
 """Answers without a token: it tells nothing, and what asks for it often cannot send one."""
 
-UPLOADS = "/api/jobs"
+UPLOAD_PATH = "/api/jobs"
 """Where a body may be as large as `http.max_upload`."""
 
-_LARGEST_BODY = 64 * 1024
-_REST_OF_A_FORM = 64 * 1024
+_MAX_BODY_BYTES = 64 * 1024
+_FORM_OVERHEAD_BYTES = 64 * 1024
 
 _WITHOUT_PORT = re.compile(r":[0-9]*$")
 
@@ -38,7 +38,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware. Answers to `names`, and by `any_address` to every IP address."""
 
     def __init__(
@@ -73,9 +73,9 @@ class Guard:
         if refusal:
             await problem(refusal)(scope, receive, answer)
             return
-        most = _LARGEST_BODY
-        if scope["path"] == UPLOADS:
-            most = self._max_upload + _REST_OF_A_FORM
+        most = _MAX_BODY_BYTES
+        if scope["path"] == UPLOAD_PATH:
+            most = self._max_upload + _FORM_OVERHEAD_BYTES
         await self._app(scope, _limited(receive, most), answer)
 
     def _refusal(self, path: str, headers: Headers) -> HTTPException | None:
@@ -84,7 +84,7 @@ class Guard:
             return HTTPException(400, f"i2vd is not called {host!r} here; see http.names")
         if _from_another_site(headers, host):
             return HTTPException(403, "requests of other sites' pages are refused")
-        if self._token is None or path == OPEN:
+        if self._token is None or path == OPEN_PATH:
             return None
         if tokens_equal(bearer_token(headers.get("authorization", "")), self._token):
             return None

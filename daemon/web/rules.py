@@ -62,7 +62,7 @@ class Presets(BaseModel):
     multiple: int
     sides: list[int]
     settings: dict[str, Any]
-    needs: list[requirements.Row]
+    needs: list[requirements.Requirement]
 
 
 def rules(services: Services, actions: Actions) -> APIRouter:
@@ -93,15 +93,15 @@ def rules(services: Services, actions: Actions) -> APIRouter:
             multiple=family.multiple,
             sides=list(family.sides),
             settings=Request.model_json_schema(),
-            needs=requirements.known(services.settings, services.forecast, services.pace),
+            needs=requirements.known(services.settings, services.memory, services.durations),
         )
 
     @calls.post("/explain")
     def explain(question: Question) -> DryRun:
         """Which rule would take such a picture and why, what would be made, and what it costs."""
         planned = _planned(services, question)
-        estimator = Estimator(services.settings, services.forecast)
-        return dry_run(planned, (question.width, question.height), estimator, services.pace)
+        estimator = Estimator(services.settings, services.memory)
+        return dry_run(planned, (question.width, question.height), estimator, services.durations)
 
     return calls
 

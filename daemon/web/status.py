@@ -8,8 +8,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from daemon.dispatch.slot import Slot
-from daemon.fleet.identity import name_of
-from daemon.jobs.database import LedgerUnavailable
+from daemon.fleet.identity import host_name
+from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import State
 from daemon.jobs.transitions import Changes
 from daemon.status import Status
@@ -30,7 +30,7 @@ class SlotStatus(BaseModel):
     pid: int | None
 
 
-class Elsewhere(BaseModel):
+class RemoteJob(BaseModel):
     """A job that another host has in hand; `progress` as in a job, `previews` as of a device."""
 
     host: str
@@ -50,7 +50,7 @@ class StatusResponse(BaseModel):
     """The last event of any job; with the counts it tells that a list has changed."""
     eta: float | None
     slots: list[SlotStatus]
-    elsewhere: list[Elsewhere]
+    elsewhere: list[RemoteJob]
 
 
 class Unreadable(BaseModel):
@@ -77,41 +77,41 @@ class _Live:
     def _now(self) -> StatusResponse | Unreadable:
         try:
             return _now(self._status)
-        except LedgerUnavailable as error:
+        except QueueUnavailable as error:
             return Unreadable(problems=[str(error)])
 
 
 def _now(status: Status) -> StatusResponse:
     services = status.services
     return StatusResponse(
-        paused=services.ledger.paused(),
+        paused=services.store.paused(),
         problems=status.problems(),
-        jobs=services.history.counts(),
+        jobs=services.queries.counts(),
         changed=Changes(services.database).newest(),
         eta=status.queue_eta(),
         slots=[_slot(slot) for slot in status.slots],
         elsewhere=[
-            Elsewhere(
-                host=name_of(job.owner or ""),
+            RemoteJob(
+                host=host_name(job.owner or ""),
                 job=job.id,
                 path=job.path,
                 progress=job.progress,
                 previews=(job.progress or {}).get("previews", 0),
             )
-            for job in services.history.elsewhere(services.owner)
+            for job in services.queries.remote_jobs(services.owner)
         ],
     )
 
 
 def _slot(slot: Slot) -> SlotStatus:
-    front = slot.front
+    front = slot.current
     return SlotStatus(
         device=slot.device,
         job=front.job.id if front else None,
         path=front.job.path if front else None,
-        progress=front.told() if front else None,
-        previews=front.previews if front else 0,
-        pid=slot.maker.pid,
+        progress=front.progress_dict() if front else None,
+        previews=front.preview_version if front else 0,
+        pid=slot.generator.pid,
     )
 
 
@@ -138,13 +138,13 @@ def status(state: Status, streams: Streams) -> APIRouter:
     @calls.post("/pause")
     def pause() -> StatusResponse:
         """Claim nothing more; what runs goes on."""
-        state.services.ledger.pause(True)
+        state.services.store.pause(True)
         return _now(state)
 
     @calls.post("/resume")
     def resume() -> StatusResponse:
         """Claim again."""
-        state.services.ledger.pause(False)
+        state.services.store.pause(False)
         return _now(state)
 
     return calls

@@ -25,8 +25,8 @@ from daemon.intake.submit import (
     picture_name,
     write_override,
 )
-from daemon.jobs.database import LedgerUnavailable
-from daemon.publish.originals import NotThere, open_below, open_original
+from daemon.jobs.database import QueueUnavailable
+from daemon.publish.originals import PictureMissing, open_below, open_original
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import Number, find
@@ -49,14 +49,14 @@ class Again(BaseModel):
 Key = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
-class _Door:
+class Uploads:
     """Puts pictures into inboxes for the calls below."""
 
     def __init__(self, services: Services, wake_watchers: Callable[[], None]) -> None:
         self._services = services
         self._wake_watchers = wake_watchers
         self._check = checker(services.family)
-        self._submissions = IdempotencyKeys(services.database, services.history)
+        self._submissions = IdempotencyKeys(services.database, services.queries)
 
     def put(
         self,
@@ -68,7 +68,7 @@ class _Door:
     ) -> Dropped:
         """Drop it at that place in an inbox, or near it; once for each key."""
         sidecar, warnings = self._beside(make)
-        if why := self._services.room.blocked.get(inbox.name):
+        if why := self._services.storage_health.blocked.get(inbox.name):
             raise HTTPException(507, why)
 
         def copy(announce: Announce) -> str:
@@ -96,12 +96,12 @@ class _Door:
         sidecar, warnings = self._beside(make)
 
         def lay(announce: Announce) -> str:
-            with self._services.entering, _opened(inbox, place) as file:
+            with self._services.enqueue_lock, _opened(inbox, place) as file:
                 fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint(
                     self._services.owner
                 )
-                if not self._services.ledger.news(inbox.name, {str(place): fingerprint}):
-                    job = self._services.history.at(inbox.name, str(place), limit=1)[0].id
+                if not self._services.store.without_job(inbox.name, {str(place): fingerprint}):
+                    job = self._services.queries.by_path(inbox.name, str(place), limit=1)[0].id
                     raise Refused(f"it is job {job} already; ask for it again by its number")
                 if sidecar is not None:
                     with open_beneath(inbox.path, place.parent) as folder:
@@ -121,7 +121,7 @@ class _Door:
             with _opened(inbox, place) as file:
                 return _sha256(file)
         except HTTPException:
-            if taken := self._services.history.at(inbox.name, str(place), limit=1):
+            if taken := self._services.queries.by_path(inbox.name, str(place), limit=1):
                 return taken[0].sha256
             raise
 
@@ -141,7 +141,7 @@ class _Door:
             return self._submissions.once(IdempotentRequest(key, digest, sha256), inbox, drop)
         except KeyTaken as taken:
             raise HTTPException(422, str(taken)) from taken
-        except LedgerUnavailable:
+        except QueueUnavailable:
             raise
         except OSError as error:
             told = f"inbox {inbox.name}: {error.strerror or error}"
@@ -161,7 +161,7 @@ class _Door:
 def submit(services: Services, actions: Actions) -> APIRouter:
     """The calls."""
     calls = APIRouter(prefix="/api", tags=["jobs"])
-    door = _Door(services, actions.wake_watchers)
+    door = Uploads(services, actions.wake_watchers)
 
     @calls.post("/jobs", status_code=202)
     def drop(
@@ -192,7 +192,7 @@ def submit(services: Services, actions: Actions) -> APIRouter:
         job = find(services, number)
         try:
             content = open_original(services.settings, job)
-        except NotThere as gone:
+        except PictureMissing as gone:
             raise Refused(str(gone)) from gone
         with content:
             target = inbox_of(services, job.inbox)

@@ -15,7 +15,7 @@ _PARTS = ("unet", "vae", "text_encoder", "image_encoder")
 _SMALL = ("model_index.json", "*/*.json", "*/*.txt")
 
 
-class PullFailed(Exception):
+class DownloadFailed(Exception):
     """The model was not fetched; the message says why, and what to do."""
 
 
@@ -35,11 +35,13 @@ def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | Non
             repo, revision=revision, local_dir=folder, allow_patterns=[*_SMALL, *weights]
         )
     except GatedRepoError as error:
-        raise PullFailed(f"{repo} wants a login: hf auth login") from error
+        raise DownloadFailed(f"{repo} wants a login: hf auth login") from error
     except RepositoryNotFoundError as error:
-        raise PullFailed(f"the hub has no {repo}") from error
+        raise DownloadFailed(f"the hub has no {repo}") from error
     except Exception as error:  # the hub client's own errors, its HTTP library's, the system's
-        raise PullFailed(f"{repo} could not be fetched, run it again to go on: {error}") from error
+        raise DownloadFailed(
+            f"{repo} could not be fetched, run it again to go on: {error}"
+        ) from error
     if missing := [p for p in _PARTS if not any(Path(found, p).glob("*.fp16*.safetensors"))]:
-        raise PullFailed(f"{repo} has no fp16 safetensors for {', '.join(missing)}")
+        raise DownloadFailed(f"{repo} has no fp16 safetensors for {', '.join(missing)}")
     return Path(found)

@@ -40,7 +40,7 @@ class ModelUnusable(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointFiles:
     """A checked folder: configurations by part, and weight files by network."""
 
     folder: Path
@@ -62,7 +62,7 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find(model: str, *, small: bool) -> Source:
+def find(model: str, *, small: bool) -> CheckpointFiles:
     """The files of "micro", of a folder, or of a hub id (or id@revision) that was pulled before.
 
     `small` prefers the fp16 files where a folder has both. Raises ModelUnusable.
@@ -72,7 +72,9 @@ def find(model: str, *, small: bool) -> Source:
     configs = {part: _config(folder, part) for part in _CONFIGS}
     for part, wanted in NETWORKS.items():
         _check_class(folder, part, configs[part], wanted)
-    return Source(folder, configs, {part: _files(folder / part, small) for part in NETWORKS})
+    return CheckpointFiles(
+        folder, configs, {part: _files(folder / part, small) for part in NETWORKS}
+    )
 
 
 def _folder(model: str) -> Path:

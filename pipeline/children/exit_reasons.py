@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.children.process import Died, Silent
+from pipeline.children.process import Exited, TimedOut
 from pipeline.children.protocol import EXIT_DEVICE_LOST, OutOfMemory, Released
 
 Cause = Literal[
@@ -44,7 +44,7 @@ _ADVICE: dict[Cause, str] = {
 _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that a process gets from others; the rest tell of a fault of its own."""
 
-_TOLERATED = 256 << 20
+_TOLERATED_LEAK_BYTES = 256 << 20
 """Bytes that may stay on the device after a clip: workspaces of the libraries take some tens of MB,
 and are taken once."""
 
@@ -52,7 +52,7 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
-class Loss:
+class ChildFailure:
     """One child lost: the cause as metrics have it, and a sentence."""
 
     cause: Cause
@@ -64,14 +64,16 @@ class Loss:
         return _ADVICE[self.cause]
 
 
-def tell_apart(who: str, end: Died | Silent, doing: str, *, oom_killed: bool) -> Loss:
+def classify_exit(
+    who: str, end: Exited | TimedOut, stage: str, *, oom_killed: bool
+) -> ChildFailure:
     """The loss that an ending means; `oom_killed`: the kernel shot a process just then."""
-    if isinstance(end, Silent):
-        return Loss("hang", f"{who} hung in {doing}: silent for {end.seconds:.0f} s")
+    if isinstance(end, TimedOut):
+        return ChildFailure("hang", f"{who} hung in {stage}: silent for {end.seconds:.0f} s")
     if end.returncode == -signal.SIGKILL and oom_killed:
-        reason = f"the kernel killed {who} (in {doing}), for the host's memory ran out"
-        return Loss("host-memory", reason)
-    return Loss(_cause(end.returncode), f"{who} {end} (in {doing})")
+        reason = f"the kernel killed {who} (in {stage}), for the host's memory ran out"
+        return ChildFailure("host-memory", reason)
+    return ChildFailure(_cause(end.returncode), f"{who} {end} (in {stage})")
 
 
 def _cause(returncode: int | None) -> Cause:
@@ -82,7 +84,7 @@ def _cause(returncode: int | None) -> Cause:
     return "device" if returncode == EXIT_DEVICE_LOST else "crash"
 
 
-def fragmentation(end: OutOfMemory) -> Loss | None:
+def fragmentation(end: OutOfMemory) -> ChildFailure | None:
     """The loss of a worker whose memory would have sufficed, were it not in pieces.
 
     The allocator had more reserved and idle than it was asked for, though not in one piece: a
@@ -94,15 +96,17 @@ def fragmentation(end: OutOfMemory) -> Loss | None:
     if idle < end.requested:
         return None
     told = f"{_mb(end.requested)} were asked for and {_mb(idle)} idle, but in pieces"
-    return Loss("fragmentation", f"the device's memory is fragmented: {told} (in {end.stage})")
+    return ChildFailure(
+        "fragmentation", f"the device's memory is fragmented: {told} (in {end.stage})"
+    )
 
 
-def leak(end: Released) -> Loss | None:
+def leak(end: Released) -> ChildFailure | None:
     """The loss of a worker that keeps memory which its clip should have given back."""
-    if end.strays is None or end.strays <= _TOLERATED:
+    if end.leaked_bytes is None or end.leaked_bytes <= _TOLERATED_LEAK_BYTES:
         return None
-    told = f"{_mb(end.strays)} that are no weights did not come back after a clip"
-    return Loss("leak", f"the device's memory leaks: {told}")
+    told = f"{_mb(end.leaked_bytes)} that are no weights did not come back after a clip"
+    return ChildFailure("leak", f"the device's memory leaks: {told}")
 
 
 def _mb(count: int) -> str:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.protocol import Loaded, Made, Stage
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.protocol import ClipDone, Loaded, Stage
 from pipeline.memory.modes import Rung
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """What is to be made: `picture` is the clean PNG, `staging` an empty private folder.
 
     `needs` tells the bytes that a clip needs on a rung, with the model that is loaded.
@@ -49,7 +49,7 @@ class Clip:
     then.
     """
 
-    made: Made
+    made: ClipDone
     loaded: Loaded
     rung: Rung
     seed: int
@@ -66,7 +66,7 @@ Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled"
 
 
 @dataclass(frozen=True)
-class NoClip:
+class GenerationFailure:
     """Why there is none; `retry` when another try may help.
 
     "spoilt": the gate refused two tries, and the last may lie in staging; "lost": the child was,
@@ -79,5 +79,5 @@ class NoClip:
     retry: bool
     room: int | None = None
     """Bytes that were free, where memory was short and somebody counts them."""
-    loss: Loss | None = None
+    child_failure: ChildFailure | None = None
     """The loss of the worker, the same for each clip that was in it."""

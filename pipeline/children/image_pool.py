@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.children.exit_reasons import Loss, oom_kills, tell_apart
-from pipeline.children.process import Child, Died, Silent
+from pipeline.children.exit_reasons import ChildFailure, classify_exit, oom_kills
+from pipeline.children.process import Child, Exited, TimedOut
 from pipeline.children.protocol import (
-    SILENCE,
+    HEARTBEAT_TIMEOUTS,
     Failed,
     Hello,
     Inspect,
@@ -19,30 +19,32 @@ from pipeline.children.protocol import (
 from pipeline.request.spec import Spec
 
 _WHO = "the picture decoder"
-_QUICK = 5.0
+_QUICK_SECONDS = 5.0
 """Seconds that one picture may hold up the others."""
-_LIMIT = 60.0
+_LIMIT_SECONDS = 60.0
 """Seconds that one picture may take where it holds up nobody."""
 
 Answer = Inspected | Prepared | Rejected | Failed
 
 
-class Condemned(Rejected):
+class PoisonImage(Rejected):
     """A picture that ended two children, or held up both for too long: no copy looks like that."""
 
 
 class _Lane:
     """One child, and the pictures that wait for it in a row."""
 
-    def __init__(self, on_line: Callable[[str], None], on_loss: Callable[[Loss], None]) -> None:
+    def __init__(
+        self, on_line: Callable[[str], None], on_failure: Callable[[ChildFailure], None]
+    ) -> None:
         self._on_line = on_line
-        self._on_loss = on_loss
+        self._on_failure = on_failure
         self._child: Child | None = None
         self._turn = asyncio.Lock()
 
     async def ask(
         self, request: Inspect | Prepare, limit: float, *, last: bool = False
-    ) -> Answer | Loss:
+    ) -> Answer | ChildFailure:
         """The child's answer, or what the picture did to the child, which is replaced.
 
         After the `last` request for now the child leaves, and with it its memory.
@@ -50,10 +52,10 @@ class _Lane:
         async with self._turn:
             shot_before = oom_kills()
             match await self._exchange(request, limit):
-                case (Died() | Silent()) as end:
+                case (Exited() | TimedOut()) as end:
                     shot = oom_kills() > shot_before
-                    loss = tell_apart(_WHO, end, "reading it", oom_killed=shot)
-                    await self._bury(loss)
+                    loss = classify_exit(_WHO, end, "reading it", oom_killed=shot)
+                    await self._discard(loss)
                     return loss
                 case answer:
                     if last:
@@ -66,27 +68,33 @@ class _Lane:
             await self._child.close()
             self._child = None
 
-    async def _exchange(self, request: Inspect | Prepare, limit: float) -> Answer | Died | Silent:
+    async def _exchange(
+        self, request: Inspect | Prepare, limit: float
+    ) -> Answer | Exited | TimedOut:
         if self._child is None:
             self._child = await Child.spawn("pipeline.image", self._on_line)
-            hello = await self._child.receive(SILENCE["start"])
+            hello = await self._child.receive(HEARTBEAT_TIMEOUTS["start"])
             if not isinstance(hello, Hello):
-                return hello if isinstance(hello, (Died, Silent)) else Died("did not say hello")
+                return (
+                    hello if isinstance(hello, (Exited, TimedOut)) else Exited("did not say hello")
+                )
         await self._child.send(request)
         match await self._child.receive(limit):
-            case (Inspected() | Prepared() | Rejected() | Failed() | Died() | Silent()) as answer:
+            case (
+                Inspected() | Prepared() | Rejected() | Failed() | Exited() | TimedOut()
+            ) as answer:
                 return answer
             case other:
-                return Died(f"answered out of turn ({other.type})")
+                return Exited(f"answered out of turn ({other.type})")
 
-    async def _bury(self, loss: Loss) -> None:
+    async def _discard(self, loss: ChildFailure) -> None:
         if self._child is not None:
             await self._child.kill(grace=1.0)
             self._child = None
-            self._on_loss(loss)
+            self._on_failure(loss)
 
 
-class Decoder:
+class ImagePool:
     """Looks at pictures and prepares them in children without a GPU.
 
     A child may be lost by accident once, and a large picture may take long on a slow machine. So
@@ -94,27 +102,31 @@ class Decoder:
     pictures only, and only as long: the others never wait for them.
     """
 
-    def __init__(self, on_line: Callable[[str], None], on_loss: Callable[[Loss], None]) -> None:
-        self._quick = _Lane(on_line, on_loss)
-        self._patient = _Lane(on_line, on_loss)
+    def __init__(
+        self, on_line: Callable[[str], None], on_failure: Callable[[ChildFailure], None]
+    ) -> None:
+        self._quick = _Lane(on_line, on_failure)
+        self._patient = _Lane(on_line, on_failure)
 
     async def inspect(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
         """Decode the file to its end and say what it is.
 
         In a folder to which strangers have access, `within`, no link is followed.
         """
-        return await self.glance(path, within) or await self.study(path, within)
+        return await self.inspect_quickly(path, within) or await self.inspect_slowly(path, within)
 
-    async def glance(self, path: Path, within: Path | None = None) -> Inspected | Rejected | None:
+    async def inspect_quickly(
+        self, path: Path, within: Path | None = None
+    ) -> Inspected | Rejected | None:
         """The same, but None when it did not end well and soon: ask `study` then."""
         request = Inspect(path=str(path), within=str(within or ""))
-        answer = await self._quick.ask(request, _QUICK)
-        if isinstance(answer, Loss):
+        answer = await self._quick.ask(request, _QUICK_SECONDS)
+        if isinstance(answer, ChildFailure):
             return None
         assert isinstance(answer, (Inspected, Rejected))
         return answer
 
-    async def study(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
+    async def inspect_slowly(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
         """The second and last look at a picture that needs it."""
         answer = await self._study(Inspect(path=str(path), within=str(within or "")))
         assert isinstance(answer, (Inspected, Rejected))
@@ -139,7 +151,7 @@ class Decoder:
             )
         )
 
-    async def shrink(
+    async def thumbnail(
         self, path: Path, sha256: str, size: tuple[int, int], output: Path, within: Path
     ) -> Prepared | Rejected:
         """Write the whole picture in a size, (width, height), as a clean PNG to `output`.
@@ -159,8 +171,8 @@ class Decoder:
         )
 
     async def _prepare(self, request: Prepare) -> Prepared | Rejected:
-        answer = await self._quick.ask(request, _QUICK)
-        if isinstance(answer, Loss):
+        answer = await self._quick.ask(request, _QUICK_SECONDS)
+        if isinstance(answer, ChildFailure):
             answer = await self._study(request)
         if isinstance(answer, Failed):
             raise OSError(f"{request.output}: {answer.reason}")
@@ -168,8 +180,12 @@ class Decoder:
         return answer
 
     async def _study(self, request: Inspect | Prepare) -> Answer:
-        answer = await self._patient.ask(request, _LIMIT, last=True)
-        return Condemned(reason=f"{answer.reason}, 2 times") if isinstance(answer, Loss) else answer
+        answer = await self._patient.ask(request, _LIMIT_SECONDS, last=True)
+        return (
+            PoisonImage(reason=f"{answer.reason}, 2 times")
+            if isinstance(answer, ChildFailure)
+            else answer
+        )
 
     async def close(self) -> None:
         """End the children."""

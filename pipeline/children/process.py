@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from pipeline.children.protocol import CHANNEL_FD, Reply, Request, dump, read_reply
-from pipeline.children.timeouts import within
+from pipeline.children.timeouts import wait_excluding_stalls
 
-_LINE_LIMIT = 1 << 20
-_TERM_GRACE = 10.0
+_MAX_LINE_BYTES = 1 << 20
+_TERM_GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Died:
+class Exited:
     """The child is gone; `cause` is a sentence, `stderr` its last lines.
 
     `returncode` as subprocess has it; None when it had to be ended for what it did on its channel.
@@ -38,7 +38,7 @@ class Died:
 
 
 @dataclass(frozen=True)
-class Silent:
+class TimedOut:
     """The child said nothing for `seconds`."""
 
     seconds: float
@@ -78,7 +78,7 @@ class Child:
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
-                limit=_LINE_LIMIT,
+                limit=_MAX_LINE_BYTES,
                 env={**os.environ, **(env or {}), CHANNEL_FD: str(theirs.fileno())},
             )
         except BaseException:
@@ -86,7 +86,7 @@ class Child:
             raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
         return cls(process, reader, writer, on_line)
 
     @property
@@ -105,38 +105,38 @@ class Child:
             self._writer.write(dump(message))
             await self._writer.drain()
 
-    async def receive(self, limit: float | None = None) -> Reply | Died | Silent:
+    async def receive(self, limit: float | None = None) -> Reply | Exited | TimedOut:
         """The next reply, or what came instead; Silent only where there is a limit, in seconds."""
         try:
-            line = await within(limit, self._reader.readline)
+            line = await wait_excluding_stalls(limit, self._reader.readline)
         except TimeoutError:
-            return Silent(limit or 0.0)
+            return TimedOut(limit or 0.0)
         except ConnectionError:  # it died with our request unread
-            return await self._death()
+            return await self._exited()
         except ValueError as error:
             await self.kill()
-            return Died(f"broke its channel ({error})", tuple(self._tail))
+            return Exited(f"broke its channel ({error})", tuple(self._tail))
         if not line.endswith(b"\n"):
-            return await self._death()
+            return await self._exited()
         try:
             return read_reply(line)
         except ValidationError:
             await self.kill()
-            return Died(f"wrote rubbish on its channel: {line[:80]!r}", tuple(self._tail))
+            return Exited(f"wrote rubbish on its channel: {line[:80]!r}", tuple(self._tail))
 
-    async def _death(self) -> Died:
+    async def _exited(self) -> Exited:
         """The channel ended: wait for the process and drain what it last said."""
         try:
-            await within(_TERM_GRACE, self._process.wait)
+            await wait_excluding_stalls(_TERM_GRACE_SECONDS, self._process.wait)
         except TimeoutError:
             await self.kill()
-            return Died("closed its channel and went on", tuple(self._tail))
+            return Exited("closed its channel and went on", tuple(self._tail))
         await self._stderr
         self._writer.close()
         code = self._process.returncode
-        return Died(_cause(code), tuple(self._tail), code)
+        return Exited(_cause(code), tuple(self._tail), code)
 
-    def say_no_more(self) -> None:
+    def half_close(self) -> None:
         """It will be asked nothing more: it finishes what it has, says so, and leaves."""
         with contextlib.suppress(OSError):
             self._writer.write_eof()
@@ -145,12 +145,12 @@ class Child:
         """End an idle child: it leaves when its channel ends, else it is killed."""
         self._writer.close()
         try:
-            await asyncio.wait_for(self._process.wait(), _TERM_GRACE)
+            await asyncio.wait_for(self._process.wait(), _TERM_GRACE_SECONDS)
         except TimeoutError:
             await self.kill()
         await self._stderr
 
-    async def kill(self, grace: float = _TERM_GRACE) -> None:
+    async def kill(self, grace: float = _TERM_GRACE_SECONDS) -> None:
         """SIGTERM, `grace` seconds, SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()

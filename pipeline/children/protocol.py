@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipeline.memory.modes import Mode
-from pipeline.quality import Figures, FlawKind, Limits
+from pipeline.quality import FlawKind, Measurements, QualityLimits
 from pipeline.request.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"
@@ -26,7 +26,7 @@ Dtype = Literal["float16", "bfloat16", "float32"]
 Stage = Literal["start", "load", "encode", "denoise", "decode", "write"]
 """Stages of an attempt in their order; "encode" is prompt and picture, "write" the MP4."""
 
-SILENCE: dict[Stage, float] = {
+HEARTBEAT_TIMEOUTS: dict[Stage, float] = {
     "start": 120.0,
     "load": 900.0,
     "encode": 120.0,
@@ -40,7 +40,7 @@ SILENCE: dict[Stage, float] = {
 PREVIEW_FRAMES = 8
 """Frames of a preview, from the clip's first to its last."""
 
-LARGEST_POSTER = 64 * 1024
+MAX_POSTER_BYTES = 64 * 1024
 """Bytes of a clip's poster, at most."""
 
 EXIT_DEVICE_LOST = 70
@@ -119,13 +119,13 @@ class Load(_Message):
     """Bytes of the device's memory that may be used; on a CPU they are counted and kept to."""
 
 
-class Survey(_Message):
+class QueryMemory(_Message):
     """How much of the device's memory may a clip have now?"""
 
     type: Literal["survey"] = "survey"
 
 
-class Make(_Message):
+class Generate(_Message):
     """Make one clip from the clean PNG at `picture`; leave it as `clip.mp4` in `staging`.
 
     Beside it may lie `poster.jpg`, its first frame, small.
@@ -140,7 +140,7 @@ class Make(_Message):
     frames: int
     picture: str
     staging: str
-    limits: Limits = Limits()
+    limits: QualityLimits = QualityLimits()
 
 
 class Embed(_Message):
@@ -185,7 +185,7 @@ class Loaded(_Message):
     seconds: float
 
 
-class Surveyed(_Message):
+class FreeMemory(_Message):
     """Bytes that a clip may have: what is free, and what the worker holds already. Final.
 
     None where the device's memory is not counted.
@@ -233,22 +233,22 @@ class Output(BaseModel):
 class Released(_OfJob):
     """The device is ready for the next Make."""
 
-    strays: int | None = None
+    leaked_bytes: int | None = None
     """Bytes on the device that are no weights, once all is released; None where nobody counts."""
 
 
-class Filmed(Released):
+class FramesReady(Released):
     """The frames are there, and no longer need the device; how it ends follows."""
 
     type: Literal["filmed"] = "filmed"
 
 
-class Made(_OfJob):
+class ClipDone(_OfJob):
     """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
 
     type: Literal["made"] = "made"
     output: Output
-    figures: Figures
+    measurements: Measurements
     seconds: dict[str, float]
     """Seconds per stage."""
     peak_memory: int | None
@@ -270,14 +270,14 @@ class OutOfMemory(Released):
     reserved: int | None = None
 
 
-class Spoilt(Released):
+class QualityRejected(Released):
     """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
 
     type: Literal["spoilt"] = "spoilt"
     stage: Stage
     flaw: FlawKind
     reason: str
-    figures: Figures | None = None
+    measurements: Measurements | None = None
 
 
 class Failed(Released):
@@ -298,7 +298,7 @@ class Cancelled(Released):
 
 
 Request = Annotated[
-    Inspect | Prepare | Load | Survey | Make | Embed | Cancel, Field(discriminator="type")
+    Inspect | Prepare | Load | QueryMemory | Generate | Embed | Cancel, Field(discriminator="type")
 ]
 Reply = Annotated[
     Hello
@@ -306,11 +306,11 @@ Reply = Annotated[
     | Prepared
     | Rejected
     | Loaded
-    | Surveyed
+    | FreeMemory
     | Progress
-    | Filmed
-    | Made
-    | Spoilt
+    | FramesReady
+    | ClipDone
+    | QualityRejected
     | OutOfMemory
     | Failed
     | Cancelled,

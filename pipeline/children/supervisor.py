@@ -6,24 +6,24 @@ It knows what the child is, not what clips are made of.
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.generation import NoClip
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.generation import GenerationFailure
 from pipeline.children.process import Child
 from pipeline.children.protocol import (
-    SILENCE,
+    HEARTBEAT_TIMEOUTS,
     Dtype,
     Failed,
+    FreeMemory,
     Load,
     Loaded,
     Progress,
     Stage,
-    Surveyed,
 )
-from pipeline.children.worker_session import Session
+from pipeline.children.worker_session import WorkerSession
 
 Report = Callable[[Progress | Loaded], None]
 
-ENDED = NoClip("ended", "ended by us", retry=True)
+ENDED = GenerationFailure("ended", "ended by us", retry=True)
 
 
 class Supervisor:
@@ -33,18 +33,18 @@ class Supervisor:
         self,
         load: Load,
         on_line: Callable[[str], None],
-        on_loss: Callable[[Loss], None],
+        on_failure: Callable[[ChildFailure], None],
         *,
-        silence: Mapping[Stage, float],
+        timeouts: Mapping[Stage, float],
         env: Mapping[str, str] | None,
         module: str,
         count_oom_kills: Callable[[], int],
     ) -> None:
-        self.session: Session | None = None
+        self.session: WorkerSession | None = None
         self._load = load
         self._on_line = on_line
-        self._on_loss = on_loss
-        self._silence = {**SILENCE, **silence}
+        self._on_failure = on_failure
+        self._timeouts = {**HEARTBEAT_TIMEOUTS, **timeouts}
         self._env = env
         self._module = module
         self._count_oom_kills = count_oom_kills
@@ -59,7 +59,9 @@ class Supervisor:
         """The model that the child has, if there is one."""
         return self.session.loaded if self.session else None
 
-    async def ready(self, dtype: Dtype | None, report: Report) -> Session | NoClip:
+    async def ensure_loaded(
+        self, dtype: Dtype | None, report: Report
+    ) -> WorkerSession | GenerationFailure:
         """Have a child with the model loaded; at once when there is one already.
 
         In another type than usual only where `dtype` says so.
@@ -68,10 +70,10 @@ class Supervisor:
         if dtype is not None and dtype != load.dtype:
             load = load.model_copy(update={"dtype": dtype})
         if self.session is not None and self.session.over:  # between two clips
-            await self.bury(self.session, self.session.told("no work"), "lost")
+            await self.discard(self.session, self.session.child_failure("no work"), "lost")
         if self.session is None:
             child = await Child.spawn(self._module, self._on_line, self._env)
-            self.session = Session(child, self._silence, self._count_oom_kills)
+            self.session = WorkerSession(child, self._timeouts, self._count_oom_kills)
             if end := await self.session.hello(report):
                 return await self._not_loaded(self.session, end)
         session = self.session
@@ -83,16 +85,18 @@ class Supervisor:
                     return await self._not_loaded(session, end)
         return session
 
-    async def room(self, dtype: Dtype | None, report: Report) -> int | NoClip | None:
+    async def free_memory(
+        self, dtype: Dtype | None, report: Report
+    ) -> int | GenerationFailure | None:
         """Bytes that a clip may have now; another process may have taken or left some."""
-        session = await self.ready(dtype, report)
-        if isinstance(session, NoClip):
+        session = await self.ensure_loaded(dtype, report)
+        if isinstance(session, GenerationFailure):
             return session
-        match await session.survey(report):
-            case Surveyed(free=free):
+        match await session.query_memory(report):
+            case FreeMemory(free=free):
                 return free
             case lost:
-                return await self.bury(session, lost, "lost")
+                return await self.discard(session, lost, "lost")
 
     async def close(self) -> None:
         """End an idle child."""
@@ -106,29 +110,35 @@ class Supervisor:
             self.session.killed = True
             await self.session.kill()
 
-    async def replace(self, session: Session, loss: Loss) -> None:
+    async def replace(self, session: WorkerSession, loss: ChildFailure) -> None:
         """End a child that is well, but has lost memory; the next use starts another."""
         if self.session is session:
             self.session = None
             await session.close()
-            self._on_loss(loss)
+            self._on_failure(loss)
 
-    async def bury(self, session: Session, loss: Loss, kind: Literal["lost", "load"]) -> NoClip:
+    async def discard(
+        self, session: WorkerSession, loss: ChildFailure, kind: Literal["lost", "load"]
+    ) -> GenerationFailure:
         """No trace of the child stays; what we ended ourselves is no loss.
 
         Each clip that was in it comes here, and the first of them knows best.
         """
         if self.session is session:
             self.session = None
-        first, session.loss = session.loss is None, session.loss or loss
+        first, session.failure = session.failure is None, session.failure or loss
         await session.kill()
         if session.killed:
             return ENDED
         if first:
-            self._on_loss(loss)
-        return NoClip(kind, session.loss.reason, retry=True, loss=session.loss)
+            self._on_failure(loss)
+        return GenerationFailure(
+            kind, session.failure.reason, retry=True, child_failure=session.failure
+        )
 
-    async def _not_loaded(self, session: Session, end: Failed | Loss) -> NoClip:
+    async def _not_loaded(
+        self, session: WorkerSession, end: Failed | ChildFailure
+    ) -> GenerationFailure:
         if isinstance(end, Failed):
-            end = Loss("load", f"the model does not load: {end.reason}")
-        return await self.bury(session, end, "load")
+            end = ChildFailure("load", f"the model does not load: {end.reason}")
+        return await self.discard(session, end, "load")

@@ -23,7 +23,7 @@ _GREY = (128, 128, 128)
 _SRGB = ImageCms.createProfile("sRGB")
 
 
-class ColoursNotSupported(Exception):
+class UnsupportedColours(Exception):
     """The picture's colours are of a kind that nothing here can turn into sRGB."""
 
 
@@ -37,7 +37,7 @@ def framed(
     try:
         image = _plain(image)
     except (ValueError, OSError) as error:
-        raise ColoursNotSupported(image.mode) from error
+        raise UnsupportedColours(image.mode) from error
 
     def scaled(size: tuple[int, int], box: Box) -> Image.Image:
         small = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

@@ -38,7 +38,7 @@ from PIL import (
 
 from pipeline.children.channel import Channel, ParentGone
 from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
-from pipeline.image.colour import ColoursNotSupported, framed
+from pipeline.image.colour import UnsupportedColours, framed
 
 MEMORY = "I2VD_PICTURE_MEMORY"
 """Variable: MiB of address space that this process may have."""
@@ -50,10 +50,10 @@ DEFAULT_MEMORY = 2048
 """MiB, unless the variable says otherwise."""
 
 _DEFAULT_PIXELS = 200_000_000
-_LARGEST_FILE = 512 * 2**20
-_LARGEST_OUTPUT = 256 * 2**20
-_SMALLEST_SIDE = 16
-_LONGEST_CAPTION = 500
+_MAX_FILE_BYTES = 512 * 2**20
+_MAX_OUTPUT_BYTES = 256 * 2**20
+_MIN_SIDE_PIXELS = 16
+_MAX_CAPTION_CHARACTERS = 500
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF")
 _NAMES = {"MPO": "JPEG", "WEBP": "WebP", "HEIF": "HEIC"}
@@ -103,7 +103,7 @@ _TURNS = {
 """From the EXIF orientation to the turn that undoes it."""
 
 
-class NotUsable(Exception):
+class ImageRejected(Exception):
     """A file that is refused; the message is a sentence for the user."""
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
@@ -124,7 +124,7 @@ def inspect(request: Inspect) -> Inspected | Rejected:
             format=picture.format,
             caption=picture.caption,
         )
-    except (NotUsable, MemoryError) as why:
+    except (ImageRejected, MemoryError) as why:
         return _rejected(why)
 
 
@@ -133,16 +133,16 @@ def prepare(request: Prepare) -> Prepared | Rejected | Failed:
     try:
         data = read(Path(request.path), Path(request.within))
         if hashlib.sha256(data).hexdigest() != request.sha256:
-            raise NotUsable("the file has changed since it was first looked at", gone=True)
+            raise ImageRejected("the file has changed since it was first looked at", gone=True)
         picture = decode(data, needed=2 * max(request.width, request.height))
         clean = framed(
             picture.image, picture.profile, request.width, request.height, request.framing
         )
         png = io.BytesIO()
         clean.save(png, "PNG")
-    except ColoursNotSupported as mode:
+    except UnsupportedColours as mode:
         return Rejected(reason=f"the picture's colours are of an unsupported kind, {mode}")
-    except (NotUsable, MemoryError) as why:
+    except (ImageRejected, MemoryError) as why:
         return _rejected(why)
     try:
         write(Path(request.output), png.getbuffer())
@@ -152,8 +152,8 @@ def prepare(request: Prepare) -> Prepared | Rejected | Failed:
     return Prepared()
 
 
-def _rejected(why: NotUsable | MemoryError) -> Rejected:
-    if isinstance(why, NotUsable):
+def _rejected(why: ImageRejected | MemoryError) -> Rejected:
+    if isinstance(why, ImageRejected):
         return Rejected(reason=str(why), gone=why.gone)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0] // 2**20
     return Rejected(reason=f"the picture needs more memory than the {limit} MiB it may have")
@@ -169,26 +169,26 @@ def read(path: Path, within: Path = Path()) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise NotUsable("it is not a regular file")
-            if status.st_size > _LARGEST_FILE:
-                has, most = status.st_size // 2**20, _LARGEST_FILE // 2**20
-                raise NotUsable(f"the file has {has} MiB; allowed: up to {most}")
+                raise ImageRejected("it is not a regular file")
+            if status.st_size > _MAX_FILE_BYTES:
+                has, most = status.st_size // 2**20, _MAX_FILE_BYTES // 2**20
+                raise ImageRejected(f"the file has {has} MiB; allowed: up to {most}")
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(status.st_size + 1)  # reserved at once, so no more than that
         finally:
             os.close(descriptor)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise NotUsable("it is a symbolic link") from error
+            raise ImageRejected("it is a symbolic link") from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-            raise NotUsable("the file is gone", gone=True) from error
+            raise ImageRejected("the file is gone", gone=True) from error
         if error.errno == errno.ENXIO:
-            raise NotUsable("it is not a regular file") from error
-        raise NotUsable(f"the file cannot be read: {_strerror(error)}") from error
+            raise ImageRejected("it is not a regular file") from error
+        raise ImageRejected(f"the file cannot be read: {_strerror(error)}") from error
     if not data:
-        raise NotUsable("the file is empty")
+        raise ImageRejected("the file is empty")
     if len(data) != status.st_size:
-        raise NotUsable("the file is still being written")
+        raise ImageRejected("the file is still being written")
     return data
 
 
@@ -209,7 +209,7 @@ def _open(path: Path, within: Path) -> int:
         os.close(held)
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded picture, upright; `size` is its true (width, height), which `image` may undercut.
 
     `profile` is the ICC profile of its colours, empty when it has none.
@@ -222,7 +222,7 @@ class Picture(NamedTuple):
     caption: str
 
 
-def decode(data: bytes, *, needed: int) -> Picture:
+def decode(data: bytes, *, needed: int) -> DecodedImage:
     """Decode a picture to its end. Raises NotUsable, MemoryError.
 
     The image of a JPEG over `needed` pixels on both sides may be smaller, down to that.
@@ -233,30 +233,30 @@ def decode(data: bytes, *, needed: int) -> Picture:
         _errno()[0] = 0
         try:
             return _decode(data, needed)
-        except (NotUsable, MemoryError):
+        except (ImageRejected, MemoryError):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise NotUsable(_too_many_pixels()) from error
+            raise ImageRejected(_too_many_pixels()) from error
         except Exception as error:  # decoders raise what they like
             lacks_memory = _errno()[0] == errno.ENOMEM
             if isinstance(error, UnidentifiedImageError) and not lacks_memory:
-                raise NotUsable(_not_known(data)) from error
+                raise ImageRejected(_not_known(data)) from error
             print(repr(error)[:500], file=sys.stderr)
             if "MAX_TEXT" in str(error):  # Pillow's limit for chunks of a PNG
-                raise NotUsable(_TOO_MUCH_TEXT) from error
+                raise ImageRejected(_TOO_MUCH_TEXT) from error
             if "maximum image size" in str(error):  # libheif's own limit
-                raise NotUsable(_too_many_pixels()) from error
+                raise ImageRejected(_too_many_pixels()) from error
             if lacks_memory or "memory" in str(error).lower():
                 raise MemoryError from error
-            raise NotUsable(_DAMAGED) from error
+            raise ImageRejected(_DAMAGED) from error
 
 
-def _decode(data: bytes, needed: int) -> Picture:
+def _decode(data: bytes, needed: int) -> DecodedImage:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    if min(image.size) < _SMALLEST_SIDE:
-        raise NotUsable(
+    if min(image.size) < _MIN_SIDE_PIXELS:
+        raise ImageRejected(
             f"the picture is tiny ({image.width}x{image.height}); "
-            f"allowed: from {_SMALLEST_SIDE} pixels a side"
+            f"allowed: from {_MIN_SIDE_PIXELS} pixels a side"
         )
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         size = image.size
@@ -266,13 +266,13 @@ def _decode(data: bytes, needed: int) -> Picture:
         image.load()
         size = image.size  # only now, for a TIFF turns itself
     if image.format == "PNG" and b"IEND" not in data:
-        raise NotUsable(_DAMAGED)
+        raise ImageRejected(_DAMAGED)
     if image.mode == "P" and image.palette is None:  # Pillow would end in an assertion later
-        raise NotUsable(_DAMAGED)
+        raise ImageRejected(_DAMAGED)
     exif = _exif(image)
     orientation = exif.get(ExifTags.Base.Orientation, 1)
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return Picture(
+    return DecodedImage(
         image=image if turn is None else image.transpose(turn),
         size=size[::-1] if turn is not None and orientation >= 5 else size,
         format=_NAMES.get(image.format or "", image.format or ""),
@@ -310,7 +310,7 @@ def _caption(image: ImageFile.ImageFile, exif: Mapping[int, Any]) -> str:
     for value in found:
         text = " ".join("".join(c if c.isprintable() else " " for c in _text(value)).split())
         if text and not _CAMERA_NOISE.fullmatch(text):
-            return text[:_LONGEST_CAPTION].rstrip()
+            return text[:_MAX_CAPTION_CHARACTERS].rstrip()
     return ""
 
 
@@ -351,11 +351,11 @@ def _strerror(error: OSError) -> str:
     return os.strerror(error.errno or errno.EIO).lower()
 
 
-def limit(memory: int, pixels: int) -> None:
+def limit_resources(memory: int, pixels: int) -> None:
     """Bound this process for good: `memory` in MiB of address space, `pixels` of a picture."""
     for kind, most in (
         (resource.RLIMIT_AS, memory * 2**20),
-        (resource.RLIMIT_FSIZE, _LARGEST_OUTPUT),
+        (resource.RLIMIT_FSIZE, _MAX_OUTPUT_BYTES),
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(kind)[1]
@@ -366,7 +366,7 @@ def limit(memory: int, pixels: int) -> None:
 
 def main() -> int:
     """Answer requests until the parent is gone."""
-    limit(
+    limit_resources(
         memory=int(os.environ.get(MEMORY, DEFAULT_MEMORY)),
         pixels=int(os.environ.get(PIXELS, _DEFAULT_PIXELS)),
     )

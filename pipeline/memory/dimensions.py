@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.checkpoint.layout import ModelUnusable, Source, find
+from pipeline.checkpoint.layout import CheckpointFiles, ModelUnusable, find
 
 _PIECE = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)\.")
 _ORDER = ("resnets", "temp_convs", "attentions", "temp_attentions", "downsamplers", "upsamplers")
@@ -21,7 +21,7 @@ _ORDER = ("resnets", "temp_convs", "attentions", "temp_attentions", "downsampler
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelDimensions:
     """Widths and numbers of parameters. Levels count from the finest, 0."""
 
     channels: tuple[int, ...]
@@ -30,7 +30,7 @@ class Anatomy:
     """Whether a level of the UNet has transformers."""
     layers: int
     """Of each down block of the UNet; an up block has one more."""
-    entrance: int
+    transformer_in: int
     """Width inside of the UNet's first transformer."""
     context: int
     """Width of what cross-attention looks at."""
@@ -50,11 +50,11 @@ class Anatomy:
         return int(2 ** (len(self.vae_channels) - 1))
 
 
-PUBLISHED = Anatomy(
+PUBLISHED = ModelDimensions(
     channels=(320, 640, 1280, 1280),
     attends=(True, True, True, False),
     layers=2,
-    entrance=512,
+    transformer_in=512,
     context=1024,
     unet=1_420_469_224,
     unet_outside=16_890_664,
@@ -67,15 +67,15 @@ PUBLISHED = Anatomy(
 
 
 @cache
-def anatomy_of(model: str) -> Anatomy:
+def dimensions_of(model: str) -> ModelDimensions:
     """Of a model as it is configured; of the published one where it is not here yet."""
     try:
-        return read_anatomy(find(model, small=True))
+        return read_dimensions(find(model, small=True))
     except ModelUnusable:
         return PUBLISHED
 
 
-def read_anatomy(source: Source) -> Anatomy:
+def read_dimensions(source: CheckpointFiles) -> ModelDimensions:
     """From a model's folder. Raises ModelUnusable."""
     shapes = {part: _shapes(files) for part, files in source.weights.items()}
     return measure(source.configs, shapes)
@@ -84,7 +84,9 @@ def read_anatomy(source: Source) -> Anatomy:
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def measure(configs: Mapping[str, Mapping[str, object]], shapes: Mapping[str, Shapes]) -> Anatomy:
+def measure(
+    configs: Mapping[str, Mapping[str, object]], shapes: Mapping[str, Shapes]
+) -> ModelDimensions:
     """From configurations, and the shapes of all weights, by network."""
     unet, vae = configs["unet"], configs["vae"]
     channels = _numbers(unet["block_out_channels"])
@@ -95,11 +97,11 @@ def measure(configs: Mapping[str, Mapping[str, object]], shapes: Mapping[str, Sh
     assert isinstance(width, int)
     assert isinstance(layers, int)
     pieces = _pieces(shapes["unet"], len(channels))
-    return Anatomy(
+    return ModelDimensions(
         channels=channels,
         attends=tuple("CrossAttn" in block for block in blocks),
         layers=layers,
-        entrance=8 * (head if isinstance(head, int) else _numbers(head)[0]),
+        transformer_in=8 * (head if isinstance(head, int) else _numbers(head)[0]),
         context=width,
         unet=_total(shapes["unet"].values()),
         unet_outside=_total(

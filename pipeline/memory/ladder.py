@@ -57,7 +57,7 @@ def _scaled(spec: Spec, factor: float, multiple: int) -> tuple[int, int]:
     return near(spec.width), near(spec.height)
 
 
-def first_that_fits(ladder: tuple[Rung, ...], room: int | None, needs: Needs) -> int:
+def first_fitting(ladder: tuple[Rung, ...], room: int | None, needs: Needs) -> int:
     """Index of the first rung that needs no more than `room` bytes.
 
     Where nobody counts them the first rung; when none fits the last, for a prediction is no proof.

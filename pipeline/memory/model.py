@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.memory.dimensions import Anatomy
-from pipeline.memory.modes import STRIPE, Mode, Rung, Thrift
-from pipeline.request.sampling_plan import course
+from pipeline.memory.dimensions import ModelDimensions
+from pipeline.memory.modes import VAE_TILE_PIXELS, MemoryPolicy, Mode, Rung
+from pipeline.request.sampling_plan import sampling_plan
 from pipeline.request.spec import Spec
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -31,7 +31,7 @@ As was measured on an H200, which a test holds.
 """
 
 
-class Peak(NamedTuple):
+class PeakMemory(NamedTuple):
     """Bytes that live at once, at most, in each stage."""
 
     encode: int
@@ -44,21 +44,25 @@ class Peak(NamedTuple):
         return max(self)
 
 
-def peak_of(spec: Spec, rung: Rung, anatomy: Anatomy, dtype: str) -> Peak:
+def peak_memory(spec: Spec, rung: Rung, anatomy: ModelDimensions, dtype: str) -> PeakMemory:
     """Predicted for a clip of this Spec on this rung."""
-    return peak(rung, anatomy, dtype, guided=spec.guided, reuses=course(spec).reuses)
+    return peak(
+        rung, anatomy, dtype, guided=spec.guided, reuses=sampling_plan(spec).reuses_features
+    )
 
 
-def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool, reuses: bool = False) -> Peak:
+def peak(
+    rung: Rung, anatomy: ModelDimensions, dtype: str, *, guided: bool, reuses: bool = False
+) -> PeakMemory:
     """Predicted for a clip on this rung.
 
     `guided` when guidance is over 1; `reuses` when deep features are kept from step to step.
     """
     size = _BYTES[dtype]
-    thrift = rung.mode.thrift
+    thrift = rung.mode.policy
     staying = anatomy.unet if thrift.weights == "device" else 0
     frame = rung.width * rung.height
-    return Peak(
+    return PeakMemory(
         encode=size
         * (staying + max(anatomy.encoder, anatomy.vae + _framed(anatomy, frame, thrift))),
         denoise=_Denoising(rung, anatomy, size, guided, reuses).most(),
@@ -66,7 +70,9 @@ def peak(rung: Rung, anatomy: Anatomy, dtype: str, *, guided: bool, reuses: bool
     )
 
 
-def need(predicted: Peak, mode: Mode, correction: float | None, *, gpu: bool) -> int:
+def required_memory(
+    predicted: PeakMemory, mode: Mode, correction: float | None, *, gpu: bool
+) -> int:
     """Bytes that must be free for a clip of this peak, margin included.
 
     `correction` is measured / predicted, as it was found here before, with all that a device's
@@ -76,7 +82,7 @@ def need(predicted: Peak, mode: Mode, correction: float | None, *, gpu: bool) ->
     return int(predicted.most * times) + more
 
 
-def largest(room: int, mode: Mode, correction: float | None, *, gpu: bool) -> int:
+def largest_peak(room: int, mode: Mode, correction: float | None, *, gpu: bool) -> int:
     """The most bytes that a peak may have for `need` to be no more than `room`."""
     times, more = _allowed(mode, correction, gpu=gpu)
     return max(0, int((room - more) / times))
@@ -88,7 +94,7 @@ def _allowed(mode: Mode, correction: float | None, *, gpu: bool) -> tuple[float,
         return correction * _MARGIN, 0
     if not gpu:
         return _MARGIN, 0
-    return (_WHOLE if mode.thrift.cells is None else _MARGIN), _WORK_SPACE
+    return (_WHOLE if mode.policy.chunk is None else _MARGIN), _WORK_SPACE
 
 
 def bytes_of(dtype: str) -> int:
@@ -96,19 +102,19 @@ def bytes_of(dtype: str) -> int:
     return _BYTES[dtype]
 
 
-def _framed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:
+def _framed(anatomy: ModelDimensions, frame: int, thrift: MemoryPolicy) -> int:
     """Values that live while the VAE encodes a frame of so many pixels.
 
     Whole: in its first resnet two inputs, norm, activation, result. In stripes: a resnet's input,
     which takes its result too, and its middle; of one stripe two among norm, activation, padding.
     """
     width = anatomy.vae_channels[0]
-    if thrift.stripes:
-        return 2 * width * frame + 2 * width * min(frame, STRIPE)
+    if thrift.vae_tiling:
+        return 2 * width * frame + 2 * width * min(frame, VAE_TILE_PIXELS)
     return 5 * width * frame
 
 
-def _unframed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:
+def _unframed(anatomy: ModelDimensions, frame: int, thrift: MemoryPolicy) -> int:
     """Values that live while the VAE decodes frames of so many pixels.
 
     Whole: in the last block's first resnet input, norm, activation. In stripes: there input, middle
@@ -116,11 +122,11 @@ def _unframed(anatomy: Anatomy, frame: int, thrift: Thrift) -> int:
     two among norm, activation, padding and convolution.
     """
     finest, finer, fine = (*anatomy.vae_channels, *anatomy.vae_channels[-1:] * 2)[:3]
-    if not thrift.stripes:
+    if not thrift.vae_tiling:
         cells = frame // anatomy.factor**2
         frames = max(1, thrift.decoded // cells)
         return frames * frame * 3 * finer
-    stripe = min(frame, STRIPE)
+    stripe = min(frame, VAE_TILE_PIXELS)
     several = frame if frame > stripe else 0
     first = finer * frame + finest * several + 2 * finer * stripe
     second = (finer + finest + (finest if finest != finer else 0)) * frame + 2 * finest * stripe
@@ -133,14 +139,14 @@ class _Denoising:
     """One step of the UNet. `size`: bytes of a value."""
 
     rung: Rung
-    anatomy: Anatomy
+    anatomy: ModelDimensions
     size: int
     guided: bool
     reuses: bool
 
     @property
     def _clips(self) -> int:
-        return 2 if self.guided and not self.rung.mode.thrift.halves else 1
+        return 2 if self.guided and not self.rung.mode.policy.sequential_cfg else 1
 
     def _sides(self, level: int) -> tuple[int, int]:
         """Height and width of a level in cells."""
@@ -159,7 +165,7 @@ class _Denoising:
     def _weights(self, level: int) -> int:
         """Bytes of weights on the device while a level is at work."""
         its = self.anatomy
-        match self.rung.mode.thrift.weights:
+        match self.rung.mode.policy.weights:
             case "device":
                 return self.size * its.unet
             case "float8":
@@ -182,7 +188,7 @@ class _Denoising:
         cells = self._cells(0) // self._clips
         kept = its.channels[min(1, len(its.channels) - 1)] * cells if self.reuses else 0
         inside = min(self._slice(0), cells)
-        entrance = its.channels[0] * cells + self._transformer(its.entrance, inside)
+        entrance = its.channels[0] * cells + self._transformer(its.transformer_in, inside)
         yield 0, always + branches * kept + entrance
         always += (branches - self._clips) * kept
         for level in range(len(its.channels)):
@@ -194,13 +200,13 @@ class _Denoising:
 
         There live what every finer level left for it, what this level did, and the block's input.
         """
-        its, thrift, cells = self.anatomy, self.rung.mode.thrift, self._cells(level)
+        its, thrift, cells = self.anatomy, self.rung.mode.policy, self._cells(level)
         width = its.channels[level]
         coming = its.channels[min(level + 1, len(its.channels) - 1)]
         both = coming + width
         waiting = sum(map(self._left, range(level + 1))) + coming * cells
         some = self._slice(level)
-        if thrift.cells is None:  # joined with what was left, its norm, the convolution of that
+        if thrift.chunk is None:  # joined with what was left, its norm, the convolution of that
             yield waiting + (2 * both + width) * cells
         else:  # joined, the result; of one slice norm and activation
             yield waiting + (both + width) * cells + 2 * both * some
@@ -225,7 +231,7 @@ class _Denoising:
     def _slice(self, level: int) -> int:
         """Cells of a level that go through a part at once."""
         every = self._cells(level)
-        if (wanted := self.rung.mode.thrift.cells) is None:
+        if (wanted := self.rung.mode.policy.chunk) is None:
             return every
         height, width = self._sides(level)
         images = max(1, wanted // (height * width)) * height * width
@@ -240,7 +246,7 @@ class _Denoising:
         four such, and of the rows at once eight and four times the width (projection, gate); in
         several chunks the result too.
         """
-        rows = min(tokens, self.rung.mode.thrift.rows)
-        attention, states = (6, 2) if self.rung.mode.thrift.cells is None else (9, 4)
+        rows = min(tokens, self.rung.mode.policy.ff_chunk)
+        attention, states = (6, 2) if self.rung.mode.policy.chunk is None else (9, 4)
         forward = (states + (tokens > rows)) * width * tokens + 12 * width * rows
         return max(attention * width * tokens, forward)

@@ -13,7 +13,7 @@ from pipeline.request.spec import Spec
 
 
 @dataclass(frozen=True)
-class Thrift:
+class MemoryPolicy:
     """What a mode spares.
 
     `rows`: vectors that a feed-forward takes at once. `cells`: latent cells that any other part of
@@ -23,10 +23,10 @@ class Thrift:
     weights are: on the device, there in eight bits, or on the host.
     """
 
-    rows: int
-    cells: int | None = None
-    halves: bool = False
-    stripes: bool = False
+    ff_chunk: int
+    chunk: int | None = None
+    sequential_cfg: bool = False
+    vae_tiling: bool = False
     decoded: int = 0
     weights: Literal["device", "float8", "host"] = "device"
 
@@ -49,16 +49,20 @@ class Mode(StrEnum):
         return self is not Mode.FP8
 
     @property
-    def thrift(self) -> Thrift:
+    def policy(self) -> MemoryPolicy:
         """What this mode spares."""
-        return _THRIFT[self]
+        return _POLICIES[self]
 
 
-_THRIFT = {
-    Mode.FAST: Thrift(rows=1 << 15, decoded=1 << 12),
-    Mode.LEAN: Thrift(rows=1 << 13, cells=1 << 13, halves=True, stripes=True),
-    Mode.FP8: Thrift(rows=1 << 13, cells=1 << 13, halves=True, stripes=True, weights="float8"),
-    Mode.OFFLOAD: Thrift(rows=1 << 13, cells=1 << 13, halves=True, stripes=True, weights="host"),
+_POLICIES = {
+    Mode.FAST: MemoryPolicy(ff_chunk=1 << 15, decoded=1 << 12),
+    Mode.LEAN: MemoryPolicy(ff_chunk=1 << 13, chunk=1 << 13, sequential_cfg=True, vae_tiling=True),
+    Mode.FP8: MemoryPolicy(
+        ff_chunk=1 << 13, chunk=1 << 13, sequential_cfg=True, vae_tiling=True, weights="float8"
+    ),
+    Mode.OFFLOAD: MemoryPolicy(
+        ff_chunk=1 << 13, chunk=1 << 13, sequential_cfg=True, vae_tiling=True, weights="host"
+    ),
 }
 
 
@@ -79,5 +83,5 @@ class Rung:
         return f"{self.width}x{self.height}, {self.frames} frames, {self.mode}"
 
 
-STRIPE = 1 << 16
+VAE_TILE_PIXELS = 1 << 16
 """Pixels of a frame that the VAE takes at once where it works on stripes."""

@@ -29,12 +29,12 @@ _GUIDED = 0.6
 """Share of the steps that have guidance, from the first on: motion and layout are settled there."""
 _EVERY = 3
 """Of so many steps the first makes deep features, which the others take."""
-SHALLOW = 0.38
+SHALLOW_LEVELS = 0.38
 """What is left to do of a prediction that takes them, as counted; a test counts again."""
 
 
 @dataclass(frozen=True)
-class Turn:
+class SamplingStep:
     """One step: whether it has guidance, and whether it makes its deep features itself."""
 
     guided: bool
@@ -43,41 +43,41 @@ class Turn:
     @property
     def work(self) -> float:
         """In whole predictions for one branch of guidance."""
-        return (1 + self.guided) * (1.0 if self.fresh else SHALLOW)
+        return (1 + self.guided) * (1.0 if self.fresh else SHALLOW_LEVELS)
 
 
 @dataclass(frozen=True)
-class Course:
+class SamplingPlan:
     """How a clip is really sampled."""
 
     sampler: Sampler
     spacing: Spacing | None
-    turns: tuple[Turn, ...]
+    sampling_steps: tuple[SamplingStep, ...]
 
     @property
     def steps(self) -> int:
         """How many are made."""
-        return len(self.turns)
+        return len(self.sampling_steps)
 
     @property
-    def reuses(self) -> bool:
+    def reuses_features(self) -> bool:
         """Whether deep features are kept from one step for the next."""
-        return any(not turn.fresh for turn in self.turns)
+        return any(not turn.fresh for turn in self.sampling_steps)
 
     @property
     def work(self) -> float:
         """In whole predictions for one branch of guidance."""
-        return sum(turn.work for turn in self.turns)
+        return sum(turn.work for turn in self.sampling_steps)
 
-    def left(self, made: int) -> float:
+    def remaining_ratio(self, made: int) -> float:
         """The work after so many steps, as a share of what these were; `made` is one or more."""
-        before = sum(turn.work for turn in self.turns[:made])
+        before = sum(turn.work for turn in self.sampling_steps[:made])
         return (self.work - before) / before
 
 
-def course(spec: Spec) -> Course:
+def sampling_plan(spec: Spec) -> SamplingPlan:
     """The course of a clip at the speed that its Spec asks for."""
-    return course_with(
+    return sampling_plan_with(
         SAVINGS[spec.speed],
         steps=spec.steps,
         guided=spec.guided,
@@ -86,14 +86,14 @@ def course(spec: Spec) -> Course:
     )
 
 
-def course_with(
+def sampling_plan_with(
     savings: Collection[Saving],
     *,
     steps: int,
     guided: bool,
     sampler: Sampler = "ddim",
     spacing: Spacing | None = None,
-) -> Course:
+) -> SamplingPlan:
     """The course of a clip of which all else was asked, with these savings."""
     if "steps" in savings:
         steps = max(min(steps, _FEWEST), math.ceil(_STEPS * steps))
@@ -102,5 +102,5 @@ def course_with(
     if guided:
         led = math.ceil(_GUIDED * steps) if "interval" in savings else steps
     every = _EVERY if "deep" in savings else 1
-    turns = (Turn(n < led, (n if n < led else n - led) % every == 0) for n in range(steps))
-    return Course(sampler, spacing, tuple(turns))
+    turns = (SamplingStep(n < led, (n if n < led else n - led) % every == 0) for n in range(steps))
+    return SamplingPlan(sampler, spacing, tuple(turns))

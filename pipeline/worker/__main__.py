@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.children.channel import Channel, ParentGone
-from pipeline.children.protocol import Cancel, Embed, Failed, Load, Make, Progress, Survey
+from pipeline.children.protocol import Cancel, Embed, Failed, Generate, Load, Progress, QueryMemory
 from pipeline.worker import faults, trace
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def main() -> None:
             if isinstance(request, Load):
                 server = server or _server(channel)
                 channel.send(server.load(request))
-            elif isinstance(request, Survey) and server:
-                channel.send(server.survey())
-            elif isinstance(request, Make) and server:
-                server.make(request)
+            elif isinstance(request, QueryMemory) and server:
+                channel.send(server.query_memory())
+            elif isinstance(request, Generate) and server:
+                server.generate(request)
             elif isinstance(request, Cancel):
                 if server:
                     server.cancel(request.job)
@@ -51,7 +51,7 @@ def main() -> None:
                     server.embed(request)
             else:
                 reason = f"{request.type}: no model is loaded"
-                job = request.job if isinstance(request, Make) else ""
+                job = request.job if isinstance(request, Generate) else ""
                 channel.send(Failed(job=job, stage="start", reason=reason, retry=False))
     except ParentGone:
         sys.exit(0)
@@ -84,7 +84,7 @@ def _server(channel: Channel) -> "Server":
     injected = faults.from_environment()
     channel.send(Progress(stage="start", step=0, steps=2))
     for each in injected:
-        each.strike("start")
+        each.inject("start")
     gc.disable()  # the half a million objects of the libraries stay: nobody need look through them
     import torch  # noqa: F401 (first alone, for it takes longest)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.quality import Figures, Flaw
+from pipeline.quality import Flaw, Measurements
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 _LOST = (
@@ -34,20 +34,20 @@ _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-class Refused(Exception):
+class SettingsRefused(Exception):
     """The request cannot be done as it is; another try would end the same."""
 
 
-class Spoilt(Exception):
+class QualityFailure(Exception):
     """What came out is no clip; another seed or a wider type may help."""
 
-    def __init__(self, flaw: Flaw, figures: Figures | None = None) -> None:
+    def __init__(self, flaw: Flaw, figures: Measurements | None = None) -> None:
         super().__init__(flaw.reason)
         self.flaw = flaw
         self.figures = figures
 
 
-class BadFile(Exception):
+class UnusableFile(Exception):
     """The MP4 is not what was written; another try may help."""
 
 
@@ -79,7 +79,7 @@ def is_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _DISK
 
 
-class Shortage(NamedTuple):
+class MemoryShortage(NamedTuple):
     """What the allocator told of its memory, in bytes."""
 
     requested: int
@@ -87,13 +87,13 @@ class Shortage(NamedTuple):
     reserved: int
 
 
-def shortage(error: BaseException) -> Shortage | None:
+def parse_shortage(error: BaseException) -> MemoryShortage | None:
     """The figures in the message of CUDA's allocator, which are those of the moment it gave up."""
     found = _FIGURES.search(str(error))
     if found is None:
         return None
     asked, used, idle = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3, 5))
-    return Shortage(asked, used, used + idle)
+    return MemoryShortage(asked, used, used + idle)
 
 
 def first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from pipeline.children.protocol import Make, Stage
+from pipeline.children.protocol import Generate, Stage
 
 VARIABLE = "I2VD_TEST_FAULT"
 
@@ -117,18 +117,18 @@ class Fault:
     when: frozenset[str] = frozenset()
     token: Path | None = None
 
-    def strike(self, stage: Stage) -> None:
+    def inject(self, stage: Stage) -> None:
         """Fail as told if this is the stage."""
         if stage == self.stage and self.kind in _STRIKES and self._may():
             _STRIKES[self.kind]()
 
-    def spoil(self, stage: Stage, values: Any) -> Any:
+    def spoil_values(self, stage: Stage, values: Any) -> Any:
         """What the stage gave, or something worse."""
         if stage != self.stage or self.kind not in _SPOILS or not self._may():
             return values
         return _SPOILS[self.kind](values)
 
-    def concerns(self, order: Make) -> bool:
+    def concerns(self, order: Generate) -> bool:
         """Whether it strikes in this attempt."""
         facts = {order.mode, f"{order.width}x{order.height}", f"{order.frames}f"}
         return not self.when or bool(self.when & (facts | set(order.spec.prompt.split())))

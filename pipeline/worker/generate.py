@@ -13,31 +13,36 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.children.protocol import Made, Make
-from pipeline.quality import Flaw, flaw
-from pipeline.request.sampling_plan import course
+from pipeline.children.protocol import ClipDone, Generate
+from pipeline.quality import Flaw, find_flaw
+from pipeline.request.sampling_plan import sampling_plan
 from pipeline.worker import placement
-from pipeline.worker.diffusion.conditioning import Conditions, conditions, prompts_of, read_picture
+from pipeline.worker.diffusion.conditioning import (
+    Conditions,
+    encode_conditions,
+    prompts_of,
+    read_picture,
+)
 from pipeline.worker.diffusion.decode import decode, release
 from pipeline.worker.diffusion.denoise import denoise
-from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.errors import QualityFailure, SettingsRefused
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.output.frames import Frames
-from pipeline.worker.output.poster import leave_poster
+from pipeline.worker.output.poster import write_poster
 from pipeline.worker.output.preview import Preview
 from pipeline.worker.output.quality import examine
-from pipeline.worker.output.video import write
-from pipeline.worker.progress import Watch
+from pipeline.worker.output.video import write_video
+from pipeline.worker.progress import ProgressReporter
 
 _ENCODE_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Film:
+class RenderedFrames:
     """A clip's frames, not yet looked at, and what else is needed to finish it without a model."""
 
-    order: Make
+    order: Generate
     frames: Frames
     picture: Image.Image
     metadata: dict[str, str]
@@ -45,110 +50,114 @@ class Film:
 
 
 @torch.no_grad()
-def film(model: Model, order: Make, watch: Watch, budget: Budget) -> Film:
+def generate_frames(
+    model: LoadedModel, order: Generate, progress: ProgressReporter, budget: Budget
+) -> RenderedFrames:
     """Make the frames that `order` asks for.
 
     Raises Refused, Spoilt, Cancelled, and what lack of memory raises.
     """
     check(model, order)
-    watch.enter("encode", _ENCODE_STEPS)
+    progress.enter("encode", _ENCODE_STEPS)
     picture = read_picture(Path(order.picture), order.width, order.height)
-    wanted, unwanted = _conditions(model, order, picture, watch)
+    wanted, unwanted = _conditions(model, order, picture, progress)
     preview = Preview(wanted.latents[0, :, 0], picture)
-    made = _denoise(model, order, wanted, unwanted, watch, preview)
-    latents = watch.spoiled(made)
+    made = _denoise(model, order, wanted, unwanted, progress, preview)
+    latents = progress.inject_fault(made)
     if not torch.isfinite(latents).all():
-        raise Spoilt(Flaw("not-finite", "the latents are not numbers"))
+        raise QualityFailure(Flaw("not-finite", "the latents are not numbers"))
     del made, wanted, unwanted, preview
-    watch.enter("decode", order.frames)
-    frames = watch.spoiled(_decode(model, order, latents, watch))
-    return Film(order, frames, picture, metadata(model, order), budget.peak())
+    progress.enter("decode", order.frames)
+    frames = progress.inject_fault(_decode(model, order, latents, progress))
+    return RenderedFrames(order, frames, picture, metadata(model, order), budget.peak())
 
 
-def finish(film: Film, watch: Watch) -> Made:
+def write_clip(rendered: RenderedFrames, progress: ProgressReporter) -> ClipDone:
     """Look at the frames and write them.
 
     Raises Spoilt (the refused clip is in staging), BadFile, Cancelled, OSError.
     """
-    order = film.order
-    watch.enter("write", order.frames)
-    frames, figures = examine(film.frames, np.asarray(film.picture), order.limits)
-    output = write(
+    order = rendered.order
+    progress.enter("write", order.frames)
+    frames, figures = examine(rendered.frames, np.asarray(rendered.picture), order.limits)
+    output = write_video(
         Path(order.staging) / "clip.mp4",
         frames,
         fps=order.spec.fps,
         quality=order.spec.quality,
         encoder=order.spec.encoder,
-        metadata=film.metadata,
-        on_step=watch.step,
+        metadata=rendered.metadata,
+        on_step=progress.step,
     )
-    watch.end()
-    if found := flaw(figures, order.limits):
-        raise Spoilt(found, figures)
-    leave_poster(Path(order.staging) / "poster.jpg", frames[0])
-    return Made(
+    progress.end()
+    if found := find_flaw(figures, order.limits):
+        raise QualityFailure(found, figures)
+    write_poster(Path(order.staging) / "poster.jpg", frames[0])
+    return ClipDone(
         job=order.job,
         output=output,
-        figures=figures,
-        seconds=watch.seconds,
-        peak_memory=film.peak_memory,
+        measurements=figures,
+        seconds=progress.seconds,
+        peak_memory=rendered.peak_memory,
     )
 
 
-def check(model: Model, order: Make) -> None:
+def check(model: LoadedModel, order: Generate) -> None:
     """Raises Refused for a size that the model cannot make."""
     for name, side in (("width", order.width), ("height", order.height)):
         if side < 1 or side % model.multiple:
-            raise Refused(f"{name} {side} is not a multiple of {model.multiple}")
+            raise SettingsRefused(f"{name} {side} is not a multiple of {model.multiple}")
     if order.frames < 2:
-        raise Refused(f"{order.frames} frames are no clip")
+        raise SettingsRefused(f"{order.frames} frames are no clip")
 
 
 def _conditions(
-    model: Model, order: Make, picture: Image.Image, watch: Watch
+    model: LoadedModel, order: Generate, picture: Image.Image, progress: ProgressReporter
 ) -> tuple[Conditions, Conditions | None]:
-    placement.prepare(model, order.mode)
+    placement.place_model(model, order.mode)
     release(model.device)
-    return conditions(
+    return encode_conditions(
         model,
         picture,
         prompts_of(order.spec),
         frames=order.frames,
         fps=order.spec.motion_fps,
-        striped=order.mode.thrift.stripes,
-        on_step=watch.step,
+        striped=order.mode.policy.vae_tiling,
+        on_step=progress.step,
     )
 
 
 def _denoise(
-    model: Model,
-    order: Make,
-    wanted: Conditions,
-    unwanted: Conditions | None,
-    watch: Watch,
+    model: LoadedModel,
+    order: Generate,
+    cond: Conditions,
+    uncond: Conditions | None,
+    progress: ProgressReporter,
     preview: Preview,
 ) -> Tensor:
-    way = course(order.spec)
-    watch.enter("denoise", way.steps)
+    way = sampling_plan(order.spec)
+    progress.enter("denoise", way.steps)
     return denoise(
         model,
         order.mode,
         way,
-        wanted,
-        unwanted,
+        cond,
+        uncond,
         seed=order.spec.seed,
         guidance=order.spec.guidance,
         rescale=order.spec.guidance_rescale,
-        on_step=lambda estimate: watch.step(preview=preview.of(estimate)),
+        on_step=lambda estimate: progress.step(preview=preview.of(estimate)),
     )
 
 
-def _decode(model: Model, order: Make, latents: Tensor, watch: Watch) -> Frames:
+def _decode(
+    model: LoadedModel, order: Generate, latents: Tensor, progress: ProgressReporter
+) -> Frames:
     release(model.device)
-    return decode(model, latents, order.mode.thrift, on_step=watch.step)
+    return decode(model, latents, order.mode.policy, on_step=progress.step)
 
 
-def metadata(model: Model, order: Make) -> dict[str, str]:
+def metadata(model: LoadedModel, order: Generate) -> dict[str, str]:
     """What the file says of itself, under keys that MP4 keeps."""
     facts = {
         "prompt": order.spec.prompt,

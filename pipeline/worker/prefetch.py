@@ -16,10 +16,10 @@ from pipeline.children.protocol import Embed
 from pipeline.worker import trace
 from pipeline.worker.diffusion.conditioning import embed, prompts_of, read_picture
 from pipeline.worker.errors import first_line, is_out_of_memory
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 
 
-class Lookahead:
+class Prefetcher:
     """Embeds in its thread, one clip's after the other."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Lookahead:
         self._last: Future[None] | None = None
         self._stream: torch.cuda.Stream | None = None
 
-    def begin(self, model: Model, order: Embed) -> None:
+    def begin(self, model: LoadedModel, order: Embed) -> None:
         """Embed what a clip needs that will be made soon."""
         self._last = self._thread.submit(self._embed, model, order)
 
@@ -36,7 +36,7 @@ class Lookahead:
         if self._last is not None:
             self._last.result()
 
-    def _embed(self, model: Model, order: Embed) -> None:
+    def _embed(self, model: LoadedModel, order: Embed) -> None:
         since = trace.now()
         try:
             with torch.no_grad(), self._aside(model.device):

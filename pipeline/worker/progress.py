@@ -17,7 +17,7 @@ def _nothing() -> None:
     pass
 
 
-class Watch:
+class ProgressReporter:
     """Where a request stands.
 
     `settle` waits until the device has done what it was given; `heed` hears what the parent has to
@@ -32,7 +32,7 @@ class Watch:
         job: str = "",
         faults: Iterable[Fault] = (),
         settle: Callable[[], None] = _nothing,
-        heed: Callable[[], None] = _nothing,
+        poll_commands: Callable[[], None] = _nothing,
     ) -> None:
         self.stage: Stage = stage
         self.seconds: dict[str, float] = {}
@@ -41,7 +41,7 @@ class Watch:
         self._job = job
         self._faults = tuple(faults)
         self._settle = settle
-        self._heed = heed
+        self._poll_commands = poll_commands
         self._done = self._of = 0
         self._since = self._step_since = trace.now()
 
@@ -61,7 +61,7 @@ class Watch:
         self._done = self._done + 1 if done is None else done
         self._tell(preview)
         for fault in self._faults:
-            fault.strike(self.stage)
+            fault.inject(self.stage)
 
     def end(self) -> None:
         """The present stage is over."""
@@ -74,12 +74,12 @@ class Watch:
     def leave_device(self) -> None:
         """What is left to do is done in another thread, which touches no device and hears none."""
         self.end()
-        self._settle = self._heed = _nothing
+        self._settle = self._poll_commands = _nothing
 
-    def spoiled(self, values: T) -> T:
+    def inject_fault(self, values: T) -> T:
         """What a stage gave; something else where a test wants it so."""
         for fault in self._faults:
-            values = fault.spoil(self.stage, values)
+            values = fault.spoil_values(self.stage, values)
         return values
 
     def _tell(self, preview: bytes | None = None) -> None:
@@ -92,6 +92,6 @@ class Watch:
                 preview=preview,
             )
         )
-        self._heed()
+        self._poll_commands()
         if self.cancelled.is_set():
             raise Cancelled

@@ -21,40 +21,40 @@ from pipeline.children.channel import Channel, ParentGone
 from pipeline.children.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
+    ClipDone,
     Embed,
     Failed,
-    Filmed,
+    FramesReady,
+    FreeMemory,
+    Generate,
     Load,
     Loaded,
-    Made,
-    Make,
     OutOfMemory,
-    Surveyed,
 )
 from pipeline.children.protocol import Cancelled as CancelledReply
-from pipeline.children.protocol import Spoilt as SpoiltReply
+from pipeline.children.protocol import QualityRejected as SpoiltReply
 from pipeline.request.presets import MICRO_FAMILY, family_of
-from pipeline.worker import generate
 from pipeline.worker.diffusion.decode import release
 from pipeline.worker.errors import (
     Cancelled,
-    Refused,
-    Spoilt,
+    QualityFailure,
+    SettingsRefused,
     first_line,
     is_device_lost,
     is_disk,
     is_out_of_memory,
-    shortage,
+    parse_shortage,
 )
 from pipeline.worker.faults import Fault
+from pipeline.worker.generate import RenderedFrames, generate_frames, write_clip
 from pipeline.worker.memory import budget
-from pipeline.worker.model.loader import Model, checked_device, device_facts, load
+from pipeline.worker.model.loader import LoadedModel, checked_device, device_facts, load_model
 from pipeline.worker.optimizations import fused_ops, kernel_cache
-from pipeline.worker.prefetch import Lookahead
-from pipeline.worker.progress import Watch
-from pipeline.worker.video_thread import Finisher
+from pipeline.worker.prefetch import Prefetcher
+from pipeline.worker.progress import ProgressReporter
+from pipeline.worker.video_thread import VideoThread
 
-NoClip = SpoiltReply | OutOfMemory | Failed | CancelledReply
+FailureReply = SpoiltReply | OutOfMemory | Failed | CancelledReply
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "av", "pillow")
 _LOAD_STEPS = 6
@@ -66,24 +66,24 @@ class Server:
     def __init__(self, channel: Channel, faults: Sequence[Fault] = ()) -> None:
         self._channel = channel
         self._faults = faults
-        self._model: Model | None = None
+        self._model: LoadedModel | None = None
         self._budget = budget.Budget(torch.device("cpu"), None)
-        self._finisher = Finisher()
-        self._lookahead = Lookahead()
-        self._watches: dict[str, Watch] = {}
+        self._video_thread = VideoThread()
+        self._prefetcher = Prefetcher()
+        self._reporters: dict[str, ProgressReporter] = {}
 
-    def load(self, order: Load) -> Loaded | NoClip:
+    def load(self, order: Load) -> Loaded | FailureReply:
         """Load a model in place of the present one."""
-        self._lookahead.wait()
+        self._prefetcher.wait()
         if self._model:
             self._model = None
             gc.unfreeze()
             gc.collect()
-        watch = Watch(
+        watch = ProgressReporter(
             self._channel,
             "load",
             faults=[f for f in self._faults if not f.when],
-            heed=self._heed,
+            poll_commands=self._poll_commands,
         )
         try:
             return self._load(order, watch)
@@ -95,67 +95,67 @@ class Server:
             return Failed(stage="load", reason=reply.detail, retry=True)
         return reply
 
-    def survey(self) -> Surveyed:
+    def query_memory(self) -> FreeMemory:
         """How much of the device's memory a clip may have now."""
-        return Surveyed(free=self._budget.room())
+        return FreeMemory(free=self._budget.free())
 
-    def make(self, order: Make) -> None:
+    def generate(self, order: Generate) -> None:
         """Film one clip, and have it finished."""
         model = self._model
         if model is None:
             reason = "no model is loaded"
             self._channel.send(Failed(job=order.job, stage="start", reason=reason, retry=False))
             return
-        watch = self._watches[order.job] = Watch(
+        watch = self._reporters[order.job] = ProgressReporter(
             self._channel,
             "encode",
             job=order.job,
             faults=[f for f in self._faults if f.concerns(order)],
             settle=self._settle,
-            heed=self._heed,
+            poll_commands=self._poll_commands,
         )
         try:
             with self._budget.kept():
-                film = generate.film(model, order, watch, self._budget)
+                film = generate_frames(model, order, watch, self._budget)
             watch.leave_device()
-            self._finisher.wait()
+            self._video_thread.wait()
         except ParentGone:
             raise
         except Exception as error:
             reply = self._released(_reply(error, watch), watch)
-            del self._watches[order.job]
-            self._send(reply, order.job, self._strays(model))
+            del self._reporters[order.job]
+            self._send(reply, order.job, self._leaked_bytes(model))
             return
-        self._channel.send(Filmed(job=order.job, strays=self._strays(model)))
-        self._finisher.begin(partial(self._finish, film, watch))
+        self._channel.send(FramesReady(job=order.job, leaked_bytes=self._leaked_bytes(model)))
+        self._video_thread.begin(partial(self._finish, film, watch))
 
     def embed(self, order: Embed) -> None:
         """Begin with what a clip needs that will be made soon."""
         if self._model is not None:
-            self._lookahead.begin(self._model, order)
+            self._prefetcher.begin(self._model, order)
 
     def cancel(self, job: str) -> None:
         """Have a clip given up at its next step, if it is still being made."""
-        if watch := self._watches.get(job):
+        if watch := self._reporters.get(job):
             watch.cancelled.set()
 
-    def _finish(self, film: generate.Film, watch: Watch) -> None:
+    def _finish(self, film: RenderedFrames, watch: ProgressReporter) -> None:
         """In the finisher's thread."""
         job = film.order.job
         try:
-            reply: Made | NoClip = generate.finish(film, watch)
+            reply: ClipDone | FailureReply = write_clip(film, watch)
         except ParentGone:
             raise
         except Exception as error:
             reply = _reply(error, watch)
-        del self._watches[job]
+        del self._reporters[job]
         self._send(reply, job)
 
-    def _send(self, reply: Made | NoClip, job: str, strays: int | None = None) -> None:
+    def _send(self, reply: ClipDone | FailureReply, job: str, strays: int | None = None) -> None:
         told = {"job": job} if strays is None else {"job": job, "strays": strays}
         self._channel.send(reply.model_copy(update=told))
 
-    def _heed(self) -> None:
+    def _poll_commands(self) -> None:
         """Hear what the parent says while a request is being served: what gets no answer."""
         while self._channel.waiting():
             match self._channel.receive():
@@ -166,7 +166,7 @@ class Server:
                 case request:
                     raise RuntimeError(f"{request.type} while another request is being served")
 
-    def _strays(self, model: Model) -> int | None:
+    def _leaked_bytes(self, model: LoadedModel) -> int | None:
         """Bytes on the device that are no weights, once all is released."""
         try:
             release(model.device)
@@ -175,7 +175,7 @@ class Server:
         live = self._budget.live()
         return None if live is None else max(0, live - model.weights.held())
 
-    def _load(self, order: Load, watch: Watch) -> Loaded:
+    def _load(self, order: Load, watch: ProgressReporter) -> Loaded:
         since = time.monotonic()
         watch.enter("load", _LOAD_STEPS)
         device = checked_device(order.device)
@@ -183,7 +183,7 @@ class Server:
             torch.cuda.set_device(device)
         _set_threads(order.model)
         self._budget = budget.Budget(device, order.max_memory)
-        model = load(
+        model = load_model(
             order.model,
             order.device,
             order.dtype,
@@ -191,10 +191,10 @@ class Server:
             on_step=watch.step,
         )
         with self._budget.kept():
-            model.bring_unet()
+            model.load_unet()
         if device.type == "cuda":
             _keep_kernels()
-            fused_ops.prove(device, model.dtype)
+            fused_ops.self_test(device, model.dtype)
         self._model = model
         gc.collect()
         gc.freeze()  # no clip need look through a model either
@@ -212,7 +212,7 @@ class Server:
             seconds=round(time.monotonic() - since, 3),
         )
 
-    def _released(self, reply: NoClip, watch: Watch) -> NoClip:
+    def _released(self, reply: FailureReply, watch: ProgressReporter) -> FailureReply:
         """Let go of what the failed work held; an error of CUDA may only come to light here."""
         try:
             release(self._model.device if self._model else torch.device("cpu"))
@@ -246,25 +246,25 @@ def _keep_kernels() -> None:
         print(f"our kernels are made anew with each worker: {error}; {advice}", file=sys.stderr)
 
 
-def _reply(error: Exception, watch: Watch) -> NoClip:
+def _reply(error: Exception, watch: ProgressReporter) -> FailureReply:
     """What an error means to the parent. A lost device ends the process."""
     if isinstance(error, Cancelled):
         return CancelledReply()
-    if isinstance(error, Spoilt):
+    if isinstance(error, QualityFailure):
         return SpoiltReply(
             stage=watch.stage,
             flaw=error.flaw.kind,
             reason=error.flaw.reason,
-            figures=error.figures,
+            measurements=error.figures,
         )
     if is_device_lost(error):
         print(f"the device is lost: {first_line(error)}", file=sys.stderr)
         sys.exit(EXIT_DEVICE_LOST)  # once the finisher, which needs no device, is done
     if is_out_of_memory(error):
-        told = shortage(error)
+        told = parse_shortage(error)
         figures = told._asdict() if told else {}
         return OutOfMemory(stage=watch.stage, detail=first_line(error), **figures)
-    final = isinstance(error, (Refused, ModelUnusable))
+    final = isinstance(error, (SettingsRefused, ModelUnusable))
     if not final:
         sys.excepthook(type(error), error, error.__traceback__)
     reason = first_line(error) if final else f"{type(error).__name__}: {first_line(error)}"

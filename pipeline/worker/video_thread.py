@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pipeline.children.channel import ParentGone
 
 
-class Finisher:
+class VideoThread:
     """Gives work to its thread, one piece after the other."""
 
     def __init__(self) -> None:

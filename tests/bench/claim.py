@@ -23,9 +23,9 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from daemon.jobs.claim_filter import Fit
+from daemon.jobs.claim_filter import ClaimFilter
 from daemon.jobs.database import Database
-from daemon.jobs.store import Ledger
+from daemon.jobs.store import JobStore
 from tests.bench.fleet import Bench, serving_seconds
 from tests.bench.head import head, p99
 from tests.bench.ledger import fill
@@ -48,8 +48,8 @@ _LAYERS = ("psycopg", "sqlalchemy", "daemon")
 class Claims:
     """Claims one after another; `whole` are the milliseconds of each."""
 
-    def __init__(self, database: Database, inbox: str, fit: Fit | None = None) -> None:
-        self._ledger, self._inbox, self._fit = Ledger(database), inbox, fit
+    def __init__(self, database: Database, inbox: str, fit: ClaimFilter | None = None) -> None:
+        self._ledger, self._inbox, self._fit = JobStore(database), inbox, fit
         self.whole: list[float] = []
 
     def make(self, count: int) -> None:
@@ -75,7 +75,7 @@ def in_sqlite(options: argparse.Namespace) -> Table:
         fill(database, options.finished, 2 * options.claims)
         add("a claim", Claims(database, "inbox"), "p99 under 20 ms")
         fill(database, 0, options.waiting, first, priority=3, need=2)
-        small = Claims(database, "inbox", Fit(1, {"inbox": 2}))
+        small = Claims(database, "inbox", ClaimFilter(1, {"inbox": 2}))
         add(f"a claim past {options.waiting:,} that do not fit", small)
         database.close()
     return table
@@ -174,7 +174,10 @@ def main() -> None:
         served = f"PostgreSQL {bench.one('show server_version')}, fsync on"
         jobs = f"{options.finished:,} finished jobs, {options.waiting:,} waiting"
         console.print(head(f"{served}, {jobs}; python -m tests.bench.claim"))
-        whole, small = Claims(database, "bench"), Claims(database, "bench", Fit(1, {"bench": 2}))
+        whole, small = (
+            Claims(database, "bench"),
+            Claims(database, "bench", ClaimFilter(1, {"bench": 2})),
+        )
         for table in measured(bench, whole, options.claims):
             console.print(table)
         console.print(layers(whole, options.claims))

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.worker.output.frames import Frames
-from pipeline.worker.output.video import write
+from pipeline.worker.output.video import write_video
 from tests.bench.head import head
 
 QUALITY = 17
@@ -44,7 +44,7 @@ def moving(frames: int, height: int, width: int) -> Frames:
 
 def ours(path: Path, frames: Frames) -> None:
     """As the worker writes it."""
-    write(path, frames, fps=FPS, quality=QUALITY, encoder="x264", metadata={},
+    write_video(path, frames, fps=FPS, quality=QUALITY, encoder="x264", metadata={},
           on_step=lambda _: None)  # fmt: skip
 
 

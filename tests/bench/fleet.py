@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from tests.bench.head import head, p99
@@ -103,14 +103,14 @@ class Bench:
 def work(url: str, owner: str, count: int) -> list[float]:
     """Claim and finish so many; milliseconds of each claim."""
     database, taken = Database(url), []
-    ledger = Ledger(database)
+    ledger = JobStore(database)
     for _ in range(count):
         began = time.perf_counter()
         job = ledger.claim(owner, 30, [], ["bench"])
         taken.append((time.perf_counter() - began) * 1000)
         assert job is not None
         assert ledger.renew(job, 30, None) == "ok"
-        assert ledger.publishing(job, {}, 30)
+        assert ledger.begin_publication(job, {}, 30)
         assert ledger.done(job, {"clip": f"{job.id}.mp4", "degraded": True})
         ledger.moved(job, "archive", job.path)
     database.close()
@@ -125,7 +125,7 @@ def claims(bench: Bench, count: int, hosts: int) -> list[str]:
         taken = [ms for one in each for ms in one.result()]
     seconds = time.perf_counter() - began
     database = Database(bench.url)
-    history, began = History(database), time.perf_counter()
+    history, began = JobQueries(database), time.perf_counter()
     history.counts()
     counted = (time.perf_counter() - began) * 1000
     database.close()

@@ -14,12 +14,12 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from daemon.cli.demo import SAMPLES
-from pipeline.children.generation import Clip, NoClip, Order
-from pipeline.children.generator import Maker
+from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest
+from pipeline.children.generator import ClipGenerator
 from pipeline.children.protocol import Load
 from pipeline.memory.modes import Mode, Rung
 from pipeline.micro.training.motions import Motion
-from pipeline.quality import NO_LIMITS, Figures, Limits, flaw
+from pipeline.quality import NO_LIMITS, Measurements, QualityLimits, find_flaw
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Spec
 
@@ -35,7 +35,7 @@ async def main() -> None:
     if not pictures:
         parser.error(f"no .jpg in {arguments.pictures}")
     load = Load(model=MICRO, device="cpu", dtype="float32")
-    maker = Maker(load, lambda _: None, print, limits=NO_LIMITS)
+    maker = ClipGenerator(load, lambda _: None, print, limits=NO_LIMITS)
     print(
         f"{'preset':10}{'picture':14}{'still':>8}{'moving':>8}{'likeness':>10}{'grey':>8}{'black':>7}"
     )
@@ -53,14 +53,14 @@ async def main() -> None:
                     f"{max(f.grey for f in every):8.3f}{max(f.black for f in every):7.2f}",
                     flush=True,
                 )
-                refused += sum(flaw(f, Limits()) is not None for f in every)
+                refused += sum(find_flaw(f, QualityLimits()) is not None for f in every)
                 count += len(figures)
     finally:
         await maker.close()
     print(f"{refused} of {count} clips would be refused")
 
 
-async def measured(maker: Maker, name: str, picture: Path, motion: Motion) -> Figures:
+async def measured(maker: ClipGenerator, name: str, picture: Path, motion: Motion) -> Measurements:
     preset = MICRO_FAMILY.presets[name]
     spec = Spec(
         prompt=_PROMPTS.get(motion, f"camera {motion}"),
@@ -80,10 +80,12 @@ async def measured(maker: Maker, name: str, picture: Path, motion: Motion) -> Fi
         with Image.open(picture) as opened:
             ImageOps.fit(opened.convert("RGB"), (preset.side, preset.side)).save(clean)
         rung = Rung(Mode.FAST, spec.width, spec.height, spec.frames)
-        order = Order("bench", spec, (rung,), lambda *_: 0, clean, Path(folder))
-        answer = await maker.make(order, lambda _: None)
-    assert isinstance(answer, Clip), answer.reason if isinstance(answer, NoClip) else answer
-    return answer.made.figures
+        order = GenerationRequest("bench", spec, (rung,), lambda *_: 0, clean, Path(folder))
+        answer = await maker.generate(order, lambda _: None)
+    assert isinstance(answer, Clip), (
+        answer.reason if isinstance(answer, GenerationFailure) else answer
+    )
+    return answer.made.measurements
 
 
 if __name__ == "__main__":

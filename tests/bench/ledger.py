@@ -19,7 +19,7 @@ from rich.table import Table
 
 from daemon.estimate.duration import queued_work
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History, Wanted
+from daemon.jobs.queries import JobFilter, JobQueries
 from daemon.jobs.schema import jobs
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
@@ -82,7 +82,7 @@ def main() -> None:
     table = Table("what", "median", "p99", box=None)
     with tempfile.TemporaryDirectory(prefix="i2vd-ledger-", dir=Path.cwd()) as folder:
         database = Database(f"sqlite:///{folder}/queue.sqlite")
-        history = History(database)
+        history = JobQueries(database)
         fill(database, options.finished, options.waiting)
 
         def add(what: str, ask: Callable[[], object]) -> None:
@@ -92,8 +92,8 @@ def main() -> None:
         add("jobs by state", history.counts)
         add("outcomes by rule and preset", history.outcomes)
         add("the work that waits", lambda: queued_work(history))
-        add("the newest of a preset", lambda: history.newest(Wanted(preset="high")))
-        add("pictures still to be put away", history.unsettled)
+        add("the newest of a preset", lambda: history.newest(JobFilter(preset="high")))
+        add("pictures still to be put away", history.pending_archival)
         database.close()
     console = Console(width=100)
     asked = f"--finished {options.finished} --waiting {options.waiting}"

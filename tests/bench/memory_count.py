@@ -22,18 +22,18 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.memory.dimensions import PUBLISHED
-from pipeline.memory.model import Peak, peak
+from pipeline.memory.model import PeakMemory, peak
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.worker import placement
 from pipeline.worker.diffusion import decode
-from pipeline.worker.diffusion.conditioning import Conditions, conditions
-from pipeline.worker.diffusion.sampler import guided, plain
-from pipeline.worker.memory.budget import Ledger
-from pipeline.worker.model.loader import Model
+from pipeline.worker.diffusion.conditioning import Conditions, encode_conditions
+from pipeline.worker.diffusion.sampler import predict_guided, predict_unguided
+from pipeline.worker.memory.budget import JobStore
+from pipeline.worker.model.loader import LoadedModel
 from tests.published import published
 
-STAGES = Peak._fields
+STAGES = PeakMemory._fields
 
 
 class Shapes(TorchFunctionMode):
@@ -56,7 +56,7 @@ class Shapes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Witness(Ledger):
+class Witness(JobStore):
     """Remembers which tensors lived at the peak, and in which module it was reached."""
 
     def __init__(self, kind: str, tensors: bool = False) -> None:
@@ -104,54 +104,62 @@ class Witness(Ledger):
             handle.remove()
 
 
-def count(model: Model, rung: Rung, guidance: float, tensors: bool = False) -> dict[str, Witness]:
+def count(
+    model: LoadedModel, rung: Rung, guidance: float, tensors: bool = False
+) -> dict[str, Witness]:
     """Peak of live tensors of each stage, with what lived then. `model` is on the meta device."""
     for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
-        model.weights.leave(network)
+        model.weights.unload(network)
     model.embeddings.clear()
     seen = {stage: Witness(model.device.type, tensors) for stage in STAGES}
     networks = (model.unet, model.vae, model.text_encoder, model.image_encoder)
     with torch.no_grad(), Shapes():
         with seen["encode"].watching(*networks):
-            if rung.mode.thrift.weights == "device":
-                model.bring_unet()
+            if rung.mode.policy.weights == "device":
+                model.load_unet()
             picture = Image.new("RGB", (rung.width, rung.height))
             prompts = ["waves", "static"] if guidance > 1 else ["waves"]
-            wanted, unwanted = conditions(
+            wanted, unwanted = encode_conditions(
                 model, picture, prompts, frames=rung.frames, fps=16,
-                striped=rung.mode.thrift.stripes, on_step=lambda: None,
+                striped=rung.mode.policy.vae_tiling, on_step=lambda: None,
             )  # fmt: skip
-        model.weights.leave(model.unet)
+        model.weights.unload(model.unet)
         cells = (rung.height // model.vae_factor, rung.width // model.vae_factor)
         with seen["denoise"].watching(model.unet):
             latents = torch.empty(1, 4, rung.frames, *cells, device=model.device)
             predict(model, rung.mode, wanted, unwanted, latents)
-        model.weights.leave(model.unet)
+        model.weights.unload(model.unet)
         with seen["decode"].watching(model.vae):
-            if rung.mode.thrift.weights == "device":
-                model.bring_unet()
+            if rung.mode.policy.weights == "device":
+                model.load_unet()
             frames_in_chunks(model, rung.mode, latents)
     return seen
 
 
 def predict(
-    model: Model, mode: Mode, wanted: Conditions, unwanted: Conditions | None, latents: torch.Tensor
+    model: LoadedModel,
+    mode: Mode,
+    wanted: Conditions,
+    unwanted: Conditions | None,
+    latents: torch.Tensor,
 ) -> None:
     """One step, as the sampler makes it, and a second, when the pieces' order is known."""
     time = torch.empty((), dtype=torch.long, device=model.device)
-    with placement.unet(model, mode) as unet:
-        for _ in range(1 if mode.thrift.weights == "device" else 2):
+    with placement.unet_on_device(model, mode) as unet:
+        for _ in range(1 if mode.policy.weights == "device" else 2):
             if unwanted is None:
-                plain(unet, wanted)(latents, time)
+                predict_unguided(unet, wanted)(latents, time)
             else:
-                guided(unet, wanted, unwanted, 9.0, halves=mode.thrift.halves)(latents, time)
+                predict_guided(
+                    unet, wanted, unwanted, 9.0, sequential_cfg=mode.policy.sequential_cfg
+                )(latents, time)
 
 
-def frames_in_chunks(model: Model, mode: Mode, latents: torch.Tensor) -> None:
+def frames_in_chunks(model: LoadedModel, mode: Mode, latents: torch.Tensor) -> None:
     """The first chunk of frames, decoded as `decode` does."""
     cells = latents[0].transpose(0, 1)
-    with placement.vae(model, striped=mode.thrift.stripes):
-        decode._decoded(model, cells[: decode.together(cells, mode.thrift)].to(model.dtype))
+    with placement.vae_on_device(model, striped=mode.policy.vae_tiling):
+        decode._decoded(model, cells[: decode.frames_at_once(cells, mode.policy)].to(model.dtype))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -168,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for mode in map(Mode, asked.modes.split(",")):
             rung = Rung(mode, preset.side, preset.side, preset.frames)
             seen = count(model, rung, preset.guidance, asked.tensors)
-            counted = Peak(*(seen[stage].peak for stage in STAGES))
+            counted = PeakMemory(*(seen[stage].peak for stage in STAGES))
             told = peak(rung, PUBLISHED, "float16", guided=preset.guidance > 1)
             numbers = (*counted, None, *told, counted.most, told.most)
             table.add_row(
@@ -181,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console(width=140).print(table)
 
 
-def show(title: str, witness: Witness, model: Model) -> None:
+def show(title: str, witness: Witness, model: LoadedModel) -> None:
     """The largest tensors that lived at a stage's peak, but for weights."""
     parts = (model.unet, model.vae, model.text_encoder, model.image_encoder)
     weights = {tuple(tensor.shape) for part in parts for tensor in part.parameters()}

@@ -20,22 +20,22 @@ from torch.nn import functional
 
 from pipeline.children.protocol import PREVIEW_FRAMES
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, load_model
+from pipeline.micro.training.film import Setting, load_on_cpu
 from pipeline.micro.training.heldout import PROMPTS, to_image, truth
 from pipeline.micro.training.motions import Motion
-from pipeline.worker.diffusion.conditioning import conditions
+from pipeline.worker.diffusion.conditioning import encode_conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.denoise import denoise
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.output.preview import colours, strip
 
 SETTING = Setting(width=128, height=128, frames=PREVIEW_FRAMES, steps=4)
 
 
-def priced(model: Model, picture: Image.Image) -> list[str]:
+def priced(model: LoadedModel, picture: Image.Image) -> list[str]:
     """A line of the table."""
     prompt = PROMPTS[Motion.PAN_RIGHT]
-    wanted, _ = conditions(
+    wanted, _ = encode_conditions(
         model, picture, [prompt], frames=SETTING.frames, fps=16, striped=False,
         on_step=lambda: None,
     )  # fmt: skip
@@ -48,7 +48,7 @@ def priced(model: Model, picture: Image.Image) -> list[str]:
     times.append(time.process_time())
     jpeg = strip(latents[0], line)
     times.append(time.process_time())
-    frames = decode(model, latents, SETTING.mode.thrift, on_step=lambda _: None)
+    frames = decode(model, latents, SETTING.mode.policy, on_step=lambda _: None)
     times.append(time.process_time())
     assert jpeg is not None
     cells = latents[0].permute(1, 2, 3, 0).numpy() @ line[:-1] + line[-1]
@@ -75,7 +75,7 @@ def _decibels(first: np.ndarray, second: np.ndarray) -> float:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    model = load_model()
+    model = load_on_cpu()
     table = Table("photograph", "fit", "strip", "VAE", "JPEG", "line", "shown", box=None)
     for number, larger in enumerate(heldout.photographs(SETTING), 1):
         table.add_row(

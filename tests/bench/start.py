@@ -17,7 +17,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.children.protocol import Load, Make, Progress
+from pipeline.children.protocol import Generate, Load, Progress
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
 from tests.bench.head import head
@@ -69,7 +69,7 @@ def marks(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:
         spec = a_spec(guidance=1.0)
         size = {"width": spec.width, "height": spec.height, "frames": spec.frames}
         peer.send(
-            Make(job="1", spec=spec, mode=Mode.FAST, picture=str(folder / "clean.png"),
+            Generate(job="1", spec=spec, mode=Mode.FAST, picture=str(folder / "clean.png"),
                  staging=str(folder), **size)
         )  # fmt: skip
         _until(peer, "denoise", 1)

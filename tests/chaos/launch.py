@@ -36,7 +36,7 @@ if method := os.environ.get("CHAOS_METHOD"):
     daemon.dispatch.outcome.probe_commit_method = lambda _: CommitMethod(method)
 
 if quick := os.environ.get("CHAOS_QUICK"):
-    pipeline.children.image_pool._QUICK = float(quick)
+    pipeline.children.image_pool._QUICK_SECONDS = float(quick)
 
 if looks := os.environ.get("CHAOS_LOOKS"):
 
@@ -49,6 +49,6 @@ if looks := os.environ.get("CHAOS_LOOKS"):
     daemon.intake.watcher.scan = _recorded
 
 if "PEER_FILM" in os.environ:
-    daemon.app.Maker = partial(daemon.app.Maker, module="tests.pipeline.peer")  # type: ignore[misc]
+    daemon.app.ClipGenerator = partial(daemon.app.ClipGenerator, module="tests.pipeline.peer")  # type: ignore[misc]
 
 main()

@@ -8,8 +8,8 @@ import pytest
 
 from daemon.jobs.database import Database
 from daemon.jobs.job import Drop, Job
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, Spec, resolve
 from tests.postgres import Server
@@ -35,11 +35,11 @@ def database(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def ledger(database: Database) -> Ledger:
-    return Ledger(database)
+def ledger(database: Database) -> JobStore:
+    return JobStore(database)
 
 
-def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
+def claim(ledger: JobStore, owner: str = "me", lease: float = 30.0) -> Job:
     """The next job, which there must be."""
     job = ledger.claim(owner, lease)
     assert job is not None
@@ -47,8 +47,8 @@ def claim(ledger: Ledger, owner: str = "me", lease: float = 30.0) -> Job:
 
 
 @pytest.fixture
-def history(database: Database) -> History:
-    return History(database)
+def history(database: Database) -> JobQueries:
+    return JobQueries(database)
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def make_drop() -> Callable[..., Drop]:
 
 
 @pytest.fixture
-def enqueue(ledger: Ledger, spec: Spec, make_drop: Callable[..., Drop]) -> Callable[..., list[int]]:
+def enqueue(
+    ledger: JobStore, spec: Spec, make_drop: Callable[..., Drop]
+) -> Callable[..., list[int]]:
     def enqueue(
         path: str = "cat.jpg",
         fingerprint: str = "1",
@@ -82,7 +84,7 @@ def enqueue(ledger: Ledger, spec: Spec, make_drop: Callable[..., Drop]) -> Calla
         need: int | None = None,
         inbox: str = "inbox",
     ) -> list[int]:
-        return ledger.admit(
+        return ledger.enqueue(
             make_drop(path, fingerprint, sha256).model_copy(update={"inbox": inbox}),
             [spec] * variants,
             needs=[] if need is None else [need] * variants,

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.lock import AlreadyRunning, Lock
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.storage.folders import create_folders
 from daemon.telemetry import systemd
 from daemon.telemetry.metrics import Metrics, free_bytes
@@ -64,19 +64,19 @@ def test_the_watchdog_is_answered_twice_as_often_as_asked(
     assert systemd.watchdog_interval() is None
 
 
-def test_metrics_of_the_ledger_survive_a_restart(ledger: Ledger, history: History) -> None:
+def test_metrics_of_the_ledger_survive_a_restart(ledger: JobStore, history: JobQueries) -> None:
     for _ in range(2):
         metrics = Metrics()
-        metrics.watch_ledger(history)
+        metrics.watch_queue(history)
         text = generate_latest(metrics.registry).decode()
         families = {family.name: family for family in text_string_to_metric_families(text)}
         states = {s.labels["state"] for s in families["i2vd_jobs"].samples}
         assert states == {"queued", "running", "publishing", "done", "failed", "cancelled"}
 
 
-def test_every_metric_has_help_and_our_prefix(history: History) -> None:
+def test_every_metric_has_help_and_our_prefix(history: JobQueries) -> None:
     metrics = Metrics()
-    metrics.watch_ledger(history)
+    metrics.watch_queue(history)
     metrics.watch_gauge("i2vd_x", "Help.", ["a"], lambda: [(["b"], 1.0)])
     for family in metrics.registry.collect():
         assert family.name.startswith("i2vd_")

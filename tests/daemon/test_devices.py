@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.devices import _cards, devices
+from daemon.devices import _list_gpus, resolve_devices
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_the_cards_are_those_that_we_may_use(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert _cards(two_cards) == found
+    assert _list_gpus(two_cards) == found
 
 
 def test_devices_are_taken_as_named() -> None:
-    assert devices(["cpu", "cuda:1"]) == ["cpu", "cuda:1"]
+    assert resolve_devices(["cpu", "cuda:1"]) == ["cpu", "cuda:1"]

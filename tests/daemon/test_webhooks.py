@@ -15,7 +15,7 @@ from standardwebhooks.webhooks import Webhook as Library
 from daemon.config.settings import Hook, Settings, SettingsError
 from daemon.jobs.database import Database
 from daemon.jobs.schema import events, meta
-from daemon.jobs.store import Ledger
+from daemon.jobs.store import JobStore
 from daemon.telemetry.metrics import Metrics
 from daemon.webhooks import Webhook
 from tests.postgres import Server
@@ -60,7 +60,7 @@ async def telling(
             database.close()
 
 
-def fail(ledger: Ledger, enqueue: Enqueue, name: str) -> None:
+def fail(ledger: JobStore, enqueue: Enqueue, name: str) -> None:
     """A job comes and fails."""
     enqueue(name)
     job = ledger.claim("me", 30)
@@ -85,7 +85,7 @@ async def begun(database: Database) -> None:
 
 
 async def test_two_hosts_begin_one_hook_and_tell_each_event_once(
-    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
     async with telling(url, receiver, hosts=3):
         await begun(database)
@@ -97,7 +97,7 @@ async def test_two_hosts_begin_one_hook_and_tell_each_event_once(
 
 
 async def test_an_event_that_is_committed_late_is_told_in_its_place(
-    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
     async with telling(url, receiver):
         await begun(database)
@@ -113,7 +113,7 @@ async def test_an_event_that_is_committed_late_is_told_in_its_place(
 
 
 async def test_what_a_host_could_not_tell_another_tells(
-    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
     receiver.answers = [500]
     async with telling(url, receiver):
@@ -143,7 +143,7 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
     url: str,
     receiver: Receiver,
     database: Database,
-    ledger: Ledger,
+    ledger: JobStore,
     enqueue: Enqueue,
     tmp_path: Path,
     secret: str,
@@ -164,7 +164,7 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
 
 
 async def test_a_message_without_a_secret_is_not_signed(
-    url: str, receiver: Receiver, database: Database, ledger: Ledger, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
     async with telling(url, receiver):
         await begun(database)

@@ -24,8 +24,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.image_pool import Decoder
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected
 from pipeline.image.decode import DEFAULT_MEMORY, MEMORY
 from pipeline.request.presets import MICRO_FAMILY
@@ -59,8 +59,8 @@ class Fuzz:
         self.figures = Figures()
         self._picture, self._output = folder / "mutant.bin", folder / "clean.png"
         self._keep = keep
-        self._lost: list[Loss] = []
-        self._decoder = Decoder(lambda _: None, self._lost.append)
+        self._lost: list[ChildFailure] = []
+        self._decoder = ImagePool(lambda _: None, self._lost.append)
 
     async def run(self, mutants: Iterable[tuple[str, Mutant]]) -> Figures:
         """Ask all, then end the child."""

@@ -32,21 +32,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.children.protocol import Make, Progress
-from pipeline.memory.dimensions import PUBLISHED, Anatomy, anatomy_of
-from pipeline.memory.ladder import first_that_fits, rungs
-from pipeline.memory.model import need, peak_of
+from pipeline.children.protocol import Generate, Progress
+from pipeline.memory.dimensions import PUBLISHED, ModelDimensions, dimensions_of
+from pipeline.memory.ladder import first_fitting, rungs
+from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec
 from pipeline.worker import generate
 from pipeline.worker.diffusion.decode import release
-from pipeline.worker.errors import Spoilt, is_out_of_memory
+from pipeline.worker.errors import QualityFailure, is_out_of_memory
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.model.loader import Model, load
+from pipeline.worker.model.loader import LoadedModel, load_model
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.progress import Watch
+from pipeline.worker.progress import ProgressReporter
 from tests.gpu import service, speed
 from tests.published import noise, published
 
@@ -61,9 +61,9 @@ Row = dict[str, Any]
 class Bench:
     """A model on a device, and what is known of it."""
 
-    model: Model
+    model: LoadedModel
     family: Family
-    anatomy: Anatomy
+    anatomy: ModelDimensions
     steps: int | None
     """Instead of the preset's."""
 
@@ -128,10 +128,10 @@ def _bench(asked: argparse.Namespace) -> Bench:
     steps = asked.steps or (None if asked.what == "speed" else 3)
     if asked.model == MICRO:
         kind = "float16" if asked.device.startswith("cuda") else "float32"
-        model = load(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
-        return Bench(model, MICRO_FAMILY, anatomy_of(MICRO), steps)
+        model = load_model(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
+        return Bench(model, MICRO_FAMILY, dimensions_of(MICRO), steps)
     model = published(asked.device, torch.float16, noise)
-    fused_ops.prove(model.device, model.dtype)
+    fused_ops.self_test(model.device, model.dtype)
     return Bench(model, I2VGEN_XL, PUBLISHED, steps)
 
 
@@ -165,14 +165,14 @@ def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]
             _clear(bench.model)
 
             def predicted(rung: Rung, spec: Spec = spec) -> int:
-                return peak_of(spec, rung, bench.anatomy, bench.dtype).most
+                return peak_memory(spec, rung, bench.anatomy, bench.dtype).most
 
             def needs(rung: Rung, spec: Spec = spec) -> int:
-                found = peak_of(spec, rung, bench.anatomy, bench.dtype)
-                return need(found, rung.mode, None, gpu=bench.gpu)
+                found = peak_memory(spec, rung, bench.anatomy, bench.dtype)
+                return required_memory(found, rung.mode, None, gpu=bench.gpu)
 
             ladder = rungs(spec, bench.family, predicted)
-            first = first_that_fits(ladder, budget.room(), needs)
+            first = first_fitting(ladder, budget.free(), needs)
             tried = []
             for rung in ladder[first:]:
                 tried.append(str(rung.mode))
@@ -207,9 +207,9 @@ def _spec(bench: Bench, name: str) -> Spec:
     return spec.model_copy(update={"steps": bench.steps or spec.steps})
 
 
-def _clear(model: Model) -> None:
+def _clear(model: LoadedModel) -> None:
     for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
-        model.weights.leave(network)
+        model.weights.unload(network)
     release(model.device)
 
 
@@ -232,13 +232,13 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     model = bench.model
     settle = torch.cuda.synchronize if bench.gpu else lambda: None
     ear = _Ear()
-    watch = Watch(ear, "encode", settle=settle)  # type: ignore[arg-type]
+    watch = ProgressReporter(ear, "encode", settle=settle)  # type: ignore[arg-type]
     outcome = "made"
     _clear(model)
     with tempfile.TemporaryDirectory() as folder, budget.kept():
         noise = np.random.default_rng(0).integers(0, 255, (rung.height, rung.width, 3), np.uint8)
         Image.fromarray(noise).save(f"{folder}/clean.png")
-        order = Make(
+        order = Generate(
             job="gpu",
             spec=Spec.model_construct(**dict(spec)),
             mode=rung.mode,
@@ -250,8 +250,8 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
             limits=NO_LIMITS,
         )
         try:
-            generate.finish(generate.film(model, order, watch, budget), watch)
-        except Spoilt as error:
+            generate.write_clip(generate.generate_frames(model, order, watch, budget), watch)
+        except QualityFailure as error:
             outcome = f"spoilt in {watch.stage}: {error}"
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -261,13 +261,13 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     whole = bench.family.presets[spec.preset].steps
     if "denoise" in seconds and len(ear.steps) > 1:
         seconds["denoise"] = (ear.steps[-1] - ear.steps[-2]) * whole
-    found = peak_of(spec, rung, bench.anatomy, bench.dtype)
+    found = peak_memory(spec, rung, bench.anatomy, bench.dtype)
     return {
         "seconds": round(sum(seconds.values()), 1),
         **{f"of that {stage}": round(spent, 2) for stage, spent in seconds.items()},
         "peak_gb": round((budget.peak() or 0) / 1e9, 3),
         "predicted_gb": round(found.most / 1e9, 3),
-        "needed_gb": round(need(found, rung.mode, None, gpu=bench.gpu) / 1e9, 3),
+        "needed_gb": round(required_memory(found, rung.mode, None, gpu=bench.gpu) / 1e9, 3),
         "outcome": outcome,
     }
 

@@ -25,24 +25,24 @@ from transformers import CLIPImageProcessorPil
 
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import Speed
-from pipeline.request.sampling_plan import course
+from pipeline.request.sampling_plan import sampling_plan
 from pipeline.request.spec import Spec
 from pipeline.worker import placement
-from pipeline.worker.bench.speed import Within, beside, step
-from pipeline.worker.diffusion.conditioning import Conditions, conditions
+from pipeline.worker.bench.speed import Within, step, time_side_by_side
+from pipeline.worker.diffusion.conditioning import Conditions, encode_conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.denoise import denoise
-from pipeline.worker.diffusion.sampler import guided, noise_for, sample, scheduler_for
-from pipeline.worker.model.loader import Model
+from pipeline.worker.diffusion.sampler import noise_for, predict_guided, sample, scheduler_for
+from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.optimizations.cuda_graph import recorded
-from pipeline.worker.optimizations.registry import applied, chosen
+from pipeline.worker.optimizations.cuda_graph import cuda_graphed
+from pipeline.worker.optimizations.registry import apply, select
 
 Row = dict[str, Any]
 _NEGATIVE = "blurry, static"
 
 
-def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]:
+def rows(model: LoadedModel, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]:
     """All rows of a preset, with guidance as the published model has it.
 
     No round of clips begins once so many seconds are over, but for the first.
@@ -75,21 +75,21 @@ def rows(model: Model, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]
         yield row | {"matrix_share": None}
 
 
-def _plain_order(model: Model, network: Any) -> None:
+def _plain_order(model: LoadedModel, network: Any) -> None:
     """A network on the device as the library would have it there."""
-    model.weights.bring(network)
-    model.weights.lay(network, channels_last=False)
+    model.weights.load(network)
+    model.weights.set_layout(network, channels_last=False)
 
 
 def _steps(
-    model: Model, run: Callable[[], Tensor], rounds: int, clock: Callable[[], float]
+    model: LoadedModel, run: Callable[[], Tensor], rounds: int, clock: Callable[[], float]
 ) -> Iterator[Row]:
     """One step of the UNet: each transform alone, then all, as a clip has them."""
     now = run
 
     @contextmanager
     def held() -> Iterator[None]:
-        with placement.unet(model, Mode.FAST):
+        with placement.unet_on_device(model, Mode.FAST):
             yield
         _plain_order(model, model.unet)
 
@@ -102,24 +102,24 @@ def _steps(
     def replayed() -> Iterator[None]:
         nonlocal now
         with held():
-            now = partial(recorded(run.func, model.device), *run.args)  # type: ignore[attr-defined]
+            now = partial(cuda_graphed(run.func, model.device), *run.args)  # type: ignore[attr-defined]
             now()
             yield
             now = run
 
-    names = chosen(Mode.FAST.thrift, model.device)
+    names = select(Mode.FAST.policy, model.device)
     cases: dict[str, Within] = {
-        f"step, {name}": partial(applied, model.unet, [name]) for name in names
+        f"step, {name}": partial(apply, model.unet, [name]) for name in names
     }
-    if fused_ops.at_work():
+    if fused_ops.enabled():
         cases["step, all but our kernels"] = torch_alone
     cases["step, all"] = held
     if model.device.type == "cuda":
         cases["step, all, replayed"] = replayed
-    yield from beside(lambda: now(), cases, rounds, clock)  # noqa: PLW0108 - it changes
+    yield from time_side_by_side(lambda: now(), cases, rounds, clock)  # noqa: PLW0108 - it changes
 
 
-def matrix_rate(model: Model, clock: Callable[[], float]) -> float:
+def matrix_rate(model: LoadedModel, clock: Callable[[], float]) -> float:
     """Operations a second of a large matrix product in the model's type; the median of ten."""
     side = 8192 if model.device.type == "cuda" else 512
     one, other = torch.randn(2, side, side, device=model.device).to(model.dtype)
@@ -180,14 +180,14 @@ Runs = tuple[Callable[[], None], Callable[[], Tensor], dict[str, Callable[[], Te
 """What the reference needs and is not timed, the reference, and ours by speed."""
 
 
-def _loops(model: Model, spec: Spec) -> Runs:
+def _loops(model: LoadedModel, spec: Spec) -> Runs:
     """The plain UNet in the loop, and each speed, under the same conditions."""
     wanted, unwanted = _told(model, spec)
     assert unwanted is not None
     noise = noise_for(spec.seed, tuple(wanted.latents.shape)).to(model.device)
 
     def plainly() -> Tensor:
-        predict = guided(model.unet, wanted, unwanted, spec.guidance)
+        predict = predict_guided(model.unet, wanted, unwanted, spec.guidance)
         scheduler = scheduler_for(model.scheduler, "ddim", None)
         return sample(predict, noise, scheduler, spec.steps, lambda _: None)
 
@@ -201,7 +201,7 @@ def _loops(model: Model, spec: Spec) -> Runs:
     )
 
 
-def _pipelines(model: Model, spec: Spec) -> Runs:
+def _pipelines(model: LoadedModel, spec: Spec) -> Runs:
     """The stock pipeline, and each speed, from picture and prompt.
 
     The pipeline's networks stay on the device, as it has them; ours come for their work.
@@ -242,7 +242,7 @@ def _pipelines(model: Model, spec: Spec) -> Runs:
     return all_there, theirs, {speed: partial(ours, speed) for speed in get_args(Speed)}
 
 
-def _decoding(model: Model, spec: Spec) -> Runs:
+def _decoding(model: LoadedModel, spec: Spec) -> Runs:
     """The VAE as the pipeline calls it, a frame at a time, and ours; differences in 255ths."""
     cells = noise_for(spec.seed, _shape(model, spec)).to(model.device, model.dtype)
 
@@ -253,14 +253,14 @@ def _decoding(model: Model, spec: Spec) -> Runs:
         return scaled.permute(0, 2, 3, 1).cpu()
 
     def ours() -> Tensor:
-        return torch.from_numpy(decode(model, cells, Mode.FAST.thrift, on_step=lambda _: None))
+        return torch.from_numpy(decode(model, cells, Mode.FAST.policy, on_step=lambda _: None))
 
     return partial(_plain_order, model, model.vae), theirs, {"exact": ours}
 
 
-def stock(model: Model) -> I2VGenXLPipeline:
+def stock(model: LoadedModel) -> I2VGenXLPipeline:
     """The library's pipeline on the model's own networks."""
-    side = model.eye["crop_size"]["height"]
+    side = model.image_processor["crop_size"]["height"]
     pipeline = I2VGenXLPipeline(
         vae=model.vae,
         text_encoder=model.text_encoder,
@@ -277,8 +277,8 @@ def stock(model: Model) -> I2VGenXLPipeline:
     return pipeline
 
 
-def _told(model: Model, spec: Spec) -> tuple[Conditions, Conditions | None]:
-    return conditions(
+def _told(model: LoadedModel, spec: Spec) -> tuple[Conditions, Conditions | None]:
+    return encode_conditions(
         model,
         _picture(spec),
         [spec.prompt, _NEGATIVE],
@@ -289,7 +289,7 @@ def _told(model: Model, spec: Spec) -> tuple[Conditions, Conditions | None]:
 
 
 def _denoised(
-    model: Model,
+    model: LoadedModel,
     spec: Spec,
     speed: Speed,
     wanted: Conditions,
@@ -298,7 +298,7 @@ def _denoised(
     return denoise(
         model,
         Mode.FAST,
-        course(spec.model_copy(update={"speed": speed})),
+        sampling_plan(spec.model_copy(update={"speed": speed})),
         wanted,
         unwanted,
         seed=spec.seed,
@@ -308,7 +308,7 @@ def _denoised(
     )
 
 
-def _shape(model: Model, spec: Spec) -> tuple[int, ...]:
+def _shape(model: LoadedModel, spec: Spec) -> tuple[int, ...]:
     cells = (spec.height // model.vae_factor, spec.width // model.vae_factor)
     return (1, model.unet.config.in_channels, spec.frames, *cells)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from daemon.telemetry.gpu_metrics import Gpus
+from daemon.telemetry.gpu_metrics import GpuCollector
 from grafana.picture import filled
 from tests.system.needs import missing, needs
 
@@ -30,7 +30,7 @@ TESTS = yaml.safe_load((GRAFANA / "alerts_test.yml").read_text())["tests"]
 
 NOT_DATA = ("row", "text")
 NOT_HERE = {
-    *(family.name for family in Gpus().describe()),  # no machine of the tests has a GPU
+    *(family.name for family in GpuCollector().describe()),  # no machine of the tests has a GPU
     "i2vd_peak_memory_bytes",  # a CPU does not count it
     "i2vd_memory_forecast_ratio",
 }
@@ -68,7 +68,7 @@ def expressions() -> dict[str, str]:
 
 def families(scrape: str) -> dict[str, Metric]:
     """Our metrics by name, as Prometheus calls them; counters with their _total."""
-    found = {family.name: family for family in Gpus().describe()}
+    found = {family.name: family for family in GpuCollector().describe()}
     for family in text_string_to_metric_families(scrape):
         if family.name.startswith("i2vd_") and not family.name.endswith("_created"):
             name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -27,22 +27,22 @@ from pipeline.children.protocol import (
     EXIT_DEVICE_LOST,
     Cancel,
     Cancelled,
+    ClipDone,
     Embed,
     Failed,
-    Filmed,
+    FramesReady,
+    FreeMemory,
+    Generate,
     Load,
     Loaded,
-    Made,
-    Make,
     OutOfMemory,
     Output,
     Prepared,
     Progress,
-    Spoilt,
-    Survey,
-    Surveyed,
+    QualityRejected,
+    QueryMemory,
 )
-from pipeline.quality import Figures
+from pipeline.quality import Measurements
 
 GB = 10**9
 
@@ -71,9 +71,9 @@ def main() -> None:
                         channel.send(Progress(stage="load", step=0, steps=1))
                         time.sleep(0.5)
                     channel.send(loaded(load))
-                case Survey():
-                    channel.send(Surveyed(free=load.max_memory))
-                case Make() as order:
+                case QueryMemory():
+                    channel.send(FreeMemory(free=load.max_memory))
+                case Generate() as order:
                     words = order.spec.prompt.split()
                     act(channel, words[min(tries, len(words) - 1)], order, number)
                     tries += 1
@@ -83,13 +83,13 @@ def main() -> None:
         sys.exit(0)
 
 
-def act(channel: Channel, word: str, order: Make, number: int) -> None:
+def act(channel: Channel, word: str, order: Generate, number: int) -> None:
     if word == "deadly":
         word = "kill" if "PEER_DEADLY" in os.environ else "film"
     channel.send(Progress(job=order.job, stage="denoise", step=0, steps=10))
     match word:
         case "made":
-            channel.send(Filmed(job=order.job))
+            channel.send(FramesReady(job=order.job))
             channel.send(made(order))
         case "long" | "film" | "steady" | "posed":
             select.select([], [], [], 3.0 if word == "long" else 0.0)  # libfaketime breaks sleep
@@ -102,7 +102,7 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
                 clip = film(channel, order)
                 if word == "posed":
                     (Path(order.staging) / "poster.jpg").write_bytes(plain(48, 48, 230))
-                channel.send(Filmed(job=order.job))
+                channel.send(FramesReady(job=order.job))
                 channel.send(clip)
             except OSError as error:
                 channel.send(
@@ -114,16 +114,20 @@ def act(channel: Channel, word: str, order: Make, number: int) -> None:
             figures = {"requested": 2 * GB, "allocated": 4 * GB, "reserved": 7 * GB}
             channel.send(OutOfMemory(job=order.job, stage="denoise", detail="no room", **figures))
         case "leaky":
-            channel.send(Filmed(job=order.job, strays=GB))
+            channel.send(FramesReady(job=order.job, leaked_bytes=GB))
             channel.send(made(order))
         case "leaky-oom":
-            channel.send(OutOfMemory(job=order.job, stage="denoise", detail="no room", strays=GB))
+            channel.send(
+                OutOfMemory(job=order.job, stage="denoise", detail="no room", leaked_bytes=GB)
+            )
         case "fail" | "retry":
             channel.send(
                 Failed(job=order.job, stage="decode", reason="spoilt", retry=word == "retry")
             )
         case "spoilt":
-            channel.send(Spoilt(job=order.job, stage="write", flaw="black", reason="all is black"))
+            channel.send(
+                QualityRejected(job=order.job, stage="write", flaw="black", reason="all is black")
+            )
         case "die":
             print("peer: my last words", file=sys.stderr)
             sys.exit(7)
@@ -162,14 +166,16 @@ def loaded(load: Load) -> Loaded:
                   device_name="peer", memory=None, versions={}, seconds=0.0)  # fmt: skip
 
 
-def made(order: Make) -> Made:
+def made(order: Generate) -> ClipDone:
     output = Output(sha256="s", size=1, codec="h264", width=order.width, height=order.height,
                     frames=order.frames, fps=8, duration=1.0)  # fmt: skip
-    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=1.0)
-    return Made(job=order.job, output=output, figures=figures, seconds={}, peak_memory=None)
+    figures = Measurements(black=0.0, grey=0.0, motion=9.0, likeness=1.0)
+    return ClipDone(
+        job=order.job, output=output, measurements=figures, seconds={}, peak_memory=None
+    )
 
 
-def film(channel: Channel, order: Make) -> Made:
+def film(channel: Channel, order: Generate) -> ClipDone:
     """Leave the clip as the real worker would: a while of work, written, fsynced."""
     for step in range(int(order.job) % 4):
         select.select([], [], [], 0.05)

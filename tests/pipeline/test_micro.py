@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from pipeline.micro.training import heldout, motions, text
 from pipeline.micro.training.cost import prices
-from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.film import Setting, film, load_on_cpu
 from pipeline.micro.training.metrics import bar, decibels, inner, judge
 from pipeline.micro.training.motions import Motion
 from pipeline.micro.training.trainer import Lesson, learn
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.request.sampling_plan import SAVINGS, Saving
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 
 SETTING = Setting(steps=4)  # grainier than the demo's 12, and three times as fast
 LARGEST = 10_000_000  # bytes of all files together
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model() -> LoadedModel:
     torch.set_num_threads(1)
-    return load_model()
+    return load_on_cpu()
 
 
 def photograph(width: int = 64, height: int = 64) -> Image.Image:
@@ -76,13 +76,13 @@ def test_importing_the_package_stays_light() -> None:
         ("狐狸 🦊", Motion.GENTLE),
     ],
 )
-def test_prompts_are_understood(model: Model, prompt: str, motion: Motion) -> None:
+def test_prompts_are_understood(model: LoadedModel, prompt: str, motion: Motion) -> None:
     with torch.no_grad():
         strength = text.understood(model.text_encoder, text.tokens(model.tokenizer, [prompt]))
     assert list(Motion)[int(strength.argmax())] is motion
 
 
-def test_fresh_prompts_of_the_grammar_are_understood(model: Model) -> None:
+def test_fresh_prompts_of_the_grammar_are_understood(model: LoadedModel) -> None:
     assert text.accuracy(model.tokenizer, model.text_encoder, seed=5, count=300) >= 0.99
 
 
@@ -129,7 +129,7 @@ def test_a_resumed_lesson_ends_like_an_unbroken_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_meets_the_bar_on_a_photograph(model: Model) -> None:
+def test_meets_the_bar_on_a_photograph(model: LoadedModel) -> None:
     picture = heldout.photographs(SETTING)[1]
     report = judge(model, picture, SETTING, photograph=True)
     assert all(line.met for line in bar(report)), bar(report)
@@ -139,7 +139,7 @@ def test_meets_the_bar_on_a_photograph(model: Model) -> None:
 @pytest.mark.slow
 def test_random_weights_show_nothing() -> None:
     torch.manual_seed(0)
-    model = load_model()
+    model = load_on_cpu()
     model.unet = I2VGenXLUNet.from_config(model.unet.config).eval()
     model.weights.hold(model.unet)
     clip = film(model, photograph(), "still", SETTING._replace(steps=2))
@@ -147,7 +147,7 @@ def test_random_weights_show_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_prompt_without_a_known_motion_moves_gently(model: Model) -> None:
+def test_a_prompt_without_a_known_motion_moves_gently(model: LoadedModel) -> None:
     picture = heldout.photographs(SETTING)[1]
     still, gentle = (
         heldout.truth(picture, motion, SETTING) for motion in (Motion.STILL, Motion.GENTLE)
@@ -158,7 +158,7 @@ def test_a_prompt_without_a_known_motion_moves_gently(model: Model) -> None:
 
 
 @pytest.mark.slow
-def test_seeds_differ_and_repeat(model: Model) -> None:
+def test_seeds_differ_and_repeat(model: LoadedModel) -> None:
     first, again, other = (
         film(model, photograph(), "zoom in", SETTING._replace(steps=2), seed) for seed in (1, 1, 2)
     )
@@ -167,7 +167,7 @@ def test_seeds_differ_and_repeat(model: Model) -> None:
 
 
 @pytest.mark.slow
-def test_guidance_with_full_rescale_keeps_the_clip(model: Model) -> None:
+def test_guidance_with_full_rescale_keeps_the_clip(model: LoadedModel) -> None:
     plain = film(model, photograph(), "camera panning right", SETTING)
     for guidance in (2.0, 20.0):
         setting = SETTING._replace(guidance=guidance, rescale=1.0)
@@ -177,7 +177,7 @@ def test_guidance_with_full_rescale_keeps_the_clip(model: Model) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "frames"), [(48, 48, 8), (96, 64, 16), (128, 128, 8)])
-def test_other_sizes_work(model: Model, width: int, height: int, frames: int) -> None:
+def test_other_sizes_work(model: LoadedModel, width: int, height: int, frames: int) -> None:
     setting = Setting(width=width, height=height, frames=frames, steps=2)
     picture = heldout.photographs(setting)[1]
     true = heldout.truth(picture, Motion.ZOOM_OUT, setting)
@@ -189,7 +189,7 @@ def test_other_sizes_work(model: Model, width: int, height: int, frames: int) ->
 
 
 @pytest.mark.slow
-def test_the_price_of_each_saving_is_told(model: Model) -> None:
+def test_the_price_of_each_saving_is_told(model: LoadedModel) -> None:
     setting = Setting(width=48, height=48, frames=3, steps=11, guidance=9.0)
     picture = heldout.photographs(setting)[1]
     rows = {row["case"]: row for row in prices(model, setting, [picture], [Motion.PAN_RIGHT])}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.quality import FLAWS, Figures, Limits, flaw
+from pipeline.quality import FLAWS, Measurements, QualityLimits, find_flaw
 
-SOUND = Figures(black=0.0, grey=0.01, motion=2.0, likeness=0.95)
+SOUND = Measurements(black=0.0, grey=0.01, motion=2.0, likeness=0.95)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ SOUND = Figures(black=0.0, grey=0.01, motion=2.0, likeness=0.95)
 def test_each_flaw_is_told_with_its_figure_and_the_limit_that_would_let_it_pass(
     changed: dict[str, float], kind: str, says: str
 ) -> None:
-    found = flaw(SOUND.model_copy(update=changed), Limits())
+    found = find_flaw(SOUND.model_copy(update=changed), QualityLimits())
     assert found is not None
     assert found.kind == kind
     assert found.kind in FLAWS
@@ -29,11 +29,11 @@ def test_each_flaw_is_told_with_its_figure_and_the_limit_that_would_let_it_pass(
 
 
 def test_a_sound_clip_has_none() -> None:
-    assert flaw(SOUND, Limits()) is None
+    assert find_flaw(SOUND, QualityLimits()) is None
 
 
 FIGURES = st.builds(
-    Figures,
+    Measurements,
     black=st.floats(0, 1),
     grey=st.floats(0, 1),
     motion=st.floats(0, 255),
@@ -42,11 +42,11 @@ FIGURES = st.builds(
 
 
 @given(FIGURES)
-def test_every_check_can_be_turned_off(figures: Figures) -> None:
-    assert flaw(figures, Limits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)) is None
+def test_every_check_can_be_turned_off(figures: Measurements) -> None:
+    assert find_flaw(figures, QualityLimits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)) is None
 
 
 @given(FIGURES)
-def test_figures_at_the_limit_pass(figures: Figures) -> None:
-    limits = Limits.model_validate(figures.model_dump(exclude={"dropped"}))
-    assert flaw(figures, limits) is None
+def test_figures_at_the_limit_pass(figures: Measurements) -> None:
+    limits = QualityLimits.model_validate(figures.model_dump(exclude={"dropped"}))
+    assert find_flaw(figures, limits) is None

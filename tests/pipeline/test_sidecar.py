@@ -4,11 +4,11 @@ import json
 from datetime import UTC, datetime
 
 from pipeline.children.generation import Clip, StepDown
-from pipeline.children.protocol import Loaded, Made, Output
+from pipeline.children.protocol import ClipDone, Loaded, Output
 from pipeline.memory.modes import Mode, Rung
-from pipeline.quality import Figures
+from pipeline.quality import Measurements
 from pipeline.request.spec import Spec
-from pipeline.sidecar import Sidecar, Source, compose, fallback
+from pipeline.sidecar import Sidecar, Source, compose_sidecar, fallback
 
 SPEC = Spec(prompt="x", preset="draft", width=64, height=64, frames=8, fps=8, motion_fps=16,
             steps=10, guidance=1.0, seed=1)  # fmt: skip
@@ -19,15 +19,15 @@ def step(mode: Mode, side: int = 64) -> StepDown:
 
 
 def sidecar(side: int, dropped: int = 0) -> Sidecar:
-    figures = Figures(black=0.0, grey=0.0, motion=9.0, likeness=0.9, dropped=dropped)
+    figures = Measurements(black=0.0, grey=0.0, motion=9.0, likeness=0.9, dropped=dropped)
     output = Output(sha256="s", size=1, codec="h264", width=side, height=side, frames=8 - dropped,
                     fps=8, duration=1.0)  # fmt: skip
-    made = Made(output=output, figures=figures, seconds={}, peak_memory=None)
+    made = ClipDone(output=output, measurements=figures, seconds={}, peak_memory=None)
     loaded = Loaded(model="micro", weights="w", dtype="bfloat16", device="cpu", device_name="c",
                     memory=None, versions={}, seconds=0.0)  # fmt: skip
     rung = Rung(Mode.OFFLOAD, side, side, 8)
     clip = Clip(made, loaded, rung, 77, "exact", (step(Mode.LEAN),), refused="all is black")
-    return compose(
+    return compose_sidecar(
         clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,
         source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), asked=SPEC,
         earlier=[fallback(step(Mode.FAST))],

@@ -16,7 +16,7 @@ from rules.parse import (
     MAKE_KEYS,
     MATCH_KEYS,
     TOP_KEYS,
-    Mistake,
+    RuleError,
     parse_folder,
     parse_rule,
     parse_sidecar,
@@ -355,7 +355,7 @@ rules_tables = st.fixed_dictionaries(
 ).flatmap(lambda fixed: tables.map(lambda more: {**more, **fixed}))
 
 
-def assert_sound(made: object, mistakes: list[Mistake]) -> None:
+def assert_sound(made: object, mistakes: list[RuleError]) -> None:
     assert (made is None) == any(m.fatal for m in mistakes)
     for mistake in mistakes:
         assert str(mistake).isprintable()

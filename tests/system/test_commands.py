@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.worker.optimizations.registry import EXACT
+from pipeline.worker.optimizations.registry import OPTIMIZATIONS
 from tests.system.conftest import Open
 from tests.system.studio import SIDE, Studio, picture
 
@@ -177,7 +177,7 @@ def test_bench_speed_tells_of_every_transform_and_of_all(studio_in: Open) -> Non
     assert ended.returncode == 0, ended.stderr
     rows = {row["case"]: row for row in json.loads(ended.stdout)}
     assert rows.keys() == {
-        *(f"mid-size, {name}" for name in EXACT), "mid-size, all", "micro, all",
+        *(f"mid-size, {name}" for name in OPTIMIZATIONS), "mid-size, all", "micro, all",
         "VAE decoder, phases",
     }  # fmt: skip
     assert all(row["max_abs_diff"] < 1e-3 for row in rows.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.fleet.identity import name_of
+from daemon.fleet.identity import host_name
 from daemon.jobs.migrations import latest_version
 from tests.system.fleet import Fleet, running
 from tests.system.studio import Studio, picture
@@ -48,7 +48,7 @@ def upgrade(fleet: Fleet, host: Studio) -> None:
 
     def has_made() -> bool:
         new = (job for job in other.jobs() if job["id"] not in earlier)
-        return any(job["state"] == "done" and name_of(job["owner"]) == name for job in new)
+        return any(job["state"] == "done" and host_name(job["owner"]) == name for job in new)
 
     other.until(has_made, "the upgraded host has made a clip")
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.children.protocol import SILENCE
+from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
 from tests.system.conftest import Open
 from tests.system.needs import missing
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
 
-LIMITS = dict.fromkeys(SILENCE, 5.0) | {"start": 20.0}
+LIMITS = dict.fromkeys(HEARTBEAT_TIMEOUTS, 5.0) | {"start": 20.0}
 """Seconds of silence; the import of torch alone takes several on a busy machine."""
 
 
@@ -24,7 +24,7 @@ LIMITS = dict.fromkeys(SILENCE, 5.0) | {"start": 20.0}
 def clumsy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A daemon whose worker has an accident for each token that is laid out."""
     folder: Path = tmp_path_factory.mktemp("clumsy")
-    faults = [f"hang:{stage}:{folder}/hang-{stage}" for stage in SILENCE]
+    faults = [f"hang:{stage}:{folder}/hang-{stage}" for stage in HEARTBEAT_TIMEOUTS]
     faults.append(f"lost:denoise:{folder}/lost")
     studio = Studio(
         folder / "studio",

@@ -20,13 +20,13 @@ from rich.table import Table
 from torch import Tensor
 
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.film import Setting, film, load_on_cpu
 from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, truth
 from pipeline.micro.training.metrics import decibels, mean, nearest
 from pipeline.micro.training.motions import Motion
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.bench.flops import denoising
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 
 Row = dict[str, Any]
 
@@ -52,7 +52,10 @@ class Priced(NamedTuple):
 
 
 def prices(
-    model: Model, setting: Setting, pictures: Sequence[Tensor], motions: Sequence[Motion] = JUDGED
+    model: LoadedModel,
+    setting: Setting,
+    pictures: Sequence[Tensor],
+    motions: Sequence[Motion] = JUDGED,
 ) -> Iterator[Row]:
     """A row for each case, over all pictures and motions."""
     found: dict[str, list[Priced]] = {name: [] for name in CASES}
@@ -80,7 +83,7 @@ def prices(
 
 
 def _priced(
-    model: Model, setting: Setting, picture: Tensor, motion: Motion
+    model: LoadedModel, setting: Setting, picture: Tensor, motion: Motion
 ) -> Iterator[tuple[str, Priced]]:
     true = {other: truth(picture, other, setting) for other in JUDGED}
     image, mask = to_image(true[Motion.STILL][0]), seen(motion, setting)
@@ -112,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = Setting(steps=asked.steps, guidance=asked.guidance)
     pictures = heldout.photographs(setting)[: asked.pictures]
-    rows = list(prices(load_model(), setting, pictures))
+    rows = list(prices(load_on_cpu(), setting, pictures))
     console = Console(width=140)
     if asked.json:
         console.print_json(json.dumps(rows))

@@ -16,16 +16,16 @@ from rich.table import Table
 
 from pipeline.memory.modes import Mode
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.film import Setting, film, load_on_cpu
 from pipeline.micro.training.heldout import JUDGED, PROMPTS, to_image
 from pipeline.micro.training.metrics import Line, Report, average, bar, judge, together
 from pipeline.micro.training.motions import OPPOSITES, Motion
 from pipeline.request.presets import MICRO, MICRO_FAMILY
 from pipeline.request.spec import Sampler, clip_size
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 
 
-def evaluate(model: Model, setting: Setting, *, photographs: int, procedural: int) -> Report:
+def evaluate(model: LoadedModel, setting: Setting, *, photographs: int, procedural: int) -> Report:
     """Make and judge every motion of so many held-out pictures."""
     reports = [
         judge(model, picture, setting, photograph=True)
@@ -38,7 +38,7 @@ def evaluate(model: Model, setting: Setting, *, photographs: int, procedural: in
     return together(reports)
 
 
-def seeds_apart(model: Model, setting: Setting) -> float:
+def seeds_apart(model: LoadedModel, setting: Setting) -> float:
     """The mean difference between the clips of two seeds, in levels of 255."""
     image = to_image(heldout.truth(heldout.photographs(setting)[0], Motion.STILL, setting)[0])
     one, other = (
@@ -124,7 +124,7 @@ def main(
         sampler=sampler,  # type: ignore[arg-type]
         mode=mode,
     )
-    model = load_model(checkpoint, dtype)
+    model = load_on_cpu(checkpoint, dtype)
     report = evaluate(model, setting, photographs=photographs, procedural=procedural)
     lines = bar(report)
     console = Console()

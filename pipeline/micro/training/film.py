@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO, MICRO_FAMILY
-from pipeline.request.sampling_plan import Course, Saving, course_with
+from pipeline.request.sampling_plan import SamplingPlan, Saving, sampling_plan_with
 from pipeline.request.spec import Sampler
 from pipeline.worker import placement
-from pipeline.worker.diffusion.conditioning import conditions
+from pipeline.worker.diffusion.conditioning import encode_conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.denoise import denoise
-from pipeline.worker.model.loader import Model, load
+from pipeline.worker.model.loader import LoadedModel, load_model
 
 
 class Setting(NamedTuple):
@@ -40,30 +40,32 @@ class Setting(NamedTuple):
         return self.guidance > 1
 
     @property
-    def course(self) -> Course:
+    def course(self) -> SamplingPlan:
         """How it is sampled."""
-        return course_with(self.savings, steps=self.steps, guided=self.guided, sampler=self.sampler)
+        return sampling_plan_with(
+            self.savings, steps=self.steps, guided=self.guided, sampler=self.sampler
+        )
 
 
-def load_model(name: str = MICRO, dtype: str = "float32") -> Model:
+def load_on_cpu(name: str = MICRO, dtype: str = "float32") -> LoadedModel:
     """The embedded checkpoint, or any other of its kind, on the CPU."""
-    return load(name, "cpu", dtype, on_step=lambda: None)
+    return load_model(name, "cpu", dtype, on_step=lambda: None)
 
 
 @torch.no_grad()
 def film(
-    model: Model, picture: Image.Image, prompt: str, setting: Setting, seed: int = 0
+    model: LoadedModel, picture: Image.Image, prompt: str, setting: Setting, seed: int = 0
 ) -> Tensor:
     """(frames, 3, height, width) in -1..1: the clip of a picture that already has its size."""
-    thrift = setting.mode.thrift
-    placement.prepare(model, setting.mode)
-    wanted, unwanted = conditions(
+    thrift = setting.mode.policy
+    placement.place_model(model, setting.mode)
+    wanted, unwanted = encode_conditions(
         model,
         picture,
         [prompt, setting.negative_prompt] if setting.guided else [prompt],
         frames=setting.frames,
         fps=MICRO_FAMILY.motion_fps,
-        striped=thrift.stripes,
+        striped=thrift.vae_tiling,
         on_step=lambda: None,
     )
     latents = denoise(

@@ -14,7 +14,7 @@ from pipeline.micro.training import motions
 from pipeline.micro.training.film import Setting, film
 from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, truth
 from pipeline.micro.training.motions import OPPOSITES, Motion
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 
 
 class Judged(NamedTuple):
@@ -90,7 +90,7 @@ class Line(NamedTuple):
         return self.found >= self.least
 
 
-def judge(model: Model, picture: Tensor, setting: Setting, *, photograph: bool) -> Report:
+def judge(model: LoadedModel, picture: Tensor, setting: Setting, *, photograph: bool) -> Report:
     """Make every judged motion of one picture that is larger than the frame, and compare."""
     true = {motion: truth(picture, motion, setting) for motion in JUDGED}
     image = to_image(true[Motion.STILL][0])

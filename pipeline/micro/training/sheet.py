@@ -13,15 +13,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, film, load_model
+from pipeline.micro.training.film import Setting, film, load_on_cpu
 from pipeline.micro.training.heldout import PROMPTS, to_image, truth
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 
 WORDS, GAP = 190, 8  # pixels
 SHOWN = 5  # frames
 
 
-def contact_sheet(model: Model, setting: Setting) -> Image.Image:
+def contact_sheet(model: LoadedModel, setting: Setting) -> Image.Image:
     """All prompts, on one photograph after the other."""
     photographs = heldout.photographs(setting)
     chosen = np.linspace(0, setting.frames - 1, SHOWN).round().astype(int).tolist()
@@ -42,7 +42,7 @@ def contact_sheet(model: Model, setting: Setting) -> Image.Image:
 def main() -> None:
     """Write the sheet."""
     torch.set_num_threads(1)
-    contact_sheet(load_model(), Setting()).save(Path(sys.argv[1]))
+    contact_sheet(load_on_cpu(), Setting()).save(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

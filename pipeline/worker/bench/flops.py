@@ -6,17 +6,18 @@ import torch
 from diffusers import I2VGenXLUNet
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.request.sampling_plan import Course
+from pipeline.request.sampling_plan import SamplingPlan
 from pipeline.worker.diffusion.conditioning import Conditions
-from pipeline.worker.diffusion.sampler import plain
-from pipeline.worker.optimizations.registry import EXACT, applied
-from pipeline.worker.optimizations.step_invariants import Deep
+from pipeline.worker.diffusion.sampler import predict_unguided
+from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
+from pipeline.worker.optimizations.step_invariants import FeatureCache
 
 
-def denoising(course: Course, frames: int, side: int) -> int:
+def denoising(course: SamplingPlan, frames: int, side: int) -> int:
     """Operations of a clip of the published model with `side` latent cells a side."""
     return sum(
-        work(frames, side, guided=turn.guided)[0 if turn.fresh else 1] for turn in course.turns
+        work(frames, side, guided=turn.guided)[0 if turn.fresh else 1]
+        for turn in course.sampling_steps
     )
 
 
@@ -35,15 +36,15 @@ def work(frames: int, side: int, *, guided: bool) -> tuple[int, int]:
             torch.empty(1, 77, width), torch.empty(1, 1, width), latents, torch.empty(1)
         )
         time = torch.empty(())
-    deep: Deep = {}
-    predict = plain(unet, one.join(one) if guided else one, deep)
+    deep: FeatureCache = {}
+    predict = predict_unguided(unet, one.join(one) if guided else one, deep)
 
     def counted() -> int:
         with FlopCounterMode(display=False) as counter:
             predict(latents, time)
         return int(counter.get_total_flops())
 
-    with applied(unet, EXACT):
+    with apply(unet, OPTIMIZATIONS):
         predict(latents, time)  # which computes the clip's constants too
         deep.clear()
         return counted(), counted()

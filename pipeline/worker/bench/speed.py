@@ -23,24 +23,24 @@ from torch import Tensor, nn
 
 from pipeline.request.presets import MICRO
 from pipeline.worker.diffusion.conditioning import Conditions
-from pipeline.worker.diffusion.sampler import plain
-from pipeline.worker.memory.weights import join
-from pipeline.worker.model.loader import load
-from pipeline.worker.optimizations.attention import projections
-from pipeline.worker.optimizations.convolution import phases
-from pipeline.worker.optimizations.registry import EXACT, applied
+from pipeline.worker.diffusion.sampler import predict_unguided
+from pipeline.worker.memory.weights import join_tensors
+from pipeline.worker.model.loader import load_model
+from pipeline.worker.optimizations.attention import qkv_weights
+from pipeline.worker.optimizations.convolution import subpixel_upsample
+from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
 from pipeline.worker.patch import patched
 
-Row = dict[str, Any]
+Timing = dict[str, Any]
 Within = Callable[[], AbstractContextManager[None]]
 
 
-def beside(
+def time_side_by_side(
     run: Callable[[], Tensor],
     cases: Mapping[str, Within],
     rounds: int,
     clock: Callable[[], float] = time.process_time,
-) -> Iterator[Row]:
+) -> Iterator[Timing]:
     """A row for each case, of medians over the rounds: `run` as it is, and within each case.
 
     What comes first within a case is not timed. `clock` tells seconds, when all is done.
@@ -89,7 +89,7 @@ def step(unet: Any, frames: int, side: int) -> Callable[[], Tensor]:
         )
         for branch in (1, 2)
     ]
-    predict = plain(unet, told[0].join(told[1]))
+    predict = predict_unguided(unet, told[0].join(told[1]))
     moment = torch.tensor(481, device=first.device)
     return partial(predict, noise(1, 4, frames, side, side, seed=30), moment)
 
@@ -103,8 +103,8 @@ def mid_size() -> Any:
     for module in unet.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.normal_(module.weight, std=0.02)
-    for group in projections(unet):  # as they lie where they were copied to a device
-        join(group, [tensor.data for tensor in group], torch.device("cpu"))
+    for group in qkv_weights(unet):  # as they lie where they were copied to a device
+        join_tensors(group, [tensor.data for tensor in group], torch.device("cpu"))
     return unet
 
 
@@ -133,21 +133,23 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _rows(rounds: int, frames: int, side: int) -> Iterator[Row]:
+def _rows(rounds: int, frames: int, side: int) -> Iterator[Timing]:
     unet = mid_size()
     alone: dict[str, Within] = {
-        f"mid-size, {name}": partial(applied, unet, [name]) for name in EXACT
+        f"mid-size, {name}": partial(apply, unet, [name]) for name in OPTIMIZATIONS
     }
-    every: dict[str, Within] = {"mid-size, all": partial(applied, unet, EXACT)}
-    yield from beside(step(unet, frames, side), alone | every, rounds)
-    micro = load(MICRO, "cpu", "float32", on_step=lambda: None)
-    micro.bring_unet()
-    of_micro = partial(applied, micro.unet, EXACT)
-    yield from beside(step(micro.unet, frames, side), {"micro, all": of_micro}, rounds)
+    every: dict[str, Within] = {"mid-size, all": partial(apply, unet, OPTIMIZATIONS)}
+    yield from time_side_by_side(step(unet, frames, side), alone | every, rounds)
+    micro = load_model(MICRO, "cpu", "float32", on_step=lambda: None)
+    micro.load_unet()
+    of_micro = partial(apply, micro.unet, OPTIMIZATIONS)
+    yield from time_side_by_side(step(micro.unet, frames, side), {"micro, all": of_micro}, rounds)
     vae = decoder()
     cells = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
-    less: dict[str, Within] = {"VAE decoder, phases": lambda: patched(phases(vae.decoder))}
-    yield from beside(lambda: vae.decode(cells).sample, less, rounds)
+    less: dict[str, Within] = {
+        "VAE decoder, phases": lambda: patched(subpixel_upsample(vae.decoder))
+    }
+    yield from time_side_by_side(lambda: vae.decode(cells).sample, less, rounds)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.request.spec import Spec
 from pipeline.worker import placement
-from pipeline.worker.errors import Refused, first_line
-from pipeline.worker.model.loader import Model
+from pipeline.worker.errors import SettingsRefused, first_line
+from pipeline.worker.model.loader import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_picture(path: Path, width: int, height: int) -> Image.Image:
         with Image.open(path, formats=["PNG"]) as png:
             picture = png.convert("RGB")
     except OSError as error:
-        raise Refused(f"the prepared picture cannot be read: {first_line(error)}") from None
+        raise SettingsRefused(f"the prepared picture cannot be read: {first_line(error)}") from None
     if picture.size == (width, height):
         return picture
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
@@ -63,8 +63,8 @@ def prompts_of(spec: Spec) -> list[str]:
     return [spec.prompt, spec.negative_prompt] if spec.guided else [spec.prompt]
 
 
-def conditions(
-    model: Model,
+def encode_conditions(
+    model: LoadedModel,
     picture: Image.Image,
     prompts: Sequence[str],
     *,
@@ -79,7 +79,7 @@ def conditions(
     works on stripes of the picture. `on_step` is called three times.
     """
     texts, image = embed(model, picture, prompts, on_step=on_step)
-    latents = with_places(picture_latents(model, picture, striped=striped), frames)
+    latents = frame_positions(picture_latents(model, picture, striped=striped), frames)
     on_step()
     rate = torch.tensor([fps], device=model.device)
     wanted = Conditions(texts[0], image, latents, rate)
@@ -89,7 +89,7 @@ def conditions(
 
 
 def embed(
-    model: Model,
+    model: LoadedModel,
     picture: Image.Image,
     prompts: Sequence[str],
     *,
@@ -103,16 +103,16 @@ def embed(
     return texts, image
 
 
-def embed_text(model: Model, prompt: str) -> Tensor:
+def embed_text(model: LoadedModel, prompt: str) -> Tensor:
     """(1, tokens, width): the last layer but one, with the final norm, as the model was trained.
 
     What goes beyond the encoder's length is dropped, with a line in the log.
     """
-    kept = model.embeddings.of(("text", prompt), lambda: _embed_text(model, prompt))
+    kept = model.embeddings.get(("text", prompt), lambda: _embed_text(model, prompt))
     return kept.to(model.device)
 
 
-def _embed_text(model: Model, prompt: str) -> Tensor:
+def _embed_text(model: LoadedModel, prompt: str) -> Tensor:
     length = model.tokenizer.model_max_length
     every = model.tokenizer(prompt, truncation=False).input_ids
     if len(every) > length:
@@ -121,7 +121,7 @@ def _embed_text(model: Model, prompt: str) -> Tensor:
     tokens = model.tokenizer(
         prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    with placement.encoder(model, model.text_encoder):
+    with placement.encoder_on_device(model, model.text_encoder):
         layers = model.text_encoder(
             tokens.input_ids.to(model.device), output_hidden_states=True
         ).hidden_states
@@ -129,15 +129,15 @@ def _embed_text(model: Model, prompt: str) -> Tensor:
     return embedding
 
 
-def embed_image(model: Model, picture: Image.Image) -> Tensor:
+def embed_image(model: LoadedModel, picture: Image.Image) -> Tensor:
     """(1, 1, width): CLIP's embedding of the picture's middle square."""
     digest = hashlib.sha256(picture.tobytes()).hexdigest()
     key = ("picture", picture.width, digest)
-    return model.embeddings.of(key, lambda: _embed_image(model, picture)).to(model.device)
+    return model.embeddings.get(key, lambda: _embed_image(model, picture)).to(model.device)
 
 
-def _embed_image(model: Model, picture: Image.Image) -> Tensor:
-    size = model.eye["crop_size"]
+def _embed_image(model: LoadedModel, picture: Image.Image) -> Tensor:
+    size = model.image_processor["crop_size"]
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.resize(
@@ -145,9 +145,11 @@ def _embed_image(model: Model, picture: Image.Image) -> Tensor:
         Image.Resampling.BILINEAR,
         box=(left, top, left + side, top + side),
     )
-    mean, deviation = (torch.tensor(model.eye[k])[:, None, None] for k in _NORMALISATION)
+    mean, deviation = (
+        torch.tensor(model.image_processor[k])[:, None, None] for k in _NORMALISATION
+    )
     pixels = ((_pixels(square) - mean) / deviation)[None]
-    with placement.encoder(model, model.image_encoder):
+    with placement.encoder_on_device(model, model.image_encoder):
         embedding: Tensor = model.image_encoder(pixels.to(model.device, model.dtype)).image_embeds
     return embedding[:, None]
 
@@ -155,14 +157,14 @@ def _embed_image(model: Model, picture: Image.Image) -> Tensor:
 _NORMALISATION = ("image_mean", "image_std")
 
 
-def picture_latents(model: Model, picture: Image.Image, *, striped: bool = False) -> Tensor:
+def picture_latents(model: LoadedModel, picture: Image.Image, *, striped: bool = False) -> Tensor:
     """(1, 4, 1, height, width): the mode of the picture's latent distribution, scaled.
 
     The reference draws a sample, from the global generator, so that its seed does not fix the
     result. The mode needs no draw and puts no noise into what every frame is shown.
     """
     pixels = (2.0 * _pixels(picture) - 1.0)[None]
-    with placement.vae(model, striped=striped):
+    with placement.vae_on_device(model, striped=striped):
         latents = _vae_mode(model, pixels, model.dtype)
         if not torch.isfinite(latents).all():
             latents = _vae_mode(model, pixels, torch.float32)
@@ -170,13 +172,13 @@ def picture_latents(model: Model, picture: Image.Image, *, striped: bool = False
     return scaled.to(model.dtype)[:, :, None]
 
 
-def _vae_mode(model: Model, pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    model.weights.bring(model.vae, dtype)
+def _vae_mode(model: LoadedModel, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    model.weights.load(model.vae, dtype)
     mode: Tensor = model.vae.encode(pixels.to(model.device, dtype)).latent_dist.mode()
     return mode
 
 
-def with_places(first: Tensor, frames: int) -> Tensor:
+def frame_positions(first: Tensor, frames: int) -> Tensor:
     """(1, 4, frames, height, width): `first`, then planes that say how far along each frame is."""
     places = [torch.full_like(first, n / (frames - 1)) for n in range(1, frames)]
     return torch.cat([first, *places], dim=2)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.memory.modes import Thrift
+from pipeline.memory.modes import MemoryPolicy
 from pipeline.quality import Flaw
 from pipeline.worker import placement
-from pipeline.worker.errors import Spoilt, is_out_of_memory
-from pipeline.worker.model.loader import Model
-from pipeline.worker.optimizations.cuda_graph import Work, recorded
+from pipeline.worker.errors import QualityFailure, is_out_of_memory
+from pipeline.worker.model.loader import LoadedModel
+from pipeline.worker.optimizations.cuda_graph import Work, cuda_graphed
 from pipeline.worker.output.frames import Frames
 
 _WORTH_RECORDING = 3
@@ -26,7 +26,7 @@ _WORTH_RECORDING = 3
 
 
 def decode(
-    model: Model, latents: Tensor, thrift: Thrift, *, on_step: Callable[[int], None]
+    model: LoadedModel, latents: Tensor, policy: MemoryPolicy, *, on_step: Callable[[int], None]
 ) -> Frames:
     """Decode (1, 4, frames, height, width) latents, as many frames at once as `thrift` says.
 
@@ -34,32 +34,34 @@ def decode(
     frames done. Raises Spoilt if the frames are not finite, and what lack of memory raises.
     """
     cells = (latents / model.vae.config.scaling_factor)[0].transpose(0, 1)
-    if not thrift.stripes:
+    if not policy.vae_tiling:
         try:
-            return _decode(model, cells, together(cells, thrift), striped=False, on_step=on_step)
+            return _decode(
+                model, cells, frames_at_once(cells, policy), striped=False, on_step=on_step
+            )
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         print("no memory to decode whole frames; going on in stripes", file=sys.stderr)
-        model.weights.leave(model.unet)
+        model.weights.unload(model.unet)
         release(model.device)
     return _decode(model, cells, 1, striped=True, on_step=on_step)
 
 
-def together(cells: Tensor, thrift: Thrift) -> int:
+def frames_at_once(cells: Tensor, policy: MemoryPolicy) -> int:
     """How many frames of (frames, 4, height, width) are decoded at once."""
-    return max(1, thrift.decoded // (cells.shape[-2] * cells.shape[-1]))
+    return max(1, policy.decoded // (cells.shape[-2] * cells.shape[-1]))
 
 
 def _decode(
-    model: Model, cells: Tensor, count: int, *, striped: bool, on_step: Callable[[int], None]
+    model: LoadedModel, cells: Tensor, count: int, *, striped: bool, on_step: Callable[[int], None]
 ) -> Frames:
     frames = []
     chunks = torch.split(cells.to(model.dtype), count)
-    with placement.vae(model, striped=striped):
+    with placement.vae_on_device(model, striped=striped):
         decoded: Work = partial(_decoded, model)
         if model.device.type == "cuda" and not striped and len(chunks) > _WORTH_RECORDING:
-            decoded = recorded(decoded, model.device)
+            decoded = cuda_graphed(decoded, model.device)
         for chunk in chunks:
             values = decoded(chunk)
             if not torch.isfinite(values).all():
@@ -70,18 +72,18 @@ def _decode(
     return np.concatenate(frames)
 
 
-def _decoded(model: Model, chunk: Tensor) -> Tensor:
+def _decoded(model: LoadedModel, chunk: Tensor) -> Tensor:
     values: Tensor = model.vae.decode(chunk).sample
     return values.float()
 
 
-def _widened(model: Model, chunk: Tensor) -> Tensor:
+def _widened(model: LoadedModel, chunk: Tensor) -> Tensor:
     """Decoded in float32, where half precision overflows."""
-    model.weights.bring(model.vae, torch.float32)
+    model.weights.load(model.vae, torch.float32)
     values = _decoded(model, chunk.float())
-    model.weights.bring(model.vae)
+    model.weights.load(model.vae)
     if not torch.isfinite(values).all():
-        raise Spoilt(Flaw("not-finite", "the frames are not numbers"))
+        raise QualityFailure(Flaw("not-finite", "the frames are not numbers"))
     return values
 
 

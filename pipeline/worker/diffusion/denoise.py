@@ -6,21 +6,21 @@ from functools import partial
 from torch import Tensor
 
 from pipeline.memory.modes import Mode
-from pipeline.request.sampling_plan import Course
+from pipeline.request.sampling_plan import SamplingPlan
 from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import Conditions
-from pipeline.worker.diffusion.sampler import noise_for, predicting, sample, scheduler_for
-from pipeline.worker.model.loader import Model
-from pipeline.worker.optimizations.cuda_graph import recorded
-from pipeline.worker.optimizations.registry import graphs
+from pipeline.worker.diffusion.sampler import make_predictor, noise_for, sample, scheduler_for
+from pipeline.worker.model.loader import LoadedModel
+from pipeline.worker.optimizations.cuda_graph import cuda_graphed
+from pipeline.worker.optimizations.registry import uses_cuda_graph
 
 
 def denoise(
-    model: Model,
+    model: LoadedModel,
     mode: Mode,
-    course: Course,
-    wanted: Conditions,
-    unwanted: Conditions | None,
+    plan: SamplingPlan,
+    cond: Conditions,
+    uncond: Conditions | None,
     *,
     seed: int,
     guidance: float,
@@ -31,21 +31,21 @@ def denoise(
 
     `on_step` is called as `sample` does. Raises what lack of memory raises.
     """
-    replays = graphs(model.device, mode.thrift, course)
-    with placement.unet(model, mode) as unet:
+    replays = uses_cuda_graph(model.device, mode.policy, plan)
+    with placement.unet_on_device(model, mode) as unet:
         return sample(
-            predicting(
+            make_predictor(
                 unet,
-                wanted,
-                unwanted,
+                cond,
+                uncond,
                 guidance,
-                course.turns,
+                plan.sampling_steps,
                 rescale=rescale,
-                halves=mode.thrift.halves,
-                through=partial(recorded, device=model.device) if replays else None,
+                sequential_cfg=mode.policy.sequential_cfg,
+                through=partial(cuda_graphed, device=model.device) if replays else None,
             ),
-            noise_for(seed, tuple(wanted.latents.shape)).to(model.device),
-            scheduler_for(model.scheduler, course.sampler, course.spacing),
-            course.steps,
+            noise_for(seed, tuple(cond.latents.shape)).to(model.device),
+            scheduler_for(model.scheduler, plan.sampler, plan.spacing),
+            plan.steps,
             on_step,
         )

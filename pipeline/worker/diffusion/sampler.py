@@ -13,10 +13,10 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from pipeline.request.sampling_plan import Turn
+from pipeline.request.sampling_plan import SamplingStep
 from pipeline.request.spec import Sampler, Spacing
 from pipeline.worker.diffusion.conditioning import Conditions
-from pipeline.worker.optimizations.step_invariants import Deep
+from pipeline.worker.optimizations.step_invariants import FeatureCache
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(latents (1, 4, frames, height, width) float32, time) -> prediction of the same shape."""
@@ -83,7 +83,9 @@ def _unfold(frames: Tensor, clips: int) -> Tensor:
     return frames.reshape(clips, -1, *frames.shape[1:]).transpose(1, 2)
 
 
-def plain(unet: Any, conditions: Conditions, deep: Deep | None = None) -> Predict:
+def predict_unguided(
+    unet: Any, conditions: Conditions, deep: FeatureCache | None = None
+) -> Predict:
     """The model's prediction of one clip as it is, under as many conditions as there are rows.
 
     With `deep`, which only the faster forwards know, deep features are taken from it.
@@ -106,15 +108,15 @@ def plain(unet: Any, conditions: Conditions, deep: Deep | None = None) -> Predic
     return predict
 
 
-def predicting(
+def make_predictor(
     unet: Any,
-    wanted: Conditions,
-    unwanted: Conditions | None,
+    cond: Conditions,
+    uncond: Conditions | None,
     guidance: float,
-    turns: Sequence[Turn],
+    steps: Sequence[SamplingStep],
     *,
     rescale: float = 0.0,
-    halves: bool = False,
+    sequential_cfg: bool = False,
     through: Callable[[Predict], Predict] | None = None,
 ) -> Predict:
     """The predictions of one clip in their turns, for one call a step.
@@ -122,11 +124,13 @@ def predicting(
     `guided` away from what is unwanted, or `plain` where that is nothing or the turn says so; each
     goes `through` what is given, if anything.
     """
-    deep: Deep | None = None if all(turn.fresh for turn in turns) else {}
-    alone = led = plain(unet, wanted, deep)
-    if unwanted is not None:
-        led = guided(unet, wanted, unwanted, guidance, rescale=rescale, halves=halves, deep=deep)
-    coming = iter(turns)
+    deep: FeatureCache | None = None if all(turn.fresh for turn in steps) else {}
+    alone = led = predict_unguided(unet, cond, deep)
+    if uncond is not None:
+        led = predict_guided(
+            unet, cond, uncond, guidance, rescale=rescale, sequential_cfg=sequential_cfg, deep=deep
+        )
+    coming = iter(steps)
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         turn = next(coming)
@@ -139,36 +143,36 @@ def predicting(
     return predict
 
 
-def guided(
+def predict_guided(
     unet: Any,
-    wanted: Conditions,
-    unwanted: Conditions,
+    cond: Conditions,
+    uncond: Conditions,
     guidance: float,
     *,
     rescale: float = 0.0,
-    halves: bool = False,
-    deep: Deep | None = None,
+    sequential_cfg: bool = False,
+    deep: FeatureCache | None = None,
 ) -> Predict:
     """Classifier-free guidance (Ho & Salimans 2022), optionally rescaled.
 
     Both branches go through the model as one batch, or with `halves` one after the other, which
     takes half the memory and gives the same up to rounding.
     """
-    both = plain(unet, unwanted.join(wanted), deep)
-    away, towards = plain(unet, unwanted, deep), plain(unet, wanted, deep)
+    both = predict_unguided(unet, uncond.join(cond), deep)
+    away, towards = predict_unguided(unet, uncond, deep), predict_unguided(unet, cond, deep)
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
-        if halves:
+        if sequential_cfg:
             without, with_prompt = away(latents, time), towards(latents, time)
         else:
             without, with_prompt = both(latents, time).chunk(2)
         prediction = without + guidance * (with_prompt - without)
-        return rescaled(prediction, with_prompt, rescale) if rescale else prediction
+        return rescale_guidance(prediction, with_prompt, rescale) if rescale else prediction
 
     return predict
 
 
-def rescaled(guided: Tensor, with_prompt: Tensor, amount: float) -> Tensor:
+def rescale_guidance(guided: Tensor, with_prompt: Tensor, amount: float) -> Tensor:
     """Give back the deviation that guidance inflates (Lin et al. 2023, equations 15 and 16)."""
     every = tuple(range(1, guided.ndim))
     factor = with_prompt.std(every, keepdim=True) / guided.std(every, keepdim=True)

@@ -13,10 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_GRAIN = 512
+_GRAIN_BYTES = 512
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's metaclass
+class TensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's metaclass
     """Counts the bytes of all tensors that are made while it is entered, until they die.
 
     Over `limit` bytes torch.OutOfMemoryError is raised, by the operation that asked for too much.
@@ -53,7 +53,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's met
         key = storage._cdata
         if key in self._seen or storage.device.type != self.kind:
             return
-        size = -(-storage.nbytes() // _GRAIN) * _GRAIN
+        size = -(-storage.nbytes() // _GRAIN_BYTES) * _GRAIN_BYTES
 
         def gone(_: Any) -> None:
             self.live -= size
@@ -70,7 +70,7 @@ class Budget:
     def __init__(self, device: torch.device, limit: int | None) -> None:
         self._device = device
         self._limit = limit
-        self._ledger = Ledger(limit) if limit and device.type == "cpu" else None
+        self._counter = TensorCounter(limit) if limit and device.type == "cpu" else None
         if limit and device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
@@ -78,9 +78,9 @@ class Budget:
     @property
     def counts(self) -> bool:
         """Whether tensors are counted here, so that copies on the host must be real ones."""
-        return self._ledger is not None
+        return self._counter is not None
 
-    def room(self) -> int | None:
+    def free(self) -> int | None:
         """Bytes that may be used from now on, those in use included; None where nobody counts.
 
         What torch holds is ours, in use or not; what other processes hold is not.
@@ -96,21 +96,21 @@ class Budget:
         """Within, the budget holds, and the peak is counted anew."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-        if self._ledger is None:
+        if self._counter is None:
             yield
             return
-        self._ledger.peak = self._ledger.live
-        with self._ledger:
+        self._counter.peak = self._counter.live
+        with self._counter:
             yield
 
     def live(self) -> int | None:
         """Bytes in use now; None where nobody counts them."""
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
-        return self._ledger.live if self._ledger else None
+        return self._counter.live if self._counter else None
 
     def peak(self) -> int | None:
         """Most bytes in use since `kept` was entered; None where nobody counts them."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device)
-        return self._ledger.peak if self._ledger else None
+        return self._counter.peak if self._counter else None

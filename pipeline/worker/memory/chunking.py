@@ -23,7 +23,7 @@ from pipeline.worker.memory.group_norm import gather, normalise
 from pipeline.worker.patch import Patches
 
 
-def feed_forwards(network: nn.Module, rows: int) -> Patches:
+def chunk_feed_forward(network: nn.Module, rows: int) -> Patches:
     """Every feed-forward takes at most `rows` vectors at once, whatever the sequence's length."""
 
     def chunked(module: FeedForward) -> Callable[..., Tensor]:
@@ -42,7 +42,7 @@ def feed_forwards(network: nn.Module, rows: int) -> Patches:
     return {m: chunked(m) for m in network.modules() if isinstance(m, FeedForward)}
 
 
-def images(network: nn.Module, cells: int) -> Patches:
+def chunk_frames(network: nn.Module, cells: int) -> Patches:
     """What sees each image alone takes at most `cells` cells at once, and at least one image."""
     made: dict[nn.Module, Callable[..., Any]] = {}
     for module in network.modules():
@@ -84,7 +84,7 @@ def _resample(module: nn.Module, cells: int) -> Callable[..., Tensor]:
     return forward
 
 
-def clips(network: nn.Module, cells: int) -> Patches:
+def chunk_pixels(network: nn.Module, cells: int) -> Patches:
     """What sees each pixel alone over time takes at most `cells` cells, and at least one row."""
     made: dict[nn.Module, Callable[..., Any]] = {}
     for module in network.modules():

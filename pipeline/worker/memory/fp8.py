@@ -14,19 +14,21 @@ _LARGEST = torch.finfo(_FLOAT8).max
 
 
 @contextmanager
-def folded(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) -> Iterator[None]:
+def layerwise_cast(
+    weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]
+) -> Iterator[None]:
     """Within, the pieces' weights lie on the device in eight bits, each unfolded for its turn.
 
     Lossy: 3 bits of mantissa, with a scale for each output channel. Vectors keep their type.
     """
-    weights.leave(network)
+    weights.unload(network)
     kept: dict[Tensor, tuple[Tensor, Tensor, torch.dtype]] = {}
 
     def keep(piece: nn.Module) -> None:
-        weights.bring(piece)
+        weights.load(piece)
         for tensor in tensors_of(piece):
             if tensor.ndim > 1:
-                kept[tensor] = (*_fold(tensor.data), tensor.dtype)
+                kept[tensor] = (*_quantise(tensor.data), tensor.dtype)
                 tensor.data = kept[tensor][0]
 
     def unfold(piece: nn.Module, _: object) -> None:
@@ -42,15 +44,15 @@ def folded(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) ->
 
     with forward_hooks(pieces, unfold, fold):
         try:
-            weights.bring(network, but=pieces)
+            weights.load(network, but=pieces)
             for piece in pieces:
                 keep(piece)
             yield
         finally:
-            weights.leave(network)
+            weights.unload(network)
 
 
-def _fold(values: Tensor) -> tuple[Tensor, Tensor]:
+def _quantise(values: Tensor) -> tuple[Tensor, Tensor]:
     """Eight bits a value, and the scale of each output channel."""
     rest = tuple(range(1, values.ndim))
     scale = (values.abs().amax(rest, keepdim=True).float() / _LARGEST).clamp(min=1e-12)

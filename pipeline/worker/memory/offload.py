@@ -15,13 +15,15 @@ from pipeline.worker.patch import forward_hooks
 
 
 @contextmanager
-def passing(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) -> Iterator[None]:
+def group_offload(
+    weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]
+) -> Iterator[None]:
     """Within, each piece comes from the host for its turn; what is in no piece stays.
 
     The order of the pieces is learnt as they are called: from the second round on, and for pieces
     that are given in their order from the first, the next one is fetched while one computes.
     """
-    weights.leave(network)
+    weights.unload(network)
     side = weights.side_stream()
     following = dict(pairwise(pieces))
     last: nn.Module | None = None
@@ -30,23 +32,23 @@ def passing(weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]) -
         nonlocal last
         if last is not None and following.get(last) is not piece:
             if last in following:
-                weights.leave(following[last])
+                weights.unload(following[last])
             following[last] = piece
         last = piece
-        weights.start(piece, side)
+        weights.start_loading(piece, side)
         if side is not None:
             torch.cuda.current_stream(weights.device).wait_stream(side)
         if piece in following:
-            weights.start(following[piece], side)
+            weights.start_loading(following[piece], side)
 
     def depart(piece: nn.Module, *_: object) -> None:
-        weights.leave(piece)
+        weights.unload(piece)
 
     with forward_hooks(pieces, arrive, depart):
         try:
-            weights.bring(network, but=pieces)
+            weights.load(network, but=pieces)
             yield
         finally:
             if side is not None:  # nothing may be freed while it is being written
                 torch.cuda.current_stream(weights.device).wait_stream(side)
-            weights.leave(network)
+            weights.unload(network)

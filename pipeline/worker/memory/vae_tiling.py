@@ -18,7 +18,7 @@ from pipeline.worker.memory.group_norm import gather, normalise
 from pipeline.worker.patch import Patches
 
 
-def stripes(vae: nn.Module, pixels: int) -> Patches:
+def tile_vae(vae: nn.Module, pixels: int) -> Patches:
     """Resnets and resamplers take at most `pixels` places at once, and at least one row.
 
     For one frame at a time. No input of these modules is used again in a VAE, so that a resnet of
@@ -49,7 +49,7 @@ def _resnet(module: ResnetBlock2D, pixels: int) -> Callable[..., Tensor]:
         result = x
         if module.conv_shortcut is not None:
             result = torch.empty_like(middle)
-            for top, bottom in _stripes(size, pixels):
+            for top, bottom in _tiles(size, pixels):
                 result[..., top:bottom, :] = module.conv_shortcut(x[..., top:bottom, :])
         return _convolved(rows, module.conv2, size, pixels, add_to=result)
 
@@ -72,7 +72,7 @@ def _convolved(
         padded = functional.pad(rows(top - above, bottom + below), (1, 1, 1 - above, 1 - below))
         return functional.conv2d(padded, convolution.weight, convolution.bias)
 
-    for top, bottom in _stripes(size, pixels):
+    for top, bottom in _tiles(size, pixels):
         part = convolve(top, bottom)
         if result is None:
             result = part.new_empty((*part.shape[:2], *size))
@@ -103,7 +103,7 @@ def _downsample(module: Downsample2D, pixels: int) -> Callable[..., Tensor]:
     def forward(x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         parts = []
-        for top, bottom in _stripes((height // 2, width // 2), pixels):
+        for top, bottom in _tiles((height // 2, width // 2), pixels):
             last = min(2 * bottom + 1, height)
             padded = functional.pad(x[..., 2 * top : last, :], (0, 1, 0, 2 * bottom + 1 - last))
             conv = module.conv
@@ -113,7 +113,7 @@ def _downsample(module: Downsample2D, pixels: int) -> Callable[..., Tensor]:
     return forward
 
 
-def _stripes(size: Sequence[int], pixels: int) -> Iterator[tuple[int, int]]:
+def _tiles(size: Sequence[int], pixels: int) -> Iterator[tuple[int, int]]:
     height, width = size
     step = max(1, pixels // width)
     return ((top, min(top + step, height)) for top in range(0, height, step))

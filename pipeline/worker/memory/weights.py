@@ -37,7 +37,7 @@ def empty_weights() -> Iterator[None]:
         yield
 
 
-def read(files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
+def read_tensors(files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
     """All tensors of the files, mapped; those of another floating type are converted to `dtype`."""
     tensors: dict[str, Tensor] = {}
     for path in files:
@@ -51,7 +51,7 @@ def read(files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def assign(module: nn.Module, tensors: dict[str, Tensor], part: str) -> None:
+def assign_tensors(module: nn.Module, tensors: dict[str, Tensor], part: str) -> None:
     """Give a module that was built on `meta` its weights, without a copy. Raises ModelUnusable."""
     wanted = module.state_dict()
     given = {_current_name(name, wanted): tensor for name, tensor in tensors.items()}
@@ -78,7 +78,9 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def join(tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.device) -> None:
+def join_tensors(
+    tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.device
+) -> None:
     """Have tensors hold on a device what `sources` do, one after the other in memory."""
     rows = [len(source) for source in sources]
     first = sources[0]
@@ -88,7 +90,7 @@ def join(tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.dev
         tensor.data = part
 
 
-def one_of(tensors: Sequence[Tensor]) -> Tensor | None:
+def joined_view(tensors: Sequence[Tensor]) -> Tensor | None:
     """View tensors of the same width as one, if they are adjacent in memory; else return None."""
     first, end = tensors[0], tensors[0].storage_offset()
     for tensor in tensors:
@@ -139,12 +141,12 @@ class Weights:
         """Have the host's copy where a GPU can fetch it while it computes; once and for good."""
         if self.device.type != "cuda" or module in self._pinned:
             return
-        self.leave(module)
+        self.unload(module)
         for tensor in tensors_of(module):
             self._host[tensor] = tensor.data = tensor.data.pin_memory()
         self._pinned.add(module)
 
-    def bring(
+    def load(
         self,
         module: nn.Module,
         dtype: torch.dtype | None = None,
@@ -164,11 +166,11 @@ class Weights:
             if not self._is_away(tensor) and tensor.dtype == wanted:
                 continue
             if self._copies and (group := self._groups.get(tensor)) and wanted == host.dtype:
-                join(group, [self._host[each] for each in group], self.device)
+                join_tensors(group, [self._host[each] for each in group], self.device)
             else:
                 tensor.data = host.to(self.device, wanted, copy=self._copy)
 
-    def lay(self, module: nn.Module, *, channels_last: bool) -> None:
+    def set_layout(self, module: nn.Module, *, channels_last: bool) -> None:
         """Have the kernels of its convolutions, where they are copies, in one order or the other.
 
         Of whole tensors on a GPU: what a convolution is given it would else reorder each time.
@@ -185,7 +187,7 @@ class Weights:
         pairs = self._host.items()
         return sum(here.nbytes for here, host in pairs if here.data_ptr() != host.data_ptr())
 
-    def leave(self, module: nn.Module) -> None:
+    def unload(self, module: nn.Module) -> None:
         """Release the module's memory on the device."""
         for tensor in tensors_of(module):
             tensor.data = self._host[tensor]
@@ -196,7 +198,7 @@ class Weights:
             return None
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-    def start(self, module: nn.Module, stream: torch.cuda.Stream | None) -> None:
+    def start_loading(self, module: nn.Module, stream: torch.cuda.Stream | None) -> None:
         """Begin to bring a module that is away; on a GPU `stream` copies while others compute.
 
         The memory is taken by the current stream, and the copy waits for it, so that memory which

@@ -8,14 +8,14 @@ from torch import Tensor
 _KEPT = 64
 
 
-class Embeddings:
+class EmbeddingCache:
     """Kept on the host. One is made at a time, for an encoder's layers come and go."""
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Tensor] = {}
         self._making = Lock()
 
-    def of(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """What `make` gives; kept by its key, on the host."""
         with self._making:
             found = self._kept.pop(key, None)

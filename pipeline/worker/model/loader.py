@@ -23,15 +23,15 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipeline.checkpoint.layout import NETWORKS, ModelUnusable, Source, find
+from pipeline.checkpoint.layout import NETWORKS, CheckpointFiles, ModelUnusable, find
 from pipeline.worker.errors import is_out_of_memory
-from pipeline.worker.memory.weights import Weights, assign, empty_weights, read
-from pipeline.worker.model.embedding_cache import Embeddings
-from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.memory.weights import Weights, assign_tensors, empty_weights, read_tensors
+from pipeline.worker.model.embedding_cache import EmbeddingCache
+from pipeline.worker.optimizations.attention import qkv_weights
 
 
 @dataclass
-class Model:
+class LoadedModel:
     """The parts of one checkpoint, and where they are."""
 
     name: str
@@ -44,10 +44,10 @@ class Model:
     tokenizer: Any
     scheduler: dict[str, Any]
     """The scheduler's configuration."""
-    eye: dict[str, Any]
+    image_processor: dict[str, Any]
     """The configuration of CLIP's picture preprocessing: crop_size, image_mean, image_std."""
     weights: Weights
-    embeddings: Embeddings
+    embeddings: EmbeddingCache
 
     @property
     def device(self) -> torch.device:
@@ -64,23 +64,23 @@ class Model:
         """What divides both sides of a clip, in pixels: 64 for the full model."""
         return int(self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
-    def bring_unet(self) -> None:
+    def load_unet(self) -> None:
         """Have the UNet on the device before the first clip; where it has no room, on the host.
 
         Then each clip brings what its mode needs.
         """
         try:
-            self.weights.bring(self.unet)
+            self.weights.load(self.unet)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self.weights.leave(self.unet)
+            self.weights.unload(self.unet)
             print(f"{self.device} has no room for the UNet of {self.name}", file=sys.stderr)
 
 
-def load(
+def load_model(
     name: str, device: str, dtype: str, *, copy: bool = False, on_step: Callable[[], None]
-) -> Model:
+) -> LoadedModel:
     """Load a model, ready to work on `device`.
 
     Its weights are mapped on the host; `bring_unet` and each clip bring them to the device.
@@ -96,18 +96,18 @@ def load(
         networks: dict[str, Any] = {}
         for part in NETWORKS:
             networks[part] = _network(part, source, kind)
-            together = projections(networks[part]) if part == "unet" else ()
+            together = qkv_weights(networks[part]) if part == "unet" else ()
             weights.hold(networks[part], together)
             on_step()
-        return Model(
+        return LoadedModel(
             name=name,
             digest=digest.result(),
             dtype=kind,
             tokenizer=CLIPTokenizer.from_pretrained(source.folder / "tokenizer"),
             scheduler=dict(source.configs["scheduler"]),
-            eye=dict(source.configs["feature_extractor"]),
+            image_processor=dict(source.configs["feature_extractor"]),
             weights=weights,
-            embeddings=Embeddings(),
+            embeddings=EmbeddingCache(),
             **networks,
         )
 
@@ -142,14 +142,14 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _network(part: str, source: Source, dtype: torch.dtype) -> nn.Module:
+def _network(part: str, source: CheckpointFiles, dtype: torch.dtype) -> nn.Module:
     network = _build(part, source)
     network.requires_grad_(False).eval()
-    assign(network, read(source.weights[part], dtype), part)
+    assign_tensors(network, read_tensors(source.weights[part], dtype), part)
     return network
 
 
-def _build(part: str, source: Source) -> nn.Module:
+def _build(part: str, source: CheckpointFiles) -> nn.Module:
     config = source.configs[part]
     try:
         with empty_weights():

@@ -19,18 +19,18 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.worker.memory.weights import one_of
+from pipeline.worker.memory.weights import joined_view
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.patch import Patches
 
-BRANCHES = 2
+CFG_BRANCHES = 2
 """Of guidance: for so many contexts, or clips, is kept what is the same at every step."""
 
-Looked = tuple[Tensor, Tensor]
+KeyValue = tuple[Tensor, Tensor]
 """Keys and values of a context, (B, heads, tokens, width) each."""
 
 
-def spatial(network: nn.Module) -> Patches:
+def spatial_attention(network: nn.Module) -> Patches:
     """Spatial transformers on tokens.
 
     The keys and values of a context are made once, as long as it is the same object, and once for
@@ -39,7 +39,7 @@ def spatial(network: nn.Module) -> Patches:
     return _spatials(network, _apart)
 
 
-def joined(network: nn.Module) -> Patches:
+def fused_qkv(network: nn.Module) -> Patches:
     """Spatial and temporal transformers on tokens, with queries, keys and values in one product.
 
     Where their weights lie one after the other in memory, as `projections` asks for.
@@ -48,7 +48,7 @@ def joined(network: nn.Module) -> Patches:
     return _spatials(network, _joined) | {m: _temporal(m) for m in temporal}
 
 
-def projections(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+def qkv_weights(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
     """The weights of queries, keys and values of each self-attention within a transformer."""
     for module in network.modules():
         if isinstance(module, BasicTransformerBlock):
@@ -57,15 +57,15 @@ def projections(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
                     yield _weights(attention)
 
 
-def twofold(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
+def fork_cfg_branches(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
     """A forward that gets what two branches of guidance have in common, and gives both.
 
     They part at the first look at the context, which has a row for each.
     """
-    return _spatial(module, _joined, branches=BRANCHES)
+    return _spatial(module, _joined, branches=CFG_BRANCHES)
 
 
-def gates(network: nn.Module) -> Patches:
+def geglu(network: nn.Module) -> Patches:
     """Feed-forwards with a gate, which is multiplied in place."""
     found = (m for m in network.modules() if isinstance(m, FeedForward))
     return {m: _rows(m) for m in found if isinstance(m.net[0], GEGLU)}
@@ -77,7 +77,7 @@ def _apart(_: Attention) -> None:
 
 def _joined(attention: Attention) -> Tensor | None:
     """The weights of all three as one, where they lie so."""
-    return one_of(_weights(attention))
+    return joined_view(_weights(attention))
 
 
 Whole = Callable[[Attention], Tensor | None]
@@ -108,11 +108,11 @@ def _spatials(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[...,
     return {m: _spatial(m, whole) for m in found}
 
 
-def _looked(module: Transformer2DModel) -> Callable[[Tensor], Looked]:
+def _looked(module: Transformer2DModel) -> Callable[[Tensor], KeyValue]:
     attention = module.transformer_blocks[0].attn2
 
-    @lru_cache(maxsize=BRANCHES)
-    def looked(context: Tensor) -> Looked:
+    @lru_cache(maxsize=CFG_BRANCHES)
+    def looked(context: Tensor) -> KeyValue:
         heads = (attention.heads, -1)
         keys = attention.to_k(context).unflatten(-1, heads).transpose(1, 2)
         values = attention.to_v(context).unflatten(-1, heads).transpose(1, 2)
@@ -147,14 +147,16 @@ def _attended(
 ) -> tuple[Tensor, Tensor]:
     """Images to tokens that have attended to each other and to the context; and those normed."""
     inner = module.transformer_blocks[0]
-    y = fused_ops.normed(module.norm, x).permute(0, 2, 3, 1).flatten(1, 2)
+    y = fused_ops.group_norm(module.norm, x).permute(0, 2, 3, 1).flatten(1, 2)
     y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
-    seen = _attend(inner.attn1, whole, fused_ops.even(inner.norm1, y))
-    queries = inner.attn2.to_q(fused_ops.added(y, seen, inner.norm2))
+    seen = _attend(inner.attn1, whole, fused_ops.layer_norm(inner.norm1, y))
+    queries = inner.attn2.to_q(fused_ops.add_layer_norm(y, seen, inner.norm2))
     del seen
     if branches > 1:
         y, queries = (torch.cat([each] * branches) for each in (y, queries))
-    return y, fused_ops.added(y, _look(inner.attn2, queries, keys, values), inner.norm3)
+    return y, fused_ops.add_layer_norm(
+        y, _cross_attention(inner.attn2, queries, keys, values), inner.norm3
+    )
 
 
 def _shown(module: Transformer2DModel, x: Tensor, y: Tensor) -> Tensor:
@@ -176,7 +178,7 @@ def _attend(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
     return out
 
 
-def _look(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _cross_attention(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Cross-attention of (images, places, channels); a row of the context is for several images."""
     rows = len(keys)
     q = queries.view(rows, -1, attention.heads, keys.shape[-1]).transpose(1, 2)
@@ -207,14 +209,18 @@ def _attended_over_time(
 ) -> tuple[Tensor, Tensor]:
     """(clips, frames, ...) to tokens that have attended over time; and those normed."""
     inner = module.transformer_blocks[0]
-    y = fused_ops.normed(module.norm, clips.transpose(1, 2)).permute(0, 2, 3, 4, 1).flatten(2, 3)
+    y = (
+        fused_ops.group_norm(module.norm, clips.transpose(1, 2))
+        .permute(0, 2, 3, 4, 1)
+        .flatten(2, 3)
+    )
     y = module.proj_in(y)
-    seen = _attend_over_time(inner.attn1, first, fused_ops.even(inner.norm1, y))
-    told = fused_ops.added(y, seen, inner.norm2)
+    seen = _attend_over_time(inner.attn1, first, fused_ops.layer_norm(inner.norm1, y))
+    told = fused_ops.add_layer_norm(y, seen, inner.norm2)
     del seen
     seen = _attend_over_time(inner.attn2, second, told)
     del told
-    return y, fused_ops.added(y, seen, inner.norm3)
+    return y, fused_ops.add_layer_norm(y, seen, inner.norm3)
 
 
 def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> Tensor:
@@ -225,8 +231,8 @@ def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> 
 
 def _attend_over_time(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
     """Self-attention over the frames of (clips, frames, places, channels)."""
-    project = _project if fused_ops.at_work() else _project_apart
-    y = fused_ops.over_time(project(attention, whole, x), attention.heads)
+    project = _project if fused_ops.enabled() else _project_apart
+    y = fused_ops.temporal_attention(project(attention, whole, x), attention.heads)
     out: Tensor = attention.to_out[0](y)
     return out
 
@@ -239,5 +245,5 @@ def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
 
 
 def _gated(module: FeedForward, x: Tensor) -> Tensor:
-    out: Tensor = module.net[2](fused_ops.gated(module.net[0].proj(x)))
+    out: Tensor = module.net[2](fused_ops.geglu(module.net[0].proj(x)))
     return out

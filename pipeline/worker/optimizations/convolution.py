@@ -14,12 +14,16 @@ from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.patch import Patches
 
 
-def shifted(network: nn.Module) -> Patches:
+def temporal_conv_as_matmul(network: nn.Module) -> Patches:
     """Temporal convolutions as three products, each of the frames one earlier, the same, later."""
-    return {m: _shifted(m) for m in network.modules() if isinstance(m, TemporalConvLayer)}
+    return {
+        m: _temporal_conv_as_matmul(m)
+        for m in network.modules()
+        if isinstance(m, TemporalConvLayer)
+    }
 
 
-def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
+def _temporal_conv_as_matmul(module: TemporalConvLayer) -> Callable[..., Tensor]:
     steps = [(c[0], c[-1]) for c in (module.conv1, module.conv2, module.conv3, module.conv4)]
 
     def forward(x: Tensor, num_frames: int) -> Tensor:
@@ -34,7 +38,7 @@ def _shifted(module: TemporalConvLayer) -> Callable[..., Tensor]:
 
 def _activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """(clips, channels, frames, height, width) with the channels last, whole in memory."""
-    return fused_ops.activated(norm, x).permute(0, 2, 3, 4, 1).contiguous()
+    return fused_ops.group_norm_silu(norm, x).permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
@@ -54,15 +58,15 @@ def resnets(network: nn.Module) -> Patches:
 
 
 def _resnet(module: ResnetBlock2D, x: Tensor, temb: Tensor | None = None) -> Tensor:
-    y, late = fused_ops.convolved(module.conv1, fused_ops.activated(module.norm1, x))
+    y, late = fused_ops.convolved(module.conv1, fused_ops.group_norm_silu(module.norm1, x))
     time = None if temb is None else module.time_emb_proj(functional.silu(temb))
     y, late = fused_ops.convolved(
-        module.conv2, fused_ops.activated(module.norm2, y, _both(time, late))
+        module.conv2, fused_ops.group_norm_silu(module.norm2, y, _both(time, late))
     )
     if module.conv_shortcut is not None:
         x, more = fused_ops.convolved(module.conv_shortcut, x)
         late = _both(late, more)
-    return fused_ops.summed(y, x, late)
+    return fused_ops.add_bias_residual(y, x, late)
 
 
 def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -72,13 +76,13 @@ def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-def phases(network: nn.Module) -> Patches:
+def subpixel_upsample(network: nn.Module) -> Patches:
     """Upsamplers that convolve the small map: each of four phases sees two by two of its places.
 
     Of the three rows (and columns) under a kernel two are copies of one and the same: 4 / 9 of the
     products are left.
     """
-    return {m: _phases(m) for m in network.modules() if isinstance(m, Upsample2D)}
+    return {m: _subpixel_upsample(m) for m in network.modules() if isinstance(m, Upsample2D)}
 
 
 def _taps(device: torch.device) -> Tensor:
@@ -91,7 +95,7 @@ def _taps(device: torch.device) -> Tensor:
     return torch.einsum("ptr,qsc->tspqrc", rows, rows).reshape(9, 16)
 
 
-def _phases(module: Upsample2D) -> Callable[..., Tensor]:
+def _subpixel_upsample(module: Upsample2D) -> Callable[..., Tensor]:
     def forward(x: Tensor, output_size: None = None, *_: Any) -> Tensor:
         height, width = x.shape[-2:]
         kernels = kernels_of(module.conv.weight)
@@ -126,7 +130,9 @@ def kernels_of(weight: Tensor) -> Tensor:
 def norms(network: nn.Module) -> Patches:
     """Group normalisations that no other transform takes."""
     return {
-        m: partial(fused_ops.normed, m) for m in network.modules() if isinstance(m, nn.GroupNorm)
+        m: partial(fused_ops.group_norm, m)
+        for m in network.modules()
+        if isinstance(m, nn.GroupNorm)
     }
 
 

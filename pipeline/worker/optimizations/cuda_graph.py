@@ -36,7 +36,7 @@ class _Record:
         return [each.shape for each in told] == [each.shape for each in self.told]
 
 
-def recorded(work: Work, device: torch.device) -> Work:
+def cuda_graphed(work: Work, device: torch.device) -> Work:
     """The same work: done at the first call, recorded at the second, from then on replayed.
 
     At the first call is made what is constant. Other shapes than were recorded are done as they

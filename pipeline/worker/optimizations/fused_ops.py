@@ -21,7 +21,7 @@ _MOST_HEADS = (1 << 16) - 1
 _kernels: ModuleType | None = None
 
 
-def at_work() -> bool:
+def enabled() -> bool:
     """Whether our own kernels are at work here."""
     return _kernels is not None
 
@@ -37,7 +37,7 @@ def using(kernels: ModuleType | None) -> Iterator[None]:
         _kernels = before
 
 
-def prove(device: torch.device, dtype: torch.dtype) -> None:
+def self_test(device: torch.device, dtype: torch.dtype) -> None:
     """Have our own kernels used from now on, if they do on this device what torch does.
 
     One line on stderr says why not, where they do not. Raises what lack of memory or a lost device
@@ -47,7 +47,7 @@ def prove(device: torch.device, dtype: torch.dtype) -> None:
     try:
         from pipeline.worker.optimizations import triton_kernels
 
-        _hold_against(triton_kernels, device, dtype)
+        _compare_with_torch(triton_kernels, device, dtype)
     except Exception as error:
         if is_out_of_memory(error) or is_device_lost(error):
             raise
@@ -57,7 +57,7 @@ def prove(device: torch.device, dtype: torch.dtype) -> None:
     _kernels = triton_kernels
 
 
-def _hold_against(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
+def _compare_with_torch(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
     """Raises ArithmeticError where a kernel differs from torch by more than rounding."""
     dice = torch.Generator(device).manual_seed(1)
 
@@ -74,11 +74,11 @@ def _hold_against(kernels: ModuleType, device: torch.device, dtype: torch.dtype)
     tokens, more, shift = noise(2, 8, 33, 320), noise(2, 8, 33, 320), noise(2, 320)
     three = noise(2, 8, 33, 3 * 320).chunk(3, dim=-1)
     cases: list[tuple[str, Callable[[], Tensor]]] = [
-        ("group normalisation", lambda: activated(norm, images.clone(), shift)),
-        ("a sum", lambda: summed(images.clone(), images, norm.bias)),
-        ("layer normalisation", lambda: added(tokens.clone(), more, rows)),
-        ("a gate", lambda: gated(tokens.flatten(0, 2).clone())),
-        ("attention over frames", lambda: over_time(three, 5)),
+        ("group normalisation", lambda: group_norm_silu(norm, images.clone(), shift)),
+        ("a sum", lambda: add_bias_residual(images.clone(), images, norm.bias)),
+        ("layer normalisation", lambda: add_layer_norm(tokens.clone(), more, rows)),
+        ("a gate", lambda: geglu(tokens.flatten(0, 2).clone())),
+        ("attention over frames", lambda: temporal_attention(three, 5)),
     ]
     for name, work in cases:
         with using(None):
@@ -94,7 +94,7 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Largest difference to torch, as a share of the largest value."""
 
 
-def normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalisation of (images, channels, ...)."""
     kernels = _kernels
     if kernels is None or not _channels_last(x):
@@ -103,7 +103,7 @@ def normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     return result
 
 
-def activated(norm: nn.GroupNorm, x: Tensor, added: Tensor | None = None) -> Tensor:
+def group_norm_silu(norm: nn.GroupNorm, x: Tensor, added: Tensor | None = None) -> Tensor:
     """SiLU of a group normalisation of (images, channels, ...).
 
     `added`, (channels,) or (images or 1, channels), is first added to each image; x may be changed.
@@ -133,7 +133,7 @@ def convolved(convolution: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | None]
     return functional.conv2d(x, convolution.weight, None, *same), convolution.bias  # type: ignore[arg-type]
 
 
-def summed(x: Tensor, more: Tensor, bias: Tensor | None) -> Tensor:
+def add_bias_residual(x: Tensor, more: Tensor, bias: Tensor | None) -> Tensor:
     """Add to x, in x, `more` of the same shape, and to each channel its bias."""
     kernels = _kernels
     if kernels is None or bias is None or not (_channels_last(x) and _channels_last(more)):
@@ -145,7 +145,7 @@ def summed(x: Tensor, more: Tensor, bias: Tensor | None) -> Tensor:
     return x
 
 
-def even(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """Layer normalisation of (..., width)."""
     kernels = _kernels
     if kernels is None or not x.is_contiguous():
@@ -154,7 +154,7 @@ def even(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return result
 
 
-def added(x: Tensor, more: Tensor, norm: nn.LayerNorm) -> Tensor:
+def add_layer_norm(x: Tensor, more: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Add `more` to x, in x, and give the layer normalisation of the sum."""
     kernels = _kernels
     if kernels is None or not (x.is_contiguous() and more.is_contiguous()):
@@ -164,7 +164,7 @@ def added(x: Tensor, more: Tensor, norm: nn.LayerNorm) -> Tensor:
     return result
 
 
-def gated(x: Tensor) -> Tensor:
+def geglu(x: Tensor) -> Tensor:
     """The first half of each row of (rows, 2 width) times GELU of the second."""
     kernels = _kernels
     if kernels is None or not x.is_contiguous():
@@ -174,7 +174,7 @@ def gated(x: Tensor) -> Tensor:
     return result
 
 
-def over_time(three: Sequence[Tensor], heads: int) -> Tensor:
+def temporal_attention(three: Sequence[Tensor], heads: int) -> Tensor:
     """Attention over frames, each place and head alone.
 
     Of queries, keys and values, each (clips, frames, places, channels). To torch's kernel each

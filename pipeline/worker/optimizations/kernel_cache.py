@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 VARIABLE = "TRITON_CACHE_DIR"
-MOST = 2 << 30
+MAX_BYTES = 2 << 30
 """Bytes after which one begins anew."""
-LEAST = 1 << 20
+MIN_FREE_BYTES = 1 << 20
 """Bytes for which there must be room."""
 _PREFIX = "i2vd-torch-"
 
@@ -27,7 +27,7 @@ def keep() -> Path:
     """
     base = Path(os.environ.get(VARIABLE) or Path.home() / ".triton" / "cache")
     mine = base if base.name == _named() else base / _named()
-    if _held(mine) > MOST:
+    if _held(mine) > MAX_BYTES:
         shutil.rmtree(mine, ignore_errors=True)
     mine.mkdir(parents=True, exist_ok=True)
     _write_probe(mine)
@@ -51,7 +51,7 @@ def _held(folder: Path) -> int:
 def _write_probe(folder: Path) -> None:
     try:
         with TemporaryFile(dir=folder) as file:
-            file.write(bytes(LEAST))
+            file.write(bytes(MIN_FREE_BYTES))
             file.flush()
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(folder)) from None

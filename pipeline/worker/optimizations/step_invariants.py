@@ -17,16 +17,16 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.optimizations.attention import BRANCHES, twofold
+from pipeline.worker.optimizations.attention import CFG_BRANCHES, fork_cfg_branches
 from pipeline.worker.patch import Patches, patched
 
-Deep = dict[Tensor, Tensor]
+FeatureCache = dict[Tensor, Tensor]
 """By what cross-attention is told, what the deeper levels gave for it: (n, channels, height, width)
 for all images, as it enters the last block."""
 
 
 @dataclass(frozen=True)
-class Constants:
+class StepInvariants:
     """What is the same at every step."""
 
     picture: Tensor
@@ -37,7 +37,7 @@ class Constants:
     """(1, width): the embedding of the frame rate, which is one for all branches."""
 
 
-def constants(unet: Any) -> Patches:
+def compute_invariants(unet: Any) -> Patches:
     """The constants of a clip once, and each branch of guidance whole."""
     return {unet: _forward(unet, shared=False)}
 
@@ -48,9 +48,9 @@ def shared(unet: Any) -> Patches:
 
 
 def _forward(unet: Any, *, shared: bool) -> Callable[..., tuple[Tensor]]:
-    kept = lru_cache(maxsize=BRANCHES)(lambda *told: _constants(unet, *told))
+    kept = lru_cache(maxsize=CFG_BRANCHES)(lambda *told: _constants(unet, *told))
     looking = (m for m in unet.down_blocks.modules() if isinstance(m, Transformer2DModel))
-    doubling = {m: twofold(m) for m in islice(looking, 1 if shared else 0)}
+    doubling = {m: fork_cfg_branches(m) for m in islice(looking, 1 if shared else 0)}
 
     def forward(
         sample: Tensor,
@@ -61,7 +61,7 @@ def _forward(unet: Any, *, shared: bool) -> Callable[..., tuple[Tensor]]:
         image_embeddings: Tensor,
         encoder_hidden_states: Tensor,
         return_dict: bool = False,
-        deep: Deep | None = None,
+        deep: FeatureCache | None = None,
     ) -> tuple[Tensor]:
         """As I2VGenXLUNet.forward, for conditions that are the same objects at every step.
 
@@ -84,7 +84,9 @@ def same(batch: Tensor) -> bool:
     return len(batch) > 1 and batch.stride(0) == 0
 
 
-def _constants(unet: Any, fps: Tensor, latents: Tensor, image: Tensor, text: Tensor) -> Constants:
+def _constants(
+    unet: Any, fps: Tensor, latents: Tensor, image: Tensor, text: Tensor
+) -> StepInvariants:
     clips, channels, frames, height, width = latents.shape
     seen = unet.image_latents_context_embedding(latents[:, :, 0]).flatten(2).transpose(1, 2)
     shown = unet.context_embedding(image).view(clips, -1, unet.config.cross_attention_dim)
@@ -93,7 +95,7 @@ def _constants(unet: Any, fps: Tensor, latents: Tensor, image: Tensor, text: Ten
     x = x.unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2).flatten(0, 2)
     x = unet.image_latents_temporal_encoder(x)
     picture = x.view(-1, height, width, frames, channels).permute(0, 4, 3, 1, 2).contiguous()
-    return Constants(
+    return StepInvariants(
         picture.expand(clips, *picture.shape[1:]),
         torch.cat([text, seen, shown], dim=1),
         unet.fps_embedding(unet.time_proj(fps[:1]).to(unet.dtype)),
@@ -105,7 +107,7 @@ Below = Callable[[list[Tensor], Tensor, int], Tensor]
 the last of which enters there; and it is given the embedded time and the number of frames."""
 
 
-def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants, below: Below) -> Tensor:
+def _predict(unet: Any, sample: Tensor, time: Tensor, told: StepInvariants, below: Below) -> Tensor:
     frames = sample.shape[2]
     embedded = told.rate + unet.time_embedding(unet.time_proj(time.reshape(1)).to(sample))
     x = torch.cat([sample, told.picture[: len(sample)]], dim=1).transpose(1, 2).flatten(0, 1)
@@ -114,12 +116,12 @@ def _predict(unet: Any, sample: Tensor, time: Tensor, told: Constants, below: Be
     _down(unet.down_blocks[0], left, embedded, frames, told)
     x = below(left, embedded, frames)
     x = _up(unet.up_blocks[-1], x, left, embedded, frames, told)
-    x = unet.conv_out(fused_ops.activated(unet.conv_norm_out, x))
+    x = unet.conv_out(fused_ops.group_norm_silu(unet.conv_norm_out, x))
     return x.unflatten(0, (-1, frames)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _deeper(
-    unet: Any, told: Constants, left: list[Tensor], embedded: Tensor, frames: int
+    unet: Any, told: StepInvariants, left: list[Tensor], embedded: Tensor, frames: int
 ) -> Tensor:
     for block in unet.down_blocks[1:]:
         _down(block, left, embedded, frames, told)
@@ -132,7 +134,12 @@ def _deeper(
 
 
 def _once(
-    deep: Deep, context: Tensor, below: Below, left: list[Tensor], embedded: Tensor, frames: int
+    deep: FeatureCache,
+    context: Tensor,
+    below: Below,
+    left: list[Tensor],
+    embedded: Tensor,
+    frames: int,
 ) -> Tensor:
     if context in deep:
         left.pop()
@@ -141,12 +148,14 @@ def _once(
     return deep[context]
 
 
-def _down(block: Any, left: list[Tensor], embedded: Tensor, frames: int, told: Constants) -> None:
+def _down(
+    block: Any, left: list[Tensor], embedded: Tensor, frames: int, told: StepInvariants
+) -> None:
     left += block(left[-1], temb=embedded, num_frames=frames, **_looking(block, told))[1]
 
 
 def _up(
-    block: Any, x: Tensor, left: list[Tensor], embedded: Tensor, frames: int, told: Constants
+    block: Any, x: Tensor, left: list[Tensor], embedded: Tensor, frames: int, told: StepInvariants
 ) -> Tensor:
     layers = len(block.resnets)
     taken = left[-layers:]
@@ -161,6 +170,6 @@ def _up(
     return result
 
 
-def _looking(block: nn.Module, told: Constants) -> dict[str, Tensor]:
+def _looking(block: nn.Module, told: StepInvariants) -> dict[str, Tensor]:
     looks = getattr(block, "has_cross_attention", False)
     return {"encoder_hidden_states": told.context} if looks else {}

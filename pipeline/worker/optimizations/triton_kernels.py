@@ -207,7 +207,7 @@ def _summed(
     tl.store(x + at, values, mask=there)
 
 
-def summed(x: Tensor, more: Tensor, bias: Tensor) -> None:
+def add_bias_residual(x: Tensor, more: Tensor, bias: Tensor) -> None:
     """Add to x, in x, `more` of the same shape, and to each channel its bias.
 
     Of (images, channels, ...), whose channels must come last in memory.
@@ -289,7 +289,7 @@ def _gated(x, y, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     tl.store(y + row[:, None] * width + column[None, :], values, mask=there)
 
 
-def gated(x: Tensor) -> Tensor:
+def geglu(x: Tensor) -> Tensor:
     """The first half of each row of (rows, 2 width), whole in memory, times GELU of the second."""
     rows, width = len(x), x.shape[1] // 2
     columns = 2 * _COLUMNS
@@ -336,7 +336,7 @@ def _over_time(
     tl.store(y + at, seen, mask=there)
 
 
-def over_time(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+def temporal_attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Attention over the frames of (clips, frames, places, channels), each place and head alone.
 
     The tokens of all three lie equally far from each other in memory; those of the result lie one

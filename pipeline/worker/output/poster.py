@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.children.protocol import LARGEST_POSTER
+from pipeline.children.protocol import MAX_POSTER_BYTES
 
 _LONGER_SIDE = 480
 _QUALITIES = (80, 60, 40)
 
 
-def leave_poster(path: Path, frame: NDArray[np.uint8]) -> None:
+def write_poster(path: Path, frame: NDArray[np.uint8]) -> None:
     """Write a (height, width, 3) RGB frame to `path`, a new file.
 
     None is left where it cannot be written or would be too large: no clip fails for its poster.
@@ -24,7 +24,7 @@ def leave_poster(path: Path, frame: NDArray[np.uint8]) -> None:
     for quality in _QUALITIES:
         out = BytesIO()
         image.save(out, "JPEG", quality=quality, optimize=True)
-        if out.tell() <= LARGEST_POSTER:
+        if out.tell() <= MAX_POSTER_BYTES:
             break
     else:
         return

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.quality import Figures, Limits
+from pipeline.quality import Measurements, QualityLimits
 from pipeline.worker.output.frames import Frames
 
 Picture = NDArray[np.uint8]
@@ -20,7 +20,7 @@ _EASE = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 """SSIM's constants (Wang et al. 2004); they decide where there is next to no light or contrast."""
 
 
-def examine(frames: Frames, picture: Picture, limits: Limits) -> tuple[Frames, Figures]:
+def examine(frames: Frames, picture: Picture, limits: QualityLimits) -> tuple[Frames, Measurements]:
     """The frames that may count, and their figures; both sides of the picture are the frames'.
 
     A last frame that alone turned grey is taken off, as the model's authors do (VGen,
@@ -30,11 +30,11 @@ def examine(frames: Frames, picture: Picture, limits: Limits) -> tuple[Frames, F
     dropped = int(rises[-1] > limits.grey and max(rises[:-1]) <= limits.grey)
     if dropped:
         frames, rises = frames[:-1], rises[:-1]
-    figures = Figures(
+    figures = Measurements(
         black=round(_black(frames, picture), 4),
         grey=round(max(0.0, *rises), 4),
         motion=round(motion(frames), 3),
-        likeness=round(likeness(frames[0], picture), 4),
+        likeness=round(similarity(frames[0], picture), 4),
         dropped=dropped,
     )
     return frames, figures
@@ -73,7 +73,7 @@ def motion(frames: Frames) -> float:
     return max(float(np.abs(frame - first).mean()) for frame in frames[1:])
 
 
-def likeness(frame: Picture, picture: Picture) -> float:
+def similarity(frame: Picture, picture: Picture) -> float:
     """SSIM of the two as thumbnails of 16 x 16 means: -1 to 1, symmetric, 1 for equals.
 
     One window over all: light times contrast and structure, each colour by itself.

@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.children.protocol import Output
 from pipeline.request.spec import Encoder
-from pipeline.worker.errors import BadFile, first_line
+from pipeline.worker.errors import UnusableFile, first_line
 from pipeline.worker.output.frames import Frames
 
 _THREADS = 4
@@ -32,7 +32,7 @@ _X264 = {"preset": "medium", "profile": "high", "x264-params": "mbtree=0"}
 _NVENC = {"preset": "p6", "tune": "hq", "profile": "high", "rc": "vbr"}
 
 
-def write(
+def write_video(
     path: Path,
     frames: Frames,
     *,
@@ -147,11 +147,11 @@ def _check(path: Path, shape: tuple[int, ...], fps: int) -> None:
             rate, duration = stream.average_rate, stream.duration
             base = stream.time_base
     except (av.FFmpegError, IndexError) as error:
-        raise BadFile(f"the MP4 cannot be read back: {first_line(error)}") from error
+        raise UnusableFile(f"the MP4 cannot be read back: {first_line(error)}") from error
     if sizes != [shape[1:3]] * shape[0]:
-        raise BadFile(f"the MP4 has {len(sizes)} frames of {set(sizes)}, wanted {shape}")
+        raise UnusableFile(f"the MP4 has {len(sizes)} frames of {set(sizes)}, wanted {shape}")
     length = None if duration is None or base is None else duration * base
     if rate != fps or length != Fraction(shape[0], fps):
-        raise BadFile(
+        raise UnusableFile(
             f"the MP4 has {rate} fps and lasts {length} s, wanted {shape[0]} at {fps} fps"
         )

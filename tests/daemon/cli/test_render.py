@@ -7,11 +7,11 @@ import pytest
 from daemon.cli.render import _order
 from daemon.config.settings import Settings
 from pipeline.memory.modes import Mode
-from pipeline.sidecar import Given
+from pipeline.sidecar import Applied
 from tests.pipeline.test_sidecar import SPEC
 
 
-def ladder_like(like: Given | None) -> list[Mode]:
+def ladder_like(like: Applied | None) -> list[Mode]:
     order = _order(Settings(), SPEC, "float32", Path(), Path(), like)
     return [rung.mode for rung in order.ladder]
 
@@ -19,7 +19,7 @@ def ladder_like(like: Given | None) -> list[Mode]:
 @pytest.mark.parametrize("mode", Mode)
 def test_a_clip_is_made_again_in_its_mode_whatever_has_room_now(mode: Mode) -> None:
     """Also in eight bits where the settings do not allow them: without, it is another clip."""
-    like = Given(width=64, height=64, frames=8, mode=mode, seed=1, dtype="float32")
+    like = Applied(width=64, height=64, frames=8, mode=mode, seed=1, dtype="float32")
     assert ladder_like(like)[0] is mode
 
 

@@ -5,13 +5,13 @@ from uuid import uuid4
 
 import pytest
 
-from daemon.dispatch.running_job import Hand
+from daemon.dispatch.running_job import RunningJob
 from daemon.dispatch.slot import Slot
 from daemon.jobs.job import Job
-from daemon.jobs.store import Ledger
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.generation import NoClip
-from pipeline.children.generator import Maker
+from daemon.jobs.store import JobStore
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.generation import GenerationFailure
+from pipeline.children.generator import ClipGenerator
 from pipeline.children.protocol import Load, Progress, Stage
 from pipeline.request.spec import Spec
 
@@ -19,7 +19,7 @@ NewJob = Callable[..., Job]
 
 
 @pytest.fixture
-def new_job(ledger: Ledger, enqueue: Callable[..., list[int]]) -> NewJob:
+def new_job(ledger: JobStore, enqueue: Callable[..., list[int]]) -> NewJob:
     def new(failures: int = 0) -> Job:
         enqueue(f"{uuid4()}.jpg")
         job = ledger.claim("me", 30.0)
@@ -31,7 +31,7 @@ def new_job(ledger: Ledger, enqueue: Callable[..., list[int]]) -> NewJob:
 
 def slot() -> Slot:
     load = Load(model="micro", device="cpu", dtype="float32")
-    return Slot("cpu", Maker(load, print, print))
+    return Slot("cpu", ClipGenerator(load, print, print))
 
 
 def at(stage: Stage, step: int = 1, steps: int = 9) -> Progress:
@@ -39,8 +39,8 @@ def at(stage: Stage, step: int = 1, steps: int = 9) -> Progress:
 
 
 def test_steps_that_begin_again_are_counted_and_never_negative(new_job: NewJob) -> None:
-    hand = Hand(new_job())
-    assert [hand.note(at("denoise", step)) for step in (1, 4, 0, 2)] == [1, 3, 0, 2]
+    hand = RunningJob(new_job())
+    assert [hand.update(at("denoise", step)) for step in (1, 4, 0, 2)] == [1, 3, 0, 2]
 
 
 def test_the_time_left_is_told_by_the_work_of_the_steps_that_are_left(
@@ -50,61 +50,69 @@ def test_the_time_left_is_told_by_the_work_of_the_steps_that_are_left(
     asked = {"steps": 50, "guidance": 9.0, "speed": "balanced"}
     job = new_job().model_copy(update={"spec": spec.model_copy(update=asked)})
     for steps, left in ((25, 10.0), (50, 40.0)):
-        hand, clock = Hand(job), iter((100.0, 110.0))
+        hand, clock = RunningJob(job), iter((100.0, 110.0))
         monkeypatch.setattr(
             "daemon.dispatch.running_job.time.monotonic", lambda clock=clock: next(clock)
         )
-        hand.note(at("denoise", 0, steps))
-        hand.note(at("denoise", 10, steps))
+        hand.update(at("denoise", 0, steps))
+        hand.update(at("denoise", 10, steps))
         assert hand.eta() == left  # of 25 steps 15 have guidance, and take twice as long
 
 
 def test_the_next_job_is_wanted_when_the_device_is_nearly_free(new_job: NewJob) -> None:
     one = slot()
     assert one.wants_next()
-    hand = one.take(new_job())
+    hand = one.start(new_job())
     assert not one.wants_next(), "it has not begun"
-    one.note(hand, at("encode"))
+    one.update(hand, at("encode"))
     assert not one.wants_next()
-    one.note(hand, at("denoise", 0))
+    one.update(hand, at("denoise", 0))
     assert not one.wants_next(), "nobody knows yet how long it takes"
-    one.note(hand, at("decode"))
+    one.update(hand, at("decode"))
     assert one.wants_next()
-    behind = one.take(new_job())
+    behind = one.start(new_job())
     assert not one.wants_next(), "one waits behind it already"
-    one.note(hand, at("write"))
-    one.note(behind, at("denoise", 1))  # a step took no time at all
+    one.update(hand, at("write"))
+    one.update(behind, at("denoise", 1))  # a step took no time at all
     assert one.wants_next()
-    assert one.front is behind
-    one.drop(behind)
-    assert one.front is hand
-    one.drop(hand)
-    assert one.front is None
+    assert one.current is behind
+    one.finish(behind)
+    assert one.current is hand
+    one.finish(hand)
+    assert one.current is None
 
 
 def test_a_job_that_failed_before_shares_the_worker_with_no_other(new_job: NewJob) -> None:
     one = slot()
-    hand = one.take(new_job(failures=1))
-    one.note(hand, at("decode"))
+    hand = one.start(new_job(failures=1))
+    one.update(hand, at("decode"))
     assert not one.wants_next()
-    one.drop(hand)
+    one.finish(hand)
     assert one.wants_next()
 
 
 def test_after_a_loss_one_job_at_a_time_is_tried(new_job: NewJob) -> None:
     one = slot()
-    one.count(NoClip("lost", "it died", retry=True, loss=Loss("crash", "it died")))
+    one.record_outcome(
+        GenerationFailure(
+            "lost", "it died", retry=True, child_failure=ChildFailure("crash", "it died")
+        )
+    )
     assert one.wants_next()
-    hand = one.take(new_job())
-    one.note(hand, at("decode"))
+    hand = one.start(new_job())
+    one.update(hand, at("decode"))
     assert not one.wants_next()
 
 
 def test_a_worker_lost_with_two_clips_is_one_loss() -> None:
     one = slot()
-    loss = Loss("crash", "it died")
+    loss = ChildFailure("crash", "it died")
     for _ in range(2):
-        one.count(NoClip("lost", loss.reason, retry=True, loss=loss))
-    assert one.losses == 1
-    one.count(NoClip("lost", loss.reason, retry=True, loss=Loss("crash", "it died")))
-    assert one.losses == 2
+        one.record_outcome(GenerationFailure("lost", loss.reason, retry=True, child_failure=loss))
+    assert one.consecutive_failures == 1
+    one.record_outcome(
+        GenerationFailure(
+            "lost", loss.reason, retry=True, child_failure=ChildFailure("crash", "it died")
+        )
+    )
+    assert one.consecutive_failures == 2

@@ -5,49 +5,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.dispatch.slot import Slot
-from pipeline.children.generation import NoClip
-from pipeline.children.generator import Maker
+from pipeline.children.generation import GenerationFailure
+from pipeline.children.generator import ClipGenerator
 from pipeline.children.protocol import Load
 
-LOST = NoClip("lost", "it died", retry=True)
+LOST = GenerationFailure("lost", "it died", retry=True)
 
 
 def slot() -> Slot:
     load = Load(model="micro", device="cpu", dtype="float32")
-    return Slot("cpu", Maker(load, print, print))
+    return Slot("cpu", ClipGenerator(load, print, print))
 
 
 def test_the_pause_doubles_up_to_a_limit() -> None:
     one = slot()
-    assert one.pause(5.0) == 0.0
+    assert one.restart_delay(5.0) == 0.0
     pauses = []
     for _ in range(8):
-        one.count(LOST)
-        pauses.append(one.pause(5.0))
+        one.record_outcome(LOST)
+        pauses.append(one.restart_delay(5.0))
     assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
 
 
 @given(st.floats(0, 1e6), st.integers(1, 5000))
 def test_a_crash_loop_never_spins_and_never_stops(backoff: float, losses: int) -> None:
     one = slot()
-    one.losses = losses
-    assert 0.5 <= one.pause(backoff) <= 300.0
+    one.consecutive_failures = losses
+    assert 0.5 <= one.restart_delay(backoff) <= 300.0
 
 
 @pytest.mark.parametrize("kind", ["failed", "memory"])
 def test_a_worker_that_answered_ends_the_series(kind: str) -> None:
     one = slot()
-    one.count(LOST)
-    one.count(NoClip("load", "no model", retry=True))
-    assert one.losses == 2
-    assert one.trouble
-    one.count(NoClip(kind, "why", retry=False))  # type: ignore[arg-type]
-    assert one.losses == 0
+    one.record_outcome(LOST)
+    one.record_outcome(GenerationFailure("load", "no model", retry=True))
+    assert one.consecutive_failures == 2
+    assert one.problem
+    one.record_outcome(GenerationFailure(kind, "why", retry=False))  # type: ignore[arg-type]
+    assert one.consecutive_failures == 0
 
 
 def test_what_says_nothing_of_the_worker_changes_nothing() -> None:
     one = slot()
-    one.count(LOST)
-    one.count(NoClip("cancelled", "cancelled", retry=False))
-    one.count(NoClip("ended", "ended by us", retry=True))
-    assert one.losses == 1
+    one.record_outcome(LOST)
+    one.record_outcome(GenerationFailure("cancelled", "cancelled", retry=False))
+    one.record_outcome(GenerationFailure("ended", "ended by us", retry=True))
+    assert one.consecutive_failures == 1

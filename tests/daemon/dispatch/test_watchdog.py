@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from daemon.dispatch.slot import Slot
-from daemon.dispatch.watchdog import STUCK, beat
-from pipeline.children.generator import Maker
+from daemon.dispatch.watchdog import STUCK_SECONDS, notify_systemd
+from pipeline.children.generator import ClipGenerator
 from pipeline.children.protocol import Load
 
 _SILENCE = 5.0
@@ -37,7 +37,7 @@ async def messages(
 ) -> list[bytes]:
     """The first so many messages; fewer where no more come for long."""
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(beat(slots, status))
+    task = asyncio.create_task(notify_systemd(slots, status))
     said: list[bytes] = []
     try:
         while len(said) < count:
@@ -49,12 +49,12 @@ async def messages(
 
 
 def slot(turned: float) -> Slot:
-    maker = Maker(Load(model="micro", device="cpu", dtype="float32"), print, print)
-    return Slot("cpu", maker, alive_at=time.monotonic() - turned)
+    maker = ClipGenerator(Load(model="micro", device="cpu", dtype="float32"), print, print)
+    return Slot("cpu", maker, last_turn=time.monotonic() - turned)
 
 
 async def test_the_beat_goes_on_while_every_slot_turns(heard: socket.socket) -> None:
-    said = await messages(heard, [slot(1.0), slot(STUCK - 60)], 4)
+    said = await messages(heard, [slot(1.0), slot(STUCK_SECONDS - 60)], 4)
     assert sorted(said) == [b"STATUS=0 queued", *[b"WATCHDOG=1"] * 3]
 
 
@@ -73,5 +73,5 @@ async def test_the_beat_does_not_wait_for_a_queue_that_does_not_answer(
 
 
 async def test_one_hung_slot_ends_the_beat(heard: socket.socket) -> None:
-    said = await messages(heard, [slot(1.0), slot(STUCK + 10)], 2)
+    said = await messages(heard, [slot(1.0), slot(STUCK_SECONDS + 10)], 2)
     assert said == [b"STATUS=0 queued"]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.estimate.duration import Pace, queued_work, rates, work
+from daemon.estimate.duration import DurationEstimator, queued_work, rates, work
 from daemon.jobs.job import Drop
-from daemon.jobs.queries import History, Wanted
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobFilter, JobQueries
+from daemon.jobs.store import JobStore
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 from tests.daemon.conftest import claim
@@ -32,52 +32,52 @@ def spec(
 
 
 def test_nothing_is_predicted_before_there_was_a_clip() -> None:
-    assert Pace().seconds(spec()) is None
-    assert Pace().until_done({("standard", "exact"): 1.0}, [], 1) is None
-    assert Pace().until_done({}, [], 1) == 0.0
+    assert DurationEstimator().seconds(spec()) is None
+    assert DurationEstimator().queue_eta({("standard", "exact"): 1.0}, [], 1) is None
+    assert DurationEstimator().queue_eta({}, [], 1) == 0.0
 
 
 def test_twice_the_steps_take_twice_the_time_and_guidance_doubles_it() -> None:
-    pace = Pace()
-    pace.learn(spec(steps=10), "fast", 30.0)
+    pace = DurationEstimator()
+    pace.record(spec(steps=10), "fast", 30.0)
     assert pace.seconds(spec(steps=20)) == pytest.approx(60.0)
     assert pace.seconds(spec(steps=10, guidance=9.0)) == pytest.approx(60.0)
     assert pace.seconds(spec("draft")) is None
 
 
 def test_one_slow_clip_changes_little() -> None:
-    pace = Pace()
+    pace = DurationEstimator()
     for seconds in (30.0, 31.0, 500.0, 29.0, 30.0):
-        pace.learn(spec(), "fast", seconds)
+        pace.record(spec(), "fast", seconds)
     assert pace.seconds(spec()) == pytest.approx(30.0)
 
 
 def test_the_queue_is_shared_by_the_devices() -> None:
-    pace = Pace()
-    pace.learn(spec(), "fast", 30.0)
+    pace = DurationEstimator()
+    pace.record(spec(), "fast", 30.0)
     queued = {("standard", "exact"): 4 * work(spec()), ("never made", "exact"): work(spec())}
     running = [(spec(), 10.0), (spec(), 999.0)]  # one is late: it counts as nearly done
-    assert pace.until_done(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
+    assert pace.queue_eta(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
 
 
 def test_each_speed_has_a_pace_of_its_own_and_until_then_that_of_its_preset() -> None:
     """What does not get less with the steps weighs more in a fast clip: so a unit takes longer."""
     exact, fast = (spec(steps=50, guidance=9.0, speed=speed) for speed in ("exact", "fast"))
-    pace = Pace()
-    pace.learn(exact, "fast", 110.0)
+    pace = DurationEstimator()
+    pace.record(exact, "fast", 110.0)
     assert pace.seconds(fast) == pytest.approx(110 * work(fast) / work(exact))
     for _ in range(3):
-        pace.learn(fast, "fast", 34.0)
+        pace.record(fast, "fast", 34.0)
     assert pace.seconds(exact) == pytest.approx(110.0)
     assert pace.seconds(fast) == pytest.approx(34.0)
     queued = {("standard", "exact"): 2 * work(exact), ("standard", "fast"): 3 * work(fast)}
-    assert pace.until_done(queued, [(fast, 4.0)], slots=1) == pytest.approx(2 * 110 + 3 * 34 + 30)
+    assert pace.queue_eta(queued, [(fast, 4.0)], slots=1) == pytest.approx(2 * 110 + 3 * 34 + 30)
 
 
 def test_each_mode_has_a_pace_of_its_own() -> None:
-    pace, balanced = Pace(), spec(speed="balanced")
-    pace.learn(spec(), "fast", 30.0)
-    pace.learn(spec(), "lean", 50.0)
+    pace, balanced = DurationEstimator(), spec(speed="balanced")
+    pace.record(spec(), "fast", 30.0)
+    pace.record(spec(), "lean", 50.0)
     assert pace.seconds(spec(), "fast") == pytest.approx(30.0)
     assert pace.seconds(balanced, "lean") == pytest.approx(50 * work(balanced) / work(spec()))
     assert pace.seconds(spec(), "offload") is None
@@ -85,8 +85,8 @@ def test_each_mode_has_a_pace_of_its_own() -> None:
 
 
 def test_the_work_that_waits_is_counted_as_each_speed_has_it(
-    ledger: Ledger,
-    history: History,
+    ledger: JobStore,
+    history: JobQueries,
     enqueue: Callable[..., list[int]],
     make_drop: Callable[..., Drop],
 ) -> None:
@@ -94,8 +94,8 @@ def test_the_work_that_waits_is_counted_as_each_speed_has_it(
     enqueue("b.jpg")
     fast = spec("high", steps=50, guidance=9.0, speed="fast")
     drop = make_drop("c.jpg", "1", "cc")
-    ledger.admit(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
-    plain = history.newest(Wanted(path="a.jpg"))[0].spec
+    ledger.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
+    plain = history.newest(JobFilter(path="a.jpg"))[0].spec
     assert plain
     assert queued_work(history) == {
         (plain.preset, "exact"): 2 * work(plain),
@@ -105,16 +105,16 @@ def test_the_work_that_waits_is_counted_as_each_speed_has_it(
 
 
 def test_a_clip_that_was_made_exactly_after_all_tells_nothing_of_its_speed(
-    ledger: Ledger, history: History, make_drop: Callable[..., Drop]
+    ledger: JobStore, history: JobQueries, make_drop: Callable[..., Drop]
 ) -> None:
     fast = spec(steps=50, guidance=9.0, speed="fast")
     exact = fast.model_copy(update={"speed": "exact"})
     for number, speed in enumerate(("fast", "exact")):
         drop = make_drop(f"{number}.jpg", "1", str(number))
-        ledger.admit(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
+        ledger.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
         job = claim(ledger)
         told = {"degraded": False, "mode": "fast", "seconds": {"denoise": 90.0}, "speed": speed}
-        assert ledger.publishing(job, told, lease=30.0)
+        assert ledger.begin_publication(job, told, lease=30.0)
         ledger.done(job, told)
     found = [(made.speed, seconds) for made, _, seconds in rates(history)]
     slow, quick = 90 / work(exact), 90 / work(fast)

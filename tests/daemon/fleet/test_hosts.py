@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from daemon.fleet.hosts import Device, Facts, Host, Hosts, NoSuchHost
+from daemon.fleet.hosts import Device, Host, HostReport, Hosts, NoSuchHost
 from daemon.jobs.database import Database
-from daemon.jobs.recovery import Takeover
+from daemon.jobs.recovery import Recovery
 from daemon.jobs.schema import hosts
-from daemon.jobs.store import Ledger
+from daemon.jobs.store import JobStore
 from tests.daemon.conftest import claim
 
-FACTS = Facts(
+FACTS = HostReport(
     devices=[Device(device="cuda:0", name="NVIDIA L4", memory=24 * 10**9)],
     takes=["inbox"],
     reach=20 * 10**9,
@@ -37,17 +37,17 @@ def test_a_host_is_known_with_all_that_it_told(database: Database) -> None:
     first, second = one.all()
     assert (first.name, first.owner, first.here, first.state) == ("one", "one 1f", True, "working")
     assert (second.name, second.here) == ("two", False)
-    assert first.model_dump(include=set(Facts.model_fields)) == FACTS.model_dump()
+    assert first.model_dump(include=set(HostReport.model_fields)) == FACTS.model_dump()
     assert first.silent < 60 < first.started
 
 
 def test_what_a_host_has_in_hand_stands_with_it(
-    database: Database, ledger: Ledger, enqueue: Callable[..., list[int]]
+    database: Database, ledger: JobStore, enqueue: Callable[..., list[int]]
 ) -> None:
     one, two = told(database, "one"), told(database, "two")
     enqueue("a.jpg")
     enqueue("b.jpg", sha256="bb")
-    ledger.publishing(claim(ledger, "one"), {})
+    ledger.begin_publication(claim(ledger, "one"), {})
     job = claim(ledger, "one")
     assert [(held.path, held.state) for held in named(two, "one").jobs] == [
         ("a.jpg", "publishing"),
@@ -68,7 +68,7 @@ def test_a_host_that_was_silent_for_its_lease_or_has_left_is_away(database: Data
 
 
 def test_a_drained_host_finishes_what_it_has_and_claims_nothing_more(
-    database: Database, ledger: Ledger, enqueue: Callable[..., list[int]]
+    database: Database, ledger: JobStore, enqueue: Callable[..., list[int]]
 ) -> None:
     one, two = told(database, "one"), told(database, "two")
     enqueue("a.jpg")
@@ -76,12 +76,12 @@ def test_a_drained_host_finishes_what_it_has_and_claims_nothing_more(
     job = claim(ledger, "one")
     assert two.drain("one", True).state == "draining"
     assert ledger.claim("one", 30) is None
-    assert ledger.publishing(job, {})
+    assert ledger.begin_publication(job, {})
     assert ledger.done(job, {})
     assert named(one, "one").state == "drained"
     enqueue("c.jpg", sha256="cc", priority=1)
-    ledger.publishing(claim(ledger, "dead"), {}, lease=-1)
-    assert Takeover(database).adopt("one", 30, ["inbox"]) == []
+    ledger.begin_publication(claim(ledger, "dead"), {}, lease=-1)
+    assert Recovery(database).adopt_publications("one", 30, ["inbox"]) == []
     one.begin(FACTS)  # it is started again
     assert named(one, "one").state == "drained"
     assert ledger.claim("one", 30) is None
@@ -90,7 +90,7 @@ def test_a_drained_host_finishes_what_it_has_and_claims_nothing_more(
     one.begin(FACTS)
     assert two.drain("one", False).state == "working"
     assert claim(ledger, "one").path == "b.jpg"
-    assert Takeover(database).adopt("one", 30, ["inbox"]) == [3]
+    assert Recovery(database).adopt_publications("one", 30, ["inbox"]) == [3]
 
 
 def test_hosts_of_one_name_are_told_apart(database: Database) -> None:
@@ -116,6 +116,6 @@ def test_a_host_that_is_silent_for_a_month_is_forgotten(database: Database) -> N
         for name, days in (("late", 29), ("gone", 31)):
             before = hosts.c.beat - days * 86_400.0
             db.execute(hosts.update().where(hosts.c.owner == name).values(beat=before))
-    one.beat(FACTS)
+    one.heartbeat(FACTS)
     left = [host.name for host in one.all()]
     assert left == (["late", "one"] if database.shared else ["one"]), "an embedded one is alone"

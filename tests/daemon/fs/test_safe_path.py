@@ -13,8 +13,8 @@ from daemon.config.settings import Inbox
 from daemon.fs.atomic import CommitMethod, atomic_write, move
 from daemon.fs.safe_path import UnsafePath, open_beneath
 from daemon.jobs.job import Job
-from daemon.publish.publisher import CLIP, SIDECAR, in_the_way, publish
-from daemon.publish.staging import discard, make_empty, sweep
+from daemon.publish.publisher import CLIP, SIDECAR, find_obstacle, publish
+from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
 from daemon.storage.health import write_probe
 
 
@@ -100,14 +100,14 @@ def test_what_stands_in_the_place_of_a_folder_is_told(
     with pytest.raises(UnsafePath) as caught, open_beneath(root, PurePath(inside)):
         pass
     assert caught.value.filename == str(root / "sub")
-    assert in_the_way(root, f"{inside}/cat") == (
+    assert find_obstacle(root, f"{inside}/cat") == (
         f"a link or a file stands in the place of a folder; remove it: {root / 'sub'}"
     )
 
 
 def test_a_free_way_is_free(root: Path) -> None:
-    assert in_the_way(root, "cat") is None
-    assert in_the_way(root, "not/yet/there/cat") is None
+    assert find_obstacle(root, "cat") is None
+    assert find_obstacle(root, "not/yet/there/cat") is None
     assert list(root.iterdir()) == []
 
 
@@ -186,24 +186,24 @@ def test_staging_is_neither_made_nor_swept_through_a_link(
     job = Job.model_construct(id=1, attempt=1)
     before = everything(elsewhere)
     (root / ".i2vd").symlink_to(elsewhere)
-    sweep(root, lambda: ())
-    discard(inbox, job)
+    remove_stale_staging(root, lambda: ())
+    remove_staging(inbox, job)
     with pytest.raises(UnsafePath):
-        make_empty(inbox, job)
+        create_staging(inbox, job)
     assert everything(elsewhere) == before
 
 
 def test_staging_is_made_empty_and_swept(root: Path, inbox: Inbox) -> None:
     first, second = (Job.model_construct(id=1, attempt=number) for number in (1, 2))
-    sweep(root, lambda: ())
-    discard(inbox, first)
+    remove_stale_staging(root, lambda: ())
+    remove_staging(inbox, first)
     assert list(root.iterdir()) == []
     for job in (first, second):
-        (make_empty(inbox, job) / CLIP).touch()
-    assert list(make_empty(inbox, first).iterdir()) == []
-    sweep(root, lambda: [(1, 2)])
+        (create_staging(inbox, job) / CLIP).touch()
+    assert list(create_staging(inbox, first).iterdir()) == []
+    remove_stale_staging(root, lambda: [(1, 2)])
     assert [folder.name for folder in (root / ".i2vd").iterdir()] == ["1-2"]
-    discard(inbox, second)
+    remove_staging(inbox, second)
     assert list((root / ".i2vd").iterdir()) == []
 
 

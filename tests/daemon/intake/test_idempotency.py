@@ -12,7 +12,7 @@ from daemon.config.settings import Inbox
 from daemon.intake.idempotency import Announce, IdempotencyKeys, IdempotentRequest, KeyTaken
 from daemon.intake.submit import copy_in
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History
+from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import submissions
 
 PICTURE = b"a cat"
@@ -48,7 +48,7 @@ def ask(database: Database, inbox: Inbox, asked: IdempotentRequest = ASKED, cut:
             raise CutOff
         return there.name
 
-    return IdempotencyKeys(database, History(database)).once(asked, inbox, drop)
+    return IdempotencyKeys(database, JobQueries(database)).once(asked, inbox, drop)
 
 
 def pictures(inbox: Inbox) -> list[str]:

@@ -11,23 +11,23 @@ from PIL import Image
 
 from daemon.config.settings import Inbox, Settings
 from daemon.dispatch import control
-from daemon.estimate.duration import Pace
-from daemon.estimate.memory import Forecast
+from daemon.estimate.duration import DurationEstimator
+from daemon.estimate.memory import MemoryEstimator
 from daemon.fs.fingerprint import FileState, same_fingerprint
 from daemon.intake.intake import Intake, checker
 from daemon.intake.scanner import scan
 from daemon.intake.watcher import RetryLater
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
 from daemon.services import Services
 from daemon.storage.health import StorageHealth
 from daemon.storage.marker import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
-from pipeline.children.image_pool import Decoder
+from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Inspected, Rejected
 from pipeline.request.presets import MICRO_FAMILY
 from rules.live import LiveRules
@@ -38,7 +38,9 @@ RULE = '[make]\nprompt = "camera panning right, {stem}"\npreset = "draft"\n'
 class Desk:
     """An inbox with all that intake needs."""
 
-    def __init__(self, root: Path, database: Database, ledger: Ledger, history: History) -> None:
+    def __init__(
+        self, root: Path, database: Database, ledger: JobStore, history: JobQueries
+    ) -> None:
         folders = {role: root / role for role in ("path", "outbox", "rules", "archive", "failed")}
         for folder in folders.values():
             folder.mkdir()
@@ -46,21 +48,21 @@ class Desk:
         self.settings = Settings(inbox=(self.inbox,), state=root)
         self.database, self.ledger, self.history = database, ledger, history
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
-        self.decoder = Decoder(print, print)
+        self.decoder = ImagePool(print, print)
         storage = VolumeMarkers(self.settings, database)
         self.services = Services(
             settings=self.settings,
             owner="me",
             database=database,
             family=MICRO_FAMILY,
-            ledger=ledger,
-            history=history,
-            pace=Pace(),
-            forecast=Forecast(database, "micro"),
+            store=ledger,
+            queries=history,
+            durations=DurationEstimator(),
+            memory=MemoryEstimator(database, "micro"),
             archive=Archive(database, ledger, history, self.settings, storage),
-            room=StorageHealth(self.settings, storage, lambda: None),
-            storage=storage,
-            decoder=self.decoder,
+            storage_health=StorageHealth(self.settings, storage, lambda: None),
+            markers=storage,
+            image_pool=self.decoder,
             metrics=Metrics(),
             posters=Posters(),
             rules={"inbox": self.rules},
@@ -112,7 +114,7 @@ def picture(width: int = 40, height: int = 30) -> bytes:
 
 @pytest.fixture
 async def desk(
-    tmp_path: Path, database: Database, ledger: Ledger, history: History
+    tmp_path: Path, database: Database, ledger: JobStore, history: JobQueries
 ) -> AsyncIterator[Desk]:
     made = Desk(tmp_path, database, ledger, history)
     yield made
@@ -147,14 +149,14 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
 ) -> None:
     desk.drop(content=content)
     await desk.take()  # what is no picture is given time once
-    seen, glance = scan(desk.inbox.path, recursive=True)["cat.jpg"], desk.decoder.glance
+    seen, glance = scan(desk.inbox.path, recursive=True)["cat.jpg"], desk.decoder.inspect_quickly
 
     async def slowly(path: Path, within: Path | None = None) -> Inspected | Rejected | None:
         found = await glance(path, within)
         monkeypatch.undo()
         if content is None:
             desk.ledger.cancel(1)
-            desk.services.archive.settle(desk.job())
+            desk.services.archive.archive_job(desk.job())
         else:
             other = Intake(desk.services, lambda: None)
             for _ in range(2):
@@ -247,14 +249,14 @@ async def test_variants_share_a_picture_and_differ_in_seed(desk: Desk) -> None:
 async def finish(desk: Desk, *, well: bool = True) -> Job:
     job = desk.claim()
     if well:
-        desk.ledger.publishing(job, {})
+        desk.ledger.begin_publication(job, {})
         desk.ledger.done(job, {})
     else:
         desk.ledger.fail(job, "broke")
     services = desk.services
     Archive(
-        services.database, services.ledger, services.history, desk.settings, services.storage
-    ).settle(job)
+        services.database, services.store, services.queries, desk.settings, services.markers
+    ).archive_job(job)
     return desk.job(job.id)
 
 
@@ -284,9 +286,9 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     await desk.take()
     job = desk.claim()
     desk.drop(content=picture(99))
-    desk.ledger.publishing(job, {})
+    desk.ledger.begin_publication(job, {})
     desk.ledger.done(job, {})
-    desk.services.archive.settle(job)
+    desk.services.archive.archive_job(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().whereabouts == "gone"
     await desk.take()
@@ -325,20 +327,20 @@ async def test_a_trouble_is_told_until_it_is_over(
     archive, told = desk.services.archive, []
 
     def full(*_: object) -> None:
-        told.append(archive.trouble)
+        told.append(archive.last_error)
         raise OSError(28, "No space left on device")
 
     desk.drop()
     await desk.take()
     desk.ledger.cancel(1)
-    monkeypatch.setattr(desk.services.storage, "check", full)
-    archive.settle(desk.job())
-    archive.catch_up()
-    assert archive.trouble is not None
-    assert told == [None, archive.trouble]
+    monkeypatch.setattr(desk.services.markers, "check", full)
+    archive.archive_job(desk.job())
+    archive.archive_pending()
+    assert archive.last_error is not None
+    assert told == [None, archive.last_error]
     monkeypatch.undo()
-    archive.catch_up()
-    assert archive.trouble is None
+    archive.archive_pending()
+    assert archive.last_error is None
     assert names(desk.inbox.path) == []
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from daemon.fleet.hosts import Facts, Hosts
+from daemon.fleet.hosts import HostReport, Hosts
 from daemon.jobs import migrations
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.migrations import Migration
-from daemon.jobs.queries import History
+from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import meta
-from daemon.jobs.store import Ledger
+from daemon.jobs.store import JobStore
 from tests.daemon.conftest import claim
 
 Register = Callable[..., None]
@@ -57,7 +57,7 @@ def old(url: str, database: Database, enqueue: Callable[..., list[int]]) -> str:
     """A queue of version 1 with three jobs, one of them failed, and no host."""
     for name in ("cat", "dog", "owl"):
         enqueue(f"{name}.jpg", sha256=name)
-    ledger = Ledger(database)
+    ledger = JobStore(database)
     ledger.fail(claim(ledger), "damaged")
     database.close()
     return url
@@ -120,8 +120,8 @@ def test_an_older_queue_is_migrated_with_its_jobs(old: str, register: Register) 
     assert changed.pop("colours") == ["colour", "job"]
     assert changed.pop("jobs") == sorted([*tables.pop("jobs"), "colour", "shade", "jobs_colour"])
     assert changed == tables, "nothing else has changed"
-    assert claim(Ledger(database)).path == "dog.jpg"
-    assert [job.state for job in History(database).newest()] == ["queued", "running", "failed"]
+    assert claim(JobStore(database)).path == "dog.jpg"
+    assert [job.state for job in JobQueries(database).newest()] == ["queued", "running", "failed"]
     database.close()
 
 
@@ -203,7 +203,7 @@ def test_without_a_copy_nothing_is_migrated(
     register(COLOURS)
     with pytest.raises(DatabaseUnusable, match="cannot be copied") as refused:
         Database(url)
-    assert refused.value.passing
+    assert refused.value.temporary
     assert version(url) == 1
     assert not [*tmp_path.glob("*.part")]
     in_the_way.rmdir()
@@ -216,7 +216,7 @@ def test_a_migration_that_is_refused_copies_nothing(
     url: str, database: Database, tmp_path: Path, register: Register
 ) -> None:
     """A start that waits is repeated every few seconds."""
-    Hosts(database, "one", lease=60).begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    Hosts(database, "one", lease=60).begin(HostReport(devices=[], takes=[], reach=None, speed=None))
     register(Migration(add_colours, breaking=True))
     with pytest.raises(DatabaseUnusable):
         Database(url)
@@ -290,8 +290,8 @@ def test_a_newer_queue_that_we_cannot_use_is_refused(
     why = "has schema 99, this i2vd knows 1"
     with pytest.raises(DatabaseUnusable, match=why) as refused:
         Database(url)
-    assert not refused.value.passing
-    assert why in (database.outdated() or "")
+    assert not refused.value.temporary
+    assert why in (database.incompatibility() or "")
     assert version(url) == 99
 
 
@@ -299,39 +299,39 @@ def test_a_newer_queue_that_we_can_use_is_left_as_it_is(url: str, database: Data
     newer(database, 1)
     Database(url).close()
     assert version(url) == 99
-    assert database.outdated() is None
+    assert database.incompatibility() is None
 
 
 def test_an_additive_step_lets_the_older_version_work(
     url: str, database: Database, register: Register, enqueue: Callable[..., list[int]]
 ) -> None:
     here = Hosts(database, "one", lease=60)
-    here.begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    here.begin(HostReport(devices=[], takes=[], reach=None, speed=None))
     register(COLOURS)
     Database(url).close()
     register()
     assert version(url) == 2
-    assert database.outdated() is None
+    assert database.incompatibility() is None
     Database(url).close()
     enqueue("cat.jpg")
-    assert claim(Ledger(database)).path == "cat.jpg"
+    assert claim(JobStore(database)).path == "cat.jpg"
 
 
 def test_a_breaking_step_waits_for_hosts_of_the_older_version(
     url: str, database: Database, register: Register
 ) -> None:
     here = Hosts(database, "one", lease=60)
-    here.begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    here.begin(HostReport(devices=[], takes=[], reach=None, speed=None))
     register(Migration(add_colours, breaking=True), SIZES)
     with pytest.raises(DatabaseUnusable, match="still in use by an older i2vd on one") as refused:
         Database(url)
-    assert refused.value.passing
+    assert refused.value.temporary
     assert version(url) == 1
     here.leave()
     Database(url).close()
     register()
     assert version(url) == 3
-    assert "has schema 3, this i2vd knows 1" in (database.outdated() or "")
+    assert "has schema 3, this i2vd knows 1" in (database.incompatibility() or "")
 
 
 def test_a_breaking_step_does_not_wait_for_hosts_that_know_it(
@@ -340,10 +340,10 @@ def test_a_breaking_step_does_not_wait_for_hosts_that_know_it(
     breaking = Migration(add_colours, breaking=True)
     register(breaking)
     there = Database(url)
-    Hosts(there, "one", lease=60).begin(Facts(devices=[], takes=[], reach=None, speed=None))
+    Hosts(there, "one", lease=60).begin(HostReport(devices=[], takes=[], reach=None, speed=None))
     register(breaking, SIZES)
     Database(url).close()
     register(breaking)
     assert version(url) == 3
-    assert there.outdated() is None
+    assert there.incompatibility() is None
     there.close()

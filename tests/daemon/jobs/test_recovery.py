@@ -5,34 +5,34 @@ from collections.abc import Callable
 import pytest
 
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History
-from daemon.jobs.recovery import MOST_CUTS, Takeover
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.recovery import MAX_INTERRUPTIONS, Recovery
+from daemon.jobs.store import JobStore
 from tests.daemon.conftest import claim
 
 Enqueue = Callable[..., list[int]]
 
 
 @pytest.fixture
-def takeover(database: Database) -> Takeover:
-    return Takeover(database)
+def takeover(database: Database) -> Recovery:
+    return Recovery(database)
 
 
 def test_an_owner_keeps_its_own_jobs_however_the_clock_jumps(
-    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, enqueue: Enqueue
 ) -> None:
     """One daemon with two devices: the wall clock jumps a day while both are at work."""
     enqueue("a.jpg")
     enqueue("b.jpg", sha256="bb")
     mine = claim(ledger, "me", lease=-86_400)
     assert claim(ledger, "me").id == 2
-    assert takeover.take_over("me") == []
+    assert takeover.recover_departed("me") == []
     assert ledger.renew(mine, 30, None) == "ok"
-    assert takeover.take_over("another") == []
+    assert takeover.recover_departed("another") == []
 
 
 def test_only_jobs_that_nobody_is_at_go_back(
-    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, enqueue: Enqueue
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg", sha256="bb")
@@ -41,11 +41,11 @@ def test_only_jobs_that_nobody_is_at_go_back(
 
 
 def test_a_job_that_ends_the_daemon_each_time_is_given_up(
-    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue("bad.jpg")
     enqueue("good.jpg", sha256="bb")
-    for _ in range(MOST_CUTS):
+    for _ in range(MAX_INTERRUPTIONS):
         assert claim(ledger).id == 1
         assert takeover.recover("me") == [1]
     bad = history.job(1)
@@ -63,24 +63,24 @@ def test_a_job_that_ends_the_daemon_each_time_is_given_up(
 
 
 def test_a_late_waker_finds_itself_fenced(
-    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, enqueue: Enqueue
 ) -> None:
     enqueue()
     late = claim(ledger, "one", lease=-1)
-    assert takeover.take_over("two") == [late.id]
+    assert takeover.recover_departed("two") == [late.id]
     now = claim(ledger, "two")
     assert now.id == late.id
     assert now.attempt == late.attempt + 1
     assert ledger.renew(late, 30, None) == "lost"
-    assert not ledger.publishing(late, {})
+    assert not ledger.begin_publication(late, {})
     assert not ledger.fail(late, "late")
-    assert not ledger.give_back(late, "late")
-    assert not ledger.try_again(late, "late", 0)
-    assert ledger.publishing(now, {})
+    assert not ledger.release(late, "late")
+    assert not ledger.retry_later(late, "late", 0)
+    assert ledger.begin_publication(now, {})
 
 
 def test_what_was_running_when_we_died_is_queued_again_uncounted(
-    ledger: Ledger, takeover: Takeover, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, enqueue: Enqueue
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg")
@@ -92,36 +92,36 @@ def test_what_was_running_when_we_died_is_queued_again_uncounted(
 
 
 def test_a_job_that_silences_each_host_is_given_up(
-    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
-    for number in range(MOST_CUTS):
+    for number in range(MAX_INTERRUPTIONS):
         claim(ledger, f"host{number}", lease=-1)
-        assert takeover.take_over("another") == [1]
+        assert takeover.recover_departed("another") == [1]
     assert history.counts()["failed"] == 1
 
 
 def test_a_publication_is_carried_on_by_another_host_that_sees_the_inbox(
-    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
     job = claim(ledger, "one")
-    assert ledger.publishing(job, {"x": 1}, lease=30)
-    assert takeover.adopt("two", 30, ["inbox"]) == []
+    assert ledger.begin_publication(job, {"x": 1}, lease=30)
+    assert takeover.adopt_publications("two", 30, ["inbox"]) == []
     ledger.done(job, {})
     enqueue("b.jpg", sha256="bb")
     job = claim(ledger, "one")
-    assert ledger.publishing(job, {"x": 1}, lease=-1)
-    assert takeover.adopt("two", 30, ["other"]) == []
-    assert takeover.adopt("one", 30, ["inbox"]) == []
-    assert takeover.adopt("two", 30, ["inbox"]) == [job.id]
+    assert ledger.begin_publication(job, {"x": 1}, lease=-1)
+    assert takeover.adopt_publications("two", 30, ["other"]) == []
+    assert takeover.adopt_publications("one", 30, ["inbox"]) == []
+    assert takeover.adopt_publications("two", 30, ["inbox"]) == [job.id]
     assert [found.id for found in history.unpublished("two")] == [job.id]
     assert history.unpublished("one") == []
-    assert history.at_work() == {(job.id, job.attempt)}
+    assert history.active_attempts() == {(job.id, job.attempt)}
 
 
 def test_a_cancelled_running_job_is_not_run_again_after_a_crash(
-    ledger: Ledger, takeover: Takeover, history: History, enqueue: Enqueue
+    ledger: JobStore, takeover: Recovery, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
     ledger.cancel(claim(ledger).id)

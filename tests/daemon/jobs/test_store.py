@@ -22,13 +22,13 @@ from hypothesis.stateful import (
 )
 
 from daemon.fs.fingerprint import FileState
-from daemon.jobs.claim_filter import Fit
+from daemon.jobs.claim_filter import ClaimFilter
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.job import Drop, Job
-from daemon.jobs.queries import History, Wanted
-from daemon.jobs.recovery import Takeover
+from daemon.jobs.queries import JobFilter, JobQueries
+from daemon.jobs.recovery import Recovery
 from daemon.jobs.schema import jobs, meta, metadata
-from daemon.jobs.store import Ledger
+from daemon.jobs.store import JobStore
 from pipeline.memory.modes import Mode
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback, Tried
@@ -56,17 +56,17 @@ def counted(database: Database, count: Callable[[], None]) -> Iterator[None]:
 
 
 def test_a_clock_that_was_set_back_delays_no_job(
-    ledger: Ledger, database: Database, enqueue: Enqueue
+    ledger: JobStore, database: Database, enqueue: Enqueue
 ) -> None:
     enqueue()
-    ledger.try_again(claim(ledger), "broke", delay=60)
+    ledger.retry_later(claim(ledger), "broke", delay=60)
     assert ledger.claim("me", 30) is None
     with database.write() as db:  # as if both had been written a day ahead
         db.execute(jobs.update().values(started=jobs.c.started + 86_400, due=jobs.c.due + 86_400))
     assert claim(ledger).id == 1
 
 
-def test_jobs_of_an_inbox_without_room_wait(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_jobs_of_an_inbox_without_room_wait(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue()
     assert ledger.claim("me", 30, without=["inbox"]) is None
     assert ledger.claim("me", 30, without=["other"]) is not None
@@ -75,47 +75,47 @@ def test_jobs_of_an_inbox_without_room_wait(ledger: Ledger, enqueue: Enqueue) ->
 # --- one drop, one job
 
 
-def test_one_drop_seen_twice_is_one_job(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_one_drop_seen_twice_is_one_job(ledger: JobStore, enqueue: Enqueue) -> None:
     assert enqueue() == [1]
     assert enqueue() == []
-    assert ledger.news("inbox", {"cat.jpg": "1"}) == []
-    assert ledger.news("inbox", {"cat.jpg": "2"}) == ["cat.jpg"]
+    assert ledger.without_job("inbox", {"cat.jpg": "1"}) == []
+    assert ledger.without_job("inbox", {"cat.jpg": "2"}) == ["cat.jpg"]
 
 
 def test_of_many_files_those_without_a_job_are_news_in_their_order(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue("b.jpg", "1", variants=3)
     enqueue("c.jpg", "1")
     enqueue("c.jpg", "2", "bb")
     found = {"d.jpg": "1", "c.jpg": "2", "b.jpg": "1", "a.jpg": "1"}
-    assert ledger.news("inbox", found) == ["d.jpg", "a.jpg"]
-    assert ledger.news("other", found) == list(found)
-    assert ledger.news("inbox", {"c.jpg": "1"}) == ["c.jpg"]
+    assert ledger.without_job("inbox", found) == ["d.jpg", "a.jpg"]
+    assert ledger.without_job("other", found) == list(found)
+    assert ledger.without_job("inbox", {"c.jpg": "1"}) == ["c.jpg"]
 
 
 def test_a_picture_that_was_archived_and_dropped_again_is_a_new_job(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue()
     job = claim(ledger)
-    ledger.publishing(job, {})
+    ledger.begin_publication(job, {})
     ledger.done(job, {})
     ledger.moved(job, "archive", "/a/cat.jpg")
-    assert ledger.news("inbox", {"cat.jpg": "1"}) == ["cat.jpg"]
+    assert ledger.without_job("inbox", {"cat.jpg": "1"}) == ["cat.jpg"]
     assert enqueue() == [2]
 
 
 def test_touching_a_waiting_picture_does_not_make_a_second_job(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1")
     assert enqueue(fingerprint="2") == []
-    assert ledger.news("inbox", {"cat.jpg": "2"}) == []
+    assert ledger.without_job("inbox", {"cat.jpg": "2"}) == []
 
 
 def test_other_content_at_the_same_place_replaces_what_waits(
-    ledger: Ledger, history: History, enqueue: Enqueue
+    ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1", sha256="aa")
     assert enqueue(fingerprint="2", sha256="bb") == [2]
@@ -126,25 +126,25 @@ def test_other_content_at_the_same_place_replaces_what_waits(
 
 
 def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
-    ledger: Ledger, enqueue: Enqueue, make_drop: Callable[..., Drop]
+    ledger: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop]
 ) -> None:
     here, there = FileState(1, 2, 3).fingerprint("here"), FileState(1, 2, 4).fingerprint("there")
     enqueue(fingerprint=here)
     job = claim(ledger)
-    ledger.publishing(job, {})
+    ledger.begin_publication(job, {})
     ledger.done(job, {})
     ledger.moved(job, "kept")
-    assert ledger.news("inbox", {"cat.jpg": there}) == []
+    assert ledger.without_job("inbox", {"cat.jpg": there}) == []
     assert enqueue(fingerprint=there) == []
     assert ledger.reject(make_drop(fingerprint=there), "broken") is None
     again = FileState(1, 2, 5).fingerprint("here")
-    assert ledger.news("inbox", {"cat.jpg": again}) == ["cat.jpg"]
+    assert ledger.without_job("inbox", {"cat.jpg": again}) == ["cat.jpg"]
 
 
 def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
     database: Database,
-    ledger: Ledger,
-    history: History,
+    ledger: JobStore,
+    history: JobQueries,
     enqueue: Enqueue,
     make_drop: Callable[..., Drop],
 ) -> None:
@@ -165,22 +165,24 @@ def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
 
 
 def test_a_kept_picture_is_made_again_only_when_it_changes(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1")
     job = claim(ledger)
-    ledger.publishing(job, {})
+    ledger.begin_publication(job, {})
     ledger.done(job, {})
     assert enqueue(fingerprint="1") == []
     assert enqueue(fingerprint="2") == [2]
 
 
-def test_a_rejected_picture_is_entered_once(ledger: Ledger, make_drop: Callable[..., Drop]) -> None:
+def test_a_rejected_picture_is_entered_once(
+    ledger: JobStore, make_drop: Callable[..., Drop]
+) -> None:
     assert ledger.reject(make_drop(), "broken") == 1
     assert ledger.reject(make_drop(), "broken") is None
 
 
-def test_two_threads_admit_one_drop_once(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_two_threads_admit_one_drop_once(ledger: JobStore, enqueue: Enqueue) -> None:
     made: list[int] = []
     threads = [threading.Thread(target=lambda: made.extend(enqueue())) for _ in range(8)]
     for thread in threads:
@@ -193,7 +195,7 @@ def test_two_threads_admit_one_drop_once(ledger: Ledger, enqueue: Enqueue) -> No
 # --- claims
 
 
-def test_inboxes_take_turns_as_their_pictures_came(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_inboxes_take_turns_as_their_pictures_came(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue("a.jpg", inbox="cats")
     enqueue("b.jpg", inbox="cats")
     enqueue("c.jpg", inbox="dogs")
@@ -203,28 +205,28 @@ def test_inboxes_take_turns_as_their_pictures_came(ledger: Ledger, enqueue: Enqu
 
 
 def test_a_device_leaves_what_is_too_large_to_one_that_can(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
     enqueue("large.jpg", need=large)
     enqueue("small.jpg", need=small)
     enqueue("old.jpg")
     enqueue("huge.jpg", need=huge)
-    another = Fit(small, {"inbox": large, "other": huge})
+    another = ClaimFilter(small, {"inbox": large, "other": huge})
     for path in ("small.jpg", "old.jpg", "huge.jpg"):  # nobody can make the last one as it is
         job = ledger.claim("me", 30, fit=another)
         assert job is not None
         assert job.path == path
     assert ledger.claim("me", 30, fit=another) is None
-    assert ledger.claim("me", 30, fit=Fit(small, {"inbox": large})) is None
-    alone = ledger.claim("me", 30, fit=Fit(small, {"inbox": 0, "other": huge}))
+    assert ledger.claim("me", 30, fit=ClaimFilter(small, {"inbox": large})) is None
+    alone = ledger.claim("me", 30, fit=ClaimFilter(small, {"inbox": 0, "other": huge}))
     assert alone is not None, "nobody else takes jobs of its inbox"
     enqueue("again.jpg", need=large)
-    assert ledger.claim("me", 30, fit=Fit(large, {"inbox": huge})) is not None
+    assert ledger.claim("me", 30, fit=ClaimFilter(large, {"inbox": huge})) is not None
 
 
 def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
     enqueue("a.jpg", need=small)
@@ -233,7 +235,7 @@ def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
     enqueue("d.jpg", priority=5)
     enqueue("e.jpg", need=huge, priority=1)
     enqueue("f.jpg", need=large, inbox="other")
-    fit = Fit(small, {"inbox": large, "other": small})
+    fit = ClaimFilter(small, {"inbox": large, "other": small})
     for path in ("b.jpg", "d.jpg", "e.jpg", "a.jpg", "f.jpg"):
         job = ledger.claim("me", 30, fit=fit)
         assert job is not None
@@ -241,17 +243,17 @@ def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
     assert ledger.claim("me", 30, fit=fit) is None
 
 
-@pytest.mark.parametrize("fit", [None, Fit(10, {"inbox": 20})], ids=["all", "what fits"])
+@pytest.mark.parametrize("fit", [None, ClaimFilter(10, {"inbox": 20})], ids=["all", "what fits"])
 def test_a_claim_looks_at_no_more_jobs_when_more_wait(
-    tmp_path: Path, spec: Spec, make_drop: Callable[..., Drop], fit: Fit | None
+    tmp_path: Path, spec: Spec, make_drop: Callable[..., Drop], fit: ClaimFilter | None
 ) -> None:
     """It once sorted all that waited."""
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
-    ledger, steps = Ledger(database), Counter[str]()
+    ledger, steps = JobStore(database), Counter[str]()
 
     def add(number: int, need: int) -> None:
         drop = make_drop(f"{need}-{number}.jpg")
-        ledger.admit(drop, [spec], needs=[need], clip_name="", rule=None, rules_digest="")
+        ledger.enqueue(drop, [spec], needs=[need], clip_name="", rule=None, rules_digest="")
 
     for when, more in (("few wait", 5), ("many wait", 500)):
         for number in range(more):
@@ -264,7 +266,7 @@ def test_a_claim_looks_at_no_more_jobs_when_more_wait(
 
 
 def test_a_claim_reads_little_of_the_index_of_what_waits(
-    database: Database, ledger: Ledger, enqueue: Enqueue
+    database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
     """PostgreSQL once read all of an index that has a column with one value in front."""
     if not database.shared:
@@ -285,7 +287,7 @@ def test_a_claim_reads_little_of_the_index_of_what_waits(
 
     sa.event.listen(sa.Engine, "before_cursor_execute", listen)
     try:
-        assert ledger.claim("me", 30, fit=Fit(10, {"inbox": 20})) is not None
+        assert ledger.claim("me", 30, fit=ClaimFilter(10, {"inbox": 20})) is not None
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", listen)
     asked = [each for each in said if each[0].startswith(("SELECT", "WITH"))]
@@ -298,7 +300,7 @@ def test_a_claim_reads_little_of_the_index_of_what_waits(
             assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < (pages or 0) / 2
 
 
-def test_claims_follow_priority_then_arrival(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_claims_follow_priority_then_arrival(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg", priority=5)
     enqueue("c.jpg", priority=5)
@@ -306,7 +308,7 @@ def test_claims_follow_priority_then_arrival(ledger: Ledger, enqueue: Enqueue) -
     assert ledger.claim("me", 30) is None
 
 
-def test_eight_threads_claim_every_job_once(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_eight_threads_claim_every_job_once(ledger: JobStore, enqueue: Enqueue) -> None:
     for number in range(40):
         enqueue(f"{number}.jpg")
     claimed: list[int] = []
@@ -324,31 +326,31 @@ def test_eight_threads_claim_every_job_once(ledger: Ledger, enqueue: Enqueue) ->
 
 
 def test_nothing_is_claimed_while_paused_and_pause_is_durable(
-    ledger: Ledger, database: Database, enqueue: Enqueue
+    ledger: JobStore, database: Database, enqueue: Enqueue
 ) -> None:
     enqueue()
     ledger.pause(True)
-    assert Ledger(database).paused()
+    assert JobStore(database).paused()
     assert ledger.claim("me", 30) is None
     ledger.pause(False)
     assert ledger.claim("me", 30) is not None
 
 
-def test_a_try_counts_and_waits_and_a_return_does_not(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_a_try_counts_and_waits_and_a_return_does_not(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue()
     job = claim(ledger)
-    assert ledger.give_back(job, "stopped")
+    assert ledger.release(job, "stopped")
     job = claim(ledger)
     assert job.failures == 0
-    assert ledger.try_again(job, "broke", 1000)
+    assert ledger.retry_later(job, "broke", 1000)
     assert ledger.claim("me", 30) is None
 
 
-def test_the_rung_outlives_the_attempt(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_the_rung_outlives_the_attempt(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue()
     job = claim(ledger)
-    assert ledger.step_down(job, 3, [STEP])
-    ledger.give_back(job, "stopped")
+    assert ledger.fall_back(job, 3, [STEP])
+    ledger.release(job, "stopped")
     again = claim(ledger)
     assert (again.rung, again.fallbacks) == (3, [STEP])
 
@@ -356,7 +358,7 @@ def test_the_rung_outlives_the_attempt(ledger: Ledger, enqueue: Enqueue) -> None
 # --- another host's
 
 
-def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: Ledger, enqueue: Enqueue) -> None:
+def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue()
     assert ledger.claim("me", 30, among=["other"]) is None
     assert ledger.claim("me", 30, among=["other", "inbox"]) is not None
@@ -364,9 +366,13 @@ def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: Ledger, enqueue: 
 
 def test_only_one_is_in_one_place_at_a_time(database: Database, url: str) -> None:
     other = Database(url) if database.shared else database
-    with database.alone("a") as mine, other.alone("a") as theirs, other.alone("b") as another:
+    with (
+        database.advisory_lock("a") as mine,
+        other.advisory_lock("a") as theirs,
+        other.advisory_lock("b") as another,
+    ):
         assert (mine, theirs, another) == (True, False, True)
-    with other.alone("a") as theirs:
+    with other.advisory_lock("a") as theirs:
         assert theirs
     other.close()
 
@@ -375,9 +381,9 @@ def test_each_statement_is_planned_for_its_own_values(database: Database) -> Non
     """A plan that the server keeps for all would read the whole history for one running job."""
     if not database.shared:
         pytest.skip("SQLite looks at the values")
-    takeover = Takeover(database)
+    takeover = Recovery(database)
     for _ in range(10):
-        assert takeover.take_over("me") == []
+        assert takeover.recover_departed("me") == []
     with database.read() as db:
         assert db.exec_driver_sql("select count(*) from pg_prepared_statements").scalar() == 0
 
@@ -386,10 +392,10 @@ def test_who_wants_to_may_wait_for_his_turn(database: Database, url: str) -> Non
     other, order = Database(url) if database.shared else database, list[str]()
 
     def theirs() -> None:
-        with other.alone("a", wait=True) as turn:
+        with other.advisory_lock("a", wait=True) as turn:
             order.append(f"theirs {turn}")
 
-    with database.alone("a", wait=True):
+    with database.advisory_lock("a", wait=True):
         waiting = threading.Thread(target=theirs)
         waiting.start()
         waiting.join(0.2)
@@ -403,12 +409,12 @@ def test_who_wants_to_may_wait_for_his_turn(database: Database, url: str) -> Non
 
 
 def test_a_clip_past_the_fence_is_carried_on_never_undone(
-    ledger: Ledger, database: Database, history: History, enqueue: Enqueue
+    ledger: JobStore, database: Database, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
     job = claim(ledger)
-    assert ledger.publishing(job, {"x": 1})
-    assert Takeover(database).recover("me") == []
+    assert ledger.begin_publication(job, {"x": 1})
+    assert Recovery(database).recover("me") == []
     assert not ledger.cancel(job.id)
     assert [found.id for found in history.unpublished("me")] == [job.id]
     assert history.unpublished("other") == []
@@ -420,39 +426,39 @@ def test_a_clip_past_the_fence_is_carried_on_never_undone(
 
 
 def test_a_picture_is_unsettled_until_its_last_variant_ended(
-    ledger: Ledger, history: History, enqueue: Enqueue
+    ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     assert len(enqueue(variants=2)) == 2
     ledger.fail(claim(ledger), "broke")
-    assert history.unsettled() == []
+    assert history.pending_archival() == []
     second = claim(ledger)
-    ledger.publishing(second, {})
+    ledger.begin_publication(second, {})
     ledger.done(second, {})
-    assert len(history.unsettled()) == 2
+    assert len(history.pending_archival()) == 2
     ledger.moved(second, "archive", "/a/cat.jpg")
-    assert history.unsettled() == []
+    assert history.pending_archival() == []
 
 
 def test_a_long_history_is_not_read_for_the_pictures_still_to_be_put_away(
     tmp_path: Path, make_drop: Callable[..., Drop]
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
-    ledger, history, steps = Ledger(database), History(database), Counter[str]()
+    ledger, history, steps = JobStore(database), JobQueries(database), Counter[str]()
     for when, more in (("short", 5), ("long", 500)):
         for number in range(more):
             ledger.reject(make_drop(f"{when}-{number}.jpg"), "no picture")
-            for job in history.unsettled():
+            for job in history.pending_archival():
                 ledger.moved(job, "failed", job.path)
         ledger.reject(make_drop(f"{when}-left.jpg"), "no picture")
         with counted(database, lambda when=when: steps.update([when])):
-            (left,) = history.unsettled()
+            (left,) = history.pending_archival()
         ledger.moved(left, "failed", left.path)
     database.close()
     assert 0 < steps["long"] < 2 * steps["short"]
 
 
 def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
-    ledger: Ledger, history: History, enqueue: Enqueue
+    ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg")
@@ -466,7 +472,7 @@ def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
 
 
 def test_retry_restores_all_tries_but_only_with_the_picture(
-    ledger: Ledger, enqueue: Enqueue
+    ledger: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue()
     ledger.fail(job := claim(ledger), "broke")
@@ -479,20 +485,22 @@ def test_retry_restores_all_tries_but_only_with_the_picture(
     assert not ledger.retry(job.id, lambda _: "1")
 
 
-def test_history_tells_what_happened(ledger: Ledger, history: History, enqueue: Enqueue) -> None:
+def test_history_tells_what_happened(
+    ledger: JobStore, history: JobQueries, enqueue: Enqueue
+) -> None:
     enqueue()
     job = claim(ledger)
-    ledger.step_down(job, 1, [STEP])
-    ledger.publishing(job, {})
+    ledger.fall_back(job, 1, [STEP])
+    ledger.begin_publication(job, {})
     ledger.done(job, {"clip": "/o/cat.mp4"})
     assert [event.event for event in history.events(job.id)] == [
         "queued", "running", "stepped down", "publishing", "done",
     ]  # fmt: skip
     assert history.outcomes() == [("done", "90-default", "draft", 1)]
-    assert history.at("inbox", "cat.jpg")[0].id == job.id
-    assert history.of_content("aa")[0].id == job.id
+    assert history.by_path("inbox", "cat.jpg")[0].id == job.id
+    assert history.by_content("aa")[0].id == job.id
     assert history.oldest_queued() is None
-    assert [found.id for found in history.newest(Wanted(state="done"))] == [job.id]
+    assert [found.id for found in history.newest(JobFilter(state="done"))] == [job.id]
     assert history.newest(before=job.id) == []
 
 
@@ -527,9 +535,9 @@ class AnyOrder(RuleBasedStateMachine):
             for table in reversed(metadata.sorted_tables):
                 if table is not meta:
                     db.execute(table.delete())
-        self.ledger = Ledger(self.database)
-        self.takeover = Takeover(self.database)
-        self.history = History(self.database)
+        self.ledger = JobStore(self.database)
+        self.takeover = Recovery(self.database)
+        self.history = JobQueries(self.database)
         self.admitted = 0
         self.published: dict[int, int] = {}
         self.held: list[Job] = []
@@ -541,7 +549,7 @@ class AnyOrder(RuleBasedStateMachine):
         drop = Drop(inbox="i", path=f"{name}.jpg", fingerprint=str(fingerprint),
                     sha256=str(content), source={})  # fmt: skip
         self.admitted += len(
-            self.ledger.admit(drop, [self.spec], clip_name="x", rule="r", rules_digest="d")
+            self.ledger.enqueue(drop, [self.spec], clip_name="x", rule="r", rules_digest="d")
         )
 
     @rule(target=attempts, lease=st.sampled_from([-1.0, 60.0]), owner=st.sampled_from("ab"))
@@ -550,11 +558,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from("ab"))
     def take_over(self, owner: str) -> None:
-        self.takeover.take_over(owner)
+        self.takeover.recover_departed(owner)
 
     @rule(attempt=attempts)
     def publish(self, attempt: Job | None) -> None:
-        if attempt and self.ledger.publishing(attempt, {}):
+        if attempt and self.ledger.begin_publication(attempt, {}):
             assert attempt.id not in self.published
             self.published[attempt.id] = attempt.attempt
             assert self.ledger.done(attempt, {})

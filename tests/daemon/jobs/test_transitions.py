@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from daemon.jobs.database import Database
 from daemon.jobs.job import Drop, Job
-from daemon.jobs.queries import History
-from daemon.jobs.recovery import Takeover
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.recovery import Recovery
+from daemon.jobs.store import JobStore
 from daemon.jobs.transitions import Changes
 
 HOST = "host"
@@ -14,8 +14,8 @@ HOST = "host"
 
 def test_every_transition_is_told_from_the_state_before(
     database: Database,
-    ledger: Ledger,
-    history: History,
+    ledger: JobStore,
+    history: JobQueries,
     enqueue: Callable[..., list[int]],
     make_drop: Callable[..., Drop],
 ) -> None:
@@ -25,13 +25,13 @@ def test_every_transition_is_told_from_the_state_before(
         return job
 
     enqueue("done.jpg")
-    ledger.give_back(claimed(), "stopped")
-    ledger.try_again(claimed(), "unlucky", 0.0)
+    ledger.release(claimed(), "stopped")
+    ledger.retry_later(claimed(), "unlucky", 0.0)
     claimed()
-    Takeover(database).recover(HOST)
+    Recovery(database).recover(HOST)
     job = claimed()
-    ledger.publishing(job, {"clip": "x"})
-    ledger.hold(job, "a link")
+    ledger.begin_publication(job, {"clip": "x"})
+    ledger.block_publication(job, "a link")
     ledger.done(job, {"clip": "done.mp4"})
     (failed,) = enqueue("failed.jpg")
     ledger.fail(claimed(), "spoilt")

@@ -17,10 +17,10 @@ from daemon.fs import atomic
 from daemon.fs.fingerprint import FileState
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.publish import archive as archives
-from daemon.publish.archive import Archive, bring_back
+from daemon.publish.archive import Archive, restore
 from daemon.storage.marker import MARKER, VolumeMarkers
 
 CAT = b"the cat"
@@ -36,8 +36,8 @@ class Place:
 
     inbox: Inbox
     database: Database
-    ledger: Ledger
-    history: History
+    ledger: JobStore
+    history: JobQueries
 
     @property
     def picture(self) -> Path:
@@ -83,8 +83,8 @@ def far_folder(tmp_path: Path) -> Iterator[Path]:
 def finished(
     tmp_path: Path,
     database: Database,
-    ledger: Ledger,
-    history: History,
+    ledger: JobStore,
+    history: JobQueries,
     enqueue: Callable[..., list[int]],
 ) -> Make:
     def make(*, ended: str = "done", after: str = "archive", away: Path = tmp_path) -> Place:
@@ -103,7 +103,7 @@ def finished(
         job = ledger.claim("me", 30)
         assert job
         if ended == "done":
-            ledger.publishing(job, {})
+            ledger.begin_publication(job, {})
             ledger.done(job, {})
         else:
             ledger.fail(job, "broke")
@@ -112,7 +112,7 @@ def finished(
     return make
 
 
-def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: JobStore) -> None:
     """From now on the process ends before its `number`th change of anything."""
     changes = 0
 
@@ -152,12 +152,12 @@ def test_a_crash_before_any_change_is_carried_on(
         with pytest.MonkeyPatch.context() as patched:
             crashing_at(number, patched, there.ledger)
             with contextlib.suppress(Crash):
-                there.archive().catch_up()
+                there.archive().archive_pending()
                 break
         number += 1
-    there.archive().catch_up()
+    there.archive().archive_pending()
     assert there.files() == expected
-    assert there.history.unsettled() == []
+    assert there.history.pending_archival() == []
     if ended == "failed":
         reason = there.inbox.failed / "pets/cat.jpg.reason.json"
         assert json.loads(reason.read_text())[0]["reason"] == "broke"
@@ -172,8 +172,8 @@ def test_one_crash_anywhere_leaves_nothing_behind(
     with pytest.MonkeyPatch.context() as patched:
         crashing_at(number, patched, there.ledger)
         with contextlib.suppress(Crash):
-            there.archive().catch_up()
-    there.archive().catch_up()
+            there.archive().archive_pending()
+    there.archive().archive_pending()
     job = there.job()
     assert job.whereabouts == "failed"
     assert job.whereabouts_path == "pets/cat.jpg"
@@ -205,7 +205,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
         return really(source, target)
 
     monkeypatch.setattr(atomic, "_rename", raced)
-    there.archive().catch_up()
+    there.archive().archive_pending()
     assert there.files()["path/pets/cat.jpg"] == b"the dog"
     assert b"the dog" not in [v for k, v in there.files().items() if not k.startswith("path")]
 
@@ -215,21 +215,21 @@ def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
     away = there.inbox.archive.rename(there.inbox.archive.with_name("away"))
     there.inbox.archive.write_text("in the way")
     archive = there.archive()
-    archive.catch_up()
-    assert archive.trouble
-    assert str(there.inbox.archive) in archive.trouble
+    archive.archive_pending()
+    assert archive.last_error
+    assert str(there.inbox.archive) in archive.last_error
     assert there.picture.read_bytes() == CAT
     there.inbox.archive.unlink()
     away.rename(there.inbox.archive)
-    archive.catch_up()
-    assert archive.trouble is None
+    archive.archive_pending()
+    assert archive.last_error is None
     assert there.job().whereabouts == "archive"
 
 
 def test_a_picture_that_was_touched_meanwhile_is_the_same(finished: Make) -> None:
     there = finished()
     os.utime(there.picture, (1, 1))
-    there.archive().catch_up()
+    there.archive().archive_pending()
     assert there.job().whereabouts == "archive"
 
 
@@ -238,8 +238,8 @@ def test_a_failed_picture_comes_back(
     finished: Make, far_folder: Path, tmp_path: Path, far: bool
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
-    there.archive().catch_up()
-    assert there.ledger.retry(1, lambda job: bring_back(there.inbox, job, "me"))
+    there.archive().archive_pending()
+    assert there.ledger.retry(1, lambda job: restore(there.inbox, job, "me"))
     status = there.picture.stat()
     seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
     assert there.job().fingerprint == seen.fingerprint("me")
@@ -248,9 +248,9 @@ def test_a_failed_picture_comes_back(
 
 def test_a_kept_picture_is_settled_once(finished: Make) -> None:
     there = finished(after="keep")
-    there.archive().catch_up()
+    there.archive().archive_pending()
     assert there.job().whereabouts == "kept"
-    assert there.ledger.news("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
+    assert there.ledger.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
 
 
 def test_the_longest_name_has_a_reason_too(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from daemon.config.settings import Inbox
 from daemon.jobs.job import Job
-from daemon.jobs.queries import History
-from daemon.publish.posters import POSTER, POSTERS, Posters, poster_of, tidy
-from daemon.publish.previews import leave_preview, preview_of
-from daemon.publish.staging import discard, make_empty
-from pipeline.children.protocol import LARGEST_POSTER
+from daemon.jobs.queries import JobQueries
+from daemon.publish.posters import POSTER, POSTERS, Posters, read_poster, remove_old_posters
+from daemon.publish.previews import read_preview, store_preview
+from daemon.publish.staging import create_staging, remove_staging
+from pipeline.children.protocol import MAX_POSTER_BYTES
 
 PICTURE = b"\xff\xd8 not decoded \xff\xd9"
 
@@ -28,7 +28,7 @@ def posters() -> Posters:
 
 
 @pytest.fixture
-def job(enqueue: Callable[..., list[int]], history: History) -> Job:
+def job(enqueue: Callable[..., list[int]], history: JobQueries) -> Job:
     (number,) = enqueue()
     found = history.job(number)
     assert found is not None
@@ -41,32 +41,32 @@ def numbered(job: Job, number: int) -> Job:
 
 def left(inbox: Inbox, job: Job, content: bytes = PICTURE) -> Path:
     """What the worker leaves in staging."""
-    file = make_empty(inbox, job) / POSTER
+    file = create_staging(inbox, job) / POSTER
     file.write_bytes(content)
     return file
 
 
 def test_a_poster_is_kept_when_staging_is_gone(inbox: Inbox, posters: Posters, job: Job) -> None:
-    assert not posters.take(inbox, job)
+    assert not posters.store(inbox, job)
     left(inbox, job)
-    assert posters.take(inbox, job)
-    discard(inbox, job)
-    assert posters.take(inbox, job), "another host takes the publication over"
-    assert poster_of(inbox, job) == PICTURE
-    assert poster_of(inbox, numbered(job, 77)) is None
+    assert posters.store(inbox, job)
+    remove_staging(inbox, job)
+    assert posters.store(inbox, job), "another host takes the publication over"
+    assert read_poster(inbox, job) == PICTURE
+    assert read_poster(inbox, numbered(job, 77)) is None
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "empty", "too large"])
 def test_what_a_stranger_puts_in_its_place_is_not_taken(
     inbox: Inbox, posters: Posters, job: Job, tmp_path: Path, what: str
 ) -> None:
-    file = left(inbox, job, b"" if what == "empty" else b"x" * (LARGEST_POSTER + 1))
+    file = left(inbox, job, b"" if what == "empty" else b"x" * (MAX_POSTER_BYTES + 1))
     if what in ("link", "folder"):
         file.unlink()
         (tmp_path / "secret").write_bytes(b"secret")
         file.symlink_to(tmp_path / "secret") if what == "link" else file.mkdir()
-    assert not posters.take(inbox, job)
-    assert poster_of(inbox, job) is None
+    assert not posters.store(inbox, job)
+    assert read_poster(inbox, job) is None
 
 
 def test_no_poster_is_written_or_read_through_a_link(
@@ -75,26 +75,26 @@ def test_no_poster_is_written_or_read_through_a_link(
     (tmp_path / "elsewhere").mkdir()
     left(inbox, job)
     (inbox.outbox / POSTERS).symlink_to(tmp_path / "elsewhere")
-    assert not posters.take(inbox, job)
+    assert not posters.store(inbox, job)
     (tmp_path / "elsewhere" / f"{job.id}.jpg").write_bytes(PICTURE)
-    assert poster_of(inbox, job) is None
-    tidy(inbox.outbox, newest=0)
+    assert read_poster(inbox, job) is None
+    remove_old_posters(inbox.outbox, newest=0)
     assert [file.name for file in (tmp_path / "elsewhere").iterdir()] == [f"{job.id}.jpg"]
 
 
 def test_a_preview_is_the_newest_and_goes_through_no_link(
     inbox: Inbox, job: Job, tmp_path: Path
 ) -> None:
-    leave_preview(inbox, job, PICTURE)
-    assert preview_of(inbox, job) is None, "its staging is gone"
-    staging, secret = make_empty(inbox, job), tmp_path / "secret"
+    store_preview(inbox, job, PICTURE)
+    assert read_preview(inbox, job) is None, "its staging is gone"
+    staging, secret = create_staging(inbox, job), tmp_path / "secret"
     secret.write_bytes(b"secret")
     for name in ("preview.jpg", "preview.jpg.part"):
         (staging / name).symlink_to(secret)
-    assert preview_of(inbox, job) is None
+    assert read_preview(inbox, job) is None
     for content in (b"first", PICTURE):
-        leave_preview(inbox, job, content)
-        assert preview_of(inbox, job) == content
+        store_preview(inbox, job, content)
+        assert read_preview(inbox, job) == content
     assert secret.read_bytes() == b"secret"
 
 
@@ -105,8 +105,8 @@ def test_the_oldest_go_and_so_do_those_of_a_queue_that_is_gone(
     monkeypatch.setattr("daemon.publish.posters._BETWEEN", 5)
     for number in range(1, 6):
         left(inbox, numbered(job, number))
-        assert posters.take(inbox, numbered(job, number))
-    assert [n for n in range(1, 9) if poster_of(inbox, numbered(job, n))] == [3, 4, 5]
+        assert posters.store(inbox, numbered(job, number))
+    assert [n for n in range(1, 9) if read_poster(inbox, numbered(job, n))] == [3, 4, 5]
     (inbox.outbox / POSTERS / "of others.jpg").write_bytes(b"")
-    tidy(inbox.outbox, newest=4)
-    assert [n for n in range(1, 9) if poster_of(inbox, numbered(job, n))] == [3, 4]
+    remove_old_posters(inbox.outbox, newest=4)
+    assert [n for n in range(1, 9) if read_poster(inbox, numbered(job, n))] == [3, 4]

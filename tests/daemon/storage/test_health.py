@@ -7,7 +7,7 @@ import pytest
 from pydantic import ByteSize
 
 from daemon.config.settings import Inbox, Settings
-from daemon.jobs.database import Database, LedgerUnavailable
+from daemon.jobs.database import Database, QueueUnavailable
 from daemon.storage import health as rooms
 from daemon.storage.health import StorageHealth, write_probe
 from daemon.storage.marker import VolumeMarkers
@@ -73,10 +73,10 @@ def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
 
     def try_ledger() -> None:
         if locked:
-            raise LedgerUnavailable("the queue is locked")
+            raise QueueUnavailable("the queue is locked")
 
     room = StorageHealth(settings, storage, try_ledger)
-    room.report_error(settings.inbox[0], LedgerUnavailable("the queue is locked"))
+    room.report_error(settings.inbox[0], QueueUnavailable("the queue is locked"))
     clock.now = 10.0
     room.check()
     assert room.blocked == {"one": "the queue is locked", "two": "the queue is locked"}
@@ -92,11 +92,11 @@ def test_what_fails_while_the_queue_is_away_does_not_lengthen_the_wait_for_it(
 
     def try_ledger() -> None:
         if away:
-            raise LedgerUnavailable("the queue is away")
+            raise QueueUnavailable("the queue is away")
 
     room = StorageHealth(settings, storage, try_ledger)
     for _ in range(60):
-        room.report_error(None, LedgerUnavailable("the queue is away"))
+        room.report_error(None, QueueUnavailable("the queue is away"))
         clock.now += 1.0
         room.check()
         assert room.blocked
@@ -133,7 +133,7 @@ def test_a_queue_that_was_well_for_as_long_as_was_waited_is_looked_at_soon_again
     room = StorageHealth(settings, storage, lambda: None)
     for pause, wait in ((0.0, 2.0), (1.0, 4.0), (5.0, 2.0), (2.0, 4.0), (4.0, 8.0)):
         clock.now += pause
-        room.report_error(None, LedgerUnavailable("the queue is away"))
+        room.report_error(None, QueueUnavailable("the queue is away"))
         clock.now += wait - 0.1
         room.check()
         assert room.blocked, f"after {pause} seconds"

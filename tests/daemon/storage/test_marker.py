@@ -9,8 +9,8 @@ import pytest
 from daemon.cli.check import check
 from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database
-from daemon.jobs.queries import History
-from daemon.jobs.store import Ledger
+from daemon.jobs.queries import JobQueries
+from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.storage.marker import MARKER, ROLES, VolumeMarkers, VolumeMissing
 from tests.system.disks import mounted
@@ -124,7 +124,7 @@ def test_an_inbox_that_cannot_be_written_is_told_by_its_mount(
 
 
 def test_no_picture_is_gone_while_its_share_is_away(
-    tmp_path: Path, database: Database, ledger: Ledger, history: History,
+    tmp_path: Path, database: Database, ledger: JobStore, history: JobQueries,
     enqueue: Callable[..., list[int]],
 ) -> None:  # fmt: skip
     settings = host(tmp_path)
@@ -136,8 +136,8 @@ def test_no_picture_is_gone_while_its_share_is_away(
     ledger.fail(job, "broke")
     empty(tmp_path / "path")
     archive = Archive(database, ledger, history, settings, storage)
-    archive.settle(job)
-    assert archive.trouble
-    assert "is the share of inbox inbox mounted" in archive.trouble
-    (left,) = history.unsettled()
+    archive.archive_job(job)
+    assert archive.last_error
+    assert "is the share of inbox inbox mounted" in archive.last_error
+    (left,) = history.pending_archival()
     assert left.whereabouts == "inbox"

@@ -6,11 +6,11 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from daemon.devices import Card, card, most_bytes
-from daemon.telemetry.gpu_metrics import Gpus
+from daemon.devices import Card, memory_limit, read_card
+from daemon.telemetry.gpu_metrics import GpuCollector
 
 
-def scraped(gpus: Gpus) -> dict[str, float]:
+def scraped(gpus: GpuCollector) -> dict[str, float]:
     registry = CollectorRegistry()
     registry.register(gpus)
     lines = generate_latest(registry).decode().splitlines()
@@ -46,7 +46,7 @@ def one_card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_card_is_told_in_base_units(one_card: SimpleNamespace) -> None:
     labels = '{gpu="0",name="NVIDIA GeForce RTX 4090"}'
-    assert scraped(Gpus()) == {
+    assert scraped(GpuCollector()) == {
         f"i2vd_gpu_up{labels}": 1,
         f"i2vd_gpu_memory_used_bytes{labels}": 5e9,
         f"i2vd_gpu_memory_total_bytes{labels}": 24e9,
@@ -57,7 +57,7 @@ def test_a_card_is_told_in_base_units(one_card: SimpleNamespace) -> None:
 
 
 def test_a_lost_card_is_down_and_has_no_zeros(one_card: SimpleNamespace) -> None:
-    gpus = Gpus()
+    gpus = GpuCollector()
     one_card.lost = True
     assert scraped(gpus) == {'i2vd_gpu_up{gpu="0",name="NVIDIA GeForce RTX 4090"}': 0}
 
@@ -69,7 +69,7 @@ def test_a_reading_that_the_card_does_not_offer_is_left_out(
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", refuse)
-    names = {name.partition("{")[0] for name in scraped(Gpus())}
+    names = {name.partition("{")[0] for name in scraped(GpuCollector())}
     assert "i2vd_gpu_power_watts" not in names
     assert "i2vd_gpu_temperature_celsius" in names
 
@@ -79,7 +79,7 @@ def test_without_a_driver_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
-    assert scraped(Gpus()) == {}
+    assert scraped(GpuCollector()) == {}
 
 
 def test_a_card_is_known_by_its_device(
@@ -89,16 +89,16 @@ def test_a_card_is_known_by_its_device(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", asked.append)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", asked.append)
-    assert card("cuda:0") == Card("NVIDIA GeForce RTX 4090", 24 * 10**9)
-    assert card("cpu") is None
+    assert read_card("cuda:0") == Card("NVIDIA GeForce RTX 4090", 24 * 10**9)
+    assert read_card("cpu") is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932")
-    card("cuda:0")
-    card("cuda:1")
+    read_card("cuda:0")
+    read_card("cuda:1")
     assert asked == [0, 3, "GPU-8932"]
-    assert card("cuda:2") is None
-    assert most_bytes("cuda:0", None) == 24 * 10**9
-    assert most_bytes("cuda:0", 8 * 10**9) == 8 * 10**9
-    assert most_bytes("cuda:0", 80 * 10**9) == 24 * 10**9
-    assert most_bytes("cpu", None) is None
+    assert read_card("cuda:2") is None
+    assert memory_limit("cuda:0", None) == 24 * 10**9
+    assert memory_limit("cuda:0", 8 * 10**9) == 8 * 10**9
+    assert memory_limit("cuda:0", 80 * 10**9) == 24 * 10**9
+    assert memory_limit("cpu", None) is None
     one_card.lost = True
-    assert card("cuda:0") is None
+    assert read_card("cuda:0") is None

@@ -5,36 +5,43 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.children.exit_reasons import CAUSES, Loss, fragmentation, leak, oom_kills, tell_apart
-from pipeline.children.process import Died, Silent
+from pipeline.children.exit_reasons import (
+    CAUSES,
+    ChildFailure,
+    classify_exit,
+    fragmentation,
+    leak,
+    oom_kills,
+)
+from pipeline.children.process import Exited, TimedOut
 from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancelled, OutOfMemory
 
 
 @pytest.mark.parametrize(
     ("end", "oom_killed", "cause"),
     [
-        (Silent(3.0), False, "hang"),
-        (Silent(3.0), True, "hang"),
-        (Died("wrote rubbish on its channel"), False, "channel"),
-        (Died("was killed by SIGKILL", returncode=-signal.SIGKILL), True, "host-memory"),
-        (Died("was killed by SIGKILL", returncode=-signal.SIGKILL), False, "killed"),
-        (Died("was killed by SIGTERM", returncode=-signal.SIGTERM), True, "killed"),
-        (Died("was killed by SIGSEGV", returncode=-signal.SIGSEGV), True, "crash"),
-        (Died("was killed by SIGABRT", returncode=-signal.SIGABRT), False, "crash"),
-        (Died("ended", returncode=EXIT_DEVICE_LOST), False, "device"),
-        (Died("ended with exit code 1", returncode=1), False, "crash"),
-        (Died("ended with exit code 0", returncode=0), False, "crash"),
+        (TimedOut(3.0), False, "hang"),
+        (TimedOut(3.0), True, "hang"),
+        (Exited("wrote rubbish on its channel"), False, "channel"),
+        (Exited("was killed by SIGKILL", returncode=-signal.SIGKILL), True, "host-memory"),
+        (Exited("was killed by SIGKILL", returncode=-signal.SIGKILL), False, "killed"),
+        (Exited("was killed by SIGTERM", returncode=-signal.SIGTERM), True, "killed"),
+        (Exited("was killed by SIGSEGV", returncode=-signal.SIGSEGV), True, "crash"),
+        (Exited("was killed by SIGABRT", returncode=-signal.SIGABRT), False, "crash"),
+        (Exited("ended", returncode=EXIT_DEVICE_LOST), False, "device"),
+        (Exited("ended with exit code 1", returncode=1), False, "crash"),
+        (Exited("ended with exit code 0", returncode=0), False, "crash"),
     ],
 )
-def test_each_ending_has_one_cause(end: Died | Silent, oom_killed: bool, cause: str) -> None:
-    loss = tell_apart("the worker", end, "denoise", oom_killed=oom_killed)
+def test_each_ending_has_one_cause(end: Exited | TimedOut, oom_killed: bool, cause: str) -> None:
+    loss = classify_exit("the worker", end, "denoise", oom_killed=oom_killed)
     assert loss.cause == cause
     assert "the worker" in loss.reason
     assert "in denoise" in loss.reason
 
 
 def test_each_cause_says_what_can_be_done() -> None:
-    assert all(Loss(cause, "why").advice for cause in CAUSES)
+    assert all(ChildFailure(cause, "why").advice for cause in CAUSES)
 
 
 MB = 1 << 20
@@ -68,7 +75,7 @@ def test_memory_is_fragmented_when_enough_of_it_lies_idle(
     ("strays", "found"), [(None, False), (0, False), (256 * MB, False), (257 * MB, True)]
 )
 def test_a_leak_is_more_than_a_librarys_workspace(strays: int | None, found: bool) -> None:
-    assert (leak(Cancelled(strays=strays)) is not None) is found
+    assert (leak(Cancelled(leaked_bytes=strays)) is not None) is found
 
 
 def test_the_kernels_count_is_read_and_its_absence_is_none(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.generation import Clip, NoClip, Order, StepDown
-from pipeline.children.generator import Maker, another_seed
-from pipeline.children.process import Child, Died, Silent
-from pipeline.children.protocol import Dtype, Hello, Load, Loaded, Progress, Spoilt
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest, StepDown
+from pipeline.children.generator import ClipGenerator, retry_seed
+from pipeline.children.process import Child, Exited, TimedOut
+from pipeline.children.protocol import Dtype, Hello, Load, Loaded, Progress, QualityRejected
 from pipeline.memory import ladder
-from pipeline.memory.dimensions import anatomy_of
+from pipeline.memory.dimensions import dimensions_of
 from pipeline.memory.model import peak
 from pipeline.memory.modes import Rung
 from pipeline.request.presets import MICRO_FAMILY
@@ -25,15 +25,17 @@ ROOT = Path(__file__).parents[3]
 ENV = {"PYTHONPATH": str(ROOT)}
 
 
-def order(prompt: str, fallback: str = "auto") -> Order:
+def order(prompt: str, fallback: str = "auto") -> GenerationRequest:
     spec = Spec(prompt=prompt, preset="draft", width=64, height=64, frames=16, fps=8, motion_fps=16,
                 steps=10, guidance=1.0, speed="fast", seed=1, fallback=fallback)  # fmt: skip
     rungs = ladder.rungs(spec, MICRO_FAMILY, predicted)
-    return Order("1", spec, rungs, lambda rung, _: predicted(rung), Path("p.png"), Path("staging"))
+    return GenerationRequest(
+        "1", spec, rungs, lambda rung, _: predicted(rung), Path("p.png"), Path("staging")
+    )
 
 
 def predicted(rung: Rung) -> int:
-    return peak(rung, anatomy_of("micro"), "float32", guided=False).most
+    return peak(rung, dimensions_of("micro"), "float32", guided=False).most
 
 
 class Bench:
@@ -50,22 +52,22 @@ class Bench:
     ) -> None:
         """`limits` of silence, by stage."""
         self.lines: list[str] = []
-        self.losses: list[Loss] = []
+        self.losses: list[ChildFailure] = []
         self.oom_kills = 0
-        self.news: list[Progress | Loaded | StepDown | Spoilt] = []
+        self.news: list[Progress | Loaded | StepDown | QualityRejected] = []
         load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory)
-        self.maker = Maker(
+        self.maker = ClipGenerator(
             load,
             self.lines.append,
             self.losses.append,
-            silence=limits,  # type: ignore[arg-type]
+            timeouts=limits,  # type: ignore[arg-type]
             env=ENV | ({"PEER": "mute"} if mute else {}),
             module="tests.pipeline.peer",
             count_oom_kills=lambda: self.oom_kills,
         )
 
-    async def make(self, prompt: str, fallback: str = "auto") -> Clip | NoClip:
-        return await self.maker.make(order(prompt, fallback), self.news.append)
+    async def make(self, prompt: str, fallback: str = "auto") -> Clip | GenerationFailure:
+        return await self.maker.generate(order(prompt, fallback), self.news.append)
 
     def of(self, kind: type) -> list[object]:
         return [news for news in self.news if isinstance(news, kind)]
@@ -115,10 +117,10 @@ async def test_who_waits_for_the_device_is_embedded_meanwhile_where_there_is_roo
         while len(bench.of(StepDown)) < words.count("oom"):
             await asyncio.sleep(0.01)
         following = replace(order("made"), job="2")
-        second = asyncio.create_task(bench.maker.make(following, bench.news.append))
+        second = asyncio.create_task(bench.maker.generate(following, bench.news.append))
         await asyncio.sleep(0.2)
         await bench.maker.cancel("1")
-        assert isinstance(await first, NoClip)
+        assert isinstance(await first, GenerationFailure)
         assert isinstance(await second, Clip)
     finally:
         await bench.maker.close()
@@ -137,7 +139,7 @@ async def test_out_of_memory_goes_down_one_rung_at_a_time(bench: Bench) -> None:
 
 async def test_the_end_of_the_ladder_is_a_failure_that_says_where_it_was(bench: Bench) -> None:
     outcome = await bench.make("oom", fallback="never")
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "memory"
     assert not outcome.retry
     assert "out of memory at 64x64, 16 frames, offload" in outcome.reason
@@ -168,7 +170,7 @@ async def test_a_failure_says_whether_a_retry_may_help(
     bench: Bench, word: str, retry: bool
 ) -> None:
     outcome = await bench.make(word)
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert (outcome.kind, outcome.retry) == ("failed", retry)
     assert bench.losses == []
     assert "spoilt" in outcome.reason
@@ -182,7 +184,7 @@ def replaced(bench: Bench) -> list[str]:
 async def test_fragmented_memory_costs_a_worker_once_and_no_smaller_clip() -> None:
     bench = Bench()
     clip = await bench.make("fragmented")  # each child says so to its first request
-    assert isinstance(clip, NoClip)
+    assert isinstance(clip, GenerationFailure)
     assert clip.kind == "memory"
     tried = [news.rung for news in bench.news if isinstance(news, StepDown)]
     assert tried == list(order("").ladder)
@@ -203,7 +205,7 @@ async def test_memory_that_does_not_come_back_means_a_new_child(bench: Bench) ->
 
 async def test_a_leak_on_the_way_down_means_a_new_child_on_the_next_rung(bench: Bench) -> None:
     outcome = await bench.make("leaky-oom", fallback="never")
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "memory"
     rungs = len(order("", "never").ladder)
     assert replaced(bench) == ["leak"] * rungs
@@ -216,21 +218,21 @@ async def test_a_refused_clip_is_made_once_more_with_another_seed(bench: Bench) 
     clip = await bench.make("oom spoilt oom made")
     assert isinstance(clip, Clip)
     asked = order("")
-    assert clip.seed == another_seed(asked.spec.seed) != asked.spec.seed
+    assert clip.seed == retry_seed(asked.spec.seed) != asked.spec.seed
     assert (asked.spec.speed, clip.speed) == ("fast", "exact")
     assert clip.refused == "all is black"
     assert [step.rung for step in clip.steps_down] == list(asked.ladder[:2])
     assert clip.rung == asked.ladder[2]
-    assert [news.flaw for news in bench.news if isinstance(news, Spoilt)] == ["black"]
+    assert [news.flaw for news in bench.news if isinstance(news, QualityRejected)] == ["black"]
     assert bench.losses == []
 
 
 async def test_a_clip_that_is_refused_twice_is_given_up(bench: Bench) -> None:
     outcome = await bench.make("spoilt")
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert (outcome.kind, outcome.retry) == ("spoilt", False)
     assert "all is black; then all is black" in outcome.reason
-    assert len([news for news in bench.news if isinstance(news, Spoilt)]) == 2
+    assert len([news for news in bench.news if isinstance(news, QualityRejected)]) == 2
 
 
 async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_as_usual() -> None:
@@ -262,7 +264,7 @@ async def test_a_lost_child_is_told_and_replaced(
     bench: Bench, word: str, cause: str, says: str
 ) -> None:
     outcome = await bench.make(word)
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert (outcome.kind, outcome.retry) == ("lost", True)
     assert says in outcome.reason
     assert [(loss.cause, loss.reason) for loss in bench.losses] == [(cause, outcome.reason)]
@@ -278,7 +280,7 @@ async def test_a_child_that_the_kernel_shot_is_told_from_one_that_somebody_kille
     assert bench.maker.pid is not None
     os.kill(bench.maker.pid, signal.SIGKILL)
     outcome = await making
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert "the kernel killed the worker (in denoise)" in outcome.reason
     assert [loss.cause for loss in bench.losses] == ["host-memory"]
 
@@ -310,7 +312,7 @@ async def test_a_child_that_never_gets_ready_is_no_fault_of_the_clip(
     bench: Bench, cause: str, says: str
 ) -> None:
     outcome = await bench.make("made")
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "load"
     assert says in outcome.reason
     assert [loss.cause for loss in bench.losses] == [cause]
@@ -323,7 +325,7 @@ async def test_a_child_that_is_silent_too_long_is_killed() -> None:
     pid = bench.maker.pid
     assert pid is not None
     outcome = await bench.make("hang")
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "lost"
     assert "hung in denoise" in outcome.reason
     assert [loss.cause for loss in bench.losses] == ["hang"]
@@ -336,7 +338,7 @@ async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:
     await bench.until_working()
     await bench.maker.cancel("1")
     outcome = await making
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "cancelled"
     assert bench.losses == []
 
@@ -348,7 +350,7 @@ async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
         await asyncio.sleep(0.01)
     await bench.maker.cancel("1")
     outcome = await making
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "cancelled"
     assert isinstance(await bench.make("made"), Clip)
     await bench.maker.close()
@@ -359,7 +361,7 @@ async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
     await bench.until_working()
     await bench.maker.kill("1")
     outcome = await making
-    assert isinstance(outcome, NoClip)
+    assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "ended"
     assert bench.losses == []
     assert isinstance(await bench.make("made"), Clip)
@@ -368,7 +370,7 @@ async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
 async def test_a_child_that_cannot_start_has_died() -> None:
     child = await Child.spawn("no.such.module", lambda _: None)
     answer = await child.receive(30)
-    assert isinstance(answer, Died)
+    assert isinstance(answer, Exited)
     assert "exit code 1" in str(answer)
     assert "no" in str(answer)
     await child.kill()
@@ -377,7 +379,7 @@ async def test_a_child_that_cannot_start_has_died() -> None:
 async def test_an_orphan_ends_with_its_channel() -> None:
     child = await Child.spawn("tests.pipeline.peer", lambda _: None, ENV)
     assert isinstance(await child.receive(30), Hello)
-    assert isinstance(await child.receive(0.05), Silent)
+    assert isinstance(await child.receive(0.05), TimedOut)
     await child.close()
     assert not child.alive
 
@@ -387,5 +389,5 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_a_child() -> None:
     assert isinstance(await child.receive(30), Hello)
     assert os.getpgid(child.pid) != os.getpgid(0)
     os.kill(child.pid, signal.SIGINT)
-    assert isinstance(await child.receive(0.2), Silent)
+    assert isinstance(await child.receive(0.2), TimedOut)
     await child.close()

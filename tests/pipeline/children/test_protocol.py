@@ -9,37 +9,37 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.children.protocol import (
-    SILENCE,
+    HEARTBEAT_TIMEOUTS,
     Cancel,
     Cancelled,
+    ClipDone,
     Embed,
     Failed,
-    Filmed,
+    FramesReady,
+    FreeMemory,
+    Generate,
     Hello,
     Inspect,
     Inspected,
     Load,
     Loaded,
-    Made,
-    Make,
     OutOfMemory,
     Output,
     Prepare,
     Prepared,
     Progress,
+    QualityRejected,
+    QueryMemory,
     Rejected,
     Reply,
     Request,
-    Spoilt,
     Stage,
-    Survey,
-    Surveyed,
     dump,
     read_reply,
     read_request,
 )
 from pipeline.memory.modes import Mode
-from pipeline.quality import Figures
+from pipeline.quality import Measurements
 from pipeline.request.spec import Spec
 
 SPEC = Spec(
@@ -70,10 +70,10 @@ REQUESTS = {
     '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null}': Load(
         model="micro", device="cpu", dtype="float32"
     ),
-    '{"type":"survey"}': Survey(),
+    '{"type":"survey"}': QueryMemory(),
     f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
-    '"likeness":0.2}}': Make(
+    '"likeness":0.2}}': Generate(
         job="j",
         spec=SPEC,
         mode=Mode.LEAN,
@@ -106,14 +106,14 @@ REPLIES = {
         versions={"torch": "2"},
         seconds=1.5,
     ),
-    '{"type":"surveyed","free":9}': Surveyed(free=9),
+    '{"type":"surveyed","free":9}': FreeMemory(free=9),
     '{"job":"","type":"progress","stage":"denoise","step":1,"steps":50,"preview":"_9g="}': Progress(
         stage="denoise", step=1, steps=50, preview=b"\xff\xd8"
     ),
-    '{"job":"7","strays":0,"type":"filmed"}': Filmed(job="7", strays=0),
+    '{"job":"7","strays":0,"type":"filmed"}': FramesReady(job="7", leaked_bytes=0),
     '{"job":"","type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
-    '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': Made(
+    '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': ClipDone(
         output=Output(
             sha256="00",
             size=9,
@@ -124,12 +124,12 @@ REPLIES = {
             fps=8,
             duration=1.0,
         ),
-        figures=Figures(black=0.0, grey=0.1, motion=9.5, likeness=0.9),
+        measurements=Measurements(black=0.0, grey=0.1, motion=9.5, likeness=0.9),
         seconds={"encode": 0.5},
         peak_memory=None,
     ),
     '{"job":"","strays":null,"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r",'
-    '"figures":null}': Spoilt(stage="denoise", flaw="not-finite", reason="r"),
+    '"figures":null}': QualityRejected(stage="denoise", flaw="not-finite", reason="r"),
     '{"job":"","strays":null,"type":"out_of_memory","stage":"decode","detail":"d",'
     '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
     '{"job":"","strays":null,"type":"failed","stage":"write","reason":"r","retry":true,'
@@ -156,7 +156,7 @@ def test_every_message_is_held():
 
 
 def test_every_stage_has_its_limit_for_silence():
-    assert tuple(SILENCE) == get_args(Stage)
+    assert tuple(HEARTBEAT_TIMEOUTS) == get_args(Stage)
 
 
 @given(st.text())

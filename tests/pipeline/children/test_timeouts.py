@@ -8,7 +8,7 @@ from subprocess import PIPE, Popen
 
 import pytest
 
-from pipeline.children.timeouts import within
+from pipeline.children.timeouts import wait_excluding_stalls
 
 LISTENER = """
 import asyncio, sys
@@ -41,7 +41,7 @@ def test_an_answer_that_came_while_we_were_stopped_is_heard() -> None:
 
 async def test_what_is_still_to_come_has_its_time_after_a_standstill() -> None:
     box: asyncio.Queue[str] = asyncio.Queue()
-    listening = asyncio.create_task(within(0.4, box.get))
+    listening = asyncio.create_task(wait_excluding_stalls(0.4, box.get))
     await asyncio.sleep(0.05)
     time.sleep(1)  # the child slept too, with the machine
     await asyncio.sleep(0.15)
@@ -53,15 +53,15 @@ async def test_silence_ends_patience() -> None:
     box: asyncio.Queue[str] = asyncio.Queue()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        await within(0.2, box.get)
+        await wait_excluding_stalls(0.2, box.get)
     assert time.monotonic() - began > 0.19
     box.put_nowait("kept")
-    assert await within(0.2, box.get) == "kept"
+    assert await wait_excluding_stalls(0.2, box.get) == "kept"
 
 
 async def test_without_a_limit_one_waits_for_good() -> None:
     box: asyncio.Queue[str] = asyncio.Queue()
-    listening = asyncio.create_task(within(None, box.get))
+    listening = asyncio.create_task(wait_excluding_stalls(None, box.get))
     await asyncio.sleep(0.1)
     box.put_nowait("answer")
     assert await listening == "answer"

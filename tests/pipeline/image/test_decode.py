@@ -405,7 +405,7 @@ def test_damage_never_escapes_as_anything_but_a_sentence(data):
     try:
         found = decode.decode(bytes(content), needed=64)
         decode.framed(found.image, found.profile, 64, 64, "crop")
-    except (decode.NotUsable, decode.ColoursNotSupported):
+    except (decode.ImageRejected, decode.UnsupportedColours):
         pass
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from pipeline.children.exit_reasons import Loss
-from pipeline.children.image_pool import Condemned, Decoder
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.image_pool import ImagePool, PoisonImage
 from pipeline.children.protocol import Inspected, Rejected
 from pipeline.image.decode import MEMORY
 from pipeline.request.presets import MICRO_FAMILY
@@ -55,10 +55,10 @@ class Desk:
     """The daemon's decoder, asked of bytes. `losses`: the children that it lost."""
 
     def __init__(self, folder: Path) -> None:
-        self.losses: list[Loss] = []
+        self.losses: list[ChildFailure] = []
         self._folder = folder
         self._runner = asyncio.Runner()
-        self._decoder = Decoder(lambda _: None, self.losses.append)
+        self._decoder = ImagePool(lambda _: None, self.losses.append)
         self._others = picture_children()
 
     def children(self) -> int:
@@ -267,7 +267,7 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     for limit in ("_QUICK", "_LIMIT"):
         monkeypatch.setattr(f"pipeline.children.image_pool.{limit}", 0.51)
     found = desk.inspect(hostile.slow_jpeg())
-    assert isinstance(found, Condemned)
+    assert isinstance(found, PoisonImage)
     assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
     assert [loss.cause for loss in desk.losses] == ["hang", "hang"]
     monkeypatch.setattr("pipeline.children.image_pool._QUICK", 0.05)

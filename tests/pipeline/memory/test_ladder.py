@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.memory.dimensions import PUBLISHED, anatomy_of
-from pipeline.memory.ladder import advice, first_that_fits, rungs
+from pipeline.memory.dimensions import PUBLISHED, dimensions_of
+from pipeline.memory.ladder import advice, first_fitting, rungs
 from pipeline.memory.model import peak
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL, MICRO_FAMILY, Family
@@ -30,7 +30,7 @@ def resolved(family: Family, **asked: object) -> Spec:
 
 
 def needs(spec: Spec, family: Family = I2VGEN_XL) -> Callable[[Rung], int]:
-    anatomy = PUBLISHED if family is I2VGEN_XL else anatomy_of("micro")
+    anatomy = PUBLISHED if family is I2VGEN_XL else dimensions_of("micro")
     dtype = "float16" if family is I2VGEN_XL else "float32"
     return lambda rung: peak(rung, anatomy, dtype, guided=spec.guided).most
 
@@ -110,7 +110,7 @@ def test_the_ladder_of_the_standard_preset() -> None:
 @given(st.integers(1, 40 * GB) | st.none(), st.lists(st.integers(1, 40 * GB), min_size=1))
 def test_the_first_rung_that_fits(room: int | None, sizes: list[int]) -> None:
     found = tuple(Rung(Mode.FAST, 64, 64, 8 + n) for n in range(len(sizes)))
-    index = first_that_fits(found, room, lambda rung: sizes[rung.frames - 8])
+    index = first_fitting(found, room, lambda rung: sizes[rung.frames - 8])
     if room is None:
         assert index == 0
     else:
@@ -122,7 +122,7 @@ def test_no_preset_is_made_smaller_on_eight_gigabytes() -> None:
     for preset in I2VGEN_XL.presets:
         spec = resolved(I2VGEN_XL, preset=preset)
         found = ladder(spec)
-        assert not found[first_that_fits(found, 8 * GB, needs(spec))].degrades(spec)
+        assert not found[first_fitting(found, 8 * GB, needs(spec))].degrades(spec)
 
 
 @pytest.mark.parametrize(

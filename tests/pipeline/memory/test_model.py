@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.memory.dimensions import PUBLISHED, anatomy_of
-from pipeline.memory.model import need, peak
+from pipeline.memory.dimensions import PUBLISHED, dimensions_of
+from pipeline.memory.model import peak, required_memory
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import I2VGEN_XL, MICRO_FOLDER
 
@@ -26,7 +26,7 @@ TARGETS = {
 def needed(rung: Rung, correction: float | None = None, *, gpu: bool = True) -> int:
     """Bytes for a clip with guidance of the published model."""
     found = peak(rung, PUBLISHED, "float16", guided=True)
-    return need(found, rung.mode, correction, gpu=gpu)
+    return required_memory(found, rung.mode, correction, gpu=gpu)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -76,7 +76,7 @@ def test_what_was_measured_takes_the_place_of_what_is_allowed_for() -> None:
 
 
 def test_the_anatomy_of_a_checkpoint_is_read_from_its_files() -> None:
-    micro = anatomy_of("micro")
+    micro = dimensions_of("micro")
     config = json.loads((MICRO_FOLDER / "unet" / "config.json").read_text())
     assert micro.channels == tuple(config["block_out_channels"])
     file = MICRO_FOLDER / "unet" / "diffusion_pytorch_model.safetensors"
@@ -86,4 +86,4 @@ def test_the_anatomy_of_a_checkpoint_is_read_from_its_files() -> None:
 
 
 def test_a_model_that_is_not_here_is_taken_for_the_published_one() -> None:
-    assert anatomy_of("nobody/nothing") == PUBLISHED
+    assert dimensions_of("nobody/nothing") == PUBLISHED

@@ -8,7 +8,7 @@ import torch
 from pipeline.children import protocol
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
-from pipeline.worker.model.loader import Model, load
+from pipeline.worker.model.loader import LoadedModel, load_model
 from tests.pipeline.worker.kit import Peer, a_picture, a_spec
 
 
@@ -18,10 +18,10 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def micro() -> Model:
+def micro() -> LoadedModel:
     """The embedded checkpoint on the CPU in float32."""
-    model = load(MICRO, "cpu", "float32", on_step=lambda: None)
-    model.bring_unet()
+    model = load_model(MICRO, "cpu", "float32", on_step=lambda: None)
+    model.load_unet()
     return model
 
 
@@ -32,20 +32,20 @@ def png(tmp_path: Path) -> Path:
     return path
 
 
-Order = Callable[..., protocol.Make]
+Order = Callable[..., protocol.Generate]
 
 
 @pytest.fixture
 def order(tmp_path: Path, png: Path) -> Order:
     """Makes a request; what the Spec does not know is taken from it or given as a keyword."""
 
-    def make(**changes: Any) -> protocol.Make:
+    def make(**changes: Any) -> protocol.Generate:
         rung = {k: changes.pop(k) for k in ("mode", "rung_width", "rung_height") if k in changes}
         picture = changes.pop("picture", png)
         spec = a_spec(**changes)
         staging = tmp_path / "staging"
         staging.mkdir(exist_ok=True)
-        return protocol.Make(
+        return protocol.Generate(
             job="job",
             spec=spec,
             mode=rung.get("mode", Mode.FAST),

@@ -75,9 +75,9 @@ class Peer:
 
     def final(self) -> Any:
         """The next message that ends something; progress is kept, and the strays of a film."""
-        while isinstance(reply := self.receive(), protocol.Progress | protocol.Filmed):
-            if isinstance(reply, protocol.Filmed):
-                self.strays = reply.strays
+        while isinstance(reply := self.receive(), protocol.Progress | protocol.FramesReady):
+            if isinstance(reply, protocol.FramesReady):
+                self.strays = reply.leaked_bytes
             else:
                 self.progress.append((reply.stage, reply.step, reply.steps))
         return reply

@@ -6,38 +6,45 @@ from PIL import Image
 
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO
-from pipeline.request.sampling_plan import Turn
+from pipeline.request.sampling_plan import SamplingStep
 from pipeline.worker import placement
-from pipeline.worker.diffusion.conditioning import conditions
-from pipeline.worker.diffusion.sampler import predicting
-from pipeline.worker.model.loader import load
+from pipeline.worker.diffusion.conditioning import encode_conditions
+from pipeline.worker.diffusion.sampler import make_predictor
+from pipeline.worker.model.loader import load_model
 from tests.bench.memory_count import frames_in_chunks
 from tests.card import on_a_card
 
-_TURNS = (Turn(True, True), Turn(True, False), Turn(False, True), Turn(False, False))
+_TURNS = (
+    SamplingStep(True, True),
+    SamplingStep(True, False),
+    SamplingStep(False, True),
+    SamplingStep(False, False),
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", Mode)
 def test_a_clip_in_half_precision_is_all_on_the_card(mode: Mode) -> None:
-    model = load(MICRO, "cpu", "float16", on_step=lambda: None)
+    model = load_model(MICRO, "cpu", "float16", on_step=lambda: None)
     with on_a_card(model):
-        wanted, unwanted = conditions(
+        wanted, unwanted = encode_conditions(
             model,
             Image.new("RGB", (64, 64)),
             ["waves", "static"],
             frames=3,
             fps=16,
-            striped=mode.thrift.stripes,
+            striped=mode.policy.vae_tiling,
             on_step=lambda: None,
         )
         assert wanted.latents.device == model.device
         assert wanted.latents.dtype == torch.float16
         latents = torch.empty(wanted.latents.shape, device=model.device)
         time = torch.empty((), dtype=torch.long)  # as the schedulers have them: on the host
-        with placement.unet(model, mode) as unet:
-            halves = mode.thrift.halves
-            predict = predicting(unet, wanted, unwanted, 9.0, _TURNS, rescale=0.2, halves=halves)
+        with placement.unet_on_device(model, mode) as unet:
+            halves = mode.policy.sequential_cfg
+            predict = make_predictor(
+                unet, wanted, unwanted, 9.0, _TURNS, rescale=0.2, sequential_cfg=halves
+            )
             for _ in _TURNS:
                 prediction = predict(latents, time)
                 assert (prediction.device, prediction.dtype) == (model.device, torch.float32)

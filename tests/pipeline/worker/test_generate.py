@@ -10,22 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.children.protocol import LARGEST_POSTER, Made, Make, Progress
+from pipeline.children.protocol import MAX_POSTER_BYTES, ClipDone, Generate, Progress
 from pipeline.memory import ladder
-from pipeline.memory.dimensions import anatomy_of
-from pipeline.memory.model import need, peak_of
+from pipeline.memory.dimensions import dimensions_of
+from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
 from pipeline.request.presets import MICRO_FAMILY, Speed
 from pipeline.worker import generate
 from pipeline.worker.diffusion import decode
-from pipeline.worker.diffusion.conditioning import picture_latents, read_picture, with_places
-from pipeline.worker.errors import Refused, Spoilt
+from pipeline.worker.diffusion.conditioning import frame_positions, picture_latents, read_picture
+from pipeline.worker.errors import QualityFailure, SettingsRefused
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.model.loader import Model, load
-from pipeline.worker.progress import Watch
+from pipeline.worker.model.loader import LoadedModel, load_model
+from pipeline.worker.progress import ProgressReporter
 from tests.pipeline.worker.kit import a_picture
 
-Order = Callable[..., Make]
+Order = Callable[..., Generate]
 
 
 class Silence:
@@ -41,25 +41,25 @@ class Silence:
         return False
 
 
-def made(model: Model, order: Make, budget: Budget | None = None) -> Made:
-    watch = Watch(Silence(), "encode")  # type: ignore[arg-type]
+def made(model: LoadedModel, order: Generate, budget: Budget | None = None) -> ClipDone:
+    watch = ProgressReporter(Silence(), "encode")  # type: ignore[arg-type]
     budget = budget or Budget(torch.device("cpu"), None)
     with budget.kept():
-        film = generate.film(model, order, watch, budget)
-    return generate.finish(film, watch)
+        film = generate.generate_frames(model, order, watch, budget)
+    return generate.write_clip(film, watch)
 
 
-def shortened(order: Make, steps: int) -> Make:
+def shortened(order: Generate, steps: int) -> Generate:
     """Of fewer steps than a rule may ask for."""
     return order.model_copy(update={"spec": order.spec.model_copy(update={"steps": steps})})
 
 
-def shown(order: Make) -> Any:
+def shown(order: Generate) -> Any:
     with av.open(str(Path(order.staging) / "clip.mp4")) as container:
         return np.stack([f.to_ndarray(format="gray") for f in container.decode(video=0)])
 
 
-def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
+def test_a_clip_shows_its_picture(micro: LoadedModel, order: Order) -> None:
     asked = order(width=64, height=64, steps=10, quality=8)
     result = made(micro, asked)
 
@@ -70,14 +70,14 @@ def test_a_clip_shows_its_picture(micro: Model, order: Order) -> None:
     picture = np.asarray(a_picture().convert("L"), float)
     assert np.abs(shown(asked)[0] - picture).mean() < 20
     poster = Path(asked.staging) / "poster.jpg"
-    assert poster.stat().st_size <= LARGEST_POSTER
+    assert poster.stat().st_size <= MAX_POSTER_BYTES
     small = np.asarray(Image.open(poster).convert("L"), float)
     assert np.abs(small - shown(asked)[0]).mean() < 20
 
 
 @pytest.mark.slow
 def test_every_mode_gives_the_same_frames_and_fp8_nearly(
-    micro: Model, order: Order, monkeypatch: pytest.MonkeyPatch
+    micro: LoadedModel, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = {}
     examine = generate.examine
@@ -99,7 +99,7 @@ def test_every_mode_gives_the_same_frames_and_fp8_nearly(
 
 
 @pytest.mark.parametrize("speed", get_args(Speed))
-def test_same_spec_same_file(micro: Model, order: Order, speed: Speed) -> None:
+def test_same_spec_same_file(micro: LoadedModel, order: Order, speed: Speed) -> None:
     def digest(seed: int) -> str:
         asked = order(speed=speed, guidance=2.0, width=16, height=16, seed=seed)
         return made(micro, shortened(asked, 6)).output.sha256
@@ -110,16 +110,16 @@ def test_same_spec_same_file(micro: Model, order: Order, speed: Speed) -> None:
     assert digest(6) != first
 
 
-def test_a_speed_decides_how_many_steps_are_made_and_told(micro: Model, order: Order) -> None:
+def test_a_speed_decides_how_many_steps_are_made_and_told(micro: LoadedModel, order: Order) -> None:
     channel = Silence()
-    watch = Watch(channel, "encode")  # type: ignore[arg-type]
+    watch = ProgressReporter(channel, "encode")  # type: ignore[arg-type]
     asked = order(speed="fast", steps=24, width=16, height=16)
-    generate.film(micro, asked, watch, Budget(torch.device("cpu"), None))
+    generate.generate_frames(micro, asked, watch, Budget(torch.device("cpu"), None))
     steps = [(p.step, p.steps) for p in channel.told if p.stage == "denoise"]
     assert steps == [(n, 12) for n in range(13)]
 
 
-def test_a_smaller_rung_shows_the_whole_picture_smaller(micro: Model, order: Order) -> None:
+def test_a_smaller_rung_shows_the_whole_picture_smaller(micro: LoadedModel, order: Order) -> None:
     asked = order(width=64, height=64, rung_width=32, rung_height=32, quality=8)
     result = made(micro, asked)
 
@@ -128,7 +128,7 @@ def test_a_smaller_rung_shows_the_whole_picture_smaller(micro: Model, order: Ord
     assert np.abs(shown(asked)[0] - small).mean() < 25
 
 
-def test_the_pictures_edge_is_used_as_it_is(tmp_path: Path, micro: Model) -> None:
+def test_the_pictures_edge_is_used_as_it_is(tmp_path: Path, micro: LoadedModel) -> None:
     """The reference gives sizes such as 512x512 a black column, which conditions every frame."""
     for width, height in ((64, 64), (40, 64), (64, 40), (48, 48)):
         Image.new("RGB", (width, height), (255, 250, 240)).save(tmp_path / "white.png")
@@ -153,30 +153,30 @@ def test_a_picture_of_another_shape_is_covered_and_cropped(tmp_path: Path) -> No
 
 def test_only_png_is_opened(tmp_path: Path) -> None:
     a_picture().save(tmp_path / "clean.png", format="JPEG")
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(SettingsRefused, match="cannot be read"):
         read_picture(tmp_path / "clean.png", 64, 64)
-    with pytest.raises(Refused, match="No such file"):
+    with pytest.raises(SettingsRefused, match="No such file"):
         read_picture(tmp_path / "gone.png", 64, 64)
 
 
 def test_each_frame_is_told_its_place() -> None:
     first = torch.full((1, 4, 1, 2, 2), 0.3)
-    places = with_places(first, 5)
+    places = frame_positions(first, 5)
     assert places[0, 0, :, 0, 0].tolist() == pytest.approx([0.3, 0.25, 0.5, 0.75, 1.0])
 
 
-def test_sizes_that_the_model_cannot_make_are_refused(micro: Model, order: Order) -> None:
+def test_sizes_that_the_model_cannot_make_are_refused(micro: LoadedModel, order: Order) -> None:
     assert micro.multiple == 8
-    with pytest.raises(Refused, match="width 36 is not a multiple of 8"):
+    with pytest.raises(SettingsRefused, match="width 36 is not a multiple of 8"):
         made(micro, order(width=36))
 
 
 def test_lack_of_memory_in_decoding_repeats_only_the_decoding(
-    micro: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    micro: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     latents = torch.randn(1, 4, 6, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        whole = decode.decode(micro, latents, Mode.FAST.thrift, on_step=lambda _: None)
+        whole = decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
     real, sizes = micro.vae.decode, []
 
     def limited(cells: Any) -> Any:
@@ -187,7 +187,7 @@ def test_lack_of_memory_in_decoding_repeats_only_the_decoding(
 
     monkeypatch.setattr(micro.vae, "decode", limited)
     with torch.no_grad():
-        pieces = decode.decode(micro, latents, Mode.FAST.thrift, on_step=lambda _: None)
+        pieces = decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
 
     assert sizes == [6, 1, 1, 1, 1, 1, 1]
     assert whole.shape == pieces.shape == (6, 32, 32, 3)
@@ -198,8 +198,8 @@ def test_lack_of_memory_in_decoding_repeats_only_the_decoding(
 def test_half_precision_that_overflows_is_decoded_in_single(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = load("micro", "cpu", "bfloat16", on_step=lambda: None)
-    model.bring_unet()
+    model = load_model("micro", "cpu", "bfloat16", on_step=lambda: None)
+    model.load_unet()
     latents = torch.randn(1, 4, 2, 8, 8)
     real, types = model.vae.decode, []
 
@@ -212,24 +212,24 @@ def test_half_precision_that_overflows_is_decoded_in_single(
 
     monkeypatch.setattr(model.vae, "decode", overflowing)
     with torch.no_grad():
-        frames = decode.decode(model, latents, Mode.FAST.thrift, on_step=lambda _: None)
+        frames = decode.decode(model, latents, Mode.FAST.policy, on_step=lambda _: None)
     assert frames.shape == (2, 16, 16, 3)
     assert types == [torch.bfloat16, torch.float32]
 
 
-def test_frames_that_are_no_numbers_are_no_clip(micro: Model) -> None:
+def test_frames_that_are_no_numbers_are_no_clip(micro: LoadedModel) -> None:
     latents = torch.full((1, 4, 2, 8, 8), float("inf"))
-    with torch.no_grad(), pytest.raises(Spoilt, match="not numbers"):
-        decode.decode(micro, latents, Mode.FAST.thrift, on_step=lambda _: None)
+    with torch.no_grad(), pytest.raises(QualityFailure, match="not numbers"):
+        decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def budgeted() -> Callable[[int], tuple[Model, Budget]]:
-    def make(limit: int) -> tuple[Model, Budget]:
+def budgeted() -> Callable[[int], tuple[LoadedModel, Budget]]:
+    def make(limit: int) -> tuple[LoadedModel, Budget]:
         budget = Budget(torch.device("cpu"), limit)
-        model = load("micro", "cpu", "float32", copy=True, on_step=lambda: None)
+        model = load_model("micro", "cpu", "float32", copy=True, on_step=lambda: None)
         with budget.kept():
-            model.bring_unet()
+            model.load_unet()
         return model, budget
 
     return make
@@ -250,7 +250,7 @@ def budgeted() -> Callable[[int], tuple[Model, Budget]]:
     ],
 )
 def test_a_clip_takes_what_was_predicted(
-    budgeted: Callable[[int], tuple[Model, Budget]],
+    budgeted: Callable[[int], tuple[LoadedModel, Budget]],
     order: Order,
     mode: Mode,
     width: int,
@@ -268,16 +268,16 @@ def test_a_clip_takes_what_was_predicted(
     counted = made(model, shortened(asked, steps), budget).peak_memory
     assert counted is not None
     rung = Rung(mode, width, height, frames)
-    told = peak_of(asked.spec, rung, anatomy_of("micro"), "float32")
+    told = peak_memory(asked.spec, rung, dimensions_of("micro"), "float32")
     print(f"\n{rung}: {counted / 1e6:.1f} MB, predicted {told.most / 1e6:.1f} MB {told}")
     assert told.most == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.slow
 def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
-    budgeted: Callable[[int], tuple[Model, Budget]], order: Order
+    budgeted: Callable[[int], tuple[LoadedModel, Budget]], order: Order
 ) -> None:
-    def asked(mode: Mode) -> Make:
+    def asked(mode: Mode) -> Generate:
         size = {"width": 64, "height": 64, "frames": 16}
         return shortened(order(mode=mode, guidance=3.0, fallback="never", **size), 2)
 
@@ -285,8 +285,8 @@ def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
     needs = {}
 
     def most(rung: Rung) -> int:
-        told = peak_of(spec, rung, anatomy_of("micro"), "float32")
-        needs[rung.mode] = need(told, rung.mode, None, gpu=False)
+        told = peak_memory(spec, rung, dimensions_of("micro"), "float32")
+        needs[rung.mode] = required_memory(told, rung.mode, None, gpu=False)
         return told.most
 
     modes = [rung.mode for rung in ladder.rungs(spec, MICRO_FAMILY, most)]
@@ -303,10 +303,10 @@ def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
 
 
 def test_over_the_budget_memory_runs_out_and_all_is_released(
-    budgeted: Callable[[int], tuple[Model, Budget]], order: Order
+    budgeted: Callable[[int], tuple[LoadedModel, Budget]], order: Order
 ) -> None:
     model, budget = budgeted(10**12)
-    ledger = budget._ledger
+    ledger = budget._counter
     assert ledger is not None
     for side in (32, 64):  # from now on the embeddings are kept
         made(model, shortened(order(width=side, height=side), 2), budget)
@@ -323,13 +323,13 @@ def test_over_the_budget_memory_runs_out_and_all_is_released(
 
 
 def test_a_model_over_the_budget_stays_on_the_host(
-    budgeted: Callable[[int], tuple[Model, Budget]],
+    budgeted: Callable[[int], tuple[LoadedModel, Budget]],
     order: Order,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, budget = budgeted(8_000_000)
     assert "has no room for the UNet" in capsys.readouterr().err
-    assert budget._ledger is not None
-    assert budget._ledger.live == 0
+    assert budget._counter is not None
+    assert budget._counter.live == 0
     asked = shortened(order(mode=Mode.OFFLOAD, width=16, height=16), 2)
     assert made(model, asked, budget).output.frames == 8

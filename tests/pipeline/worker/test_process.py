@@ -8,7 +8,7 @@ import av
 import pytest
 
 from daemon.cli.bench_timeline import stretches
-from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancel, Embed, Load, Make, Survey
+from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancel, Embed, Generate, Load, QueryMemory
 from pipeline.memory.modes import Mode
 from tests.pipeline.worker.kit import Peer, a_picture
 from tests.system import disks
@@ -16,7 +16,7 @@ from tests.system import disks
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., Peer]
-Order = Callable[..., Make]
+Order = Callable[..., Generate]
 
 STAGES = ("encode", "denoise", "decode", "write")
 FAULTS = ";".join(
@@ -157,7 +157,7 @@ def test_out_of_memory_in_any_stage_and_go_on(resident: Peer, order: Order, stag
 def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     peer = worker()
     peer.load(max_memory=3_000_000)
-    peer.send(Survey())
+    peer.send(QueryMemory())
     assert peer.final().free == 3_000_000
     peer.send(order(mode=Mode.FAST, width=64, height=64))
     reply = peer.final()
@@ -166,7 +166,7 @@ def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     more = 100_000_000
     peer.send(Load(model="micro", device="cpu", dtype="float32", max_memory=more))
     assert peer.final().type == "loaded"
-    peer.send(Survey())
+    peer.send(QueryMemory())
     assert peer.final().free == more
     peer.send(order())
     assert 0 < peer.final().peak_memory <= more

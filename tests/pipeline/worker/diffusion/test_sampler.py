@@ -12,18 +12,18 @@ from torch import Tensor
 
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO_FOLDER
-from pipeline.worker.diffusion.conditioning import conditions, embed_image, embed_text
+from pipeline.worker.diffusion.conditioning import embed_image, embed_text, encode_conditions
 from pipeline.worker.diffusion.decode import decode
 from pipeline.worker.diffusion.sampler import (
-    guided,
     noise_for,
-    plain,
-    rescaled,
+    predict_guided,
+    predict_unguided,
+    rescale_guidance,
     sample,
     scheduler_for,
     set_times,
 )
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 from tests.pipeline.worker.kit import a_picture
 
 _PROMPT = "the camera pans left"
@@ -64,7 +64,7 @@ def mode_for_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.no_grad()
 def ours(
-    model: Model,
+    model: LoadedModel,
     noise: Tensor,
     *,
     guidance: float,
@@ -73,7 +73,7 @@ def ours(
     scheduler: dict[str, Any] | None = None,
     size: tuple[int, int] = (32, 32),
 ) -> Tensor:
-    wanted, unwanted = conditions(
+    wanted, unwanted = encode_conditions(
         model,
         a_picture(*size),
         [_PROMPT, _NEGATIVE][: 2 if guidance > 1 else 1],
@@ -82,9 +82,9 @@ def ours(
         on_step=lambda: None,
     )
     predict = (
-        guided(model.unet, wanted, unwanted, guidance, halves=halves)
+        predict_guided(model.unet, wanted, unwanted, guidance, sequential_cfg=halves)
         if unwanted
-        else plain(model.unet, wanted)
+        else predict_unguided(model.unet, wanted)
     )
     how = scheduler_for(scheduler or model.scheduler, "ddim", None)
     return sample(predict, noise, how, steps, lambda _: None)
@@ -116,7 +116,7 @@ def theirs(
 @pytest.mark.usefixtures("mode_for_sample")
 @pytest.mark.parametrize("guidance", [1.0, 9.0])
 def test_same_latents_as_the_reference(
-    micro: Model, reference: I2VGenXLPipeline, guidance: float
+    micro: LoadedModel, reference: I2VGenXLPipeline, guidance: float
 ) -> None:
     mine, other = ours(micro, noise(), guidance=guidance), theirs(reference, noise(), guidance)
 
@@ -127,7 +127,7 @@ def test_same_latents_as_the_reference(
 @pytest.mark.usefixtures("mode_for_sample")
 @pytest.mark.parametrize("guidance", [1.0, 9.0])
 def test_same_latents_as_the_reference_with_the_full_models_schedule(
-    micro: Model,
+    micro: LoadedModel,
     reference: I2VGenXLPipeline,
     monkeypatch: pytest.MonkeyPatch,
     guidance: float,
@@ -141,17 +141,17 @@ def test_same_latents_as_the_reference_with_the_full_models_schedule(
 
 
 @pytest.mark.usefixtures("mode_for_sample")
-def test_same_frames_as_the_reference(micro: Model, reference: I2VGenXLPipeline) -> None:
+def test_same_frames_as_the_reference(micro: LoadedModel, reference: I2VGenXLPipeline) -> None:
     with torch.no_grad():
         latents = ours(micro, noise(), guidance=1.0)
-        mine = decode(micro, latents, Mode.LEAN.thrift, on_step=lambda _: None)
+        mine = decode(micro, latents, Mode.LEAN.policy, on_step=lambda _: None)
 
     other = theirs(reference, noise(), 1.0, output_type="np")[0]
     assert abs(mine / 255.0 - other).max() <= 0.6 / 255.0
 
 
 def test_the_prompt_is_embedded_by_the_last_layer_but_one(
-    micro: Model, reference: I2VGenXLPipeline
+    micro: LoadedModel, reference: I2VGenXLPipeline
 ) -> None:
     reference._guidance_scale = 9.0
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_the_prompt_is_embedded_by_the_last_layer_but_one(
     assert not torch.allclose(text, last)
 
 
-def test_a_prompt_is_embedded_once(micro: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_embedded_once(micro: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         first = embed_text(micro, "a prompt of its own")
         monkeypatch.setattr(micro, "text_encoder", None)
@@ -172,7 +172,7 @@ def test_a_prompt_is_embedded_once(micro: Model, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_picture_is_embedded_once_in_each_size(
-    micro: Model, monkeypatch: pytest.MonkeyPatch
+    micro: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrored = a_picture(72, 40).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     with torch.no_grad():
@@ -185,14 +185,14 @@ def test_a_picture_is_embedded_once_in_each_size(
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_told(
-    micro: Model, capsys: pytest.CaptureFixture[str]
+    micro: LoadedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with torch.no_grad():
         assert embed_text(micro, "wave " * 100 + "tail").shape[1] == 77
     assert "tail" in capsys.readouterr().err
 
 
-def test_both_branches_in_one_batch_or_one_after_the_other(micro: Model) -> None:
+def test_both_branches_in_one_batch_or_one_after_the_other(micro: LoadedModel) -> None:
     together = ours(micro, noise(), guidance=9.0)
     halves = ours(micro, noise(), guidance=9.0, halves=True)
     torch.testing.assert_close(halves, together, atol=2e-4, rtol=1e-4)
@@ -244,7 +244,7 @@ def test_a_seed_is_the_same_noise_every_time() -> None:
     assert not torch.equal(noise_for(7, (2, 3)), first)
 
 
-def test_the_global_generator_has_no_part_in_it(micro: Model) -> None:
+def test_the_global_generator_has_no_part_in_it(micro: LoadedModel) -> None:
     torch.manual_seed(0)
     first = ours(micro, noise(), guidance=1.0, steps=2)
     torch.manual_seed(1)
@@ -255,8 +255,8 @@ def test_rescaling_gives_back_the_deviation() -> None:
     prompt = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     inflated = 5 * prompt + 0.1
 
-    torch.testing.assert_close(rescaled(inflated, prompt, 1.0).std(), prompt.std())
-    torch.testing.assert_close(rescaled(inflated, prompt, 0.0), inflated)
+    torch.testing.assert_close(rescale_guidance(inflated, prompt, 1.0).std(), prompt.std())
+    torch.testing.assert_close(rescale_guidance(inflated, prompt, 0.0), inflated)
 
 
 def test_giving_up_between_two_steps() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.memory.dimensions import PUBLISHED, measure
-from pipeline.memory.model import Peak, peak
+from pipeline.memory.model import PeakMemory, peak
 from pipeline.memory.modes import Mode, Rung
-from pipeline.worker.model.loader import Model
+from pipeline.worker.model.loader import LoadedModel
 from tests.bench.memory_count import count
 from tests.published import networks, published
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def shapes() -> Iterator[Model]:
+def shapes() -> Iterator[LoadedModel]:
     yield published("meta", torch.float16)
 
 
@@ -44,9 +44,9 @@ def test_the_published_anatomy_is_that_of_the_library() -> None:
     ids=str,
 )
 def test_the_formula_is_within_five_percent_of_the_count(
-    shapes: Model, rung: Rung, guidance: float
+    shapes: LoadedModel, rung: Rung, guidance: float
 ) -> None:
-    counted = Peak(*(witness.peak for witness in count(shapes, rung, guidance).values()))
+    counted = PeakMemory(*(witness.peak for witness in count(shapes, rung, guidance).values()))
     told = peak(rung, PUBLISHED, "float16", guided=guidance > 1)
     print(f"\n{rung}: counted {counted}, predicted {told}")
     assert told.most == pytest.approx(counted.most, rel=0.05)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from pipeline.memory.modes import Mode
 from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import Conditions
-from pipeline.worker.diffusion.sampler import guided, plain
-from pipeline.worker.memory.chunking import clips, feed_forwards, images
+from pipeline.worker.diffusion.sampler import predict_guided, predict_unguided
+from pipeline.worker.memory.chunking import chunk_feed_forward, chunk_frames, chunk_pixels
 from pipeline.worker.memory.group_norm import gather, normalise
-from pipeline.worker.memory.vae_tiling import stripes
-from pipeline.worker.model.loader import Model
+from pipeline.worker.memory.vae_tiling import tile_vae
+from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.patch import patched
 
 FRAMES = 7
@@ -38,7 +38,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def told(micro: Model) -> Conditions:
+def told(micro: LoadedModel) -> Conditions:
     width = micro.unet.config.cross_attention_dim
     return Conditions(
         noise(1, 77, width, seed=2),
@@ -59,15 +59,15 @@ def difference(one: Tensor, other: Tensor, what: str) -> float:
 def step(unet: Any, told: Conditions) -> Tensor:
     """One prediction for both branches of guidance as one batch."""
     latents = noise(2, 4, FRAMES, *SIDES, seed=5)
-    return plain(unet, told.join(told))(latents, torch.tensor(481))
+    return predict_unguided(unet, told.join(told))(latents, torch.tensor(481))
 
 
 @pytest.mark.parametrize("size", [100, 900])
-@pytest.mark.parametrize("transform", [feed_forwards, images, clips])
+@pytest.mark.parametrize("transform", [chunk_feed_forward, chunk_frames, chunk_pixels])
 def test_slices_of_any_size(
-    micro: Model, told: Conditions, transform: Callable[..., Any], size: int
+    micro: LoadedModel, told: Conditions, transform: Callable[..., Any], size: int
 ) -> None:
-    micro.bring_unet()
+    micro.load_unet()
     whole = step(micro.unet, told)
     forwards = transform(micro.unet, size)
     assert len(forwards) > 5
@@ -78,40 +78,40 @@ def test_slices_of_any_size(
 
 
 @pytest.mark.parametrize("mode", [mode for mode in Mode if mode.exact])
-def test_a_prediction_in_every_exact_mode(micro: Model, told: Conditions, mode: Mode) -> None:
-    micro.bring_unet()
+def test_a_prediction_in_every_exact_mode(micro: LoadedModel, told: Conditions, mode: Mode) -> None:
+    micro.load_unet()
     other = Conditions(told.text.flip(1), torch.zeros_like(told.image), told.latents, told.fps)
     latents = noise(1, 4, FRAMES, *SIDES, seed=6)
-    whole = guided(micro.unet, told, other, 9.0)(latents, torch.tensor(81))
-    with placement.unet(micro, mode) as unet:
-        predict = guided(unet, told, other, 9.0, halves=mode.thrift.halves)
+    whole = predict_guided(micro.unet, told, other, 9.0)(latents, torch.tensor(81))
+    with placement.unet_on_device(micro, mode) as unet:
+        predict = predict_guided(unet, told, other, 9.0, sequential_cfg=mode.policy.sequential_cfg)
         for _ in range(2):  # the second time the order of the pieces is known
             given = predict(latents, torch.tensor(81))
     assert difference(given, whole, mode) < 3e-4  # guidance of 9 multiplies it
 
 
-def test_eight_bits_cost_what_is_told(micro: Model, told: Conditions) -> None:
-    micro.bring_unet()
+def test_eight_bits_cost_what_is_told(micro: LoadedModel, told: Conditions) -> None:
+    micro.load_unet()
     whole = step(micro.unet, told)
-    with placement.unet(micro, Mode.FP8) as unet:
+    with placement.unet_on_device(micro, Mode.FP8) as unet:
         assert {p.dtype for p in unet.parameters()} == {torch.float32, torch.float8_e4m3fn}
         given = step(unet, told)
     assert 1e-5 < difference(given, whole, "fp8") < 0.2
-    micro.bring_unet()
+    micro.load_unet()
     assert torch.equal(step(micro.unet, told), whole)
 
 
 @contextmanager
 def striped(vae: Any, pixels: int) -> Iterator[None]:
-    forwards = stripes(vae, pixels)
+    forwards = tile_vae(vae, pixels)
     assert len(forwards) > 5
     with patched(forwards):
         yield
 
 
 @pytest.mark.parametrize("pixels", [1, 100, 333])
-def test_stripes_have_no_seams(micro: Model, pixels: int) -> None:
-    micro.weights.bring(micro.vae)
+def test_stripes_have_no_seams(micro: LoadedModel, pixels: int) -> None:
+    micro.weights.load(micro.vae)
     latents = noise(1, 4, *SIDES, seed=7)
     whole = micro.vae.decode(latents).sample
     back = micro.vae.encode(whole).latent_dist.mode()
@@ -120,9 +120,9 @@ def test_stripes_have_no_seams(micro: Model, pixels: int) -> None:
         assert difference(micro.vae.encode(whole).latent_dist.mode(), back, "encode") < 1e-5
 
 
-def test_blended_tiles_would_be_seen(micro: Model) -> None:
+def test_blended_tiles_would_be_seen(micro: LoadedModel) -> None:
     """Why there are none: the library's tiled decoding changes the picture, and plainly so."""
-    micro.weights.bring(micro.vae)
+    micro.weights.load(micro.vae)
     latents = noise(1, 4, *SIDES, seed=7)
     whole = micro.vae.decode(latents).sample
     micro.vae.tile_latent_min_size, micro.vae.tile_sample_min_size = 12, 24
@@ -147,12 +147,12 @@ def test_statistics_in_pieces(groups: int, monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=1e-4, atol=1e-4)
 
 
-Hold = Callable[[Model], AbstractContextManager[Any]]
+Hold = Callable[[LoadedModel], AbstractContextManager[Any]]
 
 
-def test_an_encoder_gives_the_same_layer_by_layer(micro: Model) -> None:
+def test_an_encoder_gives_the_same_layer_by_layer(micro: LoadedModel) -> None:
     pixels = noise(1, 3, 32, 32)
-    micro.weights.bring(micro.image_encoder)
+    micro.weights.load(micro.image_encoder)
     whole = micro.image_encoder(pixels).image_embeds
-    with placement.encoder(micro, micro.image_encoder):
+    with placement.encoder_on_device(micro, micro.image_encoder):
         assert torch.equal(micro.image_encoder(pixels).image_embeds, whole)

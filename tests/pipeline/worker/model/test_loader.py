@@ -21,13 +21,13 @@ from transformers import (
 )
 
 from pipeline.checkpoint.layout import ModelUnusable
-from pipeline.children.protocol import Make
+from pipeline.children.protocol import Generate
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import MICRO, MICRO_FOLDER
 from pipeline.worker.memory.budget import Budget
-from pipeline.worker.memory.weights import empty_weights, one_of, tensors_of
-from pipeline.worker.model.loader import Model, load
-from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.memory.weights import empty_weights, joined_view, tensors_of
+from pipeline.worker.model.loader import LoadedModel, load_model
+from pipeline.worker.optimizations.attention import qkv_weights
 from tests.pipeline.worker.test_generate import made
 
 _UNET = {
@@ -132,15 +132,17 @@ def _eye() -> dict[str, Any]:
     return eye | {"crop_size": {"width": 224, "height": 224}}
 
 
-def loaded(folder: Path | str, dtype: str = "float32") -> Model:
-    model = load(str(folder), "cpu", dtype, on_step=lambda: None)
-    model.bring_unet()
+def loaded(folder: Path | str, dtype: str = "float32") -> LoadedModel:
+    model = load_model(str(folder), "cpu", dtype, on_step=lambda: None)
+    model.load_unet()
     return model
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_full_layout_makes_a_clip(full: Path, order: Callable[..., Make], dtype: str) -> None:
+def test_the_full_layout_makes_a_clip(
+    full: Path, order: Callable[..., Generate], dtype: str
+) -> None:
     model = loaded(full, dtype)
 
     assert (model.vae_factor, model.multiple) == (8, 64)
@@ -231,7 +233,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_digest_is_of_the_weights(copy: Path, micro: Model) -> None:
+def test_the_digest_is_of_the_weights(copy: Path, micro: LoadedModel) -> None:
     assert loaded(copy).digest == micro.digest
     assert len(micro.digest) == 64
 
@@ -291,15 +293,15 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_queries_keys_and_values_lie_together_where_they_are_copied_to() -> None:
     """And take no more memory there than apart."""
-    model = load(MICRO, "cpu", "float32", copy=True, on_step=lambda: None)
-    groups = list(projections(model.unet))
+    model = load_model(MICRO, "cpu", "float32", copy=True, on_step=lambda: None)
+    groups = list(qkv_weights(model.unet))
     assert groups
     budget = Budget(torch.device("cpu"), 1 << 40)
     with budget.kept():
-        model.bring_unet()
-    assert all(one_of(group) is not None for group in groups)
+        model.load_unet()
+    assert all(joined_view(group) is not None for group in groups)
     assert model.weights.held() == sum(t.nbytes for t in tensors_of(model.unet))
     assert budget.live() == pytest.approx(model.weights.held(), rel=0.1)  # in pieces of 512 bytes
-    model.weights.leave(model.unet)
+    model.weights.unload(model.unet)
     assert budget.live() == 0
-    assert all(one_of(group) is None for group in groups)
+    assert all(joined_view(group) is None for group in groups)

@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.request.sampling_plan import SHALLOW, course_with
+from pipeline.request.sampling_plan import SHALLOW_LEVELS, sampling_plan_with
 from pipeline.worker import placement
 from pipeline.worker.bench.flops import work
-from pipeline.worker.bench.speed import beside, step
+from pipeline.worker.bench.speed import step, time_side_by_side
 from pipeline.worker.diffusion.conditioning import Conditions
-from pipeline.worker.diffusion.sampler import guided, plain, predicting
-from pipeline.worker.memory.weights import join, one_of
-from pipeline.worker.model.loader import Model
+from pipeline.worker.diffusion.sampler import make_predictor, predict_guided, predict_unguided
+from pipeline.worker.memory.weights import join_tensors, joined_view
+from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.optimizations import attention, fused_ops
-from pipeline.worker.optimizations.attention import projections
+from pipeline.worker.optimizations.attention import qkv_weights
 from pipeline.worker.optimizations.convolution import kernels_of
-from pipeline.worker.optimizations.registry import EXACT, applied
+from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
 
 FRAMES = 5
 SIDES = (12, 8)
-NAMES = [*([name] for name in EXACT), list(EXACT)]
+NAMES = [*([name] for name in OPTIMIZATIONS), list(OPTIMIZATIONS)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,8 +55,8 @@ def small() -> Any:
     ).eval()
     for name, parameter in unet.named_parameters():  # some are zeros or ones at first
         parameter.copy_(parameter + 0.02 * noise(*parameter.shape, seed=len(name)))
-    for group in projections(unet):
-        join(group, [tensor.data for tensor in group], torch.device("cpu"))
+    for group in qkv_weights(unet):
+        join_tensors(group, [tensor.data for tensor in group], torch.device("cpu"))
     return unet
 
 
@@ -82,12 +82,12 @@ def test_each_gives_what_the_plain_model_gives(small: Any, names: list[str]) -> 
     time = torch.tensor(481)
 
     def predicted() -> list[Tensor]:
-        both, one = plain(small, unwanted.join(wanted)), plain(small, wanted)
-        halves = guided(small, wanted, unwanted, 2.0, halves=True)
+        both, one = predict_unguided(small, unwanted.join(wanted)), predict_unguided(small, wanted)
+        halves = predict_guided(small, wanted, unwanted, 2.0, sequential_cfg=True)
         return [f(x, time) for f in (both, one, halves) for x in latents]
 
     before = predicted()
-    with applied(small, names):
+    with apply(small, names):
         given = predicted()
     largest = max(map(difference, given, before))
     print(f"\n{'+'.join(names)}: largest difference {largest:.1e} of the largest value")
@@ -95,33 +95,33 @@ def test_each_gives_what_the_plain_model_gives(small: Any, names: list[str]) -> 
     assert all(map(torch.equal, predicted(), before)), "the model is as it was before"
 
 
-def test_all_of_them_on_the_embedded_model(micro: Model) -> None:
+def test_all_of_them_on_the_embedded_model(micro: LoadedModel) -> None:
     """Its first blocks do not look at the context: what the branches share goes on over them."""
-    micro.bring_unet()
-    both = plain(micro.unet, told(micro.unet, 10).join(told(micro.unet, 20)))
+    micro.load_unet()
+    both = predict_unguided(micro.unet, told(micro.unet, 10).join(told(micro.unet, 20)))
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
-    with applied(micro.unet, EXACT):
+    with apply(micro.unet, OPTIMIZATIONS):
         assert difference(both(latents, torch.tensor(481)), before) < 3e-5
 
 
 def test_queries_keys_and_values_are_one_product(
     small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = list(projections(small))
+    groups = list(qkv_weights(small))
     assert len(groups) == 6 + 2 * (6 + 1)  # over space once, over time twice
     for group in groups:
-        whole = one_of(group)
+        whole = joined_view(group)
         assert whole is not None
         assert torch.equal(whole, torch.cat(list(group)))
         assert whole.data_ptr() == group[0].data_ptr(), "no second copy of them"
-    assert one_of((groups[0][1], groups[0][0])) is None
-    assert one_of((groups[0][0], groups[1][0])) is None
+    assert joined_view((groups[0][1], groups[0][0])) is None
+    assert joined_view((groups[0][0], groups[1][0])) is None
     products: list[Any] = []
     monkeypatch.setattr(functional, "linear", lambda x, w, *b: products.append(w.shape) or x @ w.T)
     attention = small.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     x = noise(2, 6, 16, seed=1)
-    found = attention._project(attention, one_of(attention._weights(attention)), x)
+    found = attention._project(attention, joined_view(attention._weights(attention)), x)
     assert products == [(48, 16)]
     for each, to in zip(found, (attention.to_q, attention.to_k, attention.to_v), strict=True):
         assert difference(each, x @ to.weight.T) < 1e-6
@@ -141,16 +141,16 @@ def counted(unet: Any) -> tuple[dict[str, int], list[Any]]:
 @pytest.mark.parametrize("halves", [False, True])
 def test_deep_features_are_taken_where_the_turn_says_so(small: Any, halves: bool) -> None:
     wanted, unwanted = told(small, 10), told(small, 20)
-    turns = course_with(["deep", "interval"], steps=7, guided=True).turns
+    turns = sampling_plan_with(["deep", "interval"], steps=7, guided=True).sampling_steps
     assert [(turn.guided, turn.fresh) for turn in turns] == [
         (True, True), (True, False), (True, False), (True, True), (True, False),
         (False, True), (False, False),
     ]  # fmt: skip
     latents, time = noise(1, 4, FRAMES, *SIDES, seed=5), torch.tensor(481)
-    led = guided(small, wanted, unwanted, 2.0)(latents, time)
-    alone = plain(small, wanted)(latents, time)
-    with applied(small, EXACT):
-        predict = predicting(small, wanted, unwanted, 2.0, turns, halves=halves)
+    led = predict_guided(small, wanted, unwanted, 2.0)(latents, time)
+    alone = predict_unguided(small, wanted)(latents, time)
+    with apply(small, OPTIMIZATIONS):
+        predict = make_predictor(small, wanted, unwanted, 2.0, turns, sequential_cfg=halves)
         calls, hooks = counted(small)
         given = [predict(latents, time) for _ in turns]
         for hook in hooks:
@@ -168,23 +168,23 @@ def test_deep_features_are_taken_where_the_turn_says_so(small: Any, halves: bool
 def test_what_is_left_of_a_prediction_with_deep_features_as_counted() -> None:
     """On the published UNet, 512 x 512, 16 frames."""
     whole, shallow = work(16, 64, guided=True)
-    assert shallow / whole == pytest.approx(SHALLOW, abs=0.01)
+    assert shallow / whole == pytest.approx(SHALLOW_LEVELS, abs=0.01)
 
 
 def test_branches_of_different_noise_share_nothing(small: Any) -> None:
-    both = plain(small, told(small, 10).join(told(small, 20)))
+    both = predict_unguided(small, told(small, 10).join(told(small, 20)))
     latents = noise(2, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
-    with applied(small, EXACT):
+    with apply(small, OPTIMIZATIONS):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
 
 def test_more_places_than_a_kernel_takes(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = plain(small, told(small, 10).join(told(small, 20)))
+    both = predict_unguided(small, told(small, 10).join(told(small, 20)))
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
     monkeypatch.setattr(fused_ops, "_MOST_HEADS", 37)
-    with applied(small, ["joined"]):
+    with apply(small, ["joined"]):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
 
@@ -196,8 +196,8 @@ def test_what_is_constant_is_computed_once(small: Any, monkeypatch: pytest.Monke
         small.get_submodule(name).register_forward_hook(lambda *_, n=name: calls.append(n))
         for name in (*once, *keys)
     ]
-    predict = guided(small, told(small, 10), told(small, 20), 2.0)
-    with applied(small, EXACT):
+    predict = predict_guided(small, told(small, 10), told(small, 20), 2.0)
+    with apply(small, OPTIMIZATIONS):
         for step in range(3):
             predict(noise(1, 4, FRAMES, *SIDES, seed=step), torch.tensor(900 - step))
     for hook in hooks:
@@ -220,26 +220,31 @@ def test_the_kernels_of_the_phases_are_rounded_once(dtype: torch.dtype) -> None:
 
 
 def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
-    forwards: dict[nn.Module, Any] = dict(attention.gates(small))
+    forwards: dict[nn.Module, Any] = dict(attention.geglu(small))
     assert small.image_latents_temporal_encoder.ff not in forwards
     assert len(forwards) > 5
 
 
 def test_the_bench_tells_of_each_case_time_and_difference(small: Any) -> None:
-    cases = {name: partial(applied, small, names) for name, names in (("no", []), ("all", EXACT))}
-    nothing, every = beside(step(small, frames=3, side=8), cases, rounds=1)
+    cases = {
+        name: partial(apply, small, names) for name, names in (("no", []), ("all", OPTIMIZATIONS))
+    }
+    nothing, every = time_side_by_side(step(small, frames=3, side=8), cases, rounds=1)
     assert list(every) == ["case", "reference_seconds", "seconds", "ratio", "max_abs_diff"]
     assert nothing["max_abs_diff"] == 0
     assert 0 < every["max_abs_diff"] < 1e-4
 
 
-def test_the_vae_upsamples_with_less_work_to_the_same_result(micro: Model) -> None:
+def test_the_vae_upsamples_with_less_work_to_the_same_result(micro: LoadedModel) -> None:
     latents = noise(2, 4, 12, 20, seed=1)
-    micro.weights.bring(micro.vae)
+    micro.weights.load(micro.vae)
     whole = micro.vae.decode(latents).sample
     found = {}
     for striped in (True, False):
-        with placement.vae(micro, striped=striped), FlopCounterMode(display=False) as counter:
+        with (
+            placement.vae_on_device(micro, striped=striped),
+            FlopCounterMode(display=False) as counter,
+        ):
             given = micro.vae.decode(latents[:1]).sample
         assert difference(given, whole[:1]) < 1e-5
         found[striped] = counter.get_total_flops()

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.memory.modes import Mode
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.optimizations.registry import EXACT, chosen
+from pipeline.worker.optimizations.registry import OPTIMIZATIONS, select
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -15,7 +15,7 @@ def test_channels_are_last_where_there_is_a_kernel_for_that(
     monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
     monkeypatch.setattr(fused_ops, "at_work", lambda: ours)
-    fast = Mode.FAST.thrift
-    assert chosen(fast, CPU) == list(EXACT)
-    without = [name for name in EXACT if name not in ("channels_last", "shifted")]
-    assert chosen(fast, CUDA) == (list(EXACT) if ours else without)
+    fast = Mode.FAST.policy
+    assert select(fast, CPU) == list(OPTIMIZATIONS)
+    without = [name for name in OPTIMIZATIONS if name not in ("channels_last", "shifted")]
+    assert select(fast, CUDA) == (list(OPTIMIZATIONS) if ours else without)

@@ -15,11 +15,11 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.worker.memory.weights import join
+from pipeline.worker.memory.weights import join_tensors
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.optimizations.attention import gates, joined, projections
-from pipeline.worker.optimizations.convolution import resnets, shifted
-from pipeline.worker.optimizations.cuda_graph import recorded
+from pipeline.worker.optimizations.attention import fused_qkv, geglu, qkv_weights
+from pipeline.worker.optimizations.convolution import resnets, temporal_conv_as_matmul
+from pipeline.worker.optimizations.cuda_graph import cuda_graphed
 from pipeline.worker.patch import Patches, patched
 
 pytest.importorskip("triton", reason="our kernels are in Triton: pip install triton")
@@ -65,7 +65,7 @@ def off(ours: Tensor, plain: Tensor) -> float:
 
 def both(kernels: ModuleType, work: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     with fused_ops.using(kernels):
-        assert fused_ops.at_work()
+        assert fused_ops.enabled()
         ours = work()
     return ours, work()
 
@@ -89,7 +89,10 @@ def test_group_normalisation(
     x = 0.1 * noise(images, *sides, channels).movedim(-1, 1) + 10.0
     added = noise(rows, channels, seed=4) if rows else None
     with fused_ops.using(kernels):
-        normed, activated = fused_ops.normed(norm, x), fused_ops.activated(norm, x.clone(), added)
+        normed, activated = (
+            fused_ops.group_norm(norm, x),
+            fused_ops.group_norm_silu(norm, x.clone(), added),
+        )
     assert normed.stride() == activated.stride() == x.stride()
     wide, weight, bias = x.double(), norm.weight.double(), norm.bias.double()
     assert off(normed, functional.group_norm(wide, groups, weight, bias, norm.eps)) < 1e-5
@@ -104,21 +107,24 @@ def test_sums_and_gates(kernels: ModuleType) -> None:
     norm.weight += noise(72, seed=2)
     norm.bias += noise(72, seed=3)
     x, more = noise(2, 37, 72), noise(2, 37, 72, seed=5)
-    assert off(*both(kernels, lambda: fused_ops.even(norm, x))) < 1e-6
-    assert off(*both(kernels, lambda: fused_ops.added(x.clone(), more, norm))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.layer_norm(norm, x))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.add_layer_norm(x.clone(), more, norm))) < 1e-6
     with fused_ops.using(kernels):
-        fused_ops.added(x, more, norm)
+        fused_ops.add_layer_norm(x, more, norm)
     assert torch.equal(x, noise(2, 37, 72) + more), "the sum stays"
     rows = noise(70, 2 * 40)
-    assert off(*both(kernels, lambda: fused_ops.gated(rows.clone()))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.geglu(rows.clone()))) < 1e-6
     images, bias = noise(2, 72, 5, 9).contiguous(memory_format=LAST), noise(72, seed=6)
-    assert off(*both(kernels, lambda: fused_ops.summed(images.clone(), images, bias))) < 1e-6
+    assert (
+        off(*both(kernels, lambda: fused_ops.add_bias_residual(images.clone(), images, bias)))
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("frames", [2, 16, 20])
 def test_attention_over_frames(kernels: ModuleType, frames: int) -> None:
     three = noise(2, frames, 3, 3 * 24).chunk(3, dim=-1)
-    assert off(*both(kernels, lambda: fused_ops.over_time(three, 3))) < 1e-6
+    assert off(*both(kernels, lambda: fused_ops.temporal_attention(three, 3))) < 1e-6
 
 
 def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
@@ -132,19 +138,19 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
         ),
         (
             TemporalConvLayer(16, 16, norm_num_groups=4),
-            shifted,
+            temporal_conv_as_matmul,
             lambda module, x: module(x, num_frames=3),
         ),
         (
             Transformer2DModel(2, 8, 16, cross_attention_dim=24, norm_num_groups=4),
-            lambda module: joined(module) | gates(module),
+            lambda module: fused_qkv(module) | geglu(module),
             lambda module, x: module(
                 x, encoder_hidden_states=looked.expand(6, -1, -1), return_dict=False
             )[0],
         ),
         (
             TransformerTemporalModel(2, 8, 16, norm_num_groups=4),
-            lambda module: joined(module) | gates(module),
+            lambda module: fused_qkv(module) | geglu(module),
             lambda module, x: module(x, num_frames=3, return_dict=False)[0],
         ),
     ]
@@ -152,8 +158,8 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
     for module, transform, called in parts:
         for parameter in module.parameters():  # some are zeros or ones at first
             parameter.add_(0.05 * noise(*parameter.shape))
-        for group in projections(module):
-            join(group, [tensor.data for tensor in group], torch.device("cpu"))
+        for group in qkv_weights(module):
+            join_tensors(group, [tensor.data for tensor in group], torch.device("cpu"))
         plain = called(module, x.clone())
         with fused_ops.using(kernels), patched(transform(module)):
             ours = called(module, x.clone())
@@ -163,15 +169,15 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
 def test_kernels_that_differ_are_not_used(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fused_ops._hold_against(kernels, torch.device("cpu"), torch.float16)
+    fused_ops._compare_with_torch(kernels, torch.device("cpu"), torch.float16)
     right = kernels.gated
     monkeypatch.setattr(kernels, "gated", lambda x: right(x) * 1.01)
     with pytest.raises(ArithmeticError, match="a gate differs"):
-        fused_ops._hold_against(kernels, torch.device("cpu"), torch.float16)
+        fused_ops._compare_with_torch(kernels, torch.device("cpu"), torch.float16)
     if not torch.cuda.is_available():
-        fused_ops.prove(torch.device("cuda"), torch.float16)
+        fused_ops.self_test(torch.device("cuda"), torch.float16)
         assert "torch's own kernels are used" in capfd.readouterr().err
-        assert not fused_ops.at_work()
+        assert not fused_ops.enabled()
 
 
 @pytest.mark.parametrize("card", [75, 90])
@@ -189,7 +195,7 @@ def test_they_compile_for_cards(card: int) -> None:
 def test_what_cannot_be_recorded_is_done_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("here it can")
-    work = recorded(lambda x, y: x + y, torch.device("cpu"))
+    work = cuda_graphed(lambda x, y: x + y, torch.device("cpu"))
     for n in range(4):
         assert work(torch.tensor(n), torch.tensor(1)) == n + 1
     assert capfd.readouterr().err.count("nothing is recorded as a CUDA graph") == 1

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.quality import FlawKind, Limits, flaw
-from pipeline.worker.output.quality import examine, likeness, motion
+from pipeline.quality import FlawKind, QualityLimits, find_flaw
+from pipeline.worker.output.quality import examine, motion, similarity
 from tests.pipeline.worker.kit import a_picture
 
-LIMITS = Limits()
+LIMITS = QualityLimits()
 PICTURE = np.asarray(a_picture())
 
 
@@ -22,7 +22,7 @@ def panned(picture: Any = PICTURE, frames: int = 8) -> Any:
 
 def found(frames: Any, picture: Any = PICTURE) -> FlawKind | None:
     _, figures = examine(frames, picture, LIMITS)
-    seen = flaw(figures, LIMITS)
+    seen = find_flaw(figures, LIMITS)
     return seen.kind if seen else None
 
 
@@ -37,7 +37,7 @@ def scrambled(clip: Any) -> Any:
 
 def test_a_sound_clip_passes() -> None:
     frames, figures = examine(panned(), PICTURE, LIMITS)
-    assert flaw(figures, LIMITS) is None
+    assert find_flaw(figures, LIMITS) is None
     assert len(frames) == 8
     assert figures.likeness == 1.0
     assert figures.motion > 5
@@ -66,7 +66,7 @@ def test_a_grey_last_frame_is_taken_off() -> None:
     frames, figures = examine(clip, PICTURE, LIMITS)
     assert len(frames) == 7
     assert figures.dropped == 1
-    assert flaw(figures, LIMITS) is None
+    assert find_flaw(figures, LIMITS) is None
 
 
 def test_grey_before_the_last_frame_is_a_flaw() -> None:
@@ -110,7 +110,7 @@ def test_a_dark_picture_may_have_dark_frames() -> None:
 )
 def test_a_first_frame_that_differs_as_models_do_is_still_the_picture(change: Any) -> None:
     frame = change(PICTURE.astype(float)).astype(np.uint8)
-    assert likeness(frame, PICTURE) > 2 * LIMITS.likeness
+    assert similarity(frame, PICTURE) > 2 * LIMITS.likeness
 
 
 PIXELS = st.integers(0, 2**32 - 1).map(
@@ -120,9 +120,9 @@ PIXELS = st.integers(0, 2**32 - 1).map(
 
 @given(PIXELS, PIXELS)
 def test_likeness_is_symmetric_and_within_its_range(one: Any, other: Any) -> None:
-    assert likeness(one, one) == pytest.approx(1.0)
-    assert likeness(one, other) == pytest.approx(likeness(other, one))
-    assert -1.0 <= likeness(one, other) <= 1.0
+    assert similarity(one, one) == pytest.approx(1.0)
+    assert similarity(one, other) == pytest.approx(similarity(other, one))
+    assert -1.0 <= similarity(one, other) <= 1.0
 
 
 @given(PIXELS, st.integers(2, 12))

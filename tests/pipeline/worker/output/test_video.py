@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.children.protocol import Output
-from pipeline.worker.errors import BadFile
+from pipeline.worker.errors import UnusableFile
 from pipeline.worker.output import video
-from pipeline.worker.output.video import write
+from pipeline.worker.output.video import write_video
 
 
 def a_clip(frames: int = 9, width: int = 80, height: int = 48) -> Any:
@@ -32,7 +32,7 @@ def written(path: Path, **changes: Any) -> Output:
         "metadata": {},
         "on_step": lambda _: None,
     }
-    return write(path, changes.pop("frames", a_clip()), **(given | changes))
+    return write_video(path, changes.pop("frames", a_clip()), **(given | changes))
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_file_that_is_not_what_was_written_does_not_count(
         mux(path, frames[:-1], **how)
 
     monkeypatch.setattr(video, "_mux", lossy)
-    with pytest.raises(BadFile, match="8 frames"):
+    with pytest.raises(UnusableFile, match="8 frames"):
         written(tmp_path / "clip.mp4")
 
     def cut(path: Path, frames: Any, **how: Any) -> None:
@@ -165,7 +165,7 @@ def test_a_file_that_is_not_what_was_written_does_not_count(
         path.write_bytes(path.read_bytes()[:-200])
 
     monkeypatch.setattr(video, "_mux", cut)
-    with pytest.raises(BadFile):
+    with pytest.raises(UnusableFile):
         written(tmp_path / "clip.mp4")
 
 
