@@ -122,7 +122,7 @@ class Load(_Message):
 class QueryMemory(_Message):
     """How much of the device's memory may a clip have now?"""
 
-    type: Literal["survey"] = "survey"
+    type: Literal["query_memory"] = "query_memory"
 
 
 class Generate(_Message):
@@ -131,7 +131,7 @@ class Generate(_Message):
     Beside it may lie `poster.jpg`, its first frame, small.
     """
 
-    type: Literal["make"] = "make"
+    type: Literal["generate"] = "generate"
     job: str
     spec: Spec
     mode: Mode
@@ -191,7 +191,7 @@ class FreeMemory(_Message):
     None where the device's memory is not counted.
     """
 
-    type: Literal["surveyed"] = "surveyed"
+    type: Literal["free_memory"] = "free_memory"
     free: int | None
 
 
@@ -240,13 +240,13 @@ class Released(_OfJob):
 class FramesReady(Released):
     """The frames are there, and no longer need the device; how it ends follows."""
 
-    type: Literal["filmed"] = "filmed"
+    type: Literal["frames_ready"] = "frames_ready"
 
 
 class ClipDone(_OfJob):
     """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
 
-    type: Literal["made"] = "made"
+    type: Literal["clip_done"] = "clip_done"
     output: Output
     measurements: Measurements
     seconds: dict[str, float]
@@ -273,7 +273,7 @@ class OutOfMemory(Released):
 class QualityRejected(Released):
     """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
 
-    type: Literal["spoilt"] = "spoilt"
+    type: Literal["quality_rejected"] = "quality_rejected"
     stage: Stage
     flaw: FlawKind
     reason: str

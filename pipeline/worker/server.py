@@ -152,7 +152,7 @@ class Server:
         self._send(reply, job)
 
     def _send(self, reply: ClipDone | FailureReply, job: str, strays: int | None = None) -> None:
-        told = {"job": job} if strays is None else {"job": job, "strays": strays}
+        told = {"job": job} if strays is None else {"job": job, "leaked_bytes": strays}
         self._channel.send(reply.model_copy(update=told))
 
     def _poll_commands(self) -> None:

@@ -29,7 +29,7 @@ from pipeline.worker import placement
 from pipeline.worker.diffusion import decode
 from pipeline.worker.diffusion.conditioning import Conditions, encode_conditions
 from pipeline.worker.diffusion.sampler import predict_guided, predict_unguided
-from pipeline.worker.memory.budget import JobStore
+from pipeline.worker.memory.budget import TensorCounter
 from pipeline.worker.model.loader import LoadedModel
 from tests.published import published
 
@@ -56,7 +56,7 @@ class Shapes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Witness(JobStore):
+class Witness(TensorCounter):
     """Remembers which tensors lived at the peak, and in which module it was reached."""
 
     def __init__(self, kind: str, tensors: bool = False) -> None:

@@ -187,7 +187,6 @@ export default {
   "{}: weights hold the unknown {}": "{1}：权重中有未知的 {2}",
   "{}: wrong shape of {}": "{1}：{2} 的形状不对",
   " and {} more": " 等另外 {1} 个",
-  "{} is neither in the weights nor known how to make": "{1} 不在权重中，也不知如何得到",
   "{} cannot be read: {}": "{1} 无法读取：{2}",
 
   // --- settings of a clip

@@ -141,7 +141,7 @@ def add_bias_residual(x: Tensor, more: Tensor, bias: Tensor | None) -> Tensor:
         if bias is not None:
             x += bias.view(-1, *(1,) * (x.ndim - 2))
         return x
-    kernels.summed(x, more, bias)
+    kernels.add_bias_residual(x, more, bias)
     return x
 
 
@@ -170,7 +170,7 @@ def geglu(x: Tensor) -> Tensor:
     if kernels is None or not x.is_contiguous():
         values, gate = x.chunk(2, dim=-1)
         return values.mul_(functional.gelu(gate))
-    result: Tensor = kernels.gated(x)
+    result: Tensor = kernels.geglu(x)
     return result
 
 
@@ -185,7 +185,7 @@ def temporal_attention(three: Sequence[Tensor], heads: int) -> Tensor:
         clips, frames, _, channels = three[0].shape
         parts = (t.reshape(clips, frames, -1, channels // heads).transpose(1, 2) for t in three)
         return _in_parts(*parts).transpose(1, 2).reshape(three[0].shape)
-    result: Tensor = kernels.over_time(*three, heads)
+    result: Tensor = kernels.temporal_attention(*three, heads)
     return result
 
 

@@ -164,7 +164,7 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
         assert names(desk.inbox.path) == []
         return found
 
-    monkeypatch.setattr(desk.decoder, "glance", slowly)
+    monkeypatch.setattr(desk.decoder, "inspect_quickly", slowly)
     assert await desk.intake.handle(desk.inbox, "cat.jpg", seen) is None
     assert desk.history.job(2) is None
     assert names(desk.inbox.failed) == ["cat.jpg", "cat.jpg.reason.json"]

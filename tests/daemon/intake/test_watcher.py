@@ -124,16 +124,16 @@ class Basket:
         self.taken: list[str] = []
         self.free = asyncio.Event()
 
-    async def news(self, _: Inbox, files: Mapping[str, FileState]) -> list[str]:
+    async def without_job(self, _: Inbox, files: Mapping[str, FileState]) -> list[str]:
         return [path for path in files if path not in self.known]
 
-    async def take(
-        self, _: Inbox, path: str, __: FileState, *, aside: bool = False
+    async def handle(
+        self, _: Inbox, path: str, __: FileState, *, slow_lane: bool = False
     ) -> RetryLater | DeferToSlowLane | None:
-        if not aside:
+        if not slow_lane:
             self.offered.append(path)
         if path.startswith("slow"):
-            if not aside:
+            if not slow_lane:
                 return DeferToSlowLane()
             await self.free.wait()
         self.taken.append(path)

@@ -214,15 +214,15 @@ def test_a_device_leaves_what_is_too_large_to_one_that_can(
     enqueue("huge.jpg", need=huge)
     another = ClaimFilter(small, {"inbox": large, "other": huge})
     for path in ("small.jpg", "old.jpg", "huge.jpg"):  # nobody can make the last one as it is
-        job = ledger.claim("me", 30, fit=another)
+        job = ledger.claim("me", 30, claim_filter=another)
         assert job is not None
         assert job.path == path
-    assert ledger.claim("me", 30, fit=another) is None
-    assert ledger.claim("me", 30, fit=ClaimFilter(small, {"inbox": large})) is None
-    alone = ledger.claim("me", 30, fit=ClaimFilter(small, {"inbox": 0, "other": huge}))
+    assert ledger.claim("me", 30, claim_filter=another) is None
+    assert ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": large})) is None
+    alone = ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": 0, "other": huge}))
     assert alone is not None, "nobody else takes jobs of its inbox"
     enqueue("again.jpg", need=large)
-    assert ledger.claim("me", 30, fit=ClaimFilter(large, {"inbox": huge})) is not None
+    assert ledger.claim("me", 30, claim_filter=ClaimFilter(large, {"inbox": huge})) is not None
 
 
 def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
@@ -237,10 +237,10 @@ def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
     enqueue("f.jpg", need=large, inbox="other")
     fit = ClaimFilter(small, {"inbox": large, "other": small})
     for path in ("b.jpg", "d.jpg", "e.jpg", "a.jpg", "f.jpg"):
-        job = ledger.claim("me", 30, fit=fit)
+        job = ledger.claim("me", 30, claim_filter=fit)
         assert job is not None
         assert job.path == path
-    assert ledger.claim("me", 30, fit=fit) is None
+    assert ledger.claim("me", 30, claim_filter=fit) is None
 
 
 @pytest.mark.parametrize("fit", [None, ClaimFilter(10, {"inbox": 20})], ids=["all", "what fits"])
@@ -260,7 +260,7 @@ def test_a_claim_looks_at_no_more_jobs_when_more_wait(
             add(number + more, 20)
         add(more, 10)
         with counted(database, lambda when=when: steps.update([when])):
-            assert ledger.claim("me", 30, fit=fit) is not None
+            assert ledger.claim("me", 30, claim_filter=fit) is not None
     database.close()
     assert 0 < steps["many wait"] < 2 * steps["few wait"]
 
@@ -287,7 +287,7 @@ def test_a_claim_reads_little_of_the_index_of_what_waits(
 
     sa.event.listen(sa.Engine, "before_cursor_execute", listen)
     try:
-        assert ledger.claim("me", 30, fit=ClaimFilter(10, {"inbox": 20})) is not None
+        assert ledger.claim("me", 30, claim_filter=ClaimFilter(10, {"inbox": 20})) is not None
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", listen)
     asked = [each for each in said if each[0].startswith(("SELECT", "WITH"))]
@@ -567,10 +567,10 @@ class AnyOrder(RuleBasedStateMachine):
             self.published[attempt.id] = attempt.attempt
             assert self.ledger.done(attempt, {})
 
-    @rule(attempt=attempts, how=st.sampled_from(["fail", "try_again", "give_back", "cancelled"]))
+    @rule(attempt=attempts, how=st.sampled_from(["fail", "retry_later", "release", "cancelled"]))
     def end(self, attempt: Job | None, how: str) -> None:
         if attempt:
-            args = ("why", 0.0) if how == "try_again" else ("why",)
+            args = ("why", 0.0) if how == "retry_later" else ("why",)
             won = getattr(self.ledger, how)(attempt, *args)
             assert not (won and attempt.id in self.published)
 

@@ -126,7 +126,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: JobStore) 
 
         return call
 
-    monkeypatch.setattr(atomic, "place", counted(atomic.publish_exclusive))
+    monkeypatch.setattr(atomic, "publish_exclusive", counted(atomic.publish_exclusive))
     monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))

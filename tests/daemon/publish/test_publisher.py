@@ -97,8 +97,8 @@ def test_a_crash_at_any_step_is_carried_on(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr("daemon.publish.publisher.place", crashing(publish_exclusive))
-        patched.setattr("daemon.publish.publisher.sync_folder", crashing(places.fsync_dir))
+        patched.setattr("daemon.publish.publisher.publish_exclusive", crashing(publish_exclusive))
+        patched.setattr("daemon.publish.publisher.fsync_dir", crashing(places.fsync_dir))
         patched.setattr(Path, "unlink", crashing(Path.unlink))
         patched.setattr(Path, "rename", crashing(Path.rename))
         with contextlib.suppress(Stop):

@@ -23,10 +23,10 @@ _COMMIT = "1" * 40
 _PULL = """
 import sys
 from pathlib import Path
-from pipeline.checkpoint.download import PullFailed, pull
+from pipeline.checkpoint.download import DownloadFailed, pull
 try:
     print(pull("someone/a-model", folder=Path(sys.argv[1]) if sys.argv[1:] else None))
-except PullFailed as error:
+except DownloadFailed as error:
     sys.exit(f"failed: {error}")
 """
 

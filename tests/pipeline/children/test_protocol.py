@@ -70,8 +70,8 @@ REQUESTS = {
     '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null}': Load(
         model="micro", device="cpu", dtype="float32"
     ),
-    '{"type":"survey"}': QueryMemory(),
-    f'{{"type":"make","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
+    '{"type":"query_memory"}': QueryMemory(),
+    f'{{"type":"generate","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
     '"likeness":0.2}}': Generate(
         job="j",
@@ -106,13 +106,13 @@ REPLIES = {
         versions={"torch": "2"},
         seconds=1.5,
     ),
-    '{"type":"surveyed","free":9}': FreeMemory(free=9),
+    '{"type":"free_memory","free":9}': FreeMemory(free=9),
     '{"job":"","type":"progress","stage":"denoise","step":1,"steps":50,"preview":"_9g="}': Progress(
         stage="denoise", step=1, steps=50, preview=b"\xff\xd8"
     ),
-    '{"job":"7","strays":0,"type":"filmed"}': FramesReady(job="7", leaked_bytes=0),
-    '{"job":"","type":"made","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
-    '"frames":8,"fps":8,"duration":1.0},"figures":{"black":0.0,"grey":0.1,"motion":9.5,'
+    '{"job":"7","leaked_bytes":0,"type":"frames_ready"}': FramesReady(job="7", leaked_bytes=0),
+    '{"job":"","type":"clip_done","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
+    '"frames":8,"fps":8,"duration":1.0},"measurements":{"black":0.0,"grey":0.1,"motion":9.5,'
     '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': ClipDone(
         output=Output(
             sha256="00",
@@ -128,13 +128,13 @@ REPLIES = {
         seconds={"encode": 0.5},
         peak_memory=None,
     ),
-    '{"job":"","strays":null,"type":"spoilt","stage":"denoise","flaw":"not-finite","reason":"r",'
-    '"figures":null}': QualityRejected(stage="denoise", flaw="not-finite", reason="r"),
-    '{"job":"","strays":null,"type":"out_of_memory","stage":"decode","detail":"d",'
+    '{"job":"","leaked_bytes":null,"type":"quality_rejected","stage":"denoise","flaw":"not-finite","reason":"r",'
+    '"measurements":null}': QualityRejected(stage="denoise", flaw="not-finite", reason="r"),
+    '{"job":"","leaked_bytes":null,"type":"out_of_memory","stage":"decode","detail":"d",'
     '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
-    '{"job":"","strays":null,"type":"failed","stage":"write","reason":"r","retry":true,'
+    '{"job":"","leaked_bytes":null,"type":"failed","stage":"write","reason":"r","retry":true,'
     '"disk":false}': Failed(stage="write", reason="r", retry=True),
-    '{"job":"","strays":null,"type":"cancelled"}': Cancelled(),
+    '{"job":"","leaked_bytes":null,"type":"cancelled"}': Cancelled(),
 }
 
 

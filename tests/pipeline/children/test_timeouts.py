@@ -12,14 +12,14 @@ from pipeline.children.timeouts import wait_excluding_stalls
 
 LISTENER = """
 import asyncio, sys
-from pipeline.children.timeouts import within
+from pipeline.children.timeouts import wait_excluding_stalls
 
 async def main():
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("listening", flush=True)
-    print((await within(1.0, reader.readline)).decode(), end="")
+    print((await wait_excluding_stalls(1.0, reader.readline)).decode(), end="")
 
 asyncio.run(main())
 """

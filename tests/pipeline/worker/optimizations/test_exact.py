@@ -21,7 +21,8 @@ from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.diffusion.sampler import make_predictor, predict_guided, predict_unguided
 from pipeline.worker.memory.weights import join_tensors, joined_view
 from pipeline.worker.model.loader import LoadedModel
-from pipeline.worker.optimizations import attention, fused_ops
+from pipeline.worker.optimizations import attention as attention_layers
+from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import qkv_weights
 from pipeline.worker.optimizations.convolution import kernels_of
 from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
@@ -121,7 +122,9 @@ def test_queries_keys_and_values_are_one_product(
     monkeypatch.setattr(functional, "linear", lambda x, w, *b: products.append(w.shape) or x @ w.T)
     attention = small.down_blocks[0].attentions[0].transformer_blocks[0].attn1
     x = noise(2, 6, 16, seed=1)
-    found = attention._project(attention, joined_view(attention._weights(attention)), x)
+    found = attention_layers._project(
+        attention, joined_view(attention_layers._weights(attention)), x
+    )
     assert products == [(48, 16)]
     for each, to in zip(found, (attention.to_q, attention.to_k, attention.to_v), strict=True):
         assert difference(each, x @ to.weight.T) < 1e-6
@@ -220,7 +223,7 @@ def test_the_kernels_of_the_phases_are_rounded_once(dtype: torch.dtype) -> None:
 
 
 def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
-    forwards: dict[nn.Module, Any] = dict(attention.geglu(small))
+    forwards: dict[nn.Module, Any] = dict(attention_layers.geglu(small))
     assert small.image_latents_temporal_encoder.ff not in forwards
     assert len(forwards) > 5
 

@@ -45,10 +45,10 @@ def test_what_is_over_the_bound_goes_and_what_is_not_stays(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = filled(kernel_cache.keep(), 1000)
-    monkeypatch.setattr(kernel_cache, "MOST", 1000)
+    monkeypatch.setattr(kernel_cache, "MAX_BYTES", 1000)
     kernel_cache.keep()
     assert code.exists()
-    monkeypatch.setattr(kernel_cache, "MOST", 999)
+    monkeypatch.setattr(kernel_cache, "MAX_BYTES", 999)
     assert list(kernel_cache.keep().iterdir()) == []
 
 

@@ -14,7 +14,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_channels_are_last_where_there_is_a_kernel_for_that(
     monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
-    monkeypatch.setattr(fused_ops, "at_work", lambda: ours)
+    monkeypatch.setattr(fused_ops, "enabled", lambda: ours)
     fast = Mode.FAST.policy
     assert select(fast, CPU) == list(OPTIMIZATIONS)
     without = [name for name in OPTIMIZATIONS if name not in ("channels_last", "shifted")]

@@ -170,8 +170,8 @@ def test_kernels_that_differ_are_not_used(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fused_ops._compare_with_torch(kernels, torch.device("cpu"), torch.float16)
-    right = kernels.gated
-    monkeypatch.setattr(kernels, "gated", lambda x: right(x) * 1.01)
+    right = kernels.geglu
+    monkeypatch.setattr(kernels, "geglu", lambda x: right(x) * 1.01)
     with pytest.raises(ArithmeticError, match="a gate differs"):
         fused_ops._compare_with_torch(kernels, torch.device("cpu"), torch.float16)
     if not torch.cuda.is_available():

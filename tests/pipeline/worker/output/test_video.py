@@ -87,10 +87,10 @@ _TWICE = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
-from pipeline.worker.encode import write
+from pipeline.worker.output.video import write_video
 frames = np.load(sys.argv[1])
-clip = write(Path(sys.argv[2]), frames, fps=8, quality=18, encoder="x264", metadata={},
-             on_step=lambda _: None)
+clip = write_video(Path(sys.argv[2]), frames, fps=8, quality=18, encoder="x264", metadata={},
+                   on_step=lambda _: None)
 print(clip.sha256)
 """
 
