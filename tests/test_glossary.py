@@ -1,4 +1,4 @@
-"""The layer table and the glossary of daemon/README.md agree with the code."""
+"""The layer tables, walks and glossaries of the READMEs agree with the code."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_arrows import FILES, LAYERS, ROOT
 
-README = (ROOT / "daemon" / "README.md").read_text()
+READMES = {name: (ROOT / name / "README.md").read_text() for name in ("daemon", "pipeline")}
 BANNED = {
     "daemon": {
         "hand": "running job",
@@ -33,9 +33,9 @@ BANNED = {
 """By package: former words, with the term that replaces each."""
 
 
-def table(title: str) -> list[list[str]]:
-    """Return the rows of the table under a heading of the README, without its head."""
-    text = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def table(package: str, title: str) -> list[list[str]]:
+    """Return the rows of the table under a heading of a README, without its head."""
+    text = READMES[package].split(f"\n## {title}\n")[1].split("\n## ")[0]
     lines = [line for line in text.split("\n") if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -80,16 +80,46 @@ def words(name: str) -> set[str]:
 TREES = {path: ast.parse((ROOT / path).read_text()) for path in FILES}
 
 
-def test_the_layer_table_has_the_order_of_the_imports() -> None:
-    assert [name.strip("`") for name, _ in table("Layers")] == list(LAYERS["daemon"])
+@pytest.mark.parametrize(
+    ("package", "title", "layers"),
+    [
+        ("daemon", "Layers", "daemon"),
+        ("pipeline", "Layers", "pipeline"),
+        ("pipeline", "The worker's layers", "pipeline/worker"),
+    ],
+)
+def test_a_layer_table_has_the_order_of_the_imports(package: str, title: str, layers: str) -> None:
+    assert [name.strip("`") for name, _ in table(package, title)] == list(LAYERS[layers])
 
 
-def test_each_code_name_of_the_glossary_is_used() -> None:
+@pytest.mark.parametrize(("package", "steps"), [("daemon", 9), ("pipeline", 15)])
+def test_each_file_of_a_walk_exists(package: str, steps: int) -> None:
+    walk = READMES[package].split("```")[1]
+    files = {ROOT / package / name for name in re.findall(r"[\w/]+\.py\b", walk)}
+    assert {file for file in files if not file.is_file()} == set()
+    assert len(files) >= steps
+
+
+@pytest.mark.parametrize(
+    ("package", "title", "terms"),
+    [("daemon", "Glossary", 20), ("pipeline", "Words of diffusers", 10)],
+)
+def test_each_code_name_of_a_glossary_is_used(package: str, title: str, terms: int) -> None:
     known = {name for tree in TREES.values() for name in identifiers(tree)}
-    listed = [set(re.findall(r"`(\w+)`", cell)) for _, cell, _ in table("Glossary")]
+    listed = [set(re.findall(r"`(\w+)`", row[1])) for row in table(package, title)]
     assert all(listed)
     assert set().union(*listed) - known == set()
-    assert len(listed) > 20
+    assert len(listed) >= terms
+
+
+def test_the_words_of_diffusers_are_where_the_table_says() -> None:
+    wrong = [
+        (name, file)
+        for _, names, file in table("pipeline", "Words of diffusers")
+        for name in re.findall(r"`(\w+)`", names)
+        if name not in (ROOT / "pipeline" / file.strip("`")).read_text()
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
