@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test check
 
 test-unit: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \
-		--ignore tests/pipeline/test_micro.py
+		--ignore tests/pipeline/micro
 
 # The README's fleet on four machines, two of them with kernels of their own: minutes by itself.
 test-example: $(VENV)/.installed-test

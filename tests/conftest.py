@@ -13,7 +13,7 @@ SLOW = (
     HERE / "system",
     HERE / "grafana",
     HERE / "pipeline" / "worker",
-    HERE / "pipeline" / "test_micro.py",
+    HERE / "pipeline" / "micro",
 )
 """They load the model, start the real daemon, or wait for promtool."""
 

@@ -101,6 +101,17 @@ def test_imports_go_downwards(package: str) -> None:
     assert not upwards
 
 
+def test_tests_are_in_folders_of_the_code() -> None:
+    packages = {path.parent for path in FILES}
+    tests = [
+        path.relative_to(ROOT / "tests")
+        for package in ("daemon", "pipeline", "rules")
+        for path in (ROOT / "tests" / package).rglob("test_*.py")
+    ]
+    assert {str(path) for path in tests if path.parent not in packages} == set()
+    assert len(tests) > 50
+
+
 @pytest.mark.parametrize(
     ("starting", "without"),
     [("daemon.app", HEAVY | {"PIL"}), ("daemon.cli.commands", HEAVY | {"PIL", "sqlalchemy"})],

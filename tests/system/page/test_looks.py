@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from daemon.web.static import FILES
-from tests.daemon.test_sentences import book
+from tests.daemon.web.test_sentences import book
 from tests.system.browser import Browser
 from tests.system.page.acts import findings, pick, settled
 from tests.system.studio import Studio, picture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daemon.web.static import FILES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
 
 ELSEWHERE = {

@@ -57,7 +57,7 @@ def test_diffusers_itself_loads_it() -> None:
 
 def test_importing_the_package_stays_light() -> None:
     code = "import sys, pipeline.micro; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
