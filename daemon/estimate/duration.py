@@ -1,8 +1,8 @@
-"""The pace: how long clips take here, learned from those that were made.
+"""Duration estimates, learned from the clips that were generated here.
 
-A clip's work is pixels x frames x predictions, as its speed has them; seconds for a unit of it
-differ from preset to preset, from mode to mode and from speed to speed, because loading, decoding
-and writing have their share.
+The work of a clip is pixels x frames x UNet predictions; a speed other than exact saves some
+predictions. The seconds per unit of work depend on the preset, the memory mode and the speed,
+because decoding and encoding have their share.
 """
 
 from collections import defaultdict, deque
@@ -16,11 +16,12 @@ from pipeline.request.sampling_plan import SAVINGS, sampling_plan_with
 from pipeline.request.spec import Spec
 
 _WINDOW_CLIPS = 50
-"""Clips of a preset, or of a preset at a speed, that count."""
+"""Size of the median filter: the newest clips in each scope."""
+_MAX_CLIPS = 500
 _MIN_SECONDS = 0.001
 
-Queued = Mapping[tuple[str, Speed], float]
-"""Units of work that wait, by preset and speed."""
+QueuedWork = Mapping[tuple[str, Speed], float]
+"""Units of work of the queued jobs, by preset and speed."""
 
 _Scope = tuple[str | None, str | None, Speed | None]
 """Preset, mode and speed; None: any."""
@@ -28,40 +29,40 @@ _ALL: _Scope = (None, None, None)
 
 
 def work(spec: Spec) -> float:
-    """Units of work of a clip."""
-    return _work(Shape.of(spec))
+    """Return the units of work of a clip."""
+    return _shape_work(Shape.of(spec))
 
 
-def queued_work(history: JobQueries) -> Queued:
-    """The work that waits."""
-    found: defaultdict[tuple[str, Speed], float] = defaultdict(float)
-    for shape, count in history.queued():
-        found[shape.preset, shape.speed] += count * _work(shape)
-    return dict(found)
+def queued_work(queries: JobQueries) -> QueuedWork:
+    """Sum up the work of the queued jobs. Raises QueueUnavailable."""
+    total: defaultdict[tuple[str, Speed], float] = defaultdict(float)
+    for shape, count in queries.queued():
+        total[shape.preset, shape.speed] += count * _shape_work(shape)
+    return dict(total)
 
 
-def _work(shape: Shape) -> float:
-    way = sampling_plan_with(SAVINGS[shape.speed], steps=shape.steps, guided=shape.guided)
-    return shape.width * shape.height * shape.frames * way.work
+def _shape_work(shape: Shape) -> float:
+    plan = sampling_plan_with(SAVINGS[shape.speed], steps=shape.steps, guided=shape.guided)
+    return shape.width * shape.height * shape.frames * plan.work
 
 
-def rates(history: JobQueries) -> Iterator[tuple[Spec, str, float]]:
-    """Spec, mode, and seconds for a unit of work of the newest clips, oldest first.
+def rates(queries: JobQueries) -> Iterator[tuple[Spec, str, float]]:
+    """Yield spec, mode and seconds per unit of work of the newest clips, oldest first.
 
-    The Spec has the speed at which the clip was made. Those that were made smaller than asked do
-    not count.
+    The Spec has the speed at which the clip was generated. Clips smaller than requested are
+    skipped. Raises QueueUnavailable.
     """
-    for job in reversed(history.newest(JobFilter(state="done"), limit=500)):
+    for job in reversed(queries.newest(JobFilter(state="done"), limit=_MAX_CLIPS)):
         if job.spec and job.result and not job.result["degraded"]:
             seconds = sum(job.result["seconds"].values())
-            made = job.spec.model_copy(update={"speed": job.result["speed"]})
-            yield made, job.result["mode"], seconds / work(made)
+            applied = job.spec.model_copy(update={"speed": job.result["speed"]})
+            yield applied, job.result["mode"], seconds / work(applied)
 
 
 class DurationEstimator:
-    """Seconds for a unit of work: the median of the newest clips of a preset and speed.
+    """Seconds per unit of work: the median of the newest clips of a preset and speed.
 
-    Where there is none: of the preset at any speed, then of all.
+    Fallbacks if there are none: the preset at any speed, then all clips.
     """
 
     def __init__(self) -> None:
@@ -70,52 +71,53 @@ class DurationEstimator:
         self._throughputs: deque[float] = deque(maxlen=_WINDOW_CLIPS)
 
     @classmethod
-    def from_history(cls, history: JobQueries) -> "DurationEstimator":
-        """What the newest clips in the ledger tell."""
-        pace = cls()
-        for made, mode, rate in rates(history):
-            pace._add_rate(made, mode, rate)
-        return pace
+    def from_history(cls, queries: JobQueries) -> "DurationEstimator":
+        """Learn from the newest clips in the queue. Raises QueueUnavailable."""
+        estimator = cls()
+        for spec, mode, rate in rates(queries):
+            estimator._add_rate(spec, mode, rate)
+        return estimator
 
-    def record(self, made: Spec, mode: str, seconds: float) -> None:
-        """A clip took so long in a mode, from the prepared picture to the MP4.
+    def record(self, spec: Spec, mode: str, seconds: float) -> None:
+        """Record the duration of a clip, from the prepared picture to the MP4.
 
-        `made` has the speed at which it was made, which may be another than was asked.
+        `spec` has the speed at which the clip was generated, which may differ from the request.
         """
-        self._add_rate(made, mode, seconds / work(made))
-        self._throughputs.append(work(made) / max(seconds, _MIN_SECONDS))
+        self._add_rate(spec, mode, seconds / work(spec))
+        self._throughputs.append(work(spec) / max(seconds, _MIN_SECONDS))
 
     def throughput(self) -> float | None:
-        """Units of work a second of one device, in the clips that this daemon made itself."""
+        """Return one device's units of work per second, from the clips since the start."""
         return median(self._throughputs) if self._throughputs else None
 
     def seconds(self, spec: Spec, mode: str | None = None) -> float | None:
-        """What a clip will take, in whatever mode or in one; None before there was such a one."""
+        """Estimate the duration of a clip, in one mode or in any; None before the first clip of
+        its preset."""
         rate = self._rate((spec.preset, mode, spec.speed), (spec.preset, mode, None))
         return None if rate is None else rate * work(spec)
 
     def queue_eta(
-        self, queued: Queued, running: Iterable[tuple[Spec, float]], slots: int
+        self, queued: QueuedWork, running: Iterable[tuple[Spec, float]], slots: int
     ) -> float | None:
-        """Seconds until nothing waits any more; None when too little is known.
+        """Estimate the seconds until the queue is empty; None before the first clip.
 
-        `running` are specs and the seconds spent on them. A preset that was never made here is
-        taken for as fast as the others.
+        `running` has specs and their elapsed seconds. For a preset without clips, the rate of all
+        clips is used.
         """
-        todo = [(preset, speed, amount, 0.0) for (preset, speed), amount in queued.items()]
-        todo += [(spec.preset, spec.speed, work(spec), spent) for spec, spent in running]
-        left = 0.0
-        for preset, speed, amount, spent in todo:
+        pending = [(preset, speed, amount, 0.0) for (preset, speed), amount in queued.items()]
+        pending += [(spec.preset, spec.speed, work(spec), elapsed) for spec, elapsed in running]
+        remaining = 0.0
+        for preset, speed, amount, elapsed in pending:
             rate = self._rate((preset, None, speed), (preset, None, None), _ALL)
             if rate is None:
                 return None
-            left += max(0.0, rate * amount - spent)
-        return left / max(1, slots)
+            remaining += max(0.0, rate * amount - elapsed)
+        return remaining / max(1, slots)
 
-    def _add_rate(self, made: Spec, mode: str, rate: float) -> None:
+    def _add_rate(self, spec: Spec, mode: str, rate: float) -> None:
         self._rates[_ALL].append(rate)
-        for told, speed in product((None, mode), (None, made.speed)):
-            self._rates[made.preset, told, speed].append(rate)
+        for mode_scope, speed_scope in product((None, mode), (None, spec.speed)):
+            self._rates[spec.preset, mode_scope, speed_scope].append(rate)
 
     def _rate(self, *scopes: _Scope) -> float | None:
         known = (self._rates[scope] for scope in scopes if scope in self._rates)

@@ -1,4 +1,4 @@
-"""The estimate: what a clip would cost on this machine, and on which rung it would begin."""
+"""Cost estimates: memory, duration and first rung of a clip on this machine."""
 
 from pydantic import BaseModel
 
@@ -16,65 +16,66 @@ from pipeline.request.spec import Spec
 
 
 class Estimate(BaseModel):
-    """Of one clip. `bytes` is what it needs as it is asked, on the fastest way."""
+    """The estimated cost of one clip."""
 
     bytes: int
+    """Peak memory of the clip as requested, in the fastest mode."""
     room: int | None
-    """Bytes that a clip may have at most; None where they are not counted."""
+    """Memory limit of the device in bytes; None if it is not known."""
     mode: Mode
-    """How it would begin, with nothing else on the device."""
+    """Mode of the first rung, if the device runs nothing else."""
     width: int
     height: int
     frames: int
     degraded: bool
-    """Whether that is less than asked."""
+    """True if size or frames are below the request."""
     steps: int
-    """Those that are made at its speed."""
+    """Denoising steps that the sampling plan computes."""
     seconds: float | None
-    """None before a clip of the preset was made here."""
+    """None before the first clip of the preset."""
 
 
 class Estimator:
-    """Knows the first device, and what was measured on it where there is a `forecast`.
+    """Estimates costs on the first device, corrected by measurements if `memory` is given.
 
-    On a host without one: a GPU that is large enough.
+    A host without devices assumes a GPU without a memory limit.
     """
 
     def __init__(self, settings: Settings, memory: MemoryEstimator | None) -> None:
         model = settings.model
-        used = resolve_devices(model.devices)
-        device = used[0] if used else "cuda"  # of another host
+        devices = resolve_devices(model.devices)
+        device = devices[0] if devices else "cuda"  # the jobs run on another host
         self.dtype = model.dtype_on(device)
         self._family = family_of(model.name)
         self._dimensions = dimensions_of(model.name)
         self._lossy = model.fp8
         self._gpu = device.startswith("cuda")
-        self.memory_limit = memory_limit(device, model.max_vram) if used else None
+        self.memory_limit = memory_limit(device, model.max_vram) if devices else None
         self._memory = memory
         self.setup = memory.newest(model.name, self.dtype) if memory else None
 
     def predicted(self, rung: Rung, spec: Spec) -> int:
-        """Bytes that live at once at most, corrected by what was measured."""
-        found = peak_memory(spec, rung, self._dimensions, self.dtype)
-        return int(found.most * (self._correction(rung.mode) or 1.0))
+        """Return the predicted peak memory in bytes, corrected by measurements."""
+        peak = peak_memory(spec, rung, self._dimensions, self.dtype)
+        return int(peak.most * (self._correction(rung.mode) or 1.0))
 
     def needs(self, rung: Rung, spec: Spec) -> int:
-        """Bytes that must be free."""
-        found = peak_memory(spec, rung, self._dimensions, self.dtype)
-        return required_memory(found, rung.mode, self._correction(rung.mode), gpu=self._gpu)
+        """Return the bytes that must be free."""
+        peak = peak_memory(spec, rung, self._dimensions, self.dtype)
+        return required_memory(peak, rung.mode, self._correction(rung.mode), gpu=self._gpu)
 
     def fits(self, rung: Rung, spec: Spec) -> bool:
-        """Whether it fits into the device when nothing else is there, as far as is known."""
+        """Return True if the rung fits into the empty device, or its memory is not known."""
         return self.memory_limit is None or self.needs(rung, spec) <= self.memory_limit
 
     def measured(self, rung: Rung, spec: Spec) -> int | None:
-        """Bytes that such a clip took when it was made here last."""
+        """Return the newest measured peak of such a clip in bytes; None if there is none."""
         if self._memory is None or self.setup is None:
             return None
         return self._memory.measured(self.setup, rung, spec)
 
     def estimate(self, spec: Spec, durations: DurationEstimator | None) -> Estimate:
-        """What this clip would cost."""
+        """Estimate the cost of a clip. Raises QueueUnavailable."""
 
         def predicted(rung: Rung) -> int:
             return self.predicted(rung, spec)
@@ -84,7 +85,7 @@ class Estimator:
 
         rungs = ladder.rungs(spec, self._family, predicted, lossy=self._lossy)
         first = rungs[ladder.first_fitting(rungs, self.memory_limit, needs)]
-        asked = (spec.width, spec.height, spec.frames)
+        requested = (spec.width, spec.height, spec.frames)
         return Estimate(
             bytes=predicted(rungs[0]),
             room=self.memory_limit,
@@ -92,7 +93,7 @@ class Estimator:
             width=first.width,
             height=first.height,
             frames=first.frames,
-            degraded=(first.width, first.height, first.frames) != asked,
+            degraded=(first.width, first.height, first.frames) != requested,
             steps=sampling_plan(spec).steps,
             seconds=durations.seconds(spec) if durations else None,
         )

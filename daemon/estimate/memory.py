@@ -1,8 +1,9 @@
-"""The forecast: what a clip needs on a rung, corrected by what clips really took here.
+"""Memory estimates: predicted peak memory of a rung, corrected by measured peaks.
 
-For each card, model, versions and type the newest measurement of each shape of clip is kept. A mode
-is as much off as it ever was in one of them; that memory ran out where the forecast said that it
-would not is a measurement too, but only for a day, since another process may have been the cause.
+Stores the newest measurement of each clip shape for each card, model, library versions and dtype.
+The correction of a mode is the worst ratio of measured to predicted bytes in them. Running out of
+memory is a measurement too (a lower bound), but only for a day, because another process may have
+caused it.
 """
 
 from typing import NamedTuple
@@ -20,14 +21,14 @@ from pipeline.memory.modes import Mode, Rung
 from pipeline.request.spec import Spec
 
 _DAY_SECONDS = 86400.0
-_HALF = "float16"
-_THRIFTIEST = ladder.modes()[-1]
+_HALF_PRECISION = "float16"
+_SMALLEST_MODE = ladder.modes()[-1]
 _LIBRARIES = ("torch", "diffusers")
-"""Those whose version changes how much memory is taken."""
+"""The libraries whose version affects memory use."""
 
 
 class Setup(NamedTuple):
-    """What a measurement holds for."""
+    """The conditions under which a measurement is valid."""
 
     card: str
     model: str
@@ -37,24 +38,24 @@ class Setup(NamedTuple):
 
     @classmethod
     def of(cls, loaded: Loaded) -> "Setup":
-        """The one that a worker has."""
+        """Return the setup of a worker."""
         versions = " ".join(f"{name} {loaded.versions.get(name, '')}" for name in _LIBRARIES)
         return cls(loaded.device_name, loaded.model, loaded.weights, versions, loaded.dtype)
 
 
 class MemoryEstimator:
-    """Tells what clips of one model need, and learns from those that were made."""
+    """Predicts the memory of one model's clips, and learns from measured peaks."""
 
     def __init__(self, database: Database, model: str) -> None:
         self._database = database
         self._dimensions = dimensions_of(model)
 
     def predicted(self, rung: Rung, spec: Spec, dtype: str) -> int:
-        """Bytes that live at once at most, by the formula alone."""
+        """Return the peak memory in bytes by the formula, without correction."""
         return peak_memory(spec, rung, self._dimensions, dtype).most
 
     def needs(self, rung: Rung, spec: Spec, loaded: Loaded) -> int:
-        """Bytes that must be free for a clip, as far as is known here."""
+        """Return the bytes that must be free for a clip. Raises QueueUnavailable."""
         predicted = peak_memory(spec, rung, self._dimensions, loaded.dtype)
         correction = self.correction(Setup.of(loaded), rung.mode)
         return required_memory(
@@ -62,33 +63,37 @@ class MemoryEstimator:
         )
 
     def correction(self, setup: Setup, mode: Mode) -> float | None:
-        """Measured by predicted, as it was worst; None before anything was measured."""
-        here = sa.and_(*(peaks.c[key] == value for key, value in setup._asdict().items()))
+        """Return the largest ratio of measured to predicted bytes; None before a measurement.
+
+        Raises QueueUnavailable.
+        """
+        same_setup = sa.and_(*(peaks.c[key] == value for key, value in setup._asdict().items()))
         ratio = sa.cast(peaks.c.measured, sa.Float) / peaks.c.predicted
-        counts = ~peaks.c.at_least | (peaks.c.at > self._database.now - _DAY_SECONDS)
-        query = sa.select(sa.func.max(ratio)).where(here, peaks.c.mode == mode, counts)
+        is_valid = ~peaks.c.at_least | (peaks.c.at > self._database.now - _DAY_SECONDS)
+        query = sa.select(sa.func.max(ratio)).where(same_setup, peaks.c.mode == mode, is_valid)
         with self._database.read() as db:
             found = db.scalar(query)
         return None if found is None else float(found)
 
     def minimum(self, spec: Spec) -> int:
-        """What a clip needs as it was asked, in the thriftiest way and in half precision: bytes.
+        """Return the required memory of a job in bytes, to be compared with `limit`.
 
-        It is told of jobs, to be compared with what devices `reach`.
+        It is the peak of the clip as requested, in the smallest mode and in half precision.
         """
-        return self.predicted(Rung(_THRIFTIEST, spec.width, spec.height, spec.frames), spec, _HALF)
+        rung = Rung(_SMALLEST_MODE, spec.width, spec.height, spec.frames)
+        return self.predicted(rung, spec, _HALF_PRECISION)
 
     def limit(self, memory: int, device: str, dtype: str, loaded: Loaded | None) -> int:
-        """The most of which a clip fits on a device with so much memory, as far as is known.
+        """Return the largest `minimum` of a clip that fits into `memory` bytes of a device.
 
         Raises QueueUnavailable.
         """
-        correction = self.correction(Setup.of(loaded), _THRIFTIEST) if loaded else None
-        found = largest_peak(memory, _THRIFTIEST, correction, gpu=device.startswith("cuda"))
-        return found * bytes_of(_HALF) // bytes_of(dtype)
+        correction = self.correction(Setup.of(loaded), _SMALLEST_MODE) if loaded else None
+        peak = largest_peak(memory, _SMALLEST_MODE, correction, gpu=device.startswith("cuda"))
+        return peak * bytes_of(_HALF_PRECISION) // bytes_of(dtype)
 
     def newest(self, model: str, dtype: str) -> Setup | None:
-        """The setup in which a model was measured last."""
+        """Return the setup of the newest measurement of a model. Raises QueueUnavailable."""
         columns = [peaks.c[key] for key in Setup._fields]
         query = sa.select(*columns).where(peaks.c.model == model, peaks.c.dtype == dtype)
         with self._database.read() as db:
@@ -96,9 +101,9 @@ class MemoryEstimator:
         return Setup(*row) if row else None
 
     def measured(self, setup: Setup, rung: Rung, spec: Spec) -> int | None:
-        """Bytes that such a clip took, if the newest of its shape was such a one.
+        """Return the newest measured peak of such a clip in bytes; None if there is none.
 
-        A speed that keeps features needs more: so the prediction must have been the same.
+        Only a measurement with the same prediction counts: a speed with a feature cache needs more.
         """
         shape = _shape(rung, spec.guided)
         query = sa.select(peaks.c.measured).where(
@@ -110,20 +115,26 @@ class MemoryEstimator:
             return db.scalar(query)
 
     def record(self, clip: Clip, spec: Spec) -> float | None:
-        """Take in what a clip took; predicted by measured, where it was measured."""
+        """Store the measured peak of a clip; return predicted / measured, None if not measured.
+
+        Raises QueueUnavailable.
+        """
         if clip.made.peak_memory is None:
             return None
         predicted = self.predicted(clip.rung, clip.as_made(spec), clip.loaded.dtype)
-        self._keep(clip.loaded, clip.rung, spec, predicted, clip.made.peak_memory, at_least=False)
+        self._store(clip.loaded, clip.rung, spec, predicted, clip.made.peak_memory, at_least=False)
         return predicted / clip.made.peak_memory
 
     def record_failure(self, step: StepDown, spec: Spec, loaded: Loaded) -> None:
-        """Take in that memory ran out where it was known how much there was."""
+        """Store that a rung ran out of memory, if the free memory is known.
+
+        A rung that was only predicted not to fit is not a measurement. Raises QueueUnavailable.
+        """
         if step.room is not None and step.stage != "forecast":
             predicted = self.predicted(step.rung, spec, loaded.dtype)
-            self._keep(loaded, step.rung, spec, predicted, step.room, at_least=True)
+            self._store(loaded, step.rung, spec, predicted, step.room, at_least=True)
 
-    def _keep(
+    def _store(
         self,
         loaded: Loaded,
         rung: Rung,
@@ -134,11 +145,11 @@ class MemoryEstimator:
         at_least: bool,
     ) -> None:
         key = Setup.of(loaded)._asdict() | _shape(rung, spec.guided)
-        same = sa.and_(*(peaks.c[name] == value for name, value in key.items()))
-        found = {"predicted": predicted, "measured": measured, "at_least": at_least}
+        same_key = sa.and_(*(peaks.c[name] == value for name, value in key.items()))
+        values = {"predicted": predicted, "measured": measured, "at_least": at_least}
         with self._database.write() as db:
-            db.execute(peaks.delete().where(same))
-            db.execute(peaks.insert().values(**key, **found, at=self._database.now))
+            db.execute(peaks.delete().where(same_key))
+            db.execute(peaks.insert().values(**key, **values, at=self._database.now))
 
 
 def _shape(rung: Rung, guided: bool) -> dict[str, object]:

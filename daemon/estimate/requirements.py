@@ -1,7 +1,7 @@
-"""What each preset needs in each mode: the table that users want to know before they begin.
+"""Requirements table: memory and duration of each preset in each mode.
 
-Predicted, corrected by what was measured here where that is known; what bench.py measures takes the
-same form.
+Predictions are corrected by measurements on this host, if there are any. `i2vd bench memory` fills
+the same table with its own measurements.
 """
 
 import random
@@ -23,11 +23,11 @@ from pipeline.request.presets import I2VGEN_XL, Family, family_of
 from pipeline.request.spec import Request, Spec, resolve
 
 MIN_STEPS = 10
-"""Steps of a clip that is only to be measured: memory does not depend on them."""
+"""Steps of a clip that only measures memory, which does not depend on them."""
 
 
 class Requirement(BaseModel):
-    """One preset in one mode. `fits`: whether what is known is within the card or `max_vram`."""
+    """One preset in one mode."""
 
     preset: str
     mode: Mode
@@ -36,53 +36,54 @@ class Requirement(BaseModel):
     measured_bytes: int | None
     seconds: float | None
     fits: bool
+    """True if the required memory is within the card or `max_vram`."""
     outcome: str | None = None
-    """Why nothing was measured, where it was tried."""
+    """Why the measurement failed; None if it did not."""
 
 
 def predicted(
     model: str, presets: Sequence[str], card: int | None, dtype: str = "float16"
 ) -> list[Requirement]:
-    """A row for each preset and mode by the formula alone, on a GPU with `card` bytes."""
-    anatomy = PUBLISHED if model == I2VGEN_XL.name else dimensions_of(model)
+    """Return a row for each preset and mode by the formula, for a GPU with `card` bytes."""
+    dimensions = PUBLISHED if model == I2VGEN_XL.name else dimensions_of(model)
     family = I2VGEN_XL if model == I2VGEN_XL.name else family_of(model)
     rows = []
     for name in presets:
         spec = spec_of(name, family)
         for mode in ladder.modes(lossy=True):
-            found = peak_memory(spec, rung_of(spec, mode), anatomy, dtype)
+            peak = peak_memory(spec, rung_of(spec, mode), dimensions, dtype)
             rows.append(
                 Requirement(
                     preset=name,
                     mode=mode,
                     exact=mode.exact,
-                    predicted_bytes=found.most,
+                    predicted_bytes=peak.most,
                     measured_bytes=None,
                     seconds=None,
-                    fits=card is None or required_memory(found, mode, None, gpu=True) <= card,
+                    fits=card is None or required_memory(peak, mode, None, gpu=True) <= card,
                 )
             )
     return rows
 
 
 def presets_of(model: str) -> list[str]:
-    """The names of a model's presets, smallest first."""
+    """Return the names of a model's presets, smallest first."""
     family = I2VGEN_XL if model == I2VGEN_XL.name else family_of(model)
     return list(family.presets)
 
 
 def known(
-    settings: Settings, forecast: MemoryEstimator | None, pace: DurationEstimator | None
+    settings: Settings, memory: MemoryEstimator | None, durations: DurationEstimator | None
 ) -> list[Requirement]:
-    """A row for each preset and mode of the configured model, with what is known of clips made."""
+    """Return a row for each preset and mode of the configured model, with its measurements."""
     family = family_of(settings.model.name)
-    estimator = Estimator(settings, forecast)
+    estimator = Estimator(settings, memory)
     rows = []
     for name, preset in family.presets.items():
         spec = spec_of(name, family, steps=preset.steps)
         for mode in ladder.modes(lossy=settings.model.fp8):
             rung = rung_of(spec, mode)
-            seconds = pace.seconds(spec, mode) if pace else None
+            seconds = durations.seconds(spec, mode) if durations else None
             rows.append(
                 Requirement(
                     preset=name,
@@ -98,18 +99,18 @@ def known(
 
 
 def spec_of(preset: str, family: Family, steps: int = MIN_STEPS) -> Spec:
-    """Of the preset's size and length."""
-    asked = Request(prompt="panning left", preset=preset, steps=steps, seed=1)
-    return resolve(asked, family, source=(64, 64), sha256="0" * 64, rng=random.Random(0))
+    """Return a Spec with the preset's size and length."""
+    request = Request(prompt="panning left", preset=preset, steps=steps, seed=1)
+    return resolve(request, family, source=(64, 64), sha256="0" * 64, rng=random.Random(0))
 
 
 def rung_of(spec: Spec, mode: Mode) -> Rung:
-    """A clip as it is asked, in a mode."""
+    """Return the rung of a clip in a mode, at the requested size."""
     return Rung(mode, spec.width, spec.height, spec.frames)
 
 
 def show(rows: Sequence[Requirement], console: Console) -> None:
-    """A table for a person; GB are 10^9 bytes."""
+    """Print the table; GB are 10^9 bytes."""
     table = Table("preset", "mode", "exact", "predicted GB", "measured GB", "seconds", "fits")
     for row in rows:
         table.add_row(
