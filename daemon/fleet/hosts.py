@@ -1,7 +1,7 @@
-"""The hosts that work on a queue: each tells of itself, and an operator may have one drained.
+"""Hosts table: each daemon reports itself by heartbeat, and an operator may drain a host.
 
-A host is away once it has told nothing for its lease. One that is silent for a month is forgotten;
-in an embedded queue, which has one daemon, all but that one are.
+A host without a heartbeat for its lease is away. After a month without one, its row is deleted. An
+SQLite queue has one daemon, so all other rows are deleted there at once.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.migrations import latest_version
 from daemon.jobs.schema import hosts, jobs
 
-_FORGOTTEN_AFTER_SECONDS = 30 * 86400.0
+_MAX_AWAY_SECONDS = 30 * 86400.0
 
 HostState = Literal["working", "draining", "drained", "away"]
 HOST_STATES: tuple[HostState, ...] = ("working", "draining", "drained", "away")
@@ -25,7 +25,7 @@ DRAINED: tuple[HostState, ...] = ("draining", "drained")
 
 
 class Device(BaseModel):
-    """What clips are made on; the card's name and its memory in bytes where they are known."""
+    """A device of a host; the card's name and its memory in bytes, if known."""
 
     device: str
     name: str | None
@@ -33,19 +33,20 @@ class Device(BaseModel):
 
 
 class HostReport(BaseModel):
-    """What a host tells of itself."""
+    """The part of a host's row that its daemon measures."""
 
     devices: list[Device]
     takes: list[str]
-    """Inboxes whose jobs it would claim now; none while no device can work."""
+    """Inboxes whose jobs the host claims now; empty while no device works."""
     reach: int | None
-    """The most memory that a clip may need here, in bytes; None: any."""
+    """Largest required memory of a job that fits here, in bytes; None: no limit."""
     speed: float | None
-    """Of all its devices, in millions of pixels denoised a second; None before its first clip."""
+    """Throughput of all devices, in millions of pixels denoised per second; None before the
+    first clip."""
 
 
 class HeldJob(BaseModel):
-    """A job that a host has in hand."""
+    """A job that a host is running or publishing."""
 
     id: int
     path: str
@@ -53,76 +54,77 @@ class HeldJob(BaseModel):
 
 
 class Host(HostReport):
-    """A host, as the queue knows it."""
+    """A host of the queue."""
 
     owner: str
     """The name under which it claims jobs."""
     name: str
-    """By which an operator calls it: the owner's, without the number where one is called so."""
+    """The name for operators: the host name, or the owner if several hosts share that name."""
     state: HostState
-    """Drained: it was told to claim nothing more, and has nothing in hand; it may be stopped."""
+    """"draining": claims no jobs. "drained": and runs none any more, so it may be stopped."""
     alive: bool
-    """Whether it has told anything within its lease."""
+    """True if its last heartbeat is within its lease."""
     here: bool
-    """Whether it is the one that answers."""
+    """True for the host that answers the request."""
     version: str
-    """Of i2vd."""
+    """The i2vd version."""
     schema_version: int
-    """Of the queue's tables, as its i2vd knows them."""
+    """The latest schema version that its i2vd knows."""
     started: float
     silent: float
-    """Seconds since it told anything."""
+    """Since its last heartbeat."""
     jobs: list[HeldJob]
 
 
 class NoSuchHost(Exception):
-    """No host has that name; the message says which there are."""
+    """No host has that name; the message lists the known names."""
 
 
 class Hosts:
-    """What one daemon tells and is told. All methods raise QueueUnavailable."""
+    """The hosts table, from the view of one daemon. All methods raise QueueUnavailable."""
 
     def __init__(self, database: Database, owner: str, lease: float) -> None:
         self._database = database
         self._now = database.now
         self._owner = owner
         self._lease = lease
-        self._ours = hosts.c.owner == owner
+        self._is_own_row = hosts.c.owner == owner
 
-    def begin(self, facts: HostReport) -> None:
-        """Tell that this host has started; that it is drained still holds."""
+    def begin(self, report: HostReport) -> None:
+        """Write the first heartbeat after a start. A drained host stays drained."""
         with self._database.write() as db:
-            self._write_report(db, facts, started=self._now)
+            self._write_report(db, report, started=self._now)
 
-    def heartbeat(self, facts: HostReport) -> None:
-        """Tell that it lives, and forget those that have not for long."""
+    def heartbeat(self, report: HostReport) -> None:
+        """Write a heartbeat, and prune the hosts that have been away for too long."""
         with self._database.write() as db:
-            self._write_report(db, facts)
-            gone = (
-                hosts.c.beat < self._now - _FORGOTTEN_AFTER_SECONDS
+            self._write_report(db, report)
+            expired = (
+                hosts.c.beat < self._now - _MAX_AWAY_SECONDS
                 if self._database.shared
-                else ~self._ours
+                else ~self._is_own_row
             )
-            db.execute(hosts.delete().where(gone, ~self._ours))
+            db.execute(hosts.delete().where(expired, ~self._is_own_row))
 
     def leave(self) -> None:
-        """Tell that it stops: others need not wait for its silence."""
+        """End the lease of this host, so that others need not wait until it expires."""
         with self._database.write() as db:
-            db.execute(hosts.update().where(self._ours).values(lease=self._now))
+            db.execute(hosts.update().where(self._is_own_row).values(lease=self._now))
 
-    def _write_report(self, db: sa.Connection, facts: HostReport, **more: Any) -> None:
-        told = facts.model_dump(mode="json") | more
-        if facts.speed is None:  # what it was before a restart is as good
-            del told["speed"]
-        told |= {"version": version("i2vd"), "schema": latest_version()}
-        told |= {"beat": self._now, "lease": self._now + self._lease}
-        if not db.execute(hosts.update().where(self._ours).values(told)).rowcount:
-            db.execute(hosts.insert().values({"owner": self._owner, "started": self._now} | told))
+    def _write_report(self, db: sa.Connection, report: HostReport, **more: Any) -> None:
+        values = report.model_dump(mode="json") | more
+        if report.speed is None:  # the value from before a restart is still valid
+            del values["speed"]
+        values |= {"version": version("i2vd"), "schema": latest_version()}
+        values |= {"beat": self._now, "lease": self._now + self._lease}
+        if not db.execute(hosts.update().where(self._is_own_row).values(values)).rowcount:
+            new = {"owner": self._owner, "started": self._now}
+            db.execute(hosts.insert().values(new | values))
 
     def all(self) -> list[Host]:
-        """Every host that is known, by name."""
-        hand = sa.select(jobs.c.owner, jobs.c.id, jobs.c.path, jobs.c.state)
-        hand = hand.where(jobs.c.state.in_(["running", "publishing"])).order_by(jobs.c.id)
+        """Return all hosts, sorted by owner."""
+        active = sa.select(jobs.c.owner, jobs.c.id, jobs.c.path, jobs.c.state)
+        active = active.where(jobs.c.state.in_(["running", "publishing"])).order_by(jobs.c.id)
         alive = hosts.c.lease > self._now
         silent = (self._now - hosts.c.beat).label("silent")
         with self._database.read() as db:
@@ -130,7 +132,7 @@ class Hosts:
                 sa.select(hosts, alive.label("alive"), silent).order_by(hosts.c.owner)
             ).all()
             held = defaultdict(list)
-            for owner, job, path, state in db.execute(hand):
+            for owner, job, path, state in db.execute(active):
                 held[owner].append(HeldJob(id=job, path=path, state=state))
         names = Counter(host_name(row.owner) for row in rows)
         return [self._host(row, held[row.owner], names) for row in rows]
@@ -155,13 +157,13 @@ class Hosts:
         )
 
     def drain(self, name: str, draining: bool) -> Host:
-        """Have a host claim nothing more, or again, over its restarts too. Raises NoSuchHost."""
-        owner = self._called(name).owner
+        """Drain a host, or let it claim again. Survives its restarts. Raises NoSuchHost."""
+        owner = self._find(name).owner
         with self._database.write() as db:
             db.execute(hosts.update().where(hosts.c.owner == owner).values(draining=draining))
-        return self._called(name)
+        return self._find(name)
 
-    def _called(self, name: str) -> Host:
+    def _find(self, name: str) -> Host:
         known = {host.name: host for host in self.all()}
         if name not in known:
             raise NoSuchHost(f"there is no host {name!r}; known: {', '.join(known)}")

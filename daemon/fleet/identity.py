@@ -1,4 +1,4 @@
-"""The name under which this daemon claims jobs."""
+"""Owner names: the identity under which a daemon claims jobs."""
 
 import uuid
 from pathlib import Path
@@ -7,10 +7,11 @@ from daemon.fs.atomic import atomic_write
 
 
 def owner_name(host: str, state: Path, *, shared: bool) -> str:
-    """The host's name; in a queue that hosts share with a number that the state folder keeps.
+    """Return the owner name: the host name, in a shared queue followed by an instance id.
 
-    Who holds the folder's lock is alone under it, so that after a restart what it was running goes
-    back at once; two hosts of one name are two owners. Raises OSError.
+    The id is stored in the state folder, so two hosts of one name are two owners. The lock of that
+    folder makes the owner unique, so its running jobs can be requeued at once after a restart.
+    Raises OSError.
     """
     if not shared:
         return host
@@ -21,5 +22,5 @@ def owner_name(host: str, state: Path, *, shared: bool) -> str:
 
 
 def host_name(owner: str) -> str:
-    """The host's name in the name of an owner."""
+    """Return the host name in an owner name."""
     return owner.partition(" ")[0]
