@@ -1,8 +1,8 @@
 """Claim filter: skip jobs that only a larger device can run.
 
-The store keeps what each job needs (`MemoryEstimator.minimum`); a device knows its own limit
-(`MemoryEstimator.limit`). If no living device can run a job, any may take it: the ladder makes it
-smaller.
+The store keeps the required memory of each job (`MemoryEstimator.minimum`). A device knows its own
+limit (`MemoryEstimator.limit`). If no live device can run a job as requested, any device may claim
+it: the ladder makes it smaller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,49 +16,54 @@ from daemon.jobs.schema import jobs
 
 @dataclass(frozen=True)
 class ClaimFilter:
-    """Of one device. `elsewhere`: by each inbox that it sees, the most that any device can reach
-    that lives and takes its jobs."""
+    """The memory limit of one device, and the largest limit of all devices.
+
+    `largest_elsewhere` has, for each inbox that this host sees, the largest memory limit in bytes
+    of the live devices that accept its jobs. 0 if there are none.
+    """
 
     memory_limit: int
+    """In bytes."""
     largest_elsewhere: Mapping[str, int]
 
     def is_largest(self) -> bool:
-        """Whether it leaves nothing to others."""
-        return all(most <= self.memory_limit for most in self.largest_elsewhere.values())
+        """Return True if no other device can run more, so that no job is skipped."""
+        return all(limit <= self.memory_limit for limit in self.largest_elsewhere.values())
 
     def clause(self, required_memory: int) -> sa.ColumnElement[bool] | None:
-        """The jobs that need so much and that it may take; None where it leaves all to others."""
-        others = [
+        """Select the jobs with this required memory that the device may claim; None if there
+        are none in any inbox."""
+        skipped_inboxes = [
             inbox
-            for inbox, most in self.largest_elsewhere.items()
-            if self.memory_limit < required_memory <= most
+            for inbox, limit in self.largest_elsewhere.items()
+            if self.memory_limit < required_memory <= limit
         ]
-        if len(others) == len(self.largest_elsewhere):
+        if len(skipped_inboxes) == len(self.largest_elsewhere):
             return None
-        return (jobs.c.need == required_memory) & jobs.c.inbox.not_in(others)
+        return (jobs.c.need == required_memory) & jobs.c.inbox.not_in(skipped_inboxes)
 
 
 def pick(
     db: sa.Connection, due: sa.ColumnElement[bool], claim_filter: ClaimFilter | None
 ) -> sa.Select[tuple[int]] | None:
-    """A query for the number of the job that a device takes next; None where there is none for it.
+    """Return a query for the id of the next job that a device may claim; None if there is none.
 
-    A device that leaves jobs to others must not look at a hundred thousand of them each time. What
-    jobs need has few values, and of each an index knows the first job.
+    A device that skips jobs must not read a hundred thousand of them at each claim. The required
+    memory has few distinct values, and an index finds the first job of each.
     """
     if claim_filter is None or claim_filter.is_largest():
         return _first(due, jobs.c.id)
-    clauses = {need: claim_filter.clause(need) for need in _needs(db)} | {
+    clauses = {need: claim_filter.clause(need) for need in _distinct_needs(db)} | {
         None: jobs.c.need.is_(None)
     }
-    mine = {need: due & clause for need, clause in clauses.items() if clause is not None}
+    claimable = {need: due & clause for need, clause in clauses.items() if clause is not None}
     columns = (jobs.c.priority, jobs.c.id, jobs.c.need)
-    firsts = [_first(clause, *columns).subquery() for clause in mine.values()]
+    firsts = [_first(clause, *columns).subquery() for clause in claimable.values()]
     all_firsts = sa.union_all(*(sa.select(first) for first in firsts))
     first = db.execute(all_firsts.order_by(sa.desc("priority"), sa.asc("id")).limit(1)).first()
     if first is None:
         return None
-    return _first(mine[first.need], jobs.c.id)
+    return _first(claimable[first.need], jobs.c.id)
 
 
 def _first(clause: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
@@ -66,10 +71,10 @@ def _first(clause: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> s
     return queued.order_by(jobs.c.priority.desc(), jobs.c.id).limit(1)
 
 
-def _needs(db: sa.Connection) -> Sequence[int]:
-    """What waiting jobs need, each value once."""
-    needs = sa.select(sa.literal(-1, sa.BigInteger).label("need")).cte(recursive=True)
-    above = sa.select(jobs.c.need).where(jobs.c.state == "queued", jobs.c.need > needs.c.need)
-    more = above.order_by(jobs.c.need).limit(1).scalar_subquery()
-    found = needs.union_all(sa.select(more).where(needs.c.need.is_not(None)))
-    return db.scalars(sa.select(found.c.need).where(found.c.need >= 0)).all()
+def _distinct_needs(db: sa.Connection) -> Sequence[int]:
+    """Read the distinct values of the required memory of queued jobs: a loose index scan."""
+    start = sa.select(sa.literal(-1, sa.BigInteger).label("need")).cte(recursive=True)
+    above = sa.select(jobs.c.need).where(jobs.c.state == "queued", jobs.c.need > start.c.need)
+    following = above.order_by(jobs.c.need).limit(1).scalar_subquery()
+    needs = start.union_all(sa.select(following).where(start.c.need.is_not(None)))
+    return db.scalars(sa.select(needs.c.need).where(needs.c.need >= 0)).all()

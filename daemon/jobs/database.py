@@ -1,4 +1,8 @@
-"""The database of the ledger: how it is opened, its clock, and its errors."""
+"""Database access: connections, transactions, the clock, advisory locks and errors.
+
+SQLite for one daemon, PostgreSQL for a fleet. What the tables mean is left to store.py,
+recovery.py and queries.py.
+"""
 
 import sqlite3
 import threading
@@ -15,58 +19,61 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from daemon.jobs.migrations import incompatibility, migrate
 from daemon.jobs.schema import events, meta
 
-_LEASE = 30.0
+_LEASE_SECONDS = 30.0
 
 
-def _server(lease: float) -> dict[str, Any]:
-    """For PostgreSQL: few connections at rest, and either side notices a cut within the lease.
+def _postgresql_options(lease: float) -> dict[str, Any]:
+    """Return engine options for PostgreSQL: few idle connections, and timeouts below the lease.
 
-    A network that swallows everything tells nobody: without these limits a host would wait for an
-    answer for ever, and its locks would outlive it.
+    A network that drops all packets reports no error. Without these limits a host would wait
+    forever for an answer, and its locks would outlive it.
     """
-    cut = max(2, min(10, int(lease / 3)))
-    idle, interval, count = max(1, cut // 2), max(1, cut // 5), 2
-    slow = max(2, int(lease * 2 / 3))
-    theirs = {
-        "statement_timeout": f"{slow}s",
-        "idle_in_transaction_session_timeout": f"{slow}s",
-        "tcp_user_timeout": f"{cut}s",
+    network_timeout = max(2, min(10, int(lease / 3)))
+    idle, interval, count = max(1, network_timeout // 2), max(1, network_timeout // 5), 2
+    statement_timeout = max(2, int(lease * 2 / 3))
+    server_settings = {
+        "statement_timeout": f"{statement_timeout}s",
+        "idle_in_transaction_session_timeout": f"{statement_timeout}s",
+        "tcp_user_timeout": f"{network_timeout}s",
         "tcp_keepalives_idle": idle,
         "tcp_keepalives_interval": interval,
         "tcp_keepalives_count": count,
     }
-    ours = {
+    client_settings = {
         "prepare_threshold": None,  # one plan for all values would read the whole history
-        "connect_timeout": max(2, cut // 2),
-        "tcp_user_timeout": cut * 1000,
+        "connect_timeout": max(2, network_timeout // 2),
+        "tcp_user_timeout": network_timeout * 1000,
         "keepalives_idle": idle,
         "keepalives_interval": interval,
         "keepalives_count": count,
-        "options": " ".join(f"-c {key}={value}" for key, value in theirs.items()),
+        "options": " ".join(f"-c {key}={value}" for key, value in server_settings.items()),
     }
     return {
         "pool_pre_ping": True,
         "pool_size": 2,
         "max_overflow": 13,
         "pool_use_lifo": True,
-        "connect_args": ours,
+        "connect_args": client_settings,
     }
 
 
-_DAMAGED = ("malformed", "not a database", "file is encrypted")
-_ALONE = 7319204
-"""Tells the advisory locks of `alone` from others."""
+_CORRUPTION_WORDS = ("malformed", "not a database", "file is encrypted")
+_ADVISORY_LOCK_SEED = 7319204
+"""Keeps the keys of `advisory_lock` apart from other advisory locks in the database."""
 
-_PASSING = (
+_TEMPORARY_WORDS = (
     "locked", "full", "disk I/O", "readonly", "unable to open",
     "refused", "timeout", "timed out", "unreachable", "No route", "resolve", "No such file",
     "starting up", "shutting down", "recovery", "too many", "closed the connection", "terminating",
 )  # fmt: skip
-"""Words of errors that may be over in a while: of SQLite, and of a PostgreSQL that is away."""
+"""Words in error messages of SQLite and PostgreSQL that mark an error as temporary."""
 
 
 class DatabaseUnusable(Exception):
-    """The message says why and what to do; `passing` when it may be over in a while."""
+    """The queue cannot be opened. The message has the reason and the cure.
+
+    `temporary` is True if the error may end by itself.
+    """
 
     def __init__(self, message: str, *, temporary: bool = False) -> None:
         super().__init__(message)
@@ -74,28 +81,28 @@ class DatabaseUnusable(Exception):
 
 
 class QueueUnavailable(OSError):
-    """The database could not do it now: locked, disk full, damaged, away. Nothing was changed."""
+    """A statement failed: locked, disk full, damaged or unreachable. Nothing was changed."""
 
 
 class Database:
     """SQLite on a local disk, or PostgreSQL. Safe to use from several threads and processes."""
 
-    def __init__(self, url: str, lease: float = _LEASE) -> None:
-        """Open, and create or check the tables; `lease` as in the settings.
+    def __init__(self, url: str, lease: float = _LEASE_SECONDS) -> None:
+        """Open the database, and create, migrate or check its tables.
 
-        Raises DatabaseUnusable.
+        `lease` is `queue.lease` in seconds. Raises DatabaseUnusable.
         """
+        options = _postgresql_options(lease) if url.startswith("postgresql") else {}
         try:
-            server = url.startswith("postgresql")
-            self._engine = sa.create_engine(url, **(_server(lease) if server else {}))
+            self._engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ImportError) as error:
             raise DatabaseUnusable(f"queue.url {url!r}: {error}") from error
         self._sqlite = self._engine.dialect.name == "sqlite"
         self._file = Path(self._engine.url.database or "") if self._sqlite else None
         self._identity: tuple[int, int] | None = None
-        self._since = time.monotonic()
-        self._inside: set[str] = set()
-        self._left = threading.Condition()
+        self._reachable_since = time.monotonic()
+        self._locked: set[str] = set()
+        self._unlocked = threading.Condition()
         if self._sqlite:
             prepare_sqlite(self._engine)
             sa.event.listen(self._engine, "do_connect", self._refuse_another_file)
@@ -111,8 +118,8 @@ class Database:
             self._create()
         except QueueUnavailable as error:
             self.close()
-            passing = any(word in str(error) for word in _PASSING)
-            raise DatabaseUnusable(str(error), temporary=passing) from error
+            temporary = any(word in str(error) for word in _TEMPORARY_WORDS)
+            raise DatabaseUnusable(str(error), temporary=temporary) from error
         except BaseException:
             self.close()
             raise
@@ -120,56 +127,56 @@ class Database:
 
     @property
     def shared(self) -> bool:
-        """Whether other hosts may work on the same queue: in PostgreSQL."""
+        """True if other hosts may use the same queue, as in PostgreSQL."""
         return not self._sqlite
 
     def seconds_reachable(self) -> float:
-        """Seconds since the queue could be reached again after it could not, or since the start."""
-        return time.monotonic() - self._since
+        """Return the seconds since the last error, or since the database was opened."""
+        return time.monotonic() - self._reachable_since
 
     @contextmanager
-    def advisory_lock(self, what: str, *, wait: bool = False) -> Iterator[bool]:
-        """Whether nobody else, in this daemon or on another host, is in here for `what` now.
+    def advisory_lock(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Advisory lock: yield True if this caller holds `name`, exclusively in the fleet.
 
-        With `wait` it is entered once they have left. It ends with the connection: a host that dies
-        holds nobody up. Raises QueueUnavailable.
+        With `wait`, block until the lock is free. The lock ends with its connection, so a host
+        that dies blocks no other host. Raises QueueUnavailable.
         """
-        with self._left:
+        with self._unlocked:
             if wait:
-                self._left.wait_for(lambda: what not in self._inside)
-            taken = what in self._inside
-            self._inside.add(what)
+                self._unlocked.wait_for(lambda: name not in self._locked)
+            taken = name in self._locked
+            self._locked.add(name)
         if taken:
             yield False
             return
         try:
-            with self._fleet_advisory_lock(what, wait=wait) as alone:
-                yield alone
+            with self._fleet_advisory_lock(name, wait=wait) as acquired:
+                yield acquired
         finally:
-            with self._left:
-                self._inside.remove(what)
-                self._left.notify_all()
+            with self._unlocked:
+                self._locked.remove(name)
+                self._unlocked.notify_all()
 
     @contextmanager
-    def _fleet_advisory_lock(self, what: str, *, wait: bool) -> Iterator[bool]:
+    def _fleet_advisory_lock(self, name: str, *, wait: bool) -> Iterator[bool]:
         if self._sqlite:
             yield True
             return
-        key = sa.func.hashtextextended(what, _ALONE)
+        key = sa.func.hashtextextended(name, _ADVISORY_LOCK_SEED)
         with self.read() as db:
             if wait:
                 db.execute(sa.select(sa.func.pg_advisory_lock(key)))
-            mine = wait or bool(db.scalar(sa.select(sa.func.pg_try_advisory_lock(key))))
+            acquired = wait or bool(db.scalar(sa.select(sa.func.pg_try_advisory_lock(key))))
             try:
-                yield mine
+                yield acquired
             finally:
-                if mine:
+                if acquired:
                     db.execute(sa.select(sa.func.pg_advisory_unlock(key)))
 
     def is_settled(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        """Of a row: no row with a lower number can still appear.
+        """Return a clause that is true for a row if no row with a lower id can still appear.
 
-        In PostgreSQL numbers are given before the commit, so that a later one may be seen first.
+        PostgreSQL assigns ids before the commit, so a higher id may become visible first.
         """
         if self._sqlite:  # one writer at a time
             return sa.true()
@@ -186,25 +193,25 @@ class Database:
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
                 for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     db.exec_driver_sql(f"set local {limit} = 0")  # a long history takes longer
-            if why := migrate(db, self.now, self._file):
+            if problem := migrate(db, self.now, self._file):
                 raise DatabaseUnusable(
-                    f"the queue at {self._url} {why.reason}", temporary=why.temporary
+                    f"the queue at {self._url} {problem.reason}", temporary=problem.temporary
                 )
 
     def incompatibility(self) -> str | None:
         """Return why this i2vd can no longer use the queue: a newer one has changed the tables.
 
-        Raises QueueUnavailable.
+        None if it can. Raises QueueUnavailable.
         """
         with self.read() as db:
-            why = incompatibility(db)
-        return why and f"the queue at {self._url} {why.reason}"
+            problem = incompatibility(db)
+        return problem and f"the queue at {self._url} {problem.reason}"
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that may change something; committed at the end.
+        """Open a write transaction, committed at the end.
 
-        Raises QueueUnavailable, and then nothing was changed.
+        Raises QueueUnavailable after a rollback.
         """
         try:
             with self._engine.begin() as db:
@@ -212,32 +219,35 @@ class Database:
         except IntegrityError:
             raise
         except (DBAPIError, PoolTimeout) as error:
-            self._since = time.monotonic()
-            raise QueueUnavailable(self._translate_error(error)) from error
+            self._reachable_since = time.monotonic()
+            raise QueueUnavailable(self._describe_error(error)) from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection that takes no write lock on SQLite. Raises QueueUnavailable."""
+        """Open a connection that takes no write lock on SQLite. Raises QueueUnavailable."""
         try:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
                 yield db
         except (DBAPIError, PoolTimeout) as error:
-            self._since = time.monotonic()
-            raise QueueUnavailable(self._translate_error(error)) from error
+            self._reachable_since = time.monotonic()
+            raise QueueUnavailable(self._describe_error(error)) from error
 
-    def note(self, db: sa.Connection, job: int, event: str, detail: str = "") -> None:
-        """Enter what happens to a job, within the transaction that makes it happen."""
+    def record_event(self, db: sa.Connection, job: int, event: str, detail: str = "") -> None:
+        """Append an event of a job, within the transaction that changes the job."""
         entry = {"job": job, "event": event, "detail": detail}
         db.execute(self._new_event, entry)
 
     def try_write(self) -> None:
-        """Change something and take it back. Raises QueueUnavailable."""
+        """Write and delete a probe row. Raises QueueUnavailable."""
         with self.write() as db:
             db.execute(meta.insert().values(key="probe", value=""))
             db.execute(meta.delete().where(meta.c.key == "probe"))
 
     def unusable_reason(self) -> str | None:
-        """Why what is written now would be lost: the file was deleted or replaced under us."""
+        """Return why new writes would be lost: the SQLite file was deleted or replaced.
+
+        None if it was not.
+        """
         if self._identity is None or self._identify() == self._identity:
             return None
         return (
@@ -246,9 +256,12 @@ class Database:
         )
 
     def _refuse_another_file(self, *_: object) -> None:
-        """The work in hand goes on in the connections that still hold the deleted file."""
-        if why := self.unusable_reason():
-            raise sqlite3.OperationalError(why)
+        """Refuse new connections after the file was replaced.
+
+        Running jobs continue on the open connections, which still have the deleted file.
+        """
+        if reason := self.unusable_reason():
+            raise sqlite3.OperationalError(reason)
 
     def _identify(self) -> tuple[int, int] | None:
         if self._file is None:
@@ -259,10 +272,10 @@ class Database:
             return (0, 0)
         return (status.st_dev, status.st_ino)
 
-    def _translate_error(self, error: DBAPIError | PoolTimeout) -> str:
-        why = error.orig if isinstance(error, DBAPIError) else error
-        text = f"the queue at {self._url} cannot be used: {str(why).strip()}"
-        if any(word in text for word in _DAMAGED):
+    def _describe_error(self, error: DBAPIError | PoolTimeout) -> str:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        text = f"the queue at {self._url} cannot be used: {str(cause).strip()}"
+        if any(word in text for word in _CORRUPTION_WORDS):
             text += (
                 f"; it is damaged: stop i2vd, move {self._file} and its -wal and -shm away, and "
                 f"start i2vd again, which takes what lies in the inboxes anew"
@@ -271,7 +284,10 @@ class Database:
 
 
 def prepare_sqlite(engine: sa.Engine) -> None:
-    """WAL and full sync: a commit survives a power cut. BEGIN IMMEDIATE: no lock upgrade fails."""
+    """Configure SQLite: WAL, full sync and BEGIN IMMEDIATE.
+
+    A commit survives a power cut, and no transaction fails because it cannot upgrade its lock.
+    """
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:

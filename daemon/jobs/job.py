@@ -1,4 +1,4 @@
-"""A job and a drop, as the ledger tells them."""
+"""Row types of the queue: a job, a drop and an event, as they are read from the tables."""
 
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed"
 OPEN: tuple[State, ...] = ("queued", "running", "publishing")
 
 Whereabouts = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
-"""Where the picture of a job is: "kept" in the inbox for good, "gone" when its owner took it."""
+"""Where the picture of a job is. "kept": in the inbox, permanently. "gone": removed by others."""
 IN_INBOX: tuple[Whereabouts, ...] = ("inbox", "kept")
 
 
 class Drop(BaseModel):
-    """One drop of one picture: where it lies, and what it is."""
+    """One drop: one appearance of a picture in an inbox, and its content."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,14 +25,14 @@ class Drop(BaseModel):
     path: str
     """Relative to the inbox, with "/"."""
     fingerprint: str
-    """Size, time, inode and who saw it: of the same drop seen twice they are the same state."""
+    """Size, mtime, inode and host; `same_fingerprint` compares two of them."""
     sha256: str
     source: dict[str, Any]
-    """The picture's facts, as the sidecar will tell them."""
+    """The `source` entry of the sidecar."""
 
 
 class Job(BaseModel):
-    """One row, as it was when it was read."""
+    """One row of the jobs table, at the time of reading."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class Job(BaseModel):
     source: dict[str, Any]
     whereabouts: Whereabouts
     whereabouts_path: str | None
-    """Relative to the archive or failed folder; while it is in the inbox, where it will go."""
+    """Relative to the archive or failed folder. In the inbox: the target of the coming move."""
     spec: Spec | None
     clip_name: str
     rule: str | None
@@ -60,7 +60,7 @@ class Job(BaseModel):
     fallbacks: list[Fallback]
     """Steps down the ladder, in all attempts so far."""
     owner: str | None
-    """The host that has it, or had it last; its number in a shared queue stands after the name."""
+    """The host that runs the job, or ran it last; see `owner_name`."""
     cancel: bool
     progress: dict[str, Any] | None
     error: str | None
@@ -71,7 +71,7 @@ class Job(BaseModel):
 
 
 class Event(BaseModel):
-    """Something that happened to a job, at a time in seconds since 1970."""
+    """An event of a job; `at` is in seconds since 1970."""
 
     at: float
     event: str
@@ -79,5 +79,5 @@ class Event(BaseModel):
 
 
 def as_job(row: Any) -> Job:
-    """A row of the table as a Job."""
+    """Convert a row of the jobs table."""
     return Job.model_validate(row._asdict())

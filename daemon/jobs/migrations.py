@@ -87,7 +87,7 @@ def migrate(
             f"which cannot use schema {latest_version()}: stop it there, this i2vd waits",
             temporary=True,
         )
-    elif file and (problem := _keep_copy(file, stored)):
+    elif file and (problem := _back_up(file, stored)):
         return problem
     else:
         for step in MIGRATIONS[stored - 1 :]:
@@ -113,7 +113,7 @@ def _store(db: sa.Connection, key: str, version: int) -> None:
     db.execute(meta.insert().values(key=key, value=str(version)))
 
 
-def _keep_copy(file: Path, version: int) -> Incompatibility | None:
+def _back_up(file: Path, version: int) -> Incompatibility | None:
     """Copy an SQLite file, with its write-ahead log, to a name that ends with its version."""
     copy = file.with_name(f"{file.name}.v{version}")
     part = copy.with_name(f"{copy.name}.part")

@@ -1,4 +1,4 @@
-"""History: what the ledger can tell about its jobs. Reads only."""
+"""Read-only queries about jobs: counts, lists, pending work and events."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from pipeline.request.spec import Spec
 
 
 class Shape(NamedTuple):
-    """What of a clip decides how much work it is; `guided` when guidance is over 1."""
+    """The settings of a clip that determine its work; `guided` is True if guidance is above 1."""
 
     preset: str
     width: int
@@ -25,53 +25,57 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, spec: Spec) -> "Shape":
-        """The shape of a Spec."""
+        """Return the shape of a Spec."""
         size = (spec.width, spec.height, spec.frames, spec.steps)
         return cls(spec.preset, *size, spec.guided, spec.speed)
 
 
 class JobFilter(BaseModel):
-    """Which jobs are asked for; all that is given must hold."""
+    """Conditions of a job search, combined by AND; None: no condition."""
 
     state: State | None = None
     inbox: str | None = None
     path: str | None = None
-    """Of the picture, in its inbox."""
+    """The picture's path in its inbox."""
     rule: str | None = None
     preset: str | None = None
     text: str | None = None
     """Part of the picture's path or of the prompt."""
     since: float | None = None
-    """Dropped at this time or later, in seconds since 1970."""
+    """Created at this time or later, in seconds since 1970."""
     until: float | None = None
-    """Dropped before this time."""
+    """Created before this time."""
 
     def clause(self) -> sa.ColumnElement[bool]:
-        """The same in SQL."""
-        same = ("state", "inbox", "path", "rule", "preset")
-        found = [jobs.c[key] == value for key in same if (value := getattr(self, key)) is not None]
+        """Return the conditions as SQL."""
+        equal = {
+            key: value
+            for key in ("state", "inbox", "path", "rule", "preset")
+            if (value := getattr(self, key)) is not None
+        }
+        clauses = [jobs.c[key] == value for key, value in equal.items()]
         if self.text is not None:
             prompt = jobs.c.spec["prompt"].as_string()
-            found.append(
+            clauses.append(
                 jobs.c.path.icontains(self.text, autoescape=True)
                 | prompt.icontains(self.text, autoescape=True)
             )
         if self.since is not None:
-            found.append(jobs.c.created >= self.since)
+            clauses.append(jobs.c.created >= self.since)
         if self.until is not None:
-            found.append(jobs.c.created < self.until)
-        return sa.and_(sa.true(), *found)
+            clauses.append(jobs.c.created < self.until)
+        return sa.and_(sa.true(), *clauses)
 
 
 class JobQueries:
-    """Questions to the ledger's database."""
+    """Queries on the queue's database. All methods raise QueueUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._now = database.now
 
     def counts(self) -> dict[State, int]:
-        """Jobs in each state."""
+        """Count the jobs in each state."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
         with self._database.read() as db:
             counts = dict.fromkeys(STATES, 0)
@@ -79,7 +83,7 @@ class JobQueries:
         return counts
 
     def outcomes(self) -> list[tuple[State, str, str, int]]:
-        """Finished jobs as (state, rule, preset, count)."""
+        """Count the finished jobs, as (state, rule, preset, count)."""
         group = (jobs.c.state, jobs.c.rule, jobs.c.preset)
         ended = jobs.c.state.in_(["done", "failed", "cancelled"])
         query = sa.select(*group, sa.func.count()).where(ended).group_by(*group)
@@ -88,43 +92,43 @@ class JobQueries:
         return [(state, rule or "", preset or "", count) for state, rule, preset, count in rows]
 
     def oldest_queued(self) -> float | None:
-        """Seconds that the oldest queued job has waited."""
+        """Return the seconds that the oldest queued job has waited; None if none is queued."""
         query = sa.select(self._now - sa.func.min(jobs.c.created)).where(jobs.c.state == "queued")
         with self._database.read() as db:
             return db.scalar(query)
 
     def job(self, job_id: int) -> Job | None:
-        """One job."""
+        """Return one job; None if there is no such id."""
         found = self._select(jobs.c.id == job_id)
         return found[0] if found else None
 
     def newest(
-        self, wanted: JobFilter | None = None, limit: int = 50, before: int | None = None
+        self, job_filter: JobFilter | None = None, limit: int = 50, before: int | None = None
     ) -> list[Job]:
-        """The newest jobs first; `before` an id to page."""
-        clause = sa.true() if wanted is None else wanted.clause()
+        """Return matching jobs, newest first; with ids below `before`, for paging."""
+        clause = sa.true() if job_filter is None else job_filter.clause()
         if before is not None:
             clause &= jobs.c.id < before
         return self._select(clause, newest_first=True, limit=limit)
 
     def waiting(self, limit: int = 50) -> list[Job]:
-        """Those that wait, in the order in which the ledger lets them be claimed."""
+        """Return queued jobs in claim order."""
         query = sa.select(jobs).where(jobs.c.state == "queued")
         with self._database.read() as db:
             rows = db.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id).limit(limit)).all()
         return [as_job(row) for row in rows]
 
     def by_path(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
-        """All jobs of a place in an inbox, newest first."""
+        """Return the jobs of a path in an inbox, newest first."""
         clause = (jobs.c.inbox == inbox) & (jobs.c.path == path)
         return self._select(clause, newest_first=True, limit=limit)
 
     def by_content(self, sha256: str, limit: int = 20) -> list[Job]:
-        """All jobs of a picture with this content, newest first."""
+        """Return the jobs of pictures with this content, newest first."""
         return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
 
     def queued(self) -> list[tuple[Shape, int]]:
-        """Shapes of the clips that wait, and how many of each."""
+        """Count the queued jobs of each shape."""
         spec = jobs.c.spec
         sizes = [spec[key].as_integer() for key in ("width", "height", "frames", "steps")]
         guided = spec["guidance"].as_float() > 1
@@ -136,21 +140,21 @@ class JobQueries:
             rows = db.execute(query.group_by(jobs.c.preset, *labelled)).all()
         return [(Shape(*row[:-1]), row[-1]) for row in rows]
 
-    # --- what is still to be done
+    # --- pending work
 
     def unpublished(self, owner: str) -> list[Job]:
-        """Jobs of this owner that are past the fence, but not yet in the outbox."""
+        """Return this owner's jobs that are past the fence, but not yet in the outbox."""
         return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
 
     def active_attempts(self) -> set[tuple[int, int]]:
-        """Job and attempt of all that is made or published now, on any host."""
+        """Return (job, attempt) of all jobs that are running or publishing, on any host."""
         query = sa.select(jobs.c.id, jobs.c.attempt)
         with self._database.read() as db:
             rows = db.execute(query.where(jobs.c.state.in_(["running", "publishing"]))).all()
         return {(job, attempt) for job, attempt in rows}
 
     def pending_archival(self) -> list[Job]:
-        """Ended jobs whose picture still lies in the inbox, though no open job needs it."""
+        """Return finished jobs whose picture is still in the inbox, but needed by no open job."""
         sibling = jobs.alias()
         needed = sa.exists().where(
             sibling.c.inbox == jobs.c.inbox,
@@ -165,17 +169,17 @@ class JobQueries:
         )
 
     def remote_jobs(self, owner: str) -> list[Job]:
-        """Jobs that other hosts make or publish now."""
+        """Return the jobs that other hosts are running or publishing."""
         return self._select(jobs.c.state.in_(["running", "publishing"]) & (jobs.c.owner != owner))
 
     def siblings(self, job: Job) -> list[Job]:
-        """All jobs of the same drop, this one included."""
+        """Return all jobs of the same drop, this one included."""
         return self._select(same_drop(job))
 
-    # --- what happened
+    # --- events
 
     def events(self, job_id: int) -> list[Event]:
-        """What happened to a job, oldest first."""
+        """Return the events of a job, oldest first."""
         query = sa.select(events).where(events.c.job == job_id).order_by(events.c.id)
         with self._database.read() as db:
             rows = db.execute(query).all()

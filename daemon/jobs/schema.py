@@ -1,4 +1,17 @@
-"""The tables of the queue. A change of them after a release needs a Migration in migrations.py."""
+"""Tables of the queue. A change after a release needs a Migration in migrations.py.
+
+Changes of `jobs.state` (each is made by the module in brackets, and recorded in `events`):
+
+    (new) -> queued                            enqueue [store]
+    (new) -> failed                            reject an unusable picture [store]
+    queued -> running                          claim [store]
+    queued -> cancelled                        cancel, replace by a newer picture [store]
+    running -> queued                          release, retry later [store]; recover [recovery]
+    running -> failed | cancelled              fail, cancel [store]; recover [recovery]
+    running -> publishing                      begin publication: the fence [store]
+    publishing -> done                         finish [store]
+    failed | cancelled -> queued               retry by the operator [store]
+"""
 
 from typing import Any
 
@@ -20,15 +33,15 @@ jobs = sa.Table(
     sa.Column("source", sa.JSON, nullable=False),
     sa.Column("whereabouts", sa.Text, nullable=False, server_default="inbox"),
     sa.Column("whereabouts_path", sa.Text),
-    # What to make of it.
+    # The clip to generate.
     sa.Column("spec", sa.JSON),
-    sa.Column("preset", sa.Text),  # the spec's, to be counted by
+    sa.Column("preset", sa.Text),  # a copy of the spec's, for counting
     sa.Column("clip_name", sa.Text, nullable=False),
     sa.Column("rule", sa.Text),
     sa.Column("rules_digest", sa.Text),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("need", sa.BigInteger),  # of memory: forecast.py, to be compared with hosts.reach
-    # How far it is.
+    sa.Column("need", sa.BigInteger),  # bytes; compared with hosts.reach, see claim_filter.py
+    # Progress.
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("due", sa.Float, nullable=False, server_default="0"),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
@@ -46,9 +59,9 @@ jobs = sa.Table(
     sa.Column("finished", sa.Float),
     sa.UniqueConstraint("inbox", "path", "drop", "variant"),
 )
-# What is next to be claimed, of all and of those that need so much: fit.py. The state is in front,
-# though all rows have the same, for else SQLite takes jobs_state and sorts all that waits.
-# PostgreSQL takes it for known, and reads all of an index that has it before what it looks for.
+# The next job to claim: of all, and of each required memory (claim_filter.py). The state comes
+# first, though it is the same in all rows of the index: otherwise SQLite uses jobs_state and sorts
+# all queued jobs. In jobs_next_of_need, PostgreSQL would read the whole index because of it.
 _QUEUED = jobs.c.state == "queued"
 sa.Index(
     "jobs_next",
@@ -68,8 +81,8 @@ for _dialect, _ahead in {"sqlite": [jobs.c.state], "postgresql": []}.items():
         sqlite_where=_QUEUED,
         postgresql_where=_QUEUED,
     ).ddl_if(dialect=_dialect)
-# Pictures that are still to be put away, few beside all that ever ended. For SQLite their
-# whereabouts are in front, though all rows have the same: else it takes jobs_state.
+# Pictures whose archival is pending: few, compared with all finished jobs. The location comes
+# first, though it is the same in all rows of the index: otherwise SQLite uses jobs_state.
 _IN_THE_INBOX = jobs.c.whereabouts == "inbox"
 sa.Index(
     "jobs_unsettled",
@@ -96,7 +109,7 @@ events = sa.Table(
 peaks = sa.Table(
     "peaks",
     metadata,
-    # What clips took of a device's memory: the newest of each shape, in each setup.
+    # Measured peak memory: the newest of each clip shape, in each setup (estimate/memory.py).
     sa.Column("card", sa.Text, primary_key=True),
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("weights", sa.Text, primary_key=True),
@@ -109,25 +122,25 @@ peaks = sa.Table(
     sa.Column("guided", sa.Boolean, primary_key=True),
     sa.Column("predicted", sa.BigInteger, nullable=False),
     sa.Column("measured", sa.BigInteger, nullable=False),
-    sa.Column("at_least", sa.Boolean, nullable=False),  # it ran out of so much
+    sa.Column("at_least", sa.Boolean, nullable=False),  # out of memory at `measured` bytes
     sa.Column("at", sa.Float, nullable=False),
 )
 
 submissions = sa.Table(
     "submissions",
     metadata,
-    # Pictures that came over http under a key of the caller's.
+    # Pictures that were uploaded with an idempotency key.
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
-    sa.Column("after", sa.BigInteger, nullable=False),  # the last job there was
+    sa.Column("after", sa.BigInteger, nullable=False),  # the newest job before the upload
     sa.Column("at", sa.Float, nullable=False),
 )
 
 hosts = sa.Table(
     "hosts",
     metadata,
-    # What each daemon tells of itself: hosts.py.
+    # The report of each daemon: fleet/hosts.py.
     sa.Column("owner", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("schema", sa.Integer, nullable=False),
@@ -150,10 +163,10 @@ meta = sa.Table(
 
 
 def same_drop(job: Any) -> sa.ColumnElement[bool]:
-    """The jobs of the same drop as this one, whether it is a Job or a row."""
+    """Select the jobs of the same drop as `job`, a Job or a row."""
     return sa.and_(jobs.c.inbox == job.inbox, jobs.c.path == job.path, jobs.c.drop == job.drop)
 
 
 def is_drained(owner: str) -> sa.Exists:
-    """Whether that host shall take no more work."""
+    """Return a clause that is true if the operator drained this host."""
     return sa.exists().where(hosts.c.owner == owner, hosts.c.draining)

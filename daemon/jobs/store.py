@@ -1,13 +1,13 @@
-"""The ledger: every job, its state, and what happened to it. The only durable memory of i2vd.
+"""Job store: enqueue, claim, renew, release and finish jobs. The only durable state of i2vd.
 
     queued -> running -> publishing -> done
-       ^         |  (given back, tried again)
+       ^         |  (release, retry later)
        +---------+--> failed | cancelled
 
-One table, one claim statement, the same on SQLite and PostgreSQL. A claim carries a lease, an owner
-and an attempt number; every later statement is fenced by that number, and its row count says who
-won. Jobs whose owner is gone are put back by takeover.py. Methods block (some milliseconds); the
-event loop calls them in a thread.
+One table and one claim statement, the same on SQLite and PostgreSQL. A claim sets a lease, an owner
+and an attempt number. That number fences every later statement, whose row count says if it won.
+recovery.py requeues orphaned jobs; queries.py reads. Methods block for some milliseconds, so the
+event loop calls them in a thread. All raise QueueUnavailable.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,30 +29,33 @@ CANCELLED = "cancelled by the operator"
 
 
 class JobStore:
-    """The transitions of a job. Who only wants to know reads `JobQueries`."""
+    """Transitions of jobs; `JobQueries` reads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._now = database.now
         self._new_job = jobs.insert().values(created=self._now).returning(jobs.c.id)
-        self._note = database.note
+        self._record_event = database.record_event
 
     # --- intake: nothing -> queued | failed
 
     def without_job(self, inbox: str, fingerprints: Mapping[str, str]) -> list[str]:
-        """The paths of those drops that have no job yet, in the same order; for some hundreds."""
-        last = (
+        """Return the paths of drops that have no job yet, in the same order.
+
+        `fingerprints` has the fingerprint of each path; at most some hundreds at once.
+        """
+        drops = (
             sa.select(jobs.c.path, jobs.c.fingerprint, jobs.c.whereabouts)
             .where(jobs.c.inbox == inbox, jobs.c.path.in_(fingerprints))
             .order_by(jobs.c.drop)
         )
         with self._database.read() as db:
-            rows = db.execute(last).all()
-        there = {row.path: row.fingerprint if row.whereabouts in IN_INBOX else None for row in rows}
+            rows = db.execute(drops).all()
+        last = {row.path: row.fingerprint if row.whereabouts in IN_INBOX else None for row in rows}
         return [
             path
-            for path, told in fingerprints.items()
-            if (known := there.get(path)) is None or not same_fingerprint(known, told)
+            for path, fingerprint in fingerprints.items()
+            if (known := last.get(path)) is None or not same_fingerprint(known, fingerprint)
         ]
 
     def enqueue(
@@ -69,9 +72,9 @@ class JobStore:
     ) -> list[int]:
         """Queue one job for each Spec of a new drop; return their ids, none if they exist already.
 
-        `needs`: the least memory of each in bytes (`MemoryEstimator.minimum`). `is_there`: whether
-        the picture is still in the inbox as it was seen. The same content at the same path while
-        its job is open is the same drop, touched. Other content replaces what still waits.
+        `needs`: the required memory of each in bytes (`MemoryEstimator.minimum`). `is_there`
+        returns True if the picture is still unchanged in the inbox. The same content at the same
+        path while its job is open is the same drop, touched. Other content replaces queued jobs.
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
@@ -99,7 +102,7 @@ class JobStore:
                         "state": "queued",
                     }
                     ids.append(self._insert(db, values, "queued", f"rule {rule}"))
-            except IntegrityError:  # another host saw the same drop first
+            except IntegrityError:  # another host enqueued the same drop first
                 db.rollback()
                 return []
             return ids
@@ -107,22 +110,22 @@ class JobStore:
     def reject(
         self, drop: Drop, reason: str, is_there: Callable[[], bool] = lambda: True
     ) -> int | None:
-        """Enter a picture that can never become a clip; None when it is entered already.
+        """Record a failed job for a picture that cannot be used; None if it is recorded already.
 
-        `is_there` as for `admit`.
+        `is_there` as for `enqueue`.
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
             if _has_left(last, is_there):
                 return None
-            there = last is not None and last.whereabouts in IN_INBOX
-            if there and same_fingerprint(last.fingerprint, drop.fingerprint):
+            in_inbox = last is not None and last.whereabouts in IN_INBOX
+            if in_inbox and same_fingerprint(last.fingerprint, drop.fingerprint):
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason}
             try:
                 job = self._insert(db, values, "rejected", reason)
-            except IntegrityError:  # another host saw the same drop first
+            except IntegrityError:  # another host recorded the same drop first
                 db.rollback()
                 return None
             db.execute(jobs.update().where(jobs.c.id == job).values(finished=self._now))
@@ -134,7 +137,7 @@ class JobStore:
 
     def _insert(self, db: sa.Connection, values: dict[str, Any], event: str, detail: str) -> int:
         job = db.execute(self._new_job, values).scalar_one()
-        self._note(db, job, event, detail)
+        self._record_event(db, job, event, detail)
         return int(job)
 
     def _last(self, db: sa.Connection, inbox: str, path: str) -> Any:
@@ -146,17 +149,17 @@ class JobStore:
         ).first()
 
     def _replace(self, db: sa.Connection, last: Any) -> None:
-        """The old picture is not there any more: what waits for it is cancelled."""
+        """Cancel the queued jobs of a drop whose picture was overwritten."""
         db.execute(jobs.update().where(same_drop(last)).values(whereabouts="gone"))
-        waiting = same_drop(last) & (jobs.c.state == "queued")
-        gone = db.execute(
+        queued = same_drop(last) & (jobs.c.state == "queued")
+        cancelled = db.execute(
             jobs.update()
-            .where(waiting)
+            .where(queued)
             .values(state="cancelled", error="replaced by a newer picture", finished=self._now)
             .returning(jobs.c.id)
         )
-        for job in gone.scalars().all():
-            self._note(db, job, "cancelled", "replaced by a newer picture")
+        for job in cancelled.scalars().all():
+            self._record_event(db, job, "cancelled", "replaced by a newer picture")
 
     # --- dispatch: queued -> running -> queued | publishing | failed | cancelled
 
@@ -168,16 +171,17 @@ class JobStore:
         among: Collection[str] | None = None,
         claim_filter: ClaimFilter | None = None,
     ) -> Job | None:
-        """Take the next job: highest priority first, then first come first served.
+        """Claim the next job for `lease` seconds: highest priority first, then lowest id.
 
-        None when paused, when the owner is drained, or when nothing is due. `without`: inboxes
-        whose jobs have to wait; `among`: the only ones that the owner sees; `fit`: of the device.
+        None if the queue is paused, the owner is drained, or no job is due. `without`: inboxes
+        that are blocked. `among`: inboxes that the owner sees; None: all. `claim_filter`: of the
+        device.
         """
         due = self._is_due() & jobs.c.inbox.not_in(without)
         if among is not None:
             due &= jobs.c.inbox.in_(among)
         with self._database.write() as db:
-            picked = None if self._is_drained(db, owner) else pick(db, due, claim_filter)
+            picked = None if self._may_not_claim(db, owner) else pick(db, due, claim_filter)
             if picked is None:
                 return None
             locked = picked.with_for_update(skip_locked=True).scalar_subquery()
@@ -196,21 +200,27 @@ class JobStore:
             ).first()
             if row is None:
                 return None
-            self._note(db, row.id, "running", f"attempt {row.attempt} on {owner}")
+            self._record_event(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)
 
-    def _is_drained(self, db: sa.Connection, owner: str) -> bool:
+    def _may_not_claim(self, db: sa.Connection, owner: str) -> bool:
         paused = sa.exists().where(meta.c.key == "paused")
         return bool(db.scalar(sa.select(paused | is_drained(owner))))
 
     def _is_due(self) -> sa.ColumnElement[bool]:
-        """Also what was tried in the future: the clock was set back, by who knows how much."""
+        """Select jobs whose delay is over, or unknown because the clock was set back.
+
+        The clock was set back if a job was started in the future.
+        """
         return (jobs.c.due <= self._now) | (jobs.c.started > self._now)
 
     def renew(
         self, job: Job, lease: float, progress: dict[str, Any] | None
     ) -> Literal["ok", "cancel", "lost"]:
-        """Heartbeat of a running attempt."""
+        """Renew the lease of a running attempt, and store its progress.
+
+        "cancel": the operator cancelled the job. "lost": another attempt has it.
+        """
         with self._database.write() as db:
             cancel = db.execute(
                 jobs.update()
@@ -223,15 +233,15 @@ class JobStore:
         return "cancel" if cancel else "ok"
 
     def fall_back(self, job: Job, rung: int, fallbacks: Sequence[Fallback]) -> bool:
-        """Remember the rung that the attempt goes on with, and all steps down that led to it."""
+        """Store the rung on which the attempt continues, and all steps down the ladder so far."""
         last = fallbacks[-1]
         tried = f"{last.tried.width}x{last.tried.height}, {last.tried.frames} frames"
         detail = f"out of memory in {last.stage} at {tried}, {last.tried.mode}"
-        told = [fallback.model_dump(mode="json") for fallback in fallbacks]
-        return self._change(_running(job), job, "stepped down", detail, rung=rung, fallbacks=told)
+        steps = [fallback.model_dump(mode="json") for fallback in fallbacks]
+        return self._change(_running(job), job, "stepped down", detail, rung=rung, fallbacks=steps)
 
     def release(self, job: Job, reason: str) -> bool:
-        """`running -> queued`, without using up a try."""
+        """`running -> queued`, without using a try."""
         return self._change(
             _running(job), job, "given back", reason, state="queued", owner=None, lease=None,
             progress=None,
@@ -246,7 +256,7 @@ class JobStore:
         )  # fmt: skip
 
     def fail(self, job: Job, error: str) -> bool:
-        """`running -> failed`, for good."""
+        """`running -> failed`, permanently."""
         return self._end(_running(job), job, "failed", error)
 
     def cancelled(self, job: Job, reason: str) -> bool:
@@ -256,9 +266,9 @@ class JobStore:
     # --- publication: running -> publishing -> done
 
     def begin_publication(self, job: Job, result: dict[str, Any], lease: float = 0.0) -> bool:
-        """The fence: from here on the clip is carried on, never undone.
+        """`running -> publishing`. The fence: from here on the publication can only be completed.
 
-        After `lease` seconds another host may carry it on.
+        After `lease` seconds another host may adopt it.
         """
         return self._change(
             _running(job), job, "publishing", "", state="publishing", lease=self._now + lease,
@@ -266,20 +276,23 @@ class JobStore:
         )  # fmt: skip
 
     def block_publication(self, job: Job, reason: str) -> bool:
-        """Remember why the clip cannot get to its name for now: still `publishing`."""
+        """Store why the clip cannot be published now; the job stays `publishing`."""
         return self._change(_publishing(job), job, "held up", reason, error=reason)
 
     def done(self, job: Job, result: dict[str, Any]) -> bool:
-        """`publishing -> done`: clip and sidecar stand in the outbox, fsynced."""
+        """`publishing -> done`: clip and sidecar are in the outbox, fsynced."""
         return self._change(
             _publishing(job), job, "done", str(result.get("clip", "")), state="done",
             finished=self._now, error=None, result=result,
         )  # fmt: skip
 
-    # --- the picture, once its jobs are over
+    # --- the picture of finished jobs
 
     def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
-        """Remember where the picture of this drop is now; "inbox" with a path: where it will go."""
+        """Store where the picture of this drop is now.
+
+        "inbox" with a path: the target of a move that is about to begin.
+        """
         with self._database.write() as db:
             db.execute(
                 jobs.update()
@@ -290,7 +303,7 @@ class JobStore:
     # --- the operator
 
     def cancel(self, job_id: int) -> bool:
-        """Cancel a waiting job now, a running one at its next step. False when it is over."""
+        """Cancel a queued job now, a running one at its next step. False for any other state."""
         with self._database.write() as db:
             state = db.execute(
                 jobs.update()
@@ -304,15 +317,16 @@ class JobStore:
                 .returning(jobs.c.state)
             ).scalar()
             if state is not None:
-                self._note(db, job_id, "cancelled" if state == "cancelled" else "cancel asked")
+                event = "cancelled" if state == "cancelled" else "cancel asked"
+                self._record_event(db, job_id, event)
             return state is not None
 
     def retry(self, job_id: int, restore: Callable[[Job], str | None]) -> bool:
-        """Put a failed or cancelled job back into the queue, all its tries restored.
+        """Requeue a failed or cancelled job, with all its tries restored.
 
-        `bring_back` returns the picture to the inbox, within the transaction: nobody sees one
-        half. It gives the picture's fingerprint there. False when there is no such job, or no
-        picture.
+        `restore` moves the picture back into the inbox and returns its fingerprint there, or None
+        if there is no picture. It runs within the transaction, so that no other host sees half of
+        the change. False if there is no such job or no picture.
         """
         with self._database.write() as db:
             row = db.execute(
@@ -325,28 +339,30 @@ class JobStore:
             fingerprint = restore(as_job(row)) if row else None
             if row is None or fingerprint is None:
                 return False
-            back = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
-            db.execute(jobs.update().where(same_drop(row)).values(back))
-            fresh = {"failures": 0, "rung": 0, "fallbacks": [], "cancel": False, "due": 0}
-            over = {"state": "queued", "error": None, "finished": None}
-            db.execute(jobs.update().where(jobs.c.id == job_id).values(fresh | over))
-            self._note(db, job_id, "queued", "retried by the operator")
+            drop = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
+            db.execute(jobs.update().where(same_drop(row)).values(drop))
+            values: dict[str, Any] = {
+                "state": "queued", "error": None, "finished": None, "failures": 0, "rung": 0,
+                "fallbacks": [], "cancel": False, "due": 0,
+            }  # fmt: skip
+            db.execute(jobs.update().where(jobs.c.id == job_id).values(values))
+            self._record_event(db, job_id, "queued", "retried by the operator")
             return True
 
     def prioritise(self, job_id: int, priority: int) -> bool:
-        """Make a waiting job sooner or later. False when it does not wait."""
-        waiting = (jobs.c.id == job_id) & (jobs.c.state == "queued")
-        return self._change(waiting, job_id, "priority", str(priority), priority=priority)
+        """Set the priority of a queued job. False for any other state."""
+        queued = (jobs.c.id == job_id) & (jobs.c.state == "queued")
+        return self._change(queued, job_id, "priority", str(priority), priority=priority)
 
     def pause(self, paused: bool) -> None:
-        """Stop or resume claiming; running attempts go on. Survives restarts."""
+        """Pause or resume claiming on all hosts; running attempts continue. Survives restarts."""
         with self._database.write() as db:
             db.execute(meta.delete().where(meta.c.key == "paused"))
             if paused:
                 db.execute(meta.insert().values(key="paused", value="yes"))
 
     def paused(self) -> bool:
-        """Whether claiming is paused."""
+        """Return True if claiming is paused."""
         with self._database.read() as db:
             return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
 
@@ -358,7 +374,7 @@ class JobStore:
         with self._database.write() as db:
             won = db.execute(jobs.update().where(clause).values(**values)).rowcount == 1
             if won:
-                self._note(db, job if isinstance(job, int) else job.id, event, detail)
+                self._record_event(db, job if isinstance(job, int) else job.id, event, detail)
             return won
 
     def _end(self, clause: sa.ColumnElement[bool], job: Job, state: State, error: str) -> bool:
@@ -369,9 +385,9 @@ class JobStore:
 
 
 def _has_left(last: Any, is_there: Callable[[], bool]) -> bool:
-    """Whether what was seen is the last drop, which another host has made and moved since.
+    """Return True if the file was the last drop, which another host has finished and moved.
 
-    The ledger knows of a move only after it: what lies there then was dropped again.
+    A move is stored after it was made: a file that is there now was dropped again.
     """
     return last is not None and last.whereabouts not in IN_INBOX and not is_there()
 

@@ -1,4 +1,4 @@
-"""Changes: each job's way from state to state, in the order of the ledger's events."""
+"""State changes of jobs, in the order of the events table; for the API and webhooks."""
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
@@ -7,7 +7,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.job import State
 from daemon.jobs.schema import events, jobs
 
-ENQUEUED: dict[str, State] = {
+STATE_AFTER: dict[str, State] = {
     "queued": "queued",
     "rejected": "failed",
     "running": "running",
@@ -19,15 +19,15 @@ ENQUEUED: dict[str, State] = {
     "failed": "failed",
     "cancelled": "cancelled",
 }
-"""The state that a job is in after an event; others leave it where it is."""
+"""The state of a job after an event; other events do not change it."""
 
-_MOST = 200
+_PAGE_SIZE = 200
 
 
 class Change(BaseModel):
-    """A job has left one state for another; `at` is in seconds since 1970.
+    """A state change of a job; `at` is in seconds since 1970.
 
-    `detail` is the clip's path in the outbox where it is done, and the reason where it failed.
+    `detail` is the clip's path in the outbox if the job is done, and the reason if it failed.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -37,7 +37,7 @@ class Change(BaseModel):
     inbox: str
     path: str
     came_from: State | None = Field(serialization_alias="from")
-    """None: it is new."""
+    """None for a new job."""
     went_to: State = Field(serialization_alias="to")
     event: str
     detail: str
@@ -45,23 +45,23 @@ class Change(BaseModel):
 
 
 class Changes:
-    """What happened to all jobs, or to one."""
+    """State changes of all jobs, or of one. Methods raise QueueUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def newest(self) -> int:
-        """The number of the newest event; 0 when there is none."""
+        """Return the number of the newest event; 0 if there is none."""
         with self._database.read() as db:
             return db.scalar(sa.select(sa.func.max(events.c.id))) or 0
 
     def after(self, number: int, job: int | None = None) -> list[Change]:
-        """The next changes after that number, oldest first; not all of them when there are many."""
+        """Return the next changes after an event number, oldest first; a page at most."""
         earlier = events.alias()
         before = (
             sa.select(earlier.c.event)
             .where(earlier.c.job == events.c.job, earlier.c.id < events.c.id)
-            .where(earlier.c.event.in_(ENQUEUED))
+            .where(earlier.c.event.in_(STATE_AFTER))
             .order_by(earlier.c.id.desc())
             .limit(1)
             .scalar_subquery()
@@ -69,10 +69,10 @@ class Changes:
         query = (
             sa.select(events, jobs.c.inbox, jobs.c.path, before.label("before"))
             .join(jobs, jobs.c.id == events.c.job)
-            .where(events.c.id > number, events.c.event.in_(ENQUEUED))
+            .where(events.c.id > number, events.c.event.in_(STATE_AFTER))
             .where(self._database.is_settled(events))
             .order_by(events.c.id)
-            .limit(_MOST)
+            .limit(_PAGE_SIZE)
         )
         if job is not None:
             query = query.where(events.c.job == job)
@@ -84,8 +84,8 @@ class Changes:
                 job=row.job,
                 inbox=row.inbox,
                 path=row.path,
-                came_from=ENQUEUED[row.before] if row.before else None,
-                went_to=ENQUEUED[row.event],
+                came_from=STATE_AFTER[row.before] if row.before else None,
+                went_to=STATE_AFTER[row.event],
                 event=row.event,
                 detail=row.detail,
                 at=row.at,
