@@ -76,7 +76,7 @@ class Status:
             left = self.queue_eta() if queued else None
         except QueueUnavailable as error:
             return str(error)
-        local = (host.state for host in self.membership.hosts if host.here)
+        local = (host.state for host in self.membership.hosts if host.is_local)
         parts: list[str] = [state for state in local if state in DRAINED]
         parts += [
             f"{queued} queued" + ("" if left is None else f", all done in {_rough_duration(left)}")

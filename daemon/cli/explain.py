@@ -188,5 +188,5 @@ def _show_past(past: Sequence[Past], console: Console) -> None:
         for event in each.events:
             at = datetime.fromtimestamp(event.at).strftime("%d %b %H:%M:%S")
             console.print(f"  {at}  {event.event} {escape(event.detail)}", highlight=False)
-        if job.whereabouts_path:
-            console.print(f"  the picture is at {escape(job.whereabouts_path)}")
+        if job.picture_path:
+            console.print(f"  the picture is at {escape(job.picture_path)}")

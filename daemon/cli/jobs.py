@@ -200,7 +200,7 @@ def hosts(config: Config = None, as_json: Json = False) -> None:
             escape(", ".join(f"#{job['id']} {job['path']}" for job in host["jobs"])),
             "" if host["speed"] is None else f"{host['speed']:.3g}",
             escape(host["version"]),
-            f"{host['silent']:.0f} s ago",
+            f"{host['seconds_since_heartbeat']:.0f} s ago",
         )
     Console().print(table)
 
@@ -225,7 +225,7 @@ def drain(
     settings = load_settings(config)
     if host is None:
         known = ask(settings, "GET", "/api/hosts")
-        host = next((each["name"] for each in known if each["here"]), None)
+        host = next((each["name"] for each in known if each["is_local"]), None)
         if host is None:
             fail(Exit.FAILED, "this host is not known to the queue yet; ask again in a while")
     verb = "undrain" if undo else "drain"

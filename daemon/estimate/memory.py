@@ -69,7 +69,7 @@ class MemoryEstimator:
         """
         same_setup = sa.and_(*(peaks.c[key] == value for key, value in setup._asdict().items()))
         ratio = sa.cast(peaks.c.measured, sa.Float) / peaks.c.predicted
-        is_valid = ~peaks.c.at_least | (peaks.c.at > self._database.now - _DAY_SECONDS)
+        is_valid = ~peaks.c.is_lower_bound | (peaks.c.at > self._database.now - _DAY_SECONDS)
         query = sa.select(sa.func.max(ratio)).where(same_setup, peaks.c.mode == mode, is_valid)
         with self._database.read() as db:
             found = db.scalar(query)
@@ -107,7 +107,7 @@ class MemoryEstimator:
         """
         shape = _shape(rung, spec.guided)
         query = sa.select(peaks.c.measured).where(
-            ~peaks.c.at_least,
+            ~peaks.c.is_lower_bound,
             peaks.c.predicted == self.predicted(rung, spec, setup.dtype),
             *(peaks.c[key] == value for key, value in (setup._asdict() | shape).items()),
         )
@@ -122,7 +122,9 @@ class MemoryEstimator:
         if clip.made.peak_memory is None:
             return None
         predicted = self.predicted(clip.rung, clip.as_made(spec), clip.loaded.dtype)
-        self._store(clip.loaded, clip.rung, spec, predicted, clip.made.peak_memory, at_least=False)
+        self._store(
+            clip.loaded, clip.rung, spec, predicted, clip.made.peak_memory, is_lower_bound=False
+        )
         return predicted / clip.made.peak_memory
 
     def record_failure(self, step: StepDown, spec: Spec, loaded: Loaded) -> None:
@@ -132,7 +134,7 @@ class MemoryEstimator:
         """
         if step.room is not None and step.stage != "forecast":
             predicted = self.predicted(step.rung, spec, loaded.dtype)
-            self._store(loaded, step.rung, spec, predicted, step.room, at_least=True)
+            self._store(loaded, step.rung, spec, predicted, step.room, is_lower_bound=True)
 
     def _store(
         self,
@@ -142,11 +144,11 @@ class MemoryEstimator:
         predicted: int,
         measured: int,
         *,
-        at_least: bool,
+        is_lower_bound: bool,
     ) -> None:
         key = Setup.of(loaded)._asdict() | _shape(rung, spec.guided)
         same_key = sa.and_(*(peaks.c[name] == value for name, value in key.items()))
-        values = {"predicted": predicted, "measured": measured, "at_least": at_least}
+        values = {"predicted": predicted, "measured": measured, "is_lower_bound": is_lower_bound}
         with self._database.write() as db:
             db.execute(peaks.delete().where(same_key))
             db.execute(peaks.insert().values(**key, **values, at=self._database.now))

@@ -36,9 +36,9 @@ class HostReport(BaseModel):
     """The part of a host's row that its daemon measures."""
 
     devices: list[Device]
-    takes: list[str]
+    accepts: list[str]
     """Inboxes whose jobs the host claims now; empty while no device works."""
-    reach: int | None
+    memory_limit: int | None
     """Largest required memory of a job that fits here, in bytes; None: no limit."""
     speed: float | None
     """Throughput of all devices, in millions of pixels denoised per second; None before the
@@ -64,15 +64,14 @@ class Host(HostReport):
     """"draining": claims no jobs. "drained": and runs none any more, so it may be stopped."""
     alive: bool
     """True if its last heartbeat is within its lease."""
-    here: bool
+    is_local: bool
     """True for the host that answers the request."""
     version: str
     """The i2vd version."""
     schema_version: int
     """The latest schema version that its i2vd knows."""
     started: float
-    silent: float
-    """Since its last heartbeat."""
+    seconds_since_heartbeat: float
     jobs: list[HeldJob]
 
 
@@ -100,7 +99,7 @@ class Hosts:
         with self._database.write() as db:
             self._write_report(db, report)
             expired = (
-                hosts.c.beat < self._now - _MAX_AWAY_SECONDS
+                hosts.c.last_heartbeat < self._now - _MAX_AWAY_SECONDS
                 if self._database.shared
                 else ~self._is_own_row
             )
@@ -116,7 +115,7 @@ class Hosts:
         if report.speed is None:  # the value from before a restart is still valid
             del values["speed"]
         values |= {"version": version("i2vd"), "schema": latest_version()}
-        values |= {"beat": self._now, "lease": self._now + self._lease}
+        values |= {"last_heartbeat": self._now, "lease": self._now + self._lease}
         if not db.execute(hosts.update().where(self._is_own_row).values(values)).rowcount:
             new = {"owner": self._owner, "started": self._now}
             db.execute(hosts.insert().values(new | values))
@@ -126,10 +125,10 @@ class Hosts:
         active = sa.select(jobs.c.owner, jobs.c.id, jobs.c.path, jobs.c.state)
         active = active.where(jobs.c.state.in_(["running", "publishing"])).order_by(jobs.c.id)
         alive = hosts.c.lease > self._now
-        silent = (self._now - hosts.c.beat).label("silent")
+        silence = (self._now - hosts.c.last_heartbeat).label("silence")
         with self._database.read() as db:
             rows = db.execute(
-                sa.select(hosts, alive.label("alive"), silent).order_by(hosts.c.owner)
+                sa.select(hosts, alive.label("alive"), silence).order_by(hosts.c.owner)
             ).all()
             held = defaultdict(list)
             for owner, job, path, state in db.execute(active):
@@ -147,11 +146,11 @@ class Hosts:
             name=name if names[name] == 1 else row.owner,
             state=state,
             alive=row.alive,
-            here=row.owner == self._owner,
+            is_local=row.owner == self._owner,
             version=row.version,
             schema_version=row.schema,
             started=row.started,
-            silent=max(0.0, row.silent),
+            seconds_since_heartbeat=max(0.0, row.silence),
             jobs=held,
             **{key: getattr(row, key) for key in HostReport.model_fields},
         )

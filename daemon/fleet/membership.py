@@ -72,7 +72,7 @@ class Membership:
 
     def devices(self) -> int:
         """Count the devices of this host and of the working hosts at the last heartbeat."""
-        others = (host for host in self.hosts if host.state == "working" and not host.here)
+        others = (host for host in self.hosts if host.state == "working" and not host.is_local)
         return len(self._slots) + sum(len(host.devices) for host in others)
 
     def claim_filter(self, slot: Slot) -> ClaimFilter | None:
@@ -80,8 +80,8 @@ class Membership:
         own_limit = self._memory_limits.get(slot.device)
         if own_limit is None:
             return None
-        others = [host for host in self.hosts if host.state == "working" and not host.here]
-        limits = [(host.takes, host.reach) for host in others]
+        others = [host for host in self.hosts if host.state == "working" and not host.is_local]
+        limits = [(host.accepts, host.memory_limit) for host in others]
         limits.append((self._accepts(), self._memory_limit()))
         largest = {inbox.name: 0 for inbox in self._services.settings.inbox}
         for inboxes, limit in limits:
@@ -119,8 +119,8 @@ class Membership:
         speed = self._services.durations.throughput()
         return HostReport(
             devices=[_device(slot) for slot in self._slots],
-            takes=self._accepts(),
-            reach=self._memory_limit(),
+            accepts=self._accepts(),
+            memory_limit=self._memory_limit(),
             speed=None if speed is None else speed * len(self._slots) / 1e6,
         )
 

@@ -156,7 +156,7 @@ class Intake:
         jobs = self._ledger.enqueue(
             drop,
             planned.specs,
-            needs=[self._services.memory.minimum(spec) for spec in planned.specs],
+            required_memory=[self._services.memory.minimum(spec) for spec in planned.specs],
             clip_name=planned.clip_name,
             rule=planned.choice.rule.name,
             rules_digest=rules.digest,

@@ -40,7 +40,7 @@ class ClaimFilter:
         ]
         if len(skipped_inboxes) == len(self.largest_elsewhere):
             return None
-        return (jobs.c.need == required_memory) & jobs.c.inbox.not_in(skipped_inboxes)
+        return (jobs.c.required_memory == required_memory) & jobs.c.inbox.not_in(skipped_inboxes)
 
 
 def pick(
@@ -53,17 +53,17 @@ def pick(
     """
     if claim_filter is None or claim_filter.is_largest():
         return _first(due, jobs.c.id)
-    clauses = {need: claim_filter.clause(need) for need in _distinct_needs(db)} | {
-        None: jobs.c.need.is_(None)
+    clauses = {memory: claim_filter.clause(memory) for memory in _distinct_requirements(db)} | {
+        None: jobs.c.required_memory.is_(None)
     }
-    claimable = {need: due & clause for need, clause in clauses.items() if clause is not None}
-    columns = (jobs.c.priority, jobs.c.id, jobs.c.need)
+    claimable = {memory: due & clause for memory, clause in clauses.items() if clause is not None}
+    columns = (jobs.c.priority, jobs.c.id, jobs.c.required_memory)
     firsts = [_first(clause, *columns).subquery() for clause in claimable.values()]
     all_firsts = sa.union_all(*(sa.select(first) for first in firsts))
     first = db.execute(all_firsts.order_by(sa.desc("priority"), sa.asc("id")).limit(1)).first()
     if first is None:
         return None
-    return _first(claimable[first.need], jobs.c.id)
+    return _first(claimable[first.required_memory], jobs.c.id)
 
 
 def _first(clause: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
@@ -71,10 +71,11 @@ def _first(clause: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> s
     return queued.order_by(jobs.c.priority.desc(), jobs.c.id).limit(1)
 
 
-def _distinct_needs(db: sa.Connection) -> Sequence[int]:
+def _distinct_requirements(db: sa.Connection) -> Sequence[int]:
     """Read the distinct values of the required memory of queued jobs: a loose index scan."""
-    start = sa.select(sa.literal(-1, sa.BigInteger).label("need")).cte(recursive=True)
-    above = sa.select(jobs.c.need).where(jobs.c.state == "queued", jobs.c.need > start.c.need)
-    following = above.order_by(jobs.c.need).limit(1).scalar_subquery()
-    needs = start.union_all(sa.select(following).where(start.c.need.is_not(None)))
-    return db.scalars(sa.select(needs.c.need).where(needs.c.need >= 0)).all()
+    start = sa.select(sa.literal(-1, sa.BigInteger).label("memory")).cte(recursive=True)
+    column = jobs.c.required_memory
+    above = sa.select(column).where(jobs.c.state == "queued", column > start.c.memory)
+    following = above.order_by(column).limit(1).scalar_subquery()
+    distinct = start.union_all(sa.select(following).where(start.c.memory.is_not(None)))
+    return db.scalars(sa.select(distinct.c.memory).where(distinct.c.memory >= 0)).all()

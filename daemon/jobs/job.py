@@ -11,9 +11,9 @@ State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"
 STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("queued", "running", "publishing")
 
-Whereabouts = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
+Location = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
 """Where the picture of a job is. "kept": in the inbox, permanently. "gone": removed by others."""
-IN_INBOX: tuple[Whereabouts, ...] = ("inbox", "kept")
+IN_INBOX: tuple[Location, ...] = ("inbox", "kept")
 
 
 class Drop(BaseModel):
@@ -44,8 +44,8 @@ class Job(BaseModel):
     sha256: str
     fingerprint: str
     source: dict[str, Any]
-    whereabouts: Whereabouts
-    whereabouts_path: str | None
+    picture_location: Location
+    picture_path: str | None
     """Relative to the archive or failed folder. In the inbox: the target of the coming move."""
     spec: Spec | None
     clip_name: str
@@ -53,7 +53,8 @@ class Job(BaseModel):
     rules_digest: str | None
     priority: int
     state: State
-    due: float
+    not_before: float
+    """Not claimed before this time, in seconds since 1970."""
     attempt: int
     failures: int
     rung: int

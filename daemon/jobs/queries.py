@@ -164,7 +164,7 @@ class JobQueries:
         )
         return self._select(
             jobs.c.state.in_(["done", "failed", "cancelled"])
-            & (jobs.c.whereabouts == "inbox")
+            & (jobs.c.picture_location == "inbox")
             & ~needed
         )
 

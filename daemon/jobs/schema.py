@@ -31,8 +31,8 @@ jobs = sa.Table(
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("source", sa.JSON, nullable=False),
-    sa.Column("whereabouts", sa.Text, nullable=False, server_default="inbox"),
-    sa.Column("whereabouts_path", sa.Text),
+    sa.Column("picture_location", sa.Text, nullable=False, server_default="inbox"),
+    sa.Column("picture_path", sa.Text),
     # The clip to generate.
     sa.Column("spec", sa.JSON),
     sa.Column("preset", sa.Text),  # a copy of the spec's, for counting
@@ -40,10 +40,10 @@ jobs = sa.Table(
     sa.Column("rule", sa.Text),
     sa.Column("rules_digest", sa.Text),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("need", sa.BigInteger),  # bytes; compared with hosts.reach, see claim_filter.py
+    sa.Column("required_memory", sa.BigInteger),  # bytes; compared with hosts.memory_limit
     # Progress.
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("due", sa.Float, nullable=False, server_default="0"),
+    sa.Column("not_before", sa.Float, nullable=False, server_default="0"),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("rung", sa.Integer, nullable=False, server_default="0"),
@@ -61,7 +61,7 @@ jobs = sa.Table(
 )
 # The next job to claim: of all, and of each required memory (claim_filter.py). The state comes
 # first, though it is the same in all rows of the index: otherwise SQLite uses jobs_state and sorts
-# all queued jobs. In jobs_next_of_need, PostgreSQL would read the whole index because of it.
+# all queued jobs. In jobs_next_by_memory, PostgreSQL would read the whole index because of it.
 _QUEUED = jobs.c.state == "queued"
 sa.Index(
     "jobs_next",
@@ -73,9 +73,9 @@ sa.Index(
 )
 for _dialect, _ahead in {"sqlite": [jobs.c.state], "postgresql": []}.items():
     sa.Index(
-        "jobs_next_of_need",
+        "jobs_next_by_memory",
         *_ahead,
-        jobs.c.need,
+        jobs.c.required_memory,
         jobs.c.priority.desc(),
         jobs.c.id,
         sqlite_where=_QUEUED,
@@ -83,14 +83,14 @@ for _dialect, _ahead in {"sqlite": [jobs.c.state], "postgresql": []}.items():
     ).ddl_if(dialect=_dialect)
 # Pictures whose archival is pending: few, compared with all finished jobs. The location comes
 # first, though it is the same in all rows of the index: otherwise SQLite uses jobs_state.
-_IN_THE_INBOX = jobs.c.whereabouts == "inbox"
+_MAY_BE_ARCHIVED = jobs.c.picture_location == "inbox"
 sa.Index(
-    "jobs_unsettled",
-    jobs.c.whereabouts,
+    "jobs_pending_archival",
+    jobs.c.picture_location,
     jobs.c.state,
     jobs.c.id,
-    sqlite_where=_IN_THE_INBOX,
-    postgresql_where=_IN_THE_INBOX,
+    sqlite_where=_MAY_BE_ARCHIVED,
+    postgresql_where=_MAY_BE_ARCHIVED,
 )
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
@@ -122,7 +122,7 @@ peaks = sa.Table(
     sa.Column("guided", sa.Boolean, primary_key=True),
     sa.Column("predicted", sa.BigInteger, nullable=False),
     sa.Column("measured", sa.BigInteger, nullable=False),
-    sa.Column("at_least", sa.Boolean, nullable=False),  # out of memory at `measured` bytes
+    sa.Column("is_lower_bound", sa.Boolean, nullable=False),  # out of memory at `measured` bytes
     sa.Column("at", sa.Float, nullable=False),
 )
 
@@ -145,11 +145,11 @@ hosts = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("schema", sa.Integer, nullable=False),
     sa.Column("devices", sa.JSON, nullable=False),
-    sa.Column("takes", sa.JSON, nullable=False),
-    sa.Column("reach", sa.BigInteger),
+    sa.Column("accepts", sa.JSON, nullable=False),
+    sa.Column("memory_limit", sa.BigInteger),
     sa.Column("speed", sa.Float),
     sa.Column("started", sa.Float, nullable=False),
-    sa.Column("beat", sa.Float, nullable=False),
+    sa.Column("last_heartbeat", sa.Float, nullable=False),
     sa.Column("lease", sa.Float, nullable=False),
     sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
 )

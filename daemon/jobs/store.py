@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from daemon.fs.fingerprint import same_fingerprint
 from daemon.jobs.claim_filter import ClaimFilter, pick
 from daemon.jobs.database import Database
-from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, State, Whereabouts, as_job
+from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, Location, State, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
@@ -45,13 +45,15 @@ class JobStore:
         `fingerprints` has the fingerprint of each path; at most some hundreds at once.
         """
         drops = (
-            sa.select(jobs.c.path, jobs.c.fingerprint, jobs.c.whereabouts)
+            sa.select(jobs.c.path, jobs.c.fingerprint, jobs.c.picture_location)
             .where(jobs.c.inbox == inbox, jobs.c.path.in_(fingerprints))
             .order_by(jobs.c.drop)
         )
         with self._database.read() as db:
             rows = db.execute(drops).all()
-        last = {row.path: row.fingerprint if row.whereabouts in IN_INBOX else None for row in rows}
+        last = {
+            row.path: row.fingerprint if row.picture_location in IN_INBOX else None for row in rows
+        }
         return [
             path
             for path, fingerprint in fingerprints.items()
@@ -63,7 +65,7 @@ class JobStore:
         drop: Drop,
         specs: Sequence[Spec],
         *,
-        needs: Sequence[int] = (),
+        required_memory: Sequence[int] = (),
         clip_name: str,
         rule: str | None,
         rules_digest: str,
@@ -72,15 +74,15 @@ class JobStore:
     ) -> list[int]:
         """Queue one job for each Spec of a new drop; return their ids, none if they exist already.
 
-        `needs`: the required memory of each in bytes (`MemoryEstimator.minimum`). `is_there`
-        returns True if the picture is still unchanged in the inbox. The same content at the same
-        path while its job is open is the same drop, touched. Other content replaces queued jobs.
+        `required_memory`: of each in bytes (`MemoryEstimator.minimum`). `is_there` returns True if
+        the picture is still unchanged in the inbox. The same content at the same path while its job
+        is open is the same drop, touched. Other content replaces queued jobs.
         """
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
             if _has_left(last, is_there):
                 return []
-            if last is not None and last.whereabouts in IN_INBOX:
+            if last is not None and last.picture_location in IN_INBOX:
                 if same_fingerprint(last.fingerprint, drop.fingerprint):
                     return []
                 if last.state in OPEN and last.sha256 == drop.sha256:
@@ -90,12 +92,13 @@ class JobStore:
                 self._replace(db, last)
             ids = []
             try:
-                for variant, (spec, need) in enumerate(zip_longest(specs, needs), start=1):
+                pairs = zip_longest(specs, required_memory)
+                for variant, (spec, memory) in enumerate(pairs, start=1):
                     values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
                     values |= {
                         "spec": spec.model_dump(mode="json"),
                         "preset": spec.preset,
-                        "need": need,
+                        "required_memory": memory,
                         "rule": rule,
                         "rules_digest": rules_digest,
                         "priority": priority,
@@ -118,7 +121,7 @@ class JobStore:
             last = self._last(db, drop.inbox, drop.path)
             if _has_left(last, is_there):
                 return None
-            in_inbox = last is not None and last.whereabouts in IN_INBOX
+            in_inbox = last is not None and last.picture_location in IN_INBOX
             if in_inbox and same_fingerprint(last.fingerprint, drop.fingerprint):
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
@@ -150,7 +153,7 @@ class JobStore:
 
     def _replace(self, db: sa.Connection, last: Any) -> None:
         """Cancel the queued jobs of a drop whose picture was overwritten."""
-        db.execute(jobs.update().where(same_drop(last)).values(whereabouts="gone"))
+        db.execute(jobs.update().where(same_drop(last)).values(picture_location="gone"))
         queued = same_drop(last) & (jobs.c.state == "queued")
         cancelled = db.execute(
             jobs.update()
@@ -173,9 +176,8 @@ class JobStore:
     ) -> Job | None:
         """Claim the next job for `lease` seconds: highest priority first, then lowest id.
 
-        None if the queue is paused, the owner is drained, or no job is due. `without`: inboxes
-        that are blocked. `among`: inboxes that the owner sees; None: all. `claim_filter`: of the
-        device.
+        None if the queue is paused, the owner is drained, or no job is due. `without`: blocked
+        inboxes. `among`: inboxes that the owner sees; None: all. `claim_filter`: of the device.
         """
         due = self._is_due() & jobs.c.inbox.not_in(without)
         if among is not None:
@@ -208,11 +210,8 @@ class JobStore:
         return bool(db.scalar(sa.select(paused | is_drained(owner))))
 
     def _is_due(self) -> sa.ColumnElement[bool]:
-        """Select jobs whose delay is over, or unknown because the clock was set back.
-
-        The clock was set back if a job was started in the future.
-        """
-        return (jobs.c.due <= self._now) | (jobs.c.started > self._now)
+        """Select due jobs, and jobs started in the future, because the clock was set back."""
+        return (jobs.c.not_before <= self._now) | (jobs.c.started > self._now)
 
     def renew(
         self, job: Job, lease: float, progress: dict[str, Any] | None
@@ -252,7 +251,7 @@ class JobStore:
         return self._change(
             _running(job), job, "will be tried again", error, state="queued", owner=None,
             lease=None, progress=None, error=error, failures=jobs.c.failures + 1,
-            due=self._now + delay,
+            not_before=self._now + delay,
         )  # fmt: skip
 
     def fail(self, job: Job, error: str) -> bool:
@@ -288,7 +287,7 @@ class JobStore:
 
     # --- the picture of finished jobs
 
-    def moved(self, job: Job, whereabouts: Whereabouts, path: str | None = None) -> None:
+    def moved(self, job: Job, location: Location, path: str | None = None) -> None:
         """Store where the picture of this drop is now.
 
         "inbox" with a path: the target of a move that is about to begin.
@@ -297,7 +296,7 @@ class JobStore:
             db.execute(
                 jobs.update()
                 .where(same_drop(job))
-                .values(whereabouts=whereabouts, whereabouts_path=path)
+                .values(picture_location=location, picture_path=path)
             )
 
     # --- the operator
@@ -339,11 +338,11 @@ class JobStore:
             fingerprint = restore(as_job(row)) if row else None
             if row is None or fingerprint is None:
                 return False
-            drop = {"whereabouts": "inbox", "whereabouts_path": None, "fingerprint": fingerprint}
+            drop = {"picture_location": "inbox", "picture_path": None, "fingerprint": fingerprint}
             db.execute(jobs.update().where(same_drop(row)).values(drop))
             values: dict[str, Any] = {
                 "state": "queued", "error": None, "finished": None, "failures": 0, "rung": 0,
-                "fallbacks": [], "cancel": False, "due": 0,
+                "fallbacks": [], "cancel": False, "not_before": 0,
             }  # fmt: skip
             db.execute(jobs.update().where(jobs.c.id == job_id).values(values))
             self._record_event(db, job_id, "queued", "retried by the operator")
@@ -389,7 +388,7 @@ def _has_left(last: Any, is_there: Callable[[], bool]) -> bool:
 
     A move is stored after it was made: a file that is there now was dropped again.
     """
-    return last is not None and last.whereabouts not in IN_INBOX and not is_there()
+    return last is not None and last.picture_location not in IN_INBOX and not is_there()
 
 
 def _running(job: Job) -> sa.ColumnElement[bool]:

@@ -92,7 +92,7 @@ class Archive:
         if inbox is None or any(sibling.state in OPEN for sibling in siblings):
             return
         drop, picture = siblings[0], inbox.path / job.path
-        if drop.whereabouts != "inbox":  # another host was first
+        if drop.picture_location != "inbox":  # another host was first
             return
         self._storage.check(inbox)
         if any(sibling.state == "done" for sibling in siblings):
@@ -151,9 +151,9 @@ def keep_rejected_clip(inbox: Inbox, job: Job, clip: Path) -> None:
 
 def _already_moved(picture: Path, root: Path, drop: Job) -> Path | None:
     """Where below `root` the picture arrived before a crash, if it did."""
-    if drop.whereabouts_path is None:
+    if drop.picture_path is None:
         return None
-    there = root / drop.whereabouts_path
+    there = root / drop.picture_path
     if not _is_ours(there, drop):
         return None
     if picture.parent.is_dir():  # a copy, whose original was still to be removed
@@ -197,12 +197,12 @@ def restore(inbox: Inbox, job: Job, host: str) -> str | None:
 
 def _away(inbox: Inbox, job: Job) -> Path | None:
     """Where a picture is that has left the inbox, or was about to; None when it is not there."""
-    if job.whereabouts_path is None:
+    if job.picture_path is None:
         return None
     roots = [inbox.archive, inbox.failed]
-    if job.whereabouts in ("archive", "failed"):
-        roots = [folder_of(inbox, job.whereabouts)]
-    places = (root / job.whereabouts_path for root in roots)
+    if job.picture_location in ("archive", "failed"):
+        roots = [folder_of(inbox, job.picture_location)]
+    places = (root / job.picture_path for root in roots)
     return next((place for place in places if _is_ours(place, job)), None)
 
 

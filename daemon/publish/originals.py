@@ -29,11 +29,11 @@ def locate_picture(settings: Settings, job: Job) -> PictureLocation | None:
     inbox = settings.inbox_named(job.inbox)
     if inbox is None:
         return None
-    if job.whereabouts in IN_INBOX:
+    if job.picture_location in IN_INBOX:
         return PictureLocation(inbox.path / job.path, inbox.path)
-    if job.whereabouts in ("archive", "failed") and job.whereabouts_path:
-        folder = folder_of(inbox, job.whereabouts)
-        return PictureLocation(folder / job.whereabouts_path, folder)
+    if job.picture_location in ("archive", "failed") and job.picture_path:
+        folder = folder_of(inbox, job.picture_location)
+        return PictureLocation(folder / job.picture_path, folder)
     return None
 
 
@@ -41,8 +41,8 @@ def with_local_paths(settings: Settings, job: Job) -> Job:
     """The job with the paths of this host, for people and programs on it."""
     inbox, lies = settings.inbox_named(job.inbox), locate_picture(settings, job)
     changes: dict[str, Any] = {}
-    if lies is not None and job.whereabouts not in IN_INBOX:
-        changes["whereabouts_path"] = str(lies.path)
+    if lies is not None and job.picture_location not in IN_INBOX:
+        changes["picture_path"] = str(lies.path)
     if inbox is not None and job.result and "clip" in job.result:
         clip = inbox.outbox / job.result["clip"]
         changes["result"] = {**job.result, "clip": str(clip)}
@@ -56,7 +56,8 @@ def open_original(settings: Settings, job: Job) -> BinaryIO:
     """
     lies = locate_picture(settings, job)
     if lies is None:
-        raise PictureMissing(f"the picture of job {job.id} is {job.whereabouts}; drop it again")
+        location = job.picture_location
+        raise PictureMissing(f"the picture of job {job.id} is {location}; drop it again")
     try:
         file = os.fdopen(open_below(lies.within, lies.path), "rb")
     except (OSError, ValueError) as error:

@@ -171,7 +171,7 @@ def enter_as_kept(studio: Daemon) -> None:
     """Add jobs as if each picture in the inbox had become a clip and been kept."""
     seen, host = scan(studio.inbox, recursive=True), socket.gethostname()
     rows = ({"path": path, "fingerprint": each.fingerprint(host)} for path, each in seen.items())
-    studio.enter(rows, whereabouts="kept", state="done")
+    studio.enter(rows, picture_location="kept", state="done")
 
 
 def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> dict[str, list[str]]:
@@ -226,11 +226,12 @@ def until_claimed(root: Path, waiting: int, drops: int) -> list[float]:
     clip = str(film(root / "film.mp4"))
     rule = DRAFT.replace("camera zooming in slowly", "film")
     studio = Daemon(root / "claims", rule=rule, PEER_FILM=clip)
-    later = {"due": time.time() + 86400, "attempt": 1, "failures": 1}  # failed, tried tomorrow
+    tomorrow = time.time() + 86400
+    later = {"not_before": tomorrow, "attempt": 1, "failures": 1}  # failed, tried tomorrow
     try:
         studio.start().stop()
         rows = ({"path": f"old-{number}.png"} for number in range(waiting))
-        studio.enter(rows, whereabouts="inbox", state="queued", fingerprint="", **later)
+        studio.enter(rows, picture_location="inbox", state="queued", fingerprint="", **later)
         _make_one(studio.start())
         whole = {}
         for number in range(drops):

@@ -34,8 +34,8 @@ from tests.postgres import Server
 from tests.system.studio import Studio, picture
 
 _FILL = """
-insert into jobs (inbox, path, "drop", variant, sha256, fingerprint, source, whereabouts, spec,
-    preset, clip_name, rule, state, result, created, priority, need)
+insert into jobs (inbox, path, "drop", variant, sha256, fingerprint, source, picture_location, spec,
+    preset, clip_name, rule, state, result, created, priority, required_memory)
 select 'bench', lpad(n::text, 8, '0') || '.png', 1, 1, lpad(to_hex(n), 64, '0'), '1-' || n || '-1',
     '{"size": 1, "width": 96, "height": 96, "caption": ""}', 'archive', %(spec)s, 'draft', n::text,
     'rule-' || n %% 10, %(state)s,
@@ -78,7 +78,9 @@ class Bench:
 
     def wait(self, count: int, need: int = 1) -> None:
         """So many jobs that wait and need so much; those that need more come first."""
-        there = self.one(f"select count(*) from jobs where state = 'queued' and need = {need}")
+        there = self.one(
+            f"select count(*) from jobs where state = 'queued' and required_memory = {need}"
+        )
         self._add("queued", count - there, need)
         self.db.execute("analyze jobs")
 

@@ -40,7 +40,7 @@ def row(
         "source": {"size": 1, "width": 96, "height": 96, "caption": ""},
         "preset": spec["preset"], "clip_name": f"{number:07}", "rule": f"rule-{number % 10}",
         "state": state, "result": result, "created": 1.0, "priority": number % 3 + priority,
-        "whereabouts": "inbox" if state == "queued" else "archive", "need": need,
+        "picture_location": "inbox" if state == "queued" else "archive", "required_memory": need,
     }  # fmt: skip
 
 

@@ -35,6 +35,6 @@ def at_rest(studio: Studio) -> bool:
     except AssertionError:
         return False
     in_hand = states["queued"] + states["running"] + states["publishing"]
-    on_the_way = [job for job in newest if job["whereabouts"] == "inbox"]  # a reason to write
+    on_the_way = [job for job in newest if job["picture_location"] == "inbox"]  # a reason to write
     in_inbox = any(p.is_file() for p in visible(studio.inbox, "*"))
     return not (in_hand or on_the_way or in_inbox)

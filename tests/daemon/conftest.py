@@ -81,13 +81,13 @@ def enqueue(
         sha256: str = "aa",
         variants: int = 1,
         priority: int = 0,
-        need: int | None = None,
+        required_memory: int | None = None,
         inbox: str = "inbox",
     ) -> list[int]:
         return ledger.enqueue(
             make_drop(path, fingerprint, sha256).model_copy(update={"inbox": inbox}),
             [spec] * variants,
-            needs=[] if need is None else [need] * variants,
+            required_memory=[] if required_memory is None else [required_memory] * variants,
             clip_name=path.rpartition(".")[0],
             rule="90-default",
             rules_digest="d",

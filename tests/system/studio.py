@@ -262,7 +262,7 @@ class Studio(Sandbox):
 
         def told() -> list[dict[str, Any]]:
             found = [job for job in self.jobs(path) if job["state"] in states]
-            return found if all(job["whereabouts"] != "inbox" for job in found) else []
+            return found if all(job["picture_location"] != "inbox" for job in found) else []
 
         return self.until(told, f"the ledger knows where {path} is")
 

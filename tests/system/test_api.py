@@ -246,13 +246,13 @@ def test_a_picture_is_made_again_with_other_settings(studio: Studio, done: dict[
     assert again["sha256"] == job["sha256"]
     assert (again["spec"]["seed"], again["spec"]["preset"]) == (5, "preview")
     assert len(studio.jobs("far/off/round.png")) == 2
-    assert Path(job["whereabouts_path"]).read_bytes() == picture(20), "the original stays"
+    assert Path(job["picture_path"]).read_bytes() == picture(20), "the original stays"
 
 
 def test_a_picture_that_is_not_there_any_more_is_not_made_again(studio: Studio) -> None:
     studio.drop("lost.png", picture(21))
     (job,) = studio.until_settled("lost.png", "done")
-    path, archived = f"/api/jobs/{job['id']}/again", Path(job["whereabouts_path"])
+    path, archived = f"/api/jobs/{job['id']}/again", Path(job["picture_path"])
     wrong = ask(studio, "POST", path, json={"make": {"frames": 99}})
     assert (wrong.status_code, "allowed: 8 to 32" in wrong.json()["detail"]) == (422, True)
     archived.write_bytes(picture(22))

@@ -113,7 +113,7 @@ def test_a_host_that_stops_is_away_at_once_and_another_sees_it(fleet: Fleet) -> 
     assert state(one, two) == "away"
     assert one.metric("i2vd_host_state", host="two", state="away") == 1
     shown = json.loads(one.command("hosts", "--json").stdout)
-    assert [(each["name"], each["here"]) for each in shown] == [("one", True), ("two", False)]
+    assert [(each["name"], each["is_local"]) for each in shown] == [("one", True), ("two", False)]
     assert shown[0]["devices"][0]["device"] == "cpu"
     two.start()
     assert state(one, two) == "working"

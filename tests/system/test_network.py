@@ -118,7 +118,7 @@ def test_hosts_see_one_storage_at_other_paths(house: House) -> None:
     for host, share in ((house.one, house.store), (house.two, house.far)):
         job = host.job("sub/many0.png")
         assert job["result"]["clip"] == str(share / "outbox/sub/many0.mp4")
-        assert job["whereabouts_path"] == str(share / "archive/sub/many0.png")
+        assert job["picture_path"] == str(share / "archive/sub/many0.png")
         assert host.request("GET", f"/api/jobs/{job['id']}/clip").is_success
         assert host.request("GET", f"/api/jobs/{job['id']}/picture").is_success
     answers = [house.upload(host, "key", "sent.png", picture(7)) for host in house.hosts.values()]

@@ -42,14 +42,14 @@ export function failuresView(studio) {
           placed(job.path),
           h("p", { class: job.state === "failed" ? "mistake" : "dim" }, said(job.error)),
           h("p", {}, advice(job)),
-          h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.whereabouts_path].filter(Boolean).join(" · "))),
+          h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.picture_path].filter(Boolean).join(" · "))),
         job.spec && h("div", { class: "buttons" }, again, change)),
     };
   }
 
   function advice(job) {
     if (!job.spec) return t(job.sha256 ? "do.sidecar" : "do.picture");
-    if (["gone", "deleted"].includes(job.whereabouts)) return t("do.drop");
+    if (["gone", "deleted"].includes(job.picture_location)) return t("do.drop");
     return t(job.state === "failed" ? "do.retry" : "do.cancelled");
   }
 

@@ -22,7 +22,7 @@ export function hostsCard() {
       host.name, named("host", host.state), host.devices.map(deviceOf).join(", ") || "–",
       host.jobs.map((job) => `#${job.id} ${job.path}`).join(", ") || "–",
       host.speed === null ? "–" : t("host.speed", { n: host.speed.toPrecision(3) }),
-      host.version, host.silent < 60 ? t("host.now") : t("host.ago", { time: duration(host.silent) }),
+      host.version, host.seconds_since_heartbeat < 60 ? t("host.now") : t("host.ago", { time: duration(host.seconds_since_heartbeat) }),
     ]);
     const mark = JSON.stringify(lines);
     if (mark === seen) return;

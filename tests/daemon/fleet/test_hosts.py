@@ -13,8 +13,8 @@ from tests.daemon.conftest import claim
 
 FACTS = HostReport(
     devices=[Device(device="cuda:0", name="NVIDIA L4", memory=24 * 10**9)],
-    takes=["inbox"],
-    reach=20 * 10**9,
+    accepts=["inbox"],
+    memory_limit=20 * 10**9,
     speed=3.5,
 )
 
@@ -35,10 +35,15 @@ def test_a_host_is_known_with_all_that_it_told(database: Database) -> None:
     one = told(database, "one 1f")
     told(database, "two 2f")
     first, second = one.all()
-    assert (first.name, first.owner, first.here, first.state) == ("one", "one 1f", True, "working")
-    assert (second.name, second.here) == ("two", False)
+    assert (first.name, first.owner, first.is_local, first.state) == (
+        "one",
+        "one 1f",
+        True,
+        "working",
+    )
+    assert (second.name, second.is_local) == ("two", False)
     assert first.model_dump(include=set(HostReport.model_fields)) == FACTS.model_dump()
-    assert first.silent < 60 < first.started
+    assert first.seconds_since_heartbeat < 60 < first.started
 
 
 def test_what_a_host_has_in_hand_stands_with_it(
@@ -114,8 +119,8 @@ def test_a_host_that_is_silent_for_a_month_is_forgotten(database: Database) -> N
     told(database, "gone")
     with database.write() as db:
         for name, days in (("late", 29), ("gone", 31)):
-            before = hosts.c.beat - days * 86_400.0
-            db.execute(hosts.update().where(hosts.c.owner == name).values(beat=before))
+            before = hosts.c.last_heartbeat - days * 86_400.0
+            db.execute(hosts.update().where(hosts.c.owner == name).values(last_heartbeat=before))
     one.heartbeat(FACTS)
     left = [host.name for host in one.all()]
     assert left == (["late", "one"] if database.shared else ["one"]), "an embedded one is alone"

@@ -33,9 +33,9 @@ async def present(desk: Desk, *slots: Slot) -> Membership:
     return presence
 
 
-def told(desk: Desk, name: str, reach: int | None, *takes: str) -> Hosts:
+def told(desk: Desk, name: str, memory_limit: int | None, *accepts: str) -> Hosts:
     table = Hosts(desk.database, name, 60)
-    table.begin(HostReport(devices=[], takes=[*takes], reach=reach, speed=None))
+    table.begin(HostReport(devices=[], accepts=[*accepts], memory_limit=memory_limit, speed=None))
     return table
 
 
@@ -46,7 +46,7 @@ async def test_a_small_device_leaves_jobs_to_a_larger_one_of_its_own_host(desk: 
     fit, best = presence.claim_filter(small), presence.claim_filter(large)
     assert fit is not None
     assert best is not None
-    assert fit.memory_limit < best.memory_limit == me.reach == fit.largest_elsewhere["inbox"]
+    assert fit.memory_limit < best.memory_limit == me.memory_limit == fit.largest_elsewhere["inbox"]
     large.problem = "it is lost"
     assert presence.claim_filter(small) == type(fit)(fit.memory_limit, {"inbox": fit.memory_limit})
 
@@ -68,14 +68,14 @@ async def test_others_count_for_the_inboxes_from_which_they_take(desk: Desk) -> 
 async def test_without_room_or_a_device_nothing_is_taken(desk: Desk) -> None:
     one = slot("cpu", None)
     (me,) = (await present(desk, one)).hosts
-    assert (me.takes, me.reach) == (["inbox"], None)
+    assert (me.accepts, me.memory_limit) == (["inbox"], None)
     one.problem = "no model"
     (me,) = (await present(desk, one)).hosts
-    assert me.takes == []
+    assert me.accepts == []
     one.problem = None
     desk.services.storage_health.blocked["inbox"] = "full"
     (me,) = (await present(desk, one)).hosts
-    assert me.takes == []
+    assert me.accepts == []
 
 
 async def test_who_leaves_or_falls_silent_is_told_once(desk: Desk) -> None:

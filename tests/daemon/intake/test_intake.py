@@ -266,7 +266,7 @@ async def test_a_done_picture_is_archived_with_its_sidecar_and_subfolder(desk: D
     desk.drop("pets/cat.jpg")
     await desk.take("pets/cat.jpg")
     job = await finish(desk)
-    assert job.whereabouts == "archive"
+    assert job.picture_location == "archive"
     assert (desk.inbox.archive / "pets/cat.jpg").exists()
     assert (desk.inbox.archive / "pets/cat.jpg.txt").exists()
 
@@ -290,7 +290,7 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     desk.ledger.done(job, {})
     desk.services.archive.archive_job(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
-    assert desk.job().whereabouts == "gone"
+    assert desk.job().picture_location == "gone"
     await desk.take()
     assert desk.job(2).state == "queued"
 

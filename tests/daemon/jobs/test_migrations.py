@@ -216,7 +216,9 @@ def test_a_migration_that_is_refused_copies_nothing(
     url: str, database: Database, tmp_path: Path, register: Register
 ) -> None:
     """A start that waits is repeated every few seconds."""
-    Hosts(database, "one", lease=60).begin(HostReport(devices=[], takes=[], reach=None, speed=None))
+    Hosts(database, "one", lease=60).begin(
+        HostReport(devices=[], accepts=[], memory_limit=None, speed=None)
+    )
     register(Migration(add_colours, breaking=True))
     with pytest.raises(DatabaseUnusable):
         Database(url)
@@ -306,7 +308,7 @@ def test_an_additive_step_lets_the_older_version_work(
     url: str, database: Database, register: Register, enqueue: Callable[..., list[int]]
 ) -> None:
     here = Hosts(database, "one", lease=60)
-    here.begin(HostReport(devices=[], takes=[], reach=None, speed=None))
+    here.begin(HostReport(devices=[], accepts=[], memory_limit=None, speed=None))
     register(COLOURS)
     Database(url).close()
     register()
@@ -321,7 +323,7 @@ def test_a_breaking_step_waits_for_hosts_of_the_older_version(
     url: str, database: Database, register: Register
 ) -> None:
     here = Hosts(database, "one", lease=60)
-    here.begin(HostReport(devices=[], takes=[], reach=None, speed=None))
+    here.begin(HostReport(devices=[], accepts=[], memory_limit=None, speed=None))
     register(Migration(add_colours, breaking=True), SIZES)
     with pytest.raises(DatabaseUnusable, match="still in use by an older i2vd on one") as refused:
         Database(url)
@@ -340,7 +342,9 @@ def test_a_breaking_step_does_not_wait_for_hosts_that_know_it(
     breaking = Migration(add_colours, breaking=True)
     register(breaking)
     there = Database(url)
-    Hosts(there, "one", lease=60).begin(HostReport(devices=[], takes=[], reach=None, speed=None))
+    Hosts(there, "one", lease=60).begin(
+        HostReport(devices=[], accepts=[], memory_limit=None, speed=None)
+    )
     register(breaking, SIZES)
     Database(url).close()
     register(breaking)

@@ -62,7 +62,11 @@ def test_a_clock_that_was_set_back_delays_no_job(
     ledger.retry_later(claim(ledger), "broke", delay=60)
     assert ledger.claim("me", 30) is None
     with database.write() as db:  # as if both had been written a day ahead
-        db.execute(jobs.update().values(started=jobs.c.started + 86_400, due=jobs.c.due + 86_400))
+        db.execute(
+            jobs.update().values(
+                started=jobs.c.started + 86_400, not_before=jobs.c.not_before + 86_400
+            )
+        )
     assert claim(ledger).id == 1
 
 
@@ -208,10 +212,10 @@ def test_a_device_leaves_what_is_too_large_to_one_that_can(
     ledger: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
-    enqueue("large.jpg", need=large)
-    enqueue("small.jpg", need=small)
+    enqueue("large.jpg", required_memory=large)
+    enqueue("small.jpg", required_memory=small)
     enqueue("old.jpg")
-    enqueue("huge.jpg", need=huge)
+    enqueue("huge.jpg", required_memory=huge)
     another = ClaimFilter(small, {"inbox": large, "other": huge})
     for path in ("small.jpg", "old.jpg", "huge.jpg"):  # nobody can make the last one as it is
         job = ledger.claim("me", 30, claim_filter=another)
@@ -221,7 +225,7 @@ def test_a_device_leaves_what_is_too_large_to_one_that_can(
     assert ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": large})) is None
     alone = ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": 0, "other": huge}))
     assert alone is not None, "nobody else takes jobs of its inbox"
-    enqueue("again.jpg", need=large)
+    enqueue("again.jpg", required_memory=large)
     assert ledger.claim("me", 30, claim_filter=ClaimFilter(large, {"inbox": huge})) is not None
 
 
@@ -229,12 +233,12 @@ def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
     ledger: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
-    enqueue("a.jpg", need=small)
-    enqueue("b.jpg", need=small - 1, priority=5)
-    enqueue("c.jpg", need=large, priority=9)
+    enqueue("a.jpg", required_memory=small)
+    enqueue("b.jpg", required_memory=small - 1, priority=5)
+    enqueue("c.jpg", required_memory=large, priority=9)
     enqueue("d.jpg", priority=5)
-    enqueue("e.jpg", need=huge, priority=1)
-    enqueue("f.jpg", need=large, inbox="other")
+    enqueue("e.jpg", required_memory=huge, priority=1)
+    enqueue("f.jpg", required_memory=large, inbox="other")
     fit = ClaimFilter(small, {"inbox": large, "other": small})
     for path in ("b.jpg", "d.jpg", "e.jpg", "a.jpg", "f.jpg"):
         job = ledger.claim("me", 30, claim_filter=fit)
@@ -253,7 +257,9 @@ def test_a_claim_looks_at_no_more_jobs_when_more_wait(
 
     def add(number: int, need: int) -> None:
         drop = make_drop(f"{need}-{number}.jpg")
-        ledger.enqueue(drop, [spec], needs=[need], clip_name="", rule=None, rules_digest="")
+        ledger.enqueue(
+            drop, [spec], required_memory=[need], clip_name="", rule=None, rules_digest=""
+        )
 
     for when, more in (("few wait", 5), ("many wait", 500)):
         for number in range(more):
@@ -271,8 +277,8 @@ def test_a_claim_reads_little_of_the_index_of_what_waits(
     """PostgreSQL once read all of an index that has a column with one value in front."""
     if not database.shared:
         pytest.skip("SQLite's steps are counted above")
-    enqueue("large.jpg", need=20)
-    enqueue("small.jpg", need=10)
+    enqueue("large.jpg", required_memory=20)
+    enqueue("small.jpg", required_memory=10)
     same = ", ".join(f'"{each.name}"' for each in jobs.c if each.name not in ("id", "path"))
     with database.write() as db:
         db.exec_driver_sql(
@@ -293,7 +299,7 @@ def test_a_claim_reads_little_of_the_index_of_what_waits(
     asked = [each for each in said if each[0].startswith(("SELECT", "WITH"))]
     assert len(asked) == 3
     with database.read() as db:
-        pages = db.exec_driver_sql("select pg_relation_size('jobs_next_of_need') / 8192").scalar()
+        pages = db.exec_driver_sql("select pg_relation_size('jobs_next_by_memory') / 8192").scalar()
         for statement, values in asked:
             told = f"explain (analyze, buffers, format json) {statement}"
             plan = db.exec_driver_sql(told, values).scalar_one()[0]["Plan"]
@@ -481,7 +487,7 @@ def test_retry_restores_all_tries_but_only_with_the_picture(
     assert ledger.claim("me", 30) is None
     assert ledger.retry(job.id, lambda _: "1")
     again = claim(ledger)
-    assert (again.id, again.failures, again.whereabouts) == (job.id, 0, "inbox")
+    assert (again.id, again.failures, again.picture_location) == (job.id, 0, "inbox")
     assert not ledger.retry(job.id, lambda _: "1")
 
 

@@ -175,8 +175,8 @@ def test_one_crash_anywhere_leaves_nothing_behind(
             there.archive().archive_pending()
     there.archive().archive_pending()
     job = there.job()
-    assert job.whereabouts == "failed"
-    assert job.whereabouts_path == "pets/cat.jpg"
+    assert job.picture_location == "failed"
+    assert job.picture_path == "pets/cat.jpg"
     folder = there.inbox.failed / "pets"
     assert sorted(p.name for p in folder.iterdir()) == [
         "cat.jpg", "cat.jpg.reason.json", "cat.jpg.txt",
@@ -223,14 +223,14 @@ def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
     away.rename(there.inbox.archive)
     archive.archive_pending()
     assert archive.last_error is None
-    assert there.job().whereabouts == "archive"
+    assert there.job().picture_location == "archive"
 
 
 def test_a_picture_that_was_touched_meanwhile_is_the_same(finished: Make) -> None:
     there = finished()
     os.utime(there.picture, (1, 1))
     there.archive().archive_pending()
-    assert there.job().whereabouts == "archive"
+    assert there.job().picture_location == "archive"
 
 
 @pytest.mark.parametrize("far", [False, True])
@@ -249,7 +249,7 @@ def test_a_failed_picture_comes_back(
 def test_a_kept_picture_is_settled_once(finished: Make) -> None:
     there = finished(after="keep")
     there.archive().archive_pending()
-    assert there.job().whereabouts == "kept"
+    assert there.job().picture_location == "kept"
     assert there.ledger.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
 
 

@@ -140,4 +140,4 @@ def test_no_picture_is_gone_while_its_share_is_away(
     assert archive.last_error
     assert "is the share of inbox inbox mounted" in archive.last_error
     (left,) = history.pending_archival()
-    assert left.whereabouts == "inbox"
+    assert left.picture_location == "inbox"
