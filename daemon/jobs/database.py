@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from daemon.jobs.job import EventName
 from daemon.jobs.migrations import incompatibility, migrate
 from daemon.jobs.schema import events, meta
 
@@ -232,7 +233,7 @@ class Database:
             self._reachable_since = time.monotonic()
             raise QueueUnavailable(self._describe_error(error)) from error
 
-    def record_event(self, db: sa.Connection, job: int, event: str, detail: str = "") -> None:
+    def record_event(self, db: sa.Connection, job: int, event: EventName, detail: str = "") -> None:
         """Append an event of a job, within the transaction that changes the job."""
         entry = {"job": job, "event": event, "detail": detail}
         db.execute(self._new_event, entry)

@@ -11,6 +11,25 @@ State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"
 STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("queued", "running", "publishing")
 
+EventName = Literal[
+    "queued",
+    "rejected",
+    "running",
+    "released",
+    "retry_scheduled",
+    "recovered",
+    "fell_back",
+    "publishing",
+    "publication_blocked",
+    "adopted",
+    "done",
+    "failed",
+    "cancelled",
+    "cancel_requested",
+    "priority_changed",
+]
+"""The events of a job. `transitions.STATE_AFTER` has those that change its state."""
+
 Location = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
 """Where the picture of a job is. "kept": in the inbox, permanently. "gone": removed by others."""
 IN_INBOX: tuple[Location, ...] = ("inbox", "kept")
@@ -76,6 +95,7 @@ class Event(BaseModel):
 
     at: float
     event: str
+    """An EventName, or one that a newer i2vd in the fleet has added."""
     detail: str
 
 

@@ -67,7 +67,7 @@ class Recovery:
                     .values(owner=owner, lease=self._now + lease)
                 )
             for job in found:
-                self._record_event(db, job, "taken over", f"its publication, by {owner}")
+                self._record_event(db, job, "adopted", f"its publication, by {owner}")
             return found
 
     def _has_expired(self, owner: str) -> sa.ColumnElement[bool]:
@@ -94,8 +94,8 @@ class Recovery:
                 .returning(jobs.c.id, jobs.c.state)
             ).all()
             for job, state in rows:
-                event = "cancelled" if state == "cancelled" else "recovered"
-                self._record_event(db, job, event, reason)
+                cancelled = state == "cancelled"
+                self._record_event(db, job, "cancelled" if cancelled else "recovered", reason)
                 if state == "queued" and self._count_interruptions(db, job) >= MAX_INTERRUPTIONS:
                     self._fail_poison_job(db, job)
             return [job for job, _ in rows]

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from daemon.fs.fingerprint import same_fingerprint
 from daemon.jobs.claim_filter import ClaimFilter, pick
 from daemon.jobs.database import Database
-from daemon.jobs.job import IN_INBOX, OPEN, Drop, Job, Location, State, as_job
+from daemon.jobs.job import IN_INBOX, OPEN, Drop, EventName, Job, Location, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
@@ -113,10 +113,7 @@ class JobStore:
     def reject(
         self, drop: Drop, reason: str, is_there: Callable[[], bool] = lambda: True
     ) -> int | None:
-        """Record a failed job for a picture that cannot be used; None if it is recorded already.
-
-        `is_there` as for `enqueue`.
-        """
+        """Record a failed job for an unusable picture; None if recorded. `is_there`: as above."""
         with self._database.write() as db:
             last = self._last(db, drop.inbox, drop.path)
             if _has_left(last, is_there):
@@ -135,10 +132,12 @@ class JobStore:
             return job
 
     def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
-        numbers = {"drop": number, "variant": variant}
-        return {**drop.model_dump(), **numbers, "clip_name": clip_name}
+        row = {"drop": number, "variant": variant, "clip_name": clip_name}
+        return drop.model_dump() | row
 
-    def _insert(self, db: sa.Connection, values: dict[str, Any], event: str, detail: str) -> int:
+    def _insert(
+        self, db: sa.Connection, values: dict[str, Any], event: EventName, detail: str
+    ) -> int:
         job = db.execute(self._new_job, values).scalar_one()
         self._record_event(db, job, event, detail)
         return int(job)
@@ -237,30 +236,30 @@ class JobStore:
         tried = f"{last.tried.width}x{last.tried.height}, {last.tried.frames} frames"
         detail = f"out of memory in {last.stage} at {tried}, {last.tried.mode}"
         steps = [fallback.model_dump(mode="json") for fallback in fallbacks]
-        return self._change(_running(job), job, "stepped down", detail, rung=rung, fallbacks=steps)
+        return self._change(_running(job), job, "fell_back", detail, rung=rung, fallbacks=steps)
 
     def release(self, job: Job, reason: str) -> bool:
         """`running -> queued`, without using a try."""
         return self._change(
-            _running(job), job, "given back", reason, state="queued", owner=None, lease=None,
+            _running(job), job, "released", reason, state="queued", owner=None, lease=None,
             progress=None,
         )  # fmt: skip
 
     def retry_later(self, job: Job, error: str, delay: float) -> bool:
         """`running -> queued` after a failed try, due in `delay` seconds."""
         return self._change(
-            _running(job), job, "will be tried again", error, state="queued", owner=None,
+            _running(job), job, "retry_scheduled", error, state="queued", owner=None,
             lease=None, progress=None, error=error, failures=jobs.c.failures + 1,
             not_before=self._now + delay,
         )  # fmt: skip
 
     def fail(self, job: Job, error: str) -> bool:
         """`running -> failed`, permanently."""
-        return self._end(_running(job), job, "failed", error)
+        return self._end(job, "failed", error)
 
     def cancelled(self, job: Job, reason: str) -> bool:
         """`running -> cancelled`."""
-        return self._end(_running(job), job, "cancelled", reason)
+        return self._end(job, "cancelled", reason)
 
     # --- publication: running -> publishing -> done
 
@@ -276,7 +275,7 @@ class JobStore:
 
     def block_publication(self, job: Job, reason: str) -> bool:
         """Store why the clip cannot be published now; the job stays `publishing`."""
-        return self._change(_publishing(job), job, "held up", reason, error=reason)
+        return self._change(_publishing(job), job, "publication_blocked", reason, error=reason)
 
     def done(self, job: Job, result: dict[str, Any]) -> bool:
         """`publishing -> done`: clip and sidecar are in the outbox, fsynced."""
@@ -316,8 +315,8 @@ class JobStore:
                 .returning(jobs.c.state)
             ).scalar()
             if state is not None:
-                event = "cancelled" if state == "cancelled" else "cancel asked"
-                self._record_event(db, job_id, event)
+                ended = state == "cancelled"
+                self._record_event(db, job_id, "cancelled" if ended else "cancel_requested")
             return state is not None
 
     def retry(self, job_id: int, restore: Callable[[Job], str | None]) -> bool:
@@ -351,7 +350,7 @@ class JobStore:
     def prioritise(self, job_id: int, priority: int) -> bool:
         """Set the priority of a queued job. False for any other state."""
         queued = (jobs.c.id == job_id) & (jobs.c.state == "queued")
-        return self._change(queued, job_id, "priority", str(priority), priority=priority)
+        return self._change(queued, job_id, "priority_changed", str(priority), priority=priority)
 
     def pause(self, paused: bool) -> None:
         """Pause or resume claiming on all hosts; running attempts continue. Survives restarts."""
@@ -368,17 +367,18 @@ class JobStore:
     # --- statements
 
     def _change(
-        self, clause: sa.ColumnElement[bool], job: Job | int, event: str, detail: str, **values: Any
-    ) -> bool:
+        self, clause: sa.ColumnElement[bool], job: Job | int, event: EventName, detail: str,
+        **values: Any,
+    ) -> bool:  # fmt: skip
         with self._database.write() as db:
             won = db.execute(jobs.update().where(clause).values(**values)).rowcount == 1
             if won:
                 self._record_event(db, job if isinstance(job, int) else job.id, event, detail)
             return won
 
-    def _end(self, clause: sa.ColumnElement[bool], job: Job, state: State, error: str) -> bool:
+    def _end(self, job: Job, state: Literal["failed", "cancelled"], error: str) -> bool:
         return self._change(
-            clause, job, state, error, state=state, error=error, lease=None, progress=None,
+            _running(job), job, state, error, state=state, error=error, lease=None, progress=None,
             finished=self._now,
         )  # fmt: skip
 

@@ -4,15 +4,15 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import State
+from daemon.jobs.job import EventName, State
 from daemon.jobs.schema import events, jobs
 
-STATE_AFTER: dict[str, State] = {
+STATE_AFTER: dict[EventName, State] = {
     "queued": "queued",
     "rejected": "failed",
     "running": "running",
-    "given back": "queued",
-    "will be tried again": "queued",
+    "released": "queued",
+    "retry_scheduled": "queued",
     "recovered": "queued",
     "publishing": "publishing",
     "done": "done",
@@ -36,9 +36,9 @@ class Change(BaseModel):
     job: int
     inbox: str
     path: str
-    came_from: State | None = Field(serialization_alias="from")
+    from_state: State | None = Field(serialization_alias="from")
     """None for a new job."""
-    went_to: State = Field(serialization_alias="to")
+    to_state: State = Field(serialization_alias="to")
     event: str
     detail: str
     at: float
@@ -84,8 +84,8 @@ class Changes:
                 job=row.job,
                 inbox=row.inbox,
                 path=row.path,
-                came_from=STATE_AFTER[row.before] if row.before else None,
-                went_to=STATE_AFTER[row.event],
+                from_state=STATE_AFTER[row.before] if row.before else None,
+                to_state=STATE_AFTER[row.event],
                 event=row.event,
                 detail=row.detail,
                 at=row.at,

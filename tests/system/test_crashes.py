@@ -31,7 +31,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(quick: Studio) -> None:
     os.kill(worker, signal.SIGKILL)
     (job,) = quick.until_settled("slow-widow.png", "done")
     assert (job["attempt"], job["failures"]) == (2, 1)
-    assert "will be tried again" in quick.events(job["id"])
+    assert "retry_scheduled" in quick.events(job["id"])
     assert quick.metric("i2vd_child_deaths_total", child="worker") == deaths + 1
     assert quick.metric("i2vd_retries_total") >= 1
     assert [c for c in quick.clips() if "widow" in c] == ["slow-widow.mp4"]

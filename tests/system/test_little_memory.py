@@ -79,5 +79,5 @@ def test_a_rule_can_forbid_a_smaller_clip(poor: Studio) -> None:
     assert "proud.mp4" not in poor.clips()
     assert (poor.failed / "proud.png").is_file()
     assert poor.metric("i2vd_fallbacks_total", stage="denoise") == 1
-    assert poor.events(job["id"]).count("stepped down") == 1
+    assert poor.events(job["id"]).count("fell_back") == 1
     assert poor.metric("i2vd_child_deaths_total") == 0

@@ -24,7 +24,7 @@ def test_sigterm_gives_a_long_attempt_back_and_it_is_done_once_later(quick_in: O
     studio.start()
     (job,) = studio.until_settled("slow.png", "done")
     assert (job["attempt"], job["failures"]) == (2, 0)
-    assert "given back" in studio.events(job["id"])
+    assert "released" in studio.events(job["id"])
     assert studio.clips() == ["slow.mp4"]
     assert studio.staging() == []
 
@@ -83,7 +83,7 @@ def test_a_second_sigterm_stops_at_once(quick_in: Open) -> None:
     assert studio.processes() == []
 
     studio.start()
-    assert "given back" in studio.events(job["id"])
+    assert "released" in studio.events(job["id"])
     (job,) = studio.jobs("slow.png")
     assert (job["state"] in ("queued", "running"), job["failures"]) == (True, 0)
 

@@ -62,7 +62,7 @@ def test_a_link_swapped_in_before_publication_holds_up_that_clip_alone(house: St
     (job,) = house.until_state("planes/jet.png", "publishing")
     house.drop("ship.png", picture(12))
     house.until_settled("ship.png", "done")
-    house.until(lambda: house.events(job["id"])[-1] == "held up", "it is told")
+    house.until(lambda: house.events(job["id"])[-1] == "publication_blocked", "it is told")
     assert f"{IN_THE_WAY}: {link}" in house.job("planes/jet.png")["error"]
     assert house.is_ready()
     assert names_in(house.root / "elsewhere") == []

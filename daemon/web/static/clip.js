@@ -76,7 +76,7 @@ function told(job, sidecar, events) {
       h("ol", {}, sidecar.fallbacks.map((step) =>
         h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${said(step.reason)}`)))),
     h("details", {}, h("summary", {}, t("story")),
-      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", said(each.event), " ", h("span", { class: "dim" }, said(each.detail)))))),
+      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", named("event", each.event), " ", h("span", { class: "dim" }, said(each.detail)))))),
   ].filter(Boolean);
 }
 

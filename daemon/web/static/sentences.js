@@ -3,7 +3,7 @@
 
 export const WORDS = {
   queued: "等待中", running: "制作中", publishing: "发布中", done: "完成", failed: "失败", cancelled: "已取消",
-  recovered: "已恢复", rejected: "已拒绝", priority: "优先级",
+  priority: "优先级",
   gone: "已不在", deleted: "已删除", kept: "保留在收件箱",
   inbox: "收件箱", outbox: "发件箱", rules: "规则", archive: "归档", state: "状态文件夹",
   portrait: "竖图", landscape: "横图", square: "方图", width: "宽", height: "高",
@@ -55,12 +55,6 @@ export default {
   "{}x{}, {} frames": "{1#}×{2#}，{3#} 帧",
   "{}x{}, {} frames, {}": "{1#}×{2#}，{3#} 帧，{4}",
   "out of memory in {} at {}, {}": "在“{1}”阶段内存不足：{2}，{3}",
-  "given back": "已放回队列",
-  "will be tried again": "将重试",
-  "stepped down": "已降级",
-  "held up": "发布受阻",
-  "taken over": "已接手",
-  "cancel asked": "已请求取消",
   "there is no job {}": "没有任务 {1}",
   "job {}: {}": "任务 {1#}：{2}",
   "job {} is {}, not waiting": "任务 {1} 的状态是“{2}”，不在等待",

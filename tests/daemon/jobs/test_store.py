@@ -500,7 +500,7 @@ def test_history_tells_what_happened(
     ledger.begin_publication(job, {})
     ledger.done(job, {"clip": "/o/cat.mp4"})
     assert [event.event for event in history.events(job.id)] == [
-        "queued", "running", "stepped down", "publishing", "done",
+        "queued", "running", "fell_back", "publishing", "done",
     ]  # fmt: skip
     assert history.outcomes() == [("done", "90-default", "draft", 1)]
     assert history.by_path("inbox", "cat.jpg")[0].id == job.id

@@ -50,9 +50,9 @@ def test_every_transition_is_told_from_the_state_before(
     told = changes.after(0)
     for job in history.newest():
         way = [each for each in told if each.job == job.id]
-        assert way[0].came_from is None
-        assert [each.came_from for each in way[1:]] == [each.went_to for each in way[:-1]]
-        assert way[-1].went_to == job.state
+        assert way[0].from_state is None
+        assert [each.from_state for each in way[1:]] == [each.to_state for each in way[:-1]]
+        assert way[-1].to_state == job.state
         assert changes.after(0, job.id) == way
     assert [each.event for each in told if each.job == rejected] == ["rejected"]
     assert changes.after(told[3].number) == told[4:]

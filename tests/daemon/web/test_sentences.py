@@ -14,7 +14,6 @@ BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
 ELSEWHERE = {
     "daemon/__main__.py",
     "daemon/cli/bench_memory.py",
-    "daemon/jobs/transitions.py",
     "daemon/cli/check.py",
     "daemon/config/loader.py",
     "daemon/cli/demo.py",
