@@ -1,7 +1,8 @@
-"""One attempt at a job on one slot: prepare the picture, walk down the ladder, keep the lease.
+"""Attempt: one try at a job on one slot.
 
-It may begin while the device is still at the job before; then it waits for its turn with the
-picture ready. What comes of it is for outcome.py.
+Prepares the picture, walks down the ladder of fallbacks and renews the lease. An attempt may start
+while the device still runs the previous job, and then waits with its picture prepared. Outcomes are
+applied by outcome.py.
 """
 
 import asyncio
@@ -26,10 +27,10 @@ from pipeline.memory.modes import Rung
 from pipeline.sidecar import fallback
 
 CLEAN = "picture.png"
-_BEAT = 1.0
-"""Seconds between two heartbeats of a running attempt: how soon a cancel is seen."""
-_TURN = 0.1
-"""Seconds between two looks whether a job that has to be alone is."""
+_HEARTBEAT_SECONDS = 1.0
+"""Interval of lease renewal; also the delay until a cancel is seen."""
+_EXCLUSIVE_POLL_SECONDS = 0.1
+"""Interval at which an exclusive job checks that the slot runs no other."""
 
 _STOPPED = GenerationFailure("ended", "the daemon was stopped", retry=True)
 
@@ -37,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Attempt:
-    """Made by dispatch.py for a claimed job, with an empty staging folder."""
+    """One try at a claimed job, with an empty staging folder. Created by dispatcher.py."""
 
     def __init__(
         self, services: Services, slot: Slot, inbox: Inbox, running_job: RunningJob, staging: Path
@@ -57,28 +58,29 @@ class Attempt:
         self._stored_preview_version = 0
 
     async def run(
-        self, stopping: asyncio.Event, hurry: asyncio.Event
+        self, stopping: asyncio.Event, stop_now: asyncio.Event
     ) -> Clip | GenerationFailure | Rejected:
-        """Make the clip, or say why there is none.
+        """Generate the clip and return it, or return the reason for the failure.
 
-        Once `stopping` is set it does not begin any more, and `hurry` ends it by killing the child.
+        Once `stopping` is set, generation does not start any more. `stop_now` ends a running one by
+        killing the child; so does a lost lease.
         """
-        making = asyncio.create_task(self._generate(stopping))
-        beating = asyncio.create_task(self._renew_lease())
-        hurrying = asyncio.create_task(hurry.wait())
-        withdrawing = asyncio.create_task(self._withdraw(stopping))
+        generation = asyncio.create_task(self._generate(stopping))
+        renewal = asyncio.create_task(self._renew_lease())
+        stop = asyncio.create_task(stop_now.wait())
+        withdrawal = asyncio.create_task(self._withdraw(stopping))
         try:
-            await asyncio.wait({making, beating, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-            while not making.done():
+            await asyncio.wait({generation, renewal, stop}, return_when=asyncio.FIRST_COMPLETED)
+            while not generation.done():
                 await self._slot.generator.kill(self._id)
-                await asyncio.wait({making}, timeout=_BEAT)
-            if beating.done():
-                beating.result()
-            return making.result()
+                await asyncio.wait({generation}, timeout=_HEARTBEAT_SECONDS)
+            if renewal.done():
+                renewal.result()
+            return generation.result()
         finally:
-            beating.cancel()
-            hurrying.cancel()
-            withdrawing.cancel()
+            renewal.cancel()
+            stop.cancel()
+            withdrawal.cancel()
 
     async def _withdraw(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -86,7 +88,7 @@ class Attempt:
 
     async def _generate(self, stopping: asyncio.Event) -> Clip | GenerationFailure | Rejected:
         while self._running_job.runs_exclusively and len(self._slot.running) > 1:
-            await asyncio.sleep(_TURN)
+            await asyncio.sleep(_EXCLUSIVE_POLL_SECONDS)
             if stopping.is_set():
                 return _STOPPED
         clean = self._staging / CLEAN
@@ -96,24 +98,24 @@ class Attempt:
         )
         if isinstance(prepared, Rejected):
             return prepared
-        if stopping.is_set():  # whatever it waited for, it has not begun
+        if stopping.is_set():  # the picture is prepared, but generation has not started
             return _STOPPED
-        order = GenerationRequest(
+        request = GenerationRequest(
             self._id, self._spec, self._ladder(), self._needs, clean, self._staging
         )
-        outcome = await self._slot.generator.generate(order, self._on_progress)
+        outcome = await self._slot.generator.generate(request, self._on_progress)
         match outcome:
             case Clip():
                 ratio = await asyncio.to_thread(self._services.memory.record, outcome, self._spec)
                 if ratio is not None:
                     self._services.metrics.forecast_ratio.labels(outcome.rung.mode).set(ratio)
-            case GenerationFailure(kind="memory", reason=reason, room=room):
-                hint = ladder.advice(self._spec, self._services.family, room, self._predicted)
+            case GenerationFailure(kind="memory", reason=reason, room=free):
+                hint = ladder.advice(self._spec, self._services.family, free, self._predicted)
                 return replace(outcome, reason=f"{reason}; {hint}")
         return outcome
 
     def _ladder(self) -> tuple[Rung, ...]:
-        """The rungs still to try: not those that failed before."""
+        """Return the rungs that have not failed in an earlier attempt; at least the last one."""
         fp8 = self._services.settings.model.fp8
         rungs = ladder.rungs(self._spec, self._services.family, self._predicted, lossy=fp8)
         return rungs[min(self._job.rung, len(rungs) - 1) :]
@@ -124,48 +126,48 @@ class Attempt:
     def _needs(self, rung: Rung, loaded: Loaded) -> int:
         return self._services.memory.needs(rung, self._spec, loaded)
 
-    def _on_progress(self, news: Progress | Loaded | StepDown | QualityRejected) -> None:
-        match news:
+    def _on_progress(self, message: Progress | Loaded | StepDown | QualityRejected) -> None:
+        match message:
             case Progress():
-                self._services.metrics.steps.inc(self._slot.update(self._running_job, news))
+                self._services.metrics.steps.inc(self._slot.update(self._running_job, message))
             case Loaded():
                 log.info(
                     "model loaded",
-                    model=news.model,
-                    device=news.device_name,
-                    seconds=round(news.seconds, 1),
+                    model=message.model,
+                    device=message.device_name,
+                    seconds=round(message.seconds, 1),
                 )
             case QualityRejected():
-                log.warning("refused by the gate", flaw=news.flaw, why=news.reason)
-                self._services.metrics.refusals.labels(news.flaw).inc()
+                log.warning("refused by the gate", flaw=message.flaw, why=message.reason)
+                self._services.metrics.refusals.labels(message.flaw).inc()
             case StepDown():
-                self._fall_back(news)
+                self._fall_back(message)
 
     def _fall_back(self, step: StepDown) -> None:
         self._rung += 1
         self._fallbacks.append(fallback(step))
         self._services.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
-        if step.stage == "forecast":  # at the next attempt there may be more memory
+        if step.stage == "forecast":  # not stored: the next attempt may find more free memory
             log.info("no room", rung=str(step.rung), why=step.detail)
             return
         log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)
-        with contextlib.suppress(QueueUnavailable):  # a later attempt finds out again
+        with contextlib.suppress(QueueUnavailable):  # a later attempt would fail in the same way
             self._services.store.fall_back(self._job, self._rung, self._fallbacks)
             if self._slot.generator.loaded is not None:
                 self._services.memory.record_failure(step, self._spec, self._slot.generator.loaded)
 
     async def _renew_lease(self) -> None:
-        """Keep the lease and pass a cancel on, for ever; return only when the lease is lost."""
+        """Renew the lease and forward a cancel; return only when the lease is lost."""
         lease = self._services.settings.queue.lease
         while True:
-            await asyncio.sleep(_BEAT)
+            await asyncio.sleep(_HEARTBEAT_SECONDS)
             self._slot.last_turn = time.monotonic()
-            progress = await self._progress()
+            progress = await self._progress_report()
             try:
                 answer = await asyncio.to_thread(
                     self._services.store.renew, self._job, lease, progress
                 )
-            except QueueUnavailable as error:  # the clip may be done before it matters
+            except QueueUnavailable as error:  # the clip may be done before the lease expires
                 self._services.storage_health.report_error(self._inbox, error)
                 continue
             if answer == "lost":
@@ -174,12 +176,15 @@ class Attempt:
             if answer == "cancel":
                 await self._slot.generator.cancel(self._id)
 
-    async def _progress(self) -> dict[str, Any] | None:
-        """What the ledger is told; hosts that share it find the preview in staging."""
-        told, hand = self._running_job.progress_dict(), self._running_job
-        if told and hand.preview and self._services.database.shared:
-            if hand.preview_version > self._stored_preview_version:
-                await asyncio.to_thread(store_preview, self._inbox, self._job, hand.preview)
-                self._stored_preview_version = hand.preview_version
-            told["previews"] = self._stored_preview_version
-        return told
+    async def _progress_report(self) -> dict[str, Any] | None:
+        """Return the progress to store in the queue.
+
+        With a shared queue the preview is written to staging, where the other hosts read it.
+        """
+        report, running_job = self._running_job.progress_dict(), self._running_job
+        if report and running_job.preview and self._services.database.shared:
+            if running_job.preview_version > self._stored_preview_version:
+                await asyncio.to_thread(store_preview, self._inbox, self._job, running_job.preview)
+                self._stored_preview_version = running_job.preview_version
+            report["previews"] = self._stored_preview_version
+        return report

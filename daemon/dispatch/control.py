@@ -1,4 +1,4 @@
-"""What an operator may do with a job: cancel it, try it again, make it sooner."""
+"""Job control: cancel, retry and reprioritise a job on behalf of an operator."""
 
 import structlog
 
@@ -10,11 +10,11 @@ log = structlog.get_logger()
 
 
 class Refused(Exception):
-    """The job is not in a state for that; the message says so."""
+    """The state of the job does not permit the action; the message gives the state."""
 
 
 def cancel(services: Services, job_id: int) -> Job:
-    """A waiting job at once, a running one at its next step. Raises Refused."""
+    """Cancel a waiting job at once, a running one at its next step. Raises Refused."""
     if not services.store.cancel(job_id):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting or running")
     job = _job(services, job_id)
@@ -24,16 +24,13 @@ def cancel(services: Services, job_id: int) -> Job:
 
 
 def retry(services: Services, job_id: int) -> Job:
-    """Put a failed or cancelled job into the queue, and its picture into the inbox.
+    """Requeue a failed or cancelled job and move its picture back to the inbox. Raises Refused."""
 
-    Raises Refused.
-    """
-
-    def bring_back(job: Job) -> str | None:
+    def restore(job: Job) -> str | None:
         inbox = services.settings.inbox_named(job.inbox)
         return archive.restore(inbox, job, services.owner) if inbox else None
 
-    if not services.store.retry(job_id, bring_back):
+    if not services.store.retry(job_id, restore):
         job = _job(services, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
@@ -49,7 +46,7 @@ def retry(services: Services, job_id: int) -> Job:
 
 
 def prioritise(services: Services, job_id: int, priority: int) -> Job:
-    """Make a waiting job sooner or later. Raises Refused."""
+    """Set the priority of a waiting job. Raises Refused."""
     if not services.store.prioritise(job_id, priority):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting")
     return _job(services, job_id)

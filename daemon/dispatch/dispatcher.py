@@ -1,10 +1,10 @@
-"""Dispatch: each slot claims a job, attempts it, and carries the outcome on.
+"""Dispatcher: each slot claims a job, runs an attempt and applies the outcome.
 
     claim -> attempt.py -> outcome.py
 
-Attempts overlap so that the device does not wait: while it is at the end of one clip the next
-picture is prepared, and while it is at that one the clip before is written and published. Each
-attempt works in a private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which ends with it.
+Attempts overlap so that the device does not wait. The next picture is prepared before a clip ends,
+and the previous clip is encoded and published while the next one runs. Each attempt works in a
+private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which is removed at its end.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from pipeline.children.generation import Clip, GenerationFailure
 from pipeline.children.protocol import Rejected
 
 _IDLE_SECONDS = 2.0
-"""Seconds between two looks into an empty queue; a new job wakes the slot at once."""
+"""Polling interval of an empty queue; a new job wakes the slot at once."""
 _PROBLEM_SECONDS = 5.0
-"""Seconds to wait when the trouble is not the job's: a model that does not load."""
+"""Delay after a problem that is not the job's fault, such as a model that does not load."""
 
 log = structlog.get_logger()
 
 
 class Dispatcher:
-    """Runs the slots. `stopping`: claim no more; `hurry`: end the running attempts too."""
+    """Runs the slots. `stopping`: claim nothing more. `stop_now`: end the running attempts too."""
 
     def __init__(
         self, services: Services, claim_filter: Callable[[Slot], ClaimFilter | None]
     ) -> None:
-        """`fit` says which jobs a slot leaves to others."""
+        """Create a dispatcher. `claim_filter` returns which jobs a slot leaves to others."""
         self.stopping = asyncio.Event()
         self.stop_now = asyncio.Event()
         self._services = services
@@ -55,7 +55,7 @@ class Dispatcher:
         self._owner = services.owner
         shared = services.database.shared
         self._shared_inboxes = [inbox.name for inbox in services.settings.inbox] if shared else None
-        """In a fleet: the inboxes that this host knows, for others may be another's."""
+        """With a shared queue: this host's inboxes; the queue may hold jobs of other inboxes."""
         self._outcomes = Outcomes(services)
         self._publishing_lock = asyncio.Lock()
         self._claim_lock = asyncio.Lock()
@@ -63,28 +63,34 @@ class Dispatcher:
         self._needs_cleanup = True
 
     async def begin(self) -> None:
-        """Put right what a crash left, before anything new is claimed."""
+        """Recover from a crash before anything new is claimed."""
         try:
             await self._recover()
         except QueueUnavailable as error:
             self._services.storage_health.report_error(None, error)
 
     def wake(self) -> None:
-        """There may be something to claim, or the end has come."""
+        """Wake all slots: there may be a job to claim, or the daemon stops."""
         for slot in self._slots:
             slot.wakeup.set()
 
     def request_cleanup(self) -> None:
-        """There may be something left over, and there may be something to claim.
+        """Request a recovery before the next claim, and wake all slots.
 
-        Another host has gone, perhaps before it put a finished picture away; or a disk is back,
-        perhaps without what was written last.
+        Needed after a host has left, perhaps before it archived a finished picture. Also needed
+        after a disk has come back, perhaps without the last writes.
         """
         self._needs_cleanup = True
         self.wake()
 
     async def run(self, slot: Slot) -> None:
-        """Carry on what was being published, then work until told to stop."""
+        """Claim and run jobs on a slot until `stopping` is set, and wait for those that run.
+
+        1. Wait out the restart delay after a lost worker.
+        2. Wait while the device is busy with a job that is not nearly done.
+        3. Claim a job, after recovery and pending publications, and run it as a task.
+        4. Without a job, unload an idle worker and wait.
+        """
         self._slots.append(slot)
         async with asyncio.TaskGroup() as attempts:
             while not self.stopping.is_set():
@@ -94,15 +100,15 @@ class Dispatcher:
                     await self._wait(slot, early)
                 elif not slot.wants_next():
                     await self._wait(slot, _IDLE_SECONDS)
-                elif hand := await self._claim_next(slot):
-                    attempts.create_task(self._run_job(slot, hand))
+                elif running_job := await self._claim_next(slot):
+                    attempts.create_task(self._run_job(slot, running_job))
                 else:
                     await self._unload_idle(slot)
                     await self._wait(slot, _IDLE_SECONDS)
         await slot.generator.close()
 
     async def clean_up_only(self) -> None:
-        """What a host without a slot does until told to stop: put right what went wrong before."""
+        """Run the loop of a host without a slot: clean up until `stopping` is set."""
         while not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), _IDLE_SECONDS)
@@ -113,13 +119,16 @@ class Dispatcher:
                 self._on_queue_unavailable(error)
 
     async def _claim_next(self, slot: Slot) -> RunningJob | None:
-        """Claim a job; one slot after the other, so that each job that is claimed is in a hand."""
+        """Claim a job and add it to the slot's running ones.
+
+        Slots claim one at a time, so that `_running_ids` covers every claimed job.
+        """
         async with self._claim_lock:
             job = await self._claim(slot)
             return slot.start(job) if job else None
 
     async def _claim(self, slot: Slot) -> Job | None:
-        """The next job, once what went wrong before is put right."""
+        """Clean up, then claim the next job. Return None if there is none or nothing may start."""
         if self._all_inboxes_blocked():
             return None
         try:
@@ -152,10 +161,14 @@ class Dispatcher:
 
     def _on_queue_unavailable(self, error: QueueUnavailable) -> None:
         self._services.storage_health.report_error(None, error)
-        self._needs_cleanup = True  # what the queue did last before it went is not known
+        self._needs_cleanup = True  # the last write may or may not have been committed
 
     async def _recover_departed(self) -> None:
-        """What hosts left that fell silent; not before they had time to say that they are there."""
+        """Take over the jobs and publications of hosts that have departed.
+
+        Starts once the queue has been reachable for a lease, so that hosts had time to send a
+        heartbeat after an outage.
+        """
         lease = self._services.settings.queue.lease
         if self._shared_inboxes is None or self._services.database.seconds_reachable() < lease:
             return
@@ -173,24 +186,24 @@ class Dispatcher:
             self._needs_cleanup = True
 
     async def _unload_idle(self, slot: Slot) -> None:
-        """End a worker that has had nothing to do for long, so that others can use its device."""
+        """Stop a worker that has been idle for `model.idle_release`, to free its device."""
         after = self._services.settings.model.idle_release
         if after and slot.generator.pid and slot.idle_seconds() >= after:
             await slot.generator.close()
             log.info("released", device=slot.device, idle=after)
 
-    async def _run_job(self, slot: Slot, hand: RunningJob) -> None:
-        with structlog.contextvars.bound_contextvars(job=hand.job.id):
+    async def _run_job(self, slot: Slot, running_job: RunningJob) -> None:
+        with structlog.contextvars.bound_contextvars(job=running_job.job.id):
             try:
-                await self._run_attempt(slot, hand)
+                await self._run_attempt(slot, running_job)
             finally:
-                slot.finish(hand)
-        waits = slot.restart_delay(self._services.settings.queue.backoff)
+                slot.finish(running_job)
+        delay = slot.restart_delay(self._services.settings.queue.backoff)
         if slot.consecutive_failures or slot.problem:
-            slot.not_before = time.monotonic() + (waits or _PROBLEM_SECONDS)
+            slot.not_before = time.monotonic() + (delay or _PROBLEM_SECONDS)
 
-    async def _run_attempt(self, slot: Slot, hand: RunningJob) -> None:
-        job = hand.job
+    async def _run_attempt(self, slot: Slot, running_job: RunningJob) -> None:
+        job = running_job.job
         log.info("running", path=job.path, attempt=job.attempt, device=slot.device)
         inbox = self._services.settings.inbox_named(job.inbox)
         try:
@@ -198,16 +211,16 @@ class Dispatcher:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
             await asyncio.to_thread(self._services.markers.check, inbox)
-            if why := await asyncio.to_thread(find_obstacle, inbox.outbox, job.clip_name):
-                await self._outcomes.fail(job, f"its clip cannot get into the outbox: {why}")
+            if obstacle := await asyncio.to_thread(find_obstacle, inbox.outbox, job.clip_name):
+                await self._outcomes.fail(job, f"its clip cannot get into the outbox: {obstacle}")
                 return
             staging = await asyncio.to_thread(create_staging, inbox, job)
-            outcome = await Attempt(self._services, slot, inbox, hand, staging).run(
+            outcome = await Attempt(self._services, slot, inbox, running_job, staging).run(
                 self.stopping, self.stop_now
             )
             slot.record_outcome(outcome)
             await self._apply_outcome(slot, inbox, job, outcome)
-        except OSError as error:  # a full disk, a share that went: not the job's fault
+        except OSError as error:  # a full disk or a lost share, not the job's fault
             self._services.storage_health.report_error(inbox, error)
             self._needs_cleanup = True
             await self._release_job(job, describe_os_error(error))
@@ -217,11 +230,11 @@ class Dispatcher:
     async def _apply_outcome(
         self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | GenerationFailure | Rejected
     ) -> None:
-        """Carry the outcome on; while a shared queue is away the work waits for it in staging."""
+        """Apply the outcome; while a shared queue is unavailable, keep the clip and try again."""
         while True:
             try:
-                hurry = self.stop_now.is_set()
-                return await self._outcomes.apply(slot, inbox, job, outcome, hurry=hurry)
+                stopped = self.stop_now.is_set()
+                return await self._outcomes.apply(slot, inbox, job, outcome, stopped=stopped)
             except QueueUnavailable as error:
                 if self.stop_now.is_set() or not self._services.database.shared:
                     raise
@@ -230,13 +243,13 @@ class Dispatcher:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stop_now.wait(), _IDLE_SECONDS)
 
-    async def _release_job(self, job: Job, why: str) -> None:
+    async def _release_job(self, job: Job, reason: str) -> None:
         with contextlib.suppress(QueueUnavailable):
-            if await asyncio.to_thread(self._store.release, job, why):
-                log.info("given back", why=why)
+            if await asyncio.to_thread(self._store.release, job, reason):
+                log.info("given back", why=reason)
 
     async def _resume_publications(self) -> None:
-        """Finish what stands between the fence and the outbox, where that can be done now."""
+        """Publish the clips of this host's jobs in `publishing`, except in blocked inboxes."""
         async with self._publishing_lock:
             for job in await asyncio.to_thread(self._queries.unpublished, self._owner):
                 inbox = self._services.settings.inbox_named(job.inbox)
@@ -252,35 +265,35 @@ class Dispatcher:
                     self._services.storage_health.report_error(inbox, error)
 
     async def _recover(self) -> None:
-        """Jobs that nobody is at go back, pictures where they belong, and old staging goes."""
-        in_hand = self._running_ids()
-        for job in await asyncio.to_thread(self._recovery.recover, self._owner, in_hand):
+        """Requeue orphaned jobs, archive pending pictures and remove stale staging folders."""
+        running = self._running_ids()
+        for job in await asyncio.to_thread(self._recovery.recover, self._owner, running):
             log.warning("recovered", job=job)
         await asyncio.to_thread(self._services.archive.archive_pending)
         await asyncio.to_thread(self._sweep)
         self._needs_cleanup = False
 
     async def _discard(self, inbox: Inbox | None, job: Job) -> None:
-        """Remove the staging folder, unless a clip in it still waits to be published."""
+        """Remove the staging folder, unless its clip still waits to be published."""
         try:
-            left = await asyncio.to_thread(self._queries.unpublished, self._owner)
+            unpublished = await asyncio.to_thread(self._queries.unpublished, self._owner)
         except QueueUnavailable:
             self._needs_cleanup = True
             return
-        if inbox is not None and all(other.id != job.id for other in left):
+        if inbox is not None and all(other.id != job.id for other in unpublished):
             await asyncio.to_thread(remove_staging, inbox, job)
 
     def _sweep(self) -> None:
         """Remove the staging folders of attempts that no longer exist."""
-        ours = {(h.job.id, h.job.attempt) for s in self._slots for h in s.running}
+        local = {(r.job.id, r.job.attempt) for slot in self._slots for r in slot.running}
         for outbox in {inbox.outbox for inbox in self._services.settings.inbox}:
-            remove_stale_staging(outbox, lambda: self._queries.active_attempts() | ours)
+            remove_stale_staging(outbox, lambda: self._queries.active_attempts() | local)
 
     def _running_ids(self) -> list[int]:
-        return [hand.job.id for slot in self._slots for hand in slot.running]
+        return [running_job.job.id for slot in self._slots for running_job in slot.running]
 
     async def _wait(self, slot: Slot, seconds: float) -> None:
-        """Wait until the slot may have something to do, a while, or the end."""
+        """Wait for the slot's wakeup, at most `seconds`; return at once when stopping."""
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(slot.wakeup.wait(), seconds)

@@ -1,4 +1,4 @@
-"""What becomes of a job after an attempt: published, tried again, given back, failed, cancelled."""
+"""Outcome of an attempt: publish the clip, or retry, release, fail or cancel the job."""
 
 import asyncio
 import hashlib
@@ -28,9 +28,9 @@ log = structlog.get_logger()
 
 
 class Outcomes:
-    """Carries each outcome into the ledger, the outbox and the archive, in that order.
+    """Applies each outcome to the queue, the outbox and the archive, in that order.
 
-    All that it does raises OSError where a folder or the ledger is not to be had.
+    Every method raises OSError if a folder or the queue is unavailable.
     """
 
     def __init__(self, services: Services) -> None:
@@ -38,7 +38,10 @@ class Outcomes:
         self._store = services.store
         self._commit_methods: dict[Path, CommitMethod] = {}
         self.blocked: dict[int, str] = {}
-        """Jobs past the fence whose clips cannot get to their names, and why; others go on."""
+        """Jobs in `publishing` whose clip cannot be moved to its name, with the reason.
+
+        Other jobs are not affected.
+        """
 
     async def apply(
         self,
@@ -47,9 +50,9 @@ class Outcomes:
         job: Job,
         outcome: Clip | GenerationFailure | Rejected,
         *,
-        hurry: bool,
+        stopped: bool,
     ) -> None:
-        """Every ending of an attempt. With `hurry` the attempt was ended by a stop."""
+        """Apply the outcome of an attempt; `stopped` means that the stop of the daemon ended it."""
         queue = self._services.settings.queue
         match outcome:
             case Clip():
@@ -60,8 +63,8 @@ class Outcomes:
                     await self._picture_gone(job)
                 else:
                     await self.fail(job, outcome.reason)
-            case GenerationFailure() if hurry or outcome.kind == "ended":
-                await self._release(job, "the daemon was stopped" if hurry else outcome.reason)
+            case GenerationFailure() if stopped or outcome.kind == "ended":
+                await self._release(job, "the daemon was stopped" if stopped else outcome.reason)
             case GenerationFailure(kind="cancelled"):
                 log.info("cancelled")
                 await asyncio.to_thread(self._store.cancelled, job, CANCELLED)
@@ -85,9 +88,14 @@ class Outcomes:
                 await self.fail(job, outcome.reason)
 
     async def publish(self, job: Job, *, first: bool = False) -> None:
-        """`publishing -> done`; unless it is the `first` try, it carries on what was begun.
+        """Publish the clip: `publishing -> done`.
 
-        A link that a stranger put in the place of the clip's folder holds up this job alone.
+        1. Move the sidecar and then the clip to their names. Unless this is the `first` try, an
+           earlier try may have moved them already.
+        2. Store the poster, mark the job as done, and record metrics.
+        3. Remove the staging folder and archive the picture.
+
+        A symlink in place of the clip's folder blocks only this job's publication.
         """
         inbox = self._services.settings.inbox_named(job.inbox)
         assert inbox is not None
@@ -124,39 +132,42 @@ class Outcomes:
         await asyncio.to_thread(remove_staging, inbox, job)
         await self.archive(job)
 
-    async def _block_publication(self, job: Job, why: str) -> None:
-        if self.blocked.get(job.id) != why:
-            log.error("the clip waits, for its folder is not to be had", job=job.id, why=why)
-            await asyncio.to_thread(self._store.block_publication, job, why)
-            self.blocked[job.id] = why
+    async def _block_publication(self, job: Job, reason: str) -> None:
+        if self.blocked.get(job.id) != reason:
+            log.error("the clip waits, for its folder is not to be had", job=job.id, why=reason)
+            await asyncio.to_thread(self._store.block_publication, job, reason)
+            self.blocked[job.id] = reason
 
     async def fail(self, job: Job, reason: str) -> None:
-        """`running -> failed`, and the picture is put aside with the reason."""
+        """Fail the job, `running -> failed`, and move its picture to the failed folder."""
         log.error("failed", job=job.id, why=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
             await self.archive(job)
 
-    async def _release(self, job: Job, why: str) -> None:
-        """`running -> queued`, uncounted, unless another took the job over meanwhile."""
-        if await asyncio.to_thread(self._store.release, job, why):
-            log.info("given back", why=why)
+    async def _release(self, job: Job, reason: str) -> None:
+        """Release the job, `running -> queued`, uncounted, unless its lease was lost."""
+        if await asyncio.to_thread(self._store.release, job, reason):
+            log.info("given back", why=reason)
         else:
             log.info("given up: another has the job")
 
     async def _keep_rejected_clip(self, inbox: Inbox, job: Job, reason: str) -> None:
-        """`running -> failed`, and the frames that the gate refused are kept for a look."""
+        """Fail the job, `running -> failed`, and keep the rejected clip for inspection."""
         log.error("failed", job=job.id, why=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
-            spoilt = staging_of(inbox, job) / CLIP
-            await asyncio.to_thread(keep_rejected_clip, inbox, job, spoilt)
+            clip = staging_of(inbox, job) / CLIP
+            await asyncio.to_thread(keep_rejected_clip, inbox, job, clip)
             await self.archive(job)
 
     async def archive(self, job: Job) -> None:
-        """Put the picture where it belongs, once no job needs it."""
+        """Move the picture to the archive or the failed folder once no job needs it."""
         await asyncio.to_thread(self._services.archive.archive_job, job)
 
     async def _begin_publication(self, inbox: Inbox, job: Job, clip: Clip) -> None:
-        """`running -> publishing`, or nothing when another took the job over meanwhile."""
+        """Write the sidecar to staging, `running -> publishing`, and publish.
+
+        Does nothing more if the lease was lost.
+        """
         assert job.spec is not None
         sidecar = compose_sidecar(
             clip,
@@ -187,7 +198,7 @@ class Outcomes:
         return inbox.name in self._services.storage_health.blocked
 
     def _record_metrics(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
-        metrics, pace = self._services.metrics, self._services.durations
+        metrics, durations = self._services.metrics, self._services.durations
         for stage, seconds in clip.made.seconds.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
         if clip.made.peak_memory is not None:
@@ -199,16 +210,16 @@ class Outcomes:
             return
         seconds = sum(clip.made.seconds.values())
         made = clip.as_made(spec)
-        if (predicted := pace.seconds(made)) is not None:
+        if (predicted := durations.seconds(made)) is not None:
             metrics.predicted_seconds.inc(predicted)
             metrics.worked_seconds.inc(seconds)
-        pace.record(made, clip.rung.mode, seconds)
+        durations.record(made, clip.rung.mode, seconds)
 
     async def _picture_gone(self, job: Job) -> None:
-        """Its owner took it away."""
+        """Cancel the job, because its picture was removed or replaced before the attempt."""
         log.info("cancelled: the picture is gone", path=job.path)
-        why = "the picture was taken away, or replaced, before its turn"
-        await asyncio.to_thread(self._store.cancelled, job, why)
+        reason = "the picture was taken away, or replaced, before its turn"
+        await asyncio.to_thread(self._store.cancelled, job, reason)
         await asyncio.to_thread(self._store.moved, job, "gone")
 
     async def _commit_method(self, inbox: Inbox) -> CommitMethod:

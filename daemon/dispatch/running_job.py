@@ -1,4 +1,4 @@
-"""A hand: one job that a slot has in hand, and how far its attempt is."""
+"""Running job: a job that a slot is running, and the progress of its attempt."""
 
 import time
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ from pipeline.children.protocol import Progress
 from pipeline.request.sampling_plan import sampling_plan
 
 _NEARLY_DONE_SECONDS = 5.0
-"""Seconds for which a device is still busy when the next picture is looked for: enough to prepare
-it, and few enough that a job which gets more urgent is not passed over for long."""
+"""Remaining seconds at which the next job is claimed: enough to prepare its picture, and few enough
+that a job whose priority rises is not overtaken for long."""
 
 
 @dataclass
 class RunningJob:
-    """Made by dispatch.py, changed by attempt.py, read by the API and the status line."""
+    """Created by slot.py, updated by attempt.py, read by the API and the status line."""
 
     job: Job
     progress: Progress | None = None
     preview: bytes | None = None
-    """How the clip looked when the worker last showed it: a JPEG, see Progress."""
+    """Latest preview, JPEG; see Progress."""
     preview_version: int = 0
-    """How often that was, so that who has seen one knows of the next."""
+    """Incremented with each preview, so that a reader can detect a new one."""
     _stage_started: float = 0.0
 
     @property
     def runs_exclusively(self) -> bool:
-        """Whether nothing else may be in the worker meanwhile.
+        """Return True after a failed attempt: no other job may share the worker.
 
-        A job that failed before may be one that kills workers: so it takes no other with it, and
-        none is blamed in its place.
+        A job that failed before may be one that kills workers. Run exclusively, it ends no other
+        job, and no other job is blamed for the failure.
         """
         return self.job.failures > 0
 
     def update(self, progress: Progress) -> int:
-        """Take news of the attempt in; how many denoising steps were done since the last."""
+        """Store the progress and return the number of denoising steps since the last update."""
         last, self.progress = self.progress, progress
         if progress.preview is not None:
             self.preview = progress.preview
@@ -45,34 +45,40 @@ class RunningJob:
             return progress.step if progress.stage == "denoise" else 0
         if progress.stage != "denoise":
             return 0
-        return max(0, progress.step - last.step)  # the next rung begins again at its first step
+        return max(0, progress.step - last.step)  # the next rung starts again at its first step
 
     def nearly_done(self) -> bool:
-        """Whether it needs the device for a few seconds at most."""
+        """Return True if the job needs the device for a few more seconds at most."""
         if self.progress is None:
             return False
         if self.progress.stage in ("decode", "write"):
             return True
-        left = self.eta()
-        return left is not None and left <= _NEARLY_DONE_SECONDS
+        remaining = self.eta()
+        return remaining is not None and remaining <= _NEARLY_DONE_SECONDS
 
     def eta(self) -> float | None:
-        """Seconds that denoising will still take, once a step is done."""
-        now = self.progress
-        if now is None or now.stage != "denoise" or now.step == 0:
+        """Estimate the remaining denoising time in seconds; None before the first step."""
+        progress = self.progress
+        if progress is None or progress.stage != "denoise" or progress.step == 0:
             return None
-        spent = time.monotonic() - self._stage_started
-        left = now.steps / now.step - 1
-        spec = self.job.spec
-        if (
-            spec and (way := sampling_plan(spec)).steps == now.steps
-        ):  # else it is made again, exactly
-            left = way.remaining_ratio(now.step)
-        return round(spent * left, 1)
+        elapsed = time.monotonic() - self._stage_started
+        remaining = progress.steps / progress.step - 1
+        if self.job.spec:
+            plan = sampling_plan(self.job.spec)
+            # After a quality rejection the clip is generated again without skipping steps,
+            # so the plan no longer applies.
+            if plan.steps == progress.steps:
+                remaining = plan.remaining_ratio(progress.step)
+        return round(elapsed * remaining, 1)
 
     def progress_dict(self) -> dict[str, Any] | None:
-        """Stage, step, steps and the stage's remaining seconds, as the ledger and the API say."""
-        now = self.progress
-        if now is None:
+        """Return stage, step, steps and ETA as stored in the queue and shown by the API."""
+        progress = self.progress
+        if progress is None:
             return None
-        return {"stage": now.stage, "step": now.step, "steps": now.steps, "eta": self.eta()}
+        return {
+            "stage": progress.stage,
+            "step": progress.step,
+            "steps": progress.steps,
+            "eta": self.eta(),
+        }

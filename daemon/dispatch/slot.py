@@ -1,4 +1,4 @@
-"""A slot: one device, the maker on it, and the jobs that it has in hand."""
+"""Slot: one device, its clip generator, and the jobs that it runs."""
 
 import asyncio
 import time
@@ -17,67 +17,67 @@ _MAX_DELAY_SECONDS = 300.0
 
 @dataclass
 class Slot:
-    """Changed by dispatch.py and attempt.py, read by the API and the status line.
+    """Changed by dispatcher.py and attempt.py, read by the API and the status line.
 
-    `hands`, oldest first: one is on the device, those before it are being written or published, and
-    one behind it may be getting its picture ready.
+    `running` is ordered, oldest first. One job uses the device, those before it are being encoded
+    or published, and one after it may be preparing its picture.
     """
 
     device: str
     generator: ClipGenerator
     memory: int | None = None
-    """Bytes of it that clips may have; None where they are not counted."""
+    """Bytes of device memory that clips may use; None on devices without a memory count."""
     running: list[RunningJob] = field(default_factory=list)
     wakeup: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when there may be something to do for the slot."""
+    """Set when the slot may have something to do."""
     problem: str | None = None
-    """Why no job can be made at all, while that is so."""
+    """The reason why the slot cannot run any job; None if it can."""
     last_turn: float = field(default_factory=time.monotonic)
-    """When the slot's loop, or the heartbeat of an attempt, turned last."""
+    """Monotonic time of the last iteration of the slot's loop or of an attempt's heartbeat."""
     consecutive_failures: int = 0
-    """Workers lost or not to be had, one after the other."""
+    """Number of workers in a row that exited or did not load."""
     not_before: float = 0.0
-    """When the next job may be claimed."""
-    _last_loss: ChildFailure | None = None
+    """Monotonic time before which no job is claimed."""
+    _last_failure: ChildFailure | None = None
     _free_since: float = field(default_factory=time.monotonic)
 
     @property
     def current(self) -> RunningJob | None:
-        """What the device is for now: the first that is not only being written."""
-        for hand in self.running:
-            if hand.progress is None or hand.progress.stage != "write":
-                return hand
+        """Return the job that uses the device: the first one that is not only being encoded."""
+        for running_job in self.running:
+            if running_job.progress is None or running_job.progress.stage != "write":
+                return running_job
         return self.running[-1] if self.running else None
 
     def start(self, job: Job) -> RunningJob:
-        """Have a job in hand."""
-        hand = RunningJob(job)
-        self.running.append(hand)
-        return hand
+        """Add a job to the running ones."""
+        running_job = RunningJob(job)
+        self.running.append(running_job)
+        return running_job
 
-    def finish(self, hand: RunningJob) -> None:
-        """Have it in hand no more."""
-        self.running.remove(hand)
+    def finish(self, running_job: RunningJob) -> None:
+        """Remove a job from the running ones and wake the slot."""
+        self.running.remove(running_job)
         self._free_since = time.monotonic()
         self.wakeup.set()
 
     def wants_next(self) -> bool:
-        """Whether a job should be claimed now: the device is free, or will be in a moment."""
-        if self.consecutive_failures or any(hand.runs_exclusively for hand in self.running):
+        """Return True if a job should be claimed now: the device is free, or will be soon."""
+        if self.consecutive_failures or any(each.runs_exclusively for each in self.running):
             return not self.running
-        return all(hand.nearly_done() for hand in self.running)
+        return all(each.nearly_done() for each in self.running)
 
     def idle_seconds(self) -> float:
-        """Seconds without a job."""
+        """Return the seconds since the last job; 0 while one runs."""
         return 0.0 if self.running else time.monotonic() - self._free_since
 
     def record_outcome(self, outcome: Clip | GenerationFailure | Rejected) -> None:
-        """Whether an attempt cost a worker; one that answered for itself ends the series."""
+        """Count a lost worker; an outcome that the worker reported itself ends the series."""
         match outcome:
-            case GenerationFailure(kind="lost" | "load", child_failure=loss):
-                if loss is not None and loss is self._last_loss:  # two clips were in that worker
+            case GenerationFailure(kind="lost" | "load", child_failure=failure):
+                if failure is not None and failure is self._last_failure:  # two clips, one worker
                     return
-                self._last_loss = loss
+                self._last_failure = failure
                 self.consecutive_failures += 1
                 if self.consecutive_failures > 1:
                     self.problem = f"{outcome.reason}; {self.consecutive_failures} workers in a row"
@@ -85,7 +85,7 @@ class Slot:
                 self.consecutive_failures = 0
 
     def restart_delay(self, backoff: float) -> float:
-        """Seconds to wait before the next worker is tried, doubled with each one lost."""
+        """Return the seconds to wait before the next worker starts, doubled with each failure."""
         if not self.consecutive_failures:
             return 0.0
         return min(
@@ -93,10 +93,10 @@ class Slot:
             max(backoff, _MIN_DELAY_SECONDS) * 2.0 ** min(self.consecutive_failures - 1, 30),
         )
 
-    def update(self, hand: RunningJob, progress: Progress) -> int:
-        """Take news of an attempt in; how many denoising steps were done since the last."""
+    def update(self, running_job: RunningJob, progress: Progress) -> int:
+        """Store an attempt's progress and return the denoising steps since the last update."""
         if progress.stage == "denoise":
             self.problem = None
-        done = hand.update(progress)
+        done = running_job.update(progress)
         self.wakeup.set()
         return done

@@ -1,7 +1,7 @@
-"""Signs of life for systemd: the status line when it changes, and the watchdog's beat.
+"""Heartbeat for systemd: the status line on change, and the watchdog notification.
 
-The beat goes out only while every slot's loop turns, so that systemd restarts a daemon whose event
-loop runs on while no job can be made any more.
+The watchdog is fed only while every slot's loop makes progress. So systemd also restarts a daemon
+whose event loop runs but whose slots hang.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from daemon.dispatch.slot import Slot
 from daemon.telemetry import systemd
 
 STUCK_SECONDS = 120.0
-"""Seconds without a turn of a slot's loop after which the dispatcher counts as hung."""
+"""Time without an iteration of a slot's loop after which the dispatcher counts as hung."""
 _STATUS_INTERVAL = 1.0
 
 
 async def notify_systemd(slots: Sequence[Slot], status: Callable[[], str]) -> None:
-    """Tell systemd how we are, until cancelled; nothing where no systemd listens.
+    """Notify systemd until cancelled; return at once without a notification socket.
 
-    The beat does not wait for the status line, which may ask a queue that is away.
+    The watchdog does not wait for the status line, which may query an unavailable queue.
     """
     if not os.environ.get("NOTIFY_SOCKET"):
         return
@@ -39,10 +39,10 @@ async def _feed_watchdog(slots: Sequence[Slot], interval: float) -> None:
 
 
 async def _send_status(status: Callable[[], str]) -> None:
-    told = ""
+    last = ""
     while True:
         line = await asyncio.to_thread(status)
-        if line != told:
+        if line != last:
             systemd.notify(f"STATUS={line}")
-            told = line
+            last = line
         await asyncio.sleep(_STATUS_INTERVAL)

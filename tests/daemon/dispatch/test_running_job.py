@@ -1,4 +1,4 @@
-"""What a slot has in hand, and when it wants more."""
+"""Running jobs of a slot, and the moment at which it wants the next one."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -39,55 +39,55 @@ def at(stage: Stage, step: int = 1, steps: int = 9) -> Progress:
 
 
 def test_steps_that_begin_again_are_counted_and_never_negative(new_job: NewJob) -> None:
-    hand = RunningJob(new_job())
-    assert [hand.update(at("denoise", step)) for step in (1, 4, 0, 2)] == [1, 3, 0, 2]
+    running_job = RunningJob(new_job())
+    assert [running_job.update(at("denoise", step)) for step in (1, 4, 0, 2)] == [1, 3, 0, 2]
 
 
-def test_the_time_left_is_told_by_the_work_of_the_steps_that_are_left(
+def test_eta_counts_the_work_of_the_remaining_steps(
     new_job: NewJob, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a speed some steps take half as long as others; made again exactly, none does."""
+    """At a speed some steps take half as long as others; after a quality rejection none does."""
     asked = {"steps": 50, "guidance": 9.0, "speed": "balanced"}
     job = new_job().model_copy(update={"spec": spec.model_copy(update=asked)})
     for steps, left in ((25, 10.0), (50, 40.0)):
-        hand, clock = RunningJob(job), iter((100.0, 110.0))
+        running_job, clock = RunningJob(job), iter((100.0, 110.0))
         monkeypatch.setattr(
             "daemon.dispatch.running_job.time.monotonic", lambda clock=clock: next(clock)
         )
-        hand.update(at("denoise", 0, steps))
-        hand.update(at("denoise", 10, steps))
-        assert hand.eta() == left  # of 25 steps 15 have guidance, and take twice as long
+        running_job.update(at("denoise", 0, steps))
+        running_job.update(at("denoise", 10, steps))
+        assert running_job.eta() == left  # of 25 steps 15 have guidance, and take twice as long
 
 
 def test_the_next_job_is_wanted_when_the_device_is_nearly_free(new_job: NewJob) -> None:
     one = slot()
     assert one.wants_next()
-    hand = one.start(new_job())
+    running_job = one.start(new_job())
     assert not one.wants_next(), "it has not begun"
-    one.update(hand, at("encode"))
+    one.update(running_job, at("encode"))
     assert not one.wants_next()
-    one.update(hand, at("denoise", 0))
-    assert not one.wants_next(), "nobody knows yet how long it takes"
-    one.update(hand, at("decode"))
+    one.update(running_job, at("denoise", 0))
+    assert not one.wants_next(), "the remaining time is not known yet"
+    one.update(running_job, at("decode"))
     assert one.wants_next()
     behind = one.start(new_job())
     assert not one.wants_next(), "one waits behind it already"
-    one.update(hand, at("write"))
+    one.update(running_job, at("write"))
     one.update(behind, at("denoise", 1))  # a step took no time at all
     assert one.wants_next()
     assert one.current is behind
     one.finish(behind)
-    assert one.current is hand
-    one.finish(hand)
+    assert one.current is running_job
+    one.finish(running_job)
     assert one.current is None
 
 
 def test_a_job_that_failed_before_shares_the_worker_with_no_other(new_job: NewJob) -> None:
     one = slot()
-    hand = one.start(new_job(failures=1))
-    one.update(hand, at("decode"))
+    running_job = one.start(new_job(failures=1))
+    one.update(running_job, at("decode"))
     assert not one.wants_next()
-    one.finish(hand)
+    one.finish(running_job)
     assert one.wants_next()
 
 
@@ -99,8 +99,8 @@ def test_after_a_loss_one_job_at_a_time_is_tried(new_job: NewJob) -> None:
         )
     )
     assert one.wants_next()
-    hand = one.start(new_job())
-    one.update(hand, at("decode"))
+    running_job = one.start(new_job())
+    one.update(running_job, at("decode"))
     assert not one.wants_next()
 
 

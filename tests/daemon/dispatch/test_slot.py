@@ -1,4 +1,4 @@
-"""A slot that loses worker after worker waits longer each time, and no longer once one works."""
+"""Restart delay of a slot: doubled with each lost worker, reset once a worker answers."""
 
 import pytest
 from hypothesis import given
@@ -45,7 +45,7 @@ def test_a_worker_that_answered_ends_the_series(kind: str) -> None:
     assert one.consecutive_failures == 0
 
 
-def test_what_says_nothing_of_the_worker_changes_nothing() -> None:
+def test_other_outcomes_do_not_change_the_count() -> None:
     one = slot()
     one.record_outcome(LOST)
     one.record_outcome(GenerationFailure("cancelled", "cancelled", retry=False))

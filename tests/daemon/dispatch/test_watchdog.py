@@ -1,4 +1,4 @@
-"""What systemd hears: a beat while the dispatcher turns, and silence when it does not."""
+"""systemd notifications: the watchdog is fed while the dispatcher makes progress."""
 
 import asyncio
 import socket
@@ -14,8 +14,8 @@ from daemon.dispatch.watchdog import STUCK_SECONDS, notify_systemd
 from pipeline.children.generator import ClipGenerator
 from pipeline.children.protocol import Load
 
-_SILENCE = 5.0
-"""Seconds, a hundred times what lies between two beats here."""
+_TIMEOUT_SECONDS = 5.0
+"""A hundred times the interval of the notifications in these tests."""
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ async def messages(
     count: int,
     status: Callable[[], str] = lambda: "0 queued",
 ) -> list[bytes]:
-    """The first so many messages; fewer where no more come for long."""
+    """Return the first `count` messages, or those that arrived before a timeout."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(notify_systemd(slots, status))
     said: list[bytes] = []
     try:
         while len(said) < count:
-            said.append(await asyncio.wait_for(loop.sock_recv(listener, 1000), _SILENCE))
+            said.append(await asyncio.wait_for(loop.sock_recv(listener, 1000), _TIMEOUT_SECONDS))
     except TimeoutError:
         pass
     task.cancel()
@@ -53,18 +53,18 @@ def slot(turned: float) -> Slot:
     return Slot("cpu", maker, last_turn=time.monotonic() - turned)
 
 
-async def test_the_beat_goes_on_while_every_slot_turns(heard: socket.socket) -> None:
+async def test_watchdog_is_fed_while_every_slot_makes_progress(heard: socket.socket) -> None:
     said = await messages(heard, [slot(1.0), slot(STUCK_SECONDS - 60)], 4)
     assert sorted(said) == [b"STATUS=0 queued", *[b"WATCHDOG=1"] * 3]
 
 
-async def test_the_beat_does_not_wait_for_a_queue_that_does_not_answer(
+async def test_watchdog_does_not_wait_for_an_unavailable_queue(
     heard: socket.socket,
 ) -> None:
     answered = threading.Event()
 
     def status() -> str:
-        answered.wait(_SILENCE)
+        answered.wait(_TIMEOUT_SECONDS)
         return "an answer at last"
 
     said = await messages(heard, [slot(1.0)], 3, status)
@@ -72,6 +72,6 @@ async def test_the_beat_does_not_wait_for_a_queue_that_does_not_answer(
     assert said == [b"WATCHDOG=1"] * 3
 
 
-async def test_one_hung_slot_ends_the_beat(heard: socket.socket) -> None:
+async def test_one_hung_slot_stops_the_watchdog(heard: socket.socket) -> None:
     said = await messages(heard, [slot(1.0), slot(STUCK_SECONDS + 10)], 2)
     assert said == [b"STATUS=0 queued"]
