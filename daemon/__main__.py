@@ -1,15 +1,14 @@
-"""The command `i2vd`. What a command does is in `daemon/cli/`, one file a subject."""
+"""Entry point of the command `i2vd`. The commands are in `daemon/cli/`, one file per subject."""
 
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-OWN = ("daemon", "pipeline", "rules")
-FOREIGN_PACKAGE = 2
+_OWN_PACKAGES = ("daemon", "pipeline", "rules")
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line."""
     _refuse_foreign_packages()
     from daemon.cli.commands import app
 
@@ -17,14 +16,17 @@ def main() -> None:
 
 
 def _refuse_foreign_packages() -> None:
-    """PyPI has other packages called daemon and rules; one of them in our place breaks us."""
+    """Exit with a message if another distribution's package shadows one of i2vd's.
+
+    PyPI has other packages called daemon and rules, and i2vd cannot run with one of them.
+    """
     home = Path(__file__).resolve().parent.parent
-    for name in OWN:
+    for name in _OWN_PACKAGES:
         spec = find_spec(name)
-        where = Path(spec.origin).resolve() if spec and spec.origin else None
-        if where is None or where.parent.parent != home:
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent.parent != home:
             sys.exit(
-                f"i2vd: the package {name!r} is not i2vd's own ({where}); install i2vd into a "
+                f"i2vd: the package {name!r} is not i2vd's own ({origin}); install i2vd into a "
                 f"virtual environment of its own, or `pip uninstall python-daemon` there"
             )
 

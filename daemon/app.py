@@ -1,9 +1,9 @@
-"""The daemon's life: open in order, work, close in reverse.
+"""Life cycle of the daemon: open in order, work, close in reverse order.
 
-Start: lock, folders, ledger, rules, http, READY. Work: one task each for watching, dispatch, http
-and the signs of life, in one TaskGroup: a task that dies ends the process, and systemd restarts it.
-Stop: the first SIGTERM claims nothing more and lets the running attempt finish within `stop_grace`;
-the second ends it now, and it goes back to the queue uncounted.
+Start: lock, folders, queue, rules, http, READY. Work: one task each for watching, dispatch, http
+and heartbeats, in one TaskGroup. A task that raises ends the process, and systemd restarts it.
+Stop: after the first SIGTERM nothing more is claimed, and running attempts may finish within
+`stop_grace`. The second one ends them at once and requeues their jobs without using a try.
 """
 
 import asyncio
@@ -59,12 +59,12 @@ log = structlog.get_logger()
 
 
 class App:
-    """One daemon. `run` returns when it has stopped."""
+    """One daemon; `run` returns when it has stopped."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.failed: str | None = None
-        """Why the process ends as failed though nobody stopped it."""
+        """The reason why the daemon stops by itself and exits as failed; None otherwise."""
         self.database = Database(settings.queue_url, settings.queue.lease)
         self.store = JobStore(self.database)
         self.queries = JobQueries(self.database)
@@ -73,9 +73,9 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.initialise_presets(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
-        storage = VolumeMarkers(settings, self.database)
-        self.storage_health = StorageHealth(settings, storage, self.database.try_write)
-        self.archive = Archive(self.database, self.store, self.queries, settings, storage)
+        markers = VolumeMarkers(settings, self.database)
+        self.storage_health = StorageHealth(settings, markers, self.database.try_write)
+        self.archive = Archive(self.database, self.store, self.queries, settings, markers)
         self.image_pool = ImagePool(_forward_line("picture"), self._on_child_failure("picture"))
         self.services = Services(
             settings=settings,
@@ -86,7 +86,7 @@ class App:
             queries=self.queries,
             archive=self.archive,
             storage_health=self.storage_health,
-            markers=storage,
+            markers=markers,
             durations=DurationEstimator.from_history(self.queries),
             memory=MemoryEstimator(self.database, settings.model.name),
             image_pool=self.image_pool,
@@ -112,10 +112,17 @@ class App:
             self._stopping,
         )
 
-    # --- life
+    # --- life cycle
 
     async def run(self) -> None:
-        """Start, work until a signal, stop."""
+        """Start, work until a signal arrives, and stop.
+
+        1. Install the signal handlers, load the rules and check the storage.
+        2. Join the fleet and recover the jobs that a crash left.
+        3. Start the file notifier and the http server, then notify systemd.
+        4. Work until no slot's loop runs any more.
+        5. Close everything in reverse order.
+        """
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.database.close)
             self._loop = loop = asyncio.get_running_loop()
@@ -144,28 +151,28 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             for watcher in self.watchers:
                 tasks.create_task(watcher.run(self._stopping))
-            working = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
+            dispatch = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
                 tasks.create_task(self.dispatcher.clean_up_only())
             ]
-            around = [
+            background = [
                 *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
                 tasks.create_task(self._watch_rules()),
                 tasks.create_task(self._watch_storage()),
                 tasks.create_task(self._send_heartbeats()),
                 tasks.create_task(watchdog.notify_systemd(self.slots, self.status.line)),
             ]
-            await asyncio.wait(working)
-            for task in around:
+            await asyncio.wait(dispatch)
+            for task in background:
                 task.cancel()
 
     def stop(self) -> None:
-        """First call: soft, within `stop_grace`. Second call: now."""
+        """Stop softly, within `stop_grace`, on the first call; at once on the second."""
         if self._stopping.is_set():
             log.warning("stopping now")
             self.dispatcher.stop_now.set()
             return
         grace = self.settings.stop_grace
-        log.info("stopping", grace=grace, running=[h.job.id for s in self.slots for h in s.running])
+        log.info("stopping", grace=grace, running=[r.job.id for s in self.slots for r in s.running])
         systemd.notify("STOPPING=1", "STATUS=stopping, the running attempt may finish")
         self._stopping.set()
         asyncio.get_running_loop().call_later(grace, self.dispatcher.stop_now.set)
@@ -187,14 +194,14 @@ class App:
         systemd.notify("READY=1", f"STATUS={self.status.line()}")
 
     def wake_watchers(self) -> None:
-        """Look into the inboxes now, from whichever thread."""
+        """Wake all watchers for a scan; may be called from any thread."""
         for watcher in self.watchers:
             self._loop.call_soon_threadsafe(watcher.wake.set)
 
     # --- rules
 
     def reload_rules(self) -> dict[str, Reloaded]:
-        """Read all rule files again; each folder's last good set stays where something is wrong."""
+        """Reload the rules of all inboxes; with errors, an inbox keeps its last valid rules."""
         systemd.reloading()
         results = {name: self._reload(name) for name in self.rules}
         systemd.notify("READY=1")
@@ -225,7 +232,7 @@ class App:
                 if await asyncio.to_thread(rules.changed):
                     self._reload(name)
 
-    # --- what must not go
+    # --- storage, queue and fleet
 
     async def _watch_storage(self) -> None:
         while True:
@@ -234,21 +241,21 @@ class App:
                 self.dispatcher.request_cleanup()
                 for watcher in self.watchers:
                     watcher.wake.set()
-            if why := self.database.unusable_reason():
-                self._abandon_queue(why)
+            if reason := self.database.unusable_reason():
+                self._abandon_queue(reason)
 
     async def _send_heartbeats(self) -> None:
         while True:
-            if why := await self.membership.heartbeat():
-                self._abandon_queue(why)
+            if reason := await self.membership.heartbeat():
+                self._abandon_queue(reason)
             if self.membership.departed:
                 self.dispatcher.request_cleanup()
 
-    def _abandon_queue(self, why: str) -> None:
-        """End after the work in hand, since nothing can be done with the queue any more."""
+    def _abandon_queue(self, reason: str) -> None:
+        """Stop after the running attempts, because the queue is permanently unusable."""
         if not self._stopping.is_set():
-            log.error("the queue cannot be used any more", why=why)
-            self.failed = why
+            log.error("the queue cannot be used any more", why=reason)
+            self.failed = reason
             self.stop()
 
     def _remove_old_posters(self) -> None:
@@ -257,12 +264,12 @@ class App:
             for inbox in self.services.settings.inbox:
                 remove_old_posters(inbox.outbox, newest[0].id if newest else 0)
 
-    # --- parts
+    # --- construction
 
     def _slot(self, device: str) -> Slot:
         model = self.settings.model
         name = f"worker {device}"
-        maker = ClipGenerator(
+        generator = ClipGenerator(
             model.load_on(device),
             _forward_line(name),
             self._on_child_failure("worker"),
@@ -270,7 +277,7 @@ class App:
             timeouts=model.silence,
             env=self.settings.caches,
         )
-        return Slot(device, maker, memory_limit(device, model.max_vram))
+        return Slot(device, generator, memory_limit(device, model.max_vram))
 
     def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.services, self.dispatcher.wake)
@@ -279,15 +286,21 @@ class App:
         )
 
     def _on_child_failure(self, child: str) -> Callable[[ChildFailure], None]:
-        def note(loss: ChildFailure) -> None:
-            log.error("child lost", child=child, cause=loss.cause, why=loss.reason, do=loss.advice)
-            self.metrics.child_deaths.labels(child, loss.cause).inc()
+        def report(failure: ChildFailure) -> None:
+            log.error(
+                "child lost",
+                child=child,
+                cause=failure.cause,
+                why=failure.reason,
+                do=failure.advice,
+            )
+            self.metrics.child_deaths.labels(child, failure.cause).inc()
 
-        return note
+        return report
 
 
 def _forward_line(child: str) -> Callable[[str], None]:
-    """Forward a line of a child's stderr, with the child's name."""
+    """Return a function that logs a line of a child's stderr with the child's name."""
 
     def forward(text: str) -> None:
         log.info(text, child=child)
@@ -296,9 +309,9 @@ def _forward_line(child: str) -> Callable[[str], None]:
 
 
 def open_app(settings: Settings) -> App:
-    """Open the daemon, and wait for a queue that is only temporarily out of reach.
+    """Open the daemon; wait while the queue is temporarily unavailable, as on a full disk.
 
-    A full disk is an example. Raises DatabaseUnusable for a queue that waiting cannot repair.
+    Raises DatabaseUnusable if waiting cannot help.
     """
     waiting = False
     while True:

@@ -1,4 +1,4 @@
-"""Gauges whose values are read from the daemon and its ledger at each scrape."""
+"""Collectors: gauges whose values are read from the daemon and its queue at each scrape."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from daemon.telemetry.metrics import free_bytes
 
 
 def register_collectors(status: Status) -> None:
-    """Serve them among the metrics of the daemon."""
+    """Register the gauges of the daemon's status, its queue and its GPUs."""
     services = status.services
     services.metrics.watch_queue(services.queries)
     services.metrics.registry.register(GpuCollector())
@@ -30,7 +30,7 @@ def register_collectors(status: Status) -> None:
         "i2vd_queue_eta_seconds",
         "Seconds until the whole queue is done; absent before the first clip was made.",
         [],
-        lambda: [([], left) for left in [status.queue_eta()] if left is not None],
+        lambda: [([], eta) for eta in [status.queue_eta()] if eta is not None],
     )
     gauge(
         "i2vd_host_state",

@@ -1,4 +1,4 @@
-"""Services: what the tasks of one daemon share. Holds nothing that runs. Built by app.py."""
+"""Services: the objects that the tasks of one daemon share. Built by app.py; holds no tasks."""
 
 import threading
 from collections.abc import Mapping
@@ -22,7 +22,10 @@ from rules.live import LiveRules
 
 @dataclass(frozen=True)
 class Services:
-    """`rules` by the name of their inbox; `owner` is the name by which this host claims jobs."""
+    """Shared objects of one daemon.
+
+    `owner` is the name under which this host claims jobs; `rules` is keyed by inbox name.
+    """
 
     settings: Settings
     owner: str
@@ -40,4 +43,4 @@ class Services:
     posters: Posters
     rules: Mapping[str, LiveRules]
     enqueue_lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a drop and what lies beside it are entered into the ledger."""
+    """Held while a picture and its override are read and their jobs are added to the queue."""

@@ -1,6 +1,6 @@
-"""Status: what the daemon reports of itself to the API, the metrics and systemd.
+"""Status: readiness, status line and queue ETA for the API, the metrics and systemd.
 
-Reads the tasks of dispatch, intake and the fleet, and changes nothing.
+Reads the state of dispatch, intake and the fleet, and changes nothing.
 """
 
 import asyncio
@@ -61,10 +61,10 @@ class Status:
         """Estimate the seconds until no job waits or runs; None while too little is known."""
         now = time.time()
         running = [
-            (hand.job.spec, now - (hand.job.started or now))
+            (each.job.spec, now - (each.job.started or now))
             for slot in self.slots
-            for hand in slot.running
-            if hand.job.spec
+            for each in slot.running
+            if each.job.spec
         ]
         work = queued_work(self.services.queries)
         return self.services.durations.queue_eta(work, running, self.membership.devices())
@@ -73,19 +73,19 @@ class Status:
         """Return one line for `systemctl status`."""
         try:
             queued = self.services.queries.counts()["queued"]
-            left = self.queue_eta() if queued else None
+            eta = self.queue_eta() if queued else None
         except QueueUnavailable as error:
             return str(error)
         local = (host.state for host in self.membership.hosts if host.is_local)
         parts: list[str] = [state for state in local if state in DRAINED]
         parts += [
-            f"{queued} queued" + ("" if left is None else f", all done in {_rough_duration(left)}")
+            f"{queued} queued" + ("" if eta is None else f", all done in {_rough_duration(eta)}")
         ]
         for slot in self.slots:
-            if (front := slot.current) and (p := front.progress_dict()):
-                eta = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
+            if (current := slot.current) and (p := current.progress_dict()):
+                left = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
-                parts.append(f"#{front.job.id} {front.job.path}: {step}{eta}")
+                parts.append(f"#{current.job.id} {current.job.path}: {step}{left}")
         return "; ".join(parts)
 
 

@@ -1,9 +1,10 @@
-"""Webhooks: what became of each job is told to other programs, at least once and in order.
+"""Webhooks: report the end of each job to other programs, in order and at least once.
 
-The ledger's events are their queue: it is remembered which one a hook was told last, so nothing is
-lost over a restart, and no clip ever waits for a receiver. Of the hosts that share a queue any may
-tell, one at a time, so that each event is told once. Signed by the library of standardwebhooks.com;
-receivers verify with that of their language. The id of a message is the same at each try.
+The job events in the queue's database are the outbox. The last delivered event of each webhook is
+stored, so that a restart loses nothing and no clip waits for a receiver. With a shared queue any
+host may deliver, one at a time, so that each event is sent once. Messages are signed by the library
+of standardwebhooks.com; receivers verify them with that of their language. The id of a message is
+the same at each try.
 """
 
 import asyncio
@@ -32,29 +33,30 @@ from daemon.telemetry.metrics import Metrics
 
 _BASE64 = "whsec_"
 _BASE64_SECRET = re.compile(_BASE64 + "[A-Za-z0-9+/]+={0,2}")
-_INTERVAL = 1.0
-"""Seconds between two looks for something to tell."""
-_TIMEOUT = 10.0
-_LONGEST_PAUSE = 300.0
-_GIVEN_UP = 86_400.0
-"""Seconds after which a message is given up, so that the later ones get their turn."""
+_POLL_SECONDS = 1.0
+"""Interval at which new events are looked for."""
+_TIMEOUT_SECONDS = 10.0
+_MIN_DELAY_SECONDS = 1.0
+_MAX_DELAY_SECONDS = 300.0
+_MAX_AGE_SECONDS = 86_400.0
+"""Time of trying after which a message is dropped, so that the later ones are delivered."""
 
 log = structlog.get_logger()
 
 
 class Message(BaseModel):
-    """What is posted, as JSON."""
+    """Body of a webhook request, as JSON."""
 
     event: str
     """"done", "failed" or "cancelled"."""
     at: float
     detail: str
-    """The reason, where it is no clip."""
+    """The reason of a failure or cancellation."""
     job: Job
 
 
-class _Found(NamedTuple):
-    """A message that follows on the event `last`; `number` is that of its own event."""
+class _Pending(NamedTuple):
+    """The next message: that of event `number`, the first one after event `last`."""
 
     last: int
     number: int
@@ -63,78 +65,87 @@ class _Found(NamedTuple):
 
 @dataclass
 class _Delivery:
-    """How far this host is with a message; `over` when only the queue does not know it yet."""
+    """State of this host's delivery of a message.
+
+    `finished` is True once it is delivered or dropped, even if the queue does not know it yet.
+    """
 
     number: int
-    began: float = field(default_factory=time.monotonic)
-    pause: float = 1.0
-    over: bool = False
+    started: float = field(default_factory=time.monotonic)
+    delay: float = _MIN_DELAY_SECONDS
+    finished: bool = False
 
 
 class Webhook:
-    """One `[[hook]]`; `run` tells its messages until the daemon stops."""
+    """One `[[hook]]`; `run` delivers its messages until the daemon stops."""
 
     def __init__(
         self, hook: Hook, settings: Settings, database: Database, metrics: Metrics
     ) -> None:
-        """Raises SettingsError when the secret cannot be read."""
+        """Create a webhook. Raises SettingsError if the secret cannot be read."""
         self.hook = hook
         self._signer = _signer(hook)
         self._settings = settings
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
-        self._trying = _Delivery(0)
+        self._delivery = _Delivery(0)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Tell what happens from now on, and what happened since the last time."""
-        async with httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
+        """Deliver new events, and those since the last delivery, until `stopping` is set.
+
+        1. Read the oldest event that is not delivered.
+        2. Take the webhook's lock, so that only one of the hosts sends.
+        3. Post it; on a failure wait, with exponential backoff, and try again.
+        4. Store that it is delivered, or dropped after a day.
+        """
+        async with httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
             while not stopping.is_set():
                 try:
-                    pause = await self._turn(client)
+                    delay = await self._send_next(client)
                 except QueueUnavailable as error:
                     log.warning("webhook waits for the queue", why=str(error))
-                    pause = _INTERVAL
-                await _pause(stopping, pause)
+                    delay = _POLL_SECONDS
+                await _wait(stopping, delay)
 
-    async def _turn(self, client: httpx2.AsyncClient) -> float:
-        """Tell the oldest message, unless another host is at it; seconds until the next look."""
-        if await asyncio.to_thread(self._next) is None:
-            return _INTERVAL
-        async with self._only_sender() as alone:
-            found = await asyncio.to_thread(self._next) if alone else None
-            return _INTERVAL if found is None else await self._deliver(client, found)
+    async def _send_next(self, client: httpx2.AsyncClient) -> float:
+        """Send the oldest message unless another host does; return the seconds to wait."""
+        if await asyncio.to_thread(self._next_message) is None:
+            return _POLL_SECONDS
+        async with self._sender_lock() as acquired:
+            pending = await asyncio.to_thread(self._next_message) if acquired else None
+            return _POLL_SECONDS if pending is None else await self._deliver(client, pending)
 
     @contextlib.asynccontextmanager
-    async def _only_sender(self) -> AsyncIterator[bool]:
+    async def _sender_lock(self) -> AsyncIterator[bool]:
         with contextlib.ExitStack() as stack:
-            turn = self._database.advisory_lock(self._key)
-            alone = await asyncio.to_thread(stack.enter_context, turn)
+            lock = self._database.advisory_lock(self._key)
+            acquired = await asyncio.to_thread(stack.enter_context, lock)
             try:
-                yield alone
+                yield acquired
             finally:
                 await asyncio.to_thread(stack.close)
 
-    def _last(self) -> int:
-        """The last event that was told, by whichever host.
+    def _last_delivered(self) -> int:
+        """Return the id of the last event that any host delivered.
 
-        A new hook begins with the next one: what was before is not its business.
+        A new webhook starts with the next event and does not report earlier ones.
         """
         query = sa.select(meta.c.value).where(meta.c.key == self._key)
         with self._database.read() as db:
-            told = db.scalar(query)
-        if told is None:
+            last = db.scalar(query)
+        if last is None:
             newest = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)).scalar_subquery()
             value = sa.cast(newest, sa.Text)
             with contextlib.suppress(IntegrityError), self._database.write() as db:
                 db.execute(meta.insert().values(key=self._key, value=value))
             with self._database.read() as db:
-                told = db.scalar(query)
-        return int(told or 0)
+                last = db.scalar(query)
+        return int(last or 0)
 
-    def _next(self) -> _Found | None:
-        """The oldest event that was not told yet."""
-        last = self._last()
+    def _next_message(self) -> _Pending | None:
+        """Return the message of the oldest event that is not delivered."""
+        last = self._last_delivered()
         with self._database.read() as db:
             query = (
                 sa.select(events.c.id.label("number"), events.c.event, events.c.at, events.c.detail)
@@ -150,37 +161,37 @@ class Webhook:
             return None
         job = with_local_paths(self._settings, as_job(row))
         message = Message(event=row.event, at=row.at, detail=row.detail, job=job)
-        return _Found(last, row.number, message)
+        return _Pending(last, row.number, message)
 
-    async def _deliver(self, client: httpx2.AsyncClient, found: _Found) -> float:
-        """One try; seconds until the next."""
-        if self._trying.number != found.number:
-            self._trying = _Delivery(found.number)
-        trying, told = self._trying, {"url": self.hook.url, "job": found.message.job.id}
-        if not trying.over:
-            why = await self._post(client, found.number, found.message.model_dump_json())
-            if why is not None and time.monotonic() - trying.began <= _GIVEN_UP:
+    async def _deliver(self, client: httpx2.AsyncClient, pending: _Pending) -> float:
+        """Try once to deliver a message; return the seconds until the next try."""
+        if self._delivery.number != pending.number:
+            self._delivery = _Delivery(pending.number)
+        delivery, fields = self._delivery, {"url": self.hook.url, "job": pending.message.job.id}
+        if not delivery.finished:
+            reason = await self._post(client, pending.number, pending.message.model_dump_json())
+            if reason is not None and time.monotonic() - delivery.started <= _MAX_AGE_SECONDS:
                 self._count("tried")
-                log.warning("webhook not taken", **told, why=why)
-                pause, trying.pause = trying.pause, min(_LONGEST_PAUSE, trying.pause * 2)
-                return pause
-            trying.over = True
-            self._count("told" if why is None else "given up")
-            if why is not None:
-                log.error("webhook given up", **told, why=why)
-        await asyncio.to_thread(self._note, found)
+                log.warning("webhook not taken", **fields, why=reason)
+                delay, delivery.delay = delivery.delay, min(_MAX_DELAY_SECONDS, delivery.delay * 2)
+                return delay
+            delivery.finished = True
+            self._count("told" if reason is None else "given up")
+            if reason is not None:
+                log.error("webhook given up", **fields, why=reason)
+        await asyncio.to_thread(self._store_delivered, pending)
         return 0.0
 
     async def _post(self, client: httpx2.AsyncClient, number: int, body: str) -> str | None:
-        """None when the receiver took it, else why not."""
-        headers = {"content-type": "application/json", **self._signed(number, body)}
+        """Post a message; return None if the receiver accepted it, else the reason."""
+        headers = {"content-type": "application/json", **self._headers(number, body)}
         try:
             answer = await client.post(self.hook.url, content=body, headers=headers)
         except httpx2.HTTPError as error:
             return f"{type(error).__name__}: {error}"
         return None if answer.is_success else f"it answered {answer.status_code}"
 
-    def _signed(self, number: int, body: str) -> dict[str, str]:
+    def _headers(self, number: int, body: str) -> dict[str, str]:
         """Return the headers of the standard; without a secret there is no signature."""
         name, now = f"event-{number}", datetime.now(UTC)
         headers = {"webhook-id": name, "webhook-timestamp": str(int(now.timestamp()))}
@@ -188,32 +199,35 @@ class Webhook:
             headers["webhook-signature"] = self._signer.sign(name, now, body)
         return headers
 
-    def _note(self, found: _Found) -> None:
-        """Never back to an earlier one: while the queue was away another host may have gone on."""
-        same = (meta.c.key == self._key) & (meta.c.value == str(found.last))
+    def _store_delivered(self, pending: _Pending) -> None:
+        """Store the delivered event, but never replace a later one.
+
+        While the queue was unavailable to this host, another host may have delivered more.
+        """
+        same = (meta.c.key == self._key) & (meta.c.value == str(pending.last))
         with self._database.write() as db:
-            db.execute(meta.update().where(same).values(value=str(found.number)))
+            db.execute(meta.update().where(same).values(value=str(pending.number)))
 
     def _count(self, outcome: str) -> None:
         self._metrics.hooks.labels(outcome).inc()
 
 
 def _signer(hook: Hook) -> Signer | None:
-    """Return the signer of a hook; its secret is "whsec_" and base64, or any word.
+    """Return the signer of a webhook, or None without a secret. Raises SettingsError.
 
-    Raises SettingsError.
+    The secret is "whsec_" and base64, or any other word.
     """
-    word = read_token(hook.secret_file, "hook.secret_file")
-    if word is None:
+    secret = read_token(hook.secret_file, "hook.secret_file")
+    if secret is None:
         return None
-    if not word.startswith(_BASE64):
-        return Signer(word.encode())
-    if _BASE64_SECRET.fullmatch(word):  # the library skips characters that are no base64
+    if not secret.startswith(_BASE64):
+        return Signer(secret.encode())
+    if _BASE64_SECRET.fullmatch(secret):  # the library skips characters that are not base64
         with contextlib.suppress(ValueError):  # of a length that base64 never has
-            return Signer(word)
+            return Signer(secret)
     raise SettingsError(f"hook.secret_file {hook.secret_file}: what follows {_BASE64} is no base64")
 
 
-async def _pause(stopping: asyncio.Event, seconds: float) -> None:
+async def _wait(stopping: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)

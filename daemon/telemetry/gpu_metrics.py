@@ -1,8 +1,8 @@
-"""The GPUs as the driver sees them (NVML): memory, load, temperature, power, at each scrape.
+"""GPU metrics from the driver (NVML): memory, load, temperature and power, read at each scrape.
 
-Without a driver there is nothing to tell, and nothing is told: a missing GPU is no zero. A GPU that
-was there and does not answer any more is told as down. NVML needs no CUDA context, so asking costs
-the card nothing.
+Without a driver no series is exported, because a missing GPU is not a zero. A GPU that was found at
+the start and no longer answers is exported as down. NVML needs no CUDA context, so reading it uses
+no device memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,32 +15,32 @@ Read = Callable[[object], float]
 
 _READINGS: dict[str, tuple[str, Read]] = {
     "i2vd_gpu_memory_used_bytes": (
-        "Memory of a GPU that is in use, by any process.",
+        "GPU memory in use by all processes.",
         lambda gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu).used,
     ),
     "i2vd_gpu_memory_total_bytes": (
-        "Memory of a GPU.",
+        "Total GPU memory.",
         lambda gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu).total,
     ),
     "i2vd_gpu_utilization_ratio": (
-        "Share of the last moments in which a GPU was at work.",
+        "Share of time in which the GPU was busy, over the driver's last sample period.",
         lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
     ),
     "i2vd_gpu_temperature_celsius": (
-        "Temperature of a GPU's chip.",
+        "Temperature of the GPU chip.",
         lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
     ),
     "i2vd_gpu_power_watts": (
-        "Electrical power that a GPU draws.",
+        "Power draw of the GPU.",
         lambda gpu: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
     ),
 }
 _UP = "i2vd_gpu_up"
-_UP_HELP = "1 while a GPU answers, 0 when it was there and does not."
+_UP_HELP = "1 if the GPU answers, 0 if it was found at the start and does not."
 
 
 class GpuCollector(Collector):
-    """All GPUs of this host. The labels are the driver's number and the card's name."""
+    """Collector of all GPUs of this host; labels: the driver's index and the card's name."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -53,13 +53,13 @@ class GpuCollector(Collector):
             pass  # no driver, or no GPU
 
     def describe(self) -> Iterable[Metric]:
-        """The families without values, also where there is no GPU."""
+        """Return all families without samples, also on a host without a GPU."""
         yield _family(_UP, _UP_HELP)
         for name, (help_text, _) in _READINGS.items():
             yield _family(name, help_text)
 
     def collect(self) -> Iterator[Metric]:
-        """What the driver says now. A reading that a card does not offer is left out."""
+        """Read the driver's current values; a reading that a card does not support is omitted."""
         if not self._known:
             return
         up = _family(_UP, _UP_HELP)
@@ -86,7 +86,7 @@ def _handle(number: str) -> object:
 
 
 def _memory_answers(number: str) -> bool:
-    """Every card can tell its memory; one that fell off the bus cannot."""
+    """Return True if the memory can be read; only a card that fell off the bus fails this."""
     try:
         pynvml.nvmlDeviceGetMemoryInfo(_handle(number))
     except pynvml.NVMLError:

@@ -1,7 +1,8 @@
-"""The systemd journal's own protocol: an entry is one datagram of fields.
+"""Native protocol of the systemd journal: each entry is one datagram of fields.
 
-So `journalctl I2VD_JOB=17` follows one job, and a priority is a priority. The protocol is described
-at systemd.io/JOURNAL_NATIVE_PROTOCOL; the libraries that speak it need a compiler.
+With fields, `journalctl I2VD_JOB=17` shows one job, and priorities are kept. The protocol is
+described at systemd.io/JOURNAL_NATIVE_PROTOCOL. It is written here because the libraries for it
+need a compiler.
 """
 
 import os
@@ -9,24 +10,24 @@ import socket
 from collections.abc import Mapping
 
 SOCKET = "/run/systemd/journal/socket"
-_LONGEST = 16_384
-"""Bytes of one value; what is longer is cut, so that an entry always fits into a datagram."""
+_MAX_VALUE_BYTES = 16_384
+"""Longer values are truncated, so that an entry always fits into a datagram."""
 
 
 def is_stderr() -> bool:
-    """Whether our stderr is the journal, as $JOURNAL_STREAM says (systemd.exec(5))."""
+    """Return True if stderr is the journal, as $JOURNAL_STREAM says (systemd.exec(5))."""
     try:
-        told = os.fstat(2)
+        stderr = os.fstat(2)
     except OSError:
         return False
-    return os.environ.get("JOURNAL_STREAM") == f"{told.st_dev}:{told.st_ino}"
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
 def entry(fields: Mapping[str, str]) -> bytes:
-    """The datagram of an entry; a value with a line break is sent with its length."""
+    """Return the datagram of an entry; a value with a line break is sent with its length."""
     parts = []
     for name, text in fields.items():
-        value = text.encode(errors="replace")[:_LONGEST]
+        value = text.encode(errors="replace")[:_MAX_VALUE_BYTES]
         if b"\n" in value:
             parts.append(name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n")
         else:
@@ -35,6 +36,9 @@ def entry(fields: Mapping[str, str]) -> bytes:
 
 
 def send(fields: Mapping[str, str]) -> None:
-    """Send one entry by a socket of its own, whatever journald went through. Raises OSError."""
+    """Send one entry. Raises OSError.
+
+    Each entry has its own socket, so that a restart of journald breaks none.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.sendto(entry(fields), SOCKET)

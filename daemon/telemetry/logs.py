@@ -1,7 +1,7 @@
-"""Logging: one line per change of state, with the job's id.
+"""Logging: one line per state change, with the job's id.
 
-Fields of the journal under systemd, colours on a terminal, JSON elsewhere. All three escape or
-carry values apart, so that a file name cannot forge a line.
+Writes journal fields under systemd, colours on a terminal, and JSON elsewhere. All three escape
+values or send them as separate fields, so that a file name cannot forge a line.
 """
 
 import json
@@ -22,7 +22,7 @@ _FIELD_PREFIX = "I2VD_"
 
 
 def configure(settings: Log) -> None:
-    """Set structlog up for the process; the libraries' own loggers join from WARNING on."""
+    """Configure structlog for the process; loggers of libraries are included from WARNING on."""
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -31,14 +31,14 @@ def configure(settings: Log) -> None:
     if settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty()):
         processors += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            _for_terminals,
+            _escape_values,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=_indented
+                colors=sys.stderr.isatty(), exception_formatter=_write_indented
             ),
         ]
     elif settings.format == "auto" and journal.is_stderr():
         processors += [structlog.processors.format_exc_info, _as_fields]
-        factory = _ToJournal
+        factory = _JournalLogger
     else:
         processors += [
             structlog.processors.TimeStamper(fmt="iso"),
@@ -51,36 +51,36 @@ def configure(settings: Log) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_StructlogHandler()], force=True)
 
 
-def _for_terminals(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Texts without what moves a cursor, begins a line or changes a colour."""
+def _escape_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Escape control characters, which could move the cursor, start a line or change a colour."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = printable(value)
     return event
 
 
-def _indented(out: TextIO, trouble: ExcInfo) -> None:
-    """A traceback of which no line can be taken for one of the log's."""
-    for line in "".join(traceback.format_exception(*trouble)).splitlines():
+def _write_indented(out: TextIO, exc_info: ExcInfo) -> None:
+    """Write a traceback, indented so that none of its lines can be mistaken for a log line."""
+    for line in "".join(traceback.format_exception(*exc_info)).splitlines():
         out.write(f"\n    {printable(line)}")
 
 
 def _as_fields(_logger: object, method: str, event: EventDict) -> EventDict:
-    """An entry of the journal: a message for people, and each value in a field of its own."""
+    """Convert an event to a journal entry: a readable message, and a separate field per value."""
     event.pop("level", None)
-    words = event.pop("event")
-    trouble = event.pop("exception", None)
+    name = event.pop("event")
+    traceback_text = event.pop("exception", None)
     values = {
         key: value if isinstance(value, str) else _json(value) for key, value in event.items()
     }
-    message = " ".join([str(words), *(f"{key}={_json(event[key])}" for key in event)])
+    message = " ".join([str(name), *(f"{key}={_json(event[key])}" for key in event)])
     fields = {_FIELD_PREFIX + key.upper(): value for key, value in values.items()}
     return {
         "fields": {
-            "MESSAGE": f"{message}\n{trouble}" if trouble else message,
+            "MESSAGE": f"{message}\n{traceback_text}" if traceback_text else message,
             "PRIORITY": str(_PRIORITIES.get(method, 6)),
             "SYSLOG_IDENTIFIER": "i2vd",
             **fields,
@@ -92,8 +92,8 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-class _ToJournal:
-    """The end of the way under systemd; where the journal does not take an entry, stderr does."""
+class _JournalLogger:
+    """Logger that sends entries to the journal, or to stderr if the journal fails."""
 
     def _send(self, fields: dict[str, str]) -> None:
         try:
@@ -105,12 +105,12 @@ class _ToJournal:
     debug = info = warning = error = critical = _send
 
 
-class _ToStructlog(logging.Handler):
-    """What libraries log goes the same way as our own lines."""
+class _StructlogHandler(logging.Handler):
+    """Handler that forwards the log records of libraries to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             log = structlog.get_logger().bind(logger=record.name)
             log.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
-        except Exception:  # who logs must not die of it
+        except Exception:  # logging must not end the caller
             self.handleError(record)

@@ -1,7 +1,8 @@
-"""Every metric of i2vd, with its help, in one place.
+"""Metrics of i2vd that the daemon sets or counts, with their help.
 
-Base units, counters end in `_total`, no file names as labels. What the ledger knows is read from it
-at each scrape, so that a restart does not falsify it.
+Base units, counters end in `_total`, no file names as labels. Metrics of the queue are read from
+it at each scrape, so that a restart does not falsify them. Other values that are read at a scrape
+are in collectors.py.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ from pipeline.memory.modes import Mode
 from pipeline.quality import FLAWS
 
 MESSAGES = ("told", "tried", "given up")
-"""What comes of a message to a webhook; after a vain try it is told later, or given up."""
+"""Outcomes of a try to deliver a message to a webhook."""
 
 REJECTIONS = ("unreadable", "sidecar")
-"""Why intake puts a picture aside: it cannot be decoded; the sidecar beside it is wrong."""
+"""Reasons of intake for rejecting a picture: it cannot be decoded, or its override is wrong."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
 _MOTION = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -39,18 +40,18 @@ _STAGE_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
 
 class Metrics:
-    """The metrics of one daemon, in a registry of their own."""
+    """Metrics of one daemon, in their own registry."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._of_the_daemon()
-        self._of_clips()
-        self._of_memory()
-        self._of_faults()
-        self._begin_at_zero()
+        self._add_daemon_metrics()
+        self._add_clip_metrics()
+        self._add_memory_metrics()
+        self._add_fault_metrics()
+        self._initialise_series()
 
-    def _of_the_daemon(self) -> None:
+    def _add_daemon_metrics(self) -> None:
         r = self.registry
         self.build = Gauge("i2vd_build_info", "Version of i2vd; always 1.", ["version"], registry=r)
         self.rules_ok = Gauge(
@@ -73,7 +74,7 @@ class Metrics:
             registry=r,
         )
 
-    def _of_clips(self) -> None:
+    def _add_clip_metrics(self) -> None:
         r = self.registry
         self.clip_seconds = Histogram(
             "i2vd_clip_seconds",
@@ -113,7 +114,7 @@ class Metrics:
             registry=r,
         )
 
-    def _of_memory(self) -> None:
+    def _add_memory_metrics(self) -> None:
         r = self.registry
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
@@ -137,7 +138,7 @@ class Metrics:
             registry=r,
         )
 
-    def _of_faults(self) -> None:
+    def _add_fault_metrics(self) -> None:
         r = self.registry
         self.child_deaths = Counter(
             "i2vd_child_deaths_total",
@@ -161,8 +162,8 @@ class Metrics:
             registry=r,
         )
 
-    def _begin_at_zero(self) -> None:
-        """What has a zero, has its first increase too."""
+    def _initialise_series(self) -> None:
+        """Create the series of all known label values, so that their first increase is visible."""
         for child in ("worker", "picture"):
             for cause in CAUSES:
                 self.child_deaths.labels(child, cause)
@@ -179,16 +180,16 @@ class Metrics:
             self.rejected.labels(reason)
 
     def initialise_presets(self, presets: Iterable[str]) -> None:
-        """Have a zero for each preset, before the first clip."""
+        """Create the series of each preset before its first clip."""
         for preset in presets:
             self.clip_seconds.labels(preset)
 
-    def watch_queue(self, history: JobQueries) -> None:
-        """Serve what the ledger counts."""
-        self.registry.register(_QueueCollector(history))
+    def watch_queue(self, queries: JobQueries) -> None:
+        """Register the metrics that are read from the queue."""
+        self.registry.register(_QueueCollector(queries))
 
     def watch_gauge(self, name: str, help_text: str, labels: list[str], read: "ReadGauge") -> None:
-        """Serve a gauge whose values are read at each scrape: a list of (labels, value)."""
+        """Register a gauge; `read` returns its (labels, value) pairs at each scrape."""
         self.registry.register(_GaugeCollector(name, help_text, labels, read))
 
 
@@ -207,17 +208,17 @@ class _GaugeCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
-        with contextlib.suppress(QueueUnavailable):  # /readyz says so; the other metrics go on
+        with contextlib.suppress(QueueUnavailable):  # /readyz reports it; keep the other metrics
             for labels, value in self._read():
                 family.add_metric(labels, value)
         yield family
 
 
 class _QueueCollector(Collector):
-    """Jobs by state, finished jobs, and how long the oldest one waits."""
+    """Jobs by state, finished jobs, and the age of the oldest queued one."""
 
-    def __init__(self, history: JobQueries) -> None:
-        self._history = history
+    def __init__(self, queries: JobQueries) -> None:
+        self._queries = queries
 
     def describe(self) -> Iterable[Metric]:
         return [self._states(), self._finished(), self._oldest()]
@@ -225,11 +226,11 @@ class _QueueCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         states, finished, oldest = self._states(), self._finished(), self._oldest()
         with contextlib.suppress(QueueUnavailable):
-            for state, count in self._history.counts().items():
+            for state, count in self._queries.counts().items():
                 states.add_metric([state], count)
-            for outcome, rule, preset, count in self._history.outcomes():
+            for outcome, rule, preset, count in self._queries.outcomes():
                 finished.add_metric([outcome, rule, preset], count)
-            oldest.add_metric([], max(0.0, self._history.oldest_queued() or 0.0))
+            oldest.add_metric([], max(0.0, self._queries.oldest_queued() or 0.0))
         return [states, finished, oldest]
 
     def _states(self) -> GaugeMetricFamily:
@@ -249,7 +250,7 @@ class _QueueCollector(Collector):
 
 
 def free_bytes(folder: Path) -> float | None:
-    """Bytes free to us where `folder` lies; None when it cannot be told."""
+    """Return the bytes available on the file system of `folder`; None if it cannot be read."""
     try:
         return float(shutil.disk_usage(folder).free)
     except OSError:

@@ -1,4 +1,4 @@
-"""Telling systemd how we are: sd_notify(3) in its own few lines.
+"""Service notification for systemd, as sd_notify(3), and its socket activation.
 
 The protocol is one datagram to the socket in $NOTIFY_SOCKET; without it nothing is sent.
 """
@@ -12,7 +12,7 @@ import time
 def notify(*states: str) -> None:
     """Send lines such as "READY=1" or "STATUS=3 queued".
 
-    Nobody listening is no reason to stop working, so errors are passed over, as sd_notify(3) says.
+    Errors are ignored, as sd_notify(3) recommends, because the service works without a listener.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -28,12 +28,12 @@ def notify(*states: str) -> None:
 
 
 def reloading() -> None:
-    """Say that a reload begins; READY=1 ends it."""
+    """Notify systemd that a reload begins; READY=1 ends it."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life, half of what the unit allows; None without a watchdog."""
+    """Return the watchdog interval in seconds, half of WatchdogSec=; None without a watchdog."""
     microseconds = os.environ.get("WATCHDOG_USEC")
     if not microseconds or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -41,7 +41,7 @@ def watchdog_interval() -> float | None:
 
 
 def listening_socket() -> socket.socket | None:
-    """The socket that i2vd.socket passed, if it did."""
+    """Return the socket that i2vd.socket passed; None without socket activation."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
     return socket.socket(fileno=3)

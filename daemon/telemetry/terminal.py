@@ -1,15 +1,15 @@
-"""Texts of others, such as names and prompts, as they may be shown on a terminal."""
+"""Escaping of untrusted text, such as file names and prompts, for output on a terminal."""
 
 from rich import markup
 
 
 def printable(text: str) -> str:
-    """The text without what moves a cursor, begins a line, turns the writing or changes colours."""
+    """Escape control characters: line breaks, colours, cursor movement and writing direction."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def escape(text: str) -> str:
-    """The same for rich, to whom brackets mean something too."""
+    """Escape text for rich, which also interprets brackets."""
     return markup.escape(printable(text))

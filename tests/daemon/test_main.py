@@ -20,7 +20,7 @@ def i2vd(*args: str, cwd: Path, path: str = str(ROOT)) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def test_a_strangers_package_under_one_of_our_names_is_told(tmp_path: Path) -> None:
+def test_a_foreign_package_with_one_of_our_names_is_reported(tmp_path: Path) -> None:
     (tmp_path / "rules").mkdir()
     (tmp_path / "rules" / "__init__.py").write_text("")
     run = i2vd("version", cwd=tmp_path, path=f"{tmp_path}:{ROOT}")
@@ -29,7 +29,7 @@ def test_a_strangers_package_under_one_of_our_names_is_told(tmp_path: Path) -> N
     assert str(tmp_path) in run.stderr
 
 
-def test_what_lies_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
+def test_files_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
     (tmp_path / "rules.py").write_text("raise SystemExit('ran a stranger')")
     assert i2vd("version", cwd=tmp_path).stdout.startswith("i2vd 0.")
 

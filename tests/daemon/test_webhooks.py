@@ -1,4 +1,4 @@
-"""Webhooks of hosts that share a queue: each event is sent once, whoever sends it, and signed."""
+"""Webhooks of hosts that share a queue: each event is sent once, in order, and signed."""
 
 import asyncio
 import base64
@@ -40,10 +40,10 @@ def receiver() -> Iterator[Receiver]:
 
 
 @contextlib.asynccontextmanager
-async def telling(
+async def delivering(
     url: str, receiver: Receiver, hosts: int = 1, secret_file: Path | None = None
 ) -> AsyncIterator[None]:
-    """So many hosts with this hook, each with connections of its own."""
+    """Run `hosts` hosts with the same webhook, each with its own database connections."""
     hook = Hook(url=f"http://127.0.0.1:{receiver.port}/", secret_file=secret_file)
     databases = [Database(url) for _ in range(hosts)]
     webhooks = [Webhook(hook, Settings(), database, Metrics()) for database in databases]
@@ -61,7 +61,7 @@ async def telling(
 
 
 def fail(ledger: JobStore, enqueue: Enqueue, name: str) -> None:
-    """A job comes and fails."""
+    """Enqueue a job and fail it."""
     enqueue(name)
     job = ledger.claim("me", 30)
     assert job
@@ -74,8 +74,8 @@ async def until(ask: Callable[[], object]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def begun(database: Database) -> None:
-    """The hook is known to the queue."""
+async def registered(database: Database) -> None:
+    """Wait until the queue knows the webhook."""
 
     def known() -> object:
         with database.read() as db:
@@ -84,11 +84,11 @@ async def begun(database: Database) -> None:
     await until(known)
 
 
-async def test_two_hosts_begin_one_hook_and_tell_each_event_once(
+async def test_hosts_with_the_same_webhook_send_each_event_once(
     url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
-    async with telling(url, receiver, hosts=3):
-        await begun(database)
+    async with delivering(url, receiver, hosts=3):
+        await registered(database)
         for number in range(30):
             await asyncio.to_thread(fail, ledger, enqueue, f"{number}.jpg")
         await until(lambda: len(receiver.messages) >= 30)
@@ -96,11 +96,11 @@ async def test_two_hosts_begin_one_hook_and_tell_each_event_once(
     assert receiver.told == [("failed", f"{number}.jpg") for number in range(30)]
 
 
-async def test_an_event_that_is_committed_late_is_told_in_its_place(
+async def test_an_event_that_is_committed_late_is_sent_in_order(
     url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
-    async with telling(url, receiver):
-        await begun(database)
+    async with delivering(url, receiver):
+        await registered(database)
         (early,) = enqueue("early.jpg")
         with database.write() as slow:
             slow.execute(events.insert().values(job=early, at=1.0, event="failed"))
@@ -112,16 +112,16 @@ async def test_an_event_that_is_committed_late_is_told_in_its_place(
     assert receiver.told == [("failed", "early.jpg"), ("failed", "late.jpg")]
 
 
-async def test_what_a_host_could_not_tell_another_tells(
+async def test_what_one_host_could_not_deliver_another_delivers(
     url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
     receiver.answers = [500]
-    async with telling(url, receiver):
-        await begun(database)
+    async with delivering(url, receiver):
+        await registered(database)
         for name in ("one.jpg", "two.jpg"):
             fail(ledger, enqueue, name)
         await until(lambda: not receiver.answers)
-    async with telling(url, receiver, hosts=2):
+    async with delivering(url, receiver, hosts=2):
         await until(lambda: len(receiver.messages) >= 2)
         await asyncio.sleep(1.2)
     assert receiver.told == [("failed", "one.jpg"), ("failed", "two.jpg")]
@@ -151,8 +151,8 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
 ) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{secret}\n")
-    async with telling(url, receiver, secret_file=file):
-        await begun(database)
+    async with delivering(url, receiver, secret_file=file):
+        await registered(database)
         await asyncio.to_thread(fail, ledger, enqueue, "猫.jpg")
         await until(lambda: receiver.messages)
     headers, body = receiver.messages[0]
@@ -166,8 +166,8 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
 async def test_a_message_without_a_secret_is_not_signed(
     url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
-    async with telling(url, receiver):
-        await begun(database)
+    async with delivering(url, receiver):
+        await registered(database)
         await asyncio.to_thread(fail, ledger, enqueue, "one.jpg")
         await until(lambda: receiver.messages)
     headers, _ = receiver.messages[0]

@@ -1,4 +1,4 @@
-"""The GPU's gauges: what the driver says, nothing without a driver, down when a card is lost."""
+"""GPU metrics: the driver's values, no series without a driver, down when a card is lost."""
 
 from types import SimpleNamespace
 
@@ -44,7 +44,7 @@ def one_card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return here
 
 
-def test_a_card_is_told_in_base_units(one_card: SimpleNamespace) -> None:
+def test_a_card_is_reported_in_base_units(one_card: SimpleNamespace) -> None:
     labels = '{gpu="0",name="NVIDIA GeForce RTX 4090"}'
     assert scraped(GpuCollector()) == {
         f"i2vd_gpu_up{labels}": 1,
@@ -74,7 +74,7 @@ def test_a_reading_that_the_card_does_not_offer_is_left_out(
     assert "i2vd_gpu_temperature_celsius" in names
 
 
-def test_without_a_driver_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_there_is_no_series(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 

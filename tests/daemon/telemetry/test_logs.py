@@ -1,4 +1,4 @@
-"""What the log looks like to people, to programs and to the journal."""
+"""Log output for people, for programs and for the journal."""
 
 import json
 import logging
@@ -43,9 +43,9 @@ def test_an_entry_is_never_too_long_for_a_datagram() -> None:
 
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A socket in place of journald's, and a stderr that it is said to own."""
-    told = os.fstat(2)
-    monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
+    """Listen in place of journald, with a $JOURNAL_STREAM that matches stderr."""
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "socket"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -78,8 +78,8 @@ def test_a_traceback_is_part_of_the_message(journald: socket.socket) -> None:
 def test_without_journald_the_line_goes_to_stderr(
     journald: socket.socket, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = os.fstat(2)  # capfd has put another file there
-    monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
+    stderr = os.fstat(2)  # capfd has put another file there
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
     logs.configure(Log())
     Path(str(journald.getsockname())).unlink()
     structlog.get_logger().info("ready")
@@ -165,15 +165,15 @@ def test_in_the_journal_every_name_is_a_field(evil: str, journald: socket.socket
 def test_without_journald_no_message_becomes_two(
     journald: socket.socket, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = os.fstat(2)
-    monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
     logs.configure(Log())
     Path(str(journald.getsockname())).unlink()
     structlog.get_logger().info("a\n<0>forged")
     assert capfd.readouterr().err == "<6>a\\n<0>forged\n"
 
 
-def test_the_journal_is_told_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_is_distinguished_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     assert not journal.is_stderr()
     monkeypatch.delenv("JOURNAL_STREAM")
