@@ -18,8 +18,8 @@ def register_collectors(status: Status) -> None:
     gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not status.problems())])
     gauge("i2vd_paused", "1 while claiming is paused.", [], lambda: [([], services.store.paused())])
     gauge(
-        "i2vd_room",
-        "1 while all folders of an inbox, and the state folder, take more work.",
+        "i2vd_storage_ok",
+        "1 if the folders of an inbox and the state folder accept more output, else 0.",
         ["inbox"],
         lambda: [
             ([i.name], i.name not in services.storage_health.blocked)

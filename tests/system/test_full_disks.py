@@ -60,7 +60,7 @@ def stops_and_goes_on(
         studio.drop(f"{during}.png", picture(mark))
     problems = studio.request("GET", "/readyz").text
     assert all(word in problems for word in words), problems
-    assert studio.metric("i2vd_room", inbox="inbox") == 0
+    assert studio.metric("i2vd_storage_ok", inbox="inbox") == 0
     time.sleep(2.5)  # a turn of every loop
     assert studio.is_alive()
     told = [line for line in studio.log()[mark:] if line["level"] == "error"]
@@ -70,7 +70,7 @@ def stops_and_goes_on(
     (job,) = studio.until_settled(f"{during}.png", "done")
     studio.until(studio.is_ready, "it is ready again")
     assert job["failures"] == 0
-    assert studio.metric("i2vd_room", inbox="inbox") == 1
+    assert studio.metric("i2vd_storage_ok", inbox="inbox") == 1
     studio.until(lambda: not studio.staging(), "no staging is left")
 
 

@@ -163,7 +163,7 @@ def test_a_host_that_does_not_see_the_storage_leaves_its_jobs_to_others(house: H
     house.one.drop("seen.png", picture(40))
     house.one.until_state("seen.png", "queued")
     house.unmount()
-    house.two.until(lambda: house.two.metric("i2vd_room", inbox="studio") == 0, "it says so")
+    house.two.until(lambda: house.two.metric("i2vd_storage_ok", inbox="studio") == 0, "it says so")
     assert "no new work" in house.two.log_file.read_text()
     house.one.signal(signal.SIGSTOP)
     try:

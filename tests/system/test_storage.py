@@ -58,7 +58,7 @@ def test_while_a_share_is_away_nothing_is_cancelled_taken_or_made(quick_in: Open
     for _ in range(2):  # as it runs, and after a start without the share
         studio.until(lambda: "no new work" in studio.log_file.read_text(), "the log says so")
         studio.until(lambda: TOLD in str(studio.get("/api/status")["problems"]), "and the page")
-        assert studio.metric("i2vd_room", inbox="inbox") == 0
+        assert studio.metric("i2vd_storage_ok", inbox="inbox") == 0
         assert studio.metric("i2vd_inbox_available", inbox="inbox") == 0
         time.sleep(2.5)  # a look at the room, a claim and some scans
         assert {job["path"]: job["state"] for job in studio.jobs()} == dict.fromkeys(
