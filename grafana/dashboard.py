@@ -325,12 +325,12 @@ def memory() -> list[timeseries.Panel]:
             span=HALF,
         ),
         graph(
-            "Likeness of clips",
-            "Of the first frame to the picture, 1 is equal; a tenth of the clips of the last hour "
-            "were less like it. The gate refuses what is below its limit.",
+            "Similarity of clips",
+            "Of the first frame to the picture, 1 is equal. A tenth of the clips of the last hour "
+            "were below the lower line. The quality check rejects clips below its limit.",
             units.Short,
-            query(quantile(0.1, "i2vd_clip_likeness"), "a tenth"),
-            query(quantile(0.5, "i2vd_clip_likeness"), "half"),
+            query(quantile(0.1, "i2vd_clip_similarity"), "a tenth"),
+            query(quantile(0.5, "i2vd_clip_similarity"), "half"),
             span=HALF,
         ),
     ]

@@ -35,7 +35,7 @@ REJECTIONS = ("unreadable", "sidecar")
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
 _MOTION = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
-_LIKENESS = (0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+_SIMILARITY = (0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _STAGE_SECONDS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
 
@@ -107,10 +107,10 @@ class Metrics:
             buckets=_MOTION,
             registry=r,
         )
-        self.likeness = Histogram(
-            "i2vd_clip_likeness",
-            "Likeness of the first frame of clips to the picture, -1 to 1.",
-            buckets=_LIKENESS,
+        self.similarity = Histogram(
+            "i2vd_clip_similarity",
+            "Similarity of the first frame of clips to the picture, -1 to 1.",
+            buckets=_SIMILARITY,
             registry=r,
         )
 
