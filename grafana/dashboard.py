@@ -309,16 +309,18 @@ def memory() -> list[timeseries.Panel]:
             span=HALF,
         ),
         graph(
-            "Refused by the gate",
-            "Tries whose frames were black, grey, frozen, or not the picture, in an hour.",
+            "Rejected by the quality check",
+            "Clips whose frames were black, grey, frozen or unlike the picture, in an hour.",
             units.Short,
-            query(f"sum by (flaw) (increase({of('i2vd_gate_refusals_total', '1h')}))", "{{flaw}}"),
+            query(
+                f"sum by (flaw) (increase({of('i2vd_quality_rejections_total', '1h')}))", "{{flaw}}"
+            ),
             span=HALF,
         ),
         graph(
             "Motion of clips",
             "Mean difference of a pixel to the first frame, of 255; a tenth of the clips of the "
-            "last hour moved less. The gate refuses what moves less than its limit.",
+            "last hour moved less. The quality check rejects clips below its limit.",
             units.Short,
             query(quantile(0.1, "i2vd_clip_motion_levels"), "a tenth"),
             query(quantile(0.5, "i2vd_clip_motion_levels"), "half"),

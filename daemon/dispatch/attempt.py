@@ -139,7 +139,7 @@ class Attempt:
                 )
             case QualityRejected():
                 log.warning("refused by the gate", flaw=message.flaw, why=message.reason)
-                self._services.metrics.refusals.labels(message.flaw).inc()
+                self._services.metrics.quality_rejections.labels(message.flaw).inc()
             case StepDown():
                 self._fall_back(message)
 

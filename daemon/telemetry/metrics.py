@@ -146,9 +146,9 @@ class Metrics:
             ["child", "cause"],
             registry=r,
         )
-        self.refusals = Counter(
-            "i2vd_gate_refusals_total",
-            "Tries that the output gate refused, by flaw.",
+        self.quality_rejections = Counter(
+            "i2vd_quality_rejections_total",
+            "Clips that the quality check rejected, by flaw.",
             ["flaw"],
             registry=r,
         )
@@ -168,7 +168,7 @@ class Metrics:
             for cause in CAUSES:
                 self.child_deaths.labels(child, cause)
         for flaw in FLAWS:
-            self.refusals.labels(flaw)
+            self.quality_rejections.labels(flaw)
         for mode in Mode:
             for stage in ("forecast", *HEARTBEAT_TIMEOUTS):
                 self.fallbacks.labels(mode, stage)

@@ -56,14 +56,14 @@ def spoilt_once(studio: Studio, kind: str) -> dict[str, Any]:
 def test_a_spoilt_clip_is_made_once_more_with_another_seed(
     spoiling: Studio, kind: str, flaw: str
 ) -> None:
-    before = spoiling.metric("i2vd_gate_refusals_total", flaw=flaw)
+    before = spoiling.metric("i2vd_quality_rejections_total", flaw=flaw)
     told = spoilt_once(spoiling, kind)
     assert told["given"]["seed"] != told["asked"]["seed"]
     assert told["gate"]["refused"]
     assert told["gate"]["likeness"] > 0.9
     assert told["gate"]["motion"] > 1.0
     assert told["degraded"] is False
-    assert spoiling.metric("i2vd_gate_refusals_total", flaw=flaw) == before + 1
+    assert spoiling.metric("i2vd_quality_rejections_total", flaw=flaw) == before + 1
     (line,) = [
         each
         for each in spoiling.log()
@@ -104,7 +104,7 @@ def test_a_clip_that_is_spoilt_twice_is_put_aside_for_a_look(spoiling: Studio) -
         assert len(list(clip.decode(video=0))) == 8
     assert "hopeless.mp4" not in spoiling.clips()
     spoiling.until(lambda: not spoiling.staging(), "its staging folder is gone")
-    assert spoiling.metric("i2vd_gate_refusals_total", flaw="frozen") >= 2
+    assert spoiling.metric("i2vd_quality_rejections_total", flaw="frozen") >= 2
 
     assert spoiling.post(f"/api/jobs/{job['id']}/retry").is_success
     assert not (spoiling.failed / told["look"]).exists()
