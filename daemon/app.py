@@ -294,7 +294,7 @@ class App:
                 why=failure.reason,
                 do=failure.advice,
             )
-            self.metrics.child_deaths.labels(child, failure.cause).inc()
+            self.metrics.child_exits.labels(child, failure.cause).inc()
 
         return report
 

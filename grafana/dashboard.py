@@ -298,12 +298,12 @@ def memory() -> list[timeseries.Panel]:
             query(f"max by (mode) ({of('i2vd_memory_forecast_ratio')})", "{{mode}}"),
         ),
         graph(
-            "Retries and lost children",
-            "Attempts that failed and will be made again, and children that died, in an hour.",
+            "Retries and child exits",
+            "Failed attempts that are tried again, and unexpected child exits, in an hour.",
             units.Short,
             query(f"sum(increase({of('i2vd_retries_total', '1h')}))", "retries"),
             query(
-                f"sum by (child, cause) (increase({of('i2vd_child_deaths_total', '1h')}))",
+                f"sum by (child, cause) (increase({of('i2vd_child_exits_total', '1h')}))",
                 "{{child}}: {{cause}}",
             ),
             span=HALF,

@@ -140,9 +140,9 @@ class Metrics:
 
     def _add_fault_metrics(self) -> None:
         r = self.registry
-        self.child_deaths = Counter(
-            "i2vd_child_deaths_total",
-            "Children lost, by child and cause.",
+        self.child_exits = Counter(
+            "i2vd_child_exits_total",
+            "Child processes that exited or were replaced after a failure, by child and cause.",
             ["child", "cause"],
             registry=r,
         )
@@ -166,7 +166,7 @@ class Metrics:
         """Create the series of all known label values, so that their first increase is visible."""
         for child in ("worker", "picture"):
             for cause in CAUSES:
-                self.child_deaths.labels(child, cause)
+                self.child_exits.labels(child, cause)
         for flaw in FLAWS:
             self.quality_rejections.labels(flaw)
         for mode in Mode:

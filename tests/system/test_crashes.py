@@ -24,7 +24,7 @@ preset = "draft"
 
 
 def test_a_worker_that_is_killed_costs_one_attempt(quick: Studio) -> None:
-    deaths = quick.metric("i2vd_child_deaths_total", child="worker")
+    deaths = quick.metric("i2vd_child_exits_total", child="worker")
     daemon = quick.pid
     quick.drop("slow-widow.png", picture(1))
     worker = quick.until_denoising("slow-widow.png")["pid"]
@@ -32,7 +32,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(quick: Studio) -> None:
     (job,) = quick.until_settled("slow-widow.png", "done")
     assert (job["attempt"], job["failures"]) == (2, 1)
     assert "retry_scheduled" in quick.events(job["id"])
-    assert quick.metric("i2vd_child_deaths_total", child="worker") == deaths + 1
+    assert quick.metric("i2vd_child_exits_total", child="worker") == deaths + 1
     assert quick.metric("i2vd_retries_total") >= 1
     assert [c for c in quick.clips() if "widow" in c] == ["slow-widow.mp4"]
     assert quick.pid == daemon
@@ -43,7 +43,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(quick: Studio) -> None:
 def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> None:
     quick.drop("before.png", picture(2))
     quick.until_settled("before.png", "done")
-    deaths = quick.metric("i2vd_child_deaths_total", child="picture")
+    deaths = quick.metric("i2vd_child_exits_total", child="picture")
     (child,) = quick.processes("pipeline.image")
     os.kill(child, signal.SIGSTOP)
     quick.drop("in-hand.png", picture(3))
@@ -52,7 +52,7 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> No
     quick.until_settled("in-hand.png", "done")
     quick.drop("next.png", picture(4))
     quick.until_settled("next.png", "done")
-    assert quick.metric("i2vd_child_deaths_total", child="picture") == deaths + 1
+    assert quick.metric("i2vd_child_exits_total", child="picture") == deaths + 1
     assert quick.processes("pipeline.image") != [child]
     lost = [line["why"] for line in quick.log() if line["event"] == "child lost"]
     assert "the picture decoder was killed by SIGKILL" in lost[-1]
@@ -74,7 +74,7 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
     assert "SIGKILL" in studio.reason("deadly.png")
     assert (studio.failed / "deadly.png").is_file()
     assert studio.clips() == ["other.mp4"]
-    assert studio.metric("i2vd_child_deaths_total", child="worker") == 2
+    assert studio.metric("i2vd_child_exits_total", child="worker") == 2
     finished = studio.metric("i2vd_jobs_finished_total", outcome="failed", rule="10-deadly")
     assert finished == 1
 

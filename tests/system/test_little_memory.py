@@ -80,4 +80,4 @@ def test_a_rule_can_forbid_a_smaller_clip(poor: Studio) -> None:
     assert (poor.failed / "proud.png").is_file()
     assert poor.metric("i2vd_fallbacks_total", stage="denoise") == 1
     assert poor.events(job["id"]).count("fell_back") == 1
-    assert poor.metric("i2vd_child_deaths_total") == 0
+    assert poor.metric("i2vd_child_exits_total") == 0

@@ -90,7 +90,7 @@ def test_a_job_can_be_cancelled_while_the_model_is_loaded_for_it(studio_in: Open
     assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
     (job,) = studio.until_settled("hasty.png", "cancelled", "failed", "done")
     assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
-    assert studio.metric("i2vd_child_deaths_total", child="worker") == 0
+    assert studio.metric("i2vd_child_exits_total", child="worker") == 0
 
 
 def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(quick_in: Open) -> None:

@@ -60,7 +60,7 @@ def test_two_devices_work_at_once_and_one_dies_alone(pair: Studio) -> None:
     assert (jobs[widowed]["attempt"], jobs[widowed]["failures"]) == (2, 1)
     assert (jobs[spared]["attempt"], jobs[spared]["failures"]) == (1, 0)
     assert pair.clips() == ["slow-a.mp4", "slow-b.mp4"]
-    assert pair.metric("i2vd_child_deaths_total", child="worker") == 1
+    assert pair.metric("i2vd_child_exits_total", child="worker") == 1
     assert pair.metric("i2vd_jobs_finished_total", outcome="done") == 2
     assert survivor != victim
 
@@ -82,4 +82,4 @@ def test_an_idle_device_is_released_and_comes_back(pair: Studio) -> None:
     pair.until(lambda: "slow-e.png" in busy(pair), "it works again")
     print(f"from the drop to the first step: {time.monotonic() - began:.1f} s")
     pair.until_settled("slow-e.png", "done")
-    assert pair.metric("i2vd_child_deaths_total", child="worker") == 1, "a release is no loss"
+    assert pair.metric("i2vd_child_exits_total", child="worker") == 1, "a release is no loss"

@@ -66,12 +66,12 @@ def test_a_worker_that_hangs_before_it_is_ready_is_no_fault_of_the_picture(clums
 
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
 def test_a_hang_in_any_stage_costs_one_worker(clumsy: Studio, stage: str) -> None:
-    hangs = clumsy.metric("i2vd_child_deaths_total", child="worker", cause="hang")
+    hangs = clumsy.metric("i2vd_child_exits_total", child="worker", cause="hang")
     job, (lost,) = meet(clumsy, f"hang-{stage}")
     assert (lost["cause"], lost["why"]) == hung(stage)
     assert "nvidia-smi" in lost["do"]
     assert (job["attempt"], job["failures"]) == (2, 1)
-    assert clumsy.metric("i2vd_child_deaths_total", child="worker", cause="hang") == hangs + 1
+    assert clumsy.metric("i2vd_child_exits_total", child="worker", cause="hang") == hangs + 1
 
 
 def test_a_lost_device_costs_one_worker(clumsy: Studio) -> None:
@@ -121,14 +121,14 @@ def test_a_worker_that_the_kernel_shoots_for_memory_is_told_as_that(shared: Stud
     assert "the kernel killed the worker" in lost["why"]
     assert "MemoryMax=" in lost["do"]
     assert (job["attempt"], job["failures"]) == (2, 1)
-    assert shared.metric("i2vd_child_deaths_total", cause="host-memory") == 1
+    assert shared.metric("i2vd_child_exits_total", cause="host-memory") == 1
 
 
 def test_pictures_wait_for_a_worker_that_does_not_get_ready(quick_in: Open) -> None:
     studio = quick_in(PEER="unready").start()
     studio.drop("patient.png", picture(61))
     studio.until(lambda: not studio.is_ready(), "the daemon says that it cannot work")
-    studio.until(lambda: studio.metric("i2vd_child_deaths_total", cause="load") >= 2, "two tries")
+    studio.until(lambda: studio.metric("i2vd_child_exits_total", cause="load") >= 2, "two tries")
     assert studio.is_alive()
     (job,) = studio.jobs("patient.png")
     assert job["failures"] == 0
