@@ -260,14 +260,14 @@ def throughput() -> list[timeseries.Panel]:
             ),
         ),
         graph(
-            "Predicted against real time",
-            "Predicted seconds of the clips of the last six hours, over the seconds that they "
-            "took: 1 is right, 2 means that clips take half of what was said.",
+            "Predicted and actual time",
+            "Predicted seconds of the clips of the last six hours over the actual ones: "
+            "1 is right, 2 means that clips take half of the predicted time.",
             units.Short,
             query(
                 f"sum(increase({of('i2vd_clip_predicted_seconds_total', '6h')}))"
-                f" / sum(increase({of('i2vd_clip_worked_seconds_total', '6h')}))",
-                "predicted / real",
+                f" / sum(increase({of('i2vd_clip_actual_seconds_total', '6h')}))",
+                "predicted / actual",
             ),
             span=WHOLE,
         ),

@@ -212,7 +212,7 @@ class Outcomes:
         made = clip.as_made(spec)
         if (predicted := durations.seconds(made)) is not None:
             metrics.predicted_seconds.inc(predicted)
-            metrics.worked_seconds.inc(seconds)
+            metrics.actual_seconds.inc(seconds)
         durations.record(made, clip.rung.mode, seconds)
 
     async def _picture_gone(self, job: Job) -> None:

@@ -92,12 +92,12 @@ class Metrics:
         )
         self.predicted_seconds = Counter(
             "i2vd_clip_predicted_seconds_total",
-            "Seconds that the finished clips were predicted to take.",
+            "Predicted seconds of the finished clips.",
             registry=r,
         )
-        self.worked_seconds = Counter(
-            "i2vd_clip_worked_seconds_total",
-            "Seconds that the clips with a prediction took.",
+        self.actual_seconds = Counter(
+            "i2vd_clip_actual_seconds_total",
+            "Actual seconds of the finished clips that had a prediction.",
             registry=r,
         )
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
