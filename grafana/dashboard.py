@@ -291,11 +291,11 @@ def memory() -> list[timeseries.Panel]:
             query(f"max by (preset) ({of('i2vd_peak_memory_bytes')})", "{{preset}}"),
         ),
         graph(
-            "Predicted by measured memory",
-            "Of the last clip in each mode: above 1 the forecast was careful, below 1 it promised "
-            "too much, and the next one is corrected by it.",
+            "Predicted and measured memory",
+            "Ratio of the last clip in each mode: above 1 the prediction was high, below 1 it was "
+            "too low. The next prediction is corrected by it.",
             units.Short,
-            query(f"max by (mode) ({of('i2vd_memory_forecast_ratio')})", "{{mode}}"),
+            query(f"max by (mode) ({of('i2vd_memory_prediction_ratio')})", "{{mode}}"),
         ),
         graph(
             "Retries and child exits",

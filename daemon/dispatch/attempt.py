@@ -108,7 +108,7 @@ class Attempt:
             case Clip():
                 ratio = await asyncio.to_thread(self._services.memory.record, outcome, self._spec)
                 if ratio is not None:
-                    self._services.metrics.forecast_ratio.labels(outcome.rung.mode).set(ratio)
+                    self._services.metrics.prediction_ratio.labels(outcome.rung.mode).set(ratio)
             case GenerationFailure(kind="memory", reason=reason, room=free):
                 hint = ladder.advice(self._spec, self._services.family, free, self._predicted)
                 return replace(outcome, reason=f"{reason}; {hint}")

@@ -131,9 +131,9 @@ class Metrics:
             ["preset"],
             registry=r,
         )
-        self.forecast_ratio = Gauge(
-            "i2vd_memory_forecast_ratio",
-            "Predicted peak of device memory by the measured one, of the last clip in a mode.",
+        self.prediction_ratio = Gauge(
+            "i2vd_memory_prediction_ratio",
+            "Predicted peak device memory divided by the measured one, of the last clip in a mode.",
             ["mode"],
             registry=r,
         )

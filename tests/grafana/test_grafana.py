@@ -32,7 +32,7 @@ NOT_DATA = ("row", "text")
 NOT_HERE = {
     *(family.name for family in GpuCollector().describe()),  # no machine of the tests has a GPU
     "i2vd_peak_memory_bytes",  # a CPU does not count it
-    "i2vd_memory_forecast_ratio",
+    "i2vd_memory_prediction_ratio",
 }
 
 
