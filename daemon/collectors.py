@@ -49,8 +49,8 @@ def register_collectors(status: Status) -> None:
         lambda: [([w.inbox.name], not w.unavailable) for w in status.watchers],
     )
     gauge(
-        "i2vd_inbox_events",
-        "1 when file events shorten the wait for the next scan, 0 when the scan is alone.",
+        "i2vd_inbox_inotify",
+        "1 if inotify events wake the scan of an inbox, 0 if it is only polled.",
         ["inbox"],
         lambda: [([name], mode == "events") for name, mode in status.notifier.modes.items()],
     )

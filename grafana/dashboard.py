@@ -413,10 +413,10 @@ def intake() -> list[timeseries.Panel]:
             span=HALF,
         ),
         graph(
-            "Watched by events",
-            "1 when file events wake the scan, 0 when the scan is alone, as on network shares.",
+            "Watched by inotify",
+            "1 if inotify events wake the scan, 0 if the inbox is only polled, as a network share.",
             units.NoUnit,
-            query(f"min by (inbox) ({of('i2vd_inbox_events')})", "{{inbox}}"),
+            query(f"min by (inbox) ({of('i2vd_inbox_inotify')})", "{{inbox}}"),
             span=HALF,
         ),
     ]

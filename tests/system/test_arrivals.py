@@ -261,7 +261,7 @@ def test_pictures_that_others_write_to_a_share_are_found(quick_in: Open) -> None
     studio: Studio = quick_in()
     with disks.sshfs(studio.inbox, "dir_cache=no") as far, disks.sshfs(studio.outbox):
         studio.start()
-        assert studio.metric("i2vd_inbox_events", inbox="inbox") == 0
+        assert studio.metric("i2vd_inbox_inotify", inbox="inbox") == 0
         studio.drop("sub/remote.png", picture(70), folder=far)
         studio.until_settled("sub/remote.png", "done")
         assert studio.clips() == ["sub/remote.mp4"]
@@ -315,6 +315,6 @@ def test_without_inotify_watches_the_scan_goes_on(quick_in: Open) -> None:
     studio = quick_in(prefix=prefix).start()
     studio.drop("cat.png", picture(73))
     studio.until_settled("cat.png", "done")
-    assert studio.metric("i2vd_inbox_events", inbox="inbox") == 0
+    assert studio.metric("i2vd_inbox_inotify", inbox="inbox") == 0
     (told,) = [line for line in studio.log() if line["level"] == "warning"]
     assert "fs.inotify.max_user_watches" in told["why"]
