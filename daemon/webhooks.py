@@ -171,12 +171,12 @@ class Webhook:
         if not delivery.finished:
             reason = await self._post(client, pending.number, pending.message.model_dump_json())
             if reason is not None and time.monotonic() - delivery.started <= _MAX_AGE_SECONDS:
-                self._count("tried")
+                self._count("retried")
                 log.warning("webhook not taken", **fields, why=reason)
                 delay, delivery.delay = delivery.delay, min(_MAX_DELAY_SECONDS, delivery.delay * 2)
                 return delay
             delivery.finished = True
-            self._count("told" if reason is None else "given up")
+            self._count("delivered" if reason is None else "dropped")
             if reason is not None:
                 log.error("webhook given up", **fields, why=reason)
         await asyncio.to_thread(self._store_delivered, pending)
@@ -209,7 +209,7 @@ class Webhook:
             db.execute(meta.update().where(same).values(value=str(pending.number)))
 
     def _count(self, outcome: str) -> None:
-        self._metrics.hooks.labels(outcome).inc()
+        self._metrics.webhook_messages.labels(outcome).inc()
 
 
 def _signer(hook: Hook) -> Signer | None:

@@ -27,8 +27,8 @@ from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
 from pipeline.memory.modes import Mode
 from pipeline.quality import FLAWS
 
-MESSAGES = ("told", "tried", "given up")
-"""Outcomes of a try to deliver a message to a webhook."""
+WEBHOOK_OUTCOMES = ("delivered", "retried", "dropped")
+"""Outcomes of a try to deliver a webhook message; one not delivered is retried or dropped."""
 
 REJECTIONS = ("unreadable", "sidecar")
 """Reasons of intake for rejecting a picture: it cannot be decoded, or its override is wrong."""
@@ -67,9 +67,9 @@ class Metrics:
             registry=r,
         )
 
-        self.hooks = Counter(
+        self.webhook_messages = Counter(
             "i2vd_webhook_messages_total",
-            "Messages to webhooks: told, tried in vain, or given up.",
+            "Tries to deliver webhook messages, by outcome: delivered, retried or dropped.",
             ["outcome"],
             registry=r,
         )
@@ -174,8 +174,8 @@ class Metrics:
                 self.fallbacks.labels(mode, stage)
         for stage in HEARTBEAT_TIMEOUTS:
             self.stage_seconds.labels(stage)
-        for outcome in MESSAGES:
-            self.hooks.labels(outcome)
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhook_messages.labels(outcome)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
 

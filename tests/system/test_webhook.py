@@ -56,8 +56,8 @@ def test_each_end_of_a_job_is_told_once_and_signed(studio: Studio, receiver: Rec
     message = json.loads(receiver.messages[0][1])
     assert message["job"]["result"]["clip"] == str(studio.outbox / "one.mp4")
     assert json.loads(receiver.messages[1][1])["detail"]
-    assert studio.metric("i2vd_webhook_messages_total", outcome="tried") == 2
-    assert studio.metric("i2vd_webhook_messages_total", outcome="told") == 3
+    assert studio.metric("i2vd_webhook_messages_total", outcome="retried") == 2
+    assert studio.metric("i2vd_webhook_messages_total", outcome="delivered") == 3
 
 
 def test_a_receiver_that_was_away_hears_all_of_it_also_over_a_restart(
