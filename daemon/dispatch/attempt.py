@@ -138,7 +138,9 @@ class Attempt:
                     seconds=round(message.seconds, 1),
                 )
             case QualityRejected():
-                log.warning("refused by the gate", flaw=message.flaw, why=message.reason)
+                log.warning(
+                    "quality check rejected the clip", flaw=message.flaw, why=message.reason
+                )
                 self._services.metrics.quality_rejections.labels(message.flaw).inc()
             case StepDown():
                 self._fall_back(message)
@@ -148,7 +150,7 @@ class Attempt:
         self._fallbacks.append(fallback(step))
         self._services.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
         if step.stage == "forecast":  # not stored: the next attempt may find more free memory
-            log.info("no room", rung=str(step.rung), why=step.detail)
+            log.info("rung skipped, not enough memory", rung=str(step.rung), why=step.detail)
             return
         log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)
         with contextlib.suppress(QueueUnavailable):  # a later attempt would fail in the same way
@@ -171,7 +173,7 @@ class Attempt:
                 self._services.storage_health.report_error(self._inbox, error)
                 continue
             if answer == "lost":
-                log.warning("the lease is lost, another took the job over")
+                log.warning("lease lost")
                 return
             if answer == "cancel":
                 await self._slot.generator.cancel(self._id)

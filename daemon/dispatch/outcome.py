@@ -73,7 +73,7 @@ class Outcomes:
                 raise OSError(outcome.reason)
             case GenerationFailure(kind="load"):
                 slot.problem = outcome.reason
-                log.error("no worker to be had, the job goes back", why=outcome.reason)
+                log.error("worker unavailable, job released", why=outcome.reason)
                 await asyncio.to_thread(self._store.release, job, outcome.reason)
             case GenerationFailure() if outcome.retry and await self._is_blocked(inbox):
                 raise OSError(outcome.reason)
@@ -134,7 +134,7 @@ class Outcomes:
 
     async def _block_publication(self, job: Job, reason: str) -> None:
         if self.blocked.get(job.id) != reason:
-            log.error("the clip waits, for its folder is not to be had", job=job.id, why=reason)
+            log.error("publication blocked", job=job.id, why=reason)
             await asyncio.to_thread(self._store.block_publication, job, reason)
             self.blocked[job.id] = reason
 
@@ -147,9 +147,9 @@ class Outcomes:
     async def _release(self, job: Job, reason: str) -> None:
         """Release the job, `running -> queued`, uncounted, unless its lease was lost."""
         if await asyncio.to_thread(self._store.release, job, reason):
-            log.info("given back", why=reason)
+            log.info("job released", why=reason)
         else:
-            log.info("given up: another has the job")
+            log.info("lease lost, attempt abandoned")
 
     async def _keep_rejected_clip(self, inbox: Inbox, job: Job, reason: str) -> None:
         """Fail the job, `running -> failed`, and keep the rejected clip for inspection."""

@@ -148,9 +148,9 @@ class StorageHealth:
     def _set_blocked(self, before: dict[str, str], now: dict[str, str]) -> None:
         self.blocked = now
         for name in now.keys() - before.keys():
-            log.error("no new work", inbox=name, why=now[name])
+            log.error("intake paused", inbox=name, why=now[name])
         for name in before.keys() - now.keys():
-            log.info("work goes on", inbox=name)
+            log.info("intake resumed", inbox=name)
 
     def _all(self) -> Iterator[tuple[str, Path]]:
         yield "state", self._settings.state

@@ -240,7 +240,7 @@ def test_while_the_database_is_away_work_in_hand_is_finished_and_nothing_begun(
             host.wait_for(lambda name=name: not example.ask(name, "/readyz")["ready"], PATIENCE)
             assert "queue" in str(example.ask(name, "/readyz")["problems"])
             assert "queue" in example.ask(name, "/api/status")["detail"]
-            assert "no new work" in host.run("journalctl", "-u", "i2vd", "-o", "cat", "-n", "30")
+            assert "intake paused" in host.run("journalctl", "-u", "i2vd", "-o", "cat", "-n", "30")
         assert "later.png" in example.share("inbox")
     finally:
         example.db.run("systemctl", "start", "postgresql")

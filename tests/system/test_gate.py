@@ -67,7 +67,7 @@ def test_a_spoilt_clip_is_made_once_more_with_another_seed(
     (line,) = [
         each
         for each in spoiling.log()
-        if each["event"] == "refused by the gate" and each["flaw"] == flaw
+        if each["event"] == "quality check rejected the clip" and each["flaw"] == flaw
     ]
     assert line["why"] == told["gate"]["refused"]
 

@@ -63,8 +63,8 @@ def test_sigterm_gives_back_what_is_only_being_prepared(quick_in: Open) -> None:
     studio.signal(signal.SIGTERM)
     assert studio.wait() == 0
     assert studio.clips() == ["slow-first.mp4"]
-    (given_back,) = [line for line in studio.log() if line["event"] == "given back"]
-    assert given_back["why"] == "the daemon was stopped"
+    (released,) = [line for line in studio.log() if line["event"] == "job released"]
+    assert released["why"] == "the daemon was stopped"
     assert (studio.inbox / "slow.jpg").is_file()
 
 

@@ -56,7 +56,7 @@ def test_while_a_share_is_away_nothing_is_cancelled_taken_or_made(quick_in: Open
         studio.until(lambda: studio.slot()["job"] is None, "what was running is given back")
     stray = studio.drop("stray.png", picture(9))
     for _ in range(2):  # as it runs, and after a start without the share
-        studio.until(lambda: "no new work" in studio.log_file.read_text(), "the log says so")
+        studio.until(lambda: "intake paused" in studio.log_file.read_text(), "the log says so")
         studio.until(lambda: TOLD in str(studio.get("/api/status")["problems"]), "and the page")
         assert studio.metric("i2vd_storage_ok", inbox="inbox") == 0
         assert studio.metric("i2vd_inbox_available", inbox="inbox") == 0

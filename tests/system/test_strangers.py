@@ -66,7 +66,7 @@ def test_a_link_swapped_in_before_publication_holds_up_that_clip_alone(house: St
     assert f"{IN_THE_WAY}: {link}" in house.job("planes/jet.png")["error"]
     assert house.is_ready()
     assert names_in(house.root / "elsewhere") == []
-    assert len([line for line in house.log() if line["event"].startswith("the clip waits")]) == 1
+    assert len([line for line in house.log() if line["event"] == "publication blocked"]) == 1
     link.unlink()
     (job,) = house.until_settled("planes/jet.png", "done")
     assert (job["failures"], job["error"]) == (0, None)
@@ -124,7 +124,7 @@ def test_a_link_in_the_place_of_staging_is_waited_for_and_never_swept(quick_in: 
     studio.start()
     studio.drop("cat.png", picture(1))
     studio.until(lambda: not studio.is_ready(), "it says that it cannot work")
-    why = [line["why"] for line in studio.log() if line["event"] == "no new work"]
+    why = [line["why"] for line in studio.log() if line["event"] == "intake paused"]
     assert why == [f"{IN_THE_WAY}: {link}"]
     assert names_in(studio.root / "elsewhere") == ["film.mp4", "my-holiday"]
     link.unlink()
