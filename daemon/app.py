@@ -190,7 +190,7 @@ class App:
             inboxes=[str(inbox.path) for inbox in self.settings.inbox],
         )
         if not is_loopback(self.settings.http.host):
-            log.warning("http is open", what=OPEN_TO_OTHERS)
+            log.warning("http is open", message=OPEN_TO_OTHERS)
         systemd.notify("READY=1", f"STATUS={self.status.line()}")
 
     def wake_watchers(self) -> None:
@@ -211,9 +211,9 @@ class App:
         rules = self.rules[name]
         result = rules.reload(time.time())
         for mistake in result.mistakes:
-            log.error("rule mistake", inbox=name, what=str(mistake))
+            log.error("rule mistake", inbox=name, message=str(mistake))
         for warning in result.warnings:
-            log.warning("rule warning", inbox=name, what=str(warning))
+            log.warning("rule warning", inbox=name, message=str(warning))
         self.metrics.rules_ok.labels(name).set(result.ok)
         if result.ok:
             self.metrics.rules_time.labels(name).set(result.at)
@@ -254,7 +254,7 @@ class App:
     def _abandon_queue(self, reason: str) -> None:
         """Stop after the running attempts, because the queue is permanently unusable."""
         if not self._stopping.is_set():
-            log.error("the queue cannot be used any more", why=reason)
+            log.error("the queue cannot be used any more", reason=reason)
             self.failed = reason
             self.stop()
 
@@ -291,8 +291,8 @@ class App:
                 "child lost",
                 child=child,
                 cause=failure.cause,
-                why=failure.reason,
-                do=failure.advice,
+                reason=failure.reason,
+                hint=failure.advice,
             )
             self.metrics.child_exits.labels(child, failure.cause).inc()
 
@@ -321,7 +321,7 @@ def open_app(settings: Settings) -> App:
             if not error.temporary:
                 raise
             if not waiting:
-                log.error("waiting for the queue", why=str(error))
+                log.error("waiting for the queue", reason=str(error))
                 systemd.notify(f"STATUS=waiting: {error}")
             waiting = True
             time.sleep(_QUEUE_RETRY_SECONDS)

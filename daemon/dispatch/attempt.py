@@ -139,7 +139,7 @@ class Attempt:
                 )
             case QualityRejected():
                 log.warning(
-                    "quality check rejected the clip", flaw=message.flaw, why=message.reason
+                    "quality check rejected the clip", flaw=message.flaw, reason=message.reason
                 )
                 self._services.metrics.quality_rejections.labels(message.flaw).inc()
             case StepDown():
@@ -150,7 +150,7 @@ class Attempt:
         self._fallbacks.append(fallback(step))
         self._services.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
         if step.stage == "forecast":  # not stored: the next attempt may find more free memory
-            log.info("rung skipped, not enough memory", rung=str(step.rung), why=step.detail)
+            log.info("rung skipped, not enough memory", rung=str(step.rung), reason=step.detail)
             return
         log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)
         with contextlib.suppress(QueueUnavailable):  # a later attempt would fail in the same way

@@ -246,7 +246,7 @@ class Dispatcher:
     async def _release_job(self, job: Job, reason: str) -> None:
         with contextlib.suppress(QueueUnavailable):
             if await asyncio.to_thread(self._store.release, job, reason):
-                log.info("job released", why=reason)
+                log.info("job released", reason=reason)
 
     async def _resume_publications(self) -> None:
         """Publish the clips of this host's jobs in `publishing`, except in blocked inboxes."""

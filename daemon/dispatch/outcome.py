@@ -73,13 +73,13 @@ class Outcomes:
                 raise OSError(outcome.reason)
             case GenerationFailure(kind="load"):
                 slot.problem = outcome.reason
-                log.error("worker unavailable, job released", why=outcome.reason)
+                log.error("worker unavailable, job released", reason=outcome.reason)
                 await asyncio.to_thread(self._store.release, job, outcome.reason)
             case GenerationFailure() if outcome.retry and await self._is_blocked(inbox):
                 raise OSError(outcome.reason)
             case GenerationFailure() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
-                log.warning("failed, will be tried again", why=outcome.reason, seconds=delay)
+                log.warning("failed, will be tried again", reason=outcome.reason, seconds=delay)
                 self._services.metrics.retries.inc()
                 await asyncio.to_thread(self._store.retry_later, job, outcome.reason, delay)
             case GenerationFailure(kind="spoilt"):
@@ -134,26 +134,26 @@ class Outcomes:
 
     async def _block_publication(self, job: Job, reason: str) -> None:
         if self.blocked.get(job.id) != reason:
-            log.error("publication blocked", job=job.id, why=reason)
+            log.error("publication blocked", job=job.id, reason=reason)
             await asyncio.to_thread(self._store.block_publication, job, reason)
             self.blocked[job.id] = reason
 
     async def fail(self, job: Job, reason: str) -> None:
         """Fail the job, `running -> failed`, and move its picture to the failed folder."""
-        log.error("failed", job=job.id, why=reason)
+        log.error("failed", job=job.id, reason=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
             await self.archive(job)
 
     async def _release(self, job: Job, reason: str) -> None:
         """Release the job, `running -> queued`, uncounted, unless its lease was lost."""
         if await asyncio.to_thread(self._store.release, job, reason):
-            log.info("job released", why=reason)
+            log.info("job released", reason=reason)
         else:
             log.info("lease lost, attempt abandoned")
 
     async def _keep_rejected_clip(self, inbox: Inbox, job: Job, reason: str) -> None:
         """Fail the job, `running -> failed`, and keep the rejected clip for inspection."""
-        log.error("failed", job=job.id, why=reason)
+        log.error("failed", job=job.id, reason=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
             clip = staging_of(inbox, job) / CLIP
             await asyncio.to_thread(keep_rejected_clip, inbox, job, clip)

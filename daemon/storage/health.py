@@ -148,7 +148,7 @@ class StorageHealth:
     def _set_blocked(self, before: dict[str, str], now: dict[str, str]) -> None:
         self.blocked = now
         for name in now.keys() - before.keys():
-            log.error("intake paused", inbox=name, why=now[name])
+            log.error("intake paused", inbox=name, reason=now[name])
         for name in before.keys() - now.keys():
             log.info("intake resumed", inbox=name)
 

@@ -54,7 +54,7 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> No
     quick.until_settled("next.png", "done")
     assert quick.metric("i2vd_child_exits_total", child="picture") == deaths + 1
     assert quick.processes("pipeline.image") != [child]
-    lost = [line["why"] for line in quick.log() if line["event"] == "child lost"]
+    lost = [line["reason"] for line in quick.log() if line["event"] == "child lost"]
     assert "the picture decoder was killed by SIGKILL" in lost[-1]
 
 

@@ -69,7 +69,7 @@ def test_a_spoilt_clip_is_made_once_more_with_another_seed(
         for each in spoiling.log()
         if each["event"] == "quality check rejected the clip" and each["flaw"] == flaw
     ]
-    assert line["why"] == told["gate"]["refused"]
+    assert line["reason"] == told["gate"]["refused"]
 
 
 def test_a_clip_with_another_seed_can_be_made_again_from_its_sidecar(spoiling: Studio) -> None:

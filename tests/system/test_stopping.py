@@ -64,7 +64,7 @@ def test_sigterm_gives_back_what_is_only_being_prepared(quick_in: Open) -> None:
     assert studio.wait() == 0
     assert studio.clips() == ["slow-first.mp4"]
     (released,) = [line for line in studio.log() if line["event"] == "job released"]
-    assert released["why"] == "the daemon was stopped"
+    assert released["reason"] == "the daemon was stopped"
     assert (studio.inbox / "slow.jpg").is_file()
 
 

@@ -124,7 +124,7 @@ def test_a_link_in_the_place_of_staging_is_waited_for_and_never_swept(quick_in: 
     studio.start()
     studio.drop("cat.png", picture(1))
     studio.until(lambda: not studio.is_ready(), "it says that it cannot work")
-    why = [line["why"] for line in studio.log() if line["event"] == "intake paused"]
+    why = [line["reason"] for line in studio.log() if line["event"] == "intake paused"]
     assert why == [f"{IN_THE_WAY}: {link}"]
     assert names_in(studio.root / "elsewhere") == ["film.mp4", "my-holiday"]
     link.unlink()

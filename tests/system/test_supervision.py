@@ -60,7 +60,7 @@ def hung(stage: str) -> tuple[str, str]:
 
 def test_a_worker_that_hangs_before_it_is_ready_is_no_fault_of_the_picture(clumsy: Studio) -> None:
     job, lost = meet(clumsy, "hang-start", "hang-load")
-    assert [(line["cause"], line["why"]) for line in lost] == [hung("start"), hung("load")]
+    assert [(line["cause"], line["reason"]) for line in lost] == [hung("start"), hung("load")]
     assert (job["attempt"], job["failures"]) == (3, 0)
 
 
@@ -68,8 +68,8 @@ def test_a_worker_that_hangs_before_it_is_ready_is_no_fault_of_the_picture(clums
 def test_a_hang_in_any_stage_costs_one_worker(clumsy: Studio, stage: str) -> None:
     hangs = clumsy.metric("i2vd_child_exits_total", child="worker", cause="hang")
     job, (lost,) = meet(clumsy, f"hang-{stage}")
-    assert (lost["cause"], lost["why"]) == hung(stage)
-    assert "nvidia-smi" in lost["do"]
+    assert (lost["cause"], lost["reason"]) == hung(stage)
+    assert "nvidia-smi" in lost["hint"]
     assert (job["attempt"], job["failures"]) == (2, 1)
     assert clumsy.metric("i2vd_child_exits_total", child="worker", cause="hang") == hangs + 1
 
@@ -77,8 +77,8 @@ def test_a_hang_in_any_stage_costs_one_worker(clumsy: Studio, stage: str) -> Non
 def test_a_lost_device_costs_one_worker(clumsy: Studio) -> None:
     job, (lost,) = meet(clumsy, "lost")
     assert lost["cause"] == "device"
-    assert "an illegal memory access was encountered (in denoise)" in lost["why"]
-    assert "dmesg" in lost["do"]
+    assert "an illegal memory access was encountered (in denoise)" in lost["reason"]
+    assert "dmesg" in lost["hint"]
     assert (job["attempt"], job["failures"]) == (2, 1)
 
 
@@ -118,8 +118,8 @@ def test_a_worker_that_the_kernel_shoots_for_memory_is_told_as_that(shared: Stud
         shared.until(lambda: not Path(f"/proc/{worker}").exists(), "the kernel has shot it")
     (job,) = shared.until_settled("slow-hungry.png", "done")
     (lost,) = [line for line in shared.log() if line.get("cause") == "host-memory"]
-    assert "the kernel killed the worker" in lost["why"]
-    assert "MemoryMax=" in lost["do"]
+    assert "the kernel killed the worker" in lost["reason"]
+    assert "MemoryMax=" in lost["hint"]
     assert (job["attempt"], job["failures"]) == (2, 1)
     assert shared.metric("i2vd_child_exits_total", cause="host-memory") == 1
 
