@@ -145,7 +145,7 @@ class App:
             self._announce_ready()
             await self._work()
             systemd.notify("STOPPING=1", "STATUS=stopping")
-        log.info("stopped")
+        log.info("daemon stopped")
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -168,11 +168,12 @@ class App:
     def stop(self) -> None:
         """Stop softly, within `stop_grace`, on the first call; at once on the second."""
         if self._stopping.is_set():
-            log.warning("stopping now")
+            log.warning("daemon stopping now")
             self.dispatcher.stop_now.set()
             return
         grace = self.settings.stop_grace
-        log.info("stopping", grace=grace, running=[r.job.id for s in self.slots for r in s.running])
+        running = [each.job.id for slot in self.slots for each in slot.running]
+        log.info("daemon stopping", grace=grace, running=running)
         systemd.notify("STOPPING=1", "STATUS=stopping, the running attempt may finish")
         self._stopping.set()
         asyncio.get_running_loop().call_later(grace, self.dispatcher.stop_now.set)
@@ -182,7 +183,7 @@ class App:
 
     def _announce_ready(self) -> None:
         log.info(
-            "ready",
+            "daemon ready",
             version=version("i2vd"),
             http=self.settings.http.listen,
             model=self.settings.model.name,
@@ -190,7 +191,7 @@ class App:
             inboxes=[str(inbox.path) for inbox in self.settings.inbox],
         )
         if not is_loopback(self.settings.http.host):
-            log.warning("http is open", message=OPEN_TO_OTHERS)
+            log.warning("http port exposed", message=OPEN_TO_OTHERS)
         systemd.notify("READY=1", f"STATUS={self.status.line()}")
 
     def wake_watchers(self) -> None:
@@ -211,7 +212,7 @@ class App:
         rules = self.rules[name]
         result = rules.reload(time.time())
         for mistake in result.mistakes:
-            log.error("rule mistake", inbox=name, message=str(mistake))
+            log.error("rule rejected", inbox=name, message=str(mistake))
         for warning in result.warnings:
             log.warning("rule warning", inbox=name, message=str(warning))
         self.metrics.rules_ok.labels(name).set(result.ok)
@@ -222,7 +223,7 @@ class App:
                 if watcher.inbox.name == name:
                     watcher.rules_changed()
         else:
-            log.error("rules not loaded, the last good set stays", inbox=name)
+            log.error("rules rejected, last valid rules kept", inbox=name)
         return result
 
     async def _watch_rules(self) -> None:
@@ -254,7 +255,7 @@ class App:
     def _abandon_queue(self, reason: str) -> None:
         """Stop after the running attempts, because the queue is permanently unusable."""
         if not self._stopping.is_set():
-            log.error("the queue cannot be used any more", reason=reason)
+            log.error("queue unusable", reason=reason)
             self.failed = reason
             self.stop()
 
@@ -321,7 +322,7 @@ def open_app(settings: Settings) -> App:
             if not error.temporary:
                 raise
             if not waiting:
-                log.error("waiting for the queue", reason=str(error))
+                log.error("queue unavailable, daemon waiting", reason=str(error))
                 systemd.notify(f"STATUS=waiting: {error}")
             waiting = True
             time.sleep(_QUEUE_RETRY_SECONDS)

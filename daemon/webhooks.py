@@ -104,7 +104,7 @@ class Webhook:
                 try:
                     delay = await self._send_next(client)
                 except QueueUnavailable as error:
-                    log.warning("webhook waits for the queue", reason=str(error))
+                    log.warning("webhook paused, queue unavailable", reason=str(error))
                     delay = _POLL_SECONDS
                 await _wait(stopping, delay)
 
@@ -172,13 +172,13 @@ class Webhook:
             reason = await self._post(client, pending.number, pending.message.model_dump_json())
             if reason is not None and time.monotonic() - delivery.started <= _MAX_AGE_SECONDS:
                 self._count("retried")
-                log.warning("webhook not taken", **fields, reason=reason)
+                log.warning("webhook delivery failed", **fields, reason=reason)
                 delay, delivery.delay = delivery.delay, min(_MAX_DELAY_SECONDS, delivery.delay * 2)
                 return delay
             delivery.finished = True
             self._count("delivered" if reason is None else "dropped")
             if reason is not None:
-                log.error("webhook given up", **fields, reason=reason)
+                log.error("webhook message dropped", **fields, reason=reason)
         await asyncio.to_thread(self._store_delivered, pending)
         return 0.0
 

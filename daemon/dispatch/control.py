@@ -18,7 +18,11 @@ def cancel(services: Services, job_id: int) -> Job:
     if not services.store.cancel(job_id):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting or running")
     job = _job(services, job_id)
-    log.info("cancelled" if job.state == "cancelled" else "cancel asked", job=job_id, path=job.path)
+    log.info(
+        "job cancelled" if job.state == "cancelled" else "cancel requested",
+        job=job_id,
+        path=job.path,
+    )
     services.archive.archive_job(job)
     return _job(services, job_id)
 
@@ -41,7 +45,7 @@ def retry(services: Services, job_id: int) -> Job:
             f"lies at {job.path} in the inbox; drop it again"
         )
     job = _job(services, job_id)
-    log.info("queued again", job=job_id, path=job.path)
+    log.info("job requeued", job=job_id, path=job.path)
     return job
 
 

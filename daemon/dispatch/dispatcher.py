@@ -182,7 +182,7 @@ class Dispatcher:
             self._recovery.adopt_publications, self._owner, lease, seen
         )
         if found:
-            log.warning("taken over from a host that fell silent", jobs=found)
+            log.warning("jobs taken over from a departed host", jobs=found)
             self._needs_cleanup = True
 
     async def _unload_idle(self, slot: Slot) -> None:
@@ -190,7 +190,7 @@ class Dispatcher:
         after = self._services.settings.model.idle_release
         if after and slot.generator.pid and slot.idle_seconds() >= after:
             await slot.generator.close()
-            log.info("released", device=slot.device, idle=after)
+            log.info("idle worker stopped", device=slot.device, idle=after)
 
     async def _run_job(self, slot: Slot, running_job: RunningJob) -> None:
         with structlog.contextvars.bound_contextvars(job=running_job.job.id):
@@ -204,7 +204,7 @@ class Dispatcher:
 
     async def _run_attempt(self, slot: Slot, running_job: RunningJob) -> None:
         job = running_job.job
-        log.info("running", path=job.path, attempt=job.attempt, device=slot.device)
+        log.info("job started", path=job.path, attempt=job.attempt, device=slot.device)
         inbox = self._services.settings.inbox_named(job.inbox)
         try:
             if inbox is None:
@@ -258,7 +258,7 @@ class Dispatcher:
                 if inbox.name in self._services.storage_health.blocked:
                     continue
                 if job.id not in self._outcomes.blocked:
-                    log.warning("carrying on the publication", job=job.id)
+                    log.warning("publication resumed", job=job.id)
                 try:
                     await self._outcomes.publish(job)
                 except OSError as error:
@@ -268,7 +268,7 @@ class Dispatcher:
         """Requeue orphaned jobs, archive pending pictures and remove stale staging folders."""
         running = self._running_ids()
         for job in await asyncio.to_thread(self._recovery.recover, self._owner, running):
-            log.warning("recovered", job=job)
+            log.warning("job recovered", job=job)
         await asyncio.to_thread(self._services.archive.archive_pending)
         await asyncio.to_thread(self._sweep)
         self._needs_cleanup = False

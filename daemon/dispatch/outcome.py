@@ -66,7 +66,7 @@ class Outcomes:
             case GenerationFailure() if stopped or outcome.kind == "ended":
                 await self._release(job, "the daemon was stopped" if stopped else outcome.reason)
             case GenerationFailure(kind="cancelled"):
-                log.info("cancelled")
+                log.info("job cancelled")
                 await asyncio.to_thread(self._store.cancelled, job, CANCELLED)
                 await self.archive(job)
             case GenerationFailure(kind="disk"):
@@ -79,7 +79,7 @@ class Outcomes:
                 raise OSError(outcome.reason)
             case GenerationFailure() if outcome.retry and job.failures + 1 < queue.tries:
                 delay = queue.backoff * 2**job.failures
-                log.warning("failed, will be tried again", reason=outcome.reason, seconds=delay)
+                log.warning("attempt failed, retry scheduled", reason=outcome.reason, seconds=delay)
                 self._services.metrics.retries.inc()
                 await asyncio.to_thread(self._store.retry_later, job, outcome.reason, delay)
             case GenerationFailure(kind="spoilt"):
@@ -120,7 +120,7 @@ class Outcomes:
         await asyncio.to_thread(self._store.done, job, result)
         self._services.storage_health.report_success(inbox)
         log.info(
-            "done",
+            "job done",
             job=job.id,
             clip=str(clip),
             degraded=job.result["degraded"],
@@ -140,7 +140,7 @@ class Outcomes:
 
     async def fail(self, job: Job, reason: str) -> None:
         """Fail the job, `running -> failed`, and move its picture to the failed folder."""
-        log.error("failed", job=job.id, reason=reason)
+        log.error("job failed", job=job.id, reason=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
             await self.archive(job)
 
@@ -153,7 +153,7 @@ class Outcomes:
 
     async def _keep_rejected_clip(self, inbox: Inbox, job: Job, reason: str) -> None:
         """Fail the job, `running -> failed`, and keep the rejected clip for inspection."""
-        log.error("failed", job=job.id, reason=reason)
+        log.error("job failed", job=job.id, reason=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
             clip = staging_of(inbox, job) / CLIP
             await asyncio.to_thread(keep_rejected_clip, inbox, job, clip)
@@ -217,7 +217,7 @@ class Outcomes:
 
     async def _picture_gone(self, job: Job) -> None:
         """Cancel the job, because its picture was removed or replaced before the attempt."""
-        log.info("cancelled: the picture is gone", path=job.path)
+        log.info("job cancelled, picture gone", path=job.path)
         reason = "the picture was taken away, or replaced, before its turn"
         await asyncio.to_thread(self._store.cancelled, job, reason)
         await asyncio.to_thread(self._store.moved, job, "gone")

@@ -32,7 +32,7 @@ def test_the_demo_makes_three_clips_each_time(tmp_path: Path) -> None:
         assert [p for p in (folder / "inbox").iterdir() if not p.name.startswith(".")] == []
         for word in ("cat.mp4", "landscape.mp4", "person.mp4", "standard", "outbox"):
             assert word in run.stdout or round_ == 2
-        assert log.count('"stopped"') == round_
+        assert log.count('"daemon stopped"') == round_
         for rule in (folder / "rules").glob("*.toml"):
             rule.write_text(rule.read_text().replace('"standard"', '"draft"'))
     presets = [json.loads(told.read_text())["asked"]["preset"] for told in sidecars(folder)]

@@ -166,7 +166,7 @@ def test_a_daemon_started_on_a_spoilt_disk_waits_for_it(
         mend = partial(disks.mount, "-o", "remount,rw", state)
     studio.drop("late.png", picture(3))
     studio.start(ready=False)
-    studio.until(lambda: "waiting for the queue" in studio.log_tail(), "it waits")
+    studio.until(lambda: "queue unavailable, daemon waiting" in studio.log_tail(), "it waits")
     mend()
     studio.until(studio.is_ready, "it is ready")
     (job,) = studio.until_settled("late.png", "done")

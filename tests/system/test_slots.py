@@ -73,7 +73,7 @@ def test_an_idle_device_is_released_and_comes_back(pair: Studio) -> None:
     pair.until(lambda: not pair.processes("tests.pipeline.peer"), "no worker holds a device")
 
     def released() -> int:
-        return len([line for line in pair.log() if line["event"] == "released"])
+        return len([line for line in pair.log() if line["event"] == "idle worker stopped"])
 
     pair.until(lambda: released() >= 2, "both are told")  # each just after its worker's end
     assert pair.is_ready()

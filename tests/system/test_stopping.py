@@ -46,7 +46,7 @@ def test_sigterm_lets_the_attempt_finish_within_its_grace(quick_in: Open) -> Non
     assert studio.clips() == [f"{stem}.mp4"], "the one that ran, and no other"
     assert studio.processes() == []
     assert [line["event"] for line in studio.log() if line.get("job") == running["id"]].count(
-        "done"
+        "job done"
     ) == 1
 
 
@@ -75,7 +75,7 @@ def test_a_second_sigterm_stops_at_once(quick_in: Open) -> None:
     (job,) = studio.until_state("slow.png", "running")
     studio.signal(signal.SIGTERM)
     studio.until(
-        lambda: any(line["event"] == "stopping" for line in studio.log()), "it says it stops"
+        lambda: any(line["event"] == "daemon stopping" for line in studio.log()), "it says it stops"
     )
     studio.signal(signal.SIGTERM)
     assert studio.wait() == 0

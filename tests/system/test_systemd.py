@@ -217,7 +217,7 @@ def test_the_journal_follows_one_job(machine):
     assert entries[0]["PRIORITY"] == "6"
     assert {entry["_SYSTEMD_UNIT"] for entry in entries} == {"i2vd.service"}
     assert {entry.get("I2VD_PATH", "meadow.jpg") for entry in entries} == {"meadow.jpg"}
-    assert any(entry["MESSAGE"].startswith("done ") for entry in entries)
+    assert any(entry["MESSAGE"].startswith("job done ") for entry in entries)
 
 
 def test_the_picture_is_archived_whoever_owns_it(machine):
@@ -268,7 +268,7 @@ def test_stop_is_clean(machine):
     machine.run("systemctl", "stop", "i2vd.socket", "i2vd.service")
     told = machine.shown("ActiveState", "Result", "ExecMainStatus")
     assert told == {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}
-    assert "stopped" in machine.run("journalctl", "-u", "i2vd", "-o", "cat", "-n", "3")
+    assert "daemon stopped" in machine.run("journalctl", "-u", "i2vd", "-o", "cat", "-n", "3")
 
 
 def test_a_broken_configuration_does_not_start(machine):

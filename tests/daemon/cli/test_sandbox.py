@@ -46,7 +46,7 @@ def test_a_sandbox_stops_its_daemon_on_leaving(tmp_path: Path) -> None:
         assert sandbox.is_ready()
     assert sandbox.exit_code() == 0
     assert not Path(f"/proc/{pid}").exists()
-    assert '"stopped"' in sandbox.log_tail()
+    assert '"daemon stopped"' in sandbox.log_tail()
 
 
 @pytest.mark.slow
