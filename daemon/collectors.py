@@ -52,7 +52,7 @@ def register_collectors(status: Status) -> None:
         "i2vd_inbox_inotify",
         "1 if inotify events wake the scan of an inbox, 0 if it is only polled.",
         ["inbox"],
-        lambda: [([name], mode == "events") for name, mode in status.notifier.modes.items()],
+        lambda: [([name], mode == "inotify") for name, mode in status.notifier.modes.items()],
     )
     gauge(
         "i2vd_inbox_unmatched",

@@ -17,7 +17,7 @@ from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGroupe
 from daemon.fs.mounts import NETWORK, file_system
 from daemon.intake.watcher import Watcher
 
-Mode = Literal["events", "scan"]
+Mode = Literal["inotify", "polling"]
 
 _PAIRING = 0.01
 """Seconds for which a file's leaving waits for the event that tells where it went. All events
@@ -64,7 +64,7 @@ class FileNotifier:
                 self._observer.schedule(
                     _Waker(loop, watcher.wake), str(inbox.path), recursive=inbox.recursive
                 )
-                self.modes[inbox.name] = "events"
+                self.modes[inbox.name] = "inotify"
             except OSError as error:
                 self._use_polling(
                     [inbox.name],
@@ -79,5 +79,5 @@ class FileNotifier:
 
     def _use_polling(self, inboxes: list[str], why: str) -> None:
         for name in inboxes:
-            self.modes[name] = "scan"
+            self.modes[name] = "polling"
             log.warning("watching by scan alone", inbox=name, why=why)

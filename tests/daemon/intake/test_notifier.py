@@ -26,7 +26,7 @@ async def woken(inbox: Path, *happenings: str) -> bool:
     (inbox / "old.jpg").write_bytes(b"old")
     hint = FileNotifier()
     hint.start([watcher])
-    assert hint.modes == {watcher.inbox.name: "events"}
+    assert hint.modes == {watcher.inbox.name: "inotify"}
     try:
         for happening in happenings:
             watcher.wake.clear()

@@ -262,7 +262,7 @@ def test_what_there_is_is_told(studio: Studio, page: Browser) -> None:
     studio.drop("known.png", picture(37))
     settled(studio, "known.png")
     page.turn_to("health")
-    for text in ("peer", "float32", "i2vd 0.", "Model “micro”", "watched by file events"):
+    for text in ("peer", "float32", "i2vd 0.", "Model “micro”", "watched with inotify"):
         page.until_said(text)
     page.until_said(str(studio.outbox))
     rows = page.value("[...document.querySelectorAll('.wide tr')].map((row) => row.textContent)")
