@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FlawKind = Literal["not-finite", "black", "grey", "frozen", "unlike"]
+FlawKind = Literal["not_finite", "black", "grey", "frozen", "unlike"]
 FLAWS: tuple[FlawKind, ...] = get_args(FlawKind)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]

@@ -14,7 +14,7 @@ from pipeline.children.protocol import EXIT_DEVICE_LOST, OutOfMemory, Released
 
 Cause = Literal[
     "device",
-    "host-memory",
+    "host_memory",
     "killed",
     "crash",
     "hang",
@@ -28,7 +28,7 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 _ADVICE: dict[Cause, str] = {
     "device": "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and "
     "at the card in `nvidia-smi`",
-    "host-memory": "the machine or the service (MemoryMax=) has too little memory beside what else "
+    "host_memory": "the machine or the service (MemoryMax=) has too little memory beside what else "
     "runs there",
     "killed": "somebody sent the signal; a new one takes over",
     "crash": "its last words stand in the log before this line",
@@ -72,7 +72,7 @@ def classify_exit(
         return ChildFailure("hang", f"{who} hung in {stage}: silent for {end.seconds:.0f} s")
     if end.returncode == -signal.SIGKILL and oom_killed:
         reason = f"the kernel killed {who} (in {stage}), for the host's memory ran out"
-        return ChildFailure("host-memory", reason)
+        return ChildFailure("host_memory", reason)
     return ChildFailure(_cause(end.returncode), f"{who} {end} (in {stage})")
 
 

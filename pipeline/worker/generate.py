@@ -65,7 +65,7 @@ def generate_frames(
     made = _denoise(model, order, wanted, unwanted, progress, preview)
     latents = progress.inject_fault(made)
     if not torch.isfinite(latents).all():
-        raise QualityFailure(Flaw("not-finite", "the latents are not numbers"))
+        raise QualityFailure(Flaw("not_finite", "the latents are not numbers"))
     del made, wanted, unwanted, preview
     progress.enter("decode", order.frames)
     frames = progress.inject_fault(_decode(model, order, latents, progress))

@@ -52,7 +52,7 @@ def spoilt_once(studio: Studio, kind: str) -> dict[str, Any]:
     return studio.sidecar(f"{kind}.mp4")
 
 
-@pytest.mark.parametrize(("kind", "flaw"), [*FLAWS.items(), ("nan", "not-finite")])
+@pytest.mark.parametrize(("kind", "flaw"), [*FLAWS.items(), ("nan", "not_finite")])
 def test_a_spoilt_clip_is_made_once_more_with_another_seed(
     spoiling: Studio, kind: str, flaw: str
 ) -> None:

@@ -117,11 +117,11 @@ def test_a_worker_that_the_kernel_shoots_for_memory_is_told_as_that(shared: Stud
         (group / "cgroup.procs").write_text(str(worker))
         shared.until(lambda: not Path(f"/proc/{worker}").exists(), "the kernel has shot it")
     (job,) = shared.until_settled("slow-hungry.png", "done")
-    (lost,) = [line for line in shared.log() if line.get("cause") == "host-memory"]
+    (lost,) = [line for line in shared.log() if line.get("cause") == "host_memory"]
     assert "the kernel killed the worker" in lost["reason"]
     assert "MemoryMax=" in lost["hint"]
     assert (job["attempt"], job["failures"]) == (2, 1)
-    assert shared.metric("i2vd_child_exits_total", cause="host-memory") == 1
+    assert shared.metric("i2vd_child_exits_total", cause="host_memory") == 1
 
 
 def test_pictures_wait_for_a_worker_that_does_not_get_ready(quick_in: Open) -> None:

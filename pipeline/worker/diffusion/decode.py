@@ -83,7 +83,7 @@ def _widened(model: LoadedModel, chunk: Tensor) -> Tensor:
     values = _decoded(model, chunk.float())
     model.weights.load(model.vae)
     if not torch.isfinite(values).all():
-        raise QualityFailure(Flaw("not-finite", "the frames are not numbers"))
+        raise QualityFailure(Flaw("not_finite", "the frames are not numbers"))
     return values
 
 

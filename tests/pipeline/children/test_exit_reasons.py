@@ -23,7 +23,7 @@ from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancelled, OutOfMemory
         (TimedOut(3.0), False, "hang"),
         (TimedOut(3.0), True, "hang"),
         (Exited("wrote rubbish on its channel"), False, "channel"),
-        (Exited("was killed by SIGKILL", returncode=-signal.SIGKILL), True, "host-memory"),
+        (Exited("was killed by SIGKILL", returncode=-signal.SIGKILL), True, "host_memory"),
         (Exited("was killed by SIGKILL", returncode=-signal.SIGKILL), False, "killed"),
         (Exited("was killed by SIGTERM", returncode=-signal.SIGTERM), True, "killed"),
         (Exited("was killed by SIGSEGV", returncode=-signal.SIGSEGV), True, "crash"),

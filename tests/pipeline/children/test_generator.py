@@ -282,10 +282,10 @@ async def test_a_child_that_the_kernel_shot_is_told_from_one_that_somebody_kille
     outcome = await making
     assert isinstance(outcome, GenerationFailure)
     assert "the kernel killed the worker (in denoise)" in outcome.reason
-    assert [loss.cause for loss in bench.losses] == ["host-memory"]
+    assert [loss.cause for loss in bench.losses] == ["host_memory"]
 
 
-@pytest.mark.parametrize(("shot", "cause"), [(0, "killed"), (1, "host-memory")])
+@pytest.mark.parametrize(("shot", "cause"), [(0, "killed"), (1, "host_memory")])
 async def test_a_child_that_dies_between_two_clips_costs_neither(
     bench: Bench, shot: int, cause: str
 ) -> None:

@@ -128,8 +128,8 @@ REPLIES = {
         seconds={"encode": 0.5},
         peak_memory=None,
     ),
-    '{"job":"","leaked_bytes":null,"type":"quality_rejected","stage":"denoise","flaw":"not-finite","reason":"r",'
-    '"measurements":null}': QualityRejected(stage="denoise", flaw="not-finite", reason="r"),
+    '{"job":"","leaked_bytes":null,"type":"quality_rejected","stage":"denoise","flaw":"not_finite","reason":"r",'
+    '"measurements":null}': QualityRejected(stage="denoise", flaw="not_finite", reason="r"),
     '{"job":"","leaked_bytes":null,"type":"out_of_memory","stage":"decode","detail":"d",'
     '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
     '{"job":"","leaked_bytes":null,"type":"failed","stage":"write","reason":"r","retry":true,'
