@@ -188,5 +188,5 @@ class Attempt:
             if running_job.preview_version > self._stored_preview_version:
                 await asyncio.to_thread(store_preview, self._inbox, self._job, running_job.preview)
                 self._stored_preview_version = running_job.preview_version
-            report["previews"] = self._stored_preview_version
+            report["preview_version"] = self._stored_preview_version
         return report

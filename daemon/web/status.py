@@ -17,27 +17,27 @@ from daemon.web.sse import Streams
 
 
 class SlotStatus(BaseModel):
-    """A device and what it does; `progress` as in a job.
+    """A device and its job; `progress` as in a job.
 
-    `previews` counts how often the clip in hand was shown anew: `/api/jobs/N/preview`.
+    `preview_version` is incremented with each new preview: `/api/jobs/N/preview`.
     """
 
     device: str
     job: int | None
     path: str | None
     progress: dict[str, Any] | None
-    previews: int
+    preview_version: int
     pid: int | None
 
 
 class RemoteJob(BaseModel):
-    """A job that another host has in hand; `progress` as in a job, `previews` as of a device."""
+    """A job that runs on another host; `progress` and `preview_version` as of a slot."""
 
     host: str
     job: int
     path: str
     progress: dict[str, Any] | None
-    previews: int
+    preview_version: int
 
 
 class StatusResponse(BaseModel):
@@ -96,7 +96,7 @@ def _now(status: Status) -> StatusResponse:
                 job=job.id,
                 path=job.path,
                 progress=job.progress,
-                previews=(job.progress or {}).get("previews", 0),
+                preview_version=(job.progress or {}).get("preview_version", 0),
             )
             for job in services.queries.remote_jobs(services.owner)
         ],
@@ -110,7 +110,7 @@ def _slot(slot: Slot) -> SlotStatus:
         job=front.job.id if front else None,
         path=front.job.path if front else None,
         progress=front.progress_dict() if front else None,
-        previews=front.preview_version if front else 0,
+        preview_version=front.preview_version if front else 0,
         pid=slot.generator.pid,
     )
 

@@ -44,7 +44,7 @@ def test_a_drained_host_finishes_what_it_has_and_stays_so_until_told(fleet: Flee
     assert draining["state"] == "draining"
     assert [job["path"] for job in draining["jobs"]] == ["steady-drain.png"]
     preview = f"/api/jobs/{draining['jobs'][0]['id']}/preview"
-    other.until(lambda: other.get("/api/status")["elsewhere"][0]["previews"], "it is seen")
+    other.until(lambda: other.get("/api/status")["elsewhere"][0]["preview_version"], "it is seen")
     assert other.request("GET", preview).headers["content-type"] == "image/jpeg"
     waiting = [f"drain{number}.png" for number in range(4)]
     for number, each in enumerate(waiting):

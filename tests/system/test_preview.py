@@ -24,7 +24,7 @@ def test_a_running_clip_is_seen_in_the_api_and_on_the_page(shared: Studio) -> No
     path = f"/api/jobs/{job}/preview"
 
     def shown(least: int) -> bytes:
-        shared.until(lambda: shared.slot()["previews"] >= least, f"{least} previews came")
+        shared.until(lambda: shared.slot()["preview_version"] >= least, f"{least} previews came")
         answer = shared.request("GET", path)
         assert answer.headers["content-type"] == "image/jpeg"
         return answer.content
@@ -34,7 +34,7 @@ def test_a_running_clip_is_seen_in_the_api_and_on_the_page(shared: Studio) -> No
     wanted = np.asarray(Image.open(BytesIO(content)).convert("RGB").resize((strip.height,) * 2))
     first = np.asarray(strip.convert("RGB").crop((0, 0, strip.height, strip.height)))
     assert np.abs(first.mean((0, 1)) - wanted.mean((0, 1))).max() < 40, "the picture's colours"
-    assert shown(shared.slot()["previews"] + 1), "it goes on"
+    assert shown(shared.slot()["preview_version"] + 1), "it goes on"
     with browser(f"http://127.0.0.1:{shared.port}") as page:
         page.open("queue")
         page.until(f"document.querySelector('.live img')?.naturalWidth === {strip.width}")

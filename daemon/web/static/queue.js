@@ -59,7 +59,7 @@ export function queueView(studio) {
     const cancel = h("button", { type: "button", onclick: doing(() => end(slot.job)), "aria-label": `${t("cancel")}: ${slot.path}` }, t("cancel"));
     const strip = h("img", { alt: t("preview.of", { name: slot.path }) });
     const live = h("div", { class: "live", hidden: true }, strip);
-    let previews = 0;
+    let version = 0; // of the preview that is shown
     const picture = h("img", { src: `/api/jobs/${slot.job}/picture`, alt: "", width: 72, height: 72, class: "small", onerror: (event) => (event.target.hidden = true) });
     strip.addEventListener("load", () => ([live.hidden, picture.hidden] = [false, true]));
     const row = h("li", { class: "card" }, picture, live,
@@ -71,9 +71,9 @@ export function queueView(studio) {
       element: row,
       update(next) {
         if (next.progress) progressOf(next.progress, bar, words);
-        if (next.previews === previews) return;
-        previews = next.previews;
-        if (previews) strip.src = `/api/jobs/${slot.job}/preview?${previews}`;
+        if (next.preview_version === version) return;
+        version = next.preview_version;
+        if (version) strip.src = `/api/jobs/${slot.job}/preview?${version}`;
       },
     };
   }
