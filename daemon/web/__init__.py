@@ -1,1 +1,1 @@
-"""HTTP: the API, the metrics and the health checks."""
+"""HTTP: the API, the page, the metrics and the health checks."""

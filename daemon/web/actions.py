@@ -1,4 +1,4 @@
-"""What the API may ask of the running daemon, besides what the services offer."""
+"""Actions of the running daemon that the API can trigger."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Actions:
-    """Both may be called from any thread but `reload_rules`, which belongs to the event loop."""
+    """Callables of the daemon; call `reload_rules` on the event loop, the others on any thread."""
 
     reload_rules: Callable[[], object]
     wake_watchers: Callable[[], None]

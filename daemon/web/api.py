@@ -1,36 +1,38 @@
-"""The API and the page: their calls, how errors are told, and the guard before them."""
+"""Composition of the ASGI application: routers, error handlers and middleware."""
 
 from fastapi import FastAPI
 
 from daemon.config.address import is_loopback
 from daemon.status import Status
+from daemon.web import (
+    clips,
+    events,
+    health,
+    hosts,
+    jobs,
+    meta,
+    rules,
+    static,
+    status,
+    submit,
+)
 from daemon.web.actions import Actions
-from daemon.web.clips import clips
-from daemon.web.errors import DOCUMENTED, tell_problems
-from daemon.web.events import events
-from daemon.web.health import health
-from daemon.web.hosts import hosts
-from daemon.web.jobs import jobs
-from daemon.web.meta import about
+from daemon.web.errors import ERROR_RESPONSES, add_error_handlers
 from daemon.web.middleware import RequestGuard
-from daemon.web.rules import rules
 from daemon.web.sse import Streams
-from daemon.web.static import page
-from daemon.web.status import status
-from daemon.web.submit import submit
 
 
-def create_api(state: Status, actions: Actions, token: str | None) -> FastAPI:
-    """The ASGI application over one daemon; a `token` is demanded where there is one."""
+def create_api(daemon_status: Status, actions: Actions, token: str | None) -> FastAPI:
+    """Create the application for one daemon; requests must present `token` if it is not None."""
     api = FastAPI(
         title="i2vd",
         version="1",
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
-        responses=DOCUMENTED,
+        responses=ERROR_RESPONSES,
     )
-    services = state.services
+    services = daemon_status.services
     http = services.settings.http
     api.add_middleware(
         RequestGuard,
@@ -39,19 +41,19 @@ def create_api(state: Status, actions: Actions, token: str | None) -> FastAPI:
         token=token,
         max_upload=http.max_upload,
     )
-    tell_problems(api)
-    streams = Streams(lambda: state.stopping)
-    for calls in (
-        page(),
-        health(state),
-        status(state, streams),
-        events(services, streams),
-        about(state),
-        hosts(state.hosts),
-        jobs(services),
-        submit(services, actions),
-        clips(state),
-        rules(services, actions),
+    add_error_handlers(api)
+    streams = Streams(lambda: daemon_status.stopping)
+    for router in (
+        static.create_router(),
+        health.create_router(daemon_status),
+        status.create_router(daemon_status, streams),
+        events.create_router(services, streams),
+        meta.create_router(daemon_status),
+        hosts.create_router(daemon_status.hosts),
+        jobs.create_router(services),
+        submit.create_router(services, actions),
+        clips.create_router(daemon_status),
+        rules.create_router(services, actions),
     ):
-        api.include_router(calls)
+        api.include_router(router)
     return api

@@ -7,7 +7,8 @@ import hmac
 def bearer_token(authorization: str) -> str:
     """Return the token in an Authorization header; empty if there is none.
 
-    `Bearer TOKEN`, or Basic with the token as password and any user: what a browser can ask for.
+    Accepts `Bearer TOKEN`, and Basic with any user and the token as password. A browser can ask
+    its user only for Basic.
     """
     scheme, _, value = authorization.partition(" ")
     match scheme.lower():
@@ -22,6 +23,6 @@ def bearer_token(authorization: str) -> str:
             return ""
 
 
-def tokens_equal(shown_token: str, token: str) -> bool:
-    """Return True if the tokens are equal, in constant time."""
-    return hmac.compare_digest(shown_token.encode(), token.encode())
+def tokens_equal(presented: str, token: str) -> bool:
+    """Return True if the tokens are equal; takes constant time."""
+    return hmac.compare_digest(presented.encode(), token.encode())

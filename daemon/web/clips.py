@@ -1,7 +1,7 @@
-"""Clips over http: the MP4, in parts as a player asks for them, its sidecar, a small picture.
+"""Files of a job: its clip (with range requests), sidecar, poster, preview and thumbnail.
 
-Only what a job of ours published is served, from below its outbox and through no link. Originals
-are not served at all: the small picture is drawn anew by the picture child.
+Serves only what a job published, from below its outbox, without following symlinks. Source
+pictures are never served: the image process decodes one and draws a thumbnail.
 """
 
 import asyncio
@@ -20,101 +20,101 @@ from daemon.publish.posters import read_poster
 from daemon.publish.previews import read_preview
 from daemon.services import Services
 from daemon.status import Status
-from daemon.web.jobs import Number, find
+from daemon.web.jobs import JobNumber, find_job
 from pipeline.children.protocol import Rejected
 
-_SMALL = 192
-"""Pixels of the longer side of a small picture."""
+_THUMBNAIL_PIXELS = 192
+"""Longer side of a thumbnail."""
 
-_KEPT = {"cache-control": "private, max-age=3600"}
-_KEPT_LONG = {"cache-control": "private, max-age=31536000, immutable"}
+_CACHE_HOUR = {"cache-control": "private, max-age=3600"}
+_CACHE_IMMUTABLE = {"cache-control": "private, max-age=31536000, immutable"}
 
 
-def clips(status: Status) -> APIRouter:
-    """The calls."""
+def create_router(status: Status) -> APIRouter:
+    """Create the router of clips and their images."""
     services = status.services
-    calls = APIRouter(prefix="/api/jobs/{job}", tags=["clips"])
+    router = APIRouter(prefix="/api/jobs/{job}", tags=["clips"])
 
-    @calls.get("/clip", response_class=FileResponse)
-    def clip(number: Number) -> FileResponse:
-        """The MP4."""
-        job = find(services, number)
-        return _published(services, job, str, "video/mp4")
+    @router.get("/clip", response_class=FileResponse)
+    def get_clip(number: JobNumber) -> FileResponse:
+        """Return the clip, an MP4; supports range requests."""
+        job = find_job(services, number)
+        return _published_file(services, job, str, "video/mp4")
 
-    @calls.get("/sidecar", response_class=FileResponse)
-    def sidecar(number: Number) -> FileResponse:
-        """The clip's JSON sidecar."""
-        job = find(services, number)
-        return _published(services, job, lambda clip: f"{clip}.json", "application/json")
+    @router.get("/sidecar", response_class=FileResponse)
+    def get_sidecar(number: JobNumber) -> FileResponse:
+        """Return the clip's sidecar (JSON)."""
+        job = find_job(services, number)
+        return _published_file(services, job, lambda clip: f"{clip}.json", "application/json")
 
-    @calls.get("/picture", response_class=Response)
-    async def small(number: Number) -> Response:
-        """The job's picture, small, drawn anew as a PNG."""
-        job = await asyncio.to_thread(find, services, number)
-        where = locate_picture(services.settings, job)
-        if where is None or not job.sha256:
+    @router.get("/picture", response_class=Response)
+    async def get_thumbnail(number: JobNumber) -> Response:
+        """Return a thumbnail of the job's picture, a PNG drawn by the image process."""
+        job = await asyncio.to_thread(find_job, services, number)
+        location = locate_picture(services.settings, job)
+        if location is None or not job.sha256:
             raise HTTPException(404, f"the picture of job {number} is not to be had")
-        path, within = where
+        path, within = location
         try:
             with tempfile.TemporaryDirectory(
                 prefix="small-", dir=services.settings.state
             ) as folder:
                 output = Path(folder) / "small.png"
-                answer = await services.image_pool.thumbnail(
-                    path, job.sha256, _small(job), output, within
+                result = await services.image_pool.thumbnail(
+                    path, job.sha256, _thumbnail_size(job), output, within
                 )
-                if isinstance(answer, Rejected):
-                    raise HTTPException(404, f"the picture of job {number}: {answer.reason}")
-                return Response(output.read_bytes(), media_type="image/png", headers=_KEPT)
+                if isinstance(result, Rejected):
+                    raise HTTPException(404, f"the picture of job {number}: {result.reason}")
+                return Response(output.read_bytes(), media_type="image/png", headers=_CACHE_HOUR)
         except OSError as error:
             raise HTTPException(507, f"no room to draw it: {error.strerror or error}") from error
 
-    @calls.get("/poster", response_class=Response)
-    def poster(number: Number) -> Response:
-        """The clip's first frame, small: a JPEG. Where `result.poster` says that there is one.
+    @router.get("/poster", response_class=Response)
+    def get_poster(number: JobNumber) -> Response:
+        """Return the poster, a small JPEG of the first frame; exists if `result.poster` is true.
 
-        Ask with the job's `finished` as a query: a browser keeps the answer for that address.
+        Append the job's `finished` as a query: browsers cache the response under that address.
         """
-        job = find(services, number)
-        told = job.result is not None and job.result.get("poster")
+        job = find_job(services, number)
+        has_poster = job.result is not None and job.result.get("poster")
         inbox = services.settings.inbox_named(job.inbox)
-        content = read_poster(inbox, job) if told and inbox else None
+        content = read_poster(inbox, job) if has_poster and inbox else None
         if content is None:
             raise HTTPException(404, f"there is no poster of job {number} here")
-        return Response(content, media_type="image/jpeg", headers=_KEPT_LONG)
+        return Response(content, media_type="image/jpeg", headers=_CACHE_IMMUTABLE)
 
-    @calls.get("/preview", response_class=Response)
-    async def preview(number: Number) -> Response:
-        """How a running clip looks so far: eight frames side by side, a JPEG."""
-        content = _preview_here(status, number)
-        if content is None:  # another host makes it, perhaps
-            content = await asyncio.to_thread(_preview_elsewhere, services, number)
+    @router.get("/preview", response_class=Response)
+    async def get_preview(number: JobNumber) -> Response:
+        """Return the latest preview of a running job: eight frames side by side, a JPEG."""
+        content = _local_preview(status, number)
+        if content is None:  # another host may be running the job
+            content = await asyncio.to_thread(_stored_preview, services, number)
         if content is None:
             raise HTTPException(404, f"there is no preview of job {number}")
         return Response(content, media_type="image/jpeg")
 
-    return calls
+    return router
 
 
-def _preview_here(status: Status, number: int) -> bytes | None:
-    every = (hand for slot in status.slots for hand in slot.running if hand.job.id == number)
-    return next((hand.preview for hand in every if hand.preview is not None), None)
+def _local_preview(status: Status, number: int) -> bytes | None:
+    running = (job for slot in status.slots for job in slot.running if job.job.id == number)
+    return next((job.preview for job in running if job.preview is not None), None)
 
 
-def _preview_elsewhere(services: Services, number: int) -> bytes | None:
-    job = find(services, number)
+def _stored_preview(services: Services, number: int) -> bytes | None:
+    job = find_job(services, number)
     inbox = services.settings.inbox_named(job.inbox)
     return read_preview(inbox, job) if job.state == "running" and inbox else None
 
 
-def _small(job: Job) -> tuple[int, int]:
-    """Width and height of a job's small picture, in the shape of the whole one."""
+def _thumbnail_size(job: Job) -> tuple[int, int]:
+    """Return width and height of a job's thumbnail; the aspect ratio is kept."""
     width, height = job.source["width"], job.source["height"]
-    share = _SMALL / max(width, height)
-    return max(1, round(width * share)), max(1, round(height * share))
+    scale = _THUMBNAIL_PIXELS / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _published(
+def _published_file(
     services: Services, job: Job, name: Callable[[str], str], media_type: str
 ) -> FileResponse:
     inbox = services.settings.inbox_named(job.inbox)
@@ -129,12 +129,12 @@ def _published(
 
 
 class _DescriptorResponse(FileResponse):
-    """Serves a descriptor, and closes it: what its name stands for meanwhile does not matter."""
+    """Response that sends an open descriptor and closes it, whatever happens to the file's name."""
 
     def __init__(self, descriptor: int, *, filename: str, media_type: str) -> None:
         super().__init__(
             f"/proc/self/fd/{descriptor}",
-            headers=_KEPT,
+            headers=_CACHE_HOUR,
             media_type=media_type,
             filename=filename,
             stat_result=os.fstat(descriptor),
@@ -143,7 +143,7 @@ class _DescriptorResponse(FileResponse):
         self._descriptor = descriptor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, whole or in part."""
+        """Send the file or the requested ranges."""
         try:
             await super().__call__(scope, receive, send)
         finally:

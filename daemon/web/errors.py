@@ -1,4 +1,4 @@
-"""Errors of the API as problem details (RFC 9457)."""
+"""Error responses of the API: problem details (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import Any
@@ -12,59 +12,63 @@ from starlette.exceptions import HTTPException
 from daemon.dispatch.control import Refused
 from daemon.jobs.database import QueueUnavailable
 
-TYPE = "application/problem+json"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
-class Problem(BaseModel):
-    """What an error tells: `detail` is a sentence for a person."""
+class ProblemDetails(BaseModel):
+    """Problem details (RFC 9457); `detail` is a sentence for a person."""
 
     title: str
     status: int
     detail: str
 
 
-DOCUMENTED: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {
-        "description": "It could not be done; `detail` says why.",
-        "content": {TYPE: {"schema": Problem.model_json_schema()}},
+        "description": "The request failed; `detail` gives the reason.",
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}},
     }
 }
-"""For OpenAPI: every call may answer with a problem."""
+"""For OpenAPI: any operation can answer with problem details."""
 
 
-def problem(error: HTTPException) -> JSONResponse:
-    """The answer that tells an error."""
+def problem_response(error: HTTPException) -> JSONResponse:
+    """Return the response with the problem details of an error."""
     title = HTTPStatus(error.status_code).phrase
-    told = Problem(title=title, status=error.status_code, detail=str(error.detail))
+    details = ProblemDetails(title=title, status=error.status_code, detail=str(error.detail))
     return JSONResponse(
-        told.model_dump(), error.status_code, headers=error.headers, media_type=TYPE
+        details.model_dump(),
+        error.status_code,
+        headers=error.headers,
+        media_type=PROBLEM_MEDIA_TYPE,
     )
 
 
-def tell_problems(api: FastAPI) -> None:
-    """Have every error of the API told as a problem."""
+def add_error_handlers(api: FastAPI) -> None:
+    """Make every error of the API a problem-details response."""
 
     @api.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, OSError) and error.status_code == 400:
-            why = error.__cause__.strerror or error.__cause__  # FastAPI takes it for the sender's
-            return problem(HTTPException(507, f"no room for the upload: {why}"))
-        return problem(error)
+            # FastAPI blames the client if the upload cannot be stored.
+            reason = error.__cause__.strerror or error.__cause__
+            return problem_response(HTTPException(507, f"no room for the upload: {reason}"))
+        return problem_response(error)
 
     @api.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{_place(each['loc'])}: {each['msg']}" for each in error.errors())
-        return problem(HTTPException(422, said))
+        details = "; ".join(f"{_location(each['loc'])}: {each['msg']}" for each in error.errors())
+        return problem_response(HTTPException(422, details))
 
     @api.exception_handler(Refused)
     async def _refused(_: Request, error: Refused) -> JSONResponse:
-        return problem(HTTPException(409, str(error)))
+        return problem_response(HTTPException(409, str(error)))
 
     @api.exception_handler(QueueUnavailable)
     async def _unavailable(_: Request, error: QueueUnavailable) -> JSONResponse:
-        return problem(HTTPException(503, str(error)))
+        return problem_response(HTTPException(503, str(error)))
 
 
-def _place(path: tuple[str | int, ...]) -> str:
-    """Where in the request: "query limit", "body prompt"."""
+def _location(path: tuple[str | int, ...]) -> str:
+    """Return the place in the request, such as "query limit" or "body prompt"."""
     return " ".join(str(step) for step in path)

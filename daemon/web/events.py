@@ -1,4 +1,4 @@
-"""Job events over http: who listens hears of each change of a job's state, and misses none."""
+"""Server-sent events of jobs: each change of a job's state, without gaps."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -11,20 +11,20 @@ from daemon.jobs.transitions import Change, Changes
 from daemon.services import Services
 from daemon.web.sse import Streams
 
-Mark = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
-LastEvent = Annotated[int | None, Header(ge=0, le=2**63 - 1)]
+QueryNumber = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
+LastEventId = Annotated[int | None, Header(ge=0, le=2**63 - 1)]
 
 
-class _Listener:
-    """The changes after a number, all of them or one job's, as events."""
+class _ChangeCursor:
+    """Cursor over the changes after a number, of all jobs or of one."""
 
     def __init__(self, changes: Changes, after: int, job: int | None) -> None:
         self._changes = changes
         self._last = after
         self._job = job
 
-    def look(self) -> list[ServerSentEvent]:
-        """Return what is new. While the queue is away nothing is lost: it is sent afterwards."""
+    def poll(self) -> list[ServerSentEvent]:
+        """Return new changes as events; while the queue is unavailable they wait."""
         try:
             found = self._changes.after(self._last, self._job)
         except QueueUnavailable:
@@ -36,31 +36,31 @@ class _Listener:
         ]
 
 
-def events(services: Services, streams: Streams) -> APIRouter:
-    """The call."""
-    calls = APIRouter(prefix="/api", tags=["jobs"])
+def create_router(services: Services, streams: Streams) -> APIRouter:
+    """Create the router of the job events."""
+    router = APIRouter(prefix="/api", tags=["jobs"])
     changes = Changes(services.database)
 
-    def first(after: Mark = None, last_event_id: LastEvent = None) -> int:
-        """Return the number to begin after. Raises QueueUnavailable."""
+    def start_number(after: QueryNumber = None, last_event_id: LastEventId = None) -> int:
+        """Return the number after which the stream begins. Raises QueueUnavailable."""
         number = after if last_event_id is None else last_event_id
         return changes.newest() if number is None else number
 
-    @calls.get(
+    @router.get(
         "/events",
         response_class=EventSourceResponse,
         response_description="`job` for each change of a job's state, numbered.",
-        dependencies=[Depends(streams.place)],
+        dependencies=[Depends(streams.admit)],
     )
-    async def heard(
-        number: Annotated[int, Depends(first)], job: Mark = None
+    async def stream_job_events(
+        start: Annotated[int, Depends(start_number)], job: QueryNumber = None
     ) -> AsyncIterator[Change]:
-        """Server-sent events: each change of a job's state from now on, or `after` a number.
+        """Stream each change of a job's state as a server-sent event, from now or `after` a number.
 
-        The header `Last-Event-ID`, which listeners send by themselves when they come back, goes
-        before `after`.
+        The header `Last-Event-ID`, which clients send when they reconnect, takes precedence over
+        `after`.
         """
-        async for event in streams.follow(_Listener(changes, number, job).look):
+        async for event in streams.follow(_ChangeCursor(changes, start, job).poll):
             yield event
 
-    return calls
+    return router

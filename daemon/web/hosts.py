@@ -1,4 +1,4 @@
-"""The hosts of the queue over http: who is there, and drain one."""
+"""Hosts of the queue: list, drain and undrain them."""
 
 from typing import Annotated
 
@@ -6,32 +6,32 @@ from fastapi import APIRouter, HTTPException, Path
 
 from daemon.fleet.hosts import Host, Hosts, NoSuchHost
 
-Name = Annotated[str, Path(alias="host", max_length=100, description="Name of the host.")]
+HostName = Annotated[str, Path(alias="host", max_length=100, description="Name of the host.")]
 
 
-def hosts(table: Hosts) -> APIRouter:
-    """The calls."""
-    calls = APIRouter(prefix="/api/hosts", tags=["hosts"])
+def create_router(table: Hosts) -> APIRouter:
+    """Create the router of the hosts."""
+    router = APIRouter(prefix="/api/hosts", tags=["hosts"])
 
-    @calls.get("")
-    def known() -> list[Host]:
-        """Every host that works on the queue, or did within a month."""
+    @router.get("")
+    def list_hosts() -> list[Host]:
+        """List the hosts that work on the queue, or did so within a month."""
         return table.all()
 
-    @calls.post("/{host}/drain")
-    def drain(name: Name) -> Host:
-        """It finishes what it has and claims nothing more, over its restarts too."""
-        return _drain(table, name, True)
+    @router.post("/{host}/drain")
+    def drain_host(name: HostName) -> Host:
+        """Drain a host: it finishes its running jobs and claims no more, across restarts too."""
+        return _set_draining(table, name, True)
 
-    @calls.post("/{host}/undrain")
-    def undrain(name: Name) -> Host:
-        """It claims jobs again."""
-        return _drain(table, name, False)
+    @router.post("/{host}/undrain")
+    def undrain_host(name: HostName) -> Host:
+        """Let a drained host claim jobs again."""
+        return _set_draining(table, name, False)
 
-    return calls
+    return router
 
 
-def _drain(table: Hosts, name: str, draining: bool) -> Host:
+def _set_draining(table: Hosts, name: str, draining: bool) -> Host:
     try:
         return table.drain(name, draining)
     except NoSuchHost as error:

@@ -1,4 +1,4 @@
-"""Jobs over http: look at them, cancel them, try them again, make them sooner."""
+"""Jobs: list, show, cancel, retry and reprioritise them."""
 
 from typing import Annotated, Literal
 
@@ -11,101 +11,101 @@ from daemon.jobs.queries import JobFilter
 from daemon.publish.originals import with_local_paths
 from daemon.services import Services
 
-_AT_ONCE = 200
+_RETRY_BATCH = 200
 
-Number = Annotated[int, Path(alias="job", ge=1, le=2**63 - 1, description="Number of the job.")]
+JobNumber = Annotated[int, Path(alias="job", ge=1, le=2**63 - 1, description="Number of the job.")]
 
 
-class Page(JobFilter):
-    """Which jobs, and how many of them."""
+class JobPage(JobFilter):
+    """Filter and page size of a list of jobs."""
 
     limit: int = Field(default=50, ge=1, le=1000)
     before: int | None = Field(default=None, ge=1, le=2**63 - 1)
 
 
-class Ended(BaseModel):
-    """Which jobs are tried again; those that never became a request are not among them."""
+class RetryFilter(BaseModel):
+    """State of the jobs to retry; jobs without a spec are skipped."""
 
     state: Literal["failed", "cancelled"] = "failed"
 
 
-class Retried(BaseModel):
-    """How many are waiting again, and why others are not."""
+class RetryResult(BaseModel):
+    """Number of jobs that were queued again, and the reasons for those that were not."""
 
     queued: int
     refused: list[str]
 
 
 class Priority(BaseModel):
-    """Jobs of a higher priority are made first."""
+    """Priority of a job; higher runs first."""
 
     priority: int = Field(ge=-100, le=100)
 
 
-def find(services: Services, number: int) -> Job:
-    """The job of that number. Raises HTTPException 404."""
+def find_job(services: Services, number: int) -> Job:
+    """Return the job with this number. Raises HTTPException 404."""
     job = services.queries.job(number)
     if job is None:
         raise HTTPException(404, f"there is no job {number}")
     return job
 
 
-def jobs(services: Services) -> APIRouter:
-    """The calls. Handlers are plain functions: they run in threads."""
-    calls = APIRouter(prefix="/api", tags=["jobs"])
+def create_router(services: Services) -> APIRouter:
+    """Create the router of the jobs. Handlers are plain functions, so they run in threads."""
+    router = APIRouter(prefix="/api", tags=["jobs"])
 
-    @calls.get("/jobs")
-    def newest(wanted: Annotated[Page, Query()]) -> list[Job]:
-        """The newest jobs; `before` an id for the next page."""
-        found = services.queries.newest(wanted, wanted.limit, wanted.before)
+    @router.get("/jobs")
+    def list_jobs(page: Annotated[JobPage, Query()]) -> list[Job]:
+        """List the newest jobs; for the next page, pass the last id as `before`."""
+        found = services.queries.newest(page, page.limit, page.before)
         return [with_local_paths(services.settings, job) for job in found]
 
-    @calls.get("/queue")
-    def waiting(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
-        """The jobs that wait, in the order in which they will be made."""
+    @router.get("/queue")
+    def list_queue(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
+        """List the queued jobs in the order in which they will run."""
         return [with_local_paths(services.settings, job) for job in services.queries.waiting(limit)]
 
-    @calls.get("/jobs/{job}")
-    def one(number: Number) -> Job:
-        """One job."""
-        return with_local_paths(services.settings, find(services, number))
+    @router.get("/jobs/{job}")
+    def get_job(number: JobNumber) -> Job:
+        """Return one job."""
+        return with_local_paths(services.settings, find_job(services, number))
 
-    @calls.get("/jobs/{job}/events")
-    def events(number: Number) -> list[Event]:
-        """What happened to a job."""
-        return services.queries.events(find(services, number).id)
+    @router.get("/jobs/{job}/events")
+    def list_job_events(number: JobNumber) -> list[Event]:
+        """List the events of a job."""
+        return services.queries.events(find_job(services, number).id)
 
-    @calls.post("/jobs/{job}/cancel")
-    def cancel(number: Number) -> Job:
-        """A waiting job at once, a running one at its next step."""
+    @router.post("/jobs/{job}/cancel")
+    def cancel_job(number: JobNumber) -> Job:
+        """Cancel a job: a queued one at once, a running one at its next step."""
         return with_local_paths(
-            services.settings, control.cancel(services, find(services, number).id)
+            services.settings, control.cancel(services, find_job(services, number).id)
         )
 
-    @calls.post("/jobs/{job}/retry")
-    def retry(number: Number) -> Job:
-        """Put a failed or cancelled job into the queue, and its picture into the inbox."""
+    @router.post("/jobs/{job}/retry")
+    def retry_job(number: JobNumber) -> Job:
+        """Queue a failed or cancelled job again and move its picture back to the inbox."""
         return with_local_paths(
-            services.settings, control.retry(services, find(services, number).id)
+            services.settings, control.retry(services, find_job(services, number).id)
         )
 
-    @calls.post("/retry")
-    def retry_all(wanted: Ended) -> Retried:
-        """Try all failed, or all cancelled, jobs again. One that cannot be stops no other."""
-        return _retry_all(services, wanted.state)
+    @router.post("/retry")
+    def retry_jobs(jobs: RetryFilter) -> RetryResult:
+        """Queue all failed, or all cancelled, jobs again; continues if one cannot be retried."""
+        return _retry_all(services, jobs.state)
 
-    @calls.post("/jobs/{job}/priority")
-    def priority(number: Number, wanted: Priority) -> Job:
-        """A waiting job sooner or later."""
-        job = control.prioritise(services, find(services, number).id, wanted.priority)
+    @router.post("/jobs/{job}/priority")
+    def set_priority(number: JobNumber, body: Priority) -> Job:
+        """Set the priority of a queued job."""
+        job = control.prioritise(services, find_job(services, number).id, body.priority)
         return with_local_paths(services.settings, job)
 
-    return calls
+    return router
 
 
-def _retry_all(services: Services, state: State) -> Retried:
+def _retry_all(services: Services, state: State) -> RetryResult:
     queued, refused, before = 0, [], None
-    while found := services.queries.newest(JobFilter(state=state), _AT_ONCE, before):
+    while found := services.queries.newest(JobFilter(state=state), _RETRY_BATCH, before):
         before = found[-1].id
         for job in found:
             if job.spec is None:
@@ -113,6 +113,6 @@ def _retry_all(services: Services, state: State) -> Retried:
             try:
                 control.retry(services, job.id)
                 queued += 1
-            except control.Refused as why:
-                refused.append(f"job {job.id}: {why}")
-    return Retried(queued=queued, refused=refused)
+            except control.Refused as error:
+                refused.append(f"job {job.id}: {error}")
+    return RetryResult(queued=queued, refused=refused)

@@ -1,4 +1,4 @@
-"""About this daemon over http: its version, its model and workers, its folders and their room."""
+"""About this daemon: version, model, devices, folders and their free space."""
 
 import platform
 from importlib.metadata import version
@@ -15,18 +15,18 @@ from daemon.telemetry.metrics import free_bytes
 
 
 class Worker(BaseModel):
-    """A device; `name`, `dtype` and `versions` are known while the model is loaded."""
+    """A device; `name`, `dtype` and `versions` are known only while the model is loaded."""
 
     device: str
     name: str | None
     dtype: str | None
     memory: int | None
-    """Bytes of the device in all; None on a CPU."""
+    """Total memory of the device in bytes; None on a CPU."""
     versions: dict[str, str]
 
 
 class Folder(BaseModel):
-    """A folder, and the bytes that are free where it lies; None when that cannot be told."""
+    """A folder and the free bytes of its file system; None if they cannot be read."""
 
     role: str
     path: str
@@ -34,7 +34,7 @@ class Folder(BaseModel):
 
 
 class InboxFolders(BaseModel):
-    """An inbox: how it is watched, pictures that no rule takes, and where things go from it."""
+    """An inbox: watch mode, number of pictures without a rule, and its folders."""
 
     name: str
     watch: Mode | None
@@ -44,7 +44,7 @@ class InboxFolders(BaseModel):
 
 
 class About(BaseModel):
-    """What does not change from one second to the next."""
+    """Properties of the daemon that rarely change."""
 
     version: str
     python: str
@@ -55,14 +55,14 @@ class About(BaseModel):
     inboxes: list[InboxFolders]
 
 
-def about(status: Status) -> APIRouter:
-    """The call."""
+def create_router(status: Status) -> APIRouter:
+    """Create the router of the daemon's properties."""
     settings = status.services.settings
-    calls = APIRouter(prefix="/api", tags=["status"])
+    router = APIRouter(prefix="/api", tags=["status"])
 
-    @calls.get("/about")
-    def told() -> About:
-        """Version, model, workers and folders."""
+    @router.get("/about")
+    def get_about() -> About:
+        """Return version, model, devices and folders."""
         unmatched = {watcher.inbox.name: len(watcher.unmatched) for watcher in status.watchers}
         return About(
             version=version("i2vd"),
@@ -83,7 +83,7 @@ def about(status: Status) -> APIRouter:
             ],
         )
 
-    return calls
+    return router
 
 
 def _folders(inbox: Inbox) -> list[Folder]:

@@ -1,8 +1,8 @@
-"""The guard: who may ask, how much may be sent, and what a browser may do with an answer.
+"""Request guard: host check, cross-site check, authentication, body limit, security headers.
 
-Every request passes here first. Asked by another name than ours, it may be a page that turned its
-own name to our address (DNS rebinding); asked from another site, a page that uses the browser of
-somebody who may. Where a token is demanded, only /healthz answers without it.
+Every request passes here first. The host check stops DNS rebinding: a page whose own name resolves
+to this address. The cross-site check stops a page that uses the browser of an authorised user. If
+a token is configured, only /healthz answers without it.
 """
 
 import re
@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemon.config.address import is_address
 from daemon.web.auth import bearer_token, tokens_equal
-from daemon.web.errors import problem
+from daemon.web.errors import problem_response
 
 OPEN_PATH = "/healthz"
-"""Answers without a token: it tells nothing, and what asks for it often cannot send one."""
+"""Answers without a token: it reveals nothing, and many health checkers cannot send one."""
 
 UPLOAD_PATH = "/api/jobs"
-"""Where a body may be as large as `http.max_upload`."""
+"""The only path whose body may be as large as `http.max_upload`."""
 
 _MAX_BODY_BYTES = 64 * 1024
 _FORM_OVERHEAD_BYTES = 64 * 1024
@@ -39,7 +39,7 @@ _HEADERS = {
 
 
 class RequestGuard:
-    """ASGI middleware. Answers to `names`, and by `any_address` to every IP address."""
+    """ASGI middleware. Accepts `names` as host, and any IP address if `any_address`."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class RequestGuard:
         self._max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on with a limit on the body, and with headers for the answer."""
+        """Refuse the request, or pass it on with a body limit and add the security headers."""
         if scope["type"] != "http":
-            return  # there are no web sockets here
+            return  # the API has no web sockets
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -71,16 +71,16 @@ class RequestGuard:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope["path"], headers)
         if refusal:
-            await problem(refusal)(scope, receive, answer)
+            await problem_response(refusal)(scope, receive, send_with_headers)
             return
-        most = _MAX_BODY_BYTES
+        limit = _MAX_BODY_BYTES
         if scope["path"] == UPLOAD_PATH:
-            most = self._max_upload + _FORM_OVERHEAD_BYTES
-        await self._app(scope, _limited(receive, most), answer)
+            limit = self._max_upload + _FORM_OVERHEAD_BYTES
+        await self._app(scope, _limited(receive, limit), send_with_headers)
 
     def _refusal(self, path: str, headers: Headers) -> HTTPException | None:
         host = headers.get("host", "")
-        if not self._is_ours(host):
+        if not self._is_allowed_host(host):
             return HTTPException(400, f"i2vd is not called {host!r} here; see http.names")
         if _from_another_site(headers, host):
             return HTTPException(403, "requests of other sites' pages are refused")
@@ -88,16 +88,16 @@ class RequestGuard:
             return None
         if tokens_equal(bearer_token(headers.get("authorization", "")), self._token):
             return None
-        ask = {"www-authenticate": 'Basic realm="i2vd", charset="UTF-8"'}
-        return HTTPException(401, "the token is missing or wrong", ask)
+        challenge = {"www-authenticate": 'Basic realm="i2vd", charset="UTF-8"'}
+        return HTTPException(401, "the token is missing or wrong", challenge)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         name = _WITHOUT_PORT.sub("", host).lower()
         return name in self._names or (self._any_address and is_address(name.strip("[]")))
 
 
 def _from_another_site(headers: Headers, host: str) -> bool:
-    """Whether a browser says that a page of another site asks. Following a link is no asking."""
+    """Return True if a browser reports that another site's page sent this; links are allowed."""
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
         return True
@@ -105,19 +105,19 @@ def _from_another_site(headers: Headers, host: str) -> bool:
     return site not in ("same-origin", "none") and headers.get("sec-fetch-mode") != "navigate"
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """Return a `receive` that ends the request when its body is over `most` bytes."""
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Return a `receive` that ends the request when its body is over `limit` bytes."""
     # Not `max_body_size` of FastAPI: it answers a declared length in plain text, before the guard,
     # and continues to read after its 413.
-    taken = 0
+    received = 0
 
     async def limited() -> Message:
-        nonlocal taken
+        nonlocal received
         message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > most:
-            why = f"the request has more than the {most:,} bytes it may have"
-            raise HTTPException(413, why, {"connection": "close"})
+        received += len(message.get("body", b""))
+        if received > limit:
+            reason = f"the request has more than the {limit:,} bytes it may have"
+            raise HTTPException(413, reason, {"connection": "close"})
         return message
 
     return limited

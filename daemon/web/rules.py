@@ -1,4 +1,4 @@
-"""Rules and presets over http: those in force, reading them again, and what they would make."""
+"""Rules and presets: show and reload them, and dry runs of a picture."""
 
 import random
 from pathlib import PurePosixPath
@@ -14,7 +14,7 @@ from daemon.intake.intake import Overrides, Plan, checker, plan
 from daemon.intake.submit import make_override
 from daemon.services import Services
 from daemon.web.actions import Actions
-from daemon.web.submit import inbox_of
+from daemon.web.submit import find_inbox
 from pipeline.children.protocol import Inspected
 from pipeline.request.presets import Preset
 from pipeline.request.spec import Request
@@ -23,8 +23,8 @@ from rules.live import LiveRules
 Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class RuleInForce(BaseModel):
-    """One rule: what it asks of a picture, and what it makes of it."""
+class ActiveRule(BaseModel):
+    """One active rule: its conditions and its settings."""
 
     name: str
     description: str
@@ -32,19 +32,19 @@ class RuleInForce(BaseModel):
     make: dict[str, Any]
 
 
-class RulesInForce(BaseModel):
-    """The rules of one inbox, in order, and how the last reload went."""
+class ActiveRules(BaseModel):
+    """The active rules of one inbox, in order, and the result of the last reload."""
 
     digest: str
     rules: list[str]
-    described: list[RuleInForce]
+    described: list[ActiveRule]
     ok: bool
     mistakes: list[str]
     warnings: list[str]
 
 
-class Question(BaseModel):
-    """A picture that might be dropped. `make` overrides the rule, as a sidecar would."""
+class ExplainRequest(BaseModel):
+    """A hypothetical picture; `make` overrides the rule, as an override file would."""
 
     inbox: str | None = None
     path: str = Field(default="picture.jpg", min_length=1, max_length=1000)
@@ -55,7 +55,7 @@ class Question(BaseModel):
 
 
 class Presets(BaseModel):
-    """The model's presets, the settings of a clip as JSON schema, and what each preset needs."""
+    """The model's presets, the JSON schema of a clip's settings, and each preset's requirements."""
 
     model: str
     presets: dict[str, Preset]
@@ -65,27 +65,27 @@ class Presets(BaseModel):
     needs: list[requirements.Requirement]
 
 
-def rules(services: Services, actions: Actions) -> APIRouter:
-    """The calls."""
-    calls = APIRouter(prefix="/api", tags=["rules"])
+def create_router(services: Services, actions: Actions) -> APIRouter:
+    """Create the router of rules, presets and dry runs."""
+    router = APIRouter(prefix="/api", tags=["rules"])
 
-    def told() -> dict[str, RulesInForce]:
-        return {name: _in_force(live) for name, live in services.rules.items()}
+    def active() -> dict[str, ActiveRules]:
+        return {name: _active_rules(live) for name, live in services.rules.items()}
 
-    @calls.get("/rules")
-    def in_force() -> dict[str, RulesInForce]:
-        """The rules in force, by inbox."""
-        return told()
+    @router.get("/rules")
+    def list_rules() -> dict[str, ActiveRules]:
+        """Return the active rules by inbox."""
+        return active()
 
-    @calls.post("/rules/reload")
-    async def reload() -> dict[str, RulesInForce]:
-        """Read the rule files again; the last good set stays where something is wrong."""
+    @router.post("/rules/reload")
+    async def reload_rules() -> dict[str, ActiveRules]:
+        """Reload the rule files; an inbox with errors keeps its last valid rules."""
         actions.reload_rules()
-        return told()
+        return active()
 
-    @calls.get("/presets")
-    def presets() -> Presets:
-        """The presets, what may be asked of a clip, and what each preset needs here."""
+    @router.get("/presets")
+    def get_presets() -> Presets:
+        """Return the presets, the settings of a clip, and each preset's requirements here."""
         family = services.family
         return Presets(
             model=services.settings.model.name,
@@ -96,23 +96,23 @@ def rules(services: Services, actions: Actions) -> APIRouter:
             needs=requirements.known(services.settings, services.memory, services.durations),
         )
 
-    @calls.post("/explain")
-    def explain(question: Question) -> DryRun:
-        """Which rule would take such a picture and why, what would be made, and what it costs."""
-        planned = _planned(services, question)
+    @router.post("/explain")
+    def explain(request: ExplainRequest) -> DryRun:
+        """Dry run: return the matching rule, the resulting specs and their cost for a picture."""
+        planned = _plan_picture(services, request)
         estimator = Estimator(services.settings, services.memory)
-        return dry_run(planned, (question.width, question.height), estimator, services.durations)
+        return dry_run(planned, (request.width, request.height), estimator, services.durations)
 
-    return calls
+    return router
 
 
-def _in_force(live: LiveRules) -> RulesInForce:
+def _active_rules(live: LiveRules) -> ActiveRules:
     enabled = [rule for rule in live.rules.rules if rule.enabled]
-    return RulesInForce(
+    return ActiveRules(
         digest=live.rules.digest,
         rules=[rule.name for rule in enabled],
         described=[
-            RuleInForce(
+            ActiveRule(
                 name=rule.name,
                 description=rule.description,
                 match={key: value for key, value in vars(rule.match).items() if value},
@@ -126,17 +126,17 @@ def _in_force(live: LiveRules) -> RulesInForce:
     )
 
 
-def _planned(services: Services, question: Question) -> Plan:
-    inbox = inbox_of(services, question.inbox)
+def _plan_picture(services: Services, request: ExplainRequest) -> Plan:
+    inbox = find_inbox(services, request.inbox)
     family = services.family
     picture = Inspected(
-        sha256="0" * 64, size=0, width=question.width, height=question.height, format="",
-        caption=question.caption,
+        sha256="0" * 64, size=0, width=request.width, height=request.height, format="",
+        caption=request.caption,
     )  # fmt: skip
-    beside: Overrides = (None, [])
-    if question.make:
-        _, asked, mistakes = make_override(question.make, checker(family))
-        beside = (asked, mistakes)
-    path = str(PurePosixPath(question.path))
+    overrides: Overrides = (None, [])
+    if request.make:
+        _, overriding, mistakes = make_override(request.make, checker(family))
+        overrides = (overriding, mistakes)
+    path = str(PurePosixPath(request.path))
     rules = services.rules[inbox.name].rules
-    return plan(path, picture, beside, rules, family, random.SystemRandom())
+    return plan(path, picture, overrides, rules, family, random.SystemRandom())

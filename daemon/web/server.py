@@ -1,4 +1,4 @@
-"""The http server, in the daemon's own loop. Its port is open before READY is said."""
+"""The HTTP server, in the daemon's event loop; its port is open before systemd is notified."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ from daemon.web.api import create_api
 
 
 class CannotListen(Exception):
-    """The address is taken or not ours."""
+    """The address is in use or does not belong to this machine."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which are the daemon's, and with a slower clock."""
+    """uvicorn without its signal handlers (the daemon has its own) and with a slower tick."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def main_loop(self) -> None:
-        """Ten ticks a second are the largest part of an idle daemon's work; two are enough."""
+        """Tick twice a second: uvicorn's ten ticks are most of an idle daemon's CPU time."""
         while not self.should_exit:
             await self.on_tick(0)
             await asyncio.sleep(0.5)
@@ -44,10 +44,10 @@ async def serving(status: Status, actions: Actions) -> AsyncIterator[None]:
     token = read_token(http.token_file)
     sock = systemd.listening_socket() or _listen(http)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        # asyncio does it only where the socket says that it is TCP; without, an answer waits 40 ms
+        # asyncio sets it only on sockets with an explicit TCP protocol; unset, responses take 40 ms
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if token is None:
-        _refuse_others(sock)
+        _require_loopback(sock)
     config = uvicorn.Config(
         create_api(status, actions, token),
         log_config=None,
@@ -61,7 +61,7 @@ async def serving(status: Status, actions: Actions) -> AsyncIterator[None]:
     while not server.started and not task.done():  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.01)
     try:
-        with _uploads_in(settings.state):
+        with _spool_uploads_in(settings.state):
             yield
     finally:
         server.should_exit = True
@@ -69,10 +69,10 @@ async def serving(status: Status, actions: Actions) -> AsyncIterator[None]:
 
 
 @contextlib.contextmanager
-def _uploads_in(folder: Path) -> Iterator[None]:
-    """Uploads lie there while they come, without a name: a crash leaves none of them behind.
+def _spool_uploads_in(folder: Path) -> Iterator[None]:
+    """Store uploads in `folder` while they are received, unnamed, so a crash leaves no file.
 
-    Not in /tmp, which is small on many a machine, and on some it is memory.
+    /tmp is small on many machines, and on some it is in memory.
     """
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
@@ -92,8 +92,8 @@ def _listen(http: Http) -> socket.socket:
         ) from error
 
 
-def _refuse_others(sock: socket.socket) -> None:
-    """The socket may come from systemd, whose unit knows nothing of our settings."""
+def _require_loopback(sock: socket.socket) -> None:
+    """Raise SettingsError if other machines reach the socket: systemd may have passed it."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         host, port = sock.getsockname()[:2]
         if not is_loopback(host):

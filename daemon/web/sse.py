@@ -1,4 +1,4 @@
-"""Streams of server-sent events: how many are open, and how they end with the daemon."""
+"""Server-sent event streams: a limit on their number, and their end when the daemon stops."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,25 +7,25 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.sse import ServerSentEvent
 
-_INTERVAL_SECONDS = 1.0
-"""Between two looks for something new."""
+_POLL_INTERVAL_SECONDS = 1.0
 _MAX_STREAMS = 32
 
-Look = Callable[[], list[ServerSentEvent]]
-"""Returns the events since the look before; called in a thread."""
+Poll = Callable[[], list[ServerSentEvent]]
+"""Returns the events since the previous call; called in a thread."""
 
 
 class Streams:
     """All open streams of one daemon."""
 
-    def __init__(self, stopping: Callable[[], bool]) -> None:
-        self._stopping = stopping
+    def __init__(self, is_stopping: Callable[[], bool]) -> None:
+        self._is_stopping = is_stopping
         self._open = 0
 
-    async def place(self) -> AsyncIterator[None]:
-        """Hold a place while a stream is open, as a dependency of its call.
+    async def admit(self) -> AsyncIterator[None]:
+        """Count a stream while it is open; a FastAPI dependency of its operation.
 
-        Raises HTTPException 503, which a stream itself could not: its status is sent by then.
+        Raises HTTPException 503 if too many are open. The stream itself could not raise it:
+        by then its status is sent.
         """
         if self._open >= _MAX_STREAMS:
             raise HTTPException(503, f"{_MAX_STREAMS} listen already; ask /api/status instead")
@@ -35,12 +35,12 @@ class Streams:
         finally:
             self._open -= 1
 
-    async def follow(self, look: Look) -> AsyncIterator[Any]:
+    async def follow(self, poll: Poll) -> AsyncIterator[Any]:
         """Yield events until the daemon stops. FastAPI keeps a silent connection alive.
 
-        The items are `Any` because a call declares the model of their data, for OpenAPI.
+        The items are `Any` because an operation declares the model of their data for OpenAPI.
         """
-        while not self._stopping():
-            for event in await asyncio.to_thread(look):
+        while not self._is_stopping():
+            for event in await asyncio.to_thread(poll):
                 yield event
-            await asyncio.sleep(_INTERVAL_SECONDS)
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)

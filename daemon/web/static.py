@@ -1,7 +1,7 @@
-"""The page: a few files of the package, read once, served as they are.
+"""Static files of the page, read once at start-up.
 
-Nothing else can be asked for: a name is looked up among those that were read. A browser keeps what
-it has and asks each time whether that still holds, so that an upgrade shows at once.
+Only these names are served. Browsers cache them but revalidate each time (ETag), so an upgrade
+takes effect at once.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ class _File(NamedTuple):
     etag: str
 
 
-def page() -> APIRouter:
-    """The calls; a browser's, so they stand in no description of the API."""
-    calls = APIRouter(include_in_schema=False)
+def create_router() -> APIRouter:
+    """Create the router of the page, which is not part of the API's schema."""
+    router = APIRouter(include_in_schema=False)
     files = {file.name: _read(file) for file in FILES.iterdir() if file.suffix in _TYPES}
 
-    @calls.get("/")
-    async def index(request: Request) -> Response:
-        return _answer(files["index.html"], request)
+    @router.get("/")
+    async def get_index(request: Request) -> Response:
+        return _respond(files["index.html"], request)
 
-    @calls.get("/page/{name}")
-    async def part(name: str, request: Request) -> Response:
+    @router.get("/page/{name}")
+    async def get_file(name: str, request: Request) -> Response:
         if name not in files:
             raise HTTPException(404, f"the page has no file {name!r}")
-        return _answer(files[name], request)
+        return _respond(files[name], request)
 
-    return calls
+    return router
 
 
 def _read(file: Path) -> _File:
@@ -50,7 +50,7 @@ def _read(file: Path) -> _File:
     return _File(content, _TYPES[file.suffix], etag)
 
 
-def _answer(file: _File, request: Request) -> Response:
+def _respond(file: _File, request: Request) -> Response:
     headers = {"etag": file.etag, "cache-control": "no-cache"}
     if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)

@@ -1,4 +1,4 @@
-"""The daemon's state over http: now, and live as it changes; pause and go on."""
+"""The daemon's status, once or as a stream; pause and resume."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -41,47 +41,47 @@ class RemoteJob(BaseModel):
 
 
 class StatusResponse(BaseModel):
-    """What the daemon is doing; `eta` are seconds until nothing waits any more."""
+    """Current work of the daemon; `eta` is the seconds until the queue is empty."""
 
     paused: bool
     problems: list[str]
     jobs: dict[State, int]
     changed: int
-    """The last event of any job; with the counts it tells that a list has changed."""
+    """Number of the newest job event; a list of jobs is stale if it or a count has changed."""
     eta: float | None
     slots: list[SlotStatus]
     elsewhere: list[RemoteJob]
 
 
-class Unreadable(BaseModel):
-    """The queue cannot be read; `problems` says why, and the rest is not known."""
+class UnavailableStatus(BaseModel):
+    """Status while the queue cannot be read; `problems` gives the reason."""
 
     problems: list[str]
 
 
-class _Live:
-    """The status as events, for one listener."""
+class _StatusCursor:
+    """Changes of the status, for one stream."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
-        self._last: StatusResponse | Unreadable | None = None
+        self._last: StatusResponse | UnavailableStatus | None = None
 
-    def look(self) -> list[ServerSentEvent]:
-        """Return a `status` if it differs from the one before."""
-        new = self._now()
+    def poll(self) -> list[ServerSentEvent]:
+        """Return a `status` event if the status differs from the previous one."""
+        new = self._read()
         if new == self._last:
             return []
         self._last = new
         return [ServerSentEvent(event="status", data=new)]
 
-    def _now(self) -> StatusResponse | Unreadable:
+    def _read(self) -> StatusResponse | UnavailableStatus:
         try:
-            return _now(self._status)
+            return _read_status(self._status)
         except QueueUnavailable as error:
-            return Unreadable(problems=[str(error)])
+            return UnavailableStatus(problems=[str(error)])
 
 
-def _now(status: Status) -> StatusResponse:
+def _read_status(status: Status) -> StatusResponse:
     services = status.services
     return StatusResponse(
         paused=services.store.paused(),
@@ -104,47 +104,47 @@ def _now(status: Status) -> StatusResponse:
 
 
 def _slot(slot: Slot) -> SlotStatus:
-    front = slot.current
+    current = slot.current
     return SlotStatus(
         device=slot.device,
-        job=front.job.id if front else None,
-        path=front.job.path if front else None,
-        progress=front.progress_dict() if front else None,
-        preview_version=front.preview_version if front else 0,
+        job=current.job.id if current else None,
+        path=current.job.path if current else None,
+        progress=current.progress_dict() if current else None,
+        preview_version=current.preview_version if current else 0,
         pid=slot.generator.pid,
     )
 
 
-def status(state: Status, streams: Streams) -> APIRouter:
-    """The calls."""
-    calls = APIRouter(prefix="/api", tags=["status"])
+def create_router(status: Status, streams: Streams) -> APIRouter:
+    """Create the router of the status, pause and resume."""
+    router = APIRouter(prefix="/api", tags=["status"])
 
-    @calls.get("/status")
-    def what() -> StatusResponse:
-        """What the daemon is doing."""
-        return _now(state)
+    @router.get("/status")
+    def get_status() -> StatusResponse:
+        """Return the current status."""
+        return _read_status(status)
 
-    @calls.get(
+    @router.get(
         "/live",
         response_class=EventSourceResponse,
         response_description="`status` as it changes.",
-        dependencies=[Depends(streams.place)],
+        dependencies=[Depends(streams.admit)],
     )
-    async def live() -> AsyncIterator[StatusResponse | Unreadable]:
-        """The same as server-sent events, whenever it changes."""
-        async for event in streams.follow(_Live(state).look):
+    async def stream_status() -> AsyncIterator[StatusResponse | UnavailableStatus]:
+        """Stream the status as server-sent events, one for each change."""
+        async for event in streams.follow(_StatusCursor(status).poll):
             yield event
 
-    @calls.post("/pause")
+    @router.post("/pause")
     def pause() -> StatusResponse:
-        """Claim nothing more; what runs goes on."""
-        state.services.store.pause(True)
-        return _now(state)
+        """Pause: claim no more jobs; running jobs continue."""
+        status.services.store.pause(True)
+        return _read_status(status)
 
-    @calls.post("/resume")
+    @router.post("/resume")
     def resume() -> StatusResponse:
-        """Claim again."""
-        state.services.store.pause(False)
-        return _now(state)
+        """Resume claiming jobs."""
+        status.services.store.pause(False)
+        return _read_status(status)
 
-    return calls
+    return router

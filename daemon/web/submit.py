@@ -1,4 +1,4 @@
-"""Submitting over http: an upload is a drop into an inbox, nothing more; so is a picture again."""
+"""Submit pictures: an upload is written into an inbox, and the watcher takes it from there."""
 
 import hashlib
 import json
@@ -29,203 +29,210 @@ from daemon.jobs.database import QueueUnavailable
 from daemon.publish.originals import PictureMissing, open_below, open_original
 from daemon.services import Services
 from daemon.web.actions import Actions
-from daemon.web.jobs import Number, find
+from daemon.web.jobs import JobNumber, find_job
 
 
-class Dropped(BaseModel):
-    """Where a picture was dropped; its jobs, once it was looked at: `/api/jobs?inbox=&path=`."""
+class SubmitResult(BaseModel):
+    """Path of a picture in an inbox; find its jobs later with `/api/jobs?inbox=&path=`."""
 
     inbox: str
     path: str
     warnings: list[str]
 
 
-class Again(BaseModel):
-    """Settings of the clip, as in a rule's `[make]`; without any, the rules say."""
+class ResubmitRequest(BaseModel):
+    """Settings of the clip, as in a rule's `[make]`; if empty, the rules decide."""
 
     make: dict[str, Any] = {}
 
 
-Key = Annotated[str | None, Header(min_length=1, max_length=200)]
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
 class Uploads:
-    """Puts pictures into inboxes for the calls below."""
+    """Submissions of pictures into the inboxes."""
 
     def __init__(self, services: Services, wake_watchers: Callable[[], None]) -> None:
         self._services = services
         self._wake_watchers = wake_watchers
         self._check = checker(services.family)
-        self._submissions = IdempotencyKeys(services.database, services.queries)
+        self._idempotency_keys = IdempotencyKeys(services.database, services.queries)
 
     def put(
         self,
         content: BinaryIO,
-        place: PurePosixPath,
+        path: PurePosixPath,
         inbox: Inbox,
         make: dict[str, Any],
         key: str | None,
-    ) -> Dropped:
-        """Drop it at that place in an inbox, or near it; once for each key."""
-        sidecar, warnings = self._beside(make)
-        if why := self._services.storage_health.blocked.get(inbox.name):
-            raise HTTPException(507, why)
+    ) -> SubmitResult:
+        """Copy a picture to a path in an inbox, or to a similar free one; once for each key."""
+        override, warnings = self._override(make)
+        if reason := self._services.storage_health.blocked.get(inbox.name):
+            raise HTTPException(507, reason)
 
         def copy(announce: Announce) -> str:
-            with open_beneath(inbox.path, place.parent) as entered:
-                there = copy_in(
+            with open_beneath(inbox.path, path.parent) as folder:
+                copied = copy_in(
                     content,
-                    place.name,
-                    entered,
-                    sidecar,
-                    lambda path: announce(str(place.parent / path.name)),
+                    path.name,
+                    folder,
+                    override,
+                    lambda target: announce(str(path.parent / target.name)),
                 )
-            return str(place.parent / there.name)
+            return str(path.parent / copied.name)
 
         sha256 = None if key is None else _sha256(content)
-        path = self._once(copy, (place, inbox, sidecar, sha256), key)
-        return Dropped(inbox=inbox.name, path=path, warnings=warnings)
+        copied_to = self._once(copy, (path, inbox, override, sha256), key)
+        return SubmitResult(inbox=inbox.name, path=copied_to, warnings=warnings)
 
-    def take(
-        self, place: PurePosixPath, inbox: Inbox, make: dict[str, Any], key: str | None
-    ) -> Dropped:
-        """Have a picture that lies in an inbox looked at now, with these settings.
+    def submit_existing(
+        self, path: PurePosixPath, inbox: Inbox, make: dict[str, Any], key: str | None
+    ) -> SubmitResult:
+        """Set the settings of a picture that is already in an inbox, and wake the watcher.
 
-        It is no other drop than it was: only until it is taken can anything be said of it.
+        Raises Refused if the picture already has a job or another override file.
         """
-        sidecar, warnings = self._beside(make)
+        override, warnings = self._override(make)
 
-        def lay(announce: Announce) -> str:
-            with self._services.enqueue_lock, _opened(inbox, place) as file:
+        def override_existing(announce: Announce) -> str:
+            with self._services.enqueue_lock, _open_picture(inbox, path) as file:
                 fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint(
                     self._services.owner
                 )
-                if not self._services.store.without_job(inbox.name, {str(place): fingerprint}):
-                    job = self._services.queries.by_path(inbox.name, str(place), limit=1)[0].id
+                if not self._services.store.without_job(inbox.name, {str(path): fingerprint}):
+                    job = self._services.queries.by_path(inbox.name, str(path), limit=1)[0].id
                     raise Refused(f"it is job {job} already; ask for it again by its number")
-                if sidecar is not None:
-                    with open_beneath(inbox.path, place.parent) as folder:
-                        if not write_override(folder / place.name, sidecar):
-                            raise Refused(f"another sidecar lies beside {str(place)!r} already")
-                announce(str(place))
-            return str(place)
+                if override is not None:
+                    with open_beneath(inbox.path, path.parent) as folder:
+                        if not write_override(folder / path.name, override):
+                            raise Refused(f"another sidecar lies beside {str(path)!r} already")
+                announce(str(path))
+            return str(path)
 
-        sha256 = None if key is None else self._content(inbox, place)
-        self._once(lay, (place, inbox, sidecar, sha256), key)
+        sha256 = None if key is None else self._content_sha256(inbox, path)
+        self._once(override_existing, (path, inbox, override, sha256), key)
         self._wake_watchers()
-        return Dropped(inbox=inbox.name, path=str(place), warnings=warnings)
+        return SubmitResult(inbox=inbox.name, path=str(path), warnings=warnings)
 
-    def _content(self, inbox: Inbox, place: PurePosixPath) -> str:
-        """The sha256 of the picture there, or of the one that was taken from there last."""
+    def _content_sha256(self, inbox: Inbox, path: PurePosixPath) -> str:
+        """Return the SHA-256 of the picture at `path`, or of the last one submitted from there."""
         try:
-            with _opened(inbox, place) as file:
+            with _open_picture(inbox, path) as file:
                 return _sha256(file)
         except HTTPException:
-            if taken := self._services.queries.by_path(inbox.name, str(place), limit=1):
-                return taken[0].sha256
+            if jobs := self._services.queries.by_path(inbox.name, str(path), limit=1):
+                return jobs[0].sha256
             raise
 
     def _once(
         self,
-        drop: Callable[[Announce], str],
-        asked: tuple[PurePosixPath, Inbox, OverrideFile | None, str | None],
+        submit: Callable[[Announce], str],
+        request: tuple[PurePosixPath, Inbox, OverrideFile | None, str | None],
         key: str | None,
     ) -> str:
-        """Do it, once for each key. `asked`: where, with which sidecar, the content's sha256."""
-        place, inbox, sidecar, sha256 = asked
+        """Call `submit` once for each key. `request`: path, inbox, override file, SHA-256."""
+        path, inbox, override, sha256 = request
         try:
             if key is None or sha256 is None:
-                return drop(lambda _: None)
-            whole = json.dumps([sha256, inbox.name, str(place), sidecar])
-            digest = hashlib.sha256(whole.encode()).hexdigest()
-            return self._submissions.once(IdempotentRequest(key, digest, sha256), inbox, drop)
-        except KeyTaken as taken:
-            raise HTTPException(422, str(taken)) from taken
+                return submit(lambda _: None)
+            canonical = json.dumps([sha256, inbox.name, str(path), override])
+            digest = hashlib.sha256(canonical.encode()).hexdigest()
+            return self._idempotency_keys.once(
+                IdempotentRequest(key, digest, sha256), inbox, submit
+            )
+        except KeyTaken as error:
+            raise HTTPException(422, str(error)) from error
         except QueueUnavailable:
             raise
         except OSError as error:
-            told = f"inbox {inbox.name}: {error.strerror or error}"
-            raise HTTPException(507, told) from error
+            detail = f"inbox {inbox.name}: {error.strerror or error}"
+            raise HTTPException(507, detail) from error
 
-    def _beside(self, make: dict[str, Any]) -> tuple[OverrideFile | None, list[str]]:
-        """The sidecar that says it, and warnings."""
+    def _override(self, make: dict[str, Any]) -> tuple[OverrideFile | None, list[str]]:
+        """Return the override file of these settings, and warnings. Raises HTTPException 422."""
         if not make:
             return None, []
-        sidecar, _, mistakes = make_override(make, self._check)
+        override, _, mistakes = make_override(make, self._check)
         fatal = [str(mistake) for mistake in mistakes if mistake.fatal]
         if fatal:
             raise HTTPException(422, "; ".join(fatal))
-        return sidecar, [str(mistake) for mistake in mistakes]
+        return override, [str(mistake) for mistake in mistakes]
 
 
-def submit(services: Services, actions: Actions) -> APIRouter:
-    """The calls."""
-    calls = APIRouter(prefix="/api", tags=["jobs"])
-    door = Uploads(services, actions.wake_watchers)
+def create_router(services: Services, actions: Actions) -> APIRouter:
+    """Create the router of submissions."""
+    router = APIRouter(prefix="/api", tags=["jobs"])
+    uploads = Uploads(services, actions.wake_watchers)
 
-    @calls.post("/jobs", status_code=202)
-    def drop(
+    @router.post("/jobs", status_code=202)
+    def submit_picture(
         picture: Annotated[UploadFile | None, File()] = None,
         path: Annotated[str | None, Form(description="of a picture in the inbox")] = None,
         inbox: Annotated[str | None, Form(description="default: the first")] = None,
         make: Annotated[str, Form(description="settings of the clip as JSON")] = "",
-        idempotency_key: Key = None,
-    ) -> Dropped:
-        """Drop a picture into an inbox, or have one looked at that lies there by its `path`.
+        idempotency_key: IdempotencyKey = None,
+    ) -> SubmitResult:
+        """Upload a picture into an inbox, or submit one that is already there by its `path`.
 
-        The same key twice is one drop.
+        A repeated `Idempotency-Key` submits nothing again.
         """
-        target = inbox_of(services, inbox)
+        target = find_inbox(services, inbox)
         if path is not None and picture is None:
-            place = _place(path)
-            return door.take(place, target, _settings(make), idempotency_key)
+            return uploads.submit_existing(
+                _parse_path(path), target, _parse_settings(make), idempotency_key
+            )
         if picture is None or path is not None:
             raise HTTPException(422, "say either picture or path")
-        name = _name(picture.filename or "")
+        name = _valid_name(picture.filename or "")
         if (picture.size or 0) > services.settings.http.max_upload:
             raise HTTPException(413, f"{name} has over {services.settings.http.max_upload:,} bytes")
-        return door.put(picture.file, PurePosixPath(name), target, _settings(make), idempotency_key)
+        return uploads.put(
+            picture.file, PurePosixPath(name), target, _parse_settings(make), idempotency_key
+        )
 
-    @calls.post("/jobs/{job}/again", status_code=202)
-    def again(number: Number, wanted: Again, idempotency_key: Key = None) -> Dropped:
-        """Drop a job's picture into its inbox once more: a copy, the original stays."""
-        job = find(services, number)
+    @router.post("/jobs/{job}/again", status_code=202)
+    def resubmit_picture(
+        number: JobNumber, body: ResubmitRequest, idempotency_key: IdempotencyKey = None
+    ) -> SubmitResult:
+        """Copy a job's picture into its inbox again; the original stays."""
+        job = find_job(services, number)
         try:
             content = open_original(services.settings, job)
-        except PictureMissing as gone:
-            raise Refused(str(gone)) from gone
+        except PictureMissing as error:
+            raise Refused(str(error)) from error
         with content:
-            target = inbox_of(services, job.inbox)
-            return door.put(content, PurePosixPath(job.path), target, wanted.make, idempotency_key)
+            target = find_inbox(services, job.inbox)
+            return uploads.put(content, PurePosixPath(job.path), target, body.make, idempotency_key)
 
-    return calls
+    return router
 
 
-def _opened(inbox: Inbox, place: PurePosixPath) -> BinaryIO:
-    """A picture in an inbox, through no link. Raises HTTPException 404."""
+def _open_picture(inbox: Inbox, path: PurePosixPath) -> BinaryIO:
+    """Open a picture in an inbox without following symlinks. Raises HTTPException 404."""
     try:
-        return os.fdopen(open_below(inbox.path, inbox.path / place), "rb")
+        return os.fdopen(open_below(inbox.path, inbox.path / path), "rb")
     except (OSError, ValueError) as error:
-        raise HTTPException(404, f"there is no picture {str(place)!r} in the inbox") from error
+        raise HTTPException(404, f"there is no picture {str(path)!r} in the inbox") from error
 
 
-def _name(name: str) -> str:
+def _valid_name(name: str) -> str:
     try:
         return picture_name(name)
-    except InvalidFileName as refusal:
-        raise HTTPException(422, str(refusal)) from refusal
+    except InvalidFileName as error:
+        raise HTTPException(422, str(error)) from error
 
 
-def _place(path: str) -> PurePosixPath:
-    """A path in an inbox that the watcher would look at."""
-    place = PurePosixPath(path)
-    _name(place.name)
-    if place.is_absolute() or any(part == ".." or is_ignored(part) for part in place.parts):
-        raise HTTPException(422, f"{path!r} is no place in an inbox")
-    return place
+def _parse_path(text: str) -> PurePosixPath:
+    """Return a path in an inbox that the watcher would not ignore. Raises HTTPException 422."""
+    path = PurePosixPath(text)
+    _valid_name(path.name)
+    if path.is_absolute() or any(part == ".." or is_ignored(part) for part in path.parts):
+        raise HTTPException(422, f"{text!r} is no place in an inbox")
+    return path
 
 
-def _settings(make: str) -> dict[str, Any]:
+def _parse_settings(make: str) -> dict[str, Any]:
     try:
         settings = json.loads(make or "{}")
     except (ValueError, RecursionError) as error:
@@ -235,8 +242,8 @@ def _settings(make: str) -> dict[str, Any]:
     return settings
 
 
-def inbox_of(services: Services, name: str | None) -> Inbox:
-    """The inbox of that name, or the first. Raises HTTPException 422."""
+def find_inbox(services: Services, name: str | None) -> Inbox:
+    """Return the inbox of this name, or the first. Raises HTTPException 422."""
     inbox = services.settings.inbox[0] if name is None else services.settings.inbox_named(name)
     if inbox is None:
         known = ", ".join(each.name for each in services.settings.inbox)

@@ -47,7 +47,7 @@ def test_openapi_describes_the_events(quick: Studio) -> None:
     assert {"number", "job", "from", "to", "event", "detail"} <= change["properties"].keys()
     assert described("/api/live")["anyOf"] == [
         {"$ref": "#/components/schemas/StatusResponse"},
-        {"$ref": "#/components/schemas/Unreadable"},
+        {"$ref": "#/components/schemas/UnavailableStatus"},
     ]
 
 

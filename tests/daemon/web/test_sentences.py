@@ -61,7 +61,7 @@ UNSEEN = {
     "private, max-age=3600", "private, max-age=31536000, immutable", "`status` as it changes.",
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
-    'Basic realm="i2vd", charset="UTF-8"', "It could not be done; `detail` says why.",
+    'Basic realm="i2vd", charset="UTF-8"', "The request failed; `detail` gives the reason.",
     "the picture child was asked to {}", "tuple[float, float]", "model name", "string conversion",
     "(at end of document)", "{} while another request is being served", "out of memory",
     "can't allocate memory", "CUDA driver error", "; nvenc is not to be had", "Value error, ",
