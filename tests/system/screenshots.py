@@ -50,7 +50,7 @@ def photograph(studio: Studio) -> None:
         page.find("#prompt").send_keys(
             "dandelions swaying in the wind, camera panning right slowly"
         )
-        page.until("document.querySelector('.outlook .facts div')")
+        page.until("document.querySelector('.dry-run .facts div')")
         page.until("document.querySelector('.preview img').naturalWidth")
         page.click("label:has([value='standard'])")
         page.until_said("16 frames (2.0 s)")

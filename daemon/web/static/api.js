@@ -1,58 +1,57 @@
-// The API as functions. What goes wrong is thrown as a Failure, whose message is for a person.
+// Client of the HTTP API. Failures are thrown as an ApiError; its message is shown to the user.
 
-import { said } from "./said.js";
+import { translate } from "./messages.js";
 import { t } from "./text.js";
 
-export class Failure extends Error {
+export class ApiError extends Error {
   constructor(status, detail) {
-    super(said(detail));
-    this.status = status; // 0: no answer
+    super(translate(detail));
+    this.status = status; // 0: no response
   }
 }
 
-/** The answer to a question. */
+/** Send a GET request and return the JSON response. */
 export function get(path, params = {}) {
-  const given = Object.entries(params).filter(([, value]) => value !== "" && value !== undefined);
-  const query = new URLSearchParams(given);
-  return asked(given.length ? `${path}?${query}` : path, {});
+  const present = Object.entries(params).filter(([, value]) => value !== "" && value !== undefined);
+  const query = new URLSearchParams(present);
+  return send(present.length ? `${path}?${query}` : path, {});
 }
 
-/** The answer to a command. */
+/** Send a POST request and return the JSON response; `key` is its idempotency key. */
 export function post(path, body, key) {
   const headers = { "content-type": "application/json" };
   if (key) headers["idempotency-key"] = key;
-  return asked(path, { method: "POST", headers, body: body === undefined ? null : JSON.stringify(body) });
+  return send(path, { method: "POST", headers, body: body === undefined ? null : JSON.stringify(body) });
 }
 
-async function asked(path, options) {
-  let answer;
+async function send(path, options) {
+  let response;
   try {
-    answer = await fetch(path, { cache: "no-cache", ...options });
+    response = await fetch(path, { cache: "no-cache", ...options });
   } catch {
-    throw new Failure(0, t("lost"));
+    throw new ApiError(0, t("lost"));
   }
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Failure(answer.status, told.detail ?? answer.statusText);
-  return told;
+  const content = await response.json().catch(() => ({}));
+  if (!response.ok) throw new ApiError(response.status, content.detail ?? response.statusText);
+  return content;
 }
 
-const TRIES = 4;
+const MAX_ATTEMPTS = 4;
+const RETRY_DELAY_MS = 500;
 
-/**
- * Ask until there is an answer, under one key: however often it is asked, it is done once.
- */
-export async function surely(ask) {
-  for (let tried = 1; ; tried++) {
+/** Repeat a request until the daemon responds. The request must carry an idempotency key. */
+export async function withRetries(request) {
+  for (let attempt = 1; ; attempt++) {
     try {
-      return await ask();
+      return await request();
     } catch (error) {
-      if (error.status !== 0 || tried === TRIES) throw error;
-      await new Promise((done) => setTimeout(done, 500 * 2 ** tried));
+      if (error.status !== 0 || attempt === MAX_ATTEMPTS) throw error;
+      await new Promise((done) => setTimeout(done, RETRY_DELAY_MS * 2 ** attempt));
     }
   }
 }
 
-/** Send a form, and tell the share of it that is sent (fetch cannot). */
+/** Upload a form and report the fraction that is sent, which fetch cannot do. */
 export function upload(form, key, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -60,48 +59,48 @@ export function upload(form, key, progress) {
     request.setRequestHeader("idempotency-key", key);
     request.responseType = "json";
     request.upload.onprogress = (event) => progress(event.total ? event.loaded / event.total : 0);
-    request.onerror = () => reject(new Failure(0, t("lost")));
+    request.onerror = () => reject(new ApiError(0, t("lost")));
     request.onload = () => {
       if (request.status < 300) resolve(request.response);
-      else reject(new Failure(request.status, request.response?.detail ?? request.statusText));
+      else reject(new ApiError(request.status, request.response?.detail ?? request.statusText));
     };
     request.send(form);
   });
 }
 
-/** A key that nobody used (randomUUID is not there without TLS). */
+/** Return a random key (crypto.randomUUID needs TLS). */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const POLL = 2000;
-const POLLS_BEFORE_LIVE = 15;
+const POLL_INTERVAL_MS = 2000;
+const POLLS_BEFORE_RECONNECT = 15;
 
 /**
- * Tell each status as it changes; null while the daemon does not answer. Where nothing comes live (a
- * proxy that holds it back, too many listeners), it is asked for.
+ * Call the listener with each changed status; with null while the daemon does not respond. Falls back
+ * to polling if no event arrives: a proxy may buffer the stream, or too many streams may be open.
  */
-export function watch(listener) {
-  let live;
-  let heard;
+export function watchStatus(listener) {
+  let stream;
+  let hasEvents;
   let polls = 0;
   const connect = () => {
-    heard = false;
-    live = new EventSource("/api/live");
-    live.addEventListener("status", (event) => {
-      heard = true;
+    hasEvents = false;
+    stream = new EventSource("/api/live");
+    stream.addEventListener("status", (event) => {
+      hasEvents = true;
       listener(JSON.parse(event.data));
     });
   };
   setInterval(async () => {
-    if (heard && live.readyState === EventSource.OPEN) return;
+    if (hasEvents && stream.readyState === EventSource.OPEN) return;
     try {
       listener(await get("/api/status"));
     } catch (error) {
       listener(error.status ? { problems: [error.message] } : null);
     }
-    if (live.readyState === EventSource.CLOSED && ++polls % POLLS_BEFORE_LIVE === 0) connect();
-  }, POLL);
+    if (stream.readyState === EventSource.CLOSED && ++polls % POLLS_BEFORE_RECONNECT === 0) connect();
+  }, POLL_INTERVAL_MS);
   connect();
 }

@@ -1,23 +1,23 @@
-// One clip in a dialog: played, with what was asked and what was given.
+// Dialog of one clip: the video, the requested and the applied settings, and the job's events.
 
-import { get, newKey, post, surely } from "./api.js";
-import { doing, h, tell } from "./dom.js";
+import { get, newKey, post, withRetries } from "./api.js";
+import { buttonAction, h, showToast } from "./dom.js";
 import { settingsOf } from "./fields.js";
 import { player } from "./player.js";
-import { said } from "./said.js";
-import { bytes, duration, named, time, t } from "./text.js";
+import { translate } from "./messages.js";
+import { bytes, duration, labelOf, t, time } from "./text.js";
 
 const SHOWN = ["prompt", "negative_prompt", "preset", "width", "height", "frames", "fps", "motion_fps", "steps",
   "guidance", "guidance_rescale", "sampler", "spacing", "speed", "framing", "seed", "quality", "encoder", "fallback"];
 
-/** Show a done job's clip. */
-export async function openClip(job, studio) {
+/** Open the dialog of a finished job. */
+export async function openClip(job, app) {
   const facts = h("div", { class: "facts" }, h("p", { class: "note" }, t("reading")));
   const close = h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, t("close"));
   const dialog = h("dialog", { class: "clip-dialog", "aria-labelledby": "clip-name" },
     h("div", { class: "head" }, h("h2", { id: "clip-name" }, job.path), close),
     h("div", { class: "beside" },
-      h("div", {}, h("div", { class: "shown" }, player(job, { autoplay: true })), actions(job, studio, () => dialog.close())),
+      h("div", {}, h("div", { class: "shown" }, player(job, { autoplay: true })), actions(job, app, () => dialog.close())),
       facts));
   dialog.addEventListener("close", () => dialog.remove());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -25,43 +25,43 @@ export async function openClip(job, studio) {
   dialog.showModal();
   try {
     const [sidecar, events] = await Promise.all([get(`/api/jobs/${job.id}/sidecar`), get(`/api/jobs/${job.id}/events`)]);
-    facts.replaceChildren(...told(job, sidecar, events));
+    facts.replaceChildren(...details(job, sidecar, events));
   } catch (error) {
     facts.replaceChildren(h("p", { class: "mistake" }, error.message));
   }
 }
 
-function actions(job, studio, close) {
+function actions(job, app, close) {
   const key = newKey();
   const again = async () => {
-    const make = settingsOf(job.spec, studio.facts.presets.multiple);
+    const make = settingsOf(job.spec, app.facts.presets.multiple);
     delete make.seed; // the same seed would give the same clip
-    await surely(() => post(`/api/jobs/${job.id}/again`, { make }, key));
+    await withRetries(() => post(`/api/jobs/${job.id}/again`, { make }, key));
     close();
-    tell(t("again.done", { name: job.path }));
+    showToast(t("again.done", { name: job.path }));
   };
   const change = () => {
     close();
-    studio.change(job);
+    app.change(job);
   };
   return h("div", { class: "actions" },
     h("a", { class: "button primary", href: `/api/jobs/${job.id}/clip`, download: "" }, t("download")),
     h("a", { class: "button", href: `/api/jobs/${job.id}/sidecar`, target: "_blank", rel: "noopener" }, t("sidecar")),
-    h("button", { type: "button", onclick: doing(again) }, t("again")),
+    h("button", { type: "button", onclick: buttonAction(again) }, t("again")),
     h("button", { type: "button", onclick: change }, t("again.change")));
 }
 
-function told(job, sidecar, events) {
+function details(job, sidecar, events) {
   const { asked, given, output } = sidecar;
   const seconds = Object.values(sidecar.seconds).reduce((sum, each) => sum + each, 0);
   return [
-    sidecar.degraded && h("p", { class: "warning" }, t("degraded.told")),
+    sidecar.degraded && h("p", { class: "warning" }, t("degraded.details")),
     h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("setting")), h("th", { scope: "col" }, t("asked")), h("th", { scope: "col" }, t("given")))),
       h("tbody", {}, SHOWN.filter((key) => asked[key] !== null && asked[key] !== "").map((key) => {
         const got = given[key] ?? asked[key];
         return h("tr", { class: got === asked[key] ? "same" : "differs" },
-          h("th", { scope: "row" }, named("set", key)), h("td", {}, String(asked[key])), h("td", {}, String(got)));
+          h("th", { scope: "row" }, labelOf("set", key)), h("td", {}, String(asked[key])), h("td", {}, String(got)));
       }))),
     h("dl", { class: "facts" },
       line("mode", `${given.mode}, ${given.dtype}`),
@@ -74,9 +74,9 @@ function told(job, sidecar, events) {
       line("path", job.result.clip)),
     sidecar.fallbacks.length > 0 && h("section", {}, h("h3", {}, t("fallbacks")),
       h("ol", {}, sidecar.fallbacks.map((step) =>
-        h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${said(step.reason)}`)))),
+        h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${translate(step.reason)}`)))),
     h("details", {}, h("summary", {}, t("story")),
-      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", named("event", each.event), " ", h("span", { class: "dim" }, said(each.detail)))))),
+      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", named("event", each.event), " ", h("span", { class: "dim" }, translate(each.detail)))))),
   ].filter(Boolean);
 }
 

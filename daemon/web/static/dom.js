@@ -1,6 +1,6 @@
-// Elements. Text is only ever put in as text: a name or a prompt is never read as markup.
+// DOM helpers. Text is only inserted as text nodes, so a name or a prompt is never parsed as markup.
 
-/** An element with attributes, `on...` listeners and children; null and false are left out. */
+/** Create an element with attributes, `on...` listeners and children; null and false are skipped. */
 export function h(name, props = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(props)) {
@@ -8,32 +8,32 @@ export function h(name, props = {}, ...children) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...some(children));
+  element.append(...present(children));
   return element;
 }
 
-/** Replace what is in an element. */
-export function fill(element, ...children) {
-  element.replaceChildren(...some(children));
+/** Replace the children of an element. */
+export function setChildren(element, ...children) {
+  element.replaceChildren(...present(children));
 }
 
-function some(children) {
+function present(children) {
   return children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** Set the text where it differs, so that nothing is announced twice. */
-export function say(element, text) {
+/** Set the text if it differs, so that screen readers announce it once. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
 const updates = new WeakMap();
 
 /**
- * Have one row for each item, in order. Rows that stay are kept and only told of their item, so that
- * focus and playing videos survive; when the row with the focus goes, its neighbour gets it.
- * `create(item)` gives `{element, update(item)}`.
+ * Synchronise the rows of a list with items, in order. Existing rows are updated in place, which
+ * preserves focus and playing videos. If the focused row is removed, its neighbour gets the focus.
+ * `create(item)` returns `{element, update(item)}`.
  */
-export function rows(list, items, keyOf, create) {
+export function syncRows(list, items, keyOf, create) {
   const old = new Map([...list.children].map((row) => [row.dataset.key, row]));
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
   const at = focused ? [...list.children].findIndex((row) => row.contains(focused)) : -1;
@@ -49,8 +49,8 @@ export function rows(list, items, keyOf, create) {
     updates.get(row)?.(item);
     return row;
   });
-  const kept = new Set(next);
-  for (const row of old.values()) if (!kept.has(row)) row.remove();
+  const remaining = new Set(next);
+  for (const row of old.values()) if (!remaining.has(row)) row.remove();
   next.forEach((row, index) => {
     if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
   });
@@ -63,13 +63,13 @@ function main() {
   return document.getElementById("main");
 }
 
-/** A picture's path: its name, and its folder in smaller letters. */
-export function placed(path) {
+/** Create a label of a picture's path: folder (smaller) and name. */
+export function pathLabel(path) {
   const cut = path.lastIndexOf("/") + 1;
   return h("span", { class: "name" }, cut > 0 && h("span", { class: "folder" }, path.slice(0, cut)), path.slice(cut));
 }
 
-/** A table with these heads; `lines` are cells: texts or elements. */
+/** Create a table; `lines` are arrays of cells, each text or an element. */
 export function table(label, heads, lines) {
   return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label },
     h("table", {},
@@ -77,36 +77,36 @@ export function table(label, heads, lines) {
       h("tbody", {}, lines.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell instanceof Node ? cell : String(cell))))))));
 }
 
-/** Call after `wait` ms without another call. */
-export function calmly(wait, call) {
+/** Return a function that calls `call` after `wait` ms without another call. */
+export function debounce(wait, call) {
   let timer;
-  return (...told) => {
+  return (...args) => {
     clearTimeout(timer);
-    timer = setTimeout(() => call(...told), wait);
+    timer = setTimeout(() => call(...args), wait);
   };
 }
 
 const toast = document.getElementById("toast");
-let fading;
+let hideTimer;
 
-/** Tell something in passing. */
-export function tell(text, bad = false) {
+/** Show a message for some seconds. */
+export function showToast(text, bad = false) {
   toast.className = bad ? "shown bad" : "shown";
   toast.textContent = text;
-  clearTimeout(fading);
-  fading = setTimeout(() => (toast.className = ""), bad ? 9000 : 5000);
+  clearTimeout(hideTimer);
+  hideTimer = setTimeout(() => (toast.className = ""), bad ? 9000 : 5000);
 }
 
-/** A listener that does something once at a time; its button is off meanwhile, errors are told. */
-export function doing(act) {
+/** Return a click listener that runs `act`, disables the button meanwhile and shows errors. */
+export function buttonAction(act) {
   return async (event) => {
     const button = event.currentTarget;
     if (button.ariaDisabled === "true") return;
-    button.ariaDisabled = "true"; // not `disabled`, which would lose the focus
+    button.ariaDisabled = "true"; // `disabled` would lose the focus
     try {
       await act(event);
     } catch (error) {
-      tell(error.message, true);
+      showToast(error.message, true);
     } finally {
       button.ariaDisabled = null;
     }

@@ -1,19 +1,19 @@
-// Failures: why there is no clip, what to do, and once more.
+// Failures: failed and cancelled jobs, their reason, advice, and retry.
 
 import { get, post } from "./api.js";
-import { doing, h, placed, rows, say, tell } from "./dom.js";
-import { said } from "./said.js";
-import { time, t } from "./text.js";
+import { buttonAction, h, pathLabel, setText, showToast, syncRows } from "./dom.js";
+import { translate } from "./messages.js";
+import { t, time } from "./text.js";
 
-const PAGE = 50;
+const PAGE_SIZE = 50;
 
-export function failuresView(studio) {
+export function failuresView(app) {
   const kind = h("select", { id: "kind", onchange: () => load() },
     h("option", { value: "failed" }, t("state.failed")), h("option", { value: "cancelled" }, t("state.cancelled")));
-  const all = h("button", { type: "button", onclick: doing(retryAll) }, t("retry.all"));
+  const all = h("button", { type: "button", onclick: buttonAction(retryAll) }, t("retry.all"));
   const list = h("ul", { class: "list failures" });
   const empty = h("p", { class: "empty" });
-  const more = h("button", { type: "button", onclick: doing(() => load(jobs.length + PAGE)) }, t("more"));
+  const more = h("button", { type: "button", onclick: buttonAction(() => load(jobs.length + PAGE_SIZE)) }, t("more"));
   const element = h("section", { "aria-label": t("nav.failures") },
     h("div", { class: "head" }, h("h1", {}, t("nav.failures")),
       h("div", { class: "field row" }, h("label", { for: "kind" }, t("show")), kind), all),
@@ -21,26 +21,26 @@ export function failuresView(studio) {
   let jobs = [];
   let seen;
 
-  async function load(limit = Math.max(PAGE, jobs.length)) {
-    const asked = kind.value;
-    const found = await get("/api/jobs", { state: asked, limit: Math.min(limit, 1000) });
-    if (asked !== kind.value) return;
+  async function load(limit = Math.max(PAGE_SIZE, jobs.length)) {
+    const state = kind.value;
+    const found = await get("/api/jobs", { state, limit: Math.min(limit, 1000) });
+    if (state !== kind.value) return;
     jobs = found;
-    rows(list, jobs, (job) => `${job.id} ${job.finished}`, row);
-    say(empty, jobs.length ? "" : t(`${asked}.none`));
+    syncRows(list, jobs, (job) => `${job.id} ${job.finished}`, row);
+    setText(empty, jobs.length ? "" : t(`${state}.none`));
     all.hidden = !jobs.some((job) => job.spec);
     more.hidden = jobs.length < limit || limit >= 1000;
   }
 
   function row(job) {
-    const again = h("button", { type: "button", onclick: doing(() => retry(job)), "aria-label": `${t("retry")}: ${job.path}` }, t("retry"));
-    const change = h("button", { type: "button", onclick: () => studio.change(job), "aria-label": `${t("again.change")}: ${job.path}` }, t("again.change"));
+    const again = h("button", { type: "button", onclick: buttonAction(() => retry(job)), "aria-label": `${t("retry")}: ${job.path}` }, t("retry"));
+    const change = h("button", { type: "button", onclick: () => app.change(job), "aria-label": `${t("again.change")}: ${job.path}` }, t("again.change"));
     return {
       element: h("li", { class: "card" },
         job.sha256 && h("img", { class: "small", loading: "lazy", width: 104, height: 104, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
         h("div", { class: "grow" },
-          placed(job.path),
-          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, said(job.error)),
+          pathLabel(job.path),
+          h("p", { class: job.state === "failed" ? "mistake" : "dim" }, translate(job.error)),
           h("p", {}, advice(job)),
           h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.picture_path].filter(Boolean).join(" · "))),
         job.spec && h("div", { class: "buttons" }, again, change)),
@@ -58,15 +58,15 @@ export function failuresView(studio) {
     await load();
   }
 
-  /** Also those further down than what is shown; one that cannot be tried again stops no other. */
+  /** Retry all jobs, also those that are not shown; a refused job does not stop the others. */
   async function retryAll() {
     const { queued, refused } = await post("/api/retry", { state: kind.value });
-    tell([t("retry.done", { n: queued }), said(refused[0])].filter(Boolean).join(" · "), refused.length > 0);
+    showToast([t("retry.done", { n: queued }), translate(refused[0])].filter(Boolean).join(" · "), refused.length > 0);
     await load();
   }
 
   function status(now) {
-    const mark = JSON.stringify([now.jobs, now.changed]); // the counts are the same when one failed again
+    const mark = JSON.stringify([now.jobs, now.changed]); // if a job fails again, the counts do not change
     if (mark === seen) return;
     seen = mark;
     load();

@@ -1,12 +1,12 @@
-// The settings of a clip as fields of a form. Their ranges are the API's.
+// Form fields of a clip's settings. Their ranges come from the API's JSON schema.
 
-import { fill, h, say } from "./dom.js";
-import { named, t } from "./text.js";
+import { h, setChildren, setText } from "./dom.js";
+import { labelOf, t } from "./text.js";
 
 const ASPECTS = ["square", "source", "16:9", "9:16", "4:3", "3:4"];
 const LARGEST_SEED = Number.MAX_SAFE_INTEGER;
 
-/** Where several settings stand together; in this order. */
+/** Settings by group, in the order of the form. */
 const GROUPS = {
   shape: ["size", "aspect", "framing"],
   motion: ["frames", "fps", "motion_fps"],
@@ -14,12 +14,12 @@ const GROUPS = {
   rest: ["quality", "fallback", "priority", "variants"],
 };
 
-/** Those settings of a Spec that may be asked again, as a rule's `[make]` would. */
+/** Return the settings of a spec as a `[make]` table that requests them again. */
 export function settingsOf(spec, multiple) {
-  const kept = ["prompt", "negative_prompt", "preset", "framing", "frames", "fps", "motion_fps", "steps",
+  const keys = ["prompt", "negative_prompt", "preset", "framing", "frames", "fps", "motion_fps", "steps",
     "guidance", "guidance_rescale", "sampler", "spacing", "speed", "quality", "encoder", "fallback", "seed"];
   const make = {};
-  for (const key of kept) if (spec[key] !== null && spec[key] !== "") make[key] = spec[key];
+  for (const key of keys) if (spec[key] !== null && spec[key] !== "") make[key] = spec[key];
   if (!Number.isSafeInteger(make.seed)) delete make.seed;
   const side = Math.sqrt(spec.width * spec.height);
   make.size = Math.max(multiple, Math.round(side / multiple) * multiple);
@@ -29,7 +29,7 @@ export function settingsOf(spec, multiple) {
   return make;
 }
 
-function span(values) {
+function rangeOf(values) {
   const [least, most] = [Math.min(...values), Math.max(...values)];
   return least === most ? String(least) : `${least}–${most}`;
 }
@@ -38,11 +38,11 @@ function divisor(a, b) {
   return b ? divisor(b, a % b) : a;
 }
 
-/** `{element, values(), said(), fill(make), hint(spec)}`; `changed` is called on every change. */
+/** Returns `{element, values(), raw(), fill(make), hint(spec), mark(mistakes)}`; calls `changed` on every change. */
 export function fields(presets, changed) {
   const controls = {};
   const schema = presets.settings.properties;
-  const among = (key) => span(Object.values(presets.presets).map((preset) => preset[key]));
+  const among = (key) => rangeOf(Object.values(presets.presets).map((preset) => preset[key]));
   const usual = { frames: among("frames"), steps: among("steps"), guidance: presets.model === "micro" ? "" : "7–12", fps: "8", motion_fps: "16" };
   const kinds = {
     size: () => number("size", { step: presets.multiple }, presets.sides),
@@ -81,11 +81,11 @@ export function fields(presets, changed) {
   function choice(key) {
     const known = schema[key].anyOf.find((kind) => kind.enum).enum;
     const control = h("select", {}, h("option", { value: "" }),
-      known.map((value) => h("option", { value }, named(`is.${key}`, value))));
+      known.map((value) => h("option", { value }, labelOf(`is.${key}`, value))));
     return field(key, control);
   }
 
-  function one(key) {
+  function settingField(key) {
     if (kinds[key]) return kinds[key]();
     return schema[key].anyOf.some((kind) => kind.enum) ? choice(key) : number(key, {});
   }
@@ -94,47 +94,47 @@ export function fields(presets, changed) {
   const element = h("details", { class: "advanced" },
     h("summary", {}, t("advanced")),
     Object.entries(GROUPS).map(([group, keys]) =>
-      h("fieldset", {}, h("legend", {}, t(`group.${group}`)), h("div", { class: "fields" }, keys.map(one)))),
+      h("fieldset", {}, h("legend", {}, t(`group.${group}`)), h("div", { class: "fields" }, keys.map(settingField)))),
     field("negative_prompt", negative));
 
   function value(key, control) {
-    const said = control.value.trim();
-    if (control.validity.badInput || (control.type !== "number" && key !== "seed")) return said;
-    if (key === "seed") return /^\d+$/.test(said) && Number(said) <= LARGEST_SEED ? Number(said) : said;
-    return Number(said);
+    const text = control.value.trim();
+    if (control.validity.badInput || (control.type !== "number" && key !== "seed")) return text;
+    if (key === "seed") return /^\d+$/.test(text) && Number(text) <= LARGEST_SEED ? Number(text) : text;
+    return Number(text);
   }
 
   return {
     element,
-    /** Only what was filled in. */
+    /** Return the filled-in settings. */
     values() {
-      const said = Object.entries(controls).filter(([, control]) => control.value.trim() || control.validity.badInput);
-      return Object.fromEntries(said.map(([key, control]) => [key, value(key, control)]));
+      const filled = Object.entries(controls).filter(([, control]) => control.value.trim() || control.validity.badInput);
+      return Object.fromEntries(filled.map(([key, control]) => [key, value(key, control)]));
     },
-    /** As it was filled in, right or wrong. */
-    said() {
+    /** Return the text of each field, valid or not. */
+    raw() {
       return Object.fromEntries(Object.entries(controls).map(([key, control]) => [key, control.value]));
     },
     fill(make) {
       for (const [key, control] of Object.entries(controls)) control.value = make[key] ?? "";
     },
-    /** Show what holds where nothing is filled in. */
+    /** Show the effective values in empty fields. */
     hint(spec) {
       for (const [key, control] of Object.entries(controls)) {
-        const holds = key === "size" ? `${spec.width}×${spec.height}` : spec[key];
+        const effective = key === "size" ? `${spec.width}×${spec.height}` : spec[key];
         if (control.tagName === "SELECT") {
-          if (!control.value) say(control.options[0], t("as", { value: named(`is.${key}`, holds ?? "–") }));
-        } else if (holds !== undefined && !control.value && key !== "seed") {
-          control.placeholder = holds ?? "";
+          if (!control.value) setText(control.options[0], t("as", { value: labelOf(`is.${key}`, effective ?? "–") }));
+        } else if (effective !== undefined && !control.value && key !== "seed") {
+          control.placeholder = effective ?? "";
         }
       }
       controls.seed.placeholder ||= t("is.seed.random");
       controls.aspect.placeholder ||= "square";
     },
-    /** Mark the fields that mistakes are about. */
+    /** Mark the fields that the mistakes name. */
     mark(mistakes) {
       for (const [key, control] of Object.entries(controls)) {
-        const wrong = !control.checkValidity() || mistakes.some((said) => new RegExp(`\\b${key}\\b`).test(said.split(/["']/)[0]));
+        const wrong = !control.checkValidity() || mistakes.some((mistake) => new RegExp(`\\b${key}\\b`).test(mistake.split(/["']/)[0]));
         control.ariaInvalid = wrong ? "true" : null;
       }
     },
@@ -143,6 +143,6 @@ export function fields(presets, changed) {
 
 function options(id, list) {
   const element = h("datalist", { id });
-  fill(element, list.map((value) => h("option", { value })));
+  setChildren(element, list.map((value) => h("option", { value })));
   return element;
 }

@@ -1,12 +1,12 @@
-// Health: whether all is well, devices, the model and its needs, folders, versions.
+// Health: readiness, devices, hosts, the model's memory requirements, folders, versions.
 
 import { get } from "./api.js";
-import { fill, h, table } from "./dom.js";
+import { h, setChildren, table } from "./dom.js";
 import { hostsCard } from "./hosts.js";
-import { said } from "./said.js";
-import { bytes, duration, named, t } from "./text.js";
+import { translate } from "./messages.js";
+import { bytes, duration, labelOf, t } from "./text.js";
 
-export function healthView(studio) {
+export function healthView(app) {
   const state = h("div", { class: "card ready" });
   const workers = h("div", { class: "card" });
   const hosts = hostsCard();
@@ -14,23 +14,23 @@ export function healthView(studio) {
   const folders = h("div", { class: "card" });
   const element = h("section", { "aria-label": t("nav.health") },
     h("h1", {}, t("nav.health")), h("div", { class: "stack" }, state, hosts.element, workers, needs, folders));
-  let about = studio.facts.about;
+  let about = app.facts.about;
 
   async function load() {
     hosts.show();
-    const [told, presets] = await Promise.all([get("/api/about"), get("/api/presets")]);
-    about = told;
+    const [newAbout, presets] = await Promise.all([get("/api/about"), get("/api/presets")]);
+    about = newAbout;
     drawNeeds(presets);
     drawFolders();
-    if (studio.status?.jobs) status(studio.status);
+    if (app.status?.jobs) status(app.status);
   }
 
   function status(now) {
     const good = !now.problems.length;
     state.classList.toggle("bad", !good);
-    const words = [h("h2", {}, t(good ? "health.good" : "health.bad")), ...now.problems.map((text) => h("p", { class: "mistake" }, said(text)))];
-    if (state.textContent !== words.map((each) => each.textContent).join("")) fill(state, words);
-    fill(workers, h("h2", {}, t("health.devices")),
+    const words = [h("h2", {}, t(good ? "health.good" : "health.bad")), ...now.problems.map((text) => h("p", { class: "mistake" }, translate(text)))];
+    if (state.textContent !== words.map((each) => each.textContent).join("")) setChildren(state, words);
+    setChildren(workers, h("h2", {}, t("health.devices")),
       table(t("health.devices"), ["device", "name", "memory", "type", "doing", "process"].map((key) => t(`col.${key}`)), now.slots.map((slot) => {
         const worker = about.workers.find((each) => each.device === slot.device);
         return [slot.device, worker?.name ?? "–", worker?.memory ? bytes(worker.memory) : "–", worker?.dtype ?? "–", slot.path ?? t("slot.free"), String(slot.pid ?? "–")];
@@ -42,12 +42,12 @@ export function healthView(studio) {
     return Object.entries(about.workers.find((each) => each.name)?.versions ?? {}).map((pair) => pair.join(" "));
   }
 
-  /** A row for each preset, a column for each mode; the time is that of the mode it begins in. */
+  /** A row for each preset, a column for each mode; the time is that of the first measured mode. */
   function drawNeeds(presets) {
     const modes = [...new Set(presets.needs.map((row) => row.mode))];
     const lossy = (mode) => presets.needs.some((row) => row.mode === mode && !row.exact);
     const title = t("health.model", { model: presets.model });
-    fill(needs, h("h2", {}, title),
+    setChildren(needs, h("h2", {}, title),
       table(title, [t("col.preset"), ...modes.map((mode) => (lossy(mode) ? `${mode} (${t("lossy")})` : mode)), t("col.time")],
         Object.keys(presets.presets).map((preset) => {
           const of = modes.map((mode) => presets.needs.find((row) => row.preset === preset && row.mode === mode));
@@ -66,12 +66,12 @@ export function healthView(studio) {
 
   function drawFolders() {
     const free = (folder) => (folder.free === null ? t("away") : bytes(folder.free));
-    const line = (folder) => [named("role", folder.role), folder.path, free(folder)];
+    const line = (folder) => [labelOf("role", folder.role), folder.path, free(folder)];
     const heads = ["folder", "path", "free"].map((key) => t(`col.${key}`));
-    fill(folders, h("h2", {}, t("health.folders")),
+    setChildren(folders, h("h2", {}, t("health.folders")),
       about.inboxes.map((inbox, index) => [
         about.inboxes.length > 1 && h("h3", {}, inbox.name),
-        h("p", { class: "dim" }, [named("watch", inbox.watch), named("after", inbox.after), inbox.unmatched && t("unmatched", { n: inbox.unmatched })].filter(Boolean).join(" · ")),
+        h("p", { class: "dim" }, [labelOf("watch", inbox.watch), labelOf("after", inbox.after), inbox.unmatched && t("unmatched", { n: inbox.unmatched })].filter(Boolean).join(" · ")),
         table(inbox.name, heads, [...inbox.folders, ...(index ? [] : [about.state])].map(line)),
       ]));
   }

@@ -1,25 +1,25 @@
-// The hosts of the queue: who is there, what each has in hand; one is drained, or works again.
+// Hosts of the queue: state, devices and running jobs; buttons to drain and undrain.
 
 import { get, post } from "./api.js";
-import { doing, fill, h, table } from "./dom.js";
-import { bytes, duration, named, t } from "./text.js";
+import { buttonAction, h, setChildren, table } from "./dom.js";
+import { bytes, duration, labelOf, t } from "./text.js";
 
-const INTERVAL = 3000;
+const POLL_INTERVAL_MS = 3000;
 
-/** A card that is hidden while this host is the only one and works. */
+/** Create a card; it is hidden while this host is the only one and working. */
 export function hostsCard() {
   const element = h("div", { class: "card hosts", hidden: true });
   let timer;
   let seen = "";
 
-  async function look() {
+  async function poll() {
     clearTimeout(timer);
-    timer = setTimeout(look, INTERVAL);
-    const known = await get("/api/hosts").catch(() => null); // the banner says that nobody answers
+    timer = setTimeout(poll, POLL_INTERVAL_MS);
+    const known = await get("/api/hosts").catch(() => null); // the banner reports a daemon that does not respond
     if (!known) return;
     element.hidden = known.length < 2 && known.every((host) => host.state === "working");
     const lines = known.map((host) => [
-      host.name, named("host", host.state), host.devices.map(deviceOf).join(", ") || "–",
+      host.name, labelOf("host", host.state), host.devices.map(deviceOf).join(", ") || "–",
       host.jobs.map((job) => `#${job.id} ${job.path}`).join(", ") || "–",
       host.speed === null ? "–" : t("host.speed", { n: host.speed.toPrecision(3) }),
       host.version, host.seconds_since_heartbeat < 60 ? t("host.now") : t("host.ago", { time: duration(host.seconds_since_heartbeat) }),
@@ -28,7 +28,7 @@ export function hostsCard() {
     if (mark === seen) return;
     seen = mark;
     const focused = element.contains(document.activeElement) ? document.activeElement.dataset.host : null;
-    fill(element, h("h2", {}, t("health.hosts")),
+    setChildren(element, h("h2", {}, t("health.hosts")),
       table(t("health.hosts"), ["host", "state", "device", "doing", "speed", "version", "heard", "act"].map((key) => t(`col.${key}`)),
         known.map((host, index) => [...lines[index], button(host)])));
     if (focused) element.querySelector(`[data-host="${CSS.escape(focused)}"]`)?.focus();
@@ -38,13 +38,13 @@ export function hostsCard() {
     const drained = ["draining", "drained"].includes(host.state);
     const act = async () => {
       await post(`/api/hosts/${encodeURIComponent(host.name)}/${drained ? "undrain" : "drain"}`);
-      await look();
+      await poll();
     };
     const text = t(drained ? "host.undrain" : "host.drain");
-    return h("button", { type: "button", "data-host": host.name, onclick: doing(act), "aria-label": `${text}: ${host.name}` }, text);
+    return h("button", { type: "button", "data-host": host.name, onclick: buttonAction(act), "aria-label": `${text}: ${host.name}` }, text);
   }
 
-  return { element, show: look, hide: () => clearTimeout(timer) };
+  return { element, show: poll, hide: () => clearTimeout(timer) };
 }
 
 function deviceOf(device) {

@@ -1,21 +1,21 @@
-// Make: pictures and a prompt in, the outlook beside them, and what was sent below it.
+// Make: the form with pictures and prompt, its dry run, and the list of submissions.
 
-import { get, newKey, post, surely, upload } from "./api.js";
-import { calmly, doing, h, say, tell } from "./dom.js";
+import { get, newKey, post, upload, withRetries } from "./api.js";
+import { buttonAction, debounce, h, setText, showToast } from "./dom.js";
 import { fields, settingsOf } from "./fields.js";
-import { outlookPanel, plain } from "./outlook.js";
+import { dryRunPanel, plainMessage } from "./dry_run.js";
 import { pictures } from "./pictures.js";
-import { sentList } from "./sent.js";
+import { submissionList } from "./submissions.js";
 import { t } from "./text.js";
 
-export function makeView(studio) {
-  const { presets, about } = studio.facts;
-  const explain = calmly(250, ask);
+export function makeView(app) {
+  const { presets, about } = app.facts;
+  const explain = debounce(250, dryRunForm);
   const picked = pictures(about.max_upload, explain);
   const advanced = fields(presets, explain);
-  const outlook = outlookPanel();
-  const sent = sentList(studio);
-  let asked = 0;
+  const dryRun = dryRunPanel();
+  const submissions = submissionList(app);
+  let generation = 0; // incremented with each dry run: older responses are dropped
 
   const prompt = h("textarea", { id: "prompt", rows: 3, maxlength: 2000, oninput: explain, "aria-describedby": "advice" });
   const inbox = h("select", { id: "inbox", onchange: explain }, about.inboxes.map((each) => h("option", { value: each.name }, each.name)));
@@ -37,7 +37,7 @@ export function makeView(studio) {
     send({ currentTarget: go });
   });
   const element = h("section", { class: "two", "aria-label": t("nav.make") },
-    h("h1", { class: "unseen-title" }, t("nav.make")), form, h("div", { class: "side" }, outlook.element, sent.element));
+    h("h1", { class: "unseen-title" }, t("nav.make")), form, h("div", { class: "side" }, dryRun.element, submissions.element));
 
   function presetButtons() {
     const option = (value, title, about) =>
@@ -57,61 +57,61 @@ export function makeView(studio) {
     return make;
   }
 
-  function question() {
+  function explainRequest() {
     const now = picked.current;
     const known = now?.width ? { width: now.width, height: now.height } : {};
     return { inbox: now?.job?.inbox ?? inbox.value, path: now?.name || "picture.jpg", ...known, make: settings() };
   }
 
-  async function ask() {
-    const turn = ++asked;
+  async function dryRunForm() {
+    const mine = ++generation;
     const n = picked.items.length;
-    say(go, n > 1 ? t("make.n", { n }) : t("make"));
+    setText(go, n > 1 ? t("make.n", { n }) : t("make"));
     let answer;
     try {
-      answer = await post("/api/explain", question());
+      answer = await post("/api/explain", explainRequest());
     } catch (error) {
-      if (turn === asked) say(note, error.message);
+      if (mine === generation) setText(note, error.message);
       return;
     }
-    if (turn !== asked) return; // a later question was asked meanwhile
-    say(note, "");
-    outlook.draw(answer, Math.max(1, n) * answer.specs.length);
+    if (mine !== generation) return;
+    setText(note, "");
+    dryRun.draw(answer, Math.max(1, n) * answer.specs.length);
     advanced.mark(answer.mistakes);
     if (!answer.specs.length) return;
     prompt.placeholder = answer.specs[0].prompt || t("prompt.example");
     advanced.hint(answer.specs[0]);
   }
 
-  const send = doing(async () => {
+  const send = buttonAction(async () => {
     if (!picked.items.length) {
-      say(note, t("pick.first"));
+      setText(note, t("pick.first"));
       document.getElementById("files").focus();
       return;
     }
-    say(note, "");
+    setText(note, "");
     const make = settings();
     for (const item of [...picked.items]) if (!item.error) await sendOne(item, make);
   });
 
-  /** Under one key as long as nothing is changed: asked again, it is not dropped again. */
+  /** Submit one picture. Repeating it unchanged uses the same idempotency key, so it has no effect. */
   async function sendOne(item, make) {
-    const whole = JSON.stringify([make, inbox.value]);
-    if (item.whole !== whole) [item.whole, item.key] = [whole, newKey()];
+    const content = JSON.stringify([make, inbox.value]);
+    if (item.content !== content) [item.content, item.key] = [content, newKey()];
     item.after ??= (await get("/api/jobs", { limit: 1 }))[0]?.id ?? 0;
-    const row = sent.begin(item);
+    const row = submissions.begin(item);
     try {
-      const dropped = await surely(() => drop(item, make, row.progress));
+      const dropped = await withRetries(() => submit(item, make, row.progress));
       row.dropped(dropped, item.after);
       picked.remove(item);
-      for (const warning of dropped.warnings) tell(plain(warning));
+      for (const warning of dropped.warnings) showToast(plainMessage(warning));
     } catch (error) {
-      row.failed(plain(error.message));
-      say(note, plain(error.message));
+      row.failed(plainMessage(error.message));
+      setText(note, plainMessage(error.message));
     }
   }
 
-  function drop(item, make, progress) {
+  function submit(item, make, progress) {
     if (item.job) return post(`/api/jobs/${item.job.id}/again`, { make }, item.key);
     const data = new FormData();
     data.append("picture", item.file, item.name);
@@ -120,22 +120,22 @@ export function makeView(studio) {
     return upload(data, item.key, progress);
   }
 
-  ask();
+  dryRunForm();
   return {
     element,
     always: true,
-    status: sent.status,
-    /** The form as it is, to be brought back. */
-    kept: () => ({ pictures: picked.kept(), settings: advanced.said(), prompt: prompt.value,
+    status: submissions.status,
+    /** Return the state of the form for `restore`. */
+    save: () => ({ pictures: picked.save(), settings: advanced.raw(), prompt: prompt.value,
       preset: form.elements.preset.value, inbox: inbox.value, open: advanced.element.open }),
-    bring(kept) {
-      advanced.fill(kept.settings);
-      advanced.element.open = kept.open;
-      [prompt.value, inbox.value] = [kept.prompt, kept.inbox];
-      for (const radio of form.elements.preset) radio.checked = radio.value === kept.preset;
-      picked.bring(kept.pictures);
+    restore(saved) {
+      advanced.fill(saved.settings);
+      advanced.element.open = saved.open;
+      [prompt.value, inbox.value] = [saved.prompt, saved.inbox];
+      for (const radio of form.elements.preset) radio.checked = radio.value === saved.preset;
+      picked.restore(saved.pictures);
     },
-    /** Fill the form with what a job was asked, to be changed. */
+    /** Fill the form with the settings of a job. */
     again(job) {
       const make = settingsOf(job.spec, presets.multiple);
       advanced.fill({ ...make, priority: job.priority || "" });

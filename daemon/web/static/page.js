@@ -1,10 +1,10 @@
-// The frame: header, tabs, themes, languages, and the live status that every view is told.
+// Application shell: header, tabs, theme, language, and the live status for every view.
 
-import { get, watch } from "./api.js";
-import { fill, h, say, tell } from "./dom.js";
-import { keep, kept } from "./keep.js";
-import { said } from "./said.js";
-import { duration, language, speak, t } from "./text.js";
+import { get, watchStatus } from "./api.js";
+import { h, setChildren, setText, showToast } from "./dom.js";
+import { saveForm, takeForm } from "./form_storage.js";
+import { translate } from "./messages.js";
+import { duration, language, setLanguage, t } from "./text.js";
 import { clipsView } from "./clips.js";
 import { failuresView } from "./failures.js";
 import { healthView } from "./health.js";
@@ -33,8 +33,8 @@ const tabs = {};
 let status = null;
 let shown = null;
 
-/** What the views share: facts of the daemon, and ways from one view to another. */
-const studio = {
+/** Shared by the views: facts about the daemon, and navigation between views. */
+const app = {
   facts: null,
   get status() {
     return status;
@@ -43,7 +43,7 @@ const studio = {
     location.hash = name;
   },
   change(job) {
-    studio.go("make");
+    app.go("make");
     show("make");
     views.make.again(job);
   },
@@ -55,7 +55,7 @@ function show(name) {
   views[shown]?.hide?.();
   shown = name;
   if (!views[name]) {
-    views[name] = VIEWS[name](studio);
+    views[name] = VIEWS[name](app);
     main.append(views[name].element);
   }
   views[name].element.hidden = false;
@@ -75,14 +75,14 @@ function route() {
 
 // --- header
 
-function note(next) {
+function onStatus(next) {
   status = next;
   drawStatus();
   drawBanner();
   if (!status?.jobs) return;
   for (const [name, count] of Object.entries(COUNTED)) {
     const n = count(status.jobs);
-    say(tabs[name].lastChild, n ? String(n) : "");
+    setText(tabs[name].lastChild, n ? String(n) : "");
   }
   for (const view of Object.values(views)) {
     if (!view.element.hidden || view.always) view.status?.(status);
@@ -92,8 +92,8 @@ function note(next) {
 function drawStatus() {
   const line = byId("status");
   line.className = "";
-  say(byId("eta"), "");
-  if (!status?.jobs) return say(byId("now"), t(status ? "status.trouble" : "status.lost"));
+  setText(byId("eta"), "");
+  if (!status?.jobs) return setText(byId("now"), t(status ? "status.trouble" : "status.lost"));
   const { queued, running, publishing } = status.jobs;
   const parts = [];
   if (status.paused) parts.push(t("status.paused"));
@@ -101,19 +101,19 @@ function drawStatus() {
   if (busy) parts.push(t("status.running", { n: busy }));
   if (queued) parts.push(t("status.waiting", { n: queued }));
   if ((busy || queued) && status.eta !== null && !status.paused) {
-    say(byId("eta"), t("status.eta", { time: duration(status.eta) }));
+    setText(byId("eta"), t("status.eta", { time: duration(status.eta) }));
   }
   if (!parts.length) parts.push(t("status.idle"));
   line.className = status.paused ? "paused" : busy ? "busy" : "idle";
-  say(byId("now"), parts.join(" · "));
+  setText(byId("now"), parts.join(" · "));
 }
 
 function drawBanner() {
   const banner = byId("banner");
   const problems = status ? status.problems : [t("lost")];
-  if (banner.dataset.said === JSON.stringify(problems)) return;
-  banner.dataset.said = JSON.stringify(problems);
-  fill(banner, problems.length ? [h("strong", {}, t("problems")), h("ul", {}, problems.map((p) => h("li", {}, said(p))))] : []);
+  if (banner.dataset.problems === JSON.stringify(problems)) return;
+  banner.dataset.problems = JSON.stringify(problems);
+  setChildren(banner, problems.length ? [h("strong", {}, t("problems")), h("ul", {}, problems.map((p) => h("li", {}, translate(p))))] : []);
 }
 
 function drawTabs() {
@@ -131,14 +131,14 @@ function drawSwitches() {
   languages.textContent = other === "zh" ? "中文" : "English";
   languages.lang = other === "zh" ? "zh-Hans" : "en";
   languages.onclick = async () => {
-    await keep(views.make?.kept()).catch(() => {}); // a private window may store nothing
-    speak(other);
+    await saveForm(views.make?.save()).catch(() => {}); // storage may be disabled in a private window
+    setLanguage(other);
   };
   const root = document.documentElement;
   const theme = byId("theme");
   const isDark = () =>
     (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const draw = () => say(theme, t(isDark() ? "theme.light" : "theme.dark"));
+  const draw = () => setText(theme, t(isDark() ? "theme.light" : "theme.dark"));
   theme.onclick = () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     localStorage.setItem("theme", root.dataset.theme);
@@ -148,35 +148,35 @@ function drawSwitches() {
   draw();
 }
 
-async function facts() {
+async function loadFacts() {
   const [presets, rules, about] = await Promise.all([get("/api/presets"), get("/api/rules"), get("/api/about")]);
   return { presets, rules, about };
 }
 
-async function begin() {
+async function start() {
   document.querySelector(".skip").textContent = t("skip");
   drawTabs();
   drawSwitches();
-  while (!studio.facts) {
+  while (!app.facts) {
     try {
-      studio.facts = await facts();
+      app.facts = await loadFacts();
     } catch (error) {
-      note(error.status ? { problems: [error.message] } : null);
+      onStatus(error.status ? { problems: [error.message] } : null);
       await new Promise((done) => setTimeout(done, 2000));
     }
   }
-  views.make = makeView(studio); // it takes pictures that are dropped on any tab
+  views.make = makeView(app); // accepts pictures that are dropped on any tab
   views.make.element.hidden = true;
   main.append(views.make.element);
-  const form = await kept().catch(() => undefined);
-  if (form) views.make.bring(form);
+  const form = await takeForm().catch(() => undefined);
+  if (form) views.make.restore(form);
   addEventListener("hashchange", route);
   addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
-    tell(event.reason?.message ?? String(event.reason), true);
+    showToast(event.reason?.message ?? String(event.reason), true);
   });
   route();
-  watch(note);
+  watchStatus(onStatus);
 }
 
-begin();
+start();

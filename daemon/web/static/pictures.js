@@ -1,19 +1,19 @@
-// The pictures to be sent: dropped, chosen or pasted, shown small; one of them is looked at.
+// Pictures to submit: dropped, chosen or pasted; thumbnails, and a large view of the current one.
 
-import { fill, h } from "./dom.js";
+import { h, setChildren } from "./dom.js";
 import { bytes, t } from "./text.js";
 
 const ACCEPT = "image/*,.heic,.heif,.avif,.tif,.tiff,.jfif";
 
-/** `{element, items, current, add(files), addJob(job), remove(item), kept(), bring(kept)}`. */
-export function pictures(largest, changed) {
+/** Returns `{element, items, current, add(files), addJob(job), remove(item), save(), restore(saved)}`. */
+export function pictures(maxBytes, changed) {
   const input = h("input", { type: "file", multiple: true, accept: ACCEPT, id: "files" });
   const list = h("ul", { class: "thumbs", "aria-label": t("pictures") });
   const view = h("div", { class: "preview" });
   const zone = h("label", { class: "drop", for: "files" },
     h("strong", {}, t("drop")), h("span", {}, t("drop.more")));
   const element = h("div", { class: "pictures" }, input, zone, view, list);
-  const own = { element, items: [], current: null, add, addJob, remove, kept, bring };
+  const model = { element, items: [], current: null, add, addJob, remove, save, restore };
 
   input.addEventListener("change", () => {
     add(input.files);
@@ -33,7 +33,7 @@ export function pictures(largest, changed) {
     const pasted = [...(event.clipboardData?.files ?? [])];
     if (!pasted.length) return;
     event.preventDefault();
-    add(pasted.map(dated));
+    add(pasted.map(withTimestamp));
   });
 
   function over(event) {
@@ -50,18 +50,18 @@ export function pictures(largest, changed) {
 
   function put(file) {
     const item = { file, name: file.name, url: URL.createObjectURL(file) };
-    if (file.size > largest) item.error = t("too.large", { most: bytes(largest) });
-    own.items.push(item);
-    own.current = item;
+    if (file.size > maxBytes) item.error = t("too.large", { most: bytes(maxBytes) });
+    model.items.push(item);
+    model.current = item;
   }
 
-  /** The files, or the job that is made again. */
-  function kept() {
-    const job = own.items.find((item) => item.job)?.job;
-    return { job, files: own.items.filter((item) => item.file).map((item) => item.file) };
+  /** Return the files, or the job that is submitted again. */
+  function save() {
+    const job = model.items.find((item) => item.job)?.job;
+    return { job, files: model.items.filter((item) => item.file).map((item) => item.file) };
   }
 
-  function bring({ job, files }) {
+  function restore({ job, files }) {
     if (job) addJob(job);
     files.forEach(put);
     draw();
@@ -70,23 +70,23 @@ export function pictures(largest, changed) {
   function addJob(job) {
     const { width, height } = job.source;
     const item = { job, name: job.path, url: `/api/jobs/${job.id}/picture`, width, height };
-    own.items = [item];
-    own.current = item;
+    model.items = [item];
+    model.current = item;
     draw();
   }
 
   function remove(item) {
     if (item.file) URL.revokeObjectURL(item.url);
-    own.items = own.items.filter((other) => other !== item);
-    if (own.current === item) own.current = own.items.at(-1) ?? null;
+    model.items = model.items.filter((other) => other !== item);
+    if (model.current === item) model.current = model.items.at(-1) ?? null;
     draw();
   }
 
   function draw() {
-    element.classList.toggle("some", own.items.length > 0);
-    fill(list, own.items.length > 1 && own.items.map(thumb));
-    const now = own.current;
-    fill(view, now && [
+    element.classList.toggle("some", model.items.length > 0);
+    setChildren(list, model.items.length > 1 && model.items.map(thumb));
+    const now = model.current;
+    setChildren(view, now && [
       picture(now),
       h("div", { class: "caption" },
         h("span", { class: "name" }, now.name),
@@ -102,7 +102,7 @@ export function pictures(largest, changed) {
     image.addEventListener("load", () => {
       if (item.width || !item.file) return;
       [item.width, item.height] = [image.naturalWidth, image.naturalHeight];
-      if (own.current === item) draw();
+      if (model.current === item) draw();
     });
     image.addEventListener("error", () => image.replaceWith(h("p", { class: "unseen" }, t("unseen"))));
     return image;
@@ -110,20 +110,20 @@ export function pictures(largest, changed) {
 
   function thumb(item) {
     const choose = () => {
-      own.current = item;
+      model.current = item;
       draw();
     };
     return h("li", {},
-      h("button", { type: "button", onclick: choose, "aria-pressed": String(item === own.current), "aria-label": item.name },
+      h("button", { type: "button", onclick: choose, "aria-pressed": String(item === model.current), "aria-label": item.name },
         h("img", { src: item.url, alt: "" })));
   }
 
   draw();
-  return own;
+  return model;
 }
 
-/** A pasted picture is always called image.png. */
-function dated(file) {
+/** Add the time to the name of a pasted picture, which is always image.png. */
+function withTimestamp(file) {
   const now = new Date(Date.now() - new Date().getTimezoneOffset() * 60000);
   const when = now.toISOString().slice(0, 19).replaceAll(":", ".").replace("T", " ");
   return new File([file], `pasted ${when}.${file.type.split("/")[1] ?? "png"}`, { type: file.type });

@@ -1,16 +1,17 @@
-// A clip's video, and the picture that stands for it.
+// Video player of a clip, and the address of its poster.
 
 import { h } from "./dom.js";
 
-/** With controls, going round; silent, as clips are. */
+/** Create a looping video with controls; clips have no sound. */
 export function player(job, more = {}) {
-  const poster = job.result?.poster ? posterAt(job) : null;
+  const poster = job.result?.poster ? posterUrl(job) : null;
   const video = h("video", { src: `/api/jobs/${job.id}/clip#t=0.001`, controls: true, loop: true, playsinline: true, preload: "metadata", poster, "aria-label": job.path, ...more });
   video.muted = true;
   return video;
 }
 
-/** The address tells one queue's job from another's of the same number: it is kept for long. */
-export function posterAt(job) {
+/** Return the poster's address. `finished` distinguishes jobs of the same number in another queue,
+ * because browsers cache posters for a long time. */
+export function posterUrl(job) {
   return `/api/jobs/${job.id}/poster?${job.finished}`;
 }

@@ -1,10 +1,10 @@
-// Progress of a running clip: a bar, and a line of words.
+// Progress of a running job: a bar and a line of text.
 
-import { say } from "./dom.js";
-import { duration, named, t } from "./text.js";
+import { setText } from "./dom.js";
+import { duration, labelOf, t } from "./text.js";
 
-/** Show it in a <progress> and in an element for words. */
-export function progressOf(progress, bar, words) {
+/** Show progress in a <progress> element and in a text element. */
+export function showProgress(progress, bar, words) {
   const { stage, step, steps, eta } = progress;
   if (stage === "denoise" && steps) {
     bar.max = steps;
@@ -14,8 +14,8 @@ export function progressOf(progress, bar, words) {
   } else {
     bar.removeAttribute("value");
   }
-  const parts = [named("stage", stage)];
+  const parts = [labelOf("stage", stage)];
   if (stage === "denoise") parts.push(t("step", { step, steps }));
   if (eta !== null && eta !== undefined) parts.push(t("left", { time: duration(eta) }));
-  say(words, parts.join(" · "));
+  setText(words, parts.join(" · "));
 }

@@ -1,18 +1,18 @@
-// Queue: what runs and what waits, and what may be done about it.
+// Queue: running and queued jobs; cancel, reprioritise, pause.
 
 import { get, post } from "./api.js";
-import { doing, h, placed, rows, say } from "./dom.js";
-import { progressOf } from "./progress.js";
+import { buttonAction, h, pathLabel, setText, syncRows } from "./dom.js";
+import { showProgress } from "./progress.js";
 import { duration, t } from "./text.js";
 
-const MOST = 100;
-const HIGHEST = 100;
+const PAGE_SIZE = 100;
+const MAX_PRIORITY = 100;
 
-export function queueView(studio) {
+export function queueView(app) {
   const summary = h("p", { class: "summary" });
-  const pause = h("button", { type: "button", onclick: doing(toggle) });
+  const pause = h("button", { type: "button", onclick: buttonAction(toggle) });
   const running = h("ul", { class: "running" });
-  const waiting = h("ol", { class: "list waiting", onkeydown: arrows });
+  const waiting = h("ol", { class: "list waiting", onkeydown: onKey });
   const more = h("p", { class: "note" });
   const empty = h("p", { class: "empty" }, t("queue.empty"));
   const element = h("section", { "aria-label": t("nav.queue") },
@@ -29,12 +29,12 @@ export function queueView(studio) {
 
   function status(now) {
     paused = now.paused;
-    say(pause, t(paused ? "resume" : "pause"));
+    setText(pause, t(paused ? "resume" : "pause"));
     pause.className = paused ? "primary" : "";
     const eta = now.eta === null || !(now.jobs.queued + now.jobs.running) ? "" : t("queue.eta", { time: duration(now.eta) });
-    say(summary, paused ? t("queue.paused") : eta);
+    setText(summary, paused ? t("queue.paused") : eta);
     const elsewhere = now.elsewhere.map((job) => ({ ...job, device: job.host }));
-    rows(running, [...now.slots, ...elsewhere], (slot) => `${slot.device} ${slot.job}`, slotRow);
+    syncRows(running, [...now.slots, ...elsewhere], (slot) => `${slot.device} ${slot.job}`, slotRow);
     const mark = JSON.stringify([now.jobs.queued, now.changed]);
     if (mark === seen) return;
     seen = mark;
@@ -42,10 +42,10 @@ export function queueView(studio) {
   }
 
   async function load() {
-    jobs = await get("/api/queue", { limit: MOST });
-    rows(waiting, jobs, (job) => job.id, waitingRow);
-    const rest = (studio.status?.jobs?.queued ?? 0) - jobs.length;
-    say(more, rest > 0 ? t("queue.more", { n: rest }) : "");
+    jobs = await get("/api/queue", { limit: PAGE_SIZE });
+    syncRows(waiting, jobs, (job) => job.id, waitingRow);
+    const rest = (app.status?.jobs?.queued ?? 0) - jobs.length;
+    setText(more, rest > 0 ? t("queue.more", { n: rest }) : "");
     empty.hidden = jobs.length > 0;
   }
 
@@ -56,7 +56,7 @@ export function queueView(studio) {
     }
     const bar = h("progress", { "aria-label": t("making.name", { name: slot.path }) });
     const words = h("span", { class: "state" }, t("state.running"));
-    const cancel = h("button", { type: "button", onclick: doing(() => end(slot.job)), "aria-label": `${t("cancel")}: ${slot.path}` }, t("cancel"));
+    const cancel = h("button", { type: "button", onclick: buttonAction(() => cancelJob(slot.job)), "aria-label": `${t("cancel")}: ${slot.path}` }, t("cancel"));
     const strip = h("img", { alt: t("preview.of", { name: slot.path }) });
     const live = h("div", { class: "live", hidden: true }, strip);
     let version = 0; // of the preview that is shown
@@ -64,13 +64,13 @@ export function queueView(studio) {
     strip.addEventListener("load", () => ([live.hidden, picture.hidden] = [false, true]));
     const row = h("li", { class: "card" }, picture, live,
       h("div", { class: "grow" },
-        h("div", { class: "line" }, placed(slot.path), device),
+        h("div", { class: "line" }, pathLabel(slot.path), device),
         bar, words),
       cancel);
     return {
       element: row,
       update(next) {
-        if (next.progress) progressOf(next.progress, bar, words);
+        if (next.progress) showProgress(next.progress, bar, words);
         if (next.preview_version === version) return;
         version = next.preview_version;
         if (version) strip.src = `/api/jobs/${slot.job}/preview?${version}`;
@@ -80,35 +80,35 @@ export function queueView(studio) {
 
   function waitingRow(job) {
     const priority = h("span", { class: "chip" });
-    const sooner = h("button", { type: "button", onclick: doing(() => hurry(job)), "aria-label": `${t("sooner")}: ${job.path}` }, t("sooner"));
-    const cancel = h("button", { type: "button", onclick: doing(() => end(job.id)), "aria-label": `${t("cancel")}: ${job.path}` }, t("cancel"));
+    const sooner = h("button", { type: "button", onclick: buttonAction(() => prioritise(job)), "aria-label": `${t("sooner")}: ${job.path}` }, t("sooner"));
+    const cancel = h("button", { type: "button", onclick: buttonAction(() => cancelJob(job.id)), "aria-label": `${t("cancel")}: ${job.path}` }, t("cancel"));
     const row = h("li", {},
       h("div", { class: "grow" },
-        placed(job.path), job.variant > 1 && h("span", { class: "chip" }, t("variant", { n: job.variant })),
+        pathLabel(job.path), job.variant > 1 && h("span", { class: "chip" }, t("variant", { n: job.variant })),
         h("span", { class: "dim" }, job.spec?.prompt)),
       priority, h("span", { class: "chip" }, job.spec?.preset), h("div", { class: "pair-of" }, sooner, cancel));
     return {
       element: row,
       update(next) {
         priority.hidden = !next.priority;
-        say(priority, t("priority.is", { n: next.priority }));
+        setText(priority, t("priority.is", { n: next.priority }));
       },
     };
   }
 
-  async function hurry(job) {
+  async function prioritise(job) {
     const first = Math.max(...jobs.map((other) => other.priority), 0);
-    await post(`/api/jobs/${job.id}/priority`, { priority: Math.min(HIGHEST, first + 1) });
+    await post(`/api/jobs/${job.id}/priority`, { priority: Math.min(MAX_PRIORITY, first + 1) });
     await load();
   }
 
-  async function end(job) {
+  async function cancelJob(job) {
     await post(`/api/jobs/${job}/cancel`);
     await load();
   }
 
-  /** Up and down go to the same button of the next row; Delete cancels. */
-  function arrows(event) {
+  /** Arrow keys move to the same button of the next row; Delete cancels. */
+  function onKey(event) {
     const row = event.target.closest("li");
     const buttons = (of) => [...of.querySelectorAll("button")];
     const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];

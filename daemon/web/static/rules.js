@@ -1,22 +1,22 @@
-// Rules: those in force, what was wrong at the last reload, and which one takes a picture.
+// Rules: the active rules, mistakes of the last reload, and a tester for a hypothetical picture.
 
 import { get, post } from "./api.js";
-import { calmly, doing, fill, h, tell } from "./dom.js";
-import { rule as verdict } from "./outlook.js";
-import { said } from "./said.js";
-import { named, t } from "./text.js";
+import { buttonAction, debounce, h, setChildren, showToast } from "./dom.js";
+import { ruleVerdict } from "./dry_run.js";
+import { translate } from "./messages.js";
+import { labelOf, t } from "./text.js";
 
-export function rulesView(studio) {
+export function rulesView(app) {
   const inboxes = h("div", { class: "stack" });
-  const reload = h("button", { type: "button", onclick: doing(again) }, t("reload"));
+  const reload = h("button", { type: "button", onclick: buttonAction(reloadRules) }, t("reload"));
   const element = h("section", { "aria-label": t("nav.rules") },
     h("div", { class: "head" }, h("h1", {}, t("nav.rules")), reload), tester(), inboxes);
 
-  async function again() {
+  async function reloadRules() {
     const answer = await post("/api/rules/reload");
     draw(answer);
     const bad = Object.values(answer).some((each) => !each.ok);
-    tell(t(bad ? "reload.bad" : "reload.good"), bad);
+    showToast(t(bad ? "reload.bad" : "reload.good"), bad);
   }
 
   async function load() {
@@ -24,18 +24,18 @@ export function rulesView(studio) {
   }
 
   function draw(rules) {
-    studio.facts.rules = rules;
-    fill(inboxes, Object.entries(rules).map(([name, inbox]) =>
+    app.facts.rules = rules;
+    setChildren(inboxes, Object.entries(rules).map(([name, inbox]) =>
       h("section", { class: "card", "aria-label": name },
         h("h2", {}, t("rules.of", { name })),
         !inbox.ok && h("p", { class: "mistake" }, t("rules.old")),
-        inbox.mistakes.map((text) => h("p", { class: "mistake" }, said(text))),
-        inbox.warnings.map((text) => h("p", { class: "warning" }, said(text))),
-        inbox.described.length ? h("ol", { class: "rules" }, inbox.described.map(one)) : h("p", { class: "empty" }, t("rules.none")),
+        inbox.mistakes.map((text) => h("p", { class: "mistake" }, translate(text))),
+        inbox.warnings.map((text) => h("p", { class: "warning" }, translate(text))),
+        inbox.described.length ? h("ol", { class: "rules" }, inbox.described.map(ruleItem)) : h("p", { class: "empty" }, t("rules.none")),
         h("p", { class: "dim" }, t("digest", { digest: inbox.digest.slice(0, 12) })))));
   }
 
-  function one(rule) {
+  function ruleItem(rule) {
     return h("li", {},
       h("div", {}, h("strong", {}, rule.name), rule.description && h("span", { class: "dim" }, rule.description)),
       h("div", {}, h("span", { class: "dim" }, t("rules.match")), Object.keys(rule.match).length ? pairs(rule.match) : h("span", {}, t("rules.any"))),
@@ -44,25 +44,25 @@ export function rulesView(studio) {
 
   function pairs(keys) {
     return Object.entries(keys).map(([key, value]) =>
-      h("span", { class: "pair" }, h("b", {}, named("set", key)), " ", Array.isArray(value) ? value.join(" · ") : String(value)));
+      h("span", { class: "pair" }, h("b", {}, labelOf("set", key)), " ", Array.isArray(value) ? value.join(" · ") : String(value)));
   }
 
   function tester() {
-    const names = studio.facts.about.inboxes.map((inbox) => inbox.name);
+    const names = app.facts.about.inboxes.map((inbox) => inbox.name);
     const inbox = h("select", { id: "ask-inbox" }, names.map((name) => h("option", { value: name }, name)));
     const name = h("input", { id: "ask-name", type: "text", value: "cat.jpg", autocomplete: "off", required: true, maxlength: 1000 });
     const width = h("input", { id: "ask-width", type: "number", min: 1, max: 100000, value: 1200, required: true });
     const height = h("input", { id: "ask-height", type: "number", min: 1, max: 100000, value: 800, required: true });
     const answer = h("div", { class: "answer", "aria-live": "polite" });
     const field = (control, key) => h("div", { class: "field" }, h("label", { for: control.id }, t(key)), control);
-    const ask = calmly(250, async () => {
-      if (!form.checkValidity()) return fill(answer); // still being typed
+    const ask = debounce(250, async () => {
+      if (!form.checkValidity()) return setChildren(answer); // still being typed
       try {
-        const told = await post("/api/explain", { inbox: inbox.value, path: name.value, width: width.valueAsNumber, height: height.valueAsNumber });
-        fill(answer, told.rule ? verdict(told) : [h("p", { class: "warning" }, t("no.rule")),
-          h("ul", {}, told.rejected_by.map(([rule, why]) => h("li", {}, h("strong", {}, rule), " – ", said(why))))]);
+        const result = await post("/api/explain", { inbox: inbox.value, path: name.value, width: width.valueAsNumber, height: height.valueAsNumber });
+        setChildren(answer, result.rule ? ruleVerdict(result) : [h("p", { class: "warning" }, t("no.rule")),
+          h("ul", {}, result.rejected_by.map(([rule, reason]) => h("li", {}, h("strong", {}, rule), " – ", translate(reason))))]);
       } catch (error) {
-        fill(answer, h("p", { class: "mistake" }, error.message));
+        setChildren(answer, h("p", { class: "mistake" }, error.message));
       }
     });
     const form = h("form", { class: "card", onsubmit: (event) => event.preventDefault(), oninput: ask },

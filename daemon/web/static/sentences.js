@@ -1,5 +1,5 @@
-// The daemon's own sentences in Chinese. {} stands for what differs: {1} is the first of them, and is
-// itself translated where it is a sentence. {1#} is always a number, {1@} a child of the daemon.
+// The daemon's messages in Chinese. Each {} of a key is a placeholder; {1} inserts the first one,
+// translated if it is a message itself. {1#} matches only a number, {1@} only a child process.
 
 export const WORDS = {
   queued: "等待中", running: "制作中", publishing: "发布中", done: "完成", failed: "失败", cancelled: "已取消",

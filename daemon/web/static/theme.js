@@ -1,5 +1,5 @@
-// Read before anything is drawn, so that a chosen theme does not flash.
+// Runs before the first paint, so that a stored theme does not flash.
 {
-  const chosen = localStorage.getItem("theme");
-  if (chosen) document.documentElement.dataset.theme = chosen;
+  const stored = localStorage.getItem("theme");
+  if (stored) document.documentElement.dataset.theme = stored;
 }

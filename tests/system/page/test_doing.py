@@ -95,7 +95,7 @@ def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: P
     page.until_said("'beautiful' says nothing about motion")
     page.click("label:has([value='high'])")
     page.until_said("16 frames (2.0 s), 16 steps")
-    told = page.find(".outlook").text
+    told = page.find(".dry-run").text
     assert all(word in told for word in ("Memory\n", "Begins as\nfast, ", "Time\n"))
     page.click("summary")
     page.find("#set-speed").send_keys("soonest")
@@ -108,7 +108,7 @@ def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: P
     assert frames.get_attribute("aria-invalid") == "true"
     frames.send_keys("\ue003\ue003")  # backspace
     page.until("!document.querySelector('#set-frames').ariaInvalid")
-    assert "90-default" in page.find(".outlook").text
+    assert "90-default" in page.find(".dry-run").text
 
 
 def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ COMPOSED = {
 def test_the_daemons_sentences_are_said_in_chinese(studio: Studio, page: Browser) -> None:
     def said(texts: list[str]) -> list[str]:
         return page.driver.execute_async_script(
-            "const [texts, tell] = arguments;"
-            "import('/page/said.js').then(({said}) => tell(texts.map(said)));",
+            "const [texts, done] = arguments;"
+            "import('/page/messages.js').then(({translate}) => done(texts.map(translate)));",
             texts,
         )
 
