@@ -76,7 +76,7 @@ function details(job, sidecar, events) {
       h("ol", {}, sidecar.fallbacks.map((step) =>
         h("li", {}, `${step.tried.width}×${step.tried.height}, ${step.tried.frames}, ${step.tried.mode}: ${translate(step.reason)}`)))),
     h("details", {}, h("summary", {}, t("story")),
-      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", named("event", each.event), " ", h("span", { class: "dim" }, translate(each.detail)))))),
+      h("ol", { class: "story" }, events.map((each) => h("li", {}, h("time", {}, time(each.at)), " ", labelOf("event", each.event), " ", h("span", { class: "dim" }, translate(each.detail)))))),
   ].filter(Boolean);
 }
 

@@ -1,4 +1,4 @@
-"""The daemon's sentences that the page shows: each has its Chinese, and none that is gone."""
+"""The messages that the page shows each have a Chinese translation, and none is unused."""
 
 import ast
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 from daemon.web.static import FILES
 
 ROOT = Path(__file__).parents[3]
-BOOK = (FILES / "sentences.js").read_text(encoding="utf-8")
+CATALOG = (FILES / "sentences.js").read_text(encoding="utf-8")
 
-ELSEWHERE = {
+NOT_ON_THE_PAGE = {
     "daemon/__main__.py",
     "daemon/cli/bench_memory.py",
     "daemon/cli/check.py",
@@ -48,9 +48,9 @@ ELSEWHERE = {
     "pipeline/worker/optimizations/cuda_graph.py",
     "pipeline/worker/faults.py",
 }
-"""Files whose sentences go to the terminal, the log, metrics or a program, not to the page."""
+"""Files whose messages go to the terminal, the log, the metrics or another program."""
 
-UNSEEN = {
+IGNORED_TEXTS = {
     "worker {}", "{} min", "{} queued", ", all done in {}", "i2vd {}", "i2vd, {}", "settle {}",
     "storage {} {}", "submission {}",
     "STATUS=stopping, the running attempt may finish", "STATUS=waiting: {}", "i2vd retry {}",
@@ -65,7 +65,7 @@ UNSEEN = {
     "the picture child was asked to {}", "tuple[float, float]", "model name", "string conversion",
     "(at end of document)", "{} while another request is being served", "out of memory",
     "can't allocate memory", "CUDA driver error", "; nvenc is not to be had", "Value error, ",
-    # What is to be done about a lost child stands in the log alone.
+    # The advice about a lost child process is only logged.
     "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and at the card "
     "in `nvidia-smi`",
     "the machine or the service (MemoryMax=) has too little memory beside what else runs there",
@@ -78,36 +78,36 @@ UNSEEN = {
     "PYTORCH_ALLOC_CONF without expandable_segments:True",
     "a new worker starts with all of the memory; if it comes with every clip, please report it "
     "with the log",
-    # So does that our kernels are not kept, with the reason.
+    # So is the advice about the kernel cache.
     "have it writable, or another folder in ${}",
 }  # fmt: skip
-"""What looks like a sentence to this test and is shown by no page."""
+"""Texts that match MESSAGE but are not shown on the page."""
 
-NOT_SPOKEN = {
+IGNORED_CALLS = {
     "log", "sa", "structlog", "re", "gauge", "Query", "Path", "Form", "Header", "Field", "print",
     "exec_driver_sql", "create_task", "literal_column",
 }  # fmt: skip
-"""What is called with texts that nobody is told."""
+"""Functions whose arguments are not shown on the page."""
 
-SENTENCE = re.compile(r"[a-z]{2,}[,;:)]* (\(?[a-z{\d\"'`])|[}'] [a-z]{2,}|[a-z]: ")
+MESSAGE = re.compile(r"[a-z]{2,}[,;:)]* (\(?[a-z{\d\"'`])|[}'] [a-z]{2,}|[a-z]: ")
 
 
-def spoken(path: Path) -> Iterator[str]:
-    """The sentences in a file, with {} where something is filled in."""
+def find_messages(path: Path) -> Iterator[str]:
+    """Yield the messages in a file, with {} for each placeholder."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    silent: set[ast.AST] = set()
+    ignored: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            silent.add(node.value)  # a docstring
+            ignored.add(node.value)  # a docstring
         elif isinstance(node, ast.JoinedStr):
-            silent |= {part for part in node.values if isinstance(part, ast.Constant)}
+            ignored |= {part for part in node.values if isinstance(part, ast.Constant)}
         elif isinstance(node, ast.Call):
             names = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(node.func)}
-            if names & NOT_SPOKEN:
-                told = [*node.args, *(keyword.value for keyword in node.keywords)]
-                silent |= {each for argument in told for each in ast.walk(argument)}
+            if names & IGNORED_CALLS:
+                arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+                ignored |= {each for argument in arguments for each in ast.walk(argument)}
     for node in ast.walk(tree):
-        if node in silent:
+        if node in ignored:
             continue
         if isinstance(node, ast.JoinedStr):
             parts = (p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
@@ -116,41 +116,42 @@ def spoken(path: Path) -> Iterator[str]:
             text = node.value
         else:
             continue
-        if SENTENCE.search(text):
+        if MESSAGE.search(text):
             yield text
 
 
-def book() -> dict[str, str]:
-    """The sentences and their Chinese."""
-    lines = re.findall(r'^  ("(?:[^"\\]|\\.)*"): ("(?:[^"\\]|\\.)*"),$', BOOK, re.MULTILINE)
+def read_catalog() -> dict[str, str]:
+    """Return the messages and their Chinese translations."""
+    lines = re.findall(r'^  ("(?:[^"\\]|\\.)*"): ("(?:[^"\\]|\\.)*"),$', CATALOG, re.MULTILINE)
     return {json.loads(english): json.loads(chinese) for english, chinese in lines}
 
 
-def files() -> list[Path]:
+def page_files() -> list[Path]:
+    """Return the Python files whose messages the page can show."""
     found = [p for part in ("daemon", "pipeline", "rules") for p in (ROOT / part).rglob("*.py")]
     names = {path: str(path.relative_to(ROOT)) for path in found}
     return [
         path
         for path, name in names.items()
-        if name not in ELSEWHERE and not {"cli", "micro"} & set(path.parts)
+        if name not in NOT_ON_THE_PAGE and not {"cli", "micro"} & set(path.parts)
     ]
 
 
-def test_every_sentence_that_the_page_shows_has_its_chinese() -> None:
-    told = {text for path in files() for text in spoken(path)}
-    assert told - UNSEEN - set(book()) == set(), "sentences.js lacks them"
-    assert UNSEEN - told == set(), "nobody says them any more"
-    assert len(told) > 200
+def test_every_message_on_the_page_has_a_chinese_translation() -> None:
+    messages = {text for path in page_files() for text in find_messages(path)}
+    assert messages - IGNORED_TEXTS - set(read_catalog()) == set(), "missing in sentences.js"
+    assert IGNORED_TEXTS - messages == set(), "no longer in the code"
+    assert len(messages) > 200
 
 
-def test_no_chinese_is_of_a_sentence_that_nobody_says() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in files())
-    tree_texts = {text for path in files() for text in spoken(path)}
-    for english in set(book()) - tree_texts:  # too short for a sentence
+def test_every_translated_message_exists_in_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in page_files())
+    messages = {text for path in page_files() for text in find_messages(path)}
+    for english in set(read_catalog()) - messages:  # too short to match MESSAGE
         assert all(part in code for part in english.split("{}") if part), english
 
 
-def test_what_is_filled_in_is_filled_in_once() -> None:
-    for english, chinese in book().items():
-        holes = [str(number) for number in range(1, english.count("{}") + 1)]
-        assert sorted(re.findall(r"\{(\d)[#@]?\}", chinese)) == holes, english
+def test_each_placeholder_is_used_once_in_the_translation() -> None:
+    for english, chinese in read_catalog().items():
+        numbers = [str(number) for number in range(1, english.count("{}") + 1)]
+        assert sorted(re.findall(r"\{(\d)[#@]?\}", chinese)) == numbers, english

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from daemon.web.static import FILES
-from tests.daemon.web.test_sentences import book
+from tests.daemon.web.test_sentences import read_catalog
 from tests.system.browser import Browser
 from tests.system.page.acts import findings, pick, settled
 from tests.system.studio import Studio, picture
@@ -73,7 +73,7 @@ def test_the_daemons_sentences_are_said_in_chinese(studio: Studio, page: Browser
     assert said(["an archive"]) == ["an archive"], "the page is in English"
     page.open("failures", first="localStorage.language = 'zh'")
     asked, wanted = [], []
-    for english, chinese in book().items():
+    for english, chinese in read_catalog().items():
         asked.append(english.replace("{}", "the worker" if "{1@}" in chinese else "7", 1))
         asked[-1] = asked[-1].replace("{}", "7")
         wanted.append(re.sub(r"\{\d#?\}", "7", chinese.replace("{1@}", "工作进程")))
