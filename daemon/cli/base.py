@@ -1,4 +1,4 @@
-"""What all commands share: the app, the exit codes, and how settings are read."""
+"""Shared by all commands: the Typer app, the exit codes, and reading the settings."""
 
 import sys
 from enum import IntEnum
@@ -28,11 +28,11 @@ class Exit(IntEnum):
     """Exit codes."""
 
     FAILED = 1
-    """The work could not be done."""
+    """The command failed."""
     MISTAKE = 2
     """Settings, rules or arguments are wrong."""
     NO_DAEMON = 3
-    """The command needs a running daemon, and none answers."""
+    """The command needs a running daemon, and none responds."""
     BUSY = 4
     """Another daemon uses the same state folder or port."""
 
@@ -44,9 +44,9 @@ def fail(code: Exit, message: str) -> NoReturn:
 
 
 def load_settings(config: Path | None, *, quiet: bool = True) -> Settings:
-    """The settings, or the end of the command with every mistake told.
+    """Return the settings, or end the command with a list of all mistakes.
 
-    `quiet` commands speak to a person: they log only what goes wrong.
+    `quiet`: log errors only, for commands that print for a person.
     """
     try:
         settings = load(find_config(config))

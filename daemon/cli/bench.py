@@ -1,4 +1,4 @@
-"""Commands that measure: bench memory, speed, timeline."""
+"""Benchmark commands: bench memory, speed, timeline."""
 
 import asyncio
 import json
@@ -34,24 +34,26 @@ def memory(
     card: Annotated[
         str | None, typer.Option(help="Predict for a GPU of this size only, such as 8GB.")
     ] = None,
-    presets: Annotated[str | None, typer.Option(help="Names with commas; default: all.")] = None,
+    presets: Annotated[
+        str | None, typer.Option(help="Names separated by commas; default: all.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What each preset needs in each mode: predicted, and measured with the configured model."""
+    """Show the memory of each preset in each mode, predicted and measured."""
     from daemon.cli import bench_memory
     from daemon.estimate import requirements
 
     settings = load_settings(config)
     name = model or settings.model.name
-    wanted = _presets(name, presets)
-    size = _size(card)
+    names = _preset_names(name, presets)
+    size = _parse_size(card)
     device = local_device(settings.model.devices)
     if model or card or (device == "cpu" and name != MICRO):
-        rows = requirements.predicted(name, wanted, size)
+        rows = requirements.predicted(name, names, size)
     else:
         try:
             rows = asyncio.run(
-                _listed(bench_memory.measured(settings, wanted, Console(stderr=True)))
+                _collect(bench_memory.measure(settings, names, Console(stderr=True)))
             )
         except bench_memory.NotMeasured as error:
             fail(Exit.FAILED, str(error))
@@ -61,17 +63,17 @@ def memory(
         requirements.show(rows, Console())
 
 
-@benches.command(name="timeline")
-def device_waits(
+@benches.command()
+def timeline(
     config: Config = None,
-    clips: Annotated[int, typer.Option(min=2, max=100, help="How many are made.")] = 6,
-    preset: Annotated[str, typer.Option(help="Of the configured model.")] = "standard",
+    clips: Annotated[int, typer.Option(min=2, max=100, help="Number of clips to make.")] = 6,
+    preset: Annotated[str, typer.Option(help="Preset of the configured model.")] = "standard",
     trace: Annotated[
-        Path | None, typer.Option(help="Keep the timeline here, as a Chrome trace.")
+        Path | None, typer.Option(help="Save the timeline to this file, as a Chrome trace.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How soon a worker of the configured model is at work, and how long its device waits."""
+    """Measure the start-up time of a worker, and its device's idle time between clips."""
     from daemon.cli import bench_timeline
     from daemon.cli.sandbox import SandboxFailed
 
@@ -80,62 +82,65 @@ def device_waits(
     device = local_device(model.devices)
     if device == "cpu" and model.name != MICRO:
         fail(Exit.MISTAKE, f"{model.name} takes hours for a clip without a GPU")
-    _presets(model.name, preset)
+    _preset_names(model.name, preset)
     with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
         try:
             one = model.model_copy(update={"devices": (device,)})
-            given = settings.model_copy(update={"model": one})
-            found = bench_timeline.measure(Path(folder), clips, preset, given)
+            on_one_device = settings.model_copy(update={"model": one})
+            found = bench_timeline.measure(Path(folder), clips, preset, on_one_device)
         except SandboxFailed as error:
             fail(Exit.FAILED, str(error))
         if trace is not None:
-            bench_timeline.keep(found.trace, trace)
+            bench_timeline.save_trace(found.trace, trace)
     if as_json:
         typer.echo(found.as_json())
     else:
         bench_timeline.show(found, Console())
 
 
-async def _listed(rows: AsyncIterator["Requirement"]) -> "list[Requirement]":
+async def _collect(rows: AsyncIterator["Requirement"]) -> "list[Requirement]":
     return [row async for row in rows]
 
 
-def _presets(model: str, given: str | None) -> list[str]:
+def _preset_names(model: str, text: str | None) -> list[str]:
     from daemon.estimate.requirements import presets_of
 
     known = presets_of(model)
-    wanted = given.split(",") if given else known
-    if strange := [name for name in wanted if name not in known]:
-        fail(Exit.MISTAKE, f"unknown preset {strange[0]!r}; known: {', '.join(known)}")
-    return wanted
+    names = text.split(",") if text else known
+    if unknown := [name for name in names if name not in known]:
+        fail(Exit.MISTAKE, f"unknown preset {unknown[0]!r}; known: {', '.join(known)}")
+    return names
 
 
-def _size(card: str | None) -> int | None:
+def _parse_size(card: str | None) -> int | None:
     if card is None:
         return None
-    read: Callable[[object], ByteSize] = TypeAdapter(ByteSize).validate_python
+    parse: Callable[[object], ByteSize] = TypeAdapter(ByteSize).validate_python
     try:
-        return int(read(card))
+        return int(parse(card))
     except ValidationError:
         fail(Exit.MISTAKE, f"--card {card!r} is no size; write 8GB or 6GiB")
 
 
 @benches.command()
 def speed(
-    rounds: Annotated[int, typer.Option(min=1, help="How often each case is timed.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of runs of each case.")] = 5,
     frames: Annotated[int, typer.Option(min=2, max=32)] = 8,
-    side: Annotated[int, typer.Option(min=8, max=128, help="Latent cells; of 8.")] = 32,
+    side: Annotated[int, typer.Option(min=8, max=128, help="Latent cells; a multiple of 8.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """A step of the UNet on this CPU: the library's beside ours, with the largest difference."""
+    """Time a UNet step on this CPU, diffusers' and i2vd's, with their largest difference."""
     if side % 8:
         fail(Exit.MISTAKE, f"--side {side} is not a multiple of 8")
     size = ("--frames", str(frames), "--side", str(side))
-    _tell(_rows("pipeline.worker.bench.speed", "--rounds", str(rounds), *size), as_json=as_json)
+    _print_rows(
+        _run_benchmark("pipeline.worker.bench.speed", "--rounds", str(rounds), *size),
+        as_json=as_json,
+    )
 
 
-def _rows(module: str, *arguments: str) -> list[dict[str, Any]]:
-    """What a measurement prints, which has a process of its own: torch is not for this one."""
+def _run_benchmark(module: str, *arguments: str) -> list[dict[str, Any]]:
+    """Run a benchmark module in a child process and return its rows: this one has no torch."""
     command = [sys.executable, "-P", "-m", module, *arguments]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if child.returncode:
@@ -143,7 +148,7 @@ def _rows(module: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in child.stdout.splitlines()]
 
 
-def _tell(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

@@ -1,6 +1,7 @@
-"""`i2vd bench memory`: what each preset takes in each mode, measured with the real worker.
+"""`i2vd bench memory`: peak memory of each preset in each mode, measured with the real worker.
 
-A clip of the fewest steps for each row, with the model as it is configured. needs.py predicts.
+Each row is one clip with the fewest steps, on the configured model. The predictions come from
+`daemon.estimate.requirements`.
 """
 
 import tempfile
@@ -27,17 +28,17 @@ from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 
 _UNLIMITED = 1 << 50
-"""More than any device has: so the tensors on a CPU are counted, and never too many."""
+"""More bytes than any device has: makes a CPU worker count its tensors, without a limit."""
 
 
 class NotMeasured(Exception):
-    """The worker could not be asked; the message says why."""
+    """The worker could not measure; the message gives the reason."""
 
 
-async def measured(
+async def measure(
     settings: Settings, presets: Sequence[str], console: Console
 ) -> AsyncIterator[Requirement]:
-    """A row for each preset and mode of the configured model on its first device."""
+    """Yield a row for each preset and mode of the configured model on its first device."""
     device = local_device(settings.model.devices)
     load = settings.model.load_on(device)
     limit = settings.model.max_vram
@@ -45,34 +46,36 @@ async def measured(
         load = load.model_copy(update={"max_memory": limit or _UNLIMITED})
     lines: list[str] = []
 
-    def tell_loss(loss: ChildFailure) -> None:
-        lines.append(loss.reason)
+    def on_failure(failure: ChildFailure) -> None:
+        lines.append(failure.reason)
 
-    maker = ClipGenerator(
-        load, lines.append, tell_loss, limits=NO_LIMITS, timeouts=settings.model.silence
+    generator = ClipGenerator(
+        load, lines.append, on_failure, limits=NO_LIMITS, timeouts=settings.model.silence
     )
-    decoder = ImagePool(lines.append, tell_loss)
+    image_pool = ImagePool(lines.append, on_failure)
     family = family_of(settings.model.name)
     sample = sorted(SAMPLES.glob("*.jpg"))[0]
     try:
         with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
-            looked = await decoder.inspect(sample)
-            if not isinstance(looked, Inspected):
-                raise NotMeasured(f"{sample}: {looked.reason}")
+            inspected = await image_pool.inspect(sample)
+            if not isinstance(inspected, Inspected):
+                raise NotMeasured(f"{sample}: {inspected.reason}")
             for name in presets:
                 spec = spec_of(name, family)
                 clean = Path(folder) / f"{name}.png"
-                await decoder.prepare(sample, looked.sha256, spec, clean)
+                await image_pool.prepare(sample, inspected.sha256, spec, clean)
                 for mode in ladder.modes(lossy=True):
                     console.print(f"{name}, {mode} ...", end="\r")
-                    yield await _measure(maker, settings, spec, mode, clean, Path(folder), limit)
+                    yield await _measure_mode(
+                        generator, settings, spec, mode, clean, Path(folder), limit
+                    )
     finally:
-        await decoder.close()
-        await maker.close()
+        await image_pool.close()
+        await generator.close()
 
 
-async def _measure(
-    maker: ClipGenerator,
+async def _measure_mode(
+    generator: ClipGenerator,
     settings: Settings,
     spec: Spec,
     mode: Mode,
@@ -81,20 +84,20 @@ async def _measure(
     limit: int | None,
 ) -> Requirement:
     rung = rung_of(spec, mode)
-    found = peak_memory(spec, rung, dimensions_of(settings.model.name), maker.dtype)
-    order = GenerationRequest(f"{spec.preset}-{mode}", spec, (rung,), lambda *_: 0, clean, folder)
-    clip = await maker.generate(order, lambda _: None)
+    found = peak_memory(spec, rung, dimensions_of(settings.model.name), generator.dtype)
+    request = GenerationRequest(f"{spec.preset}-{mode}", spec, (rung,), lambda *_: 0, clean, folder)
+    clip = await generator.generate(request, lambda _: None)
     if not isinstance(clip, Clip) and clip.kind not in ("memory", "failed"):
         raise NotMeasured(clip.reason)
-    made = clip.made if isinstance(clip, Clip) else None
-    taken = made.peak_memory if made else None
+    done = clip.made if isinstance(clip, Clip) else None
+    peak = done.peak_memory if done else None
     return Requirement(
         preset=spec.preset,
         mode=mode,
         exact=mode.exact,
         predicted_bytes=found.most,
-        measured_bytes=taken,
-        seconds=round(sum(made.seconds.values()), 2) if made else None,
-        fits=made is not None and (limit is None or (taken or 0) <= limit),
+        measured_bytes=peak,
+        seconds=round(sum(done.seconds.values()), 2) if done else None,
+        fits=done is not None and (limit is None or (peak or 0) <= limit),
         outcome=None if isinstance(clip, Clip) else clip.reason,
     )

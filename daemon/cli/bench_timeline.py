@@ -1,7 +1,7 @@
-"""`i2vd bench timeline`: how soon a worker is at work, and how long the device waits between clips.
+"""`i2vd bench timeline`: a worker's start-up time, and the device's idle time between clips.
 
-A real daemon with the configured model makes clip after clip; the worker writes down what it did
-when. The device is idle between the end of one stage that uses it and the beginning of the next.
+A real daemon with the configured model makes several clips, and the worker records a trace. The
+device is idle between the end of one stage that uses it and the start of the next.
 """
 
 import json
@@ -23,7 +23,7 @@ from daemon.intake.submit import copy_in
 
 ON_DEVICE = ("encode", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"
-_PATIENCE = 600.0
+_TIMEOUT_SECONDS = 600.0
 _SETTINGS = "[[inbox]]\nsettle = 0.5\n"
 _RULE = '[make]\nprompt = "camera panning right"\npreset = "{preset}"\n'
 
@@ -40,7 +40,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from a worker's beginning until so far was done."""
+    """Seconds from a worker's start until each milestone."""
 
     libraries: float
     model: float
@@ -49,7 +49,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Wait:
-    """Seconds of the device on one clip, and without work from there to the next clip."""
+    """Busy seconds of the device on one clip, and idle seconds before the next clip."""
 
     job: str
     busy: float
@@ -58,22 +58,22 @@ class Wait:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A worker's start with empty caches, the next one's, and how the device of that one waited."""
+    """Start-up with cold and with warm caches, and the idle times of the second worker's device."""
 
     starts: tuple[Start, Start]
     waits: list[Wait]
     trace: Path
-    """The second worker's, as a Chrome trace."""
+    """Trace of the second worker, in Chrome's format."""
 
     def as_json(self) -> str:
-        """Without the trace."""
-        told = asdict(self)
-        del told["trace"]
-        return json.dumps(told, indent=2)
+        """Return the result as JSON, without the trace."""
+        result = asdict(self)
+        del result["trace"]
+        return json.dumps(result, indent=2)
 
 
 def measure(folder: Path, clips: int, preset: str, settings: Settings) -> Timeline:
-    """Make one clip in an empty folder, and `clips` by a new daemon. Raises SandboxFailed.
+    """Make one clip in an empty folder, then `clips` with a new daemon. Raises SandboxFailed.
 
     Model and gate are those of `settings`.
     """
@@ -85,7 +85,7 @@ def measure(folder: Path, clips: int, preset: str, settings: Settings) -> Timeli
 
 
 def _record(folder: Path, name: str, numbers: range, rule: str, settings: Settings) -> Path:
-    """The trace of a daemon that makes these clips, the first of all being 0."""
+    """Run a daemon that makes the clips with these numbers, and return its trace."""
     trace = folder / f"{name}.json"
     environment = {
         _VARIABLE: str(trace.resolve()),
@@ -107,7 +107,7 @@ def _record(folder: Path, name: str, numbers: range, rule: str, settings: Settin
 
 
 def _wait_for(daemon: Sandbox, clips: int) -> None:
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < end and daemon.running:
         jobs = daemon.http.get("/api/status").json()["jobs"]
         if jobs["failed"]:
@@ -115,7 +115,9 @@ def _wait_for(daemon: Sandbox, clips: int) -> None:
         if jobs["done"] >= clips:
             return
         time.sleep(0.5)
-    raise SandboxFailed(f"{clips} clips were not made within {_PATIENCE:.0f} s; see daemon.log")
+    raise SandboxFailed(
+        f"{clips} clips were not made within {_TIMEOUT_SECONDS:.0f} s; see daemon.log"
+    )
 
 
 def _events(trace: Path) -> list[dict[str, Any]]:
@@ -123,17 +125,17 @@ def _events(trace: Path) -> list[dict[str, Any]]:
 
 
 def start(trace: Path) -> Start:
-    """How soon its first worker had libraries, model and a clip's first step."""
+    """Return when the first worker had its libraries, its model and the first step of a clip."""
     first: dict[str, dict[str, Any]] = {}
     for event in _events(trace):
         first.setdefault(event["name"], event)
     begin = first["start"]["ts"]
-    done = (first[what]["ts"] + first[what]["dur"] for what in ("start", "load", "step"))
+    done = (first[name]["ts"] + first[name]["dur"] for name in ("start", "load", "step"))
     return Start(*((end - begin) / 1e6 for end in done))
 
 
 def stretches(trace: Path) -> list[Stretch]:
-    """All stages of all clips, in the order of their beginnings."""
+    """Return the stages of all clips, by start time."""
     found = [
         Stretch(e["args"]["job"], e["name"], e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6)
         for e in _events(trace)
@@ -143,7 +145,7 @@ def stretches(trace: Path) -> list[Stretch]:
 
 
 def waits(timeline: Sequence[Stretch]) -> list[Wait]:
-    """How long the device waited after each clip but the last."""
+    """Return the busy and idle time of the device for each clip but the last."""
     used = [each for each in timeline if each.stage in ON_DEVICE]
     jobs = list(dict.fromkeys(each.job for each in used))
     first = {job: min(s.begin for s in used if s.job == job) for job in jobs}
@@ -159,27 +161,29 @@ def waits(timeline: Sequence[Stretch]) -> list[Wait]:
 
 
 def show(timeline: Timeline, console: Console) -> None:
-    """Two tables; the share of all waits in the last line."""
+    """Print two tables; the last line is the total idle share."""
     table = Table("worker", "has its libraries", "its model", "done a step", box=None)
     for which, each in zip(("first", "second"), timeline.starts, strict=True):
         table.add_row(which, *(f"after {seconds:.1f} s" for seconds in asdict(each).values()))
     console.print(table)
     table = Table("clip", "device at work", "then idle", "share", box=None)
     for wait in timeline.waits:
-        table.add_row(wait.job, f"{wait.busy:.3f} s", f"{wait.idle * 1e3:.0f} ms", _share([wait]))
-    table.add_row("all", *_sums(timeline.waits), _share(timeline.waits), style="bold")
+        table.add_row(
+            wait.job, f"{wait.busy:.3f} s", f"{wait.idle * 1e3:.0f} ms", _format_share([wait])
+        )
+    table.add_row("all", *_format_sums(timeline.waits), _format_share(timeline.waits), style="bold")
     console.print(table)
 
 
-def _sums(found: Sequence[Wait]) -> tuple[str, str]:
+def _format_sums(found: Sequence[Wait]) -> tuple[str, str]:
     return f"{sum(w.busy for w in found):.3f} s", f"{sum(w.idle for w in found) * 1e3:.0f} ms"
 
 
-def _share(found: Sequence[Wait]) -> str:
+def _format_share(found: Sequence[Wait]) -> str:
     idle, busy = sum(w.idle for w in found), sum(w.busy for w in found)
     return f"{idle / (idle + busy):.2%}" if found else ""
 
 
-def keep(trace: Path, place: Path) -> None:
-    """Put the trace where it was asked for."""
-    shutil.copyfile(trace, place)
+def save_trace(trace: Path, target: Path) -> None:
+    """Copy the trace to `target`."""
+    shutil.copyfile(trace, target)

@@ -1,4 +1,4 @@
-"""`i2vd check`: everything that can be known to be wrong before the first picture comes."""
+"""`i2vd check`: problems that can be found before the first picture arrives."""
 
 import os
 import shutil
@@ -29,11 +29,11 @@ from pipeline.request.presets import MICRO, family_of
 from rules.parse import parse_folder
 
 Verdict = Literal["ok", "warning", "mistake"]
-LITTLE_SPACE = 2 * 10**9
+LOW_SPACE_BYTES = 2 * 10**9
 
 
 class Finding(NamedTuple):
-    """What was looked at, and what was found."""
+    """Result of one check: verdict, subject and detail."""
 
     verdict: Verdict
     what: str
@@ -41,11 +41,11 @@ class Finding(NamedTuple):
 
 
 def check(settings: Settings) -> list[Finding]:
-    """Look at everything; nothing is changed but for probes that are removed again."""
-    return [*_look(settings)]
+    """Run all checks. Changes nothing, except probe files that are removed again."""
+    return [*_run_checks(settings)]
 
 
-def _look(settings: Settings) -> Iterator[Finding]:
+def _run_checks(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "settings", f"{len(settings.inbox)} inbox(es)")
     yield _http(settings)
     yield from _state(settings)
@@ -64,19 +64,19 @@ def _http(settings: Settings) -> Finding:
         token = read_token(http.token_file)
     except SettingsError as error:
         return Finding("mistake", "http", str(error))
-    told = f"{http.url}, {'a token is demanded' if token else 'no token is demanded'}"
+    summary = f"{http.url}, {'a token is demanded' if token else 'no token is demanded'}"
     if is_loopback(http.host):
-        return Finding("ok", "http", told)
-    return Finding("warning", "http", f"{told}; {OPEN_TO_OTHERS}")
+        return Finding("ok", "http", summary)
+    return Finding("warning", "http", f"{summary}; {OPEN_TO_OTHERS}")
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
     refusal = queue_refusal(settings.state) if settings.queue.url is None else None
     if refusal:
         yield Finding("mistake", "queue", refusal)
-    writable = _writable(settings.state)
-    if writable:
-        yield Finding("mistake", "state", writable)
+    problem = _write_problem(settings.state)
+    if problem:
+        yield Finding("mistake", "state", problem)
         return
     if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
         yield Finding("ok", "queue", f"{settings.queue_url}, made by the first `i2vd run`")
@@ -89,18 +89,18 @@ def _state(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
-    """Folders that are not those of the queue: a share that is not mounted."""
+    """Check the volume markers: a folder may be a mount point without its share."""
     if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
         return
     try:
         database = Database(settings.queue_url)
-    except DatabaseUnusable:  # told already
+    except DatabaseUnusable:  # reported by _state
         return
     try:
         storage = VolumeMarkers(settings, database)
         for inbox in settings.inbox:
-            if why := storage.problem(inbox):
-                yield Finding("mistake", f"{inbox.name}: storage", why)
+            if reason := storage.problem(inbox):
+                yield Finding("mistake", f"{inbox.name}: storage", reason)
     finally:
         database.close()
 
@@ -111,7 +111,7 @@ def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:
         name = f"{inbox.name}: {'inbox' if role == 'path' else role}"
         if role == "rules":
             continue
-        problem = _writable(folder)
+        problem = _write_problem(folder)
         if problem:
             yield Finding("mistake", name, problem)
             continue
@@ -129,12 +129,12 @@ def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:
             except OSError as error:
                 yield Finding("mistake", name, f"{folder}: {error.strerror}")
                 continue
-        yield Finding("ok" if free > LITTLE_SPACE else "warning", name, detail)
-    yield from _apart(inbox)
+        yield Finding("ok" if free > LOW_SPACE_BYTES else "warning", name, detail)
+    yield from _other_file_system(inbox)
 
 
-def _apart(inbox: Inbox) -> Iterator[Finding]:
-    """A move across file systems is a copy: safe, but slower, and it needs room."""
+def _other_file_system(inbox: Inbox) -> Iterator[Finding]:
+    """Warn about moves across file systems: these are copies, slower, and need free space."""
     try:
         home = inbox.path.stat().st_dev
         far = [r for r in ("archive", "failed") if folder_of(inbox, r).stat().st_dev != home]
@@ -148,16 +148,16 @@ def _apart(inbox: Inbox) -> Iterator[Finding]:
         )
 
 
-def _writable(folder: Path) -> str | None:
-    """Why we cannot write there; a missing folder counts when it cannot be made."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        return f"{place} is not a folder"
-    if place != folder:
-        writable = os.access(place, os.W_OK)
-        return None if writable else f"{folder} is missing and {place} is not writable"
+def _write_problem(folder: Path) -> str | None:
+    """Return why the folder is not writable, or cannot be created; None if all is well."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    if existing != folder:
+        writable = os.access(existing, os.W_OK)
+        return None if writable else f"{folder} is missing and {existing} is not writable"
     probe_file = folder / f".i2vd-probe-{uuid.uuid4().hex}"
     try:
         probe_file.touch()
@@ -192,19 +192,19 @@ def _device(settings: Settings) -> Iterator[Finding]:
 
 
 def _kernels(settings: Settings) -> Iterator[Finding]:
-    """What Triton needs to make our own kernels for a GPU."""
+    """Check for the compiler and the headers that Triton needs to build i2vd's GPU kernels."""
     if not any(device.startswith("cuda") for device in resolve_devices(settings.model.devices)):
         return
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
     if not (compiler and headers):
-        lacking = "no C compiler" if headers else "no headers of Python"
+        missing = "no C compiler" if headers else "no headers of Python"
         if not (compiler or headers):
-            lacking = "neither a C compiler nor headers of Python"
+            missing = "neither a C compiler nor headers of Python"
         yield Finding(
             "warning",
             "kernels",
-            f"{lacking}, so torch's kernels are used instead of ours, and clips take about twice "
+            f"{missing}, so torch's kernels are used instead of ours, and clips take about twice "
             "as long: apt install gcc python3-dev",
         )
 
@@ -219,7 +219,7 @@ def _weights(settings: Settings) -> Finding:
 
 
 def table(settings: Settings) -> list[Requirement]:
-    """What each preset needs here in each mode, and what it took."""
+    """Return the predicted and measured memory of each preset in each mode."""
     if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
         return known(settings, None, None)
     try:
@@ -227,14 +227,14 @@ def table(settings: Settings) -> list[Requirement]:
     except DatabaseUnusable:
         return known(settings, None, None)
     try:
-        forecast = MemoryEstimator(database, settings.model.name)
-        return known(settings, forecast, DurationEstimator.from_history(JobQueries(database)))
+        memory = MemoryEstimator(database, settings.model.name)
+        return known(settings, memory, DurationEstimator.from_history(JobQueries(database)))
     finally:
         database.close()
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """The findings for a person, or the journal: one line each, markup for rich."""
+    """Yield one line of rich markup for each finding."""
     colours = {"ok": "green", "warning": "yellow", "mistake": "red"}
     for verdict, what, detail in findings:
         yield f"[{colours[verdict]}]{verdict:8}[/]{escape(what)}: {escape(detail)}"

@@ -1,4 +1,4 @@
-"""Commands that make a clip without the daemon, and fetch the model: render, replay, model pull."""
+"""Commands that work without the daemon: render, replay, model pull."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ app.add_typer(model, name="model")
 @app.command()
 def render(
     picture: Path,
-    prompt: Annotated[str, typer.Option(help="What shall move, and how.")],
+    prompt: Annotated[str, typer.Option(help="What moves, and how.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The clip to write.")],
     negative_prompt: Annotated[str | None, typer.Option()] = None,
     preset: Annotated[
@@ -37,7 +37,7 @@ def render(
     sampler: Annotated[str | None, typer.Option(help="ddim, dpm++2m or unipc")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading or trailing")] = None,
     speed: Annotated[
-        str | None, typer.Option(help="exact, balanced or fast: sooner, and less like exact")
+        str | None, typer.Option(help="exact, balanced or fast (quicker, less exact)")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="x264 or nvenc")] = None,
     force: Annotated[bool, typer.Option(help="Overwrite an existing clip.")] = False,
@@ -49,7 +49,7 @@ def render(
         fail(Exit.MISTAKE, f"{output}: the clip's name must end in .mp4")
     if output.exists() and not force:
         fail(Exit.MISTAKE, f"{output} exists; --force overwrites it")
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "preset": preset,
@@ -66,13 +66,13 @@ def render(
         "speed": speed,
         "encoder": encoder,
     }
-    asked = {key: value for key, value in asked.items() if value is not None}
+    requested = {key: value for key, value in requested.items() if value is not None}
     console = Console()
     try:
-        rendered = asyncio.run(render_one(settings, picture, asked, output, console))
+        rendered = asyncio.run(render_one(settings, picture, requested, output, console))
     except NotRendered as error:
         fail(Exit.MISTAKE if error.mistake else Exit.FAILED, str(error))
-    _tell(rendered, console)
+    _print_result(rendered, console)
 
 
 @app.command()
@@ -81,13 +81,13 @@ def replay(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Default: NAME-again.mp4")
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="The picture, if it was moved.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture file, if it was moved.")] = None,
     config: Config = None,
 ) -> None:
-    """Make the clip of a sidecar again, and say whether it is the same, byte for byte."""
+    """Make the clip of a sidecar again and compare it byte for byte."""
     settings = load_settings(config)
     try:
-        told = Sidecar.model_validate_json(sidecar.read_bytes())
+        original = Sidecar.model_validate_json(sidecar.read_bytes())
     except OSError as error:
         fail(Exit.MISTAKE, f"{sidecar}: {error.strerror}")
     except ValidationError as error:
@@ -99,20 +99,20 @@ def replay(
     console = Console()
     try:
         rendered = asyncio.run(
-            render_again(settings, told, sidecar.parent, picture, target, console)
+            render_again(settings, original, sidecar.parent, picture, target, console)
         )
     except NotRendered as error:
         fail(Exit.MISTAKE if error.mistake else Exit.FAILED, str(error))
-    _tell(rendered, console)
-    if rendered.sidecar.output.sha256 == told.output.sha256:
+    _print_result(rendered, console)
+    if rendered.sidecar.output.sha256 == original.output.sha256:
         console.print("the same clip, byte for byte")
     else:
-        for what in _differences(told, rendered.sidecar):
-            console.print(f"differs: {escape(what)}")
+        for difference in _differences(original, rendered.sidecar):
+            console.print(f"differs: {escape(difference)}")
 
 
 def _differences(old: Sidecar, new: Sidecar) -> list[str]:
-    """What may have made another clip of the same Spec."""
+    """Return what may explain a different clip of the same spec."""
     pairs: list[tuple[str, str | None, str | None]] = [
         ("model", old.model.weights, new.model.weights),
         ("device", old.device, new.device),
@@ -121,11 +121,11 @@ def _differences(old: Sidecar, new: Sidecar) -> list[str]:
     ]
     names = sorted(old.versions.keys() | new.versions.keys())
     pairs += [(name, old.versions.get(name), new.versions.get(name)) for name in names]
-    found = [f"{what} was {a}, is {b}" for what, a, b in pairs if a != b]
+    found = [f"{name} was {a}, is {b}" for name, a, b in pairs if a != b]
     return found or ["the bytes, though model, device and versions are the same"]
 
 
-def _tell(rendered: Rendered, console: Console) -> None:
+def _print_result(rendered: Rendered, console: Console) -> None:
     out = rendered.sidecar.output
     console.print(
         f"{escape(str(rendered.clip))}: {out.width}x{out.height}, {out.frames} frames at {out.fps} "
@@ -137,19 +137,21 @@ def _tell(rendered: Rendered, console: Console) -> None:
 @model.command("pull")
 def pull(
     repository: Annotated[str, typer.Argument()] = "ali-vilab/i2vgen-xl",
-    folder: Annotated[Path | None, typer.Option(help="Instead of the hub cache.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Download to this folder instead of the hub cache.")
+    ] = None,
     revision: Annotated[str | None, typer.Option()] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="The licence is understood.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept the licence without asking.")] = False,
 ) -> None:
-    """Fetch the full model's weights (4.6 GB); an interrupted download is resumed."""
+    """Download the full model's weights (4.6 GB); resumes an interrupted download."""
     from pipeline.checkpoint import download as hub
 
     typer.echo(hub.LICENCE)
     if not yes:
         typer.confirm("Download?", abort=True)
     try:
-        where = hub.pull(repository, revision, folder)
+        target = hub.pull(repository, revision, folder)
     except hub.DownloadFailed as error:
         fail(Exit.FAILED, str(error))
     name = str(folder.resolve()) if folder else repository
-    typer.echo(f'fetched to {where}\nin the settings: [model] name = "{name}"')
+    typer.echo(f'fetched to {target}\nin the settings: [model] name = "{name}"')

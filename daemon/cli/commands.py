@@ -1,4 +1,4 @@
-"""The `i2vd` app with all its commands: importing their files registers them."""
+"""The `i2vd` app with all its commands; importing their modules registers them."""
 
 from daemon.cli import bench, clips, jobs, service
 from daemon.cli.base import app

@@ -1,6 +1,6 @@
-"""`i2vd demo`: the real daemon on the embedded model, in a folder of its own, with samples dropped.
+"""`i2vd demo`: the real daemon with the embedded model, in its own folder, on sample pictures.
 
-Everything goes the way that a user's pictures go; this file only drops them and looks on.
+The samples take the same path as a user's pictures; this module submits them and shows progress.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from daemon.storage.folders import RULES
 from daemon.telemetry.terminal import escape
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-_PATIENCE = 300.0
+_TIMEOUT_SECONDS = 300.0
 _SETTINGS = """\
 # Written by `i2vd demo`: the embedded defaults, on a port of its own.
 [http]
@@ -31,7 +31,7 @@ settle = 0.5
 
 
 def demonstrate(folder: Path, console: Console) -> None:
-    """Run it. Raises SandboxFailed."""
+    """Run the demo in `folder`. Raises SandboxFailed."""
     console.print(f"starting [bold]i2vd run[/] in {escape(str(folder))}/ ...")
     with Sandbox(folder, ends_with_parent=True) as daemon:
         daemon.settings(_SETTINGS.format(port=daemon.port))
@@ -39,10 +39,10 @@ def demonstrate(folder: Path, console: Console) -> None:
             shutil.copytree(RULES / "demo", daemon.rules)
         daemon.start()
         known = {job["id"] for job in daemon.http.get("/api/jobs").json()}
-        dropped = [_drop(sample, daemon.inbox) for sample in sorted(SAMPLES.glob("*.jpg"))]
-        names = ", ".join(picture.name for picture in dropped)
+        submitted = [_submit(sample, daemon.inbox) for sample in sorted(SAMPLES.glob("*.jpg"))]
+        names = ", ".join(picture.name for picture in submitted)
         console.print(f"dropped into {escape(str(folder))}/inbox/: [bold]{escape(names)}[/]")
-        jobs = _look_on(daemon, known, len(dropped), console)
+        jobs = _wait_for_jobs(daemon, known, len(submitted), console)
     console.print(_table(jobs))
     failed = [job for job in jobs if job["state"] != "done"]
     if failed:
@@ -56,56 +56,56 @@ def demonstrate(folder: Path, console: Console) -> None:
     )
 
 
-def _drop(sample: Path, inbox: Path) -> Path:
+def _submit(sample: Path, inbox: Path) -> Path:
     with sample.open("rb") as content:
         return copy_in(content, sample.name, inbox)
 
 
 def _command() -> str:
-    """How to call i2vd from here: it may not be in the PATH."""
+    """Return the command that runs i2vd, which may not be in PATH."""
     beside = Path(sys.executable).with_name("i2vd")
     return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
-def _look_on(
+def _wait_for_jobs(
     daemon: Sandbox,
     known: set[int],
-    wanted: int,
+    count: int,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """Show the progress until every dropped picture has its end; the jobs, oldest first."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-    end = time.monotonic() + _PATIENCE
+    """Show progress until all jobs have ended, and return them, oldest first."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
+    end = time.monotonic() + _TIMEOUT_SECONDS
     bars: dict[int, TaskID] = {}
     with Progress(*columns, console=console) as progress:
-        waiting = progress.add_task("waiting for the files to settle", total=None, told="")
+        waiting = progress.add_task("waiting for the files to settle", total=None, status="")
         while time.monotonic() < end and daemon.running:
             jobs = [job for job in daemon.http.get("/api/jobs").json() if job["id"] not in known]
             for job in sorted(jobs, key=lambda job: int(job["id"])):
                 progress.update(waiting, visible=False)
                 if job["id"] not in bars:
                     bars[job["id"]] = progress.add_task(
-                        f"{escape(job['path']):14}", total=None, told=""
+                        f"{escape(job['path']):14}", total=None, status=""
                     )
-                progress.update(bars[job["id"]], **_told(job))
-            over = [job for job in jobs if job["state"] in ("done", "failed", "cancelled")]
-            if len(over) >= wanted:
-                return sorted(over, key=lambda job: int(job["id"]))
+                progress.update(bars[job["id"]], **_task_fields(job))
+            ended = [job for job in jobs if job["state"] in ("done", "failed", "cancelled")]
+            if len(ended) >= count:
+                return sorted(ended, key=lambda job: int(job["id"]))
             time.sleep(0.3)
-    raise SandboxFailed(f"not all clips were made within {_PATIENCE:.0f} s; see daemon.log")
+    raise SandboxFailed(f"not all clips were made within {_TIMEOUT_SECONDS:.0f} s; see daemon.log")
 
 
-def _told(job: dict[str, Any]) -> dict[str, Any]:
+def _task_fields(job: dict[str, Any]) -> dict[str, Any]:
     if job["state"] in ("done", "failed", "cancelled"):
-        return {"completed": 1, "total": 1, "told": job["state"]}
+        return {"completed": 1, "total": 1, "status": job["state"]}
     now = job["progress"]
     if not now:
-        return {"told": job["state"]}
+        return {"status": job["state"]}
     eta = "" if now["eta"] is None else f", {now['eta']:.0f} s left"
     return {
         "completed": now["step"],
         "total": now["steps"],
-        "told": f"{now['stage']} {now['step']}/{now['steps']}{eta}",
+        "status": f"{now['stage']} {now['step']}/{now['steps']}{eta}",
     }
 
 

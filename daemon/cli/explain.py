@@ -1,4 +1,4 @@
-"""`i2vd explain PICTURE`: what would become of a picture and why, and what became of it before."""
+"""`i2vd explain PICTURE`: a dry run of a picture with its reasons, and its earlier jobs."""
 
 import hashlib
 import random
@@ -30,47 +30,47 @@ from rules.parse import read_sidecar
 
 
 class NotExplained(Exception):
-    """There is nothing to explain; the message says why."""
+    """There is nothing to explain; the message gives the reason."""
 
 
-class Past(BaseModel):
-    """An earlier job of the picture, and what happened to it."""
+class EarlierJob(BaseModel):
+    """An earlier job of the picture and its events."""
 
     job: Job
     events: list[Event]
 
 
 class Explanation(DryRun):
-    """The answer, for a person or as JSON."""
+    """Result of a dry run, with the picture's earlier jobs."""
 
     picture: str
     inbox: str
     ignored: str | None = None
-    """Why the watcher passes the file over."""
+    """Reason why the watcher ignores the file."""
     unreadable: str | None = None
     width: int = 0
     height: int = 0
-    past: list[Past] = Field(default_factory=list)
+    past: list[EarlierJob] = Field(default_factory=list)
 
 
 async def explain(settings: Settings, picture: Path) -> Explanation:
-    """Look at the picture as intake would, without queueing it. Raises NotExplained."""
+    """Process the picture as intake would, without queueing it. Raises NotExplained."""
     if not picture.is_file():
-        found = _past(settings, None, picture)
+        found = _earlier_jobs(settings, None, picture)
         if not found:
             raise NotExplained(f"{picture}: no such file, and no job knows it")
         return Explanation(picture=str(picture), inbox=found[0].job.inbox, past=found)
-    inbox, path = _place(settings, picture)
+    inbox, path = _locate(settings, picture)
     family = family_of(settings.model.name)
-    answer = Explanation(picture=str(picture), inbox=inbox.name, ignored=_ignored(path))
-    answer.past = _past(settings, hashlib.sha256(picture.read_bytes()).hexdigest(), picture)
-    decoder = ImagePool(lambda _: None, lambda _: None)
+    answer = Explanation(picture=str(picture), inbox=inbox.name, ignored=_ignore_reason(path))
+    answer.past = _earlier_jobs(settings, hashlib.sha256(picture.read_bytes()).hexdigest(), picture)
+    image_pool = ImagePool(lambda _: None, lambda _: None)
     try:
-        looked = await decoder.inspect(picture.resolve())
+        inspected = await image_pool.inspect(picture.resolve())
     finally:
-        await decoder.close()
-    if isinstance(looked, Rejected):
-        answer.unreadable = looked.reason
+        await image_pool.close()
+    if isinstance(inspected, Rejected):
+        answer.unreadable = inspected.reason
         return answer
     rules = LiveRules(inbox.rules, checker(family))
     loaded = rules.reload(0.0)
@@ -79,23 +79,23 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
         return answer
     planned = plan(
         path,
-        looked,
+        inspected,
         read_sidecar(picture, checker(family)),
         rules.rules,
         family,
         random.SystemRandom(),
     )
     database = _database(settings)
-    forecast = MemoryEstimator(database, settings.model.name) if database else None
-    pace = DurationEstimator.from_history(JobQueries(database)) if database else None
-    source = (looked.width, looked.height)
-    expected = dry_run(planned, source, Estimator(settings, forecast), pace)
-    told = {key: getattr(expected, key) for key in DryRun.model_fields}
-    return answer.model_copy(update=told | {"width": looked.width, "height": looked.height})
+    memory = MemoryEstimator(database, settings.model.name) if database else None
+    durations = DurationEstimator.from_history(JobQueries(database)) if database else None
+    source = (inspected.width, inspected.height)
+    expected = dry_run(planned, source, Estimator(settings, memory), durations)
+    fields = {key: getattr(expected, key) for key in DryRun.model_fields}
+    return answer.model_copy(update=fields | {"width": inspected.width, "height": inspected.height})
 
 
-def _place(settings: Settings, picture: Path) -> tuple[Inbox, str]:
-    """The inbox of a picture and its path there; outside of all, as if dropped into the first."""
+def _locate(settings: Settings, picture: Path) -> tuple[Inbox, str]:
+    """Return the inbox of a picture and its path there; a picture outside belongs to the first."""
     real = picture.resolve()
     for inbox in settings.inbox:
         for folder in (inbox.path, inbox.archive, inbox.failed):
@@ -104,45 +104,46 @@ def _place(settings: Settings, picture: Path) -> tuple[Inbox, str]:
     return settings.inbox[0], picture.name
 
 
-def _ignored(path: str) -> str | None:
+def _ignore_reason(path: str) -> str | None:
     parts = Path(path).parts
-    junk = next((part for part in parts if is_ignored(part)), None)
-    if junk:
-        return f"{junk!r} is the name of a temporary or hidden file"
+    ignored = next((part for part in parts if is_ignored(part)), None)
+    if ignored:
+        return f"{ignored!r} is the name of a temporary or hidden file"
     return None if is_picture(path) else f"{parts[-1]!r} has not the ending of a picture"
 
 
 def _database(settings: Settings) -> Database | None:
-    """None where no daemon ever ran: explaining must not make a queue."""
+    """Open the queue; None if there is none, because explaining must not create one."""
     if settings.queue.url is None and not (settings.state / "queue.sqlite").exists():
         return None
     return Database(settings.queue_url)
 
 
-def _past(settings: Settings, sha256: str | None, picture: Path) -> list[Past]:
+def _earlier_jobs(settings: Settings, sha256: str | None, picture: Path) -> list[EarlierJob]:
     database = _database(settings)
     if database is None:
         return []
-    history = JobQueries(database)
-    inbox, path = _place(settings, picture)
-    found = {job.id: job for job in history.by_path(inbox.name, path)}
+    queries = JobQueries(database)
+    inbox, path = _locate(settings, picture)
+    found = {job.id: job for job in queries.by_path(inbox.name, path)}
     if sha256:
-        found |= {job.id: job for job in history.by_content(sha256)}
+        found |= {job.id: job for job in queries.by_content(sha256)}
     newest = [found[number] for number in sorted(found, reverse=True)]
     return [
-        Past(job=with_local_paths(settings, job), events=history.events(job.id)) for job in newest
+        EarlierJob(job=with_local_paths(settings, job), events=queries.events(job.id))
+        for job in newest
     ]
 
 
 def show(answer: Explanation, console: Console) -> None:
-    """Tell a person."""
+    """Print the explanation."""
     console.print(f"[bold]{escape(answer.picture)}[/], inbox {answer.inbox}")
     if answer.ignored:
         console.print(f"passed over: {escape(answer.ignored)}")
     if answer.unreadable:
         console.print(f"[red]not usable:[/] {escape(answer.unreadable)}")
-    for name, why in answer.rejected_by:
-        console.print(f"  not {escape(name)}: {escape(why)}")
+    for name, reason in answer.rejected_by:
+        console.print(f"  not {escape(name)}: {escape(reason)}")
     for mistake in answer.mistakes:
         console.print(f"[red]mistake:[/] {escape(mistake)}")
     if answer.rule:
@@ -155,7 +156,7 @@ def show(answer: Explanation, console: Console) -> None:
         _show_spec(spec, console)
     if answer.specs:
         _show_costs(answer, console)
-    _show_past(answer.past, console)
+    _show_earlier_jobs(answer.past, console)
 
 
 def _show_spec(spec: Spec, console: Console) -> None:
@@ -168,8 +169,8 @@ def _show_costs(answer: Explanation, console: Console) -> None:
         console.print(f"  the crop keeps {answer.kept:.0%} of the picture; see `framing`, `aspect`")
     cost = answer.estimate
     assert cost is not None
-    told = f"{cost.bytes / 1e9:.2f} GB, less where there is not so much"
-    console.print(f"  predicted memory {told}")
+    memory = f"{cost.bytes / 1e9:.2f} GB, less where there is not so much"
+    console.print(f"  predicted memory {memory}")
     if cost.room is not None:
         begins = f"{cost.mode}, {cost.width}x{cost.height}, {cost.frames} frames"
         console.print(f"  begins as        {begins}, for there are {cost.room / 1e9:.2f} GB")
@@ -177,11 +178,11 @@ def _show_costs(answer: Explanation, console: Console) -> None:
     if spec.speed != "exact":
         console.print(f"  steps made       {cost.steps}, for the speed is {spec.speed}")
     unknown = "unknown until a clip of this preset was made"
-    told = unknown if cost.seconds is None else f"{cost.seconds:.0f} s"
-    console.print(f"  predicted time   {told}")
+    duration = unknown if cost.seconds is None else f"{cost.seconds:.0f} s"
+    console.print(f"  predicted time   {duration}")
 
 
-def _show_past(past: Sequence[Past], console: Console) -> None:
+def _show_earlier_jobs(past: Sequence[EarlierJob], console: Console) -> None:
     for each in past:
         job = each.job
         console.print(f"job {job.id}: [bold]{job.state}[/] {escape(job.error or '')}")

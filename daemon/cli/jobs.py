@@ -1,4 +1,4 @@
-"""Commands that talk to a running daemon through its API.
+"""Commands that use the API of a running daemon.
 
 jobs, priority, retry, cancel, pause, resume, hosts, drain
 """
@@ -24,28 +24,28 @@ from daemon.fleet.identity import host_name
 from daemon.jobs.job import State
 from daemon.telemetry.terminal import escape
 
-_PATIENCE = httpx2.Timeout(30, read=600)
-"""To try thousands of jobs again takes a while."""
+_TIMEOUT = httpx2.Timeout(30, read=600)
+"""Retrying thousands of jobs takes minutes."""
 
 JobId = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job.", min=1)]
 
 
-def ask(settings: Settings, method: str, path: str, body: Any = None, **params: Any) -> Any:
-    """The API's answer, or the end of the command with what is wrong."""
+def request(settings: Settings, method: str, path: str, body: Any = None, **params: Any) -> Any:
+    """Return the API's response, or end the command with its error."""
     try:
         token = read_token(settings.http.token_file)
     except SettingsError as error:
         fail(Exit.MISTAKE, str(error))
     url = settings.http.url
-    shown = {"authorization": f"Bearer {token}"} if token else {}
+    headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = httpx2.request(
+        response = httpx2.request(
             method,
             url + path,
             params=params,
             json=body,
-            headers=shown,
-            timeout=_PATIENCE,
+            headers=headers,
+            timeout=_TIMEOUT,
             trust_env=False,
         )
     except httpx2.TransportError as error:
@@ -53,13 +53,13 @@ def ask(settings: Settings, method: str, path: str, body: Any = None, **params: 
             Exit.NO_DAEMON,
             f"no i2vd answers at {url} ({error}); start it with `i2vd run`",
         )
-    if answer.is_error:
+    if response.is_error:
         try:
-            detail = answer.json().get("detail", answer.text)
+            detail = response.json().get("detail", response.text)
         except ValueError:
-            detail = answer.text.strip()
+            detail = response.text.strip()
         fail(Exit.FAILED, str(detail))
-    return answer.json()
+    return response.json()
 
 
 @app.command()
@@ -67,33 +67,33 @@ def jobs(
     config: Config = None,
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
-    watch: Annotated[bool, typer.Option(help="Show them until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option(help="Update the table until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     settings = load_settings(config)
     query: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
 
-    def listed() -> Any:
-        return ask(settings, "GET", "/api/jobs", **query)
+    def list_jobs() -> Any:
+        return request(settings, "GET", "/api/jobs", **query)
 
     if as_json:
-        typer.echo(json.dumps(listed(), indent=2))
+        typer.echo(json.dumps(list_jobs(), indent=2))
     elif not watch:
-        Console().print(_table(listed()))
+        Console().print(_table(list_jobs()))
     else:
-        with Live(_table(listed()), refresh_per_second=2) as live:
+        with Live(_table(list_jobs()), refresh_per_second=2) as live:
             try:
                 while True:
                     time.sleep(1)
-                    live.update(_table(listed()))
+                    live.update(_table(list_jobs()))
             except KeyboardInterrupt:
                 pass
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
-    several = len({job["owner"] for job in found if job["owner"]}) > 1
-    host = ("host",) if several else ()  # a terminal is narrow
+    has_several_hosts = len({job["owner"] for job in found if job["owner"]}) > 1
+    host = ("host",) if has_several_hosts else ()  # a terminal is narrow
     heads = ("job", "state", "picture", "rule", "preset", "progress", *host, "since")
     table = Table(*heads, box=None)
     colours = {"done": "green", "failed": "red", "running": "cyan", "publishing": "cyan"}
@@ -106,7 +106,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
             escape(job["rule"] or ""),
             job["spec"]["preset"] if job["spec"] else "",
             _progress(job),
-            *([escape(host_name(job["owner"] or ""))] if several else []),
+            *([escape(host_name(job["owner"] or ""))] if has_several_hosts else []),
             datetime.fromtimestamp(job["finished"] or job["created"]).strftime("%d %b %H:%M:%S"),
         )
     return table
@@ -125,19 +125,21 @@ def _progress(job: dict[str, Any]) -> str:
 
 @app.command()
 def retry(
-    job: Annotated[int | None, typer.Argument(metavar="JOB", help="Its number.", min=1)] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every failed job.")] = False,
+    job: Annotated[
+        int | None, typer.Argument(metavar="JOB", help="Number of the job.", min=1)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All failed jobs.")] = False,
     config: Config = None,
 ) -> None:
-    """Try a failed or cancelled job again, or all failed ones; the pictures go back."""
+    """Retry a failed or cancelled job, or all failed ones; moves the pictures back."""
     settings = load_settings(config)
     if (job is None) != every:
         fail(Exit.MISTAKE, "say either a job or --all")
     if job is not None:
-        ask(settings, "POST", f"/api/jobs/{job}/retry")
+        request(settings, "POST", f"/api/jobs/{job}/retry")
         typer.echo(f"job {job} is queued")
         return
-    done = ask(settings, "POST", "/api/retry", {"state": "failed"})
+    done = request(settings, "POST", "/api/retry", {"state": "failed"})
     for each in done["refused"]:
         sys.stderr.write(f"i2vd: {escape(each)}\n")
     typer.echo(f"{done['queued']} jobs are queued")
@@ -147,8 +149,8 @@ def retry(
 
 @app.command()
 def cancel(job: JobId, config: Config = None) -> None:
-    """Cancel a waiting job now, a running one at its next step."""
-    state = ask(load_settings(config), "POST", f"/api/jobs/{job}/cancel")["state"]
+    """Cancel a queued job at once, a running one at its next step."""
+    state = request(load_settings(config), "POST", f"/api/jobs/{job}/cancel")["state"]
     typer.echo(
         f"job {job} is cancelled" if state == "cancelled" else f"job {job} will be cancelled"
     )
@@ -163,29 +165,29 @@ def priority(
     ],
     config: Config = None,
 ) -> None:
-    """Have a waiting job made sooner, or later."""
-    ask(load_settings(config), "POST", f"/api/jobs/{job}/priority", {"priority": number})
+    """Change the priority of a queued job."""
+    request(load_settings(config), "POST", f"/api/jobs/{job}/priority", {"priority": number})
     typer.echo(f"job {job} has priority {number}")
 
 
 @app.command()
 def pause(config: Config = None) -> None:
-    """Claim no more jobs; what runs goes on. Holds over restarts."""
-    ask(load_settings(config), "POST", "/api/pause")
+    """Claim no more jobs; running jobs continue. Stays in force across restarts."""
+    request(load_settings(config), "POST", "/api/pause")
     typer.echo("paused")
 
 
 @app.command()
 def resume(config: Config = None) -> None:
     """Claim jobs again."""
-    ask(load_settings(config), "POST", "/api/resume")
+    request(load_settings(config), "POST", "/api/resume")
     typer.echo("resumed")
 
 
 @app.command()
 def hosts(config: Config = None, as_json: Json = False) -> None:
-    """The hosts that work on the queue, and what each has in hand."""
-    found = ask(load_settings(config), "GET", "/api/hosts")
+    """List the hosts of the queue and their running jobs."""
+    found = request(load_settings(config), "GET", "/api/hosts")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -213,22 +215,22 @@ def _device(device: dict[str, Any]) -> str:
 @app.command()
 def drain(
     host: Annotated[
-        str | None, typer.Argument(help="As `i2vd hosts` calls it; default: this.")
+        str | None, typer.Argument(help="Name from `i2vd hosts`; default: this host.")
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let it claim jobs again.")] = False,
     config: Config = None,
 ) -> None:
-    """Have a host finish what it has and claim nothing more, so that it can be stopped.
+    """Drain a host: it finishes its running jobs and claims no more.
 
-    It holds over its restarts.
+    Stays in force across restarts.
     """
     settings = load_settings(config)
     if host is None:
-        known = ask(settings, "GET", "/api/hosts")
+        known = request(settings, "GET", "/api/hosts")
         host = next((each["name"] for each in known if each["is_local"]), None)
         if host is None:
             fail(Exit.FAILED, "this host is not known to the queue yet; ask again in a while")
     verb = "undrain" if undo else "drain"
-    told = ask(settings, "POST", f"/api/hosts/{quote(host, safe='')}/{verb}")
-    jobs = "".join(f", #{job['id']} {job['path']}" for job in told["jobs"])
-    typer.echo(f"{host} is {told['state']}{jobs}")
+    drained = request(settings, "POST", f"/api/hosts/{quote(host, safe='')}/{verb}")
+    jobs = "".join(f", #{job['id']} {job['path']}" for job in drained["jobs"])
+    typer.echo(f"{host} is {drained['state']}{jobs}")

@@ -1,4 +1,4 @@
-"""One clip without the daemon: the same children and the same Spec, no queue."""
+"""Render one clip without the daemon: same child processes and spec, no queue."""
 
 import random
 import shutil
@@ -33,7 +33,7 @@ from pipeline.sidecar import Applied, AppliedRule, Sidecar, Source, compose_side
 
 
 class NotRendered(Exception):
-    """There is no clip; `mistake` when what was asked is wrong."""
+    """There is no clip; `mistake` is True if the request is wrong."""
 
     def __init__(self, message: str, *, mistake: bool = False) -> None:
         super().__init__(message)
@@ -42,31 +42,31 @@ class NotRendered(Exception):
 
 @dataclass(frozen=True)
 class Rendered:
-    """A clip and its sidecar, in place."""
+    """A finished clip and its sidecar."""
 
     clip: Path
     sidecar: Sidecar
 
 
 async def render_one(
-    settings: Settings, picture: Path, asked: Mapping[str, Any], output: Path, console: Console
+    settings: Settings, picture: Path, requested: Mapping[str, Any], output: Path, console: Console
 ) -> Rendered:
-    """Make one clip as asked. Raises NotRendered."""
+    """Make one clip with the requested settings. Raises NotRendered."""
     family = family_of(settings.model.name)
-    problems = check(asked, family)
+    problems = check(requested, family)
     for problem in problems:
         if not problem.fatal:
             console.print(f"[yellow]{problem.key}: {problem.message}[/]")
     if fatal := [problem for problem in problems if problem.fatal]:
-        told = "\n".join(f"--{problem.key}: {problem.message}" for problem in fatal)
-        raise NotRendered(told, mistake=True)
+        message = "\n".join(f"--{problem.key}: {problem.message}" for problem in fatal)
+        raise NotRendered(message, mistake=True)
 
-    def spec_for(looked: Inspected) -> Spec:
+    def spec_for(inspected: Inspected) -> Spec:
         return resolve(
-            Request.model_validate(dict(asked)),
+            Request.model_validate(dict(requested)),
             family,
-            source=(looked.width, looked.height),
-            sha256=looked.sha256,
+            source=(inspected.width, inspected.height),
+            sha256=inspected.sha256,
             rng=random.SystemRandom(),
         )
 
@@ -75,35 +75,38 @@ async def render_one(
 
 async def render_again(
     settings: Settings,
-    told: Sidecar,
-    beside: Path,
+    sidecar: Sidecar,
+    folder: Path,
     picture: Path | None,
     output: Path,
     console: Console,
 ) -> Rendered:
-    """Make the clip of a sidecar again. Raises NotRendered."""
-    places = [picture] if picture else _places(settings, told, beside)
-    found = next((place for place in places if place.is_file()), None)
+    """Make the clip of a sidecar in `folder` again. Raises NotRendered."""
+    candidates = [picture] if picture else _candidates(settings, sidecar, folder)
+    found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        looked = ", ".join(str(place) for place in places)
-        raise NotRendered(f"the picture is not at {looked}; say --picture", mistake=True)
+        searched = ", ".join(map(str, candidates))
+        raise NotRendered(f"the picture is not at {searched}; say --picture", mistake=True)
 
-    def spec_for(looked: Inspected) -> Spec:
-        if looked.sha256 != told.source.sha256:
+    def spec_for(inspected: Inspected) -> Spec:
+        if inspected.sha256 != sidecar.source.sha256:
             raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
-        given = told.given
-        really = given.model_dump(include={"width", "height", "frames", "seed", "speed"})
-        return told.asked.model_copy(update=really)
+        applied = sidecar.given
+        actual = applied.model_dump(include={"width", "height", "frames", "seed", "speed"})
+        return sidecar.asked.model_copy(update=actual)
 
-    return await _render(settings, found, spec_for, told.rule, output, console, like=told.given)
+    return await _render(
+        settings, found, spec_for, sidecar.rule, output, console, like=sidecar.given
+    )
 
 
-def _places(settings: Settings, told: Sidecar, beside: Path) -> list[Path]:
-    """Where the picture may lie: with the clip, in the archive, or in the inbox still."""
-    places = [beside / Path(told.source.path).name]
+def _candidates(settings: Settings, sidecar: Sidecar, folder: Path) -> list[Path]:
+    """Return the possible paths of the picture: beside the clip, in the archive, in the inbox."""
+    path = sidecar.source.path
+    candidates = [folder / Path(path).name]
     for inbox in settings.inbox:
-        places += [inbox.archive / told.source.path, inbox.path / told.source.path]
-    return places
+        candidates += [inbox.archive / path, inbox.path / path]
+    return candidates
 
 
 async def _render(
@@ -115,17 +118,17 @@ async def _render(
     console: Console,
     like: Applied | None = None,
 ) -> Rendered:
-    """`like` is what an earlier clip was given, where there was one."""
-    said: list[str] = []
+    """Render a picture; `like` is the applied settings of an earlier clip to reproduce."""
+    lines: list[str] = []
 
-    def tell_loss(loss: ChildFailure) -> None:
-        said.append(f"{loss.reason}; {loss.advice}")
+    def on_failure(failure: ChildFailure) -> None:
+        lines.append(f"{failure.reason}; {failure.advice}")
 
-    decoder = ImagePool(said.append, tell_loss)
-    maker = ClipGenerator(
+    image_pool = ImagePool(lines.append, on_failure)
+    generator = ClipGenerator(
         _load(settings.model, like),
-        said.append,
-        tell_loss,
+        lines.append,
+        on_failure,
         limits=settings.gate,
         timeouts=settings.model.silence,
         env=settings.caches if settings.state.is_dir() else None,
@@ -133,32 +136,32 @@ async def _render(
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
     try:
-        looked = await decoder.inspect(picture.resolve())
-        if isinstance(looked, Rejected):
-            raise NotRendered(f"{picture}: {looked.reason}", mistake=True)
-        spec = spec_for(looked)
+        inspected = await image_pool.inspect(picture.resolve())
+        if isinstance(inspected, Rejected):
+            raise NotRendered(f"{picture}: {inspected.reason}", mistake=True)
+        spec = spec_for(inspected)
         clean = staging / "picture.png"
-        prepared = await decoder.prepare(picture.resolve(), looked.sha256, spec, clean)
+        prepared = await image_pool.prepare(picture.resolve(), inspected.sha256, spec, clean)
         if isinstance(prepared, Rejected):
             raise NotRendered(f"{picture}: {prepared.reason}")
-        order = _order(settings, spec, maker.dtype, clean, staging, like)
-        clip = await _make(maker, order, console)
+        request = _create_request(settings, spec, generator.dtype, clean, staging, like)
+        clip = await _generate(generator, request, console)
         if isinstance(clip, GenerationFailure):
-            raise NotRendered("\n".join([*said[-5:], clip.reason]))
-        sidecar = _sidecar(clip, picture, looked, rule, spec)
+            raise NotRendered("\n".join([*lines[-5:], clip.reason]))
+        sidecar = _compose_sidecar(clip, picture, inspected, rule, spec)
         atomic_write(
             output.with_name(f"{output.name}.json"), sidecar.model_dump_json(indent=2) + "\n"
         )
         (staging / CLIP).replace(output)
         return Rendered(output, sidecar)
     finally:
-        await decoder.close()
-        await maker.close()
+        await image_pool.close()
+        await generator.close()
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _sidecar(
-    clip: Clip, picture: Path, looked: Inspected, rule: AppliedRule | None, asked: Spec
+def _compose_sidecar(
+    clip: Clip, picture: Path, inspected: Inspected, rule: AppliedRule | None, requested: Spec
 ) -> Sidecar:
     return compose_sidecar(
         clip,
@@ -168,15 +171,15 @@ def _sidecar(
         made_at=datetime.now(UTC),
         source=Source(
             path=picture.name,
-            **looked.model_dump(include={"sha256", "size", "width", "height", "caption"}),
+            **inspected.model_dump(include={"sha256", "size", "width", "height", "caption"}),
         ),
         rule=rule,
-        asked=asked,
+        asked=requested,
     )
 
 
 def _load(model: Model, like: Applied | None) -> Load:
-    """As for an earlier clip: in its type where there is a GPU."""
+    """Return the load message; on a GPU with the dtype of the earlier clip."""
     load = model.load_on(local_device(model.devices))
     if like is None:
         return load
@@ -184,17 +187,20 @@ def _load(model: Model, like: Applied | None) -> Load:
     return load.model_copy(update={"dtype": dtype})
 
 
-def _order(
+def _create_request(
     settings: Settings, spec: Spec, dtype: str, clean: Path, staging: Path, like: Applied | None
 ) -> GenerationRequest:
-    """The whole ladder, or what is below an earlier clip; needs are by the formula alone."""
-    anatomy = dimensions_of(settings.model.name)
+    """Return a request with the whole ladder, or the earlier clip's rung and those below it.
+
+    Memory comes from the formula only: no measurements are available.
+    """
+    dimensions = dimensions_of(settings.model.name)
 
     def predicted(rung: Rung) -> int:
-        return peak_memory(spec, rung, anatomy, dtype).most
+        return peak_memory(spec, rung, dimensions, dtype).most
 
-    def needs(rung: Rung, loaded: Loaded) -> int:
-        found = peak_memory(spec, rung, anatomy, loaded.dtype)
+    def required(rung: Rung, loaded: Loaded) -> int:
+        found = peak_memory(spec, rung, dimensions, loaded.dtype)
         return required_memory(found, rung.mode, None, gpu=loaded.device.startswith("cuda"))
 
     family = family_of(settings.model.name)
@@ -202,23 +208,25 @@ def _order(
     if like is not None:
         first = Rung(like.mode, spec.width, spec.height, spec.frames)
         rungs = (first, *(rung for rung in rungs if predicted(rung) < predicted(first)))
-    return GenerationRequest("render", spec, rungs, needs, clean, staging)
+    return GenerationRequest("render", spec, rungs, required, clean, staging)
 
 
-async def _make(
-    maker: ClipGenerator, order: GenerationRequest, console: Console
+async def _generate(
+    generator: ClipGenerator, request: GenerationRequest, console: Console
 ) -> Clip | GenerationFailure:
     columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         bar = bars.add_task("start", total=None)
 
-        def report(news: Step | Loaded | StepDown | QualityRejected) -> None:
-            match news:
+        def report(message: Step | Loaded | StepDown | QualityRejected) -> None:
+            match message:
                 case Step():
-                    bars.update(bar, description=news.stage, completed=news.step, total=news.steps)
+                    bars.update(
+                        bar, description=message.stage, completed=message.step, total=message.steps
+                    )
                 case StepDown():
-                    console.print(f"no room for {news.rung}: {news.detail}")
+                    console.print(f"no room for {message.rung}: {message.detail}")
                 case QualityRejected():
-                    console.print(f"refused by the gate: {news.reason}")
+                    console.print(f"refused by the gate: {message.reason}")
 
-        return await maker.generate(order, report)
+        return await generator.generate(request, report)

@@ -1,7 +1,7 @@
 """Sandbox: the real daemon as its own process, in its own folder.
 
-For the demo, the benches and the tests. The daemon is started and stopped as systemd would do it;
-settings that the environment holds for another daemon do not reach this one.
+Used by the demo, the benchmarks and the tests. The daemon is started and stopped as systemd does.
+Settings in the environment that belong to another daemon are not passed on.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ _FROM_SYSTEMD = ("JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 
 
 class SandboxFailed(Exception):
-    """The daemon did not do what it was started for. The message says why."""
+    """The daemon failed; the message gives the reason."""
 
 
 class Sandbox:
-    """A folder with settings and rules, and the daemon that works in it once started.
+    """A folder with settings and rules, and a daemon that works in it.
 
-    A context: on leaving it the daemon is stopped, or killed if it does not stop.
+    As a context manager, it stops the daemon on exit, or kills it if it does not stop.
     """
 
     start_seconds = 60.0
@@ -202,8 +202,8 @@ class Sandbox:
                 return
             time.sleep(_POLL_SECONDS)
         code = self.exit_code()
-        what = "did not get ready" if code is None else f"ended with {code} before it was ready"
-        raise SandboxFailed(f"the daemon {what}\n{self.log_tail()}")
+        outcome = "did not get ready" if code is None else f"ended with {code} before it was ready"
+        raise SandboxFailed(f"the daemon {outcome}\n{self.log_tail()}")
 
 
 def free_port() -> int:
@@ -213,8 +213,8 @@ def free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    """Have this process end if the one that started it is killed (prctl(2), Linux only).
+    """End this process when its parent is killed (prctl(2), Linux only).
 
-    Unsafe where other threads run; the demo and `bench timeline` have none yet.
+    Unsafe if other threads run; the demo and `bench timeline` have none yet.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

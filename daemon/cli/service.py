@@ -1,4 +1,4 @@
-"""Commands that need no running daemon: run, check, explain, submit, demo."""
+"""Commands that need no running daemon: run, check, explain, submit, demo, version."""
 
 import asyncio
 import json
@@ -31,12 +31,12 @@ def run(config: Config = None) -> None:
     settings = load_settings(config, quiet=False)
     log = structlog.get_logger()
     if find_config(config) is None:
-        log.info("no settings file: using the defaults in this folder", folder=str(Path.cwd()))
+        log.info("settings file missing, using the defaults", folder=str(Path.cwd()))
     try:
         if settings.queue.url is None and (refusal := queue_refusal(settings.state)):
             fail(Exit.MISTAKE, refusal)
-        for made in create_folders(settings):
-            log.info("made", path=str(made))
+        for created in create_folders(settings):
+            log.info("folder created", path=str(created))
         with Lock(settings.state):
             daemon = open_app(settings)
             asyncio.run(daemon.run())
@@ -54,7 +54,7 @@ def run(config: Config = None) -> None:
 
 @app.command()
 def check(config: Config = None, as_json: Json = False) -> None:
-    """Look at settings, rules, folders, disk, device and weights; exit code 2 on a mistake."""
+    """Check settings, rules, folders, disk, device and weights; exit code 2 on a mistake."""
     from daemon.cli import check as checks
     from daemon.estimate import requirements
 
@@ -72,7 +72,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
 
 @app.command()
 def explain(picture: Path, config: Config = None, as_json: Json = False) -> None:
-    """Which rule would take PICTURE and why, what would be made of it, and what became of it."""
+    """Show the rule that matches PICTURE, the resulting clip, and earlier jobs."""
     from daemon.cli import explain as explanations
 
     settings = load_settings(config)
@@ -95,7 +95,7 @@ def submit(
     prompt: Annotated[str | None, typer.Option(help="Prompt in place of the rule's.")] = None,
     config: Config = None,
 ) -> None:
-    """Copy pictures into an inbox, each at once and whole."""
+    """Copy pictures into an inbox, each one atomically."""
     settings = load_settings(config)
     target = settings.inbox[0] if inbox is None else settings.inbox_named(inbox)
     if target is None:
@@ -106,20 +106,20 @@ def submit(
             fail(Exit.MISTAKE, f"{picture}: no such file")
         try:
             picture_name(picture.name)
-        except InvalidFileName as why:
-            fail(Exit.MISTAKE, str(why))
+        except InvalidFileName as error:
+            fail(Exit.MISTAKE, str(error))
     target.path.mkdir(parents=True, exist_ok=True)
-    beside = None if prompt is None else prompt_override(prompt)
+    override = None if prompt is None else prompt_override(prompt)
     for picture in pictures:
         with picture.open("rb") as content:
-            typer.echo(copy_in(content, picture_name(picture.name), target.path, beside))
+            typer.echo(copy_in(content, picture_name(picture.name), target.path, override))
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
 ) -> None:
-    """Start the real daemon on the embedded model, drop the samples, show the clips."""
+    """Run the daemon with the embedded model on sample pictures."""
     from daemon.cli.demo import demonstrate
     from daemon.cli.sandbox import SandboxFailed
 
@@ -131,5 +131,5 @@ def demo(
 
 @app.command("version")
 def show_version() -> None:
-    """The version of i2vd."""
+    """Print the version."""
     typer.echo(f"i2vd {version('i2vd')}")

@@ -1,4 +1,4 @@
-"""Between two clips the device is idle from the last stage that used it to the next that does."""
+"""`i2vd bench timeline`: reading a trace, start-up times and idle times of the device."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from daemon.cli.bench_timeline import Start, Stretch, Wait, start, stretches, waits
 
 
-def test_what_is_written_meanwhile_is_no_wait_of_the_device() -> None:
+def test_idle_time_ends_when_the_next_clip_uses_the_device() -> None:
     timeline = [
         Stretch("1", "encode", 0.0, 1.0),
         Stretch("1", "denoise", 1.0, 5.0),
@@ -21,7 +21,7 @@ def test_what_is_written_meanwhile_is_no_wait_of_the_device() -> None:
     assert waits(timeline) == [Wait("1", busy=6.0, idle=0.5), Wait("2", busy=1.5, idle=0.0)]
 
 
-def test_a_trace_of_a_worker_that_died_can_be_read_once_it_is_closed(tmp_path: Path) -> None:
+def test_a_trace_of_a_killed_worker_is_readable_once_it_is_closed(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     event = {"name": "denoise", "ts": 2_000_000, "dur": 500_000, "args": {"job": "7"}}
     load = {"name": "load", "ts": 1_000_000, "dur": 500_000, "args": {"job": ""}}
@@ -29,7 +29,7 @@ def test_a_trace_of_a_worker_that_died_can_be_read_once_it_is_closed(tmp_path: P
     assert stretches(trace) == [Stretch("7", "denoise", pytest.approx(2.0), pytest.approx(2.5))]
 
 
-def test_a_start_is_told_by_its_first_worker_and_its_first_step(tmp_path: Path) -> None:
+def test_start_up_times_are_those_of_the_first_worker(tmp_path: Path) -> None:
     def event(name: str, ts: float, dur: float, job: str = "") -> dict[str, object]:
         return {"name": name, "ts": ts * 1e6, "dur": dur * 1e6, "args": {"job": job}}
 

@@ -1,4 +1,4 @@
-"""`i2vd check` on what a GPU's own kernels are made with."""
+"""`i2vd check`: compiler and headers for the GPU kernels."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from daemon.config.loader import load
 
 @pytest.fixture
 def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Python's headers are on a machine with a GPU in its settings, and a compiler."""
+    """Python's headers, on a machine with a GPU in its settings and a compiler."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cuda:0"]')
     monkeypatch.delenv("CC", raising=False)
@@ -28,13 +28,13 @@ def kernels() -> list[Finding]:
     return [found for found in check(load(None)) if found.what == "kernels"]
 
 
-def test_with_compiler_and_headers_there_is_nothing_to_say(headers: Path) -> None:
+def test_with_compiler_and_headers_there_is_no_finding(headers: Path) -> None:
     assert kernels() == []
     (headers.parent / "bin" / "gcc").rename(headers.parent / "bin" / "clang")
     assert kernels() == []
 
 
-def test_what_is_missing_is_said_with_what_helps(
+def test_a_missing_compiler_or_header_is_a_warning_with_advice(
     headers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (headers / "Python.h").unlink()
@@ -50,7 +50,7 @@ def test_what_is_missing_is_said_with_what_helps(
     assert "C compiler" not in found.detail
 
 
-def test_without_a_gpu_none_are_made(headers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_there_is_no_finding(headers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (headers / "Python.h").unlink()
     monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cpu"]')
     assert kernels() == []
