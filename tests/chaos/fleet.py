@@ -155,7 +155,7 @@ class Hosts:
                 self.wires.cut(first.root.name)
                 self._wake(*everybody)
                 self._leave_to(others[0])
-                self.wires.mend(first.root.name)
+                self.wires.reconnect(first.root.name)
             case _:
                 self.server.stop()
                 self._wake(*everybody)
@@ -214,7 +214,7 @@ class Hosts:
                 assert self.wires is not None
                 self.wires.cut(name)
                 yield
-                self.wires.mend(name)
+                self.wires.reconnect(name)
             case _:
                 self.server.stop()
                 time.sleep(self._rng.uniform(0, 2.0))

@@ -93,7 +93,7 @@ async def test_hosts_with_the_same_webhook_send_each_event_once(
             await asyncio.to_thread(fail, ledger, enqueue, f"{number}.jpg")
         await until(lambda: len(receiver.messages) >= 30)
         await asyncio.sleep(1.5)
-    assert receiver.told == [("failed", f"{number}.jpg") for number in range(30)]
+    assert receiver.received == [("failed", f"{number}.jpg") for number in range(30)]
 
 
 async def test_an_event_that_is_committed_late_is_sent_in_order(
@@ -107,9 +107,9 @@ async def test_an_event_that_is_committed_late_is_sent_in_order(
             ledger.cancel(early)
             await asyncio.to_thread(fail, ledger, enqueue, "late.jpg")
             await asyncio.sleep(1.5)
-            assert receiver.told == []
+            assert receiver.received == []
         await until(lambda: len(receiver.messages) >= 2)
-    assert receiver.told == [("failed", "early.jpg"), ("failed", "late.jpg")]
+    assert receiver.received == [("failed", "early.jpg"), ("failed", "late.jpg")]
 
 
 async def test_what_one_host_could_not_deliver_another_delivers(
@@ -124,7 +124,7 @@ async def test_what_one_host_could_not_deliver_another_delivers(
     async with delivering(url, receiver, hosts=2):
         await until(lambda: len(receiver.messages) >= 2)
         await asyncio.sleep(1.2)
-    assert receiver.told == [("failed", "one.jpg"), ("failed", "two.jpg")]
+    assert receiver.received == [("failed", "one.jpg"), ("failed", "two.jpg")]
 
 
 KEY = bytes(range(23))

@@ -1,6 +1,6 @@
-"""A machine with a systemd of its own, for tests; it can be made ready for i2vd's installation.
+"""A machine with its own systemd, which can be prepared for i2vd's installation.
 
-As a container (booted_systemd.sh), or with a kernel of its own (booted_kernel.sh), which is slower.
+It is a container (booted_systemd.sh), or has its own kernel (booted_kernel.sh), which is slower.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ SOURCE = "/usr/local/src/i2vd"
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 _FOLDERS = (sys.base_prefix, sysconfig.get_path("purelib"))
-"""Those of Python and of this environment's packages."""
+"""Folders of Python and of this environment's packages."""
 _NOT_COPIED = (".git", ".venv", "demo", "build", "*.egg-info", ".*_cache", "__pycache__")
 
 
 class Machine:
-    """A booted machine. Made by `booted`; what is written in it does not last."""
+    """A booted machine, created by `booted` or `with_kernel`; its files are temporary."""
 
     def __init__(self, name: str, script: Path) -> None:
         self._name, self._script = name, script
@@ -35,7 +35,7 @@ class Machine:
     @classmethod
     @contextlib.contextmanager
     def booted(cls, name: str, *options: str, within: Sequence[str] = ()) -> Iterator["Machine"]:
-        """A container, with options of systemd-nspawn, by a command that becomes another one."""
+        """Boot a container; `options` of systemd-nspawn, `within` a command prefix."""
         needs("systemd-nspawn", package="systemd-container")
         needs("nsenter", package="util-linux")
         if not Path("/sys/fs/cgroup/systemd").is_dir():
@@ -48,7 +48,7 @@ class Machine:
     @classmethod
     @contextlib.contextmanager
     def with_kernel(cls, name: str, space: str, device: str, address: str) -> Iterator["Machine"]:
-        """One with a kernel of its own, whose card is a tap device in a network namespace."""
+        """Boot a machine with its own kernel and a tap device in a network namespace."""
         needs("linux.uml", package="user-mode-linux")
         needs("modprobe", package="kmod")
         python, packages = _FOLDERS
@@ -70,13 +70,13 @@ class Machine:
             _run(script, "down", name)
 
     def get_ready(self, source: Path) -> None:
-        """Our source, and at /opt/i2vd an environment of this machine's packages."""
+        """Copy i2vd's source, and create /opt/i2vd with this machine's packages."""
         self._make_environment()
         target = self.path(SOURCE)
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED))
 
     def _make_environment(self) -> None:
-        """/opt/i2vd as `venv` and a first `pip install` would leave it, but for i2vd itself."""
+        """Create /opt/i2vd as `venv` and `pip install` would, without i2vd itself."""
         home = self.path("/opt/i2vd")
         packages = home / "lib" / VERSION / "site-packages"
         packages.mkdir(parents=True)
@@ -90,20 +90,20 @@ class Machine:
         self.run_here("ldconfig")
 
     def make(self, target: str) -> str:
-        """What `make TARGET` prints in the source folder."""
+        """Run `make TARGET` in the source folder and return its output."""
         return self.run("make", "--no-print-directory", "-C", SOURCE, target)
 
     def run(self, *command: str) -> str:
-        """What a command prints there. Raises CalledProcessError."""
+        """Run a command on the machine and return its output. Raises CalledProcessError."""
         return _run(self._script, "exec", self._name, *command)
 
     def run_here(self, *command: str) -> str:
-        """The same by this machine's kernel, which is ten times as fast as one of its own."""
+        """Run a command on this host's kernel, which is ten times as fast as the machine's own."""
         verb = "here" if self._script == KERNEL else "exec"
         return _run(self._script, verb, self._name, *command)
 
     def path(self, inside: str) -> Path:
-        """Where a path of the machine can be reached from here."""
+        """Return the path on this host of a path on the machine."""
         return self._root / inside.lstrip("/")
 
     def copy(self, source: Path, folder: str) -> None:
@@ -115,19 +115,19 @@ class Machine:
             target.chmod(0o644)
 
     def shown(self, *properties: str, unit: str = "i2vd.service") -> dict[str, str]:
-        """Properties of a unit."""
-        told = self.run("systemctl", "show", unit, "-p", ",".join(properties))
-        return dict(line.split("=", 1) for line in told.splitlines())
+        """Return properties of a unit."""
+        output = self.run("systemctl", "show", unit, "-p", ",".join(properties))
+        return dict(line.split("=", 1) for line in output.splitlines())
 
     def metric(self, name: str) -> float:
-        """The first sample of a metric."""
+        """Return the first sample of a metric."""
         scrape = self.run("curl", "-s", "http://127.0.0.1:7860/metrics")
         lines = [line for line in scrape.splitlines() if line.startswith(name)]
         return float(lines[0].rpartition(" ")[2])
 
     @staticmethod
     def wait_for(happened: Callable[[], bool], seconds: float) -> None:
-        """Raises TimeoutError."""
+        """Wait until the condition is true. Raises TimeoutError."""
         end = time.monotonic() + seconds
         while not happened():
             if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""A real browser, headless: what it shows, and what it complained of."""
+"""A headless Chromium: the page that it shows, and its error log."""
 
 import contextlib
 import tempfile
@@ -13,43 +13,43 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.system.needs import needs
 
-PATIENCE = 30.0
-"""Seconds after which something that the page should show is taken for never coming."""
+TIMEOUT_SECONDS = 30.0
+"""Limit for anything that the page should show."""
 
 
 class Browser:
-    """The page of one daemon in one window."""
+    """One window with the page of one daemon."""
 
     def __init__(self, driver: Chrome, address: str) -> None:
         self.driver = driver
         self.address = address
 
     def open(self, tab: str, *, first: str = "") -> None:
-        """The page anew, at a tab; `first`: JavaScript that is run before."""
+        """Load the page at a tab; `first`: JavaScript to run before."""
         self.driver.get(f"{self.address}/page/icon.svg")
         self.driver.execute_script(f"localStorage.clear(); {first}")
         self.driver.get(f"{self.address}/#{tab}")
         self.until("document.querySelector('main > section:not([hidden])')")
 
     def turn_to(self, tab: str) -> None:
-        """Another tab of the page that is open."""
+        """Select another tab of the open page."""
         self.click(f"nav a[href='#{tab}']")
 
     def find(self, css: str) -> WebElement:
-        """The first such element that is shown, once it is there."""
+        """Wait for a visible element and return the first one."""
 
-        def there(driver: Chrome) -> WebElement | None:
+        def visible(driver: Chrome) -> WebElement | None:
             found = driver.find_elements(By.CSS_SELECTOR, css)
             return next((each for each in found if each.is_displayed()), None)
 
-        return self._wait(there, f"{css} is shown")
+        return self._wait(visible, f"{css} is shown")
 
     def click(self, css: str) -> None:
-        """Click that element, the one that stands there by then if it is drawn anew meanwhile."""
+        """Click an element; retries if the page replaces it meanwhile."""
         self._wait(lambda _: self.find(css).click() or True, f"{css} is clicked")
 
     def press(self, text: str) -> None:
-        """Click the first button that is shown and says that."""
+        """Click the first visible button with this text."""
 
         def pressed(driver: Chrome) -> bool:
             found = driver.find_elements(By.CSS_SELECTOR, "main button, dialog button, dialog a")
@@ -62,47 +62,49 @@ class Browser:
         self._wait(pressed, f"a button says {text}")
 
     def until(self, script: str) -> Any:
-        """Wait until a JavaScript expression is true, and give it."""
+        """Wait until a JavaScript expression is true and return its value."""
         return self._wait(lambda driver: driver.execute_script(f"return {script}"), script)
 
     def value(self, script: str) -> Any:
-        """A JavaScript expression's value."""
+        """Return the value of a JavaScript expression."""
         return self.driver.execute_script(f"return {script}")
 
     def text(self) -> str:
-        """What the window shows."""
+        """Return the visible text."""
         return str(self.driver.find_element(By.TAG_NAME, "body").text)
 
-    def until_said(self, text: str) -> None:
-        """Wait until the window shows that text."""
-        self._wait(lambda _: text in self.text(), f"the page says {text!r}")
+    def until_text(self, text: str) -> None:
+        """Wait until the window shows this text."""
+        self._wait(lambda _: text in self.text(), f"the page shows {text!r}")
 
-    def be(self, *, width: int = 1280, height: int = 800) -> None:
-        """The window's size in CSS pixels, also under the browser's own least width."""
+    def resize(self, *, width: int = 1280, height: int = 800) -> None:
+        """Set the window size in CSS pixels, also below the browser's minimum width."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
-    def complaints(self) -> list[str]:
-        """What the browser complained of since it was last asked: errors, refused scripts.
+    def errors(self) -> list[str]:
+        """Return the browser's errors since the last call, such as refused scripts.
 
-        But for a small picture that is not found: it may be on its way to another folder.
+        Missing thumbnails are skipped: the picture may be moving to another folder.
         """
-        told = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
-        return [each for each in told if not ("/picture - " in each and "404" in each)]
+        messages = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
+        return [each for each in messages if not ("/picture - " in each and "404" in each)]
 
-    def _wait(self, ask: Any, what: str) -> Any:
-        """What is asked once it is true; a page that is being left meanwhile is asked again."""
+    def _wait(self, condition: Any, what: str) -> Any:
+        """Wait until the condition is true and return its value; retries while a page unloads."""
         gone = [StaleElementReferenceException]
-        wait = WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05, ignored_exceptions=gone)
+        wait = WebDriverWait(
+            self.driver, TIMEOUT_SECONDS, poll_frequency=0.05, ignored_exceptions=gone
+        )
         try:
-            return wait.until(ask)
+            return wait.until(condition)
         except TimeoutException:
             raise AssertionError(f"never came to pass: {what}\n{self.text()[:3000]}") from None
 
 
 @contextlib.contextmanager
 def browser(address: str) -> Iterator[Browser]:
-    """Open one, and leave no process behind."""
+    """Open a browser; its processes end with the context."""
     chromium = needs("chromium", package="chromium")
     driver_path = needs("chromedriver", package="chromium-driver")
     options = ChromeOptions()
@@ -118,7 +120,7 @@ def browser(address: str) -> Iterator[Browser]:
         driver = Chrome(options, ChromeService(driver_path))
         try:
             found = Browser(driver, address)
-            found.be()
+            found.resize()
             yield found
         finally:
             driver.quit()

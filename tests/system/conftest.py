@@ -28,11 +28,11 @@ variants = 3
 _URGENT = '[match]\nnames = ["urgent*"]\n\n[make]\nprompt = "film"\npriority = 5\n'
 
 STEADY = '[match]\nnames = ["slow*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
-"""A rule by which the stand-in takes three seconds."""
+"""Rule: the stand-in worker takes three seconds."""
 
 
 def quick_studio(root: Path, name: str = "studio", **settings: Any) -> Studio:
-    """A studio below `root` with a stand-in for the worker, whose rule asks for a film at once."""
+    """Create a studio below `root` whose stand-in worker returns a clip at once."""
     clip = film(root / "film.mp4")
     studio = Studio(root / name, program="tests.chaos.launch", PEER_FILM=str(clip), **settings)
     studio.rule("90-default", DRAFT.replace("camera zooming in slowly", "film"))
@@ -41,7 +41,7 @@ def quick_studio(root: Path, name: str = "studio", **settings: Any) -> Studio:
 
 @pytest.fixture
 def studio_in(tmp_path: Path) -> Iterator[Open]:
-    """Makes studios of a test's own, started only when told; no process outlives the test."""
+    """Factory of studios for one test, not started; their processes end with the test."""
     opened: list[Studio] = []
 
     def make(name: str = "studio", **settings: Any) -> Studio:
@@ -55,10 +55,7 @@ def studio_in(tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture
 def quick_in(tmp_path: Path) -> Iterator[Open]:
-    """The same with a stand-in for the worker, which speaks the real protocol and leaves real MP4s.
-
-    A clip costs it a tenth of a second.
-    """
+    """Factory of studios with a stand-in worker: real protocol, real MP4s, 0.1 s for a clip."""
     opened: list[Studio] = []
 
     def make(name: str = "studio", **settings: Any) -> Studio:
@@ -72,9 +69,9 @@ def quick_in(tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """As `shared`, with a stand-in for the worker: for all to which it is the same who makes clips.
+    """A running daemon with a stand-in worker, for tests that do not need the real one.
 
-    That of names that begin with "slow" takes three seconds.
+    Clips whose names begin with "slow" take three seconds.
     """
     studio = quick_studio(tmp_path_factory.mktemp("quick"))
     studio.rule("10-slow", STEADY)
@@ -87,7 +84,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """One running daemon for all tests that do it no harm; each drops names of its own."""
+    """A running daemon for all tests that leave it intact; each test uses its own file names."""
     studio = Studio(tmp_path_factory.mktemp("shared") / "studio")
     for name, text in _RULES.items():
         studio.rule(name, text)

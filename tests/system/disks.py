@@ -1,4 +1,4 @@
-"""Real file systems for tests: mounted where told, filled, made read-only, broken, taken away."""
+"""Real file systems for tests: mount, fill, make read-only, break and unmount them."""
 
 import contextlib
 import fcntl
@@ -17,13 +17,13 @@ _EXT4_SHUTDOWN = 0x8004587D
 
 
 def mount(*arguments: str | Path) -> None:
-    """mount(8)."""
+    """Run mount(8)."""
     subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
 
 
 @contextlib.contextmanager
 def mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
-    """A file system on `folder`, made where missing; taken away in the end, whoever uses it."""
+    """Mount a file system on `folder`; lazily unmounted at the end, even if it is in use."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         mount(*arguments, folder)
@@ -36,13 +36,13 @@ def mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
 
 
 def tmpfs(folder: Path, *, size: str = "24m", files: int = 2000) -> AbstractContextManager[Path]:
-    """A small disk in memory."""
+    """Mount a small disk in memory."""
     return mounted(folder, "-t", "tmpfs", "-o", f"size={size},nr_inodes={files}", "tmpfs")
 
 
 @contextlib.contextmanager
 def ext4(folder: Path, *, size: int = 24 * 2**20, options: str = "loop") -> Iterator[Path]:
-    """A small ext4 in a file beside the folder."""
+    """Mount a small ext4 from a file beside the folder."""
     image = folder.with_name(f"{folder.name}.img")
     with image.open("wb") as file:
         file.truncate(size)
@@ -52,13 +52,13 @@ def ext4(folder: Path, *, size: int = 24 * 2**20, options: str = "loop") -> Iter
 
 
 def turn_ext4_read_only(folder: Path) -> None:
-    """As the kernel does it where it finds an error; mounted with `errors=remount-ro`."""
-    device = Path(_told("findmnt", "-no", "SOURCE", folder)).name
+    """Trigger a file-system error; needs a mount with `errors=remount-ro`."""
+    device = Path(_run("findmnt", "-no", "SOURCE", folder)).name
     Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
 
 
 def repair_ext4(folder: Path) -> None:
-    """As an operator does it, once nobody uses it; e2fsck says 1 where it had to mend."""
+    """Unmount, repair and mount it again; e2fsck returns 1 after a repair."""
     image = folder.with_name(f"{folder.name}.img")
     subprocess.run(["umount", folder], check=True)
     assert subprocess.run(["e2fsck", "-fy", image], capture_output=True, check=False).returncode < 2
@@ -67,28 +67,28 @@ def repair_ext4(folder: Path) -> None:
 
 @contextlib.contextmanager
 def btrfs(folder: Path) -> Iterator[Path]:
-    """A small btrfs in a file beside the folder, which counts what the folder holds."""
+    """Mount a small btrfs with quotas from a file beside the folder."""
     mkfs = needs("mkfs.btrfs", package="btrfs-progs")
     image = folder.with_name(f"{folder.name}.img")
     with image.open("wb") as file:
         file.truncate(128 * 2**20)
     subprocess.run([mkfs, "-q", image], check=True)
     with mounted(folder, "-o", "loop", image):
-        _told("btrfs", "quota", "enable", folder)
+        _run("btrfs", "quota", "enable", folder)
         yield folder
 
 
-def set_quota(folder: Path, most: str) -> None:
-    """How many bytes a btrfs may hold, or "none" for all."""
-    _told("btrfs", "qgroup", "limit", most, folder)
+def set_quota(folder: Path, limit: str) -> None:
+    """Limit the bytes of a btrfs; "none" removes the limit."""
+    _run("btrfs", "qgroup", "limit", limit, folder)
 
 
-def _told(*command: str | Path) -> str:
+def _run(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def break_ext4(folder: Path) -> None:
-    """From now on every access to it is an I/O error."""
+    """Shut the file system down: every access is an I/O error from now on."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, _EXT4_SHUTDOWN, struct.pack("I", 2))
@@ -97,7 +97,7 @@ def break_ext4(folder: Path) -> None:
 
 
 def fill(folder: Path, *, leave: int) -> Path:
-    """Fill the disk up to `leave` bytes; the file that does it."""
+    """Fill the disk up to `leave` bytes and return the file that fills it."""
     ballast = folder / ".ballast"
     space = os.statvfs(folder)
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ def fill(folder: Path, *, leave: int) -> Path:
 
 
 def fill_names(folder: Path, *, leave: int) -> list[Path]:
-    """Make files until only `leave` more are possible."""
+    """Create files until only `leave` inodes are free, and return them."""
     made = []
     while os.statvfs(folder).f_favail > leave:
         made.append(folder / f".ballast-{len(made)}")
@@ -119,7 +119,7 @@ def fill_names(folder: Path, *, leave: int) -> list[Path]:
 
 
 def sftp_server() -> Path:
-    """OpenSSH's, which speaks to whoever starts it."""
+    """Return the path of OpenSSH's SFTP server, which talks on stdin and stdout."""
     server = Path("/usr/lib/openssh/sftp-server")
     if not server.exists():
         missing("sftp-server is missing; to run this test: apt-get install openssh-sftp-server")
@@ -128,22 +128,22 @@ def sftp_server() -> Path:
 
 @contextlib.contextmanager
 def sshfs(folder: Path, *options: str) -> Iterator[Path]:
-    """A network share: another folder, which is given, by sshfs and a real SFTP server."""
+    """Mount a network share by sshfs and a real SFTP server; yields the served folder."""
     server = sftp_server()
     program = needs("sshfs", package="sshfs fuse3")
-    far = folder.with_name(f"{folder.name}-far")
-    for each in (folder, far):
+    served = folder.with_name(f"{folder.name}-far")
+    for each in (folder, served):
         each.mkdir(parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         serving = subprocess.Popen([server], stdin=ours, stdout=ours)
         mounting = subprocess.Popen(
-            [program, f":{far}", folder, "-f", "-o", ",".join(("passive", *options))],
+            [program, f":{served}", folder, "-f", "-o", ",".join(("passive", *options))],
             stdin=theirs,
             stdout=theirs,
         )
-    with _mounted(folder, mounting, serving, why="sshfs cannot mount here"):
-        yield far
+    with _mounted(folder, mounting, serving, reason="sshfs cannot mount here"):
+        yield served
 
 
 _SMB = """\
@@ -164,7 +164,7 @@ pid directory = {own}
 ncalrpc dir = {own}/ncalrpc
 log file = {own}/log
 [share]
-path = {far}
+path = {served}
 guest ok = yes
 read only = no
 force user = root
@@ -173,14 +173,14 @@ force user = root
 
 @contextlib.contextmanager
 def samba(folder: Path) -> Iterator[Path]:
-    """A Windows share: another folder, which is given, by a real smbd, mounted by rclone."""
+    """Mount a Windows share by rclone and a real smbd; yields the served folder."""
     smbd, rclone = needs("smbd", package="samba"), needs("rclone", package="rclone fuse3")
-    far, own = (folder.with_name(f"{folder.name}-{what}") for what in ("far", "smbd"))
-    for each in (folder, far, own):
+    served, own = (folder.with_name(f"{folder.name}-{suffix}") for suffix in ("far", "smbd"))
+    for each in (folder, served, own):
         each.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (own / "smb.conf").write_text(_SMB.format(port=port, own=own, far=far), encoding="utf-8")
+    (own / "smb.conf").write_text(_SMB.format(port=port, own=own, served=served), encoding="utf-8")
     password = subprocess.run([rclone, "obscure", "x"], check=True, capture_output=True, text=True)
     share = f":smb,host=127.0.0.1,port={port},user=guest,pass={password.stdout.strip()}:share"
     with (own / "out").open("wb") as out:
@@ -196,18 +196,18 @@ def samba(folder: Path) -> Iterator[Path]:
             stdout=out,
             stderr=out,
         )  # fmt: skip
-    with _mounted(folder, mounting, serving, why="a Windows share cannot be mounted here"):
-        yield far
+    with _mounted(folder, mounting, serving, reason="a Windows share cannot be mounted here"):
+        yield served
 
 
 @contextlib.contextmanager
-def _mounted(folder: Path, *processes: subprocess.Popen[bytes], why: str) -> Iterator[None]:
-    """Wait until a share is there, and end what serves it afterwards."""
+def _mounted(folder: Path, *processes: subprocess.Popen[bytes], reason: str) -> Iterator[None]:
+    """Wait until a share is mounted, and end its processes afterwards."""
     try:
         end = time.monotonic() + 20
         while not folder.is_mount():
             if any(each.poll() is not None for each in processes) or time.monotonic() > end:
-                missing(f"{why}; run this test as root, with /dev/fuse")
+                missing(f"{reason}; run this test as root, with /dev/fuse")
             time.sleep(0.05)
         yield
     finally:

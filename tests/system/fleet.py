@@ -1,4 +1,4 @@
-"""A fleet: two real daemons as hosts of one real PostgreSQL, over one shared folder."""
+"""A fleet: two real daemons as hosts, with one real PostgreSQL and one shared folder."""
 
 import contextlib
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _STEADY = '[match]\nnames = ["steady*"]\n\n' + DRAFT.replace("camera zooming in 
 
 
 class Fleet:
-    """Two hosts, "one" and "two", each with a state folder of its own; not started yet."""
+    """Two hosts, "one" and "two", each with its own state folder; not started."""
 
     def __init__(self, root: Path, server: Server) -> None:
         self.url = server.url(server.fresh())
@@ -55,7 +55,7 @@ class Fleet:
     def settings(
         self, host: Studio, *, more: str = "", devices: str = '["cpu"]', model: str = ""
     ) -> None:
-        """What a host is told at its next start; `more` keys, and more of `[model]`."""
+        """Write a host's settings; `more` are top-level keys, `model` keys of `[model]`."""
         host.settings(
             _SETTINGS.format(
                 name=host.root.name, url=self.url, shared=self.root, more=more,
@@ -64,26 +64,26 @@ class Fleet:
         )  # fmt: skip
 
     def at(self, path: str) -> Studio:
-        """The host that makes a picture's clip now."""
+        """Wait until a host works on a picture, and return the host."""
 
         def busy() -> Studio | None:
             return next((host for host in self.hosts if host.slot()["path"] == path), None)
 
-        return self.any.until(busy, f"somebody is at {path}")
+        return self.any.until(busy, f"a host works on {path}")
 
     def other(self, host: Studio) -> Studio:
-        """Not this one."""
+        """Return the other host."""
         return self.hosts[1 - self.hosts.index(host)]
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End all processes."""
         for host in self.hosts:
             host.close()
 
 
 @contextlib.contextmanager
 def running(root: Path) -> Iterator[Fleet]:
-    """Both hosts, started, with a server of their own; no process is left behind."""
+    """Start a server and both hosts; all processes end with the context."""
     with serving() as server:
         fleet = Fleet(root, server)
         try:

@@ -1,7 +1,7 @@
-"""Hosts of a fleet as the network sees them: each in a network namespace of its own.
+"""A network for a fleet: one network namespace for each host and for the database, and a bridge.
 
-The database has one too; a bridge joins them all. Each host's http port stays reachable from the
-test, for its socket is opened here and handed over, as systemd does it.
+The test can reach each host's HTTP port: its socket is opened in the test's namespace and passed
+on, as systemd does with socket activation.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from tests.system.needs import missing, needs
 
 ADDRESS = "10.231.77.{}"
 _NAMED = Path("/run/netns")
-_HAND_OVER = """\
+_PASS_SOCKET = """\
 import os, socket, sys
 name, port, *command = sys.argv[1:]
 held = socket.create_server(("127.0.0.1", int(port)))
@@ -27,14 +27,14 @@ os.execvp("nsenter", ["nsenter", f"--net=/run/netns/{name}", *command])
 
 
 class Network:
-    """A bridge in a namespace, and a namespace for each name on it, at an address."""
+    """A bridge in its own namespace, and a namespace with an address for each name."""
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         self._prefix = f"i2vd{os.getpid() % 100000}"
         self._addresses = addresses
 
     def open(self) -> None:
-        """Make it. Ends the test where that is not allowed."""
+        """Create the namespaces. Ends the test if that is not allowed."""
         needs("ip", package="iproute2")
         try:
             self._ip("netns", "add", self.hub)
@@ -54,40 +54,40 @@ class Network:
 
     @property
     def hub(self) -> str:
-        """The bridge's namespace."""
+        """Namespace of the bridge."""
         return f"{self._prefix}-hub"
 
     def space(self, name: str) -> str:
-        """The namespace of that name."""
+        """Return the namespace of a name."""
         return f"{self._prefix}-{name}"
 
     def plug(self, device: str, ours: str) -> None:
-        """A tap device in the bridge's namespace, for a machine that brings its own kernel.
+        """Add a tap device to the bridge, for a machine with its own kernel.
 
-        `ours`: the address by which it is spoken to from there.
+        `ours`: address of the bridge, for connections to that machine.
         """
         self._ip("-n", self.hub, "addr", "replace", f"{ours}/24", "dev", "hub")
         self._ip("-n", self.hub, "tuntap", "add", device, "mode", "tap")
         self._ip("-n", self.hub, "link", "set", device, "master", "hub", "up")
 
     def prefix(self, name: str, port: int) -> list[str]:
-        """A command that becomes another one in a namespace, with a port of ours handed over."""
-        return [sys.executable, "-c", _HAND_OVER, self.space(name), str(port)]
+        """Return a command prefix that runs in a namespace with an open port of this one."""
+        return [sys.executable, "-c", _PASS_SOCKET, self.space(name), str(port)]
 
     def within(self, name: str) -> list[str]:
-        """A command that becomes another one in a namespace."""
+        """Return a command prefix that runs in a namespace."""
         return ["nsenter", f"--net={_NAMED / self.space(name)}"]
 
     def cut(self, name: str) -> None:
-        """From now on nothing gets through, and nobody is told: packets vanish."""
+        """Disconnect a namespace silently: its packets are dropped."""
         self._ip("-n", self.hub, "link", "set", name, "nomaster")
 
-    def mend(self, name: str) -> None:
-        """The cable is back."""
+    def reconnect(self, name: str) -> None:
+        """Reconnect a namespace."""
         self._ip("-n", self.hub, "link", "set", name, "master", "hub")
 
     def close(self) -> None:
-        """Leave none of it behind."""
+        """Delete all namespaces."""
         for name in (*map(self.space, self._addresses), self.hub):
             with contextlib.suppress(subprocess.CalledProcessError):
                 self._ip("netns", "del", name)
@@ -98,11 +98,11 @@ class Network:
 
 @contextlib.contextmanager
 def network(*names: str, **addresses: str) -> Iterator[Network]:
-    """A network for a while; the first of those without an address has ADDRESS 1, the next 2 ..."""
+    """Open a network; names without an address get ADDRESS 1, 2, ... in order."""
     numbered = {name: ADDRESS.format(number) for number, name in enumerate(names, start=1)}
-    made = Network(numbered | addresses)
+    opened = Network(numbered | addresses)
     try:
-        made.open()
-        yield made
+        opened.open()
+        yield opened
     finally:
-        made.close()
+        opened.close()

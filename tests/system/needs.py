@@ -1,4 +1,4 @@
-"""Programs that some tests need and pip cannot install."""
+"""Programs that some tests need and pip cannot install: skip or fail without them."""
 
 import os
 import shutil
@@ -7,15 +7,15 @@ import pytest
 
 
 def needs(program: str, *, package: str) -> str:
-    """Path of a program. Without it the test is skipped, and in CI, where it must run, it fails."""
+    """Return the path of a program. Without it the test is skipped, or fails in CI."""
     path = shutil.which(program)
     if path is None:
         missing(f"{program} is missing; to run this test: apt-get install {package}")
     return path
 
 
-def missing(what: str) -> None:
-    """End the test: something of the machine that it needs is not there."""
+def missing(reason: str) -> None:
+    """Skip the test, or fail it in CI: the machine lacks something."""
     if os.environ.get("CI") == "true":
-        pytest.fail(what, pytrace=False)
-    pytest.skip(what)
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

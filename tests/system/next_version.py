@@ -1,7 +1,7 @@
-"""The daemon of an artificial next version: this one with more migrations.
+"""The daemon of an artificial next version: this version with more migrations.
 
-Run as tests.chaos.launch is. NEXT is "additive" or "breaking": hosts of this version continue after
-the migration, or cannot.
+Run like tests.chaos.launch. NEXT is "additive" or "breaking": after the migration, hosts of this
+version can continue, or cannot.
 """
 
 import os
@@ -31,4 +31,4 @@ if os.environ["NEXT"] == "breaking":
         Migration(_break, breaking=True),
     )
 
-import tests.chaos.launch  # noqa: E402, F401 (it runs the daemon, which must see the change)
+import tests.chaos.launch  # noqa: E402, F401 (runs the daemon, which must use these migrations)

@@ -1,4 +1,4 @@
-"""A receiver of webhooks."""
+"""A webhook receiver."""
 
 import json
 import threading
@@ -9,23 +9,23 @@ from daemon.cli.sandbox import free_port
 
 
 class Receiver:
-    """A real http server that keeps what it is told, and may be away or refuse."""
+    """A real HTTP server that stores messages; it can be down or refuse them."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.messages: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[int] = []
-        """Statuses to answer with first; then 204."""
+        """Statuses of the next responses; 204 when empty."""
         self._server: HTTPServer | None = None
 
     @property
-    def told(self) -> list[tuple[str, str]]:
-        """What was told, as (event, path)."""
+    def received(self) -> list[tuple[str, str]]:
+        """Accepted messages, as (event, path)."""
         bodies = [json.loads(body) for _, body in self.messages]
         return [(body["event"], body["job"]["path"]) for body in bodies]
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Be away."""
+        """Stop listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -1,6 +1,6 @@
-"""The two pictures of the page in the README: `python -m tests.system.screenshots`.
+"""Screenshots of the page for the README: `python -m tests.system.screenshots`.
 
-The real daemon with the demonstration model makes clips of the samples.
+The real daemon with the demo model makes clips of the samples.
 """
 
 import tempfile
@@ -15,10 +15,10 @@ from tests.system.studio import ROOT, Studio
 
 TARGET = ROOT / "daemon" / "web"
 MOTIONS = ("panning right", "zooming in slowly")
-LARGEST = 200_000
+MAX_BYTES = 200_000
 FLAT = 64
 SLOW = 900.0
-"""Seconds that a clip may take on a machine that has other work."""
+"""Limit in seconds for all clips on a busy machine."""
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def photograph(studio: Studio) -> None:
-    """Make the clips, then take the pictures."""
+    """Make the clips, then take the screenshots."""
     for number, motion in enumerate(MOTIONS, start=1):
         studio.rule(
             f"{number}0-{motion.split()[0]}",
@@ -44,7 +44,7 @@ def photograph(studio: Studio) -> None:
     made = len(names)
     studio.until(lambda: len(studio.clips()) == made, "the clips are made", SLOW)
     with browser(f"http://127.0.0.1:{studio.port}") as page:
-        page.be(height=1020)
+        page.resize(height=1020)
         page.open("make", first="localStorage.theme = 'light'")
         page.driver.find_element("id", "files").send_keys(str(SAMPLES / "landscape.jpg"))
         page.find("#prompt").send_keys(
@@ -53,10 +53,10 @@ def photograph(studio: Studio) -> None:
         page.until("document.querySelector('.dry-run .facts div')")
         page.until("document.querySelector('.preview img').naturalWidth")
         page.click("label:has([value='standard'])")
-        page.until_said("16 frames (2.0 s)")
+        page.until_text("16 frames (2.0 s)")
         page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
         save(page, "make.png")
-        page.be(height=640)
+        page.resize(height=640)
         page.open("clips", first="localStorage.theme = 'dark'")
         posters = "[...document.querySelectorAll('.grid img')]"
         page.until(f"{posters}.length === {made} && {posters}.every((i) => i.naturalWidth)")
@@ -64,18 +64,18 @@ def photograph(studio: Studio) -> None:
 
 
 def save(page: Browser, name: str) -> None:
-    """With few colours: they are for a README."""
-    page.driver.execute_async_script("setTimeout(arguments[0], 700)")  # what fades has faded
+    """Save a screenshot with few colours, to keep it small."""
+    page.driver.execute_async_script("setTimeout(arguments[0], 700)")  # wait for transitions
     shot = Image.open(BytesIO(page.driver.get_screenshot_as_png())).convert("RGB")
     small = BytesIO()
     shot.quantize(palette=palette(shot), dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    assert len(small.getvalue()) < LARGEST, name
+    assert len(small.getvalue()) < MAX_BYTES, name
     (TARGET / name).write_bytes(small.getvalue())
     print(f"{name}: {shot.width}x{shot.height}, {len(small.getvalue()):,} bytes")
 
 
 def palette(shot: Image.Image) -> Image.Image:
-    """Colours for photographs, and those of the page itself, which are few and must be exact."""
+    """Return a palette: the page's few flat colours exactly, the rest for photographs."""
     flat = sorted(shot.getcolors(1 << 24) or [], reverse=True)[:FLAT]
     rest = shot.quantize(256 - FLAT).getpalette() or []
     found = Image.new("P", (1, 1))

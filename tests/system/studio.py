@@ -1,7 +1,7 @@
-"""A studio: the real daemon as a process, in folders of its own, as a test sees it from outside.
+"""Studio: the real daemon as a process in its own folders, for black-box tests.
 
-Nothing here reaches into the daemon: pictures go in by the inbox, what comes of them is read from
-the outbox, the API, the metrics, the log and the kernel's list of processes.
+Pictures go in through the inbox; results are read from the outbox, the API, the metrics, the log
+and /proc. Nothing here accesses the daemon's internals.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.cli.sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0
-"""Seconds after which something that should happen is taken for never happening."""
+TIMEOUT_SECONDS = 120.0
+"""Limit for anything that a test waits for."""
 
 SIDE = 32
-"""Of a clip in pixels; the preset's 48 would take twice the time."""
+"""Side of a clip in pixels; the preset's 48 would take twice the time."""
 
 DRAFT = f"""\
 [make]
@@ -36,7 +36,7 @@ prompt = "camera zooming in slowly"
 preset = "draft"
 size = {SIDE}
 """
-"""The default rule of a studio: about a second of work on one core."""
+"""Default rule: about one second of work on one core."""
 
 SLOW = f"""\
 [match]
@@ -48,7 +48,7 @@ preset = "draft"
 size = {SIDE}
 steps = 60
 """
-"""A rule whose clips take long enough to be interrupted."""
+"""Rule whose clips take long enough to be interrupted."""
 
 _SETTINGS = """\
 min_free = "{min_free}"
@@ -71,9 +71,9 @@ T = TypeVar("T")
 
 
 class Studio(Sandbox):
-    """A sandbox as a test sees it: pictures go in, and what comes of them is read."""
+    """A sandbox with methods to submit pictures and to observe the results."""
 
-    start_seconds = stop_seconds = PATIENCE
+    start_seconds = stop_seconds = TIMEOUT_SECONDS
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Studio(Sandbox):
         timeout: float = 30.0,
         **environment: str,
     ) -> None:
-        """`bare`: an empty folder. The other parameters are those of Sandbox or settings."""
+        """`bare`: no settings, inbox or rule. The others belong to Sandbox or are settings."""
         own = {"PYTHONPATH": str(ROOT), "STUDIO": str(root), "I2VD_TORCH_THREADS": "1"}
         super().__init__(
             root, program=program, prefix=prefix, environment=own | environment, cwd=root,
@@ -102,7 +102,7 @@ class Studio(Sandbox):
     # --- the process
 
     def close(self) -> None:
-        """Kill the daemon and its children, also those that an earlier daemon left."""
+        """Kill the daemon and its children, also those of an earlier daemon."""
         try:
             super().close()
         finally:
@@ -111,9 +111,9 @@ class Studio(Sandbox):
                     os.kill(pid, signal.SIGKILL)
 
     def processes(self, module: str = "") -> list[int]:
-        """Every process of this studio, found by its environment; with `module` those running it.
+        """Return the ids of this studio's processes, or of those that run `module`.
 
-        Children of a daemon that was killed are found too.
+        They are found by their environment, so children of a killed daemon are included.
         """
         mark = f"STUDIO={self.root}".encode()
         found = []
@@ -129,7 +129,7 @@ class Studio(Sandbox):
     def command(
         self, *arguments: str | Path, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run `i2vd ARGUMENTS` here to its end."""
+        """Run `i2vd ARGUMENTS` in the studio's folder and return the result."""
         return subprocess.run(
             [sys.executable, "-m", "daemon", *map(str, arguments)],
             cwd=self.root,
@@ -137,12 +137,12 @@ class Studio(Sandbox):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
 
     def variables(self) -> dict[str, str]:
-        """Environment of the daemon, without the cache of a worker in this process."""
+        """Environment of the daemon, without this process's Triton cache."""
         found = super().variables()
         kept = {k: v for k, v in found.items() if k != "TRITON_CACHE_DIR"}
         return kept | self.environment
@@ -150,17 +150,17 @@ class Studio(Sandbox):
     # --- what a user does
 
     def drop(self, name: str, content: bytes, *, folder: Path | None = None) -> Path:
-        """A picture appears in the inbox, whole at once."""
-        place = (folder or self.inbox) / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f".{os.urandom(8).hex()}.part")
+        """Write a picture into the inbox, atomically."""
+        path = (folder or self.inbox) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{os.urandom(8).hex()}.part")
         part.write_bytes(content)
-        return part.rename(place)
+        return part.rename(path)
 
     # --- what a user sees
 
     def get(self, path: str, /, **params: Any) -> Any:
-        """The API's answer to a question."""
+        """Send a GET request to the API and return the JSON response."""
         try:
             answer = self.http.get(path, params=params)
         except httpx2.TransportError as error:
@@ -169,51 +169,51 @@ class Studio(Sandbox):
         return answer.json()
 
     def post(self, path: str) -> httpx2.Response:
-        """The API's answer to a command."""
+        """Send a POST request to the API and return the response."""
         return self.http.post(path)
 
     def request(self, method: str, path: str, **headers: str) -> httpx2.Response:
-        """Any request, with any headers."""
+        """Send a request with any headers and return the response."""
         return self.http.request(method, path, headers=headers)
 
     def jobs(self, path: str | None = None) -> list[dict[str, Any]]:
-        """The jobs, oldest first; with `path` those of one place in the inbox."""
+        """Return the jobs, oldest first; with `path` only those of one picture."""
         found = reversed(self.get("/api/jobs", limit=1000))
         return [job for job in found if path is None or job["path"] == path]
 
     def job(self, path: str) -> dict[str, Any]:
-        """The one job of a place in the inbox."""
+        """Return the only job of a picture."""
         (found,) = self.jobs(path)
         return found
 
     def events(self, job: int) -> list[str]:
-        """What happened to a job, in a word each."""
+        """Return the names of a job's events."""
         return [each["event"] for each in self.get(f"/api/jobs/{job}/events")]
 
     def slot(self) -> dict[str, Any]:
-        """What the one device is doing."""
+        """Return the status of the only slot."""
         (slot,) = self.get("/api/status")["slots"]
         return slot
 
     def clips(self) -> list[str]:
-        """The clips in the outbox, by their paths there."""
+        """Return the paths of all clips, relative to the outbox."""
         return sorted(str(p.relative_to(self.outbox)) for p in visible(self.outbox, "*.mp4"))
 
     def sidecar(self, clip: str) -> dict[str, Any]:
-        """What stands beside a clip."""
+        """Return the sidecar of a clip."""
         return json.loads((self.outbox / f"{clip}.json").read_text(encoding="utf-8"))
 
     def reason(self, picture: str) -> str:
-        """What stands beside a picture in the failed folder."""
+        """Return the reasons beside a picture in the failed folder."""
         text = (self.failed / f"{picture}.reason.json").read_text(encoding="utf-8")
         return "; ".join(each["reason"] for each in json.loads(text))
 
     def staging(self) -> list[str]:
-        """What lies in the outbox's staging folder."""
+        """Return the names in the outbox's staging folder."""
         return sorted(p.name for p in (self.outbox / ".i2vd").glob("*-*"))
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples of a metric that have these labels."""
+        """Return the sum of a metric's samples that have these labels."""
         text = self.http.get("/metrics").text
         return sum(
             sample.value
@@ -223,22 +223,24 @@ class Studio(Sandbox):
         )
 
     def log(self) -> list[dict[str, Any]]:
-        """The daemon's log: every line must be one JSON object."""
+        """Return the daemon's log; every line must be a JSON object."""
         return [json.loads(line) for line in self.log_file.read_bytes().splitlines()]
 
-    def told(self, job: int) -> list[str]:
-        """The changes of state of a job, as the log tells them."""
+    def logged_events(self, job: int) -> list[str]:
+        """Return the log events of a job, except "model loaded"."""
         lines = [line for line in self.log() if line.get("job") == job]
         return [line["event"] for line in lines if line["event"] != "model loaded"]
 
     # --- waiting
 
-    def until(self, ask: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
-        """Wait until the answer is true, and give it. Fails at once when the daemon has ended."""
+    def until(
+        self, condition: Callable[[], T | None], what: str, seconds: float = TIMEOUT_SECONDS
+    ) -> T:
+        """Wait until the condition is true and return its value. Fails if the daemon ends."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if answer := ask():
-                return answer
+            if value := condition():
+                return value
             if (code := self.exit_code()) is not None:
                 raise AssertionError(
                     f"the daemon ended with {code}; waited until {what}\n{self.log_tail()}"
@@ -247,39 +249,39 @@ class Studio(Sandbox):
         raise AssertionError(f"never came to pass: {what}\n{self.log_tail()}")
 
     def until_state(self, path: str, *states: str, count: int = 1) -> list[dict[str, Any]]:
-        """Wait until so many jobs of a picture are in one of these states."""
+        """Wait until `count` jobs of a picture are in one of these states, and return them."""
 
-        def there() -> list[dict[str, Any]]:
+        def matching() -> list[dict[str, Any]]:
             found = [job for job in self.jobs(path) if job["state"] in states]
             return found if len(found) >= count else []
 
-        return self.until(there, f"{count} job(s) of {path} {' or '.join(states)}")
+        return self.until(matching, f"{count} job(s) of {path} {' or '.join(states)}")
 
     def until_settled(self, path: str, *states: str, count: int = 1) -> list[dict[str, Any]]:
-        """The same, and the picture has left the inbox."""
+        """Wait as `until_state` does, and until the picture has left the inbox."""
         self.until_state(path, *states, count=count)
         self.until(lambda: not (self.inbox / path).exists(), f"{path} has left the inbox")
 
-        def told() -> list[dict[str, Any]]:
+        def moved() -> list[dict[str, Any]]:
             found = [job for job in self.jobs(path) if job["state"] in states]
             return found if all(job["picture_location"] != "inbox" for job in found) else []
 
-        return self.until(told, f"the ledger knows where {path} is")
+        return self.until(moved, f"the queue knows where {path} is")
 
     def until_denoising(self, path: str) -> dict[str, Any]:
-        """Wait until the worker is in the middle of a picture's clip; the slot then."""
+        """Wait until the worker denoises a picture's clip, and return the slot's status."""
 
-        def at_it() -> dict[str, Any] | None:
+        def denoising_slot() -> dict[str, Any] | None:
             slot = self.slot()
             progress = slot["progress"] or {}
             denoising = progress.get("stage") == "denoise" and progress["step"] >= 2
             return slot if slot["path"] == path and denoising else None
 
-        return self.until(at_it, f"the worker is denoising {path}")
+        return self.until(denoising_slot, f"the worker is denoising {path}")
 
 
 def visible(folder: Path, glob: str) -> Iterator[Path]:
-    """Files and folders below a folder that a user sees, also while it changes."""
+    """Yield files and folders below a folder, without hidden ones; tolerates changes meanwhile."""
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in fnmatch.filter([*folders, *files], glob):
@@ -288,12 +290,12 @@ def visible(folder: Path, glob: str) -> Iterator[Path]:
 
 
 def names(folder: Path) -> list[str]:
-    """Of files and folders right in a folder, as a user sees them."""
+    """Return the names in a folder, without hidden ones."""
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (96, 96), form: str = "PNG") -> bytes:
-    """A drawing with large shapes, another one for each seed, the same for the same."""
+    """Draw a picture with large shapes, determined by the seed."""
     width, height = size
     tones = [
         (97 * seed + 30, 61 * seed + 90, 151 * seed + 160),

@@ -87,22 +87,22 @@ def test_the_page_shows_all_hosts_and_what_they_make(fleet: Fleet) -> None:
     other, name = fleet.other(host), host.root.name
     with browser(f"http://127.0.0.1:{other.port}") as page:
         page.open("queue")
-        page.complaints()
-        page.until_said("endless.png")
+        page.errors()
+        page.until_text("endless.png")
         assert name in page.find(".running .card:has(.name) .device").text
         page.turn_to("health")
-        page.until_said("Hosts of this queue")
+        page.until_text("Hosts of this queue")
         page.click(f"button[data-host={name}]")
-        page.until_said("draining")
+        page.until_text("draining")
         other.post(f"/api/jobs/{host.job('endless.png')['id']}/cancel")
-        page.until_said("drained")
+        page.until_text("drained")
         assert state(other, host) == "drained"
         page.click(f"button[data-host={name}]")
         page.until("!document.querySelector('.hosts').textContent.includes('drain')")
         page.turn_to("clips")
         page.click(".clip")
-        page.until_said("Host")
-        assert page.complaints() == []
+        page.until_text("Host")
+        assert page.errors() == []
     assert state(other, host) == "working"
 
 

@@ -146,7 +146,7 @@ def test_a_host_that_is_cut_off_from_the_database_loses_its_job_and_comes_back(
         assert not lonely.is_ready()
         assert time.monotonic() - cut > LEASE
     finally:
-        house.wires.mend(name)
+        house.wires.reconnect(name)
     lonely.until(lonely.is_ready, "it is back")
     lonely.until(lambda: lonely.slot()["job"] is None, "it has given up")
     lonely.until(lambda: not lonely.staging(), "its own work is thrown away")

@@ -63,7 +63,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_can_come_back(quick: Studio) -> 
         assert (quick.inbox / "unwanted.png").is_file()
         assert not (quick.failed / "unwanted.png.reason.json").exists()
     quick.until_settled("unwanted.png", "done")
-    assert quick.told(job["id"]) == [
+    assert quick.logged_events(job["id"]) == [
         "queued", "job cancelled", "picture put aside", "job requeued", "job started", "job done",
         "picture archived",
     ]  # fmt: skip

@@ -72,7 +72,7 @@ def test_the_page_opens_to_a_browser_that_knows_it(open_studio: Studio) -> None:
         page.open("make")
         page.until("document.querySelector('#status.idle')")
         page.turn_to("health")
-        page.until_said("All is well")
+        page.until_text("All is well")
 
 
 def test_the_commands_show_it_by_themselves(open_studio: Studio) -> None:

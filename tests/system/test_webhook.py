@@ -42,7 +42,7 @@ def test_each_end_of_a_job_is_told_once_and_signed(studio: Studio, receiver: Rec
         studio.drop(name, picture(len(name)))
         studio.until_settled(name, "done", "failed")
     studio.until(lambda: len(receiver.messages) == 3, "all are told")
-    assert receiver.told == [("done", "one.png"), ("failed", "bad.png"), ("done", "two.png")]
+    assert receiver.received == [("done", "one.png"), ("failed", "bad.png"), ("done", "two.png")]
     for headers, body in receiver.messages:
         Webhook(SECRET).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
@@ -72,7 +72,7 @@ def test_a_receiver_that_was_away_hears_all_of_it_also_over_a_restart(
     studio.start()
     studio.drop("three.png", picture(3))
     studio.until(lambda: len(receiver.messages) == 3, "all are told")
-    assert receiver.told == [("done", "one.png"), ("done", "two.png"), ("done", "three.png")]
+    assert receiver.received == [("done", "one.png"), ("done", "two.png"), ("done", "three.png")]
 
 
 def test_a_new_hook_is_not_told_what_was_before(studio: Studio, receiver: Receiver) -> None:
@@ -87,7 +87,7 @@ def test_a_new_hook_is_not_told_what_was_before(studio: Studio, receiver: Receiv
     studio.start()
     studio.drop("new.png", picture(2))
     studio.until(lambda: receiver.messages, "it is told")
-    assert receiver.told == [("done", "new.png")]
+    assert receiver.received == [("done", "new.png")]
 
 
 def test_a_secret_that_cannot_be_read_keeps_the_daemon_from_starting(studio: Studio) -> None:

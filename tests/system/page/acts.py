@@ -1,4 +1,4 @@
-"""What the tests of the page do again and again."""
+"""Steps that several tests of the page share."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.system.studio import Studio, picture
 
 
 def pick(page: Browser, folder: Path, **pictures: int) -> None:
-    """Choose pictures, each drawn from its number."""
+    """Choose pictures in the file dialog, each drawn from its seed."""
     paths = []
     for name, seed in pictures.items():
         paths.append(folder / f"{name}.png")
@@ -22,7 +22,7 @@ def settled(studio: Studio, name: str, **more: Any) -> dict[str, Any]:
 
 
 def failed_again(studio: Studio, page: Browser, job: dict[str, Any]) -> None:
-    """Wait until a job was tried again, its picture is put aside again, and the page tells it."""
+    """Wait until a retried job has failed again and the page shows it."""
 
     def failed() -> bool:
         return studio.events(job["id"]).count("failed") == 2
@@ -34,13 +34,14 @@ def failed_again(studio: Studio, page: Browser, job: dict[str, Any]) -> None:
 
 
 def findings(page: Browser) -> list[str]:
-    """What axe finds in what is shown, by all its rules, whatever their weight."""
+    """Return the violations that axe finds on the page, of any severity."""
     if page.value("typeof axe") == "undefined":
         page.driver.execute_script(
             files("axe_playwright_python").joinpath("axe.min.js").read_text()
         )
     found = page.driver.execute_async_script(
-        "const [options, tell] = arguments;axe.run(options).then((told) => tell(told.violations));",
+        "const [options, done] = arguments;"
+        "axe.run(options).then((result) => done(result.violations));",
         {"resultTypes": ["violations"], "preload": False},
     )
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found]

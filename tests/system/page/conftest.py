@@ -1,4 +1,4 @@
-"""A daemon with a stand-in for the worker, and its page in a browser."""
+"""A daemon with a stand-in worker, and its page in a browser."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from tests.system.studio import Studio
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A daemon with a stand-in for the worker; each test uses names of its own."""
+    """A daemon with a stand-in worker; each test uses its own file names."""
     root = tmp_path_factory.mktemp("page")
     studio = quick_studio(root)
     studio.rule("10-bad", '[match]\nnames = ["bad*"]\n\n[make]\nprompt = "fail"\n')
@@ -29,9 +29,9 @@ def window(studio: Studio) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(window: Browser) -> Iterator[Browser]:
-    """The page, newly opened; in the end the browser has nothing to complain of."""
-    window.be()
+    """The page, newly loaded; at the end the browser must have no errors."""
+    window.resize()
     window.open("make")
-    window.complaints()
+    window.errors()
     yield window
-    assert window.complaints() == []
+    assert window.errors() == []

@@ -34,7 +34,7 @@ def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
     page.click(".clip")
     page.until("document.querySelector('dialog video').readyState >= 3")
     page.until("document.querySelector('dialog video').currentTime > 0.2")
-    page.until_said("Asked")
+    page.until_text("Asked")
     assert "outbox/" in page.find("dialog dl.facts").text
     assert page.find("dialog a[download]").get_attribute("href").endswith("/clip")
     page.press("Close")
@@ -51,8 +51,8 @@ def test_pictures_are_dropped_and_pasted_on_any_tab(page: Browser, tmp_path: Pat
         )
         if kind == "dragOver":
             page.until("document.querySelector('.drop.over')")
-    page.until_said("dragged.png")
-    page.until_said("96 \N{MULTIPLICATION SIGN} 96")
+    page.until_text("dragged.png")
+    page.until_text("96 \N{MULTIPLICATION SIGN} 96")
     assert page.value("document.querySelector('.drop.over')") is None
     page.turn_to("queue")
     allowed = ["clipboardReadWrite", "clipboardSanitizedWrite"]
@@ -67,7 +67,7 @@ def test_pictures_are_dropped_and_pasted_on_any_tab(page: Browser, tmp_path: Pat
             tell();
         });""")
     ActionChains(page.driver).key_down(Keys.CONTROL).send_keys("v").key_up(Keys.CONTROL).perform()
-    page.until_said("80 \N{MULTIPLICATION SIGN} 40")
+    page.until_text("80 \N{MULTIPLICATION SIGN} 40")
     assert "pasted" in page.find(".caption .name").text
     assert page.value("document.querySelectorAll('.thumbs li').length") == 2
 
@@ -92,19 +92,19 @@ def test_an_answer_that_is_lost_costs_no_second_clip(
 def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: Path) -> None:
     pick(page, tmp_path, typed=4)
     page.find("#prompt").send_keys("a beautiful cat")
-    page.until_said("'beautiful' says nothing about motion")
+    page.until_text("'beautiful' says nothing about motion")
     page.click("label:has([value='high'])")
-    page.until_said("16 frames (2.0 s), 16 steps")
+    page.until_text("16 frames (2.0 s), 16 steps")
     told = page.find(".dry-run").text
     assert all(word in told for word in ("Memory\n", "Begins as\nfast, ", "Time\n"))
     page.click("summary")
     page.find("#set-speed").send_keys("soonest")
-    page.until_said("16 frames (2.0 s), 10 of 16 steps")
+    page.until_text("16 frames (2.0 s), 10 of 16 steps")
     assert "10\N{EN DASH}100 \N{MIDDLE DOT} usually" in page.find("label[for='set-steps']").text
     frames = page.find("#set-frames")
     page.until("document.querySelector('#set-frames').placeholder === '16'")
     frames.send_keys("99")
-    page.until_said("allowed: 8 to 32")
+    page.until_text("allowed: 8 to 32")
     assert frames.get_attribute("aria-invalid") == "true"
     frames.send_keys("\ue003\ue003")  # backspace
     page.until("!document.querySelector('#set-frames').ariaInvalid")
@@ -124,7 +124,7 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
     first = page.value("document.querySelector('.running progress').value")
     page.until("document.querySelector('.running .state')?.textContent.includes('step')")
     page.until(f"document.querySelector('.running progress')?.value > {first}")
-    page.until_said("All done in about")
+    page.until_text("All done in about")
     assert page.value("document.querySelector('.live img').src") != source
     preview = f"/api/jobs/{settled(studio, 'moving.png')['id']}/preview"
     studio.until(lambda: studio.request("GET", preview).status_code == 404, "it has no preview")
@@ -134,7 +134,7 @@ def test_progress_moves_while_a_clip_is_made(studio: Studio, page: Browser, tmp_
 def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser) -> None:
     page.turn_to("queue")
     page.press("Pause")
-    page.until_said("Paused")
+    page.until_text("Paused")
     assert studio.get("/api/status")["paused"] is True
     for number, name in enumerate(("q1.png", "q2.png", "q3.png")):
         studio.drop(name, picture(10 + number))
@@ -152,7 +152,7 @@ def test_the_queue_is_paused_hurried_and_cut_short(studio: Studio, page: Browser
     page.press("Go on")
     settled(studio, "q1.png")
     assert studio.job("q3.png")["started"] < studio.job("q1.png")["started"]
-    page.until_said("Nothing waits.")
+    page.until_text("Nothing waits.")
 
 
 def test_a_running_clip_is_cancelled(studio: Studio, page: Browser) -> None:
@@ -160,15 +160,15 @@ def test_a_running_clip_is_cancelled(studio: Studio, page: Browser) -> None:
     page.turn_to("queue")
     page.click("[aria-label='Cancel: endless.png']")
     studio.until_state("endless.png", "cancelled")
-    page.until_said("free")
+    page.until_text("free")
 
 
 def test_a_failure_is_told_tried_again_and_changed(studio: Studio, page: Browser) -> None:
     studio.drop("bad.png", picture(30))
     (job,) = studio.until_settled("bad.png", "failed")
     page.turn_to("failures")
-    page.until_said("spoilt")
-    page.until_said("What to do: once the reason is removed, try again")
+    page.until_text("spoilt")
+    page.until_text("What to do: once the reason is removed, try again")
     page.until("document.querySelector('.failures img')?.naturalWidth === 192")
     page.click("[aria-label='Try again: bad.png']")
     failed_again(studio, page, job)
@@ -189,9 +189,9 @@ def test_all_failures_are_tried_again_at_once(studio: Studio, page: Browser) -> 
         studio.drop(name, picture(34 + number))
     jobs = [studio.until_settled(name, "failed")[0] for name in names]
     page.turn_to("failures")
-    page.until_said("bad-two.png")
+    page.until_text("bad-two.png")
     page.press("Try all again")
-    page.until_said("are waiting again.")
+    page.until_text("are waiting again.")
     for job in jobs:
         failed_again(studio, page, job)
 
@@ -205,7 +205,7 @@ def test_a_clip_is_made_again_with_another_seed(studio: Studio, page: Browser) -
     page.until("document.querySelector('.grid video')?.readyState >= 2")  # it has no poster
     page.click(".clip")
     page.press("Make again")
-    page.until_said("is in the inbox again")
+    page.until_text("is in the inbox again")
     jobs = studio.until_settled("encore.png", "done", count=2)
     assert jobs[1]["spec"] | {"seed": 0} == first["spec"] | {"seed": 0}
     assert jobs[1]["spec"]["seed"] != first["spec"]["seed"]
@@ -243,16 +243,16 @@ def test_clips_are_found_by_rule_preset_and_date(studio: Studio, page: Browser) 
 
 def test_the_rules_are_told_tried_and_read_again(studio: Studio, page: Browser) -> None:
     page.turn_to("rules")
-    page.until_said("20-endless")
-    page.until_said("90-default")
+    page.until_text("20-endless")
+    page.until_text("90-default")
     name = page.find("#ask-name")
     name.clear()
     name.send_keys("BAD cat.jpg")
     page.until("document.querySelector('.answer strong')?.textContent === '10-bad'")
     wrong = studio.rule("50-wrong", "[make]\nframes = 99\n")
     page.press("Read the rules again")
-    page.until_said("make.frames: 99; allowed: 8 to 32")
-    page.until_said("the rules below are the last good ones")
+    page.until_text("make.frames: 99; allowed: 8 to 32")
+    page.until_text("the rules below are the last good ones")
     wrong.unlink()
     page.press("Read the rules again")
     page.until("!document.querySelector('.stack .mistake')")
@@ -263,8 +263,8 @@ def test_what_there_is_is_told(studio: Studio, page: Browser) -> None:
     settled(studio, "known.png")
     page.turn_to("health")
     for text in ("peer", "float32", "i2vd 0.", "Model “micro”", "watched with inotify"):
-        page.until_said(text)
-    page.until_said(str(studio.outbox))
+        page.until_text(text)
+    page.until_text(str(studio.outbox))
     rows = page.value("[...document.querySelectorAll('.wide tr')].map((row) => row.textContent)")
     assert any(row.startswith("outbox") and row.endswith("GB") for row in rows), rows
     assert any(row.startswith("standard") and "MB" in row for row in rows), rows
@@ -274,7 +274,7 @@ def test_a_name_is_shown_as_it_is_and_never_run(studio: Studio, page: Browser) -
     studio.drop(HOSTILE, picture(32))
     job = settled(studio, HOSTILE)
     page.turn_to("clips")
-    page.until_said(HOSTILE)
+    page.until_text(HOSTILE)
     page.click(f"[data-job='{job['id']}'] .clip")
     page.until("document.querySelector('dialog table')")
     assert page.find("dialog h2").text == HOSTILE
@@ -291,21 +291,21 @@ def test_without_live_news_the_page_asks(studio: Studio, window: Browser) -> Non
         window.click("[aria-label='Try again: bad-unheard.png']")
         failed_again(studio, window, job)
         window.open("queue")
-        window.until_said("Nothing to do")
+        window.until_text("Nothing to do")
         assert studio.post("/api/pause").is_success
-        window.until_said("Paused")
+        window.until_text("Paused")
     finally:
         studio.post("/api/resume")
         window.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-        window.complaints()
+        window.errors()
 
 
 def test_a_drained_host_is_told_and_works_again(studio: Studio, page: Browser) -> None:
     page.turn_to("health")
-    page.until_said("All is well")
+    page.until_text("All is well")
     assert "Hosts of this queue" not in page.text()
     studio.command("drain")
-    page.until_said("drained")
+    page.until_text("drained")
     assert findings(page) == []
     page.press("Work again")
     page.until("document.querySelector('.hosts').hidden")

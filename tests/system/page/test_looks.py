@@ -27,19 +27,19 @@ def test_it_speaks_english_and_chinese(page: Browser, tmp_path: Path) -> None:
     assert page.value("document.documentElement.lang") == "en"
     page.click("#language")
     page.until("document.documentElement.lang === 'zh-Hans'")
-    page.until_said("空闲")
+    page.until_text("空闲")
     assert page.value("location.hash") == "#queue"
     page.turn_to("make")
-    page.until_said("too.png")
-    page.until_said("96 \N{MULTIPLICATION SIGN} 96")
+    page.until_text("too.png")
+    page.until_text("96 \N{MULTIPLICATION SIGN} 96")
     assert page.find("#prompt").get_attribute("value") == "a cat"
     assert page.value("document.querySelector('[name=preset]:checked').value") == "high"
     assert page.value("document.querySelectorAll('.thumbs li').length") == 2
     page.turn_to("health")
-    page.until_said("一切正常")
+    page.until_text("一切正常")
     page.click("#language")
     page.until("document.documentElement.lang === 'en'")
-    page.until_said("All is well")
+    page.until_text("All is well")
 
 
 COMPOSED = {
@@ -81,7 +81,7 @@ def test_the_daemons_sentences_are_said_in_chinese(studio: Studio, page: Browser
     assert said([*COMPOSED]) == [*COMPOSED.values()]
     studio.drop("rubbish.png", b"no picture")
     studio.until_settled("rubbish.png", "failed")
-    page.until_said("而是别的文件")
+    page.until_text("而是别的文件")
 
 
 def test_language_and_theme_are_those_of_the_browser(page: Browser) -> None:
@@ -121,7 +121,7 @@ def test_everybody_can_use_it(studio: Studio, page: Browser, theme: str, languag
 
 
 def test_a_phone_shows_all_without_sideways_scrolling(page: Browser) -> None:
-    page.be(width=375, height=700)
+    page.resize(width=375, height=700)
     for tab in TABS:
         page.turn_to(tab)
         page.until("document.querySelector('main > section:not([hidden]) *')")
