@@ -1,4 +1,7 @@
-"""The outlook: what would become of a picture and why, from the plan that intake would make."""
+"""Dry run: the rule, settings, mistakes and cost that intake would find for a picture.
+
+It shows the plan that intake makes, and queues nothing.
+"""
 
 from pydantic import BaseModel
 
@@ -10,10 +13,10 @@ from pipeline.request.spec import Spec
 
 
 class DryRun(BaseModel):
-    """The answer, for a person or as JSON."""
+    """The plan of a picture, for a person or as JSON."""
 
     rejected_by: list[tuple[str, str]] = []
-    """Earlier rules, and why they do not take it."""
+    """Earlier rules, each with the reason why it does not match."""
     rule: str | None = None
     mistakes: list[str] = []
     warnings: list[str] = []
@@ -21,13 +24,13 @@ class DryRun(BaseModel):
     kept: float = 1.0
     """Share of the picture that the framing keeps."""
     estimate: Estimate | None = None
-    """Of the first clip."""
+    """Estimate for the first clip."""
 
 
 def dry_run(
     planned: Plan, source: tuple[int, int], estimator: Estimator, pace: DurationEstimator | None
 ) -> DryRun:
-    """Tell a plan for a picture of `source` = (width, height) pixels."""
+    """Describe a plan for a picture of `source` = (width, height) pixels."""
     found = DryRun(
         rejected_by=list(planned.choice.rejected),
         rule=planned.choice.rule.name if planned.choice.rule else None,

@@ -1,7 +1,7 @@
-"""Submissions by key: the same request twice is one drop, also when a crash came between.
+"""Idempotency keys: a request that is sent twice is one drop, also across a crash.
 
-A caller that heard no answer asks again under the same key. The path is noted before the picture
-gets its name there, so that afterwards it can be told whether it did.
+A caller without an answer sends its request again under the same key. The path is recorded before
+the picture gets its name, so that a repeated request can check whether it was dropped.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import jobs, submissions
 
 _KEPT_SECONDS = 7 * 86400.0
-"""Seconds for which a key is known."""
+"""Seconds for which a key is remembered."""
 
 Announce = Callable[[str], None]
-"""Is told a path in the inbox."""
+"""Callback for a path in the inbox, before the picture gets that name."""
 
 
 class KeyTaken(Exception):
-    """The key stands for another request."""
+    """The key was used for another request."""
 
 
 class IdempotentRequest(NamedTuple):
-    """What is asked: `digest` is over all of it, `sha256` that of the picture."""
+    """A submission: `digest` covers the whole request, `sha256` the picture."""
 
     key: str
     digest: str
@@ -37,40 +37,42 @@ class IdempotentRequest(NamedTuple):
 class IdempotencyKeys:
     """Safe to use from several threads, and on several hosts."""
 
-    def __init__(self, database: Database, history: JobQueries) -> None:
+    def __init__(self, database: Database, queries: JobQueries) -> None:
         self._database = database
-        self._history = history
+        self._queries = queries
 
-    def once(self, asked: IdempotentRequest, inbox: Inbox, drop: Callable[[Announce], str]) -> str:
-        """Where in the inbox it was dropped; `drop` is called if that has not been done before.
+    def drop_once(
+        self, request: IdempotentRequest, inbox: Inbox, drop: Callable[[Announce], str]
+    ) -> str:
+        """Return the picture's path in the inbox; call `drop` unless it was dropped before.
 
         `drop` announces each path before it puts the picture there. Raises KeyTaken.
         """
-        with self._database.advisory_lock(f"submission {asked.key}", wait=True):
-            noted = self._noted(asked)
-            if noted is not None and self._was_dropped(inbox, *noted, asked.sha256):
-                return noted[0]
-            return drop(lambda path: self._note(asked, path))
+        with self._database.advisory_lock(f"submission {request.key}", wait=True):
+            recorded = self._find(request)
+            if recorded is not None and self._was_dropped(inbox, *recorded, request.sha256):
+                return recorded[0]
+            return drop(lambda path: self._record(request, path))
 
-    def _noted(self, asked: IdempotentRequest) -> tuple[str, int] | None:
-        query = sa.select(submissions).where(submissions.c.key == asked.key)
+    def _find(self, request: IdempotentRequest) -> tuple[str, int] | None:
+        query = sa.select(submissions).where(submissions.c.key == request.key)
         with self._database.read() as db:
             row = db.execute(query).first()
         if row is None:
             return None
-        if row.digest != asked.digest:
-            raise KeyTaken(f"the key {asked.key!r} was used for another request")
+        if row.digest != request.digest:
+            raise KeyTaken(f"the key {request.key!r} was used for another request")
         return row.path, row.after
 
-    def _note(self, asked: IdempotentRequest, path: str) -> None:
+    def _record(self, request: IdempotentRequest, path: str) -> None:
         old = submissions.c.at < self._database.now - _KEPT_SECONDS
         newest = sa.select(sa.func.coalesce(sa.func.max(jobs.c.id), 0)).scalar_subquery()
         with self._database.write() as db:
-            db.execute(submissions.delete().where((submissions.c.key == asked.key) | old))
+            db.execute(submissions.delete().where((submissions.c.key == request.key) | old))
             db.execute(
                 submissions.insert().values(
-                    key=asked.key,
-                    digest=asked.digest,
+                    key=request.key,
+                    digest=request.digest,
                     path=path,
                     after=newest,
                     at=self._database.now,
@@ -78,8 +80,8 @@ class IdempotencyKeys:
             )
 
     def _was_dropped(self, inbox: Inbox, path: str, after: int, sha256: str) -> bool:
-        made = self._history.by_path(inbox.name, path)
-        if any(job.sha256 == sha256 and job.id > after for job in made):
+        found = self._queries.by_path(inbox.name, path)
+        if any(job.sha256 == sha256 and job.id > after for job in found):
             return True
         try:
             with (inbox.path / path).open("rb") as file:

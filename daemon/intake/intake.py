@@ -1,6 +1,7 @@
-"""Intake: a whole file becomes a job. Looks inside, chooses the rule, resolves the Spec once.
+"""Intake: turn a complete file into jobs.
 
-`plan` is pure, and shared with all that tells what would become of a picture.
+Decodes the picture, chooses the rule, resolves each Spec once and enqueues the jobs. `plan` is a
+pure function that `i2vd explain` and the API share. The watcher decides which files are complete.
 """
 
 import asyncio
@@ -30,13 +31,13 @@ log = structlog.get_logger()
 
 
 def checker(family: Family) -> Checker:
-    """What the rules are checked with: they know nothing of the model themselves."""
+    """Return the settings check of a model family; the rules know nothing of the model."""
     return partial(check, family=family)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be made of a picture; no `specs` when no rule takes it or something is wrong."""
+    """The clips to generate from a picture; no `specs` if no rule matches or on a mistake."""
 
     choice: Choice
     specs: tuple[Spec, ...] = ()
@@ -48,31 +49,31 @@ class Plan:
 
 
 Overrides = tuple[Make | None, list[RuleError]]
-"""What is asked for one picture in its sidecar, and what is wrong with that."""
+"""Settings from the file beside one picture, and the mistakes in them."""
 
 
 def plan(
     path: str,
     picture: Inspected,
-    beside: Overrides,
+    overrides: Overrides,
     rules: RuleSet,
     family: Family,
     rng: random.Random,
 ) -> Plan:
     """Choose the rule for a picture at `path` inside its inbox, and resolve its Specs.
 
-    What stands beside the picture overrides the rule, key by key.
+    The settings beside the picture override the rule, key by key.
     """
-    known = Picture(PurePosixPath(path), picture.width, picture.height, picture.caption)
-    choice = rules.choose(known)
+    subject = Picture(PurePosixPath(path), picture.width, picture.height, picture.caption)
+    choice = rules.choose(subject)
     if choice.rule is None:
         return Plan(choice)
-    asked, mistakes = beside
+    override, mistakes = overrides
     fatal = tuple(mistake for mistake in mistakes if mistake.fatal)
     if fatal:
         return Plan(choice, mistakes=fatal)
-    make = (asked or Make()).over(choice.rule.make)
-    request = Request.model_validate(make.settings(known))
+    make = (override or Make()).over(choice.rule.make)
+    request = Request.model_validate(make.settings(subject))
     specs = tuple(
         resolve(
             request,
@@ -84,39 +85,41 @@ def plan(
         )
         for variant in range(make.variants)
     )
-    name = PurePosixPath(path).parent / choice.rule.output_stem(known)
+    name = PurePosixPath(path).parent / choice.rule.output_stem(subject)
     return Plan(
         choice, specs, warnings=tuple(mistakes), priority=make.priority, clip_name=str(name)
     )
 
 
 class Intake:
-    """Takes whole files, one after another, into the ledger."""
+    """Enqueues complete files, one after another."""
 
     def __init__(self, services: Services, on_queued: Callable[[], None]) -> None:
         self._services = services
-        self._ledger = services.store
+        self._store = services.store
         self._on_queued = on_queued
         self._rng = random.SystemRandom()
         self._undecodable: dict[tuple[str, str], str] = {}
-        """Fingerprints of files that could not be decoded once and are given more time."""
+        """Fingerprints of files that failed to decode once, by inbox and path."""
 
     async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
-        """The paths of the files that have no job yet, so that nobody looks into the others."""
-        told = {path: seen.fingerprint(self._services.owner) for path, seen in files.items()}
-        return await asyncio.to_thread(self._ledger.without_job, inbox.name, told)
+        """Return the paths of the files without a job, so that the others are not decoded."""
+        fingerprints = {
+            path: seen.fingerprint(self._services.owner) for path, seen in files.items()
+        }
+        return await asyncio.to_thread(self._store.without_job, inbox.name, fingerprints)
 
     async def handle(
         self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
     ) -> RetryLater | DeferToSlowLane | None:
-        """Queue the file, or say when to offer it again, and how."""
-        decoder = self._services.image_pool
-        look = decoder.inspect_slowly if slow_lane else decoder.inspect_quickly
-        picture = await look(inbox.path / path, within=inbox.path)
+        """Enqueue the jobs of a file, or return when and how to offer it again."""
+        images = self._services.image_pool
+        inspect = images.inspect_slowly if slow_lane else images.inspect_quickly
+        picture = await inspect(inbox.path / path, within=inbox.path)
         if picture is None:
             return DeferToSlowLane()
         if isinstance(picture, Rejected):
-            return await self._refuse(inbox, path, seen, picture)
+            return await self._retry_or_reject(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)
         drop = Drop(
             inbox=inbox.name,
@@ -131,17 +134,21 @@ class Intake:
             await self._reject(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
             return None
         if planned.choice.rule is None:
-            log.warning("no rule takes it, it stays in the inbox", inbox=inbox.name, path=path)
+            log.warning(
+                "picture matched by no rule, kept in the inbox", inbox=inbox.name, path=path
+            )
             return RetryLater(None)
         rule = planned.choice.rule.name
         for job, spec in zip(jobs, planned.specs, strict=False):
-            log.info("queued", job=job, inbox=drop.inbox, path=path, rule=rule, preset=spec.preset)
+            log.info(
+                "job queued", job=job, inbox=drop.inbox, path=path, rule=rule, preset=spec.preset
+            )
         if jobs:
             self._on_queued()
         return None
 
     def _enqueue(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
-        """Plan, and queue what is planned: no jobs where there is nothing to make, or no news."""
+        """Plan and enqueue; no jobs if no rule matches, or if the drop is already queued."""
         with self._services.enqueue_lock:
             return self._enqueue_locked(inbox, drop, picture)
 
@@ -149,11 +156,11 @@ class Intake:
         self, inbox: Inbox, drop: Drop, picture: Inspected
     ) -> tuple[Plan, list[int]]:
         rules, family = self._services.rules[inbox.name].rules, self._services.family
-        beside = read_sidecar(inbox.path / drop.path, checker(family))
-        planned = plan(drop.path, picture, beside, rules, family, self._rng)
+        overrides = read_sidecar(inbox.path / drop.path, checker(family))
+        planned = plan(drop.path, picture, overrides, rules, family, self._rng)
         if planned.choice.rule is None or not planned.specs:
             return planned, []
-        jobs = self._ledger.enqueue(
+        jobs = self._store.enqueue(
             drop,
             planned.specs,
             required_memory=[self._services.memory.minimum(spec) for spec in planned.specs],
@@ -166,23 +173,23 @@ class Intake:
         return planned, jobs
 
     def _is_there(self, inbox: Inbox, drop: Drop) -> bool:
-        """Whether it lies in the inbox as it was seen. Raises OSError where that is not known."""
+        """Return True if the file is still in the inbox, unchanged. Raises OSError if unknown."""
         try:
             status = (inbox.path / drop.path).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
         return FileState.of(status).fingerprint(self._services.owner) == drop.fingerprint
 
-    async def _refuse(
+    async def _retry_or_reject(
         self, inbox: Inbox, path: str, seen: FileState, refusal: Rejected
     ) -> RetryLater | None:
-        """A copy that pauses looks broken; only one that stays so for long is."""
+        """Reject a file that cannot be decoded on its second try: a paused copy looks broken."""
         if refusal.gone:
             return None
         key, fingerprint = (inbox.name, path), seen.fingerprint(self._services.owner)
         if self._undecodable.get(key) != fingerprint and not isinstance(refusal, PoisonImage):
             self._undecodable[key] = fingerprint
-            log.info("not readable yet, waiting", inbox=inbox.name, path=path, why=refusal.reason)
+            log.info("picture not readable yet", inbox=inbox.name, path=path, reason=refusal.reason)
             return RetryLater(float(inbox.patience))
         self._undecodable.pop(key, None)
         await asyncio.to_thread(self._services.markers.check, inbox, "path")
@@ -192,11 +199,11 @@ class Intake:
 
     async def _reject(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
         job = await asyncio.to_thread(
-            self._ledger.reject, drop, reason, lambda: self._is_there(inbox, drop)
+            self._store.reject, drop, reason, lambda: self._is_there(inbox, drop)
         )
         if job is None:
             return
-        log.error("rejected", job=job, inbox=inbox.name, path=drop.path, why=reason)
+        log.error("picture rejected", job=job, inbox=inbox.name, path=drop.path, reason=reason)
         self._services.metrics.rejected.labels(kind).inc()
         rejected = await asyncio.to_thread(self._services.queries.job, job)
         assert rejected is not None

@@ -1,7 +1,7 @@
-"""The hint: file events that wake a scan sooner, where they can be trusted to come.
+"""File notifications: inotify events that start the next scan earlier.
 
-A write on another host raises no event on a network mount; there, and where the kernel has no more
-watches to give, the scan alone goes on.
+A network mount raises no event for a write on another host. There, and when the kernel is out of
+watches, the inbox is found by polling only. The watcher's scan decides what is new.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from daemon.intake.watcher import Watcher
 
 Mode = Literal["inotify", "polling"]
 
-_PAIRING = 0.01
-"""Seconds for which a file's leaving waits for the event that tells where it went. All events
-behind it wait too, and each picture that goes into the archive leaves: watchdog takes 0.5 s."""
+_MOVE_PAIRING_SECONDS = 0.01
+"""Time that a "moved from" event waits for its "moved to". All later events wait too, and each
+picture that is archived raises one; watchdog's default is 0.5 s."""
 
 log = structlog.get_logger()
 
@@ -37,17 +37,17 @@ class _Waker(FileSystemEventHandler):
 
 
 class FileNotifier:
-    """One observer thread for all inboxes; `modes` says how each inbox is watched."""
+    """One observer thread for all inboxes; `modes`: how each inbox is watched."""
 
     def __init__(self) -> None:
         self.modes: dict[str, Mode] = {}
-        InotifyMoveEventGrouper.delay = _PAIRING
+        InotifyMoveEventGrouper.delay = _MOVE_PAIRING_SECONDS
         self._observer: BaseObserver = Observer()
 
     def start(self, watchers: list[Watcher]) -> None:
-        """Watch what can be watched; never fails."""
+        """Watch each inbox, by polling if inotify is not possible. Does not fail."""
         loop = asyncio.get_running_loop()
-        # watchdog meets a new folder twice when many come at once, and tells that on stderr
+        # watchdog sees a new folder twice when many appear at once, and warns on stderr
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
         try:
             self._observer.start()
@@ -72,12 +72,12 @@ class FileNotifier:
                 )
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the observer thread and join it."""
         if self._observer.is_alive():
             self._observer.stop()
             self._observer.join()
 
-    def _use_polling(self, inboxes: list[str], why: str) -> None:
+    def _use_polling(self, inboxes: list[str], reason: str) -> None:
         for name in inboxes:
             self.modes[name] = "polling"
-            log.warning("watching by scan alone", inbox=name, why=why)
+            log.warning("inotify disabled, polling only", inbox=name, reason=reason)

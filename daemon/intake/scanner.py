@@ -1,4 +1,7 @@
-"""The scan: what lies in an inbox. It is the truth: it needs no events and works on any mount."""
+"""Scanner: list the pictures of an inbox.
+
+The scan is the source of truth: it needs no events and works on any mount. It does not open files.
+"""
 
 import contextlib
 import os
@@ -17,42 +20,42 @@ PICTURE_SUFFIXES = (
 )  # fmt: skip
 
 IGNORED_PATTERNS = (
-    ".*",  # hidden files: .DS_Store, ._*, .nfs*, .stfolder, rsync's temporaries, our own
+    ".*",  # hidden files: .DS_Store, ._*, .nfs*, .stfolder, rsync's temporaries, i2vd's own
     "*.part", "*.partial", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.filepart",
     "*.!ut", "*.opdownload", "*~", "~$*", "~syncthing~*", "*.swp", "*.lock", "*.sync-conflict-*",
     "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "$recycle.bin", "lost+found",
     "system volume information", "#recycle", "#snapshot", "__macosx",
 )  # fmt: skip
-"""Names, in lower case, that are not a person's pictures, of files and of folders."""
+"""Names of files and folders to ignore, in lower case: temporary files and system folders."""
 
 _IGNORED = re.compile("|".join(map(translate, IGNORED_PATTERNS)))
-"""All of them at once: every scan asks it of every name in the inbox."""
+"""One expression for all patterns, because every scan matches every name."""
 
 _MAX_PATH_BYTES = 2800
-"""Bytes of a subfolder's path in the inbox: below each of our folders, with any name in it and an
-ending of ours, it must not be longer than a path may be (4095)."""
+"""Limit for a subfolder's path in the inbox. Below each of i2vd's folders, with any name in it and
+a suffix of i2vd's, the path must stay within 4095 bytes."""
 
 log = structlog.get_logger()
 
 
 class InboxUnavailable(Exception):
-    """The folder is not there, cannot be read, or is not what was mounted there before."""
+    """The folder is missing, unreadable, or not the volume that was mounted there before."""
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is to be passed over."""
+    """Return True if a file or folder of this name is skipped."""
     return _IGNORED.match(name.lower()) is not None
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file of this name is taken for a picture."""
+    """Return True if a file of this name counts as a picture."""
     return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
 
 
 def scan(root: Path, recursive: bool) -> dict[str, FileState]:
-    """All pictures below `root` by relative path; never through links, only plain files.
+    """Return all pictures below `root` by relative path: regular files, reached through no link.
 
-    Raises InboxUnavailable when the root cannot be read; a subfolder that cannot is passed over.
+    Raises InboxUnavailable if the root cannot be read. An unreadable subfolder is skipped.
     """
     found: dict[str, FileState] = {}
     folders = [""]
@@ -68,10 +71,10 @@ def scan(root: Path, recursive: bool) -> dict[str, FileState]:
                         or is_ignored(name)
                         or not _is_text(name)
                     ):
-                        continue  # in this order: most of what lies there is no picture
+                        continue  # in this order: most names are no pictures
                     path = f"{folder}/{name}" if folder else name
                     if is_folder and len(path.encode()) > _MAX_PATH_BYTES:
-                        _warn("passed over", path, "its path is too long, move it up")
+                        _warn("folder skipped", path, "its path is too long, move it up")
                     elif is_folder:
                         folders.append(path)
                     elif entry.is_file(follow_symlinks=False):
@@ -81,7 +84,7 @@ def scan(root: Path, recursive: bool) -> dict[str, FileState]:
         except OSError as error:
             if not folder:
                 raise InboxUnavailable(f"{root}: {error.strerror}") from error
-            _warn("subfolder unreadable", str(root / folder), error.strerror)
+            _warn("folder skipped", str(root / folder), error.strerror)
     return found
 
 
@@ -90,13 +93,13 @@ def _is_text(name: str) -> bool:
         name.encode()
     except UnicodeEncodeError:
         _warn(
-            "passed over", os.fsencode(name).decode("latin-1"), "its name is not UTF-8, rename it"
+            "name skipped", os.fsencode(name).decode("latin-1"), "its name is not UTF-8, rename it"
         )
         return False
     return True
 
 
 @lru_cache(maxsize=1000)
-def _warn(event: str, path: str, why: str) -> None:
-    """Once for each, for the next scan sees it again."""
-    log.warning(event, path=path, why=why)
+def _warn(event: str, path: str, reason: str) -> None:
+    """Log once for each path, because every scan finds it again."""
+    log.warning(event, path=path, reason=reason)

@@ -1,4 +1,8 @@
-"""Submitting a picture: a copy that appears in an inbox at once and whole, as if dropped there."""
+"""Submission: copy a picture into an inbox so that it appears there complete.
+
+The file beside it (prompt or settings) gets its name first. The watcher then finds both like any
+other drop.
+"""
 
 import os
 import shutil
@@ -15,31 +19,31 @@ from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make
 
 _MAX_NAME_BYTES = 200
-"""Bytes; the sidecar's ending and a number must have room."""
+"""Leaves room for the override's suffix and a number."""
 
 
 class InvalidFileName(Exception):
-    """No name for a picture; the message says why."""
+    """The name is not allowed for a picture; the message gives the reason."""
 
 
 class OverrideFile(NamedTuple):
-    """What lies beside a picture: `ending` after the picture's name, and the text."""
+    """Settings file beside a picture: `ending` follows the picture's name."""
 
     ending: str
     text: str
 
 
 def prompt_override(prompt: str) -> OverrideFile:
-    """The sidecar that holds a prompt alone."""
+    """Return the override that holds only a prompt."""
     return OverrideFile(".txt", prompt)
 
 
 def make_override(
     make: Mapping[str, object], checker: Checker
 ) -> tuple[OverrideFile, Make | None, list[RuleError]]:
-    """The sidecar that holds settings, what it will be read as, and what is wrong or unwise in it.
+    """Return the override that holds settings, how it is parsed, and its mistakes and warnings.
 
-    It is read as nothing where a mistake is fatal.
+    The parsed settings are None if a mistake is fatal.
     """
     try:
         text = tomli_w.dumps(make)
@@ -54,9 +58,9 @@ def make_override(
 
 
 def picture_name(name: str) -> str:
-    """The name that a picture gets in the inbox. Raises NotAName.
+    """Return the name that a picture gets in the inbox. Raises InvalidFileName.
 
-    What comes before the last slash is left away: a browser may send a path.
+    Everything before the last slash is dropped, because a browser may send a path.
     """
     name = name.replace("\\", "/").rpartition("/")[2].strip()
     if not name.isprintable():
@@ -77,13 +81,13 @@ def copy_in(
     content: BinaryIO,
     name: str,
     folder: Path,
-    beside: OverrideFile | None = None,
+    override: OverrideFile | None = None,
     announce: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Copy under a hidden name, sync, then place: the watcher never sees a part. Raises OSError.
+    """Copy to a hidden name, fsync, then publish; the watcher sees no partial file.
 
-    The sidecar is placed first and never over another, so that no picture comes without its own.
-    `announce` is told each path before the picture is put there.
+    The override is placed first and never overwrites, so that no picture appears without its own.
+    `announce` is called with each path before the picture gets it. Raises OSError.
     """
     part = folder / f".i2vd-{uuid.uuid4().hex}.part"
     try:
@@ -93,57 +97,58 @@ def copy_in(
             os.fsync(file.fileno())
         stem, dot, suffix = name.rpartition(".")
         for candidate in numbered_names(stem, dot + suffix):
-            there = folder / candidate
-            if there.exists():
+            target = folder / candidate
+            if target.exists():
                 continue
-            announce(there)
-            if _place(part, there, beside):
+            announce(target)
+            if _place_both(part, target, override):
                 fsync_dir(folder)
-                return there
+                return target
     finally:
         part.unlink(missing_ok=True)
-    raise AssertionError("numbered() never ends")
+    raise AssertionError("numbered_names() does not end")
 
 
-def write_override(picture: Path, beside: OverrideFile) -> bool:
-    """Give a picture that lies in an inbox its sidecar; False where it has another.
+def write_override(picture: Path, override: OverrideFile) -> bool:
+    """Write the override of a picture in an inbox; return False if it has another.
 
     Raises OSError.
     """
-    sidecar = picture.with_name(picture.name + beside.ending)
+    file_name = picture.with_name(picture.name + override.ending)
     others = (picture.with_name(picture.name + ending) for ending in (".toml", ".txt"))
-    if any(os.path.lexists(other) for other in others if other != sidecar):
+    if any(os.path.lexists(other) for other in others if other != file_name):
         return False
     try:
-        with sidecar.open("x", encoding="utf-8") as file:
-            file.write(beside.text)
+        with file_name.open("x", encoding="utf-8") as file:
+            file.write(override.text)
     except FileExistsError:
-        with os.fdopen(os.open(sidecar, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            return file.read(len(beside.text.encode()) + 1) == beside.text.encode()
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(file_name, flags), "rb") as existing:
+            return existing.read(len(override.text.encode()) + 1) == override.text.encode()
     return True
 
 
-def _place(part: Path, there: Path, beside: OverrideFile | None) -> bool:
-    """Both or none."""
-    if beside is None:
-        return _place_picture(part, there)
-    sidecar = there.with_name(there.name + beside.ending)
+def _place_both(part: Path, target: Path, override: OverrideFile | None) -> bool:
+    """Publish the override and the picture, or neither."""
+    if override is None:
+        return _place_picture(part, target)
+    override_path = target.with_name(target.name + override.ending)
     try:
-        with sidecar.open("x", encoding="utf-8") as file:
-            file.write(beside.text)
+        with override_path.open("x", encoding="utf-8") as file:
+            file.write(override.text)
     except FileExistsError:
         return False
     placed = False
     try:
-        placed = _place_picture(part, there)
+        placed = _place_picture(part, target)
     finally:
         if not placed:
-            sidecar.unlink()
+            override_path.unlink()
     return placed
 
 
-def _place_picture(part: Path, there: Path) -> bool:
+def _place_picture(part: Path, target: Path) -> bool:
     try:
-        return publish_exclusive(part, there, CommitMethod.LINK)
+        return publish_exclusive(part, target, CommitMethod.LINK)
     except OSError:
-        return publish_exclusive(part, there, CommitMethod.RENAME)
+        return publish_exclusive(part, target, CommitMethod.RENAME)

@@ -1,6 +1,7 @@
-"""Watching an inbox: the Settler says which scanned files are whole, the Watcher offers them.
+"""Watcher: scan an inbox and offer each complete file to intake.
 
-Also what arrived while we were down passes the same test. Events (hint.py) only wake the scan.
+The StabilityTracker decides which files are complete. Files that arrived while the daemon was down
+pass the same test. File events (notifier.py) only start the scan earlier.
 """
 
 import asyncio
@@ -20,22 +21,22 @@ from daemon.storage.health import StorageHealth
 from daemon.storage.marker import VolumeMarkers
 
 _BATCH_FILES = 500
-"""Files that the ledger is asked about at once."""
+"""Files in one query to the queue."""
 
 log = structlog.get_logger()
 
 
 class StabilityTracker:
-    """Says which files have stood still. Pure: it is told the time and what was seen."""
+    """Finds the files that have not changed for the stability delay. Pure: time is a parameter."""
 
     def __init__(self, settle: float) -> None:
         self._settle = settle
         self._known: dict[str, tuple[FileState, float]] = {}
-        """What was seen last, and the time from which it may be offered."""
+        """The last state seen, and the time from which the file may be offered."""
         self._offered: set[str] = set()
 
     def observe(self, now: float, files: Mapping[str, FileState]) -> list[str]:
-        """The paths that are whole now and were not offered yet, oldest change first."""
+        """Return the paths that are complete and were not offered yet, oldest change first."""
         for path in [p for p in self._known if p not in files]:
             del self._known[path]
             self._offered.discard(path)
@@ -52,38 +53,38 @@ class StabilityTracker:
         return sorted(ready, key=lambda path: (self._known[path][0].mtime_ns, path))
 
     def offer_again(self, paths: Iterable[str], at: float) -> None:
-        """Offer these once more, from the time `at` on."""
+        """Offer these paths again, not before the time `at`."""
         for path in paths:
             if path in self._known:
                 self._known[path] = (self._known[path][0], at)
                 self._offered.discard(path)
 
     def is_unchanged(self, path: str, seen: FileState) -> bool:
-        """Whether it was seen like that the last time."""
+        """Return True if the last scan saw the file in this state."""
         return path in self._known and self._known[path][0] == seen
 
     def next_due(self) -> float | None:
-        """When the next file may be whole."""
+        """Return the time at which the next file may be complete; None if no file waits."""
         waiting = (due for path, (_, due) in self._known.items() if path not in self._offered)
         return min(waiting, default=None)
 
 
 @dataclass(frozen=True)
 class RetryLater:
-    """Offer the file again after so many seconds; None: when the rules have changed."""
+    """Offer the file again after `seconds`; None: when the rules change."""
 
     seconds: float | None
 
 
 class DeferToSlowLane:
-    """Take the file where it holds up no other: it takes long."""
+    """Handle the file in the slow lane, where it delays no other file."""
 
 
 def scan_backoff(effort: float, interval: float, until_due: float | None) -> tuple[float, float]:
-    """Seconds to rest after a look: whatever happens, and while nothing happens.
+    """Return the seconds to wait after a scan: at least, and at most if no event comes.
 
-    `effort` is for how long the look kept a core busy: the better part of a second where a hundred
-    thousand files lie. At most a fifth of a core goes into looking, a twentieth in quiet times.
+    `effort` is the scan's CPU time in seconds: most of a second for a hundred thousand files. At
+    most a fifth of a core is spent on scanning, a twentieth when no events come.
     """
     least, most = 4 * effort, max(interval, 19 * effort)
     if until_due is not None:
@@ -92,19 +93,19 @@ def scan_backoff(effort: float, interval: float, until_due: float | None) -> tup
 
 
 class FileHandler(Protocol):
-    """Who gets the whole pictures. Both raise OSError where a folder or the ledger is away."""
+    """Receiver of complete files. Both methods raise OSError if a folder or the queue is away."""
 
     async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
-        """The paths of those that have no job yet, in the same order."""
+        """Return the paths of the files without a job, in the same order."""
 
     async def handle(
         self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
     ) -> RetryLater | DeferToSlowLane | None:
-        """Take one of them, or say when to offer it again; `aside`: it may take its time."""
+        """Handle a file, or return when to offer it again; `slow_lane`: it may take long."""
 
 
 class Watcher:
-    """Looks at one inbox until told to stop, and hands every whole picture to the `taker`."""
+    """Scans one inbox until it is stopped, and passes each complete file to the handler."""
 
     def __init__(
         self,
@@ -125,11 +126,11 @@ class Watcher:
         self._markers = markers
         self._tracker = StabilityTracker(inbox.settle)
         self._effort = 0.0
-        """Seconds for which the last look kept a core busy."""
+        """CPU time of the last scan in seconds."""
         self._slow: asyncio.Queue[tuple[str, FileState]] = asyncio.Queue()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Scan, offer, wait; an inbox that vanishes is waited for, not taken for empty."""
+        """Scan, offer and wait in a loop; a missing inbox is waited for, not taken for empty."""
         async with asyncio.TaskGroup() as tasks:
             slow = tasks.create_task(self._run_slow_lane())
             await self._scan_and_offer(stopping)
@@ -149,7 +150,7 @@ class Watcher:
             await self._wait(stopping)
 
     def rules_changed(self) -> None:
-        """Offer again what no rule wanted."""
+        """Offer the files again that no rule matched."""
         self._tracker.offer_again(self.unmatched, time.monotonic())
         self.unmatched.clear()
         self.wake.set()
@@ -185,18 +186,18 @@ class Watcher:
         while True:
             path, seen = await self._slow.get()
             if self._tracker.is_unchanged(path, seen):
-                await self._handle(path, seen, aside=True)
+                await self._handle(path, seen, slow_lane=True)
 
-    async def _handle(self, path: str, seen: FileState, *, aside: bool = False) -> None:
+    async def _handle(self, path: str, seen: FileState, *, slow_lane: bool = False) -> None:
         if self.inbox.name in self._health.blocked:
             self._tracker.offer_again([path], time.monotonic())
             return
         try:
-            later = await self._handler.handle(self.inbox, path, seen, slow_lane=aside)
+            later = await self._handler.handle(self.inbox, path, seen, slow_lane=slow_lane)
         except OSError as error:
             self._health.report_error(self.inbox, error)
             later = RetryLater(0.0)
-        if later is not None and aside and not self._tracker.is_unchanged(path, seen):
+        if later is not None and slow_lane and not self._tracker.is_unchanged(path, seen):
             return
         match later:
             case DeferToSlowLane():
@@ -215,9 +216,9 @@ class Watcher:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.wake.wait(), most - least)
 
-    def _set_unavailable(self, why: str | None) -> None:
-        if why and not self.unavailable:
-            log.error("inbox unavailable, waiting for it", inbox=self.inbox.name, why=why)
-        elif self.unavailable and not why:
-            log.info("inbox is back", inbox=self.inbox.name)
-        self.unavailable = why
+    def _set_unavailable(self, reason: str | None) -> None:
+        if reason and not self.unavailable:
+            log.error("inbox lost, waiting for it", inbox=self.inbox.name, reason=reason)
+        elif self.unavailable and not reason:
+            log.info("inbox restored", inbox=self.inbox.name)
+        self.unavailable = reason

@@ -1,4 +1,4 @@
-"""The folders that the settings name: made when they are missing, never emptied."""
+"""Folders that the settings name: created if missing, never emptied."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ ROLES = ("path", "outbox", "archive", "failed", "rules")
 
 
 def create_folders(settings: Settings) -> list[Path]:
-    """Create what is missing, with a first rule in a new rules folder; what was made."""
+    """Create the missing folders, a new rules folder with a first rule; return the new paths."""
     made = []
     for folder in dict.fromkeys([settings.state, *_all(settings)]):
         if not folder.is_dir():
@@ -28,6 +28,6 @@ def _all(settings: Settings) -> list[Path]:
 
 
 def folder_of(inbox: Inbox, role: str) -> Path:
-    """The folder of an inbox in one of ROLES."""
+    """Return the folder that has this role (one of ROLES) for an inbox."""
     folder: Path = getattr(inbox, role)
     return folder

@@ -1,8 +1,9 @@
-"""Room: whether the folders can take what more work would put there, and whether they take it.
+"""Storage health: can the folders accept more output?
 
-Looked at every two seconds, so that work stops before a disk is full, and where a share is away.
-After an error on a folder nothing new begins there until a small file can be written again. What is
-lacking stops its inbox alone; the state folder stops all.
+Checked every two seconds. An inbox is blocked while one of its folders is below the low-water mark
+(`min_free`), out of inodes, read-only or unmounted. A failed write opens a circuit breaker: the
+inbox stays blocked, with exponential backoff, until a test write succeeds. The state folder is
+shared, so a problem there blocks every inbox.
 """
 
 import os
@@ -19,10 +20,10 @@ from daemon.jobs.database import QueueUnavailable
 from daemon.storage.marker import VolumeMarkers
 
 STATE = ""
-"""Stands for the state folder where else the name of an inbox stands."""
+"""Key of the state folder in mappings whose other keys are names of inboxes."""
 
 _MIN_FREE_INODES = 100
-_PROBE_BYTES = bytes(2**20)
+_TEST_CONTENT = bytes(2**20)
 _MIN_DELAY_SECONDS = 2.0
 _MAX_DELAY_SECONDS = 300.0
 
@@ -31,109 +32,113 @@ log = structlog.get_logger()
 
 @dataclass
 class _Breaker:
-    """An error that nothing has disproved yet: a clip that gets into the outbox does."""
+    """An I/O error; closed by a test write, removed by a published clip."""
 
     reason: str
     delay: float
-    until: float
-    probing: bool = True
-    """Until then; after a probe that went well `until` is the time of that."""
+    retry_at: float
+    """Monotonic time of the next test write."""
+    recovered_at: float | None = None
+    """Monotonic time of the test write that succeeded; None while the breaker is open."""
 
 
 class StorageHealth:
-    """`lacking`: why nothing new may begin, by inbox; read by watch.py and dispatch.py."""
+    """`blocked`: the reason by inbox; read by the watcher and the dispatcher."""
 
     def __init__(
-        self, settings: Settings, storage: VolumeMarkers, try_ledger: Callable[[], None]
+        self, settings: Settings, markers: VolumeMarkers, try_write: Callable[[], None]
     ) -> None:
-        """`try_ledger` writes something to the ledger. Raises QueueUnavailable."""
+        """`try_write` writes something to the queue. Raises QueueUnavailable."""
         self.blocked: dict[str, str] = {}
         self._settings = settings
-        self._storage = storage
-        self._try_ledger = try_ledger
+        self._markers = markers
+        self._try_write = try_write
         self._breakers: dict[str, _Breaker] = {}
-        self._mounted = {folder for _, folder in self._all() if os.path.ismount(folder)}
+        self._mount_points = {folder for _, folder in self._all() if os.path.ismount(folder)}
 
     def check(self) -> bool:
-        """Look at all folders; whether room was found again somewhere. May block on a share."""
+        """Check all folders; return True if an inbox was unblocked. May block on a dead share."""
         before = self.blocked
-        state = self._find_problem(STATE, {"state": self._settings.state})
-        now = {}
+        state_problem = self._find_problem(STATE, {"state": self._settings.state})
+        blocked = {}
         for inbox in self._settings.inbox:
-            if (
-                why := state
+            reason = (
+                state_problem
                 or self._missing_volume(inbox)
                 or self._find_problem(inbox.name, output_folders(inbox))
-            ):
-                now[inbox.name] = why
-        self._set_blocked(before, now)
-        return bool(before.keys() - now.keys())
+            )
+            if reason:
+                blocked[inbox.name] = reason
+        self._set_blocked(before, blocked)
+        return bool(before.keys() - blocked.keys())
 
     def report_error(self, inbox: Inbox | None, error: OSError) -> None:
-        """Work for this inbox met an error that is not the job's; None: for all.
+        """Block new work after an I/O error that is not the job's fault.
 
-        Each error after a probe that went well waits longer, as long as it is the same trouble;
-        what comes meanwhile is the same one.
+        `inbox` is None if every inbox is affected. Each error that follows a successful test write
+        doubles the delay before the next one; errors while the breaker is open do not count.
         """
         key = STATE if inbox is None or isinstance(error, QueueUnavailable) else inbox.name
-        last = self._breakers.get(key)
-        if last is not None and last.probing:
-            last.reason = describe_os_error(error)
+        reason = describe_os_error(error)
+        breaker = self._breakers.get(key)
+        if breaker is not None and breaker.recovered_at is None:
+            breaker.reason = reason
         else:
-            again = last is not None and not self._has_recovered(key, last)
-            wait = min(_MAX_DELAY_SECONDS, 2 * last.delay) if last and again else _MIN_DELAY_SECONDS
-            self._breakers[key] = _Breaker(describe_os_error(error), wait, time.monotonic() + wait)
-        stopped = [key] if key else [each.name for each in self._settings.inbox]
-        self._set_blocked(
-            self.blocked, self.blocked | dict.fromkeys(stopped, describe_os_error(error))
-        )
+            delay = _MIN_DELAY_SECONDS
+            if breaker is not None and not self._is_unrelated(key, breaker):
+                delay = min(2 * breaker.delay, _MAX_DELAY_SECONDS)
+            self._breakers[key] = _Breaker(reason, delay, retry_at=time.monotonic() + delay)
+        affected = [key] if key else [each.name for each in self._settings.inbox]
+        self._set_blocked(self.blocked, self.blocked | dict.fromkeys(affected, reason))
 
     def report_success(self, inbox: Inbox) -> None:
-        """A clip of this inbox is published: what was doubted works."""
+        """Remove the breakers of this inbox and of the state folder: a clip was published."""
         self._breakers.pop(inbox.name, None)
         self._breakers.pop(STATE, None)
 
-    def _has_recovered(self, key: str, last: _Breaker) -> bool:
-        """Whether another error is the beginning of another trouble.
+    def _is_unrelated(self, key: str, breaker: _Breaker) -> bool:
+        """Return True if the next error begins a new problem, with the shortest delay.
 
-        The ledger is asked every few seconds, also where no clips are made: when it has answered
-        for as long as was waited for it, it is well. Of a folder only a clip tells.
+        The queue is used every few seconds, also where no clips are generated. It counts as
+        healthy after working for as long as the delay was. A folder is proved by a clip only.
         """
-        return key == STATE and time.monotonic() > last.until + last.delay
+        if key != STATE or breaker.recovered_at is None:
+            return False
+        return time.monotonic() > breaker.recovered_at + breaker.delay
 
     def _find_problem(self, key: str, folders: dict[str, Path]) -> str | None:
         for role, folder in folders.items():
-            if why := self._full(role, folder):
-                return why
-        doubt = self._breakers.get(key)
-        if doubt is None or not doubt.probing:
+            if reason := self._find_shortage(role, folder):
+                return reason
+        breaker = self._breakers.get(key)
+        if breaker is None or breaker.recovered_at is not None:
             return None
-        if time.monotonic() < doubt.until:
-            return doubt.reason
+        if time.monotonic() < breaker.retry_at:
+            return breaker.reason
         try:
             for folder in folders.values():
                 write_probe(folder)
             if key == STATE:
-                self._try_ledger()
+                self._try_write()
         except OSError as error:
-            doubt.reason = describe_os_error(error)
-            return doubt.reason
-        doubt.probing, doubt.until = False, time.monotonic()
+            breaker.reason = describe_os_error(error)
+            return breaker.reason
+        breaker.recovered_at = time.monotonic()
         return None
 
     def _missing_volume(self, inbox: Inbox) -> str | None:
         try:
-            self._storage.check(inbox)
+            self._markers.check(inbox)
         except OSError as error:
             return describe_os_error(error)
         return None
 
-    def _full(self, role: str, folder: Path) -> str | None:
+    def _find_shortage(self, role: str, folder: Path) -> str | None:
         try:
             space = os.statvfs(folder)
         except OSError as error:
             return f"{role} {folder}: {error.strerror}"
-        if folder in self._mounted and not os.path.ismount(folder):
+        if folder in self._mount_points and not os.path.ismount(folder):
             return f"{role} {folder}: its mount is gone"
         if space.f_flag & os.ST_RDONLY:
             return f"{role} {folder}: the file system is read-only"
@@ -145,11 +150,11 @@ class StorageHealth:
             return f"{role} {folder}: no room for more files (inodes), remove some"
         return None
 
-    def _set_blocked(self, before: dict[str, str], now: dict[str, str]) -> None:
-        self.blocked = now
-        for name in now.keys() - before.keys():
-            log.error("intake paused", inbox=name, reason=now[name])
-        for name in before.keys() - now.keys():
+    def _set_blocked(self, before: dict[str, str], blocked: dict[str, str]) -> None:
+        self.blocked = blocked
+        for name in blocked.keys() - before.keys():
+            log.error("intake paused", inbox=name, reason=blocked[name])
+        for name in before.keys() - blocked.keys():
             log.info("intake resumed", inbox=name)
 
     def _all(self) -> Iterator[tuple[str, Path]]:
@@ -159,18 +164,18 @@ class StorageHealth:
 
 
 def output_folders(inbox: Inbox) -> dict[str, Path]:
-    """The folders of an inbox that work changes; not the inbox where the pictures stay in it."""
+    """Return the folders that jobs change, by role; without the inbox if its pictures are kept."""
     found = {"outbox": inbox.outbox, "archive": inbox.archive, "failed": inbox.failed}
     return found if inbox.after == "keep" else {"inbox": inbox.path} | found
 
 
 def write_probe(folder: Path) -> None:
-    """Write a megabyte to a folder, durably, and remove it again. Raises OSError."""
+    """Write a megabyte to a folder, fsync it, and remove it. Raises OSError."""
     probe = folder / ".i2vd-probe"
     try:
-        probe.unlink(missing_ok=True)  # in an inbox anybody may have put a link there
+        probe.unlink(missing_ok=True)  # in an inbox, others may have put a link there
         with probe.open("xb") as file:
-            file.write(_PROBE_BYTES)
+            file.write(_TEST_CONTENT)
             file.flush()
             os.fsync(file.fileno())
     finally:

@@ -138,7 +138,7 @@ class Uploads:
                 return submit(lambda _: None)
             canonical = json.dumps([sha256, inbox.name, str(path), override])
             digest = hashlib.sha256(canonical.encode()).hexdigest()
-            return self._idempotency_keys.once(
+            return self._idempotency_keys.drop_once(
                 IdempotentRequest(key, digest, sha256), inbox, submit
             )
         except KeyTaken as error:

@@ -77,7 +77,7 @@ def test_what_cannot_be_named_or_opened_is_passed_over_once_told(quick: Studio) 
     quick.drop("after.png", picture(2))
     quick.until_settled("after.png", "done")
     time.sleep(1)
-    told = [line for line in quick.log() if line["event"] == "passed over"]
+    told = [line for line in quick.log() if line["event"] == "name skipped"]
     assert [line["path"] for line in told] == ["caf\xe9.png"]
     assert not [job for job in quick.jobs() if job["path"] in ("pipe.png", "socket.png")]
     for name in (bad, "pipe.png", "socket.png", "out"):
@@ -317,4 +317,4 @@ def test_without_inotify_watches_the_scan_goes_on(quick_in: Open) -> None:
     studio.until_settled("cat.png", "done")
     assert studio.metric("i2vd_inbox_inotify", inbox="inbox") == 0
     (told,) = [line for line in studio.log() if line["level"] == "warning"]
-    assert "fs.inotify.max_user_watches" in told["why"]
+    assert "fs.inotify.max_user_watches" in told["reason"]

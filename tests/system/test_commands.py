@@ -168,7 +168,7 @@ def test_every_line_of_the_log_is_json_and_changes_of_state_have_their_job(share
     shared.drop("logged.png", picture(7))
     (job,) = shared.until_settled("logged.png", "done")
     assert shared.logged_events(job["id"]) == [
-        "queued", "job started", "job done", "picture archived",
+        "job queued", "job started", "job done", "picture archived",
     ]  # fmt: skip
     assert all({"timestamp", "level"} <= line.keys() for line in shared.log())
 

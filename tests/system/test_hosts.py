@@ -138,8 +138,8 @@ def test_one_host_watches_and_another_makes(fleet: Fleet) -> None:
         watcher.until_settled(name, "done")
     assert makers(fleet, "role-early.png", "role-late.png") == ["one", "one"]
     said = {host.root.name: [line["event"] for line in host.log()] for host in fleet.hosts}
-    assert (said["one"].count("queued"), said["one"].count("job done")) == (0, 2)
-    assert (said["two"].count("queued"), said["two"].count("job started")) == (2, 0)
+    assert (said["one"].count("job queued"), said["one"].count("job done")) == (0, 2)
+    assert (said["two"].count("job queued"), said["two"].count("job started")) == (2, 0)
     assert watcher.get("/api/status")["slots"] == []
     assert told(worker, watcher)["devices"] == []
     assert watcher.get("/api/presets")["needs"]

@@ -145,7 +145,7 @@ def test_a_strange_name_is_a_name_like_any_other(shared: Studio) -> None:
         assert shared.sidecar(clip.name)["source"]["path"] == name
         assert (shared.archive / name).is_file()
         lines = [line for line in shared.log() if line.get("job") == job["id"]]
-        assert [line["path"] for line in lines if line["event"] == "queued"] == [name]
+        assert [line["path"] for line in lines if line["event"] == "job queued"] == [name]
     assert all(line.get("job") != 999 for line in shared.log())
     table = shared.command("jobs", "--limit", "1000")
     assert table.returncode == 0, table.stderr

@@ -48,7 +48,7 @@ def ask(database: Database, inbox: Inbox, asked: IdempotentRequest = ASKED, cut:
             raise CutOff
         return there.name
 
-    return IdempotencyKeys(database, JobQueries(database)).once(asked, inbox, drop)
+    return IdempotencyKeys(database, JobQueries(database)).drop_once(asked, inbox, drop)
 
 
 def pictures(inbox: Inbox) -> list[str]:
