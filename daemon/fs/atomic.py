@@ -1,7 +1,7 @@
-"""Putting a file at a name that nobody holds, without ever overwriting, on any file system.
+"""Atomic publish without overwrite, on any file system.
 
-`os.link` where links work; `renameat2(RENAME_NOREPLACE)` where they do not (exFAT, some shares).
-Which of the two a folder can do is found by `probe`, once at start.
+`os.link` if hard links work, else `renameat2(RENAME_NOREPLACE)` (exFAT, some shares).
+`probe_commit_method` finds which of the two a folder supports, once at start.
 """
 
 import contextlib
@@ -22,34 +22,34 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNSUPPORTED_ERRNOS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _UNSUPPORTED_FSYNC_ERRNOS = (*_UNSUPPORTED_ERRNOS, errno.EBADF, errno.EACCES, errno.ENOTTY)
-"""What shares say that know no fsync of a folder, and sync by themselves."""
+"""Errors of shares that cannot fsync a folder; they sync by themselves."""
 _NAME_MAX = 255
 _PROBE = ".i2vd-probe-"
-_PROBED = 600.0
-"""Seconds after which no probe goes on any more, neither here nor on another host."""
+_MAX_PROBE_SECONDS = 600.0
+"""Age after which a probe file is stale, on this host or another."""
 
 
 class CommitMethod(StrEnum):
-    """How a folder lets a file appear under a new name at once and exclusively."""
+    """How a file gets a new name atomically and exclusively."""
 
     LINK = "link"
     RENAME = "rename"
 
 
 class NoCommitMethod(OSError):
-    """The folder's file system can do neither."""
+    """The folder's file system supports neither method."""
 
 
 def probe_commit_method(folder: Path) -> CommitMethod:
-    """Try both methods in `folder`. Raises NoMethod, or OSError when it cannot be written.
+    """Return the first method that works in `folder`, and remove files of killed probes.
 
-    What a probe left that was killed is removed.
+    Raises NoCommitMethod, or another OSError if the folder is not writable.
     """
     stem = folder / f"{_PROBE}{uuid.uuid4().hex}"
     source, target = stem.with_suffix(".a"), stem.with_suffix(".b")
     source.touch()
     try:
-        _sweep(folder, source.stat().st_mtime - _PROBED)
+        _sweep(folder, source.stat().st_mtime - _MAX_PROBE_SECONDS)
         for method in CommitMethod:
             try:
                 publish_exclusive(source, target, method)
@@ -69,17 +69,18 @@ def probe_commit_method(folder: Path) -> CommitMethod:
 
 
 def _sweep(folder: Path, before: float) -> None:
-    """Remove the files of probes, last written before that time on the folder's own clock."""
-    for left in folder.glob(f"{_PROBE}*"):
+    """Remove probe files with an mtime before `before`, on the folder's own clock."""
+    for probe in folder.glob(f"{_PROBE}*"):
         with contextlib.suppress(OSError):
-            if left.lstat().st_mtime < before:
-                left.unlink()
+            if probe.lstat().st_mtime < before:
+                probe.unlink()
 
 
 def publish_exclusive(source: Path, target: Path, method: CommitMethod) -> bool:
-    """Give `source` the name `target`; False when another file holds it.
+    """Give `source` the name `target`; return False if another file has that name.
 
-    With LINK the source keeps its old name too. A target that is the source already is ours.
+    With LINK the source keeps its old name too. A target that already is the source counts as
+    success.
     """
     try:
         if method is CommitMethod.LINK:
@@ -92,7 +93,7 @@ def publish_exclusive(source: Path, target: Path, method: CommitMethod) -> bool:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether both names mean one file; some shares (sshfs) say no though they do."""
+    """Return True if both paths are one file; some shares (sshfs) report False for one file."""
     try:
         a, b = one.lstat(), other.lstat()
     except FileNotFoundError:
@@ -108,32 +109,33 @@ def move(
 ) -> Path:
     """Move a file to `inside` below `root`, or "name-2" and so on; across file systems too.
 
-    Safe to repeat after a crash at any moment: the file is never without a name. `announce` is told
-    each path before the file is put there. Raises OSError.
+    Safe to repeat after a crash at any moment: the file always has a name. `announce` is called
+    with each path before the file gets it. Raises OSError.
     """
-    wish = PurePath(inside)
+    requested = PurePath(inside)
     root.mkdir(parents=True, exist_ok=True)
 
-    def announced(target: Path) -> None:
-        announce(root / wish.with_name(target.name))
+    def announce_target(target: Path) -> None:
+        announce(root / requested.with_name(target.name))
 
-    with open_beneath(root, wish.parent) as folder:
+    with open_beneath(root, requested.parent) as folder:
         try:
-            target = _first_free(source, folder, wish.name, announced)
+            target = _rename_to_free(source, folder, requested.name, announce_target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            target = _first_free(_copy(source, folder), folder, wish.name, announced)
+            copy = _copy(source, folder)
+            target = _rename_to_free(copy, folder, requested.name, announce_target)
             fsync_dir(folder)
             remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
         fsync_dir(folder)
-    return root / wish.with_name(target.name)
+    return root / requested.with_name(target.name)
 
 
 def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
-    """Unlink a file if it is ours; another that took its name meanwhile keeps it.
+    """Unlink a file if `is_ours`; another file that took its name meanwhile keeps it.
 
-    The file is looked at under a name that nobody else knows. After a crash: do it again.
+    The file is checked under a private name. Safe to repeat after a crash.
     """
     hidden = _hidden(path, "gone")
     if not hidden.exists():
@@ -149,7 +151,9 @@ def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
     return ours
 
 
-def _first_free(source: Path, folder: Path, name: str, announce: Callable[[Path], None]) -> Path:
+def _rename_to_free(
+    source: Path, folder: Path, name: str, announce: Callable[[Path], None]
+) -> Path:
     stem, dot, suffix = name.rpartition(".")
     for candidate in numbered_names(stem or suffix, dot + suffix if stem else ""):
         target = folder / candidate
@@ -162,9 +166,10 @@ def _first_free(source: Path, folder: Path, name: str, announce: Callable[[Path]
 
 
 def _rename(source: Path, target: Path) -> bool:
-    """Rename rather than link: the kernel lets nobody link a file of another owner.
+    """Rename a file; link it only if rename is not supported.
 
-    (fs.protected_hardlinks; and most pictures are dropped by others than the daemon.)
+    Most pictures have another owner than the daemon, and fs.protected_hardlinks forbids links to
+    such files.
     """
     try:
         placed = publish_exclusive(source, target, CommitMethod.RENAME)
@@ -179,7 +184,7 @@ def _rename(source: Path, target: Path) -> bool:
 
 
 def _copy(source: Path, folder: Path) -> Path:
-    """A durable copy under a private name in `folder`."""
+    """Copy to a private name in `folder`, with fsync; return the copy's path."""
     copy = _hidden(folder / source.name, "part")
     copy.unlink(missing_ok=True)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -192,10 +197,10 @@ def _copy(source: Path, folder: Path) -> Path:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write a new file beside its name, fsync it, and give it its name."""
+    """Write a new file beside `path`, fsync it, rename it to `path`, and fsync the folder."""
     part = _hidden(path, "part")
     part.unlink(missing_ok=True)
-    with part.open("x", encoding="utf-8") as file:  # never through a link of that name
+    with part.open("x", encoding="utf-8") as file:  # a symlink of that name is not followed
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -204,7 +209,7 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 def _hidden(path: Path, kind: str) -> Path:
-    """A private name beside a path, always the same, so that a crash leaves nothing for ever."""
+    """Return the private name beside a path; it is constant, so a rerun cleans up after a crash."""
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
     return path.with_name(f".i2vd-{digest[:16]}.{kind}")
 
@@ -222,20 +227,20 @@ def fsync_dir(folder: Path) -> None:
 
 
 def numbered_names(stem: str, suffix: str) -> Iterator[str]:
-    """`cat.mp4`, `cat-2.mp4`, ..., each short enough for a file system."""
+    """Yield `cat.mp4`, `cat-2.mp4`, ..., each at most 255 bytes long."""
     for number in range(1, 1_000_000):
         tail = (f"-{number}" if number > 1 else "") + suffix
-        room = _NAME_MAX - len(tail.encode())
-        yield stem.encode()[:room].decode(errors="ignore") + tail
+        available = _NAME_MAX - len(tail.encode())
+        yield stem.encode()[:available].decode(errors="ignore") + tail
 
 
 def truncate_name(stem: str, suffix: str) -> str:
-    """The name made of both, the stem cut so that a file system takes it."""
+    """Return `stem` + `suffix`, with the stem cut to fit into 255 bytes."""
     return next(numbered_names(stem, suffix))
 
 
 def describe_os_error(error: OSError) -> str:
-    """What went wrong with which file, in one line."""
+    """Return the error and its file in one line."""
     return f"{error.strerror}: {error.filename}" if error.filename else str(error)
 
 

@@ -1,4 +1,4 @@
-"""Fingerprints: what tells one state of a file from another (size, mtime, inode)."""
+"""Fingerprints: identify a state of a file by size, mtime and inode."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells one state of a file from another."""
+    """Size in bytes, mtime in nanoseconds and inode of a file."""
 
     size: int
     mtime_ns: int
@@ -15,24 +15,24 @@ class FileState:
 
     @classmethod
     def of(cls, status: os.stat_result) -> "FileState":
-        """The state that a status tells."""
+        """Return the state in a stat result."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
     @property
     def state(self) -> str:
-        """The same as a text."""
+        """The state as a text, "size-mtime-inode"."""
         return f"{self.size}-{self.mtime_ns}-{self.inode}"
 
     def fingerprint(self, host: str) -> str:
-        """The state as the ledger keeps it: with who saw it.
+        """Return the state as stored in the queue, with a digest of the host that saw it.
 
-        Another host may see another inode: NFS and SMB mostly tell all the same, FUSE its own.
+        Another host may see another inode: NFS and SMB mostly show the same one, FUSE its own.
         """
         return f"{self.state}@{hashlib.sha256(host.encode()).hexdigest()[:8]}"
 
 
 def same_fingerprint(one: str, other: str) -> bool:
-    """Whether two fingerprints tell one state of a file; between two hosts by size and time."""
+    """Return True if both are one state; without the inode if the hosts differ."""
     one, _, host = one.partition("@")
     other, _, other_host = other.partition("@")
     if host != other_host:

@@ -1,4 +1,4 @@
-"""The lock that proves that one daemon alone uses a state folder."""
+"""File lock: only one daemon uses a state folder."""
 
 import contextlib
 import fcntl
@@ -11,14 +11,14 @@ class AlreadyRunning(Exception):
 
 
 class Lock:
-    """Held from construction until the process ends, however it ends."""
+    """Held from construction until the process ends, also if it is killed."""
 
     def __init__(self, state: Path) -> None:
         """Take the lock in the folder `state`. Raises AlreadyRunning."""
         path = state / "i2vd.lock"
         try:
             self._file = path.open("a+")
-        except OSError:  # a disk that is read-only for now: the lock of the last run will do
+        except OSError:  # read-only disk: use the lock file of the last run
             self._file = path.open("r")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,7 +27,7 @@ class Lock:
             pid = self._file.read().strip() or "?"
             self._file.close()
             raise AlreadyRunning(f"{path}: another i2vd (pid {pid}) is at work here") from None
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without a number in it
+        with contextlib.suppress(OSError):  # full disk: the lock works without the pid
             self._file.truncate(0)
             self._file.write(f"{os.getpid()}\n")
             self._file.flush()
@@ -36,5 +36,5 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let another daemon in."""
+        """Release the lock."""
         self._file.close()

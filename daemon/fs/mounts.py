@@ -1,4 +1,4 @@
-"""Mounts: which file system holds a folder, and what may not lie on it."""
+"""Mounts: the file system type of a folder, and which types the queue must avoid."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ _NETWORK_FUSE = ("sshfs", "rclone", "s3fs", "glusterfs", "ceph", "davfs", "smbne
 
 
 def file_system(path: Path) -> str:
-    """Type of the file system that holds `path`, as /proc/mounts names it; "" if unknown."""
+    """Return the file system type of `path` as in /proc/mounts; "" if unknown."""
     best, kind = "", ""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
@@ -23,9 +23,9 @@ def file_system(path: Path) -> str:
 
 
 def queue_refusal(folder: Path) -> str | None:
-    """Why the SQLite queue may not lie in `folder`, in a sentence; None when it may.
+    """Return why the SQLite queue must not be in `folder`, or None if it may be.
 
-    SQLite's write-ahead log needs memory that all its users share: one host.
+    SQLite's write-ahead log needs memory shared by all its users, which means one host.
     """
     kind = file_system(folder)
     if kind in NETWORK or kind.removeprefix("fuse.") in _NETWORK_FUSE:

@@ -1,7 +1,7 @@
-"""Folders below a root, reached part by part, so that no link leads out of it.
+"""Open paths below a root without following symlinks.
 
-The roots are the operator's and may be links. What lies below them others may have made: a link
-there is not followed, not even one that takes a folder's place while it is being used.
+The roots are the operator's and may be links. Others may have created what is below them: a link
+there is not followed, not even one that replaces a folder while it is in use.
 """
 
 import contextlib
@@ -14,36 +14,36 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class UnsafePath(OSError):
-    """A link, or a file, stands where a folder should be."""
+    """A link or a file is in the place of a folder."""
 
 
 @contextlib.contextmanager
 def open_beneath(root: Path, inside: PurePath, *, make: bool = True) -> Iterator[Path]:
-    """The folder `inside` of `root`, by a path that means this very folder whatever is renamed.
+    """Open the folder `inside` of `root`; yield a path that stays valid across renames.
 
-    With `make`, what is missing is made. Errors name the folder by its usual path. Raises OSError,
-    InTheWay.
+    The path is /proc/self/fd/N; errors name the folder by its usual path. With `make`, missing
+    folders are created. Raises OSError and UnsafePath.
     """
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"{inside} may lead out of {root}")
     with contextlib.ExitStack() as opened:
-        held = os.open(root, _OPEN_FLAGS)
-        opened.callback(os.close, held)
-        place = root
+        descriptor = os.open(root, _OPEN_FLAGS)
+        opened.callback(os.close, descriptor)
+        usual_path = root
         for part in inside.parts:
-            place /= part
-            held = _enter(held, part, place, make=make)
-            opened.callback(os.close, held)
-        path = f"/proc/self/fd/{held}"
+            usual_path /= part
+            descriptor = _open_part(descriptor, part, usual_path, make=make)
+            opened.callback(os.close, descriptor)
+        path = f"/proc/self/fd/{descriptor}"
         try:
             yield Path(path)
         except OSError as error:
             if isinstance(error.filename, str):
-                error.filename = error.filename.replace(path, str(place), 1)
+                error.filename = error.filename.replace(path, str(usual_path), 1)
             raise
 
 
-def _enter(folder: int, part: str, place: Path, *, make: bool) -> int:
+def _open_part(folder: int, part: str, usual_path: Path, *, make: bool) -> int:
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, dir_fd=folder)  # relative to a descriptor
@@ -51,6 +51,6 @@ def _enter(folder: int, part: str, place: Path, *, make: bool) -> int:
         return os.open(part, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            why = "a link or a file stands in the place of a folder; remove it"
-            raise UnsafePath(error.errno, why, str(place)) from error
-        raise OSError(error.errno, error.strerror, str(place)) from error
+            reason = "a link or a file stands in the place of a folder; remove it"
+            raise UnsafePath(error.errno, reason, str(usual_path)) from error
+        raise OSError(error.errno, error.strerror, str(usual_path)) from error

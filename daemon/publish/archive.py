@@ -1,8 +1,8 @@
-"""What becomes of a picture once its jobs are over: archived, kept, deleted, or put aside.
+"""Archival: move, keep or delete a picture once its jobs have finished.
 
-Only ever after the clip is published and the ledger says so; a picture that failed goes to the
-failed folder with the reason beside it. Safe to repeat after a crash at any moment: the ledger
-knows where a picture goes before it moves, so that it is found there again.
+It runs only after the queue has recorded the result. A failed picture moves to `failed/` with a
+file that gives the reason. Every step may be repeated after a crash: the queue records the target
+of a picture before the move, so that it is found there again.
 """
 
 import filecmp
@@ -33,170 +33,168 @@ log = structlog.get_logger()
 
 
 class Archive:
-    """Puts pictures where they belong. `trouble`: why some still lie in the inbox, if they do."""
+    """Moves finished pictures. `last_error`: why some are still in the inbox, or None."""
 
     def __init__(
         self,
         database: Database,
-        ledger: JobStore,
-        history: JobQueries,
+        store: JobStore,
+        queries: JobQueries,
         settings: Settings,
-        storage: VolumeMarkers,
+        markers: VolumeMarkers,
     ) -> None:
         self.last_error: str | None = None
         self._failures = 0
         self._database = database
-        self._ledger = ledger
-        self._history = history
+        self._store = store
+        self._queries = queries
         self._settings = settings
-        self._storage = storage
+        self._markers = markers
 
     def archive_job(self, job: Job) -> None:
-        """Move the picture of a job's drop, once no job needs it; what cannot be done now waits."""
+        """Archive the picture of a job's drop once no job needs it; I/O errors are retried."""
         try:
             self._archive(job)
         except OSError as error:
-            self._note(job, error)
+            self._record_error(job, error)
 
     def archive_pending(self) -> None:
-        """Settle all that a crash or a trouble left; the trouble is over when that succeeds.
+        """Archive all pictures that a crash or an I/O error left; success clears `last_error`.
 
         Raises QueueUnavailable.
         """
         before = self._failures
-        for job in self._history.pending_archival():
+        for job in self._queries.pending_archival():
             try:
                 self._archive(job)
             except OSError as error:
-                self._note(job, error)
-        if self._failures == before:  # nor was there another trouble meanwhile
+                self._record_error(job, error)
+        if self._failures == before:  # and no error in another thread meanwhile
             self.last_error = None
 
-    def _note(self, job: Job, error: OSError) -> None:
-        """Say it once, however many pictures it concerns."""
+    def _record_error(self, job: Job, error: OSError) -> None:
+        """Log the error once, however many pictures it affects."""
+        reason = describe_os_error(error)
         if self.last_error is None:
-            log.error(
-                "the picture stays in the inbox for now", job=job.id, why=describe_os_error(error)
-            )
-        self.last_error = f"pictures cannot leave the inbox: {describe_os_error(error)}"
+            log.error("picture not archived, kept in the inbox", job=job.id, reason=reason)
+        self.last_error = f"pictures cannot leave the inbox: {reason}"
         self._failures += 1
 
     def _archive(self, job: Job) -> None:
-        """One host at a time: what two move at once would look gone to one of them."""
-        with self._database.advisory_lock(f"settle {self._history.siblings(job)[0].id}", wait=True):
+        """Archive under a lock: for two hosts that move one picture, it would look gone to one."""
+        first = self._queries.siblings(job)[0].id
+        with self._database.advisory_lock(f"settle {first}", wait=True):
             self._archive_locked(job)
 
     def _archive_locked(self, job: Job) -> None:
         inbox = self._settings.inbox_named(job.inbox)
-        siblings = self._history.siblings(job)
+        siblings = self._queries.siblings(job)
         if inbox is None or any(sibling.state in OPEN for sibling in siblings):
             return
         drop, picture = siblings[0], inbox.path / job.path
         if drop.picture_location != "inbox":  # another host was first
             return
-        self._storage.check(inbox)
+        self._markers.check(inbox)
         if any(sibling.state == "done" for sibling in siblings):
-            self._succeeded(inbox, picture, drop)
-        elif there := self._move_with_overrides(picture, inbox.failed, drop):
-            _write_reason(inbox, there, siblings)
-            self._ledger.moved(drop, "failed", str(there.relative_to(inbox.failed)))
-            log.info("picture put aside", job=job.id, to=str(there))
+            self._archive_success(inbox, picture, drop)
+        elif target := self._move_with_overrides(picture, inbox.failed, drop):
+            _write_reason(inbox, target, siblings)
+            self._store.moved(drop, "failed", str(target.relative_to(inbox.failed)))
+            log.info("picture moved to failed", job=job.id, to=str(target))
 
-    def _succeeded(self, inbox: Inbox, picture: Path, drop: Job) -> None:
+    def _archive_success(self, inbox: Inbox, picture: Path, drop: Job) -> None:
         if inbox.after == "keep":
-            self._ledger.moved(drop, "kept" if _is_ours(picture, drop) else "gone")
+            self._store.moved(drop, "kept" if _is_ours(picture, drop) else "gone")
         elif inbox.after == "delete":
-            for sidecar, _ in _override_files(picture):
-                sidecar.unlink(missing_ok=True)
+            for override, _ in _override_files(picture):
+                override.unlink(missing_ok=True)
             ours = remove(picture, lambda file: _is_ours(file, drop))
-            self._ledger.moved(drop, "deleted" if ours else "gone")
-        elif there := self._move_with_overrides(picture, inbox.archive, drop):
-            self._ledger.moved(drop, "archive", str(there.relative_to(inbox.archive)))
-            log.info("picture archived", job=drop.id, to=str(there))
+            self._store.moved(drop, "deleted" if ours else "gone")
+        elif target := self._move_with_overrides(picture, inbox.archive, drop):
+            self._store.moved(drop, "archive", str(target.relative_to(inbox.archive)))
+            log.info("picture archived", job=drop.id, to=str(target))
 
     def _move_with_overrides(self, picture: Path, root: Path, drop: Job) -> Path | None:
-        """Move the picture below `root`, and what lies beside it; None when it is gone."""
-        there = _already_moved(picture, root, drop) or self._move_picture(picture, root, drop)
-        if there is None:
-            self._ledger.moved(drop, "gone")
+        """Move the picture and its overrides below `root`; return None if the picture is gone."""
+        target = _already_moved(picture, root, drop) or self._move_picture(picture, root, drop)
+        if target is None:
+            self._store.moved(drop, "gone")
             return None
         for ending in OVERRIDE_SUFFIXES:
-            _move_override(picture.with_name(picture.name + ending), there, ending, drop)
-        return there
+            _move_override(picture.with_name(picture.name + ending), target, ending, drop)
+        return target
 
     def _move_picture(self, picture: Path, root: Path, drop: Job) -> Path | None:
-        """The picture's new place; None when it is gone, or another lies in its place."""
+        """Return the picture's new path; None if it is gone or another file has its name."""
         if not _is_ours(picture, drop):
             return None
-        there = move(
+        target = move(
             picture,
             root,
             drop.path,
-            announce=lambda target: self._ledger.moved(
-                drop, "inbox", str(target.relative_to(root))
-            ),
+            announce=lambda path: self._store.moved(drop, "inbox", str(path.relative_to(root))),
         )
-        if _is_ours(there, drop):
-            return there
+        if _is_ours(target, drop):
+            return target
         inbox = _root_of(picture, drop)
-        move(there, inbox, drop.path)  # dropped a moment ago: its turn will come
+        move(target, inbox, drop.path)  # a new drop took the name meanwhile: not this job's picture
         return None
 
 
 def keep_rejected_clip(inbox: Inbox, job: Job, clip: Path) -> None:
-    """Move a clip that the gate refused to the failed folder. Nothing where there is none."""
+    """Move a clip that the quality check rejected to the failed folder, if there is one."""
     if clip.is_file():
         move(clip, inbox.failed, _rejected_clip(inbox, job).relative_to(inbox.failed))
 
 
 def _already_moved(picture: Path, root: Path, drop: Job) -> Path | None:
-    """Where below `root` the picture arrived before a crash, if it did."""
+    """Return the picture's path below `root` if it was moved before a crash, else None."""
     if drop.picture_path is None:
         return None
-    there = root / drop.picture_path
-    if not _is_ours(there, drop):
+    target = root / drop.picture_path
+    if not _is_ours(target, drop):
         return None
-    if picture.parent.is_dir():  # a copy, whose original was still to be removed
+    if picture.parent.is_dir():  # a copy across file systems, whose original was not removed yet
         remove(picture, lambda file: _is_ours(file, drop))
-    return there
+    return target
 
 
-def _move_override(sidecar: Path, there: Path, ending: str, drop: Job) -> None:
-    """Move a sidecar after its picture, if there is one."""
-    arrived = there.with_name(there.name + ending)
-    if os.path.lexists(arrived):  # copied before a crash
-        remove(sidecar, lambda file: filecmp.cmp(file, arrived, shallow=False))
-    if os.path.lexists(sidecar) and not sidecar.is_symlink():
-        root = _root_of(there, drop)
-        move(sidecar, root, arrived.relative_to(root))
+def _move_override(override: Path, picture: Path, ending: str, drop: Job) -> None:
+    """Move an override beside its moved picture, if it exists."""
+    target = picture.with_name(picture.name + ending)
+    if os.path.lexists(target):  # copied before a crash
+        remove(override, lambda file: filecmp.cmp(file, target, shallow=False))
+    if os.path.lexists(override) and not override.is_symlink():
+        root = _root_of(picture, drop)
+        move(override, root, target.relative_to(root))
 
 
-def _root_of(there: Path, drop: Job) -> Path:
-    """The folder below which a drop was put; maybe not the one that is configured now."""
-    return there.parents[len(PurePath(drop.path).parents) - 1]
+def _root_of(path: Path, drop: Job) -> Path:
+    """Return the folder below which a drop was put; the configuration may have changed since."""
+    return path.parents[len(PurePath(drop.path).parents) - 1]
 
 
 def restore(inbox: Inbox, job: Job, host: str) -> str | None:
-    """Undo `settle`: the picture lies in the inbox again, with the fingerprint that is returned.
+    """Undo archival: move the picture back into the inbox and return its new fingerprint.
 
-    None when it is nowhere to be found, or another lies in its place.
+    Returns None if the picture is missing or another file has its name.
     """
     picture = inbox.path / job.path
     if not _is_ours(picture, job):
-        away = _away(inbox, job)
-        if away is None or os.path.lexists(picture):
+        archived = _find_archived(inbox, job)
+        if archived is None or os.path.lexists(picture):
             return None
-        for sidecar, ending in _override_files(away):
-            move(sidecar, inbox.path, job.path + ending)
-        move(away, inbox.path, job.path)
-        _reason_file(away).unlink(missing_ok=True)
+        for override, ending in _override_files(archived):
+            move(override, inbox.path, job.path + ending)
+        move(archived, inbox.path, job.path)
+        _reason_file(archived).unlink(missing_ok=True)
         _rejected_clip(inbox, job).unlink(missing_ok=True)
     status = picture.lstat()
     return FileState.of(status).fingerprint(host)
 
 
-def _away(inbox: Inbox, job: Job) -> Path | None:
-    """Where a picture is that has left the inbox, or was about to; None when it is not there."""
+def _find_archived(inbox: Inbox, job: Job) -> Path | None:
+    """Return the path of a picture that left the inbox, or was about to; None if not found."""
     if job.picture_path is None:
         return None
     roots = [inbox.archive, inbox.failed]
@@ -207,7 +205,7 @@ def _away(inbox: Inbox, job: Job) -> Path | None:
 
 
 def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
-    """Say beside a picture in the failed folder why there is no clip, and what can be done."""
+    """Write the reason and the remedy beside a picture in the failed folder."""
     reasons = [
         {
             "job": job.id,
@@ -230,7 +228,7 @@ def _write_reason(inbox: Inbox, picture: Path, failed: Sequence[Job]) -> None:
 
 
 def _rejected_clip(inbox: Inbox, job: Job) -> Path:
-    """Where the frames that the gate refused are; not a name that anybody takes for a clip's."""
+    """Return the path of the rejected clip; its name does not look like a finished clip's."""
     picture = inbox.failed / job.path
     return picture.with_name(truncate_name(picture.name, f".refused-{job.id}.mp4"))
 
@@ -240,15 +238,15 @@ def _reason_file(picture: Path) -> Path:
 
 
 def _override_files(picture: Path) -> Iterator[tuple[Path, str]]:
-    """The sidecars of a picture, and their endings."""
+    """Yield the overrides of a picture, each with its suffix."""
     for ending in OVERRIDE_SUFFIXES:
-        sidecar = picture.with_name(picture.name + ending)
-        if os.path.lexists(sidecar) and not sidecar.is_symlink():
-            yield sidecar, ending
+        override = picture.with_name(picture.name + ending)
+        if os.path.lexists(override) and not override.is_symlink():
+            yield override, ending
 
 
 def _is_ours(file: Path, drop: Job) -> bool:
-    """Whether the file is the drop's, or the same content again: others are not ours to touch."""
+    """Return True if the file is the drop's, or has the same content; others must not change."""
     try:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -259,7 +257,7 @@ def _is_ours(file: Path, drop: Job) -> bool:
         size, _, mtime_ns = state.rpartition("-")[0].partition("-")
         if seen.size != int(size):
             return False
-        if not drop.sha256:  # never decoded; a copy keeps its time
+        if not drop.sha256:  # never decoded, but a copy keeps its mtime
             return seen.mtime_ns == int(mtime_ns)
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == drop.sha256

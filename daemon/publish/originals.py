@@ -1,4 +1,7 @@
-"""The original: a job's picture, wherever it lies, opened through no link and only as itself."""
+"""Originals: find and open the picture of a job, in the inbox or the archive.
+
+Files are opened without following symlinks, and only if the content is the job's.
+"""
 
 import contextlib
 import hashlib
@@ -14,18 +17,18 @@ from daemon.storage.folders import folder_of
 
 
 class PictureMissing(Exception):
-    """The picture is gone, or another lies in its place."""
+    """The picture is gone, or another file has its name."""
 
 
 class PictureLocation(NamedTuple):
-    """Where a picture lies: `path`, and the folder of ours that it is below."""
+    """Path of a picture, and the configured folder that contains it."""
 
     path: Path
     within: Path
 
 
 def locate_picture(settings: Settings, job: Job) -> PictureLocation | None:
-    """Where the ledger knows the picture to be; None where that is in no folder of this host."""
+    """Return the location recorded in the queue; None if it is in no folder of this host."""
     inbox = settings.inbox_named(job.inbox)
     if inbox is None:
         return None
@@ -38,11 +41,11 @@ def locate_picture(settings: Settings, job: Job) -> PictureLocation | None:
 
 
 def with_local_paths(settings: Settings, job: Job) -> Job:
-    """The job with the paths of this host, for people and programs on it."""
-    inbox, lies = settings.inbox_named(job.inbox), locate_picture(settings, job)
+    """Return the job with its relative paths made absolute for this host."""
+    inbox, location = settings.inbox_named(job.inbox), locate_picture(settings, job)
     changes: dict[str, Any] = {}
-    if lies is not None and job.picture_location not in IN_INBOX:
-        changes["picture_path"] = str(lies.path)
+    if location is not None and job.picture_location not in IN_INBOX:
+        changes["picture_path"] = str(location.path)
     if inbox is not None and job.result and "clip" in job.result:
         clip = inbox.outbox / job.result["clip"]
         changes["result"] = {**job.result, "clip": str(clip)}
@@ -50,47 +53,43 @@ def with_local_paths(settings: Settings, job: Job) -> Job:
 
 
 def open_original(settings: Settings, job: Job) -> BinaryIO:
-    """The picture, at its beginning, with the very content that the job was made of.
-
-    Raises NotThere.
-    """
-    lies = locate_picture(settings, job)
-    if lies is None:
-        location = job.picture_location
-        raise PictureMissing(f"the picture of job {job.id} is {location}; drop it again")
+    """Open the picture at position 0, after checking its SHA-256. Raises PictureMissing."""
+    location = locate_picture(settings, job)
+    if location is None:
+        raise PictureMissing(f"the picture of job {job.id} is {job.picture_location}; drop it again")
     try:
-        file = os.fdopen(open_below(lies.within, lies.path), "rb")
+        file = os.fdopen(open_below(location.within, location.path), "rb")
     except (OSError, ValueError) as error:
         raise PictureMissing(
-            f"the picture of job {job.id} is not at {lies.path} any more"
+            f"the picture of job {job.id} is not at {location.path} any more"
         ) from error
     if hashlib.file_digest(file, "sha256").hexdigest() != job.sha256:
         file.close()
-        raise PictureMissing(f"another picture lies at {lies.path} than that of job {job.id}")
+        raise PictureMissing(f"another picture lies at {location.path} than that of job {job.id}")
     file.seek(0)
     return file
 
 
 def open_below(folder: Path, file: Path) -> int:
-    """A descriptor of a plain file below `folder`, reached through no link.
+    """Open a regular file below `folder` without following symlinks; return its descriptor.
 
-    Raises ValueError for a path that leads elsewhere, OSError.
+    Raises ValueError for a path outside `folder` or an irregular file, and OSError.
     """
     inside = file.relative_to(folder)
-    with open_beneath(folder, inside.parent, make=False) as place:
-        found = os.open(place / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(found).st_mode):
-        return found
-    os.close(found)
+    with open_beneath(folder, inside.parent, make=False) as parent:
+        descriptor = os.open(parent / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
     raise ValueError(f"{file} is no plain file")
 
 
-def read_below(folder: Path, file: Path, most: int) -> bytes | None:
-    """What a plain file below `folder` holds, reached through no link.
+def read_below(folder: Path, file: Path, max_bytes: int) -> bytes | None:
+    """Read a regular file below `folder` without following symlinks.
 
-    None where there is none, or nothing in it, or more than `most` bytes.
+    Returns None if the file is missing, empty or larger than `max_bytes`.
     """
     with contextlib.suppress(OSError, ValueError), os.fdopen(open_below(folder, file), "rb") as it:
-        content = it.read(most + 1)
-        return content if 0 < len(content) <= most else None
+        content = it.read(max_bytes + 1)
+        return content if 0 < len(content) <= max_bytes else None
     return None

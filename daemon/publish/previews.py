@@ -1,4 +1,4 @@
-"""Previews: how a running clip looks so far, left in its staging for the hosts beside it."""
+"""Previews: the latest frame of a running clip, stored in staging for the other hosts."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _MAX_BYTES = 64 * 1024
 
 
 def store_preview(inbox: Inbox, job: Job, content: bytes) -> None:
-    """Put the newest in the place of the one before, as far as that is possible."""
+    """Replace the preview with the newest one; an I/O error is ignored."""
     staging = staging_of(inbox, job).relative_to(inbox.outbox)
     with contextlib.suppress(OSError), open_beneath(inbox.outbox, staging, make=False) as folder:
         part = folder / f"{_NAME}.part"
@@ -25,5 +25,5 @@ def store_preview(inbox: Inbox, job: Job, content: bytes) -> None:
 
 
 def read_preview(inbox: Inbox, job: Job) -> bytes | None:
-    """The JPEG of a running job's clip, where its host left one."""
+    """Return the preview of a running job's clip as JPEG, or None."""
     return read_below(inbox.outbox, staging_of(inbox, job) / _NAME, _MAX_BYTES)

@@ -1,7 +1,7 @@
 """Publication, exactly once: the sidecar gets its name first, then the clip.
 
 The clip's name is the commit point, and no clip is ever visible without its sidecar. Every step may
-be repeated after a crash; the sidecar's own bytes tell whose it is.
+be repeated after a crash; the sidecar's digest identifies a publication that was begun.
 """
 
 import filecmp
@@ -25,7 +25,7 @@ _JSON = ".json"
 
 
 def find_obstacle(outbox: Path, clip_name: str) -> str | None:
-    """What keeps a clip from its folder in the outbox, before any work is put into it."""
+    """Return why a clip cannot be published to its folder, or None; checked before generation."""
     try:
         with open_beneath(outbox, PurePath(clip_name).parent, make=False):
             return None
@@ -44,16 +44,17 @@ def publish(
     *,
     first: bool = False,
 ) -> Path:
-    """Give the staged clip and its sidecar their names in the outbox; the clip's final path.
+    """Publish the staged sidecar, then the clip; return the clip's final path.
 
-    `clip_name` is the wished path there without ".mp4"; where another file holds it, "-2" and so
-    on. `sidecar_sha256` is the digest of the staged sidecar, by which a half-done publication is
-    known again; `first` says that there is none. Raises OSError.
+    `clip_name` is the requested path in the outbox without ".mp4". If the name is taken, "-2" and
+    so on is added. `sidecar_sha256` is the digest of the staged sidecar; it identifies a
+    publication that a crash interrupted. `first`: there is none to look for. Raises OSError.
     """
-    wish = PurePath(clip_name)
-    with open_beneath(outbox, wish.parent) as folder:
-        clip = _publish(staging, folder, wish.name, method, None if first else sidecar_sha256)
-    return outbox / wish.with_name(clip.name)
+    requested = PurePath(clip_name)
+    with open_beneath(outbox, requested.parent) as folder:
+        digest = None if first else sidecar_sha256
+        clip = _publish(staging, folder, requested.name, method, digest)
+    return outbox / requested.with_name(clip.name)
 
 
 def _publish(
@@ -85,14 +86,14 @@ def _sidecar_of(clip: Path) -> Path:
 
 
 def _place_clip(staged: Path, clip: Path, method: CommitMethod) -> bool:
-    """Place it, unless it was placed before the crash: a renamed clip has left staging."""
+    """Place the clip unless it was placed before a crash; a renamed clip has left staging."""
     if clip.exists() and (not staged.exists() or filecmp.cmp(staged, clip, shallow=False)):
         return True
     return publish_exclusive(staged, clip, method)
 
 
 def _withdraw_sidecar(sidecar: Path, staged: Path) -> None:
-    """The clip's name is held by another file: the sidecar must not claim it."""
+    """Take back a sidecar whose clip name is held by another file."""
     if staged.exists():
         sidecar.unlink()
     else:
@@ -102,7 +103,7 @@ def _withdraw_sidecar(sidecar: Path, staged: Path) -> None:
 def _find_begun_publication(
     staging: Path, folder: Path, stem: str, sidecar_sha256: str
 ) -> Path | None:
-    """The clip's name that an interrupted publication had begun to take."""
+    """Return the clip path of an interrupted publication, or None."""
     staged = staging / SIDECAR
     beginning = stem.encode()[:200].decode(errors="ignore")
     for sidecar in sorted(folder.glob(f"{glob.escape(beginning)}*.mp4{_JSON}")):

@@ -64,7 +64,8 @@ def test_a_waiting_job_is_cancelled_at_once_and_can_come_back(quick: Studio) -> 
         assert not (quick.failed / "unwanted.png.reason.json").exists()
     quick.until_settled("unwanted.png", "done")
     assert quick.logged_events(job["id"]) == [
-        "job queued", "job cancelled", "picture put aside", "job requeued", "job started", "job done",
+        "job queued", "job cancelled", "picture moved to failed", "job requeued",
+        "job started", "job done",
         "picture archived",
     ]  # fmt: skip
 

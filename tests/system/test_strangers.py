@@ -83,7 +83,7 @@ def test_a_link_in_the_archive_keeps_the_pictures_of_that_folder_in_the_inbox(
     house.until_settled("car.png", "done")
     assert (house.inbox / "boats" / "sail.png").read_bytes() == picture(3)
     assert names_in(house.root / "elsewhere") == []
-    told = [line["why"] for line in house.log() if "stays in the inbox" in line["event"]]
+    told = [line["reason"] for line in house.log() if "kept in the inbox" in line["event"]]
     assert told == [f"{IN_THE_WAY}: {link}"]
     link.unlink()
     house.until_settled("boats/sail.png", "done")

@@ -102,7 +102,7 @@ def test_the_oldest_go_and_so_do_those_of_a_queue_that_is_gone(
     inbox: Inbox, posters: Posters, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("daemon.publish.posters.MAX_POSTERS", 3)
-    monkeypatch.setattr("daemon.publish.posters._BETWEEN", 5)
+    monkeypatch.setattr("daemon.publish.posters._SWEEP_EVERY", 5)
     for number in range(1, 6):
         left(inbox, numbered(job, number))
         assert posters.store(inbox, numbered(job, number))
