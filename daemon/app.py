@@ -230,7 +230,7 @@ class App:
         while True:
             await asyncio.sleep(_RULES_INTERVAL_SECONDS)
             for name, rules in self.rules.items():
-                if await asyncio.to_thread(rules.changed):
+                if await asyncio.to_thread(rules.has_changed):
                     self._reload(name)
 
     # --- storage, queue and fleet

@@ -1,4 +1,4 @@
-"""Devices: which ones the settings mean, and the memory that clips may use on each."""
+"""Devices: resolve the settings' device names, and the memory limit of each device."""
 
 import os
 from collections.abc import Iterable
@@ -8,25 +8,26 @@ from typing import NamedTuple
 import pynvml
 
 
-def resolve_devices(wanted: Iterable[str]) -> list[str]:
-    """The devices to use: "auto" is every NVIDIA GPU that we may use, else the CPU."""
+def resolve_devices(names: Iterable[str]) -> list[str]:
+    """Return the devices to use: "auto" is every visible NVIDIA GPU, else the CPU."""
     found: list[str] = []
-    for device in wanted:
+    for device in names:
         found += [device] if device != "auto" else _list_gpus() or ["cpu"]
     return found
 
 
-def local_device(wanted: Iterable[str]) -> str:
-    """For a command that makes a clip itself, also on a host that makes none for the queue."""
-    return resolve_devices([*wanted] or ["auto"])[0]
+def local_device(names: Iterable[str]) -> str:
+    """Return one device for a command, also on a host that runs no jobs of the queue."""
+    return resolve_devices([*names] or ["auto"])[0]
 
 
 def _list_gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """What the kernel shows, or as many as CUDA_VISIBLE_DEVICES leaves, which numbers them anew."""
+    """List the GPUs that the driver shows, renumbered within CUDA_VISIBLE_DEVICES."""
     count = len(list(folder.glob("*")))
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        names = [name.strip() for name in visible.split(",")]
-        count = min(count, next((n for n, x in enumerate(names) if x in ("", "-1")), len(names)))
+        entries = [entry.strip() for entry in visible.split(",")]
+        end = next((n for n, x in enumerate(entries) if x in ("", "-1")), len(entries))
+        count = min(count, end)
     return [f"cuda:{number}" for number in range(count)]
 
 
@@ -38,7 +39,7 @@ class Card(NamedTuple):
 
 
 def read_card(device: str) -> Card | None:
-    """Of "cuda:N", which counts within CUDA_VISIBLE_DEVICES; None where no driver tells it."""
+    """Return the card of "cuda:N", numbered within CUDA_VISIBLE_DEVICES; None without a driver."""
     kind, _, number = device.partition(":")
     if kind != "cuda":
         return None
@@ -53,14 +54,14 @@ def read_card(device: str) -> Card | None:
 
 
 def memory_limit(device: str, limit: int | None) -> int | None:
-    """What may be used of a device's memory, under a limit if there is one; None: not counted."""
-    there = read_card(device)
-    known = (limit, there.memory if there else None)
+    """Return the smaller of a device's memory and the limit, in bytes; None if both are unknown."""
+    card = read_card(device)
+    known = (limit, card.memory if card else None)
     return min((each for each in known if each is not None), default=None)
 
 
 def _visible(number: int) -> object:
-    """The GPU that CUDA calls by that number."""
+    """Return the NVML handle of the GPU with this CUDA number."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     name = str(number) if visible is None else visible.split(",")[number].strip()
     if name.startswith("GPU-"):

@@ -1,1 +1,1 @@
-"""Rule files: which prompt and preset a picture gets. Knows nothing of the model."""
+"""Rule files: choose the prompt and preset of a picture. Independent of the model."""

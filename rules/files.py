@@ -1,7 +1,7 @@
-"""Reading rule files and sidecars from disk: which count, in which order, why one is refused.
+"""Read rule files and the files beside pictures: selection, order, limits.
 
-A sidecar lies in the inbox and so comes from strangers, hence the care: nothing here follows a
-link there, waits on a pipe, or reads more than a rule can be.
+A file in an inbox is untrusted. It is read without following a symlink, blocking on a pipe, or
+reading more than a rule can have. parse.py interprets the text.
 """
 
 import errno
@@ -9,19 +9,19 @@ import os
 import stat
 from pathlib import Path
 
-LARGEST = 16 * 1024
-"""Bytes; ten times a long rule. tomllib takes over ten seconds for the worst 64 KiB."""
+MAX_BYTES = 16 * 1024
+"""Ten times a long rule. tomllib takes over ten seconds for the worst 64 KiB."""
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """(name, mtime in ns, size) of each rule file."""
 
 
 class Unreadable(Exception):
-    """A file that cannot be had as text; the message says why, in words for the operator."""
+    """A file that cannot be read as text; the message gives the operator the reason."""
 
 
 def rule_files(folder: Path) -> list[Path]:
-    """The rule files of a folder in the order in which they are tried. Raises OSError."""
+    """List the rule files of a folder in the order in which they are tried. Raises OSError."""
     return sorted(
         (f for f in folder.iterdir() if f.suffix.lower() == ".toml" and f.name[0] not in ".~#"),
         key=lambda f: f.name,
@@ -29,7 +29,7 @@ def rule_files(folder: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> Fingerprint | None:
-    """What tells cheaply that the rule files changed; None when the folder cannot be read."""
+    """Return a cheap change indicator of the rule files; None if the folder is unreadable."""
     try:
         stats = [(file.name, file.stat()) for file in rule_files(folder)]
     except OSError:
@@ -38,9 +38,9 @@ def fingerprint(folder: Path) -> Fingerprint | None:
 
 
 def read(file: Path, *, follow: bool) -> bytes:
-    """The whole of a small regular file. Raises Unreadable.
+    """Read a small regular file. Raises Unreadable.
 
-    With `follow` a link is followed: operators link rules from elsewhere, strangers may not.
+    With `follow` a symlink is followed: operators may link rules, files in an inbox may not be.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -49,13 +49,13 @@ def read(file: Path, *, follow: bool) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Unreadable("is not a regular file")
             with open(descriptor, "rb", closefd=False) as opened:
-                content = opened.read(LARGEST + 1)
+                content = opened.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise Unreadable(_reason(error, file, follow)) from error
-    if len(content) > LARGEST:
-        raise Unreadable(f"is over {LARGEST // 1024} KiB; a rule is a few lines of text")
+    if len(content) > MAX_BYTES:
+        raise Unreadable(f"is over {MAX_BYTES // 1024} KiB; a rule is a few lines of text")
     return content
 
 
@@ -68,7 +68,7 @@ def _reason(error: OSError, file: Path, follow: bool) -> str:
 
 
 def decode(content: bytes) -> str:
-    """UTF-8, with or without the mark that Windows editors put first. Raises Unreadable."""
+    """Decode UTF-8, with or without the byte order mark of Windows editors. Raises Unreadable."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""LiveRules: the rules in force. A reload swaps them only when the whole folder is sound."""
+"""LiveRules: the active rules of a folder. A reload replaces them only if all files are valid."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from rules.rule import RuleSet
 
 
 class Reloaded(NamedTuple):
-    """How a reload went, at `at` seconds; without `ok` the last good set stayed in force."""
+    """Result of a reload, at `at` seconds; if not `ok`, the previous rules remain active."""
 
     ok: bool
     mistakes: tuple[RuleError, ...]
@@ -29,8 +29,10 @@ class LiveRules:
         self._seen: Fingerprint | None = None
 
     def reload(self, now: float) -> Reloaded:
-        """Parse the folder into a fresh set, and put it in force if nothing in it is wrong."""
-        self._parsed = self._seen = fingerprint(self.folder)  # first: a later write must show
+        """Parse the folder into a new set, and activate it if no mistake is fatal."""
+        self._parsed = self._seen = fingerprint(
+            self.folder
+        )  # before parsing, so that a later write is noticed
         parsed = parse_folder(self.folder, self._checker)
         if parsed.rules is not None:
             self.rules = parsed.rules
@@ -39,10 +41,10 @@ class LiveRules:
         self.last = Reloaded(parsed.rules is not None, fatal, warnings, now)
         return self.last
 
-    def changed(self) -> bool:
-        """Whether the files differ from those last parsed and stood still since the last call.
+    def has_changed(self) -> bool:
+        """Return True if the files differ from those parsed, and not since the last call.
 
-        Cheap: names, times and sizes. An editor in the middle of saving is waited for.
+        Cheap: compares names, times and sizes. It waits for an editor that is still saving.
         """
         seen, self._seen = self._seen, fingerprint(self.folder)
         return self._seen == seen and self._seen != self._parsed

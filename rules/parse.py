@@ -1,7 +1,7 @@
-"""Rule files and sidecars, from text to Rule and Make; every mistake at once, with its place.
+"""Parse rule files and the files beside pictures into Rule and Make.
 
-The keys that belong to rules stand in three tables here. All other keys of `[make]` are settings
-of the clip: a checker that the caller hands in says what is wrong or unwise about them.
+All mistakes are reported at once, each with its line. The keys of rules are in three tables here.
+All other keys of `[make]` are settings of the clip; the caller's checker validates them.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from rules.rule import digest as digest_of
 
 
 class Problem(Protocol):
-    """What a checker says about one key of the settings; not `fatal` is a warning."""
+    """A checker's finding about one key of the settings; a warning unless `fatal`."""
 
     @property
     def key(self) -> str: ...  # noqa: D102
@@ -35,7 +35,7 @@ Checker = Callable[[Mapping[str, object]], Iterable[Problem]]
 
 
 class RuleError(NamedTuple):
-    """One thing wrong (`fatal`) or unwise in a file; `key` and `line` where they are known."""
+    """A mistake (`fatal`) or warning in a file; `key` and `line` if they are known."""
 
     file: str
     line: int | None
@@ -50,18 +50,18 @@ class RuleError(NamedTuple):
         return f"{place}: {warning}{key}{self.message}"
 
 
-_MOST_KEYS = 100
+_MAX_KEYS = 100
 
 
 class Parsed(NamedTuple):
-    """`rules` is None when any of the mistakes is fatal."""
+    """Result of parsing a folder; `rules` is None if any mistake is fatal."""
 
     rules: RuleSet | None
     mistakes: tuple[RuleError, ...]
 
 
 class Key(NamedTuple):
-    """A key's allowed values in words, and as a test."""
+    """Allowed values of a key: as a text, and as a predicate."""
 
     allowed: str
     allows: Callable[[Any], bool]
@@ -127,7 +127,7 @@ MAKE_KEYS = {"priority": _whole(-100, 100), "variants": _whole(1, 16)}
 
 
 def parse_folder(folder: Path, checker: Checker) -> Parsed:
-    """All rule files of a folder, in the order of their names."""
+    """Parse all rule files of a folder, in the order of their names."""
     try:
         files = rule_files(folder)
     except OSError as error:
@@ -138,27 +138,27 @@ def parse_folder(folder: Path, checker: Checker) -> Parsed:
     mistakes: list[RuleError] = []
     for file in files:
         if not file.name.isprintable():
-            why = f"{shown(file.name)!r}: a rule's name must be printable"
-            mistakes.append(RuleError(str(folder), None, "", why))
+            message = f"{show(file.name)!r}: a rule's name must be printable"
+            mistakes.append(RuleError(str(folder), None, "", message))
             continue
         try:
             content = read(file, follow=True)
             rule, found = parse_rule(file.name, decode(content), checker)
-        except Unreadable as why:
-            rule, found, content = None, [RuleError(file.name, None, "", str(why))], b""
+        except Unreadable as error:
+            rule, found, content = None, [RuleError(file.name, None, "", str(error))], b""
         contents.append((file.name, content))
         mistakes += found
         rules += [] if rule is None else [rule]
-    mistakes += _about_the_set(folder, [f.name for f in files], rules)
+    mistakes += _check_set(folder, [f.name for f in files], rules)
     if any(m.fatal for m in mistakes):
         return Parsed(None, tuple(mistakes))
     return Parsed(RuleSet(tuple(rules), digest_of(contents)), tuple(mistakes))
 
 
-def _about_the_set(folder: Path, names: list[str], rules: list[Rule]) -> list[RuleError]:
+def _check_set(folder: Path, names: list[str], rules: list[Rule]) -> list[RuleError]:
     if not names:
-        why = "holds no rule (*.toml), so no picture is made into a clip"
-        return [RuleError(str(folder), None, "", why, fatal=False)]
+        message = "holds no rule (*.toml), so no picture is made into a clip"
+        return [RuleError(str(folder), None, "", message, fatal=False)]
     found = []
     seen: dict[str, str] = {}
     for name in names:
@@ -167,22 +167,28 @@ def _about_the_set(folder: Path, names: list[str], rules: list[Rule]) -> list[Ru
     numbers = [(int(m[0]), n) for n in names if (m := re.match(r"\d{1,9}", n))]
     for (before, first), (after, second) in itertools.pairwise(numbers):
         if after < before:
-            why = f"is read after {first}, for names are read as text; give all numbers one length"
-            found.append(RuleError(second, None, "", why, fatal=False))
+            message = (
+                f"is read after {first}, for names are read as text; give all numbers one length"
+            )
+            found.append(RuleError(second, None, "", message, fatal=False))
     last = next((i for i, rule in enumerate(rules) if rule.takes_all), len(rules))
     for rule in rules[last + 1 :]:
-        why = f"is never reached: {rules[last].name}.toml takes every picture"
-        found.append(RuleError(f"{rule.name}.toml", None, "", why, fatal=False))
+        message = f"is never reached: {rules[last].name}.toml takes every picture"
+        found.append(RuleError(f"{rule.name}.toml", None, "", message, fatal=False))
     return found
 
 
 def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, list[RuleError]]:
-    """One rule file. The rule is None when a mistake is fatal; all mistakes are told."""
+    """Parse a rule file; return the rule (None if a mistake is fatal) and all mistakes."""
     table = _toml(name, text)
     if isinstance(table, RuleError):
         return None, [table]
-    place = _Place(name, text)
-    found = [*_top(place, table), *_match(place, table), *_make(place, table, checker)]
+    source = _Source(name, text)
+    found = [
+        *_check_top(source, table),
+        *_check_match(source, table),
+        *_check_make(source, table, checker),
+    ]
     found.sort(key=lambda m: (m.line or 0, not m.fatal))
     if any(m.fatal for m in found):
         return None, found
@@ -194,7 +200,7 @@ def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, lis
 
 
 def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, list[RuleError]]:
-    """What lies beside one picture: `cat.jpg.txt`, its prompt, or `cat.jpg.toml`, as in [make]."""
+    """Parse the file beside a picture: `cat.jpg.txt` (a prompt) or `cat.jpg.toml` (as [make])."""
     if name.lower().endswith(".txt"):
         prompt = " ".join(text.split())
         if not prompt:
@@ -205,36 +211,35 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
         table = _toml(name, text)
     if isinstance(table, RuleError):
         return None, [table]
-    place = _Place(name, text)
+    source = _Source(name, text)
     nested = "make" in table
     found = [
-        place.mistake("", key, "stands outside [make]; here all keys go under it, or none")
+        source.mistake("", key, "stands outside [make]; here all keys go under it, or none")
         for key in table
         if nested and key != "make"
     ]
     if nested:
-        found += _value(place, "", "make", table["make"], TOP_KEYS["make"])
-    found += _make(place, table if nested else {"make": table}, checker, flat=not nested)
+        found += _check_value(source, "", "make", table["make"], TOP_KEYS["make"])
+    found += _check_make(source, table if nested else {"make": table}, checker, flat=not nested)
     if any(m.fatal for m in found):
         return None, found
     return Make(table["make"] if nested else table), found
 
 
 def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[RuleError]]:
-    """The sidecar beside a picture, if there is one; (None, []) when there is none."""
+    """Read and parse the file beside a picture; (None, []) if there is none."""
     files = [picture.with_name(picture.name + ending) for ending in (".toml", ".txt")]
-    there = [file for file in files if os.path.lexists(file)]
-    if not there:
+    found = [file for file in files if os.path.lexists(file)]
+    if not found:
         return None, []
-    if len(there) > 1:
-        return None, [
-            RuleError(there[0].name, None, "", f"stands beside {there[1].name}; keep one")
-        ]
+    file = found[0]
+    if len(found) > 1:
+        return None, [RuleError(file.name, None, "", f"stands beside {found[1].name}; keep one")]
     try:
-        text = decode(read(there[0], follow=False))
-    except Unreadable as why:
-        return None, [RuleError(there[0].name, None, "", str(why))]
-    return parse_sidecar(there[0].name, text, checker)
+        text = decode(read(file, follow=False))
+    except Unreadable as error:
+        return None, [RuleError(file.name, None, "", str(error))]
+    return parse_sidecar(file.name, text, checker)
 
 
 # --- the parts of a file
@@ -243,37 +248,37 @@ def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[Rul
 def _toml(name: str, text: str) -> dict[str, Any] | RuleError:
     try:
         table = tomllib.loads(text)
-        if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MOST_KEYS:
-            return RuleError(name, None, "", f"has over {_MOST_KEYS} keys; a rule has a few")
+        if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MAX_KEYS:
+            return RuleError(name, None, "", f"has over {_MAX_KEYS} keys; a rule has a few")
         return table
     except RecursionError:
         return RuleError(name, None, "", "is nested too deeply")
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
-        why = str(error)
-        if "string conversion" in why:
-            why = "a number has too many digits"
-        line = re.search(r"\(at line (\d+), column (\d+)\)", why)
-        if why.endswith("(at end of document)"):
+        reason = str(error)
+        if "string conversion" in reason:
+            reason = "a number has too many digits"
+        line = re.search(r"\(at line (\d+), column (\d+)\)", reason)
+        if reason.endswith("(at end of document)"):
             number: int | None = text.count("\n") + (not text.endswith("\n"))
         else:
             number = int(line[1]) if line else None
-        why = re.sub(r" \(at (line \d+, column \d+|end of document)\)", "", why)
+        reason = re.sub(r" \(at (line \d+, column \d+|end of document)\)", "", reason)
         where = f" (column {line[2]})" if line else ""
-        return RuleError(name, number, "", f"not TOML: {why[:1].lower()}{why[1:]}{where}")
+        return RuleError(name, number, "", f"not TOML: {reason[:1].lower()}{reason[1:]}{where}")
 
 
-class _Place(NamedTuple):
-    """A file in which mistakes are found, to tell the line of each."""
+class _Source(NamedTuple):
+    """Name and text of a file; finds the line of each mistake."""
 
     file: str
     text: str
 
     def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> RuleError:
         full = f"{table}.{key}" if table and key else table or key
-        return RuleError(self.file, self._line(table, key), shown(full), _printable(message), fatal)
+        return RuleError(self.file, self._line(table, key), show(full), _printable(message), fatal)
 
     def _line(self, table: str, key: str) -> int | None:
-        """A light search, good for what people write: a key on its line, under its table."""
+        """Return the line of a key under its table; a simple search for the usual spellings."""
         if not (table and key):
             table, key = "", table or key
         current, of_table = "", None
@@ -282,58 +287,59 @@ class _Place(NamedTuple):
                 current = header[2]
                 if not table and current == key:
                     return number
-            elif current == table and re.match(rf"\s*{_spelt(key)}\s*[=.]", line):
+            elif current == table and re.match(rf"\s*{_key_pattern(key)}\s*[=.]", line):
                 return number
-            elif table and not current and re.match(rf"\s*{_spelt(table)}\s*[=.]", line):
+            elif table and not current and re.match(rf"\s*{_key_pattern(table)}\s*[=.]", line):
                 of_table = of_table or number
-                if re.match(rf"\s*{_spelt(table)}\s*\.\s*{_spelt(key)}\s*[=.]", line):
+                dotted = rf"\s*{_key_pattern(table)}\s*\.\s*{_key_pattern(key)}\s*[=.]"
+                if re.match(dotted, line):
                     return number
         return of_table
 
 
-def _spelt(key: str) -> str:
+def _key_pattern(key: str) -> str:
     return rf"""(?:{re.escape(key)}|"{re.escape(key)}"|'{re.escape(key)}')"""
 
 
-def _top(place: _Place, table: Mapping[str, Any]) -> Iterable[RuleError]:
+def _check_top(source: _Source, table: Mapping[str, Any]) -> Iterable[RuleError]:
     for key, value in table.items():
         if key in TOP_KEYS:
-            yield from _value(place, "", key, value, TOP_KEYS[key])
+            yield from _check_value(source, "", key, value, TOP_KEYS[key])
         elif key in MATCH_KEYS:
-            yield place.mistake("", key, "belongs under [match]")
+            yield source.mistake("", key, "belongs under [match]")
         elif key in MAKE_KEYS or key in PROMPTS:
-            yield place.mistake("", key, "belongs under [make]")
+            yield source.mistake("", key, "belongs under [make]")
         else:
-            yield place.mistake("", key, f"unknown key; {_nearest(key, TOP_KEYS)}")
+            yield source.mistake("", key, f"unknown key; {_nearest(key, TOP_KEYS)}")
     if isinstance(output := table.get("output"), str):
-        for why in template.mistakes(output, OUTPUT_VARIABLES):
-            yield place.mistake("", "output", why)
+        for message in template.mistakes(output, OUTPUT_VARIABLES):
+            yield source.mistake("", "output", message)
 
 
-def _match(place: _Place, table: Mapping[str, Any]) -> Iterable[RuleError]:
+def _check_match(source: _Source, table: Mapping[str, Any]) -> Iterable[RuleError]:
     match = table.get("match", {})
     if not isinstance(match, dict):
         return
     for key, value in match.items():
         if key in MATCH_KEYS:
-            yield from _value(place, "match", key, value, MATCH_KEYS[key])
+            yield from _check_value(source, "match", key, value, MATCH_KEYS[key])
         elif key in ("description", "enabled", "output"):
-            yield place.mistake("match", key, "belongs at the top of the file, before [match]")
+            yield source.mistake("match", key, "belongs at the top of the file, before [match]")
         else:
-            yield place.mistake("match", key, f"unknown key; {_nearest(key, MATCH_KEYS)}")
+            yield source.mistake("match", key, f"unknown key; {_nearest(key, MATCH_KEYS)}")
     for side in ("width", "height"):
         least: Any = match.get(f"min_{side}")
         most: Any = match.get(f"max_{side}")
         if _PIXELS.allows(least) and _PIXELS.allows(most) and least > most:
-            why = f"{least} is over max_{side} = {most}, so nothing can match"
-            yield place.mistake("match", f"min_{side}", why)
+            message = f"{least} is over max_{side} = {most}, so nothing can match"
+            yield source.mistake("match", f"min_{side}", message)
 
 
-def _make(
-    place: _Place, table: Mapping[str, Any], checker: Checker, *, flat: bool = False
+def _check_make(
+    source: _Source, table: Mapping[str, Any], checker: Checker, *, flat: bool = False
 ) -> Iterable[RuleError]:
     if "make" not in table:
-        yield place.mistake("make", "", "is missing; it says at least the prompt")
+        yield source.mistake("make", "", "is missing; it says at least the prompt")
         return
     make = table["make"]
     if not isinstance(make, dict):
@@ -343,26 +349,28 @@ def _make(
     for key, value in make.items():
         near = difflib.get_close_matches(key, MAKE_KEYS, n=1, cutoff=0.8)
         if key in MAKE_KEYS:
-            yield from _value(place, where, key, value, MAKE_KEYS[key])
+            yield from _check_value(source, where, key, value, MAKE_KEYS[key])
         elif near:
-            yield place.mistake(where, key, f'unknown key; did you mean "{near[0]}"?')
+            yield source.mistake(where, key, f'unknown key; did you mean "{near[0]}"?')
         elif key in MATCH_KEYS:
-            yield place.mistake(where, key, "belongs under [match] of a rule")
+            yield source.mistake(where, key, "belongs under [match] of a rule")
         elif key in ("description", "enabled", "output"):
-            yield place.mistake(where, key, "belongs at the top of a rule, before [match]")
+            yield source.mistake(where, key, "belongs at the top of a rule, before [match]")
         else:
             settings[key] = value
     for key in PROMPTS:
         if isinstance(text := settings.get(key), str):
-            for why in template.mistakes(text, PROMPT_VARIABLES):
-                yield place.mistake(where, key, why)
+            for message in template.mistakes(text, PROMPT_VARIABLES):
+                yield source.mistake(where, key, message)
     for problem in checker(settings):
-        yield place.mistake(where, problem.key, problem.message, fatal=problem.fatal)
+        yield source.mistake(where, problem.key, problem.message, fatal=problem.fatal)
 
 
-def _value(place: _Place, table: str, key: str, value: object, known: Key) -> Iterable[RuleError]:
+def _check_value(
+    source: _Source, table: str, key: str, value: object, known: Key
+) -> Iterable[RuleError]:
     if not known.allows(value):
-        yield place.mistake(table, key, f"{_value_shown(value)}; allowed: {known.allowed}")
+        yield source.mistake(table, key, f"{_show_value(value)}; allowed: {known.allowed}")
 
 
 def _nearest(key: str, known: Collection[str]) -> str:
@@ -370,15 +378,15 @@ def _nearest(key: str, known: Collection[str]) -> str:
     return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
 
 
-def _value_shown(value: object) -> str:
+def _show_value(value: object) -> str:
     try:
-        return shown(json.dumps(value, ensure_ascii=False, default=str))
+        return show(json.dumps(value, ensure_ascii=False, default=str))
     except ValueError:  # Python refuses to write out a number of thousands of digits
         return "this number"
 
 
-def shown(text: str) -> str:
-    """A text from a file, short and printable, for one line of a message."""
+def show(text: str) -> str:
+    """Make a text from a file short and printable, for one line of a message."""
     text = _printable(text)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -1,7 +1,7 @@
-"""Rule: which pictures it takes and what it asks for them. RuleSet: the first that matches wins.
+"""Rule: match pictures and give their settings. RuleSet: the first rule that matches wins.
 
-Pure: nothing here reads a file. What a clip's settings mean (frames, steps ...) is not known here;
-they are handed through, with the variables of the prompts filled in.
+Pure: nothing here reads a file. The meaning of a clip's settings (frames, steps ...) is unknown
+here. They are passed through, with the variables of the prompts filled in.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ PROMPTS = ("prompt", "negative_prompt")
 PROMPT_VARIABLES = ("stem", "folder", "caption")
 OUTPUT_VARIABLES = ("stem", "rule")
 
-_LONGEST_PROMPT = 2000
-"""Characters of a filled-in prompt; a long caption must not turn a good rule into a mistake."""
+_MAX_PROMPT_CHARACTERS = 2000
+"""Limit of a filled-in prompt; a long caption must not make a valid rule fail."""
 
-_LONGEST_NAME = 200
-"""Bytes of a clip's stem: file systems end at 255, and "-2", ".mp4.json" and the like follow."""
+_MAX_STEM_BYTES = 200
+"""Limit of a clip's stem: file systems allow 255, and "-2", ".mp4.json" and so on follow."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a rule may know of a picture; `path` is relative to the inbox, sizes are in pixels."""
+    """Properties of a picture for matching; `path` is relative to the inbox, sizes in pixels."""
 
     path: PurePosixPath
     width: int
@@ -42,12 +42,12 @@ class Picture:
 
     @property
     def folder(self) -> str:
-        """Folder inside the inbox, with "/" between its parts; empty at the top."""
+        """Folder inside the inbox, with "/" between its parts; "" at the top."""
         return "" if self.path.parent == PurePosixPath(".") else str(self.path.parent)
 
     @property
     def orientation(self) -> Orientation:
-        """Shape of the picture; only equal sides make a square."""
+        """Shape of the picture; "square" means equal sides."""
         if self.width == self.height:
             return "square"
         return "landscape" if self.width > self.height else "portrait"
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Match:
-    """What a rule asks of a picture; all that is given must hold, nothing given takes all."""
+    """Conditions of a rule: all that are set must hold; without any, every picture matches."""
 
     names: tuple[str, ...] = ()
     folder: str | None = None
@@ -65,8 +65,8 @@ class Match:
     min_height: int | None = None
     max_height: int | None = None
 
-    def why_not(self, picture: Picture) -> str | None:
-        """None when the picture is taken, else the first reason against it, as a sentence."""
+    def mismatch(self, picture: Picture) -> str | None:
+        """Return the first condition that fails, as a sentence; None if the picture matches."""
         name = picture.path.name
         if self.names and not any(fnmatchcase(_folded(name), _folded(g)) for g in self.names):
             globs = " or ".join(f'"{g}"' for g in self.names)
@@ -87,26 +87,26 @@ class Match:
 
 @dataclass(frozen=True)
 class Make:
-    """All that a rule's `[make]`, or a sidecar beside the picture, says in so many words."""
+    """Settings that a rule's `[make]`, or the file beside a picture, states explicitly."""
 
     keys: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def priority(self) -> int:
-        """Jobs of a higher priority are made first; 0 when nothing is said."""
+        """Priority of the jobs, 0 by default; higher ones run first."""
         return cast("int", self.keys.get("priority", 0))
 
     @property
     def variants(self) -> int:
-        """Clips to make of the one picture; 1 when nothing is said."""
+        """Clips for the one picture, 1 by default."""
         return cast("int", self.keys.get("variants", 1))
 
     def over(self, base: "Make") -> "Make":
-        """This where it says something, `base` elsewhere."""
+        """Merge over `base`: keys of this one win."""
         return Make({**base.keys, **self.keys})
 
     def settings(self, picture: Picture) -> dict[str, object]:
-        """The settings of the clip, with the variables in the prompts filled in."""
+        """Return the settings of the clip, with the variables in the prompts filled in."""
         values = {
             "stem": picture.path.stem.replace("_", " "),
             "folder": picture.folder.replace("_", " "),
@@ -116,13 +116,15 @@ class Make:
         settings = {k: v for k, v in self.keys.items() if k not in ("priority", "variants")}
         for key in PROMPTS:
             if isinstance(text := settings.get(key), str):
-                settings[key] = _one_line(template.fill(text, values))[:_LONGEST_PROMPT].rstrip()
+                settings[key] = _one_line(template.fill(text, values))[
+                    :_MAX_PROMPT_CHARACTERS
+                ].rstrip()
         return settings
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule file. Its name is the file's, without ".toml"."""
+    """A rule file; `name` is the file's name without ".toml"."""
 
     name: str
     match: Match = Match()
@@ -131,27 +133,27 @@ class Rule:
     description: str = ""
     enabled: bool = True
 
-    def why_not(self, picture: Picture) -> str | None:
-        """None when this rule takes the picture, else why it does not, as a sentence."""
-        return self.match.why_not(picture) if self.enabled else "it is switched off"
+    def mismatch(self, picture: Picture) -> str | None:
+        """Return why this rule does not match, as a sentence; None if it matches."""
+        return self.match.mismatch(picture) if self.enabled else "it is switched off"
 
     @property
     def takes_all(self) -> bool:
-        """Whether no picture gets past this rule."""
+        """Return True if the rule matches every picture."""
         return self.enabled and self.match in (Match(), Match(names=("*",)))
 
     def output_stem(self, picture: Picture) -> str:
-        """Name of the clip without its ending: never a path, never hidden, never too long."""
+        """Return the clip's name without suffix; never a path, hidden or too long."""
         name = template.fill(self.output, {"stem": picture.path.stem, "rule": self.name})
         name = re.sub(r"[\x00-\x1f\x7f/]", "_", name).strip()
         name = re.sub(r"^\.+", "_", name) or "_"
-        while len(os.fsencode(name)) > _LONGEST_NAME:
+        while len(os.fsencode(name)) > _MAX_STEM_BYTES:
             name = name[:-1]
         return name
 
 
 class Choice(NamedTuple):
-    """The rule that takes a picture, if one does, and those before it with why they do not."""
+    """The matching rule or None, and the rules before it with their mismatches."""
 
     rule: Rule | None
     rejected: tuple[tuple[str, str], ...]
@@ -159,24 +161,24 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class RuleSet:
-    """Rules in the order in which they are tried; `digest` names this very set of files."""
+    """Rules in the order in which they are tried; `digest` identifies this set of files."""
 
     rules: tuple[Rule, ...] = ()
     digest: str = hashlib.sha256().hexdigest()
 
     def choose(self, picture: Picture) -> Choice:
-        """The first rule that takes the picture."""
+        """Choose the first rule that matches the picture."""
         rejected: list[tuple[str, str]] = []
         for rule in self.rules:
-            why = rule.why_not(picture)
-            if why is None:
+            reason = rule.mismatch(picture)
+            if reason is None:
                 return Choice(rule, tuple(rejected))
-            rejected.append((rule.name, why))
+            rejected.append((rule.name, reason))
         return Choice(None, tuple(rejected))
 
 
 def digest(files: Iterable[tuple[str, bytes]]) -> str:
-    """sha256 over names and contents, each with its length, so that nothing can shift across."""
+    """Return the SHA-256 of names and contents, each preceded by its length to be unambiguous."""
     total = hashlib.sha256()
     for name, content in files:
         for part in (os.fsencode(name), content):
@@ -185,7 +187,7 @@ def digest(files: Iterable[tuple[str, bytes]]) -> str:
 
 
 def folder_fits(folder: str, glob: str) -> bool:
-    """Whether a folder fits a glob: "*" stays within one folder name, "**" spans any number."""
+    """Return True if a folder matches: "*" is within one folder name, "**" any number of them."""
     return _parts_fit(_parts(folder), _parts(glob))
 
 
@@ -204,7 +206,7 @@ def _parts_fit(parts: list[str], globs: list[str]) -> bool:
 
 
 def _folded(name: str) -> str:
-    """Names are the same whatever their case and however the system spells an accent."""
+    """Normalise a name for comparison: case folding and Unicode NFC."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

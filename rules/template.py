@@ -1,7 +1,7 @@
 """Template: a text with a few variables in braces, and nothing else.
 
-`str.format` would let a rule file reach into objects (`{stem.__class__}`), so the texts are taken
-apart here: `{name}` is a variable, `{{` and `}}` are braces, anything else is a mistake.
+`str.format` would let a rule file access attributes (`{stem.__class__}`), so the texts are parsed
+here: `{name}` is a variable, `{{` and `}}` are braces, anything else is a mistake.
 """
 
 import difflib
@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
-_MOST_TOLD = 8
+_MAX_MISTAKES = 8
 
 
 def mistakes(text: str, known: Collection[str]) -> list[str]:
-    """What is wrong with a template that may use the `known` variables; empty when nothing is."""
+    """List the mistakes in a template that may use the `known` variables."""
     found = []
     for piece in _PIECE.finditer(text):
         if piece[0] in ("{", "}"):
@@ -28,11 +28,11 @@ def mistakes(text: str, known: Collection[str]) -> list[str]:
                 else "known: " + ", ".join(f"{{{k}}}" for k in known)
             )
             found.append(f"unknown variable {name}; {hint}")
-    return list(dict.fromkeys(found))[:_MOST_TOLD]
+    return list(dict.fromkeys(found))[:_MAX_MISTAKES]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """The text with its variables replaced. Raises KeyError on what `mistakes` would have told."""
+    """Replace the variables of a text. Raises KeyError for a variable that `mistakes` reports."""
 
     def value(piece: re.Match[str]) -> str:
         if piece[0] in ("{{", "}}"):
@@ -43,5 +43,5 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def escape(text: str) -> str:
-    """A template that gives `text` back, whatever it holds."""
+    """Return a template that evaluates to `text`, braces included."""
     return text.replace("{", "{{").replace("}", "}}")

@@ -1,4 +1,4 @@
-"""Kinds of values that settings are given, refused in words before anything trips over them."""
+"""Field types of the settings: each rejects a bad value with a message for the operator."""
 
 import os
 import re
@@ -21,17 +21,17 @@ CHILD_VARIABLES = frozenset(
         "I2VD_PICTURE_PIXELS",
     }
 )
-"""Variables that are not settings; the children read them."""
+"""Environment variables that are not settings; child processes read them."""
 
-_LONGEST_PATH = 2000
-_LONGEST_NAME = 255
+_MAX_PATH_BYTES = 2000
+_MAX_NAME_BYTES = 255
 
 
-def _place(path: Path) -> Path:
+def _check_path(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("no path can hold a zero byte")
     names = [*map(os.fsencode, path.parts)]
-    if len(bytes(path)) > _LONGEST_PATH or any(len(name) > _LONGEST_NAME for name in names):
+    if len(bytes(path)) > _MAX_PATH_BYTES or any(len(name) > _MAX_NAME_BYTES for name in names):
         raise ValueError("is too long for a path")
     try:
         path.expanduser()
@@ -40,12 +40,12 @@ def _place(path: Path) -> Path:
     return path
 
 
-def _model_name(name: str) -> str:
-    _place(Path(name))
+def _check_model_name(name: str) -> str:
+    _check_path(Path(name))
     return name
 
 
-def _database_url(url: str) -> str:
+def _check_database_url(url: str) -> str:
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -57,11 +57,11 @@ def _database_url(url: str) -> str:
 
 
 def local_host_name() -> str:
-    """Its name, as `HOST` allows it."""
+    """Return the name of this machine, in characters that `HOST` allows."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
 
 
 HOST = r"^[A-Za-z0-9._-]{1,64}$"
-ConfigPath = Annotated[Path, AfterValidator(_place)]
-ModelName = Annotated[str, AfterValidator(_model_name)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+ConfigPath = Annotated[Path, AfterValidator(_check_path)]
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]

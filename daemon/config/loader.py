@@ -1,7 +1,7 @@
-"""Where settings come from: one TOML file plus `I2VD_*` variables, checked as a whole.
+"""Load settings: one TOML file plus `I2VD_*` variables, checked as a whole.
 
-Relative paths are relative to the file, or to the working folder where there is none. Every mistake
-is told at once, with what was meant.
+Relative paths are relative to the file, or to the working folder without one. All mistakes are
+reported at once, each with the most similar known name.
 """
 
 import difflib
@@ -16,24 +16,24 @@ from pydantic import ValidationError
 from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
 from daemon.config.settings import ENV_PREFIX, Hook, Inbox, Settings, SettingsError
 from pipeline.request.presets import MICRO
-from rules.parse import shown
+from rules.parse import show
 
-CONFIG_PLACES = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
+DEFAULT_CONFIGS = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
 
 
-def find_config(given: Path | None) -> Path | None:
-    """The configuration file to use: the one given, `$I2VD_CONFIG`, or the first usual place."""
-    if given is None and (variable := os.environ.get(CONFIG_VARIABLE)):
-        given = Path(variable)
-    if given is not None:
-        return given
-    return next((place for place in CONFIG_PLACES if place.is_file()), None)
+def find_config(path: Path | None) -> Path | None:
+    """Return the settings file: `path`, else `$I2VD_CONFIG`, else the first default that exists."""
+    if path is None and (variable := os.environ.get(CONFIG_VARIABLE)):
+        path = Path(variable)
+    if path is not None:
+        return path
+    return next((default for default in DEFAULT_CONFIGS if default.is_file()), None)
 
 
 def load(config: Path | None) -> Settings:
-    """Settings from a file (None: defaults) and the environment, all paths absolute.
+    """Load settings from a file (None: defaults) and the environment; make all paths absolute.
 
-    Raises SettingsError, which names every mistake at once.
+    Raises SettingsError, which lists every mistake.
     """
     content = _read(config) if config else {}
     mistakes = _unknown_variables()
@@ -62,15 +62,15 @@ def _read(config: Path) -> dict[str, Any]:
     except RecursionError:
         raise SettingsError(f"{config}: is nested too deeply") from None
     except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
-        why = "a number has too many digits" if "string conversion" in str(error) else error
-        raise SettingsError(f"{config}: not TOML: {why}") from None
+        reason = "a number has too many digits" if "string conversion" in str(error) else error
+        raise SettingsError(f"{config}: not TOML: {reason}") from None
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:
     inboxes = tuple(
         inbox.model_copy(
             update={
-                role: _place(base, getattr(inbox, role))
+                role: _resolve_path(base, getattr(inbox, role))
                 for role in ("path", "outbox", "rules", "archive", "failed")
             }
         )
@@ -78,18 +78,18 @@ def _absolute(settings: Settings, base: Path) -> Settings:
     )
     model = settings.model
     if model.name != MICRO and (base / model.name).is_dir():
-        model = model.model_copy(update={"name": str(_place(base, Path(model.name)))})
+        model = model.model_copy(update={"name": str(_resolve_path(base, Path(model.name)))})
     http = settings.http
     if http.token_file is not None:
-        http = http.model_copy(update={"token_file": _place(base, http.token_file)})
+        http = http.model_copy(update={"token_file": _resolve_path(base, http.token_file)})
     return settings.model_copy(
         update={
-            "state": _place(base, settings.state),
+            "state": _resolve_path(base, settings.state),
             "inbox": inboxes,
             "model": model,
             "http": http,
             "hook": tuple(
-                hook.model_copy(update={"secret_file": _place(base, hook.secret_file)})
+                hook.model_copy(update={"secret_file": _resolve_path(base, hook.secret_file)})
                 if hook.secret_file
                 else hook
                 for hook in settings.hook
@@ -98,12 +98,12 @@ def _absolute(settings: Settings, base: Path) -> Settings:
     )
 
 
-def _place(base: Path, path: Path) -> Path:
+def _resolve_path(base: Path, path: Path) -> Path:
     return Path(os.path.normpath(base / path.expanduser()))
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the section at `path` may have."""
+    """Return the keys that the section at `path` may have."""
     section: Any = Settings
     for step in path:
         if isinstance(step, int):
@@ -120,22 +120,22 @@ def _explain(error: Any) -> str:
         known = _known_keys(path)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown key {shown(repr(dotted))}; {hint}"
+        return f"unknown key {show(repr(dotted))}; {hint}"
     message = error["msg"].removeprefix("Value error, ")
     if not dotted:
         return str(message)
-    return f"{shown(dotted)}: {message} (given: {_given(error['input'])})"
+    return f"{show(dotted)}: {message} (given: {_show_value(error['input'])})"
 
 
-def _given(value: object) -> str:
+def _show_value(value: object) -> str:
     try:
-        return shown(repr(value))
+        return show(repr(value))
     except ValueError:  # Python refuses to write out a number of thousands of digits
         return "a number of thousands of digits"
 
 
 def _unknown_variables() -> list[str]:
-    """Mistyped variables would be ignored in silence otherwise."""
+    """Report unknown variables; pydantic would ignore a mistyped one silently."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
         f"{ENV_PREFIX}{name.upper()}__{key.upper()}"
         for name in ("queue", "model", "gate", "http", "log")
@@ -147,5 +147,5 @@ def _unknown_variables() -> list[str]:
             continue
         near = difflib.get_close_matches(variable, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-        mistakes.append(f"unknown variable {shown(variable)}; {hint}")
+        mistakes.append(f"unknown variable {show(variable)}; {hint}")
     return mistakes

@@ -1,7 +1,7 @@
-"""Settings: their keys, what each may be, and what must hold of all together.
+"""Settings: keys, allowed values, defaults, and the checks across keys.
 
-Every key has a default, so that `i2vd run` in an empty folder works. Where they come from is
-config.py's.
+Every key has a default, so that `i2vd run` works in an empty folder. loader.py reads the file and
+the environment.
 """
 
 import os
@@ -40,67 +40,65 @@ class _Section(BaseModel):
 
 
 class Inbox(_Section):
-    """A watched folder and where its pictures and clips go."""
+    """A watched folder, and the folders for its pictures and clips."""
 
     name: str = Field(default="inbox", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
     path: ConfigPath = Path("inbox")
     outbox: ConfigPath = Path("outbox")
     rules: ConfigPath = Path("rules")
     archive: ConfigPath = Path("archive")
-    """Where a picture goes once its clip is published."""
+    """Folder for a picture whose clip is published."""
     failed: ConfigPath = Path("failed")
-    """Where a picture goes, with the reason, when there will be no clip."""
+    """Folder for a picture without a clip, with a file that gives the reason."""
     recursive: bool = True
-    """Whether pictures in subfolders count; the outbox mirrors the subfolders."""
+    """Scan subfolders too; the outbox mirrors them."""
     settle: Seconds = 2.0
-    """Seconds for which a file must not change before it is looked at."""
+    """Seconds without a change before a file is decoded."""
     patience: Seconds = 30.0
-    """Seconds after which a file that stands still but cannot be decoded is broken."""
+    """Seconds after which an unchanged file that cannot be decoded is rejected."""
     after: Literal["archive", "keep", "delete"] = "archive"
-    """What happens to the picture once its clip is published."""
+    """Treatment of the picture after its clip is published."""
 
 
 class Queue(_Section):
-    """Where the jobs are kept, and how often a job is tried."""
+    """The database of jobs, and the retry policy."""
 
     url: DatabaseUrl | None = None
     """SQLAlchemy URL; default: SQLite in the state folder."""
     tries: int = Field(default=3, ge=1, le=20)
-    """Failed tries, or children lost, after which a job is given up."""
+    """Failed attempts, or lost child processes, after which a job fails."""
     lease: Seconds = 30.0
-    """Seconds after which a silent owner loses its job."""
+    """Seconds without a heartbeat after which an owner loses its job."""
     backoff: Seconds = 5.0
-    """Seconds before the second try; doubled for each further one."""
+    """Seconds before the second attempt; doubled for each further one."""
 
 
 class Model(_Section):
-    """The model, where it runs and in which type."""
+    """The model, its devices and its data type."""
 
     name: ModelName = MICRO
     """"micro", a folder in diffusers layout, or a hub id that was pulled."""
     devices: tuple[str, ...] = ("auto",)
-    """"auto" (every CUDA device, else the CPU), "cpu", "cuda:0" ...; none: others make clips."""
+    """"auto" (all CUDA devices, else the CPU), "cpu", "cuda:0" ...; empty: no jobs here."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
     silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
-    """Seconds without news in a stage after which a worker is hung; others as in the protocol."""
+    """Heartbeat timeout in seconds by stage; missing stages use the protocol's defaults."""
     idle_release: Seconds = 0.0
-    """Seconds without work after which a worker is ended and its memory free; 0: never."""
-
+    """Seconds without work after which a worker is stopped to free its memory; 0: never."""
     max_vram: ByteSize | None = Field(default=None, gt=0)
-    """Most of a device's memory that may be used; on a CPU the model's tensors are counted."""
+    """Limit on a device's memory in bytes; on a CPU it counts the model's tensors."""
     fp8: bool = False
-    """Whether weights in eight bits are tried before they are fetched from the host piece by piece:
-    faster, and the picture changes a little."""
+    """Try 8-bit weights before offloading: faster, and the clip changes a little."""
 
     def dtype_on(self, device: str) -> Dtype:
-        """The type that is used on a device."""
+        """Return the data type for a device."""
         if self.dtype != "auto":
             return self.dtype
         return "float16" if device.startswith("cuda") else "float32"
 
     def load_on(self, device: str) -> Load:
-        """What a worker is told to load on a device."""
+        """Return the load command for a worker on a device."""
         dtype = self.dtype_on(device)
         return Load(model=self.name, device=device, dtype=dtype, max_memory=self.max_vram)
 
@@ -109,24 +107,24 @@ class Http(_Section):
     """The API, the health checks and the metrics."""
 
     listen: str = "127.0.0.1:7860"
-    """ADDRESS:PORT; an address that other machines reach demands a token."""
+    """ADDRESS:PORT; an address that other machines can reach requires a token."""
     token_file: ConfigPath | None = None
-    """File with the token that every request must show."""
+    """File with the token that every request must carry."""
     names: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
-    """Names by which this machine is called, besides localhost and its address."""
+    """Names of this machine in the Host header, besides localhost and its address."""
     max_upload: ByteSize = Field(default=ByteSize(100_000_000), gt=0)
-    """Most that one upload may have."""
+    """Limit on one upload in bytes."""
 
     @field_validator("listen")
     @classmethod
-    def _is_an_address(cls, value: str) -> str:
+    def _check_listen(cls, value: str) -> str:
         host, port = split_address(value)
         if not 0 < port < 65536 or not (host == "localhost" or is_address(host)):
             raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:7860 or [::]:7860")
         return value
 
     @model_validator(mode="after")
-    def _others_need_a_token(self) -> "Http":
+    def _require_token(self) -> "Http":
         if self.token_file is None and not is_loopback(self.host):
             raise ValueError(
                 f"other machines reach {self.listen}: set http.token_file, or listen on 127.0.0.1"
@@ -135,12 +133,12 @@ class Http(_Section):
 
     @property
     def host(self) -> str:
-        """The address without its port."""
+        """Listen address without its port."""
         return split_address(self.listen)[0]
 
     @property
     def url(self) -> str:
-        """Where a program on this machine finds the API."""
+        """Base URL of the API for programs on this machine."""
         host, port = split_address(self.listen)
         address = ip(host)
         if address and address.is_unspecified:
@@ -149,17 +147,17 @@ class Http(_Section):
 
 
 class Hook(_Section):
-    """A program that is told over http what became of jobs."""
+    """An HTTP endpoint that receives finished jobs."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$", max_length=1000)]
     on: tuple[Literal["done", "failed", "cancelled"], ...] = ("done", "failed")
-    """What is told."""
+    """States that are reported."""
     secret_file: ConfigPath | None = None
-    """File with the secret that messages are signed with."""
+    """File with the secret that signs the messages."""
 
 
 class Log(_Section):
-    """What is logged, and how it looks."""
+    """Log level and format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -167,7 +165,7 @@ class Log(_Section):
 
 
 class Settings(BaseSettings):
-    """All settings, as `config.load` makes them: every path is absolute."""
+    """All settings; `loader.load` makes every path absolute."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
@@ -176,15 +174,15 @@ class Settings(BaseSettings):
     state: ConfigPath = Path(".i2vd")
     """Folder of the queue, the lock and the caches; on a local disk."""
     scan_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
-    """Seconds between two looks at each inbox; file events only shorten the wait."""
+    """Seconds between two scans of each inbox; file events only shorten the wait."""
     min_free: ByteSize = ByteSize(500_000_000)
-    """Where less is free in the state folder, or in an inbox's folders, nothing new begins."""
+    """Low-water mark in bytes, for the state folder and each inbox's folders."""
     stop_grace: Seconds = 90.0
-    """Seconds that the running attempt may take to finish after a first SIGTERM."""
+    """Seconds that a running attempt may take to finish after the first SIGTERM."""
     host: str = Field(default_factory=local_host_name, pattern=HOST)
-    """The name of this machine among those that share a queue."""
+    """Name of this machine among those that share a queue."""
     watch: tuple[str, ...] | None = None
-    """Names of the inboxes to watch; the others are known, and their jobs made. None: all."""
+    """Names of the inboxes to watch; jobs of the others are generated too. None: all."""
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
@@ -202,11 +200,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Variables win over the file; there is no .env file and no secrets folder."""
+        """Give variables precedence over the file; there is no .env file or secrets folder."""
         return env_settings, init_settings
 
     @model_validator(mode="after")
-    def _inboxes_are_apart(self) -> "Settings":
+    def _check_across_keys(self) -> "Settings":
         if not self.inbox:
             raise ValueError("there is no [[inbox]]")
         if len({hook.url for hook in self.hook}) < len(self.hook):
@@ -236,15 +234,15 @@ class Settings(BaseSettings):
 
     @property
     def caches(self) -> dict[str, str]:
-        """Variables that name the workers' kernel cache; none if the environment names it."""
+        """Environment variables for the workers' kernel cache; empty if already set."""
         name = "TRITON_CACHE_DIR"
         return {} if name in os.environ else {name: str(self.state / "compiled")}
 
     @property
     def watched(self) -> list[Inbox]:
-        """The inboxes that this host watches."""
+        """Inboxes that this host watches."""
         return [each for each in self.inbox if self.watch is None or each.name in self.watch]
 
     def inbox_named(self, name: str) -> Inbox | None:
-        """The inbox of that name, unless the configuration has lost it."""
+        """Return the inbox of that name, or None if the settings no longer have it."""
         return next((inbox for inbox in self.inbox if inbox.name == name), None)

@@ -57,37 +57,37 @@ def test_a_folder_that_vanishes_leaves_the_last_good_set(folder, tmp_path):
     live.reload(1.0)
     away = tmp_path.parent / f"{tmp_path.name}-away"
     folder.rename(away)
-    assert not live.changed()
-    assert live.changed()
+    assert not live.has_changed()
+    assert live.has_changed()
     assert not live.reload(2.0).ok
     assert len(live.rules.rules) == 1
     away.rename(folder)
-    assert not live.changed()
-    assert live.changed()
+    assert not live.has_changed()
+    assert live.has_changed()
     assert live.reload(3.0).ok
 
 
 def test_a_change_is_told_once_it_stands_still(folder):
     live = LiveRules(folder, CHECK)
     live.reload(1.0)
-    assert not live.changed()
+    assert not live.has_changed()
     file = folder / "20-dog.toml"
     file.write_text("[ma")
-    assert not live.changed()
+    assert not live.has_changed()
     file.write_text(GOOD)
-    assert not live.changed()
-    assert live.changed()
-    assert live.changed()  # until someone reloads
+    assert not live.has_changed()
+    assert live.has_changed()
+    assert live.has_changed()  # until someone reloads
     live.reload(2.0)
-    assert not live.changed()
+    assert not live.has_changed()
 
 
 def test_a_failed_reload_is_not_tried_again_without_a_change(folder):
     (folder / "20-bad.toml").write_text("[make]\nframes = 4\n")
     live = LiveRules(folder, CHECK)
     live.reload(1.0)
-    assert not live.changed()
-    assert not live.changed()
+    assert not live.has_changed()
+    assert not live.has_changed()
 
 
 @pytest.mark.parametrize("change", ["touch", "rename", "remove", "same size"])
@@ -105,8 +105,8 @@ def test_every_kind_of_change_is_seen(folder, change):
         status = file.stat()
         file.write_text(GOOD.replace("cat", "dog"))
         os.utime(file, ns=(1, status.st_mtime_ns + 1))
-    live.changed()
-    assert live.changed()
+    live.has_changed()
+    assert live.has_changed()
 
 
 def test_other_files_are_no_change(folder):
@@ -114,8 +114,8 @@ def test_other_files_are_no_change(folder):
     live.reload(1.0)
     (folder / "README.md").write_text("x")
     (folder / ".10-cat.toml.swp").write_text("x")
-    live.changed()
-    assert not live.changed()
+    live.has_changed()
+    assert not live.has_changed()
 
 
 class Reloads(RuleBasedStateMachine):

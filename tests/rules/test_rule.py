@@ -51,8 +51,8 @@ def pic(path: str = "cat.jpg", width: int = 640, height: int = 480, caption: str
         ),
     ],
 )
-def test_a_match_or_why_not(match, picture, why):
-    assert match.why_not(picture) == why
+def test_a_match_or_the_mismatch(match, picture, why):
+    assert match.mismatch(picture) == why
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_folder_fits_a_glob(folder, glob, fits):
 def test_many_stars_take_no_time():
     assert not folder_fits("/".join("a" * 200), "/".join(["**", "a"] * 40 + ["b"]))
     match = Match(names=("*a" * 40 + "b",))
-    assert match.why_not(pic("a" * 200 + ".jpg"))
+    assert match.mismatch(pic("a" * 200 + ".jpg"))
 
 
 # --- RuleSet
@@ -118,7 +118,7 @@ rule_lists = st.lists(st.tuples(matches, st.booleans()), max_size=6).map(
 @given(rule_lists, pictures)
 def test_the_first_match_wins_and_all_before_it_say_why(rules, picture):
     choice = RuleSet(rules).choose(picture)
-    taken = [rule for rule in rules if rule.enabled and rule.match.why_not(picture) is None]
+    taken = [rule for rule in rules if rule.enabled and rule.match.mismatch(picture) is None]
     assert choice.rule is (taken[0] if taken else None)
     before = rules[: rules.index(choice.rule)] if choice.rule else rules
     assert [name for name, _ in choice.rejected] == [rule.name for rule in before]
