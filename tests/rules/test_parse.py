@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.request.spec import Request, check
-from rules.files import LARGEST
+from rules.files import MAX_BYTES
 from rules.parse import (
     MAKE_KEYS,
     MATCH_KEYS,
@@ -121,15 +121,15 @@ def test_numbers_that_python_will_not_write_out():
 @pytest.mark.parametrize(
     "text",
     [
-        "x = " + "[" * LARGEST,
-        "x" + ".x" * (LARGEST // 2 - 4) + "=1",
-        "x={x=" * (LARGEST // 5),
-        "".join(f"k{i}=1\n" for i in range(LARGEST // 8)),
-        "make={" + ",".join(f"k{i}=1" for i in range(LARGEST // 8)) + "}",
-        "".join(f"[a{i}]\nb=1\n" for i in range(LARGEST // 12)),
-        "a=1\n" * (LARGEST // 4),
-        "[make]\nprompt='" + "{" * LARGEST + "'",
-        "[make]\nprompt='" + "".join(f"{{{i}}}" for i in range(LARGEST // 6)) + "'",
+        "x = " + "[" * MAX_BYTES,
+        "x" + ".x" * (MAX_BYTES // 2 - 4) + "=1",
+        "x={x=" * (MAX_BYTES // 5),
+        "".join(f"k{i}=1\n" for i in range(MAX_BYTES // 8)),
+        "make={" + ",".join(f"k{i}=1" for i in range(MAX_BYTES // 8)) + "}",
+        "".join(f"[a{i}]\nb=1\n" for i in range(MAX_BYTES // 12)),
+        "a=1\n" * (MAX_BYTES // 4),
+        "[make]\nprompt='" + "{" * MAX_BYTES + "'",
+        "[make]\nprompt='" + "".join(f"{{{i}}}" for i in range(MAX_BYTES // 6)) + "'",
     ],
     ids=lambda text: text[:12],
 )
@@ -202,7 +202,7 @@ def test_a_missing_or_empty_folder(tmp_path):
 
 def test_files_that_cannot_be_read_as_rules(tmp_path):
     (tmp_path / "10-latin.toml").write_bytes(b'[make]\nprompt = "caf\xe9"\n')
-    (tmp_path / "20-huge.toml").write_bytes(b"#" * (LARGEST + 1))
+    (tmp_path / "20-huge.toml").write_bytes(b"#" * (MAX_BYTES + 1))
     (tmp_path / "30-folder.toml").mkdir()
     (tmp_path / "40-dangling.toml").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "50-pipe.toml")
@@ -330,7 +330,7 @@ def test_a_sidecar_comes_from_strangers(tmp_path):
     os.mkfifo(tmp_path / "b.jpg.txt")
     (tmp_path / "c.jpg.toml").mkdir()
     (tmp_path / "d.jpg.txt").write_bytes(b"\xff\xfeA\0")
-    (tmp_path / "e.jpg.txt").write_bytes(b"x" * (LARGEST + 1))
+    (tmp_path / "e.jpg.txt").write_bytes(b"x" * (MAX_BYTES + 1))
     reasons = {}
     for name in "abcde":
         make, mistakes = read_sidecar(tmp_path / f"{name}.jpg", CHECK)
