@@ -26,7 +26,7 @@ _SETTINGS = """\
 listen = "127.0.0.1:{port}"
 
 [[inbox]]
-settle = 0.5
+stability_delay = 0.5
 """
 
 

@@ -52,11 +52,11 @@ class Inbox(_Section):
     """Folder for a picture without a clip, with a file that gives the reason."""
     recursive: bool = True
     """Scan subfolders too; the outbox mirrors them."""
-    settle: Seconds = 2.0
+    stability_delay: Seconds = 2.0
     """Seconds without a change before a file is decoded."""
-    patience: Seconds = 30.0
+    unreadable_timeout: Seconds = 30.0
     """Seconds after which an unchanged file that cannot be decoded is rejected."""
-    after: Literal["archive", "keep", "delete"] = "archive"
+    on_success: Literal["archive", "keep", "delete"] = "archive"
     """Treatment of the picture after its clip is published."""
 
 

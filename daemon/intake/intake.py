@@ -190,7 +190,7 @@ class Intake:
         if self._undecodable.get(key) != fingerprint and not isinstance(refusal, PoisonImage):
             self._undecodable[key] = fingerprint
             log.info("picture not readable yet", inbox=inbox.name, path=path, reason=refusal.reason)
-            return RetryLater(float(inbox.patience))
+            return RetryLater(float(inbox.unreadable_timeout))
         self._undecodable.pop(key, None)
         await asyncio.to_thread(self._services.markers.check, inbox, "path")
         drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})

@@ -29,8 +29,8 @@ log = structlog.get_logger()
 class StabilityTracker:
     """Finds the files that have not changed for the stability delay. Pure: time is a parameter."""
 
-    def __init__(self, settle: float) -> None:
-        self._settle = settle
+    def __init__(self, stability_delay: float) -> None:
+        self._stability_delay = stability_delay
         self._known: dict[str, tuple[FileState, float]] = {}
         """The last state seen, and the time from which the file may be offered."""
         self._offered: set[str] = set()
@@ -42,7 +42,7 @@ class StabilityTracker:
             self._offered.discard(path)
         for path, seen in files.items():
             if path not in self._known or self._known[path][0] != seen:
-                self._known[path] = (seen, now + self._settle)
+                self._known[path] = (seen, now + self._stability_delay)
                 self._offered.discard(path)
         ready = [
             path
@@ -124,7 +124,7 @@ class Watcher:
         self._handler = handler
         self._health = health
         self._markers = markers
-        self._tracker = StabilityTracker(inbox.settle)
+        self._tracker = StabilityTracker(inbox.stability_delay)
         self._effort = 0.0
         """CPU time of the last scan in seconds."""
         self._slow: asyncio.Queue[tuple[str, FileState]] = asyncio.Queue()

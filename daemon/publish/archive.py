@@ -103,9 +103,9 @@ class Archive:
             log.info("picture moved to failed", job=job.id, to=str(target))
 
     def _archive_success(self, inbox: Inbox, picture: Path, drop: Job) -> None:
-        if inbox.after == "keep":
+        if inbox.on_success == "keep":
             self._store.moved(drop, "kept" if _is_ours(picture, drop) else "gone")
-        elif inbox.after == "delete":
+        elif inbox.on_success == "delete":
             for override, _ in _override_files(picture):
                 override.unlink(missing_ok=True)
             ours = remove(picture, lambda file: _is_ours(file, drop))

@@ -166,7 +166,7 @@ class StorageHealth:
 def output_folders(inbox: Inbox) -> dict[str, Path]:
     """Return the folders that jobs change, by role; without the inbox if its pictures are kept."""
     found = {"outbox": inbox.outbox, "archive": inbox.archive, "failed": inbox.failed}
-    return found if inbox.after == "keep" else {"inbox": inbox.path} | found
+    return found if inbox.on_success == "keep" else {"inbox": inbox.path} | found
 
 
 def write_probe(folder: Path) -> None:

@@ -81,7 +81,7 @@ class VolumeMarkers:
         try:
             is_new, found = _write_marker(folder)
         except OSError as error:
-            if role == "path" and inbox.after == "keep" and error.errno in _PERMISSION_ERRNOS:
+            if role == "path" and inbox.on_success == "keep" and error.errno in _PERMISSION_ERRNOS:
                 log.warning(
                     "marker not written, inbox is read-only", inbox=inbox.name, path=str(folder)
                 )

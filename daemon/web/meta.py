@@ -39,7 +39,7 @@ class InboxFolders(BaseModel):
     name: str
     watch: Mode | None
     unmatched: int
-    after: str
+    on_success: str
     folders: list[Folder]
 
 
@@ -76,7 +76,7 @@ def create_router(status: Status) -> APIRouter:
                     name=inbox.name,
                     watch=status.notifier.modes.get(inbox.name),
                     unmatched=unmatched.get(inbox.name, 0),
-                    after=inbox.after,
+                    on_success=inbox.on_success,
                     folders=_folders(inbox),
                 )
                 for inbox in settings.inbox

@@ -41,7 +41,7 @@ SETTLE = 2.0
 """Seconds for which a picture must stand still: the setting's default."""
 
 PARTS = ("watching", "jobs")
-SETTINGS = '[model]\ndevices = ["cpu"]\n[[inbox]]\nafter = "{after}"\n'
+SETTINGS = '[model]\ndevices = ["cpu"]\n[[inbox]]\non_success = "{on_success}"\n'
 BUSY = '[make]\nprompt = "wait"\npreset = "draft"\n'
 """A clip that takes the stand-in worker for ever."""
 
@@ -50,12 +50,12 @@ class Daemon(Studio):
     """The daemon with all settings as they are by default; tells when it has found what."""
 
     def __init__(
-        self, root: Path, *, after: str = "archive", rule: str = BUSY, **environment: str
+        self, root: Path, *, on_success: str = "archive", rule: str = BUSY, **environment: str
     ) -> None:
         super().__init__(
             root, program="tests.chaos.launch", CHAOS_LOOKS=f"{root}/looks", **environment
         )
-        self.settings(SETTINGS.format(after=after))
+        self.settings(SETTINGS.format(on_success=on_success))
         self.rule("90-default", rule)
 
     def found(self, count: int) -> float | None:
@@ -176,7 +176,7 @@ def enter_as_kept(studio: Daemon) -> None:
 
 def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> dict[str, list[str]]:
     """With so many old files in the "archive" or the "inbox": share of a core, memory, one drop."""
-    studio = Daemon(root, after="keep" if where == "inbox" else "archive", PEER_FILM="none")
+    studio = Daemon(root, on_success="keep" if where == "inbox" else "archive", PEER_FILM="none")
     scripts = [Script(program, studio.inbox) for program in SCRIPTS]
     try:
         studio.start().stop()

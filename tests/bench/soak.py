@@ -27,7 +27,9 @@ from tests.bench.head import head
 from tests.chaos.film import film
 from tests.system.studio import Studio, names, picture
 
-SETTINGS = '[model]\ndevices = ["cpu"]\n\n[[inbox]]\nsettle = 0.2\npatience = 3.0\n'
+SETTINGS = (
+    '[model]\ndevices = ["cpu"]\n\n[[inbox]]\nstability_delay = 0.2\nunreadable_timeout = 3.0\n'
+)
 RULE = '[make]\nprompt = "{prompt}"\npreset = "draft"\nsteps = 10\n'
 WAITING = 200
 """Pictures in the inbox at most."""

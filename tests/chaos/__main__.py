@@ -44,8 +44,8 @@ backoff = 0.05
 devices = ["cpu"]
 
 [[inbox]]
-settle = 0.05
-patience = 0.1
+stability_delay = 0.05
+unreadable_timeout = 0.1
 """
 
 RULES = {

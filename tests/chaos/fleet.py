@@ -58,8 +58,8 @@ outbox = "{share}/outbox"
 archive = "{share}/archive"
 failed = "{share}/failed"
 rules = "{share}/rules"
-settle = 0.05
-patience = 0.1
+stability_delay = 0.05
+unreadable_timeout = 0.1
 """
 RULES = {
     "10-poison": '[match]\nnames = ["poison*"]\n[make]\nprompt = "kill"\npreset = "draft"\n',

@@ -30,7 +30,7 @@ outbox = "{shared}/outbox"
 archive = "{shared}/archive"
 failed = "{shared}/failed"
 rules = "{shared}/rules"
-settle = 0.2
+stability_delay = 0.2
 """
 _STEADY = '[match]\nnames = ["steady*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
 

@@ -63,8 +63,8 @@ backoff = 0.1
 devices = ["cpu"]
 
 [[inbox]]
-settle = 0.2
-patience = 3.0
+stability_delay = 0.2
+unreadable_timeout = 3.0
 """
 
 T = TypeVar("T")

@@ -297,7 +297,7 @@ def test_the_daemon_tells_about_itself(studio: Studio, done: dict[str, Any]) -> 
     assert told["version"] and told["model"] == "micro"
     assert told["workers"][0]["name"] == "peer"
     (inbox,) = told["inboxes"]
-    assert (inbox["name"], inbox["after"], inbox["watch"]) == ("inbox", "archive", "inotify")
+    assert (inbox["name"], inbox["on_success"], inbox["watch"]) == ("inbox", "archive", "inotify")
     outbox = next(folder for folder in inbox["folders"] if folder["role"] == "outbox")
     assert Path(outbox["path"]) == studio.outbox
     assert outbox["free"] > 0

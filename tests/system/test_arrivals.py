@@ -272,7 +272,7 @@ def test_pictures_that_others_write_to_a_share_are_found(quick_in: Open) -> None
 
 def test_pictures_on_a_windows_share_are_made_once_and_kept(quick_in: Open) -> None:
     studio: Studio = quick_in()
-    studio.settings(studio.config.read_text(encoding="utf-8") + 'after = "keep"\n')
+    studio.settings(studio.config.read_text(encoding="utf-8") + 'on_success = "keep"\n')
     with disks.samba(studio.inbox) as far:
         studio.start()
         studio.drop("sub/remote.png", picture(74), folder=far)

@@ -46,11 +46,19 @@ def test_a_port_that_is_taken_is_said(shared: Studio, studio_in: Open) -> None:
 
 def test_broken_settings_are_told_all_at_once(studio_in: Open) -> None:
     studio = studio_in()
-    studio.settings('stop_gracee = 1\n[queue]\ntries = 0\n[[inbox]]\nsettel = 1\nafter = "burn"\n')
+    studio.settings(
+        'stop_gracee = 1\n[queue]\ntries = 0\n[[inbox]]\nstability_delai = 1\non_success = "burn"\n'
+    )
     for command in ("run", "check"):
         ended = studio.command(command)
         assert ended.returncode == MISTAKE
-        for word in ("'stop_grace'", "queue.tries", "'settle'", "inbox.0.after", "'archive'"):
+        for word in (
+            "'stop_grace'",
+            "queue.tries",
+            "'stability_delay'",
+            "inbox.0.on_success",
+            "'archive'",
+        ):
             assert word in ended.stderr, word
         assert "Traceback" not in ended.stderr
     assert not studio.outbox.exists()

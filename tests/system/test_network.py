@@ -35,7 +35,7 @@ outbox = "{share}/outbox"
 archive = "{share}/archive"
 failed = "{share}/failed"
 rules = "{share}/rules"
-settle = 0.2
+stability_delay = 0.2
 """
 STEADY = '[match]\nnames = ["steady*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
 ROLES = ("inbox", "outbox", "archive", "failed", "rules")

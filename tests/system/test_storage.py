@@ -25,7 +25,7 @@ path = "share/inbox"
 outbox = "share/outbox"
 archive = "share/archive"
 failed = "share/failed"
-settle = 0.2
+stability_delay = 0.2
 """
 STEADY = '[match]\nnames = ["steady*"]\n\n' + DRAFT.replace("camera zooming in slowly", "steady")
 

@@ -61,7 +61,7 @@ def test_the_same_key_twice_is_one_clip(studio: Studio) -> None:
 def test_a_picture_in_the_inbox_is_taken_as_it_is_asked_by_its_path(quick_in: Open) -> None:
     studio = quick_in()
     slow = studio.config.read_text().replace("scan_interval = 0.2", "scan_interval = 600")
-    studio.settings(slow.replace("settle = 0.2", "settle = 2.0"))
+    studio.settings(slow.replace("stability_delay = 0.2", "stability_delay = 2.0"))
     studio.start()
     url, key = f"http://127.0.0.1:{studio.port}/api/jobs", {"Idempotency-Key": "order-18"}
 

@@ -19,7 +19,7 @@ def test_a_file_that_is_still_growing_is_not_taken(quick: Studio) -> None:
             assert quick.jobs("growing.bmp") == []
             file.write(piece)
             file.flush()
-            time.sleep(0.6)  # longer than settle: a copy that stalls looks finished
+            time.sleep(0.6)  # longer than stability_delay: a copy that stalls looks finished
     (job,) = quick.until_settled("growing.bmp", "done")
     assert job["source"]["size"] == len(content)
     assert len(quick.jobs("growing.bmp")) == 1
@@ -98,8 +98,8 @@ def test_each_inbox_keeps_or_deletes_its_pictures_as_told(quick_in: Open) -> Non
 name = "{name}"
 path = "{name}"
 outbox = "{name}-clips"
-after = "{after}"
-settle = 0.2
+on_success = "{after}"
+stability_delay = 0.2
 """
     studio.settings(text)
     for name in ("kept", "deleted"):

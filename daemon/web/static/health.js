@@ -71,7 +71,7 @@ export function healthView(app) {
     setChildren(folders, h("h2", {}, t("health.folders")),
       about.inboxes.map((inbox, index) => [
         about.inboxes.length > 1 && h("h3", {}, inbox.name),
-        h("p", { class: "dim" }, [labelOf("watch", inbox.watch), labelOf("after", inbox.after), inbox.unmatched && t("unmatched", { n: inbox.unmatched })].filter(Boolean).join(" · ")),
+        h("p", { class: "dim" }, [labelOf("watch", inbox.watch), labelOf("on_success", inbox.on_success), inbox.unmatched && t("unmatched", { n: inbox.unmatched })].filter(Boolean).join(" · ")),
         table(inbox.name, heads, [...inbox.folders, ...(index ? [] : [about.state])].map(line)),
       ]));
   }

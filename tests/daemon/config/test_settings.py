@@ -44,16 +44,16 @@ def test_several_inboxes(tmp_path: Path) -> None:
         [[inbox]]
         name = "cats"
         path = "cats/in"
-        after = "keep"
+        on_success = "keep"
         recursive = false
-        settle = 5
+        stability_delay = 5
         [[inbox]]
         name = "dogs"
         path = "dogs/in"
     """
     settings = load(write(tmp_path, text))
     assert [inbox.name for inbox in settings.inbox] == ["cats", "dogs"]
-    assert settings.inbox[0].after == "keep"
+    assert settings.inbox[0].on_success == "keep"
     assert settings.inbox_named("dogs") == settings.inbox[1]
     assert settings.inbox_named("cows") is None
 
@@ -85,10 +85,10 @@ def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
-    said = mistakes(tmp_path, 'stop_grce = 3\n[model]\nnam = "x"\n[[inbox]]\nsetle = 1\n')
+    said = mistakes(tmp_path, 'stop_grce = 3\n[model]\nnam = "x"\n[[inbox]]\nstability_dela = 1\n')
     assert "unknown key 'stop_grce'; did you mean 'stop_grace'?" in said
     assert "unknown key 'model.nam'; did you mean 'name'?" in said
-    assert "unknown key 'inbox.0.setle'; did you mean 'settle'?" in said
+    assert "unknown key 'inbox.0.stability_dela'; did you mean 'stability_delay'?" in said
 
 
 def test_an_unknown_variable_names_the_nearest(

@@ -44,7 +44,7 @@ class Desk:
         folders = {role: root / role for role in ("path", "outbox", "rules", "archive", "failed")}
         for folder in folders.values():
             folder.mkdir()
-        self.inbox = Inbox(patience=7, **folders)
+        self.inbox = Inbox(unreadable_timeout=7, **folders)
         self.settings = Settings(inbox=(self.inbox,), state=root)
         self.database, self.ledger, self.history = database, ledger, history
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
@@ -295,14 +295,14 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     assert desk.job(2).state == "queued"
 
 
-@pytest.mark.parametrize("after", ["keep", "delete"])
-async def test_a_done_picture_can_be_kept_or_deleted(desk: Desk, after: str) -> None:
-    inbox = desk.inbox.model_copy(update={"after": after})
+@pytest.mark.parametrize("on_success", ["keep", "delete"])
+async def test_a_done_picture_can_be_kept_or_deleted(desk: Desk, on_success: str) -> None:
+    inbox = desk.inbox.model_copy(update={"on_success": on_success})
     desk.settings = desk.settings.model_copy(update={"inbox": (inbox,)})
     desk.drop()
     await desk.take()
     await finish(desk)
-    assert (desk.inbox.path / "cat.jpg").exists() == (after == "keep")
+    assert (desk.inbox.path / "cat.jpg").exists() == (on_success == "keep")
     assert await desk.news() == []
 
 

@@ -174,7 +174,7 @@ def looked(watcher: Watcher) -> bool:
 
 
 async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
-    inbox = Inbox(path=tmp_path / "inbox", settle=0.0)
+    inbox = Inbox(path=tmp_path / "inbox", stability_delay=0.0)
     inbox.path.mkdir()
     basket = Basket()
     watcher = watcher_of(inbox, basket)
@@ -195,7 +195,7 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_what_no_rule_wants_is_offered_again_when_the_rules_change(tmp_path: Path) -> None:
-    inbox = Inbox(path=tmp_path, settle=0.0)
+    inbox = Inbox(path=tmp_path, stability_delay=0.0)
     (tmp_path / "a.jpg").write_bytes(b"x")
     basket = Basket(RetryLater(None))
     watcher = watcher_of(inbox, basket)
@@ -211,7 +211,7 @@ async def test_among_many_old_files_only_the_new_ones_are_taken(tmp_path: Path) 
         (tmp_path / f"{number:04}.jpg").write_bytes(b"x")
     basket = Basket()
     basket.known = {f"{number:04}.jpg" for number in range(1200) if number not in (7, 1100)}
-    watcher = watcher_of(Inbox(path=tmp_path, settle=0.0), basket)
+    watcher = watcher_of(Inbox(path=tmp_path, stability_delay=0.0), basket)
     await run_watcher(watcher, lambda: len(basket.taken) > 1)
     assert sorted(basket.taken) == ["0007.jpg", "1100.jpg"]
 
@@ -228,7 +228,7 @@ async def test_slow_pictures_wait_for_each_other_alone(tmp_path: Path) -> None:
             basket.free.set()
         return len(basket.taken) > 3
 
-    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), all_taken)
+    await run_watcher(watcher_of(Inbox(path=tmp_path, stability_delay=0.0), basket), all_taken)
     assert basket.taken == ["a.jpg", "b.jpg", "slow-1.jpg", "slow-2.jpg"]
 
 
@@ -249,7 +249,7 @@ async def test_a_slow_picture_that_is_replaced_meanwhile_is_looked_at_anew(tmp_p
             basket.free.set()
         return len(basket.taken) > 1
 
-    await run_watcher(watcher_of(Inbox(path=tmp_path, settle=0.0), basket), all_taken)
+    await run_watcher(watcher_of(Inbox(path=tmp_path, stability_delay=0.0), basket), all_taken)
     assert basket.taken == names
 
 

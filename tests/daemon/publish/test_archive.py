@@ -87,12 +87,12 @@ def finished(
     history: JobQueries,
     enqueue: Callable[..., list[int]],
 ) -> Make:
-    def make(*, ended: str = "done", after: str = "archive", away: Path = tmp_path) -> Place:
+    def make(*, ended: str = "done", on_success: str = "archive", away: Path = tmp_path) -> Place:
         folders = {"path": tmp_path / "inbox", "archive": away / "arch", "failed": away / "failed"}
         folders |= {"outbox": tmp_path / "outbox"}
         for folder in folders.values():
             folder.mkdir()
-        there = Place(Inbox(after=after, **folders), database, ledger, history)  # type: ignore[arg-type]
+        there = Place(Inbox(on_success=on_success, **folders), database, ledger, history)  # type: ignore[arg-type]
         there.picture.parent.mkdir()
         there.picture.write_bytes(CAT)
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
@@ -134,19 +134,19 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: JobStore) 
 
 
 @pytest.mark.parametrize("far", [False, True])
-@pytest.mark.parametrize(("ended", "after"), [
+@pytest.mark.parametrize(("ended", "on_success"), [
     ("done", "archive"), ("failed", "archive"), ("done", "delete"), ("done", "keep"),
 ])  # fmt: skip
 def test_a_crash_before_any_change_is_carried_on(
-    finished: Make, far_folder: Path, tmp_path: Path, far: bool, ended: str, after: str
+    finished: Make, far_folder: Path, tmp_path: Path, far: bool, ended: str, on_success: str
 ) -> None:
-    there = finished(ended=ended, after=after, away=far_folder if far else tmp_path)
+    there = finished(ended=ended, on_success=on_success, away=far_folder if far else tmp_path)
     expected = {
         ("done", "archive"): {"archive/pets/cat.jpg": CAT, "archive/pets/cat.jpg.txt": b"zoom in"},
         ("failed", "archive"): {"failed/pets/cat.jpg": CAT, "failed/pets/cat.jpg.txt": b"zoom in"},
         ("done", "delete"): {},
         ("done", "keep"): {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"},
-    }[ended, after]
+    }[ended, on_success]
     number = 0
     while number < 40:
         with pytest.MonkeyPatch.context() as patched:
@@ -184,17 +184,17 @@ def test_one_crash_anywhere_leaves_nothing_behind(
     assert list((there.inbox.path / "pets").iterdir()) == []
 
 
-@pytest.mark.parametrize("after", ["archive", "delete"])
+@pytest.mark.parametrize("on_success", ["archive", "delete"])
 @pytest.mark.parametrize("far", [False, True])
 def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
     finished: Make,
     far_folder: Path,
     tmp_path: Path,
     far: bool,
-    after: str,
+    on_success: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    there = finished(after=after, away=far_folder if far else tmp_path)
+    there = finished(on_success=on_success, away=far_folder if far else tmp_path)
     really, rename = atomic._rename, Path.rename
 
     def raced(source: Path, target: Path) -> bool:
@@ -247,7 +247,7 @@ def test_a_failed_picture_comes_back(
 
 
 def test_a_kept_picture_is_settled_once(finished: Make) -> None:
-    there = finished(after="keep")
+    there = finished(on_success="keep")
     there.archive().archive_pending()
     assert there.job().picture_location == "kept"
     assert there.ledger.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []

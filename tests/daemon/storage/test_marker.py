@@ -116,7 +116,7 @@ def test_an_inbox_that_cannot_be_written_is_told_by_its_mount(
     tmp_path: Path, database: Database
 ) -> None:
     with mounted(tmp_path / "path", "-t", "tmpfs", "-o", "ro", "tmpfs"):
-        settings = host(tmp_path, after="keep")
+        settings = host(tmp_path, on_success="keep")
         storage = VolumeMarkers(settings, database)
         storage.check(settings.inbox[0])
     with pytest.raises(VolumeMissing, match="something else than before"):
