@@ -65,7 +65,7 @@ class Queue(_Section):
 
     url: DatabaseUrl | None = None
     """SQLAlchemy URL; default: SQLite in the state folder."""
-    tries: int = Field(default=3, ge=1, le=20)
+    max_attempts: int = Field(default=3, ge=1, le=20)
     """Failed attempts, or lost child processes, after which a job fails."""
     lease: Seconds = 30.0
     """Seconds without a heartbeat after which an owner loses its job."""

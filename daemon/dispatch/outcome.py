@@ -77,7 +77,7 @@ class Outcomes:
                 await asyncio.to_thread(self._store.release, job, outcome.reason)
             case GenerationFailure() if outcome.retry and await self._is_blocked(inbox):
                 raise OSError(outcome.reason)
-            case GenerationFailure() if outcome.retry and job.failures + 1 < queue.tries:
+            case GenerationFailure() if outcome.retry and job.failures + 1 < queue.max_attempts:
                 delay = queue.backoff * 2**job.failures
                 log.warning("attempt failed, retry scheduled", reason=outcome.reason, seconds=delay)
                 self._services.metrics.retries.inc()

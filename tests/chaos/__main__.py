@@ -37,7 +37,7 @@ scan_interval = 0.1
 stop_grace = 0.3
 
 [queue]
-tries = 2
+max_attempts = 2
 backoff = 0.05
 
 [model]

@@ -46,7 +46,7 @@ stop_grace = 0.3
 [queue]
 url = "{url}"
 lease = {lease}
-tries = 2
+max_attempts = 2
 backoff = 0.05
 
 [model]

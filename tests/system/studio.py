@@ -56,7 +56,7 @@ scan_interval = 0.2
 stop_grace = {stop_grace}
 
 [queue]
-tries = {tries}
+max_attempts = {max_attempts}
 backoff = 0.1
 
 [model]
@@ -81,7 +81,7 @@ class Studio(Sandbox):
         *,
         bare: bool = False,
         stop_grace: float = 60.0,
-        tries: int = 3,
+        max_attempts: int = 3,
         min_free: str = "0B",
         program: str = "daemon",
         prefix: Sequence[str] = (),
@@ -95,7 +95,11 @@ class Studio(Sandbox):
             timeout=timeout,
         )  # fmt: skip
         if not bare:
-            self.settings(_SETTINGS.format(stop_grace=stop_grace, tries=tries, min_free=min_free))
+            self.settings(
+                _SETTINGS.format(
+                    stop_grace=stop_grace, max_attempts=max_attempts, min_free=min_free
+                )
+            )
             self.inbox.mkdir()
             self.rule("90-default", DRAFT)
 

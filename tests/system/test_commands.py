@@ -47,14 +47,15 @@ def test_a_port_that_is_taken_is_said(shared: Studio, studio_in: Open) -> None:
 def test_broken_settings_are_told_all_at_once(studio_in: Open) -> None:
     studio = studio_in()
     studio.settings(
-        'stop_gracee = 1\n[queue]\ntries = 0\n[[inbox]]\nstability_delai = 1\non_success = "burn"\n'
+        "stop_gracee = 1\n[queue]\nmax_attempts = 0\n"
+        '[[inbox]]\nstability_delai = 1\non_success = "burn"\n'
     )
     for command in ("run", "check"):
         ended = studio.command(command)
         assert ended.returncode == MISTAKE
         for word in (
             "'stop_grace'",
-            "queue.tries",
+            "queue.max_attempts",
             "'stability_delay'",
             "inbox.0.on_success",
             "'archive'",

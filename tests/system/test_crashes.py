@@ -61,7 +61,7 @@ def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> No
 def test_a_job_that_kills_its_worker_each_time_is_given_up_and_can_be_retried(
     quick_in: Open,
 ) -> None:
-    studio = quick_in(tries=2, PEER_DEADLY="1")
+    studio = quick_in(max_attempts=2, PEER_DEADLY="1")
     studio.rule("10-deadly", DEADLY)
     studio.start()
     studio.drop("deadly.png", picture(5))

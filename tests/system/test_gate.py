@@ -29,7 +29,7 @@ def spoiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     faults += [f"nan:denoise:{folder}/nan", "frozen:decode:hopeless", "nan:denoise:empty"]
     studio = Studio(
         folder / "studio",
-        tries=1,
+        max_attempts=1,
         I2VD_TESTING="1",
         I2VD_TEST_FAULT=";".join(faults),
         I2VD_GATE__MOTION="0.5",

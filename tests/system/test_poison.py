@@ -51,7 +51,7 @@ def test_a_picture_that_kills_its_decoder_is_put_aside(quick_in: Open) -> None:
 
 
 def test_tries_of_a_deadly_job_count_over_restarts(quick_in: Open) -> None:
-    studio = quick_in(tries=3, I2VD_QUEUE__BACKOFF="1")
+    studio = quick_in(max_attempts=3, I2VD_QUEUE__BACKOFF="1")
     studio.rule("10-deadly", '[match]\nnames = ["deadly*"]\n\n' + DEADLY)
     studio.start()
     studio.drop("deadly.png", picture(3))
