@@ -275,7 +275,7 @@ class App:
             _forward_line(name),
             self._on_child_failure("worker"),
             limits=self.settings.gate,
-            timeouts=model.silence,
+            timeouts=model.heartbeat_timeouts,
             env=self.settings.caches,
         )
         return Slot(device, generator, memory_limit(device, model.max_vram))

@@ -108,7 +108,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_the_limits_of_silence_are_as_told() -> None:
-    (row,) = re.findall(r"^\| `silence` \|.*\| (.*) \|$", README, re.MULTILINE)
+    (row,) = re.findall(r"^\| `heartbeat_timeouts` \|.*\| (.*) \|$", README, re.MULTILINE)
     assert row == ", ".join(
         f"{stage} {seconds:.0f}" for stage, seconds in HEARTBEAT_TIMEOUTS.items()
     )

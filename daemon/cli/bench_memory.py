@@ -50,7 +50,7 @@ async def measure(
         lines.append(failure.reason)
 
     generator = ClipGenerator(
-        load, lines.append, on_failure, limits=NO_LIMITS, timeouts=settings.model.silence
+        load, lines.append, on_failure, limits=NO_LIMITS, timeouts=settings.model.heartbeat_timeouts
     )
     image_pool = ImagePool(lines.append, on_failure)
     family = family_of(settings.model.name)

@@ -130,7 +130,7 @@ async def _render(
         lines.append,
         on_failure,
         limits=settings.gate,
-        timeouts=settings.model.silence,
+        timeouts=settings.model.heartbeat_timeouts,
         env=settings.caches if settings.state.is_dir() else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -82,9 +82,9 @@ class Model(_Section):
     """"auto" (all CUDA devices, else the CPU), "cpu", "cuda:0" ...; empty: no jobs here."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
-    silence: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    heartbeat_timeouts: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Heartbeat timeout in seconds by stage; missing stages use the protocol's defaults."""
-    idle_release: Seconds = 0.0
+    unload_after_idle: Seconds = 0.0
     """Seconds without work after which a worker is stopped to free its memory; 0: never."""
     max_vram: ByteSize | None = Field(default=None, gt=0)
     """Limit on a device's memory in bytes; on a CPU it counts the model's tensors."""

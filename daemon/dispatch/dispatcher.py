@@ -186,8 +186,8 @@ class Dispatcher:
             self._needs_cleanup = True
 
     async def _unload_idle(self, slot: Slot) -> None:
-        """Stop a worker that has been idle for `model.idle_release`, to free its device."""
-        after = self._services.settings.model.idle_release
+        """Stop a worker that has been idle for `model.unload_after_idle`, to free its device."""
+        after = self._services.settings.model.unload_after_idle
         if after and slot.generator.pid and slot.idle_seconds() >= after:
             await slot.generator.close()
             log.info("idle worker stopped", device=slot.device, idle=after)

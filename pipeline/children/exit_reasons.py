@@ -32,7 +32,7 @@ _ADVICE: dict[Cause, str] = {
     "runs there",
     "killed": "somebody sent the signal; a new one takes over",
     "crash": "its last words stand in the log before this line",
-    "hang": "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.silence`",
+    "hang": "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.heartbeat_timeouts`",
     "channel": "this is a fault in i2vd or in a library: please report it with the log",
     "load": "`i2vd check` looks at the model and the device; the job waits",
     "fragmentation": "a new worker tries the same once more; if it comes often, see that nobody "

@@ -22,7 +22,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     studio = quick_studio(
         tmp_path_factory.mktemp("pair"),
         I2VD_MODEL__DEVICES='["cpu", "cpu"]',
-        I2VD_MODEL__IDLE_RELEASE=str(IDLE),
+        I2VD_MODEL__UNLOAD_AFTER_IDLE=str(IDLE),
     )
     studio.rule("10-slow", STEADY)
     try:

@@ -30,7 +30,7 @@ def clumsy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         folder / "studio",
         I2VD_TESTING="1",
         I2VD_TEST_FAULT=";".join(faults),
-        I2VD_MODEL__SILENCE=json.dumps(LIMITS),
+        I2VD_MODEL__HEARTBEAT_TIMEOUTS=json.dumps(LIMITS),
     )
     try:
         yield studio.start()

@@ -27,7 +27,7 @@ SECTIONS = {
     name: list(Settings.model_fields[name].annotation.model_fields)  # type: ignore[union-attr]
     for name in ("queue", "model", "gate", "http", "log")
 }
-INBOX = ["name", "path", "outbox", "rules", "archive", "failed", "recursive", "settle", "after"]
+INBOX = ["name", "path", "outbox", "rules", "archive", "failed", "recursive", "stability_delay", "on_success"]
 paths = st.sampled_from(
     [
         *((name,) for name in Settings.model_fields),

@@ -71,7 +71,7 @@ IGNORED_TEXTS = {
     "the machine or the service (MemoryMax=) has too little memory beside what else runs there",
     "somebody sent the signal; a new one takes over",
     "its last words stand in the log before this line",
-    "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.silence`",
+    "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.heartbeat_timeouts`",
     "this is a fault in i2vd or in a library: please report it with the log",
     "`i2vd check` looks at the model and the device; the job waits",
     "a new worker tries the same once more; if it comes often, see that nobody set "
