@@ -274,7 +274,7 @@ class App:
             model.load_on(device),
             _forward_line(name),
             self._on_child_failure("worker"),
-            limits=self.settings.gate,
+            limits=self.settings.quality,
             timeouts=model.heartbeat_timeouts,
             env=self.settings.caches,
         )

@@ -90,7 +90,7 @@ def _record(folder: Path, name: str, numbers: range, rule: str, settings: Settin
     environment = {
         _VARIABLE: str(trace.resolve()),
         "I2VD_MODEL": settings.model.model_dump_json(),
-        "I2VD_GATE": settings.gate.model_dump_json(),
+        "I2VD_QUALITY": settings.quality.model_dump_json(),
     }
     with Sandbox(folder, environment=environment, ends_with_parent=True) as daemon:
         daemon.settings(_SETTINGS)

@@ -129,7 +129,7 @@ async def _render(
         _load(settings.model, like),
         lines.append,
         on_failure,
-        limits=settings.gate,
+        limits=settings.quality,
         timeouts=settings.model.heartbeat_timeouts,
         env=settings.caches if settings.state.is_dir() else None,
     )

@@ -138,7 +138,7 @@ def _unknown_variables() -> list[str]:
     """Report unknown variables; pydantic would ignore a mistyped one silently."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
         f"{ENV_PREFIX}{name.upper()}__{key.upper()}"
-        for name in ("queue", "model", "gate", "http", "log")
+        for name in ("queue", "model", "quality", "http", "log")
         for key in _known_keys((name,))
     }
     mistakes = []

@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     inbox: tuple[Inbox, ...] = (Inbox(),)
     queue: Queue = Queue()
     model: Model = Model()
-    gate: QualityLimits = QualityLimits()
+    quality: QualityLimits = QualityLimits()
     http: Http = Http()
     hook: tuple[Hook, ...] = ()
     log: Log = Log()

@@ -204,7 +204,7 @@ class Outcomes:
         if clip.made.peak_memory is not None:
             metrics.peak_memory.labels(spec.preset).set(clip.made.peak_memory)
         metrics.motion.observe(clip.made.measurements.motion)
-        metrics.similarity.observe(clip.made.measurements.likeness)
+        metrics.similarity.observe(clip.made.measurements.similarity)
         if degraded:
             metrics.degraded.inc()
             return

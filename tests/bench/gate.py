@@ -37,7 +37,7 @@ async def main() -> None:
     load = Load(model=MICRO, device="cpu", dtype="float32")
     maker = ClipGenerator(load, lambda _: None, print, limits=NO_LIMITS)
     print(
-        f"{'preset':10}{'picture':14}{'still':>8}{'moving':>8}{'likeness':>10}{'grey':>8}{'black':>7}"
+        f"{'preset':10}{'picture':14}{'still':>8}{'moving':>8}{'similarity':>12}{'grey':>8}{'black':>7}"
     )
     refused = count = 0
     try:
@@ -49,7 +49,7 @@ async def main() -> None:
                     f"{preset:10}{picture.stem:14}"
                     f"{figures[Motion.STILL].motion:8.2f}"
                     f"{min(f.motion for m, f in figures.items() if m is not Motion.STILL):8.2f}"
-                    f"{min(f.likeness for f in every):10.3f}"
+                    f"{min(f.similarity for f in every):12.3f}"
                     f"{max(f.grey for f in every):8.3f}{max(f.black for f in every):7.2f}",
                     flush=True,
                 )

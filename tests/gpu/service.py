@@ -35,7 +35,7 @@ def rows(model: str | None, device: str, presets: Sequence[str], clips: int) -> 
 def _timeline(model: str, device: str, preset: str, clips: int, trace: Path) -> Any:
     command = (sys.executable, "-m", "daemon", "bench", "timeline", "--json", "--preset", preset)
     setting = {"name": model, "devices": [device]}
-    env = {"I2VD_MODEL": json.dumps(setting), "I2VD_GATE": NO_LIMITS.model_dump_json()}
+    env = {"I2VD_MODEL": json.dumps(setting), "I2VD_QUALITY": NO_LIMITS.model_dump_json()}
     ended = subprocess.run(
         [*command, "--clips", str(clips), "--trace", trace],
         env=os.environ | env,

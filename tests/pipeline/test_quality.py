@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from pipeline.quality import FLAWS, Measurements, QualityLimits, find_flaw
 
-SOUND = Measurements(black=0.0, grey=0.01, motion=2.0, likeness=0.95)
+SOUND = Measurements(black=0.0, grey=0.01, motion=2.0, similarity=0.95)
 
 
 @pytest.mark.parametrize(
     ("changed", "kind", "says"),
     [
-        ({"black": 0.125}, "black", "12% of the frames are black (gate.black = 0)"),
-        ({"grey": 0.63}, "grey", "63% of a frame turned grey (gate.grey = 0.4)"),
-        ({"motion": 0.1}, "frozen", "nothing moves: 0.10 levels at most (gate.motion = 0.25)"),
-        ({"likeness": -0.3}, "unlike", "likeness -0.30 (gate.likeness = 0.2)"),
+        ({"black": 0.125}, "black", "12% of the frames are black (quality.black = 0)"),
+        ({"grey": 0.63}, "grey", "63% of a frame turned grey (quality.grey = 0.4)"),
+        ({"motion": 0.1}, "frozen", "nothing moves: 0.10 levels at most (quality.motion = 0.25)"),
+        ({"similarity": -0.3}, "unlike", "similarity -0.30 (quality.similarity = 0.2)"),
     ],
 )
 def test_each_flaw_is_told_with_its_figure_and_the_limit_that_would_let_it_pass(
@@ -37,13 +37,15 @@ FIGURES = st.builds(
     black=st.floats(0, 1),
     grey=st.floats(0, 1),
     motion=st.floats(0, 255),
-    likeness=st.floats(-1, 1),
+    similarity=st.floats(-1, 1),
 )
 
 
 @given(FIGURES)
 def test_every_check_can_be_turned_off(figures: Measurements) -> None:
-    assert find_flaw(figures, QualityLimits(black=1.0, grey=1.0, motion=0.0, likeness=-1.0)) is None
+    assert (
+        find_flaw(figures, QualityLimits(black=1.0, grey=1.0, motion=0.0, similarity=-1.0)) is None
+    )
 
 
 @given(FIGURES)

@@ -19,7 +19,7 @@ def step(mode: Mode, side: int = 64) -> StepDown:
 
 
 def sidecar(side: int, dropped: int = 0) -> Sidecar:
-    figures = Measurements(black=0.0, grey=0.0, motion=9.0, likeness=0.9, dropped=dropped)
+    figures = Measurements(black=0.0, grey=0.0, motion=9.0, similarity=0.9, dropped=dropped)
     output = Output(sha256="s", size=1, codec="h264", width=side, height=side, frames=8 - dropped,
                     fps=8, duration=1.0)  # fmt: skip
     made = ClipDone(output=output, measurements=figures, seconds={}, peak_memory=None)
@@ -53,7 +53,7 @@ def test_a_clip_without_its_grey_last_frame_is_degraded_and_can_be_made_again() 
 def test_what_the_gate_changed_stands_beside_what_was_asked() -> None:
     told = sidecar(64)
     assert (told.asked.seed, told.given.seed, told.given.dtype) == (1, 77, "bfloat16")
-    assert (told.gate.refused, told.gate.likeness) == ("all is black", 0.9)
+    assert (told.gate.refused, told.gate.similarity) == ("all is black", 0.9)
 
 
 def test_a_sidecar_survives_its_file() -> None:

@@ -32,7 +32,7 @@ def spoiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         max_attempts=1,
         I2VD_TESTING="1",
         I2VD_TEST_FAULT=";".join(faults),
-        I2VD_GATE__MOTION="0.5",
+        I2VD_QUALITY__MOTION="0.5",
     )
     studio.rule("10-hopeless", rule("hopeless"))
     studio.rule("20-empty", rule("empty"))
@@ -60,7 +60,7 @@ def test_a_spoilt_clip_is_made_once_more_with_another_seed(
     told = spoilt_once(spoiling, kind)
     assert told["given"]["seed"] != told["asked"]["seed"]
     assert told["gate"]["refused"]
-    assert told["gate"]["likeness"] > 0.9
+    assert told["gate"]["similarity"] > 0.9
     assert told["gate"]["motion"] > 1.0
     assert told["degraded"] is False
     assert spoiling.metric("i2vd_quality_rejections_total", flaw=flaw) == before + 1
@@ -98,7 +98,7 @@ def test_a_clip_that_is_spoilt_twice_is_put_aside_for_a_look(spoiling: Studio) -
     (job,) = spoiling.until_settled("hopeless.png", "failed")
     assert job["attempt"] == 1
     assert "nothing moves" in spoiling.reason("hopeless.png")
-    assert "gate.motion = 0.5" in spoiling.reason("hopeless.png")
+    assert "quality.motion = 0.5" in spoiling.reason("hopeless.png")
     (told,) = json.loads((spoiling.failed / "hopeless.png.reason.json").read_text())
     with av.open(str(spoiling.failed / told["look"])) as clip:
         assert len(list(clip.decode(video=0))) == 8

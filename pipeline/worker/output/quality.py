@@ -34,7 +34,7 @@ def examine(frames: Frames, picture: Picture, limits: QualityLimits) -> tuple[Fr
         black=round(_black(frames, picture), 4),
         grey=round(max(0.0, *rises), 4),
         motion=round(motion(frames), 3),
-        likeness=round(similarity(frames[0], picture), 4),
+        similarity=round(similarity(frames[0], picture), 4),
         dropped=dropped,
     )
     return frames, figures

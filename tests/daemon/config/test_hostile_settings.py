@@ -25,7 +25,7 @@ def sound_or_told(config: Path) -> None:
 
 SECTIONS = {
     name: list(Settings.model_fields[name].annotation.model_fields)  # type: ignore[union-attr]
-    for name in ("queue", "model", "gate", "http", "log")
+    for name in ("queue", "model", "quality", "http", "log")
 }
 INBOX = ["name", "path", "outbox", "rules", "archive", "failed", "recursive", "stability_delay", "on_success"]
 paths = st.sampled_from(

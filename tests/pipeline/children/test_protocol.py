@@ -73,7 +73,7 @@ REQUESTS = {
     '{"type":"query_memory"}': QueryMemory(),
     f'{{"type":"generate","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
-    '"likeness":0.2}}': Generate(
+    '"similarity":0.2}}': Generate(
         job="j",
         spec=SPEC,
         mode=Mode.LEAN,
@@ -113,7 +113,7 @@ REPLIES = {
     '{"job":"7","leaked_bytes":0,"type":"frames_ready"}': FramesReady(job="7", leaked_bytes=0),
     '{"job":"","type":"clip_done","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"measurements":{"black":0.0,"grey":0.1,"motion":9.5,'
-    '"likeness":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': ClipDone(
+    '"similarity":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': ClipDone(
         output=Output(
             sha256="00",
             size=9,
@@ -124,7 +124,7 @@ REPLIES = {
             fps=8,
             duration=1.0,
         ),
-        measurements=Measurements(black=0.0, grey=0.1, motion=9.5, likeness=0.9),
+        measurements=Measurements(black=0.0, grey=0.1, motion=9.5, similarity=0.9),
         seconds={"encode": 0.5},
         peak_memory=None,
     ),

@@ -39,7 +39,7 @@ def test_a_sound_clip_passes() -> None:
     frames, figures = examine(panned(), PICTURE, LIMITS)
     assert find_flaw(figures, LIMITS) is None
     assert len(frames) == 8
-    assert figures.likeness == 1.0
+    assert figures.similarity == 1.0
     assert figures.motion > 5
 
 
@@ -110,7 +110,7 @@ def test_a_dark_picture_may_have_dark_frames() -> None:
 )
 def test_a_first_frame_that_differs_as_models_do_is_still_the_picture(change: Any) -> None:
     frame = change(PICTURE.astype(float)).astype(np.uint8)
-    assert similarity(frame, PICTURE) > 2 * LIMITS.likeness
+    assert similarity(frame, PICTURE) > 2 * LIMITS.similarity
 
 
 PIXELS = st.integers(0, 2**32 - 1).map(
@@ -119,7 +119,7 @@ PIXELS = st.integers(0, 2**32 - 1).map(
 
 
 @given(PIXELS, PIXELS)
-def test_likeness_is_symmetric_and_within_its_range(one: Any, other: Any) -> None:
+def test_similarity_is_symmetric_and_within_its_range(one: Any, other: Any) -> None:
     assert similarity(one, one) == pytest.approx(1.0)
     assert similarity(one, other) == pytest.approx(similarity(other, one))
     assert -1.0 <= similarity(one, other) <= 1.0
