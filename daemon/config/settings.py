@@ -110,7 +110,7 @@ class Http(_Section):
     """ADDRESS:PORT; an address that other machines can reach requires a token."""
     token_file: ConfigPath | None = None
     """File with the token that every request must carry."""
-    names: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
     """Names of this machine in the Host header, besides localhost and its address."""
     max_upload: ByteSize = Field(default=ByteSize(100_000_000), gt=0)
     """Limit on one upload in bytes."""

@@ -36,7 +36,7 @@ def create_api(daemon_status: Status, actions: Actions, token: str | None) -> Fa
     http = services.settings.http
     api.add_middleware(
         RequestGuard,
-        names={"localhost", "127.0.0.1", "[::1]", http.host, *http.names},
+        names={"localhost", "127.0.0.1", "[::1]", http.host, *http.allowed_hosts},
         any_address=not is_loopback(http.host),
         token=token,
         max_upload=http.max_upload,

@@ -81,7 +81,7 @@ class RequestGuard:
     def _refusal(self, path: str, headers: Headers) -> HTTPException | None:
         host = headers.get("host", "")
         if not self._is_allowed_host(host):
-            return HTTPException(400, f"i2vd is not called {host!r} here; see http.names")
+            return HTTPException(400, f"i2vd is not called {host!r} here; see http.allowed_hosts")
         if _from_another_site(headers, host):
             return HTTPException(403, "requests of other sites' pages are refused")
         if self._token is None or path == OPEN_PATH:

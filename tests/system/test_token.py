@@ -21,7 +21,7 @@ def open_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     studio = Studio(tmp_path_factory.mktemp("open") / "studio")
     studio.environment["I2VD_HTTP__LISTEN"] = f"0.0.0.0:{studio.port}"
     studio.environment["I2VD_HTTP__TOKEN_FILE"] = "token"
-    studio.environment["I2VD_HTTP__NAMES"] = '["studio.lan"]'
+    studio.environment["I2VD_HTTP__ALLOWED_HOSTS"] = '["studio.lan"]'
     (studio.root / "token").write_text(TOKEN)
     studio.start(ready=False)
     studio.until(studio.is_alive, "the daemon answers")

@@ -77,7 +77,7 @@ export default {
   "no room for the upload: {}": "没有空间接收上传：{1}",
   "the token is missing or wrong": "缺少令牌或令牌错误",
   "the request has more than the {} bytes it may have": "请求超过了允许的 {1} 字节",
-  "i2vd is not called {} here; see http.names": "i2vd 在这里不叫 {1}；见 http.names",
+  "i2vd is not called {} here; see http.allowed_hosts": "i2vd 在这里不叫 {1}；见 http.allowed_hosts",
   "requests of other sites' pages are refused": "拒绝来自其他网站页面的请求",
   "{} listen already; ask /api/status instead": "已有 {1} 个监听者；请改用 /api/status 查询",
   "the key {} was used for another request": "键 {1} 已用于另一个请求",
