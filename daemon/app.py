@@ -99,7 +99,9 @@ class App:
         self.membership = Membership(self.services, self.hosts, self.slots)
         self.dispatcher = Dispatcher(self.services, self.membership.claim_filter)
         self.watchers = [self._watcher(inbox) for inbox in settings.watched]
-        self.webhooks = [Webhook(h, settings, self.database, self.metrics) for h in settings.hook]
+        self.webhooks = [
+            Webhook(h, settings, self.database, self.metrics) for h in settings.webhook
+        ]
         self.notifier = FileNotifier()
         self._stopping = self.dispatcher.stopping
         self.status = Status(

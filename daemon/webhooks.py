@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from standardwebhooks.webhooks import Webhook as Signer
 
 from daemon.config.secret_file import read_token
-from daemon.config.settings import Hook, Settings, SettingsError
+from daemon.config.settings import Settings, SettingsError, WebhookSettings
 from daemon.jobs.database import Database, QueueUnavailable
 from daemon.jobs.job import Job, as_job
 from daemon.jobs.schema import events, jobs, meta
@@ -77,10 +77,10 @@ class _Delivery:
 
 
 class Webhook:
-    """One `[[hook]]`; `run` delivers its messages until the daemon stops."""
+    """One `[[webhook]]`; `run` delivers its messages until the daemon stops."""
 
     def __init__(
-        self, hook: Hook, settings: Settings, database: Database, metrics: Metrics
+        self, hook: WebhookSettings, settings: Settings, database: Database, metrics: Metrics
     ) -> None:
         """Create a webhook. Raises SettingsError if the secret cannot be read."""
         self.hook = hook
@@ -151,7 +151,7 @@ class Webhook:
                 sa.select(events.c.id.label("number"), events.c.event, events.c.at, events.c.detail)
                 .add_columns(*jobs.c)
                 .join(jobs, jobs.c.id == events.c.job)
-                .where(events.c.id > last, events.c.event.in_(self.hook.on))
+                .where(events.c.id > last, events.c.event.in_(self.hook.events))
                 .where(self._database.is_settled(events))
                 .order_by(events.c.id)
                 .limit(1)
@@ -212,12 +212,12 @@ class Webhook:
         self._metrics.webhook_messages.labels(outcome).inc()
 
 
-def _signer(hook: Hook) -> Signer | None:
+def _signer(hook: WebhookSettings) -> Signer | None:
     """Return the signer of a webhook, or None without a secret. Raises SettingsError.
 
     The secret is "whsec_" and base64, or any other word.
     """
-    secret = read_token(hook.secret_file, "hook.secret_file")
+    secret = read_token(hook.secret_file, "webhook.secret_file")
     if secret is None:
         return None
     if not secret.startswith(_BASE64):
@@ -225,7 +225,9 @@ def _signer(hook: Hook) -> Signer | None:
     if _BASE64_SECRET.fullmatch(secret):  # the library skips characters that are not base64
         with contextlib.suppress(ValueError):  # of a length that base64 never has
             return Signer(secret)
-    raise SettingsError(f"hook.secret_file {hook.secret_file}: what follows {_BASE64} is no base64")
+    raise SettingsError(
+        f"webhook.secret_file {hook.secret_file}: what follows {_BASE64} is no base64"
+    )
 
 
 async def _wait(stopping: asyncio.Event, seconds: float) -> None:

@@ -10,7 +10,7 @@ import typer
 from daemon.cli.base import Exit
 from daemon.cli.commands import app
 from daemon.config.loader import load
-from daemon.config.settings import Hook, Http, Inbox, Log, Model, Queue, Settings
+from daemon.config.settings import Http, Inbox, Log, Model, Queue, Settings, WebhookSettings
 from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
 from pipeline.quality import QualityLimits
 from pipeline.request.presets import I2VGEN_XL
@@ -19,7 +19,7 @@ from pipeline.sidecar import SCHEMA_FILE, Sidecar, schema
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SECTIONS = (Settings, Inbox, Queue, Model, QualityLimits, Http, Hook, Log)
+SECTIONS = (Settings, Inbox, Queue, Model, QualityLimits, Http, WebhookSettings, Log)
 
 
 def section(title: str) -> str:

@@ -14,7 +14,7 @@ import pydantic_settings
 from pydantic import ValidationError
 
 from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
-from daemon.config.settings import ENV_PREFIX, Hook, Inbox, Settings, SettingsError
+from daemon.config.settings import ENV_PREFIX, Inbox, Settings, SettingsError, WebhookSettings
 from pipeline.request.presets import MICRO
 from rules.parse import show
 
@@ -88,11 +88,11 @@ def _absolute(settings: Settings, base: Path) -> Settings:
             "inbox": inboxes,
             "model": model,
             "http": http,
-            "hook": tuple(
-                hook.model_copy(update={"secret_file": _resolve_path(base, hook.secret_file)})
-                if hook.secret_file
-                else hook
-                for hook in settings.hook
+            "webhook": tuple(
+                webhook.model_copy(update={"secret_file": _resolve_path(base, webhook.secret_file)})
+                if webhook.secret_file
+                else webhook
+                for webhook in settings.webhook
             ),
         }
     )
@@ -108,7 +108,7 @@ def _known_keys(path: tuple[str | int, ...]) -> list[str]:
     for step in path:
         if isinstance(step, int):
             continue
-        lists = {"inbox": Inbox, "hook": Hook}
+        lists = {"inbox": Inbox, "webhook": WebhookSettings}
         section = lists.get(step) or section.model_fields[step].annotation
     return list(section.model_fields)
 

@@ -146,11 +146,11 @@ class Http(_Section):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class Hook(_Section):
+class WebhookSettings(_Section):
     """An HTTP endpoint that receives finished jobs."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$", max_length=1000)]
-    on: tuple[Literal["done", "failed", "cancelled"], ...] = ("done", "failed")
+    events: tuple[Literal["done", "failed", "cancelled"], ...] = ("done", "failed")
     """States that are reported."""
     secret_file: ConfigPath | None = None
     """File with the secret that signs the messages."""
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     quality: QualityLimits = QualityLimits()
     http: Http = Http()
-    hook: tuple[Hook, ...] = ()
+    webhook: tuple[WebhookSettings, ...] = ()
     log: Log = Log()
 
     @classmethod
@@ -207,8 +207,8 @@ class Settings(BaseSettings):
     def _check_across_keys(self) -> "Settings":
         if not self.inbox:
             raise ValueError("there is no [[inbox]]")
-        if len({hook.url for hook in self.hook}) < len(self.hook):
-            raise ValueError("two hooks have the same url; one with both in `on` is enough")
+        if len({webhook.url for webhook in self.webhook}) < len(self.webhook):
+            raise ValueError("two webhooks have the same url; one with both in `events` is enough")
         names = [inbox.name for inbox in self.inbox]
         if len(set(names)) < len(names):
             raise ValueError("two inboxes have the same name; give each [[inbox]] its own")

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks.webhooks import Webhook as Library
 
-from daemon.config.settings import Hook, Settings, SettingsError
+from daemon.config.settings import Settings, SettingsError, WebhookSettings
 from daemon.jobs.database import Database
 from daemon.jobs.schema import events, meta
 from daemon.jobs.store import JobStore
@@ -44,7 +44,7 @@ async def delivering(
     url: str, receiver: Receiver, hosts: int = 1, secret_file: Path | None = None
 ) -> AsyncIterator[None]:
     """Run `hosts` hosts with the same webhook, each with its own database connections."""
-    hook = Hook(url=f"http://127.0.0.1:{receiver.port}/", secret_file=secret_file)
+    hook = WebhookSettings(url=f"http://127.0.0.1:{receiver.port}/", secret_file=secret_file)
     databases = [Database(url) for _ in range(hosts)]
     webhooks = [Webhook(hook, Settings(), database, Metrics()) for database in databases]
     stopping = asyncio.Event()
@@ -180,7 +180,7 @@ def test_a_secret_that_is_no_base64_is_refused(
 ) -> None:
     file = tmp_path / "secret"
     file.write_text(f"whsec_{rest}")
-    hook = Hook(url="http://127.0.0.1/", secret_file=file)
+    hook = WebhookSettings(url="http://127.0.0.1/", secret_file=file)
     says = "no base64" if rest else "not one word of 16 characters or more"
     with pytest.raises(SettingsError, match=says):
         Webhook(hook, Settings(), database, Metrics())

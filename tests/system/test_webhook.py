@@ -28,7 +28,7 @@ def receiver() -> Iterator[Receiver]:
 def studio(quick_in: Open, receiver: Receiver) -> Studio:
     studio = quick_in()
     (studio.root / "secret").write_text(SECRET)
-    hook = f'[[hook]]\nurl = "http://127.0.0.1:{receiver.port}/i2vd"\nsecret_file = "secret"\n'
+    hook = f'[[webhook]]\nurl = "http://127.0.0.1:{receiver.port}/i2vd"\nsecret_file = "secret"\n'
     studio.settings(f"{studio.config.read_text()}\n{hook}")
     studio.rule("10-bad", '[match]\nnames = ["bad*"]\n\n[make]\nprompt = "fail"\n')
     return studio
@@ -78,7 +78,7 @@ def test_a_receiver_that_was_away_hears_all_of_it_also_over_a_restart(
 def test_a_new_hook_is_not_told_what_was_before(studio: Studio, receiver: Receiver) -> None:
     receiver.open()
     with_hook = studio.config.read_text()
-    studio.settings(with_hook.partition("[[hook]]")[0])
+    studio.settings(with_hook.partition("[[webhook]]")[0])
     studio.start()
     studio.drop("old.png", picture(1))
     studio.until_settled("old.png", "done")
@@ -93,4 +93,4 @@ def test_a_new_hook_is_not_told_what_was_before(studio: Studio, receiver: Receiv
 def test_a_secret_that_cannot_be_read_keeps_the_daemon_from_starting(studio: Studio) -> None:
     (studio.root / "secret").unlink()
     assert studio.start(ready=False).wait() == 2
-    assert "hook.secret_file" in studio.log_file.read_text()
+    assert "webhook.secret_file" in studio.log_file.read_text()
