@@ -28,7 +28,10 @@ class DryRun(BaseModel):
 
 
 def dry_run(
-    planned: Plan, source: tuple[int, int], estimator: Estimator, pace: DurationEstimator | None
+    planned: Plan,
+    source: tuple[int, int],
+    estimator: Estimator,
+    durations: DurationEstimator | None,
 ) -> DryRun:
     """Describe a plan for a picture of `source` = (width, height) pixels."""
     found = DryRun(
@@ -41,5 +44,5 @@ def dry_run(
     if planned.specs:
         spec = planned.specs[0]
         found.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
-        found.estimate = estimator.estimate(spec, pace)
+        found.estimate = estimator.estimate(spec, durations)
     return found

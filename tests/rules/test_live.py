@@ -67,7 +67,7 @@ def test_a_folder_that_vanishes_leaves_the_last_good_set(folder, tmp_path):
     assert live.reload(3.0).ok
 
 
-def test_a_change_is_told_once_it_stands_still(folder):
+def test_a_change_is_reported_once_it_is_stable(folder):
     live = LiveRules(folder, CHECK)
     live.reload(1.0)
     assert not live.has_changed()

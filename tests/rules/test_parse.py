@@ -38,7 +38,7 @@ def told(mistakes):
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in BAD.glob("*.toml")))
-def test_a_bad_rule_file_is_told_exactly(name):
+def test_a_bad_rule_file_is_reported_exactly(name):
     """Beside each bad rule file stands, in a .txt, what must be said of it."""
     file = BAD / f"{name}.toml"
     rule, mistakes = parse_rule(file.name, file.read_text(), CHECK)
@@ -159,7 +159,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     assert [rule.name for rule in rules.rules] == ["10-a", "10-b", "20-a", "90-z"]
 
 
-def test_all_mistakes_of_all_files_are_told(tmp_path):
+def test_all_mistakes_of_all_files_are_reported(tmp_path):
     for file in BAD.glob("*.toml"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "good.toml").write_text(GOOD)

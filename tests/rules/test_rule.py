@@ -142,7 +142,7 @@ def test_no_rule_no_choice():
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.binary(max_size=3)), max_size=3))
 @example([("a", b"bc")])
-def test_the_digest_tells_sets_apart(files):
+def test_the_digest_distinguishes_sets(files):
     assert digest(files) != digest([*files, ("", b"")])
     moved = [(name + "x", content) for name, content in files]
     assert (digest(files) == digest(moved)) is (not files)
@@ -171,14 +171,14 @@ def test_a_filled_in_prompt_is_never_too_long():
     assert len(Make({"prompt": "{caption}" * 9}).settings(pic(caption="x" * 500))["prompt"]) == 2000
 
 
-def test_settings_are_handed_through_and_the_rules_own_keys_are_not():
+def test_settings_are_passed_through_without_the_rules_own_keys():
     make = Make({"priority": 3, "variants": 2, "frames": 16, "seed": "content"})
     assert make.settings(pic()) == {"frames": 16, "seed": "content"}
     assert (make.priority, make.variants) == (3, 2)
     assert (Make().priority, Make().variants) == (0, 1)
 
 
-def test_what_lies_beside_a_picture_goes_over_the_rule():
+def test_the_override_of_a_picture_wins_over_the_rule():
     rule = Make({"prompt": "a", "frames": 16, "priority": 5})
     beside = Make({"prompt": "b", "priority": 0})
     assert beside.over(rule) == Make({"prompt": "b", "frames": 16, "priority": 0})

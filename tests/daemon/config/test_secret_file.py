@@ -1,4 +1,4 @@
-"""The token: how it is kept."""
+"""The token file: what is accepted."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_what_is_no_token_is_refused_with_the_way_to_one(tmp_path: Path, content
         read_token(file)
 
 
-def test_a_token_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_token_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no such file; make one"):
         read_token(tmp_path / "token")
     with pytest.raises(SettingsError, match=r"Is a directory"):

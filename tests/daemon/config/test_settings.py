@@ -1,4 +1,4 @@
-"""Settings: defaults that work, every mistake told, the nearest key named."""
+"""Settings: defaults that work, all mistakes reported, the nearest key named."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_an_unknown_variable_names_the_nearest(
     )
 
 
-def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     said = mistakes(
         tmp_path,
         'stop_grace = -1\n[http]\nlisten = "0.0.0.0:80"\n[[inbox]]\nafter = "burn"\n',

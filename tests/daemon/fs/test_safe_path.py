@@ -1,4 +1,4 @@
-"""Folders that strangers reach too: nothing is ever put, changed or removed through their links."""
+"""Folders that others can write to: nothing is created, changed or removed through a link."""
 
 import ctypes
 import os
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder that is none of ours, with something in it that must stay."""
+    """A folder outside i2vd's, with a file that must stay."""
     folder = tmp_path / "elsewhere"
     (folder / "1-1").mkdir(parents=True)
     (folder / "1-1" / "precious").write_text("precious")
@@ -60,7 +60,7 @@ def test_missing_folders_are_made(root: Path) -> None:
     assert everything(root) == {"a/b/c": "here"}
 
 
-def test_what_is_missing_is_told_by_its_own_name(root: Path) -> None:
+def test_a_missing_folder_is_reported_by_its_own_name(root: Path) -> None:
     with (
         pytest.raises(FileNotFoundError) as caught,
         open_beneath(root, PurePath("a/b"), make=False),
@@ -87,7 +87,7 @@ def test_no_path_leads_out(root: Path, inside: str) -> None:
 
 @pytest.mark.parametrize("stranger", ["link", "link to nothing", "file", "pipe"])
 @pytest.mark.parametrize("inside", ["sub", "sub/deeper"])
-def test_what_stands_in_the_place_of_a_folder_is_told(
+def test_a_file_in_the_place_of_a_folder_is_reported(
     root: Path, elsewhere: Path, stranger: str, inside: str
 ) -> None:
     place: dict[str, Callable[[Path], None]] = {
@@ -208,7 +208,7 @@ def test_staging_is_made_empty_and_swept(root: Path, inbox: Inbox) -> None:
 
 
 def test_a_probe_writes_through_no_link(root: Path, elsewhere: Path) -> None:
-    """In an inbox anybody may have put one there, and a probe is a megabyte of zeros."""
+    """In an inbox others may have put a link there, and a probe is a megabyte of zeros."""
     (root / ".i2vd-probe").symlink_to(elsewhere / "1-1" / "precious")
     write_probe(root)
     assert everything(elsewhere) == {"1-1/precious": "precious"}

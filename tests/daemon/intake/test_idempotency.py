@@ -1,4 +1,4 @@
-"""Submissions by key: asked twice is dropped once, whenever the first asking was cut off."""
+"""Idempotency keys: a repeated request is dropped once, whenever the first was cut off."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ def inbox(tmp_path: Path) -> Inbox:
 
 
 def ask(database: Database, inbox: Inbox, asked: IdempotentRequest = ASKED, cut: str = "") -> str:
-    """One asking, by a daemon that was just started; `cut` where it ends too early."""
+    """Send one request to a daemon that was just started; `cut`: where it ends too early."""
 
     def drop(announce: Announce) -> str:
         def announced(path: Path) -> None:

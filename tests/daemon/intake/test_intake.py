@@ -1,4 +1,4 @@
-"""Intake with the real picture child: what becomes a job, what waits, what is put aside."""
+"""Intake with the real picture child: what becomes a job, waits or is rejected."""
 
 import io
 import json
@@ -190,7 +190,7 @@ async def test_what_no_rule_takes_waits_for_other_rules(desk: Desk) -> None:
     assert desk.history.job(1) is None
 
 
-async def test_what_cannot_be_decoded_gets_time_and_is_then_put_aside(desk: Desk) -> None:
+async def test_what_cannot_be_decoded_gets_time_and_is_then_rejected(desk: Desk) -> None:
     desk.drop(content=picture()[:-200])
     assert await desk.take() == RetryLater(7.0)
     assert desk.history.job(1) is None
@@ -222,7 +222,7 @@ async def test_a_sidecar_overrides_the_rule_for_its_picture(desk: Desk) -> None:
     assert (spec.prompt, spec.frames, spec.preset) == ("zooming in", 16, "draft")
 
 
-async def test_a_wrong_sidecar_puts_the_picture_aside_with_every_mistake(desk: Desk) -> None:
+async def test_a_wrong_override_rejects_the_picture_with_every_mistake(desk: Desk) -> None:
     (desk.inbox.path / "cat.jpg.toml").write_text("frames = 99\nstepz = 3\n")
     desk.drop()
     await desk.take()
@@ -243,7 +243,7 @@ async def test_variants_share_a_picture_and_differ_in_seed(desk: Desk) -> None:
     assert [spec.seed for spec in specs if spec] == [5, 6, 7]
 
 
-# --- what becomes of the picture
+# --- archival of the picture
 
 
 async def finish(desk: Desk, *, well: bool = True) -> Job:
@@ -306,7 +306,7 @@ async def test_a_done_picture_can_be_kept_or_deleted(desk: Desk, on_success: str
     assert await desk.news() == []
 
 
-async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk: Desk) -> None:
+async def test_a_failed_job_moves_the_picture_to_failed_and_retry_restores_it(desk: Desk) -> None:
     (desk.inbox.path / "cat.jpg.txt").write_text("zooming in")
     desk.drop()
     await desk.take()
@@ -321,7 +321,7 @@ async def test_a_failed_job_puts_the_picture_aside_and_retry_brings_it_back(desk
     assert desk.claim().id == 1
 
 
-async def test_a_trouble_is_told_until_it_is_over(
+async def test_the_last_error_is_shown_until_archival_succeeds(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, told = desk.services.archive, []
@@ -355,7 +355,7 @@ async def test_retry_refuses_when_another_picture_lies_there(desk: Desk) -> None
     assert (desk.inbox.failed / "cat.jpg").exists()
 
 
-async def test_cancelling_a_waiting_job_puts_its_picture_aside(desk: Desk) -> None:
+async def test_cancelling_a_queued_job_moves_its_picture_to_failed(desk: Desk) -> None:
     desk.drop()
     await desk.take()
     assert control.cancel(desk.services, 1).state == "cancelled"
@@ -376,14 +376,14 @@ async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None
     assert (desk.inbox.archive / "cat.jpg").exists()
 
 
-def test_a_fingerprint_tells_states_of_a_file_apart() -> None:
+def test_a_fingerprint_distinguishes_states_of_a_file() -> None:
     told = FileState(1, 2, 3).fingerprint("here")
     assert same_fingerprint(told, FileState(1, 2, 3).fingerprint("here"))
     assert not same_fingerprint(told, FileState(1, 2, 4).fingerprint("here"))
     assert not same_fingerprint(told, FileState(1, 1, 3).fingerprint("there"))
 
 
-def test_an_inode_tells_something_only_to_the_host_that_saw_it() -> None:
+def test_an_inode_counts_only_on_the_host_that_saw_it() -> None:
     assert same_fingerprint(
         FileState(1, -2, 3).fingerprint("here"), FileState(1, -2, 4).fingerprint("there")
     )

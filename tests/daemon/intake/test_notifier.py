@@ -1,4 +1,4 @@
-"""The hint: what happens in an inbox wakes the scan."""
+"""File notifications: what happens in an inbox wakes the scan."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ async def woken(inbox: Path, *happenings: str) -> bool:
     """Whether a watcher of the inbox is woken by each of the happenings, one after the other."""
     watcher = Mock(Watcher, inbox=Inbox(path=inbox), wake=asyncio.Event())
     (inbox / "old.jpg").write_bytes(b"old")
-    hint = FileNotifier()
-    hint.start([watcher])
-    assert hint.modes == {watcher.inbox.name: "inotify"}
+    notifier = FileNotifier()
+    notifier.start([watcher])
+    assert notifier.modes == {watcher.inbox.name: "inotify"}
     try:
         for happening in happenings:
             watcher.wake.clear()
@@ -39,7 +39,7 @@ async def woken(inbox: Path, *happenings: str) -> bool:
     except TimeoutError:
         return False
     finally:
-        hint.stop()
+        notifier.stop()
     return True
 
 
@@ -47,5 +47,5 @@ def test_a_new_picture_wakes_the_scan(inbox: Path) -> None:
     assert asyncio.run(woken(inbox, "new"))
 
 
-def test_a_picture_that_leaves_holds_up_no_hint(inbox: Path) -> None:
+def test_a_picture_that_leaves_delays_no_notification(inbox: Path) -> None:
     assert asyncio.run(woken(inbox, "left", "new"))

@@ -1,4 +1,4 @@
-"""Submitting: a picture appears in the inbox whole, under a name of its own, with its sidecar."""
+"""Submission: a picture appears complete, under a free name, with its override."""
 
 import io
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
         ("Katze, grün 😀.heic", "Katze, grün 😀.heic"),
     ],
 )
-def test_the_name_is_what_stands_after_the_last_slash(given: str, name: str) -> None:
+def test_the_name_is_the_part_after_the_last_slash(given: str, name: str) -> None:
     assert picture_name(given) == name
 
 

@@ -1,4 +1,4 @@
-"""Watching: the Settler is pure, the scan sees what a person dropped and nothing else."""
+"""Watcher: the StabilityTracker is pure, the scan sees dropped pictures and nothing else."""
 
 import asyncio
 import os
@@ -29,50 +29,50 @@ B = FileState(2, 2, 1)
 
 
 def test_a_file_is_offered_once_after_it_stood_still() -> None:
-    settler = StabilityTracker(2.0)
-    assert settler.observe(0.0, {"a.jpg": A}) == []
-    assert settler.next_due() == 2.0
-    assert settler.observe(1.9, {"a.jpg": A}) == []
-    assert settler.observe(2.0, {"a.jpg": A}) == ["a.jpg"]
-    assert settler.observe(9.0, {"a.jpg": A}) == []
-    assert settler.next_due() is None
+    tracker = StabilityTracker(2.0)
+    assert tracker.observe(0.0, {"a.jpg": A}) == []
+    assert tracker.next_due() == 2.0
+    assert tracker.observe(1.9, {"a.jpg": A}) == []
+    assert tracker.observe(2.0, {"a.jpg": A}) == ["a.jpg"]
+    assert tracker.observe(9.0, {"a.jpg": A}) == []
+    assert tracker.next_due() is None
 
 
-def test_a_change_starts_the_wait_anew() -> None:
-    settler = StabilityTracker(2.0)
-    settler.observe(0.0, {"a.jpg": A})
-    assert settler.observe(1.9, {"a.jpg": B}) == []
-    assert settler.observe(2.1, {"a.jpg": B}) == []
-    assert settler.observe(3.9, {"a.jpg": B}) == ["a.jpg"]
+def test_a_change_restarts_the_wait() -> None:
+    tracker = StabilityTracker(2.0)
+    tracker.observe(0.0, {"a.jpg": A})
+    assert tracker.observe(1.9, {"a.jpg": B}) == []
+    assert tracker.observe(2.1, {"a.jpg": B}) == []
+    assert tracker.observe(3.9, {"a.jpg": B}) == ["a.jpg"]
 
 
 def test_a_file_that_changed_or_came_back_is_offered_again() -> None:
-    settler = StabilityTracker(0.0)
-    assert settler.observe(0.0, {"a.jpg": A}) == ["a.jpg"]
-    assert settler.observe(1.0, {"a.jpg": B}) == ["a.jpg"]
-    assert settler.observe(2.0, {}) == []
-    assert settler.observe(3.0, {"a.jpg": B}) == ["a.jpg"]
+    tracker = StabilityTracker(0.0)
+    assert tracker.observe(0.0, {"a.jpg": A}) == ["a.jpg"]
+    assert tracker.observe(1.0, {"a.jpg": B}) == ["a.jpg"]
+    assert tracker.observe(2.0, {}) == []
+    assert tracker.observe(3.0, {"a.jpg": B}) == ["a.jpg"]
 
 
 def test_a_file_can_be_asked_for_again_later() -> None:
-    settler = StabilityTracker(0.0)
-    settler.observe(0.0, {"a.jpg": A})
-    settler.offer_again(["a.jpg", "gone.jpg"], 5.0)
-    assert settler.observe(4.0, {"a.jpg": A}) == []
-    assert settler.observe(5.0, {"a.jpg": A}) == ["a.jpg"]
+    tracker = StabilityTracker(0.0)
+    tracker.observe(0.0, {"a.jpg": A})
+    tracker.offer_again(["a.jpg", "gone.jpg"], 5.0)
+    assert tracker.observe(4.0, {"a.jpg": A}) == []
+    assert tracker.observe(5.0, {"a.jpg": A}) == ["a.jpg"]
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 3.0), st.booleans()), max_size=40))
-def test_nothing_is_offered_that_changed_within_the_settle_time(
+def test_nothing_is_offered_that_changed_within_the_stability_delay(
     steps: list[tuple[float, bool]],
 ) -> None:
-    settler, now, changed, state = StabilityTracker(2.0), 0.0, 0.0, 0
-    settler.observe(now, {"a": FileState(0, 0, 0)})
+    tracker, now, changed, state = StabilityTracker(2.0), 0.0, 0.0, 0
+    tracker.observe(now, {"a": FileState(0, 0, 0)})
     for wait, changes in steps:
         now += wait
         if changes:
             state, changed = state + 1, now
-        if settler.observe(now, {"a": FileState(state, 0, 0)}):
+        if tracker.observe(now, {"a": FileState(state, 0, 0)}):
             assert now - changed >= 2.0 - 1e-9
 
 
@@ -183,7 +183,7 @@ async def test_an_inbox_that_vanishes_is_waited_for(tmp_path: Path) -> None:
     away = inbox.path.rename(tmp_path / "away")
     await run_watcher(watcher, lambda: watcher.unavailable is not None)
     assert basket.taken == []
-    inbox.path.mkdir()  # what shows under a mount that is gone
+    inbox.path.mkdir()  # an unmounted folder
     missing = watcher.unavailable
     await run_watcher(watcher, lambda: watcher.unavailable != missing)
     assert watcher.unavailable
@@ -232,7 +232,7 @@ async def test_slow_pictures_wait_for_each_other_alone(tmp_path: Path) -> None:
     assert basket.taken == ["a.jpg", "b.jpg", "slow-1.jpg", "slow-2.jpg"]
 
 
-async def test_a_slow_picture_that_is_replaced_meanwhile_is_looked_at_anew(tmp_path: Path) -> None:
+async def test_a_slow_picture_that_is_replaced_is_decoded_again(tmp_path: Path) -> None:
     names = ["slow-1.jpg", "slow-2.jpg"]
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(b"x")
@@ -253,14 +253,14 @@ async def test_a_slow_picture_that_is_replaced_meanwhile_is_looked_at_anew(tmp_p
     assert basket.taken == names
 
 
-def test_the_rest_between_two_looks_is_the_interval_where_looking_is_cheap() -> None:
+def test_the_backoff_is_the_interval_when_a_scan_is_cheap() -> None:
     assert scan_backoff(0.001, 2.0, None) == (0.004, 2.0)
     assert scan_backoff(0.001, 2.0, 0.5) == (0.004, 0.5)
     assert scan_backoff(0.0, 2.0, -1.0) == (0.0, 0.01)
 
 
 @given(effort=st.floats(0.01, 10), until_due=st.none() | st.floats(-1, 5))
-def test_looking_leaves_most_of_a_core_free(effort: float, until_due: float | None) -> None:
+def test_scanning_leaves_most_of_a_core_free(effort: float, until_due: float | None) -> None:
     least, most = scan_backoff(effort, 2.0, until_due)
     assert least <= most
     assert effort / (effort + least) == pytest.approx(0.2)

@@ -1,4 +1,4 @@
-"""Where pictures go once their jobs are over: never lost, never doubled, never another's."""
+"""Archival: a picture is never lost, never doubled, and never another job's."""
 
 import contextlib
 import hashlib
@@ -32,7 +32,7 @@ class Crash(Exception):
 
 @dataclass
 class Place:
-    """An inbox with one finished job, whose picture is to be settled."""
+    """An inbox with one finished job, whose picture is to be archived."""
 
     inbox: Inbox
     database: Database
@@ -54,7 +54,7 @@ class Place:
         return job
 
     def files(self) -> dict[str, bytes]:
-        """All that lies in the three folders, but for the reasons."""
+        """All files in the three folders, except the reasons."""
         return {
             f"{role}/{file.relative_to(folder)}": file.read_bytes()
             for role in ("path", "archive", "failed")
@@ -198,7 +198,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
     really, rename = atomic._rename, Path.rename
 
     def raced(source: Path, target: Path) -> bool:
-        if source == there.picture:  # looked at a microsecond ago, and another by now
+        if source == there.picture:  # checked a microsecond ago, replaced since
             newer = there.picture.with_name("newer")
             newer.write_bytes(b"the dog")
             rename(newer, there.picture)
@@ -246,7 +246,7 @@ def test_a_failed_picture_comes_back(
     assert there.files() == {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"}
 
 
-def test_a_kept_picture_is_settled_once(finished: Make) -> None:
+def test_a_kept_picture_is_archived_once(finished: Make) -> None:
     there = finished(on_success="keep")
     there.archive().archive_pending()
     assert there.job().picture_location == "kept"

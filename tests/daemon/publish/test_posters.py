@@ -1,4 +1,4 @@
-"""Posters and previews: as they were left, read through no link, of jobs that are, not too many."""
+"""Posters and previews: stored, read without symlinks, and swept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def numbered(job: Job, number: int) -> Job:
 
 
 def left(inbox: Inbox, job: Job, content: bytes = PICTURE) -> Path:
-    """What the worker leaves in staging."""
+    """The poster that the worker writes to staging."""
     file = create_staging(inbox, job) / POSTER
     file.write_bytes(content)
     return file

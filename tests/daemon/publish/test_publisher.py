@@ -1,4 +1,4 @@
-"""Publication and places: exactly once, never over another file, whatever was interrupted."""
+"""Publication and atomic moves: exactly once, never over another file, whatever was interrupted."""
 
 import contextlib
 import hashlib

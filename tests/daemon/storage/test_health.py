@@ -1,4 +1,4 @@
-"""Room: what stops new work, for whom, and when it is looked at again."""
+"""Storage health: what blocks which inbox, and when it is tested again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import ByteSize
 
 from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database, QueueUnavailable
-from daemon.storage import health as rooms
+from daemon.storage import health as health_module
 from daemon.storage.health import StorageHealth, write_probe
 from daemon.storage.marker import VolumeMarkers
 
@@ -48,41 +48,41 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(rooms, "time", clock)
+    monkeypatch.setattr(health_module, "time", clock)
     return clock
 
 
-def test_an_error_stops_its_inbox_alone(
+def test_an_error_blocks_only_its_inbox(
     settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
-    room = StorageHealth(settings, storage, lambda: None)
-    room.report_error(settings.inbox[0], full(settings.inbox[0].outbox))
-    assert list(room.blocked) == ["one"]
-    assert room.blocked["one"] == f"No space left on device: {settings.inbox[0].outbox}"
-    room.check()
-    assert list(room.blocked) == ["one"], "it is too early to look again"
+    health = StorageHealth(settings, storage, lambda: None)
+    health.report_error(settings.inbox[0], full(settings.inbox[0].outbox))
+    assert list(health.blocked) == ["one"]
+    assert health.blocked["one"] == f"No space left on device: {settings.inbox[0].outbox}"
+    health.check()
+    assert list(health.blocked) == ["one"], "it is too early to look again"
     clock.now = 2.0
-    assert room.check() is True
-    assert room.blocked == {}
+    assert health.check() is True
+    assert health.blocked == {}
 
 
-def test_an_error_of_the_ledger_stops_all_until_it_can_be_written(
+def test_an_error_of_the_queue_blocks_all_until_it_can_be_written(
     settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
     locked = True
 
-    def try_ledger() -> None:
+    def try_write() -> None:
         if locked:
             raise QueueUnavailable("the queue is locked")
 
-    room = StorageHealth(settings, storage, try_ledger)
-    room.report_error(settings.inbox[0], QueueUnavailable("the queue is locked"))
+    health = StorageHealth(settings, storage, try_write)
+    health.report_error(settings.inbox[0], QueueUnavailable("the queue is locked"))
     clock.now = 10.0
-    room.check()
-    assert room.blocked == {"one": "the queue is locked", "two": "the queue is locked"}
+    health.check()
+    assert health.blocked == {"one": "the queue is locked", "two": "the queue is locked"}
     locked = False
-    room.check()
-    assert room.blocked == {}
+    health.check()
+    assert health.blocked == {}
 
 
 def test_what_fails_while_the_queue_is_away_does_not_lengthen_the_wait_for_it(
@@ -90,76 +90,76 @@ def test_what_fails_while_the_queue_is_away_does_not_lengthen_the_wait_for_it(
 ) -> None:
     away = True
 
-    def try_ledger() -> None:
+    def try_write() -> None:
         if away:
             raise QueueUnavailable("the queue is away")
 
-    room = StorageHealth(settings, storage, try_ledger)
+    health = StorageHealth(settings, storage, try_write)
     for _ in range(60):
-        room.report_error(None, QueueUnavailable("the queue is away"))
+        health.report_error(None, QueueUnavailable("the queue is away"))
         clock.now += 1.0
-        room.check()
-        assert room.blocked
+        health.check()
+        assert health.blocked
     away = False
     clock.now += 2.0
-    room.check()
-    assert room.blocked == {}
+    health.check()
+    assert health.blocked == {}
 
 
 def test_errors_in_a_row_wait_longer_until_a_clip_gets_through(
     settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
     """A quota lets the probe through and not the clip: that must not burn the GPU for ever."""
-    room, inbox, waits = StorageHealth(settings, storage, lambda: None), settings.inbox[0], []
+    health, inbox, waits = StorageHealth(settings, storage, lambda: None), settings.inbox[0], []
     for _ in range(10):
-        room.report_error(inbox, full(inbox.outbox))
+        health.report_error(inbox, full(inbox.outbox))
         began = clock.now
-        while room.blocked:
+        while health.blocked:
             clock.now += 1.0
-            room.check()
+            health.check()
         waits.append(clock.now - began)
     assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    room.report_success(inbox)
-    room.report_error(inbox, full(inbox.outbox))
+    health.report_success(inbox)
+    health.report_error(inbox, full(inbox.outbox))
     clock.now += 2.0
-    room.check()
-    assert room.blocked == {}
+    health.check()
+    assert health.blocked == {}
 
 
-def test_a_queue_that_was_well_for_as_long_as_was_waited_is_looked_at_soon_again(
+def test_a_queue_that_worked_for_as_long_as_the_delay_is_tested_soon_again(
     settings: Settings, storage: VolumeMarkers, clock: Clock
 ) -> None:
-    """A host that makes no clip has none to tell; each restart of the database doubled its wait."""
-    room = StorageHealth(settings, storage, lambda: None)
+    """A host without clips reports no success; each restart of the database doubled its delay."""
+    health = StorageHealth(settings, storage, lambda: None)
     for pause, wait in ((0.0, 2.0), (1.0, 4.0), (5.0, 2.0), (2.0, 4.0), (4.0, 8.0)):
         clock.now += pause
-        room.report_error(None, QueueUnavailable("the queue is away"))
+        health.report_error(None, QueueUnavailable("the queue is away"))
         clock.now += wait - 0.1
-        room.check()
-        assert room.blocked, f"after {pause} seconds"
+        health.check()
+        assert health.blocked, f"after {pause} seconds"
         clock.now += 0.1
-        room.check()
-        assert not room.blocked, f"after {pause} seconds"
+        health.check()
+        assert not health.blocked, f"after {pause} seconds"
 
 
 def test_a_folder_that_is_gone_stops_its_inbox(settings: Settings, storage: VolumeMarkers) -> None:
-    room = StorageHealth(settings, storage, lambda: None)
+    health = StorageHealth(settings, storage, lambda: None)
     settings.inbox[1].outbox.rmdir()
-    room.check()
-    assert "No such file" in room.blocked["two"]
-    assert "one" not in room.blocked
+    health.check()
+    assert "No such file" in health.blocked["two"]
+    assert "one" not in health.blocked
 
 
-def test_too_little_space_is_told_with_what_to_do(
+def test_too_little_space_is_reported_with_the_remedy(
     settings: Settings, storage: VolumeMarkers
 ) -> None:
-    room = StorageHealth(
+    health = StorageHealth(
         settings.model_copy(update={"min_free": ByteSize(10**18)}), storage, lambda: None
     )
-    room.check()
-    assert room.blocked.keys() == {"one", "two"}
-    assert f"state {settings.state}: " in room.blocked["one"]
-    assert "MB free, min_free is 1.0EB; make room" in room.blocked["one"]
+    health.check()
+    assert health.blocked.keys() == {"one", "two"}
+    assert f"state {settings.state}: " in health.blocked["one"]
+    assert "MB free, min_free is 1.0EB; make room" in health.blocked["one"]
 
 
 def test_a_probe_leaves_nothing(tmp_path: Path) -> None:

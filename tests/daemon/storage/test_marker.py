@@ -1,4 +1,4 @@
-"""Storage: a folder is told from what shows in its place, on one host and on several."""
+"""Volume markers: a folder differs from what shows in its place, on one host or several."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def host(root: Path, **changes: str) -> Settings:
 
 
 def empty(folder: Path) -> None:
-    """As when its share is not mounted."""
+    """Show an empty folder, as when its share is not mounted."""
     folder.rename(folder.with_name("away"))
     folder.mkdir()
 
@@ -84,9 +84,9 @@ def test_what_the_message_says_is_done_to_make_a_folder_the_right_one(
     storage = VolumeMarkers(settings, database)
     storage.check(settings.inbox[0])
     empty(tmp_path / "outbox")
-    with pytest.raises(VolumeMissing) as told:
+    with pytest.raises(VolumeMissing) as caught:
         storage.check(settings.inbox[0])
-    marker, _, file = str(told.value).partition("echo ")[2].partition(" > ")
+    marker, _, file = str(caught.value).partition("echo ")[2].partition(" > ")
     Path(file).write_text(f"{marker}\n")
     storage.check(settings.inbox[0])
 
