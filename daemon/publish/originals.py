@@ -56,7 +56,9 @@ def open_original(settings: Settings, job: Job) -> BinaryIO:
     """Open the picture at position 0, after checking its SHA-256. Raises PictureMissing."""
     location = locate_picture(settings, job)
     if location is None:
-        raise PictureMissing(f"the picture of job {job.id} is {job.picture_location}; drop it again")
+        raise PictureMissing(
+            f"the picture of job {job.id} is {job.picture_location}; drop it again"
+        )
     try:
         file = os.fdopen(open_below(location.within, location.path), "rb")
     except (OSError, ValueError) as error:

@@ -27,7 +27,10 @@ SECTIONS = {
     name: list(Settings.model_fields[name].annotation.model_fields)  # type: ignore[union-attr]
     for name in ("queue", "model", "quality", "http", "log")
 }
-INBOX = ["name", "path", "outbox", "rules", "archive", "failed", "recursive", "stability_delay", "on_success"]
+INBOX = [
+    "name", "path", "outbox", "rules", "archive", "failed", "recursive", "stability_delay",
+    "on_success",
+]  # fmt: skip
 paths = st.sampled_from(
     [
         *((name,) for name in Settings.model_fields),

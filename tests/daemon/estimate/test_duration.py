@@ -1,4 +1,4 @@
-"""How long clips take here: learned from those that were made."""
+"""Duration estimates, learned from the clips that were generated here."""
 
 from collections.abc import Callable
 
@@ -38,53 +38,55 @@ def test_nothing_is_predicted_before_there_was_a_clip() -> None:
 
 
 def test_twice_the_steps_take_twice_the_time_and_guidance_doubles_it() -> None:
-    pace = DurationEstimator()
-    pace.record(spec(steps=10), "fast", 30.0)
-    assert pace.seconds(spec(steps=20)) == pytest.approx(60.0)
-    assert pace.seconds(spec(steps=10, guidance=9.0)) == pytest.approx(60.0)
-    assert pace.seconds(spec("draft")) is None
+    estimator = DurationEstimator()
+    estimator.record(spec(steps=10), "fast", 30.0)
+    assert estimator.seconds(spec(steps=20)) == pytest.approx(60.0)
+    assert estimator.seconds(spec(steps=10, guidance=9.0)) == pytest.approx(60.0)
+    assert estimator.seconds(spec("draft")) is None
 
 
 def test_one_slow_clip_changes_little() -> None:
-    pace = DurationEstimator()
+    estimator = DurationEstimator()
     for seconds in (30.0, 31.0, 500.0, 29.0, 30.0):
-        pace.record(spec(), "fast", seconds)
-    assert pace.seconds(spec()) == pytest.approx(30.0)
+        estimator.record(spec(), "fast", seconds)
+    assert estimator.seconds(spec()) == pytest.approx(30.0)
 
 
-def test_the_queue_is_shared_by_the_devices() -> None:
-    pace = DurationEstimator()
-    pace.record(spec(), "fast", 30.0)
+def test_the_queue_eta_is_divided_by_the_devices() -> None:
+    estimator = DurationEstimator()
+    estimator.record(spec(), "fast", 30.0)
     queued = {("standard", "exact"): 4 * work(spec()), ("never made", "exact"): work(spec())}
     running = [(spec(), 10.0), (spec(), 999.0)]  # one is late: it counts as nearly done
-    assert pace.queue_eta(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
+    assert estimator.queue_eta(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
 
 
-def test_each_speed_has_a_pace_of_its_own_and_until_then_that_of_its_preset() -> None:
-    """What does not get less with the steps weighs more in a fast clip: so a unit takes longer."""
+def test_each_speed_has_its_own_rate_with_the_presets_as_fallback() -> None:
+    """Fixed costs weigh more in a fast clip, so its seconds per unit of work are higher."""
     exact, fast = (spec(steps=50, guidance=9.0, speed=speed) for speed in ("exact", "fast"))
-    pace = DurationEstimator()
-    pace.record(exact, "fast", 110.0)
-    assert pace.seconds(fast) == pytest.approx(110 * work(fast) / work(exact))
+    estimator = DurationEstimator()
+    estimator.record(exact, "fast", 110.0)
+    assert estimator.seconds(fast) == pytest.approx(110 * work(fast) / work(exact))
     for _ in range(3):
-        pace.record(fast, "fast", 34.0)
-    assert pace.seconds(exact) == pytest.approx(110.0)
-    assert pace.seconds(fast) == pytest.approx(34.0)
+        estimator.record(fast, "fast", 34.0)
+    assert estimator.seconds(exact) == pytest.approx(110.0)
+    assert estimator.seconds(fast) == pytest.approx(34.0)
     queued = {("standard", "exact"): 2 * work(exact), ("standard", "fast"): 3 * work(fast)}
-    assert pace.queue_eta(queued, [(fast, 4.0)], slots=1) == pytest.approx(2 * 110 + 3 * 34 + 30)
+    assert estimator.queue_eta(queued, [(fast, 4.0)], slots=1) == pytest.approx(
+        2 * 110 + 3 * 34 + 30
+    )
 
 
-def test_each_mode_has_a_pace_of_its_own() -> None:
-    pace, balanced = DurationEstimator(), spec(speed="balanced")
-    pace.record(spec(), "fast", 30.0)
-    pace.record(spec(), "lean", 50.0)
-    assert pace.seconds(spec(), "fast") == pytest.approx(30.0)
-    assert pace.seconds(balanced, "lean") == pytest.approx(50 * work(balanced) / work(spec()))
-    assert pace.seconds(spec(), "offload") is None
-    assert pace.seconds(spec()) == pytest.approx(40.0)
+def test_each_mode_has_its_own_rate() -> None:
+    estimator, balanced = DurationEstimator(), spec(speed="balanced")
+    estimator.record(spec(), "fast", 30.0)
+    estimator.record(spec(), "lean", 50.0)
+    assert estimator.seconds(spec(), "fast") == pytest.approx(30.0)
+    assert estimator.seconds(balanced, "lean") == pytest.approx(50 * work(balanced) / work(spec()))
+    assert estimator.seconds(spec(), "offload") is None
+    assert estimator.seconds(spec()) == pytest.approx(40.0)
 
 
-def test_the_work_that_waits_is_counted_as_each_speed_has_it(
+def test_queued_work_counts_the_savings_of_each_speed(
     ledger: JobStore,
     history: JobQueries,
     enqueue: Callable[..., list[int]],
@@ -104,7 +106,7 @@ def test_the_work_that_waits_is_counted_as_each_speed_has_it(
     assert work(fast) < work(spec("high", steps=50, guidance=9.0)) / 4
 
 
-def test_a_clip_that_was_made_exactly_after_all_tells_nothing_of_its_speed(
+def test_a_clip_counts_for_the_speed_that_was_applied(
     ledger: JobStore, history: JobQueries, make_drop: Callable[..., Drop]
 ) -> None:
     fast = spec(steps=50, guidance=9.0, speed="fast")

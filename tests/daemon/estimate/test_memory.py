@@ -1,4 +1,4 @@
-"""The forecast: what was measured corrects what is predicted, where it holds, and no longer."""
+"""Memory estimates: measurements correct predictions while they are valid."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ LOADED = Loaded(
 
 
 @pytest.fixture
-def forecast(database: Database) -> MemoryEstimator:
+def estimator(database: Database) -> MemoryEstimator:
     return MemoryEstimator(database, "micro")
 
 
@@ -41,44 +41,46 @@ def clip(
     return Clip(made, loaded, rung, 1, speed, ())
 
 
-def test_what_was_measured_corrects_the_same_mode(forecast: MemoryEstimator, spec: Spec) -> None:
-    before = forecast.needs(RUNG, spec, LOADED)
-    predicted = forecast.predicted(RUNG, spec, "float32")
-    ratio = forecast.record(clip(predicted * 3 // 2), spec)
+def test_a_measurement_corrects_its_mode(estimator: MemoryEstimator, spec: Spec) -> None:
+    before = estimator.needs(RUNG, spec, LOADED)
+    predicted = estimator.predicted(RUNG, spec, "float32")
+    ratio = estimator.record(clip(predicted * 3 // 2), spec)
     assert ratio == pytest.approx(2 / 3)
-    assert forecast.needs(RUNG, spec, LOADED) == pytest.approx(before * 1.5, rel=1e-3)
+    assert estimator.needs(RUNG, spec, LOADED) == pytest.approx(before * 1.5, rel=1e-3)
     larger = replace(RUNG, width=64)
-    assert forecast.needs(larger, spec, LOADED) > 1.5 * forecast.predicted(larger, spec, "float32")
+    assert estimator.needs(larger, spec, LOADED) > 1.5 * estimator.predicted(
+        larger, spec, "float32"
+    )
     lean = replace(RUNG, mode=Mode.LEAN)
-    assert forecast.needs(lean, spec, LOADED) < 1.1 * forecast.predicted(lean, spec, "float32")
+    assert estimator.needs(lean, spec, LOADED) < 1.1 * estimator.predicted(lean, spec, "float32")
 
 
-def test_the_worst_shape_counts_and_the_newest_measurement_of_it(
-    forecast: MemoryEstimator, spec: Spec
+def test_the_correction_is_the_worst_shapes_newest_measurement(
+    estimator: MemoryEstimator, spec: Spec
 ) -> None:
-    predicted = forecast.predicted(RUNG, spec, "float32")
+    predicted = estimator.predicted(RUNG, spec, "float32")
     setup = Setup.of(LOADED)
-    forecast.record(clip(predicted * 2), spec)
-    forecast.record(clip(1, replace(RUNG, frames=16)), spec)
-    assert forecast.correction(setup, Mode.FAST) == pytest.approx(2.0)
-    forecast.record(clip(predicted), spec)
-    assert forecast.correction(setup, Mode.FAST) == pytest.approx(1.0)
-    assert forecast.measured(setup, RUNG, spec) == predicted
+    estimator.record(clip(predicted * 2), spec)
+    estimator.record(clip(1, replace(RUNG, frames=16)), spec)
+    assert estimator.correction(setup, Mode.FAST) == pytest.approx(2.0)
+    estimator.record(clip(predicted), spec)
+    assert estimator.correction(setup, Mode.FAST) == pytest.approx(1.0)
+    assert estimator.measured(setup, RUNG, spec) == predicted
 
 
-def test_a_speed_that_keeps_features_is_measured_apart(
-    forecast: MemoryEstimator, spec: Spec
+def test_a_speed_with_a_feature_cache_is_measured_separately(
+    estimator: MemoryEstimator, spec: Spec
 ) -> None:
     lean, setup = replace(RUNG, mode=Mode.LEAN), Setup.of(LOADED)
     fast = spec.model_copy(update={"speed": "fast", "guidance": 9.0})
     exact = fast.model_copy(update={"speed": "exact"})
-    less, more = (forecast.predicted(lean, asked, "float32") for asked in (exact, fast))
+    less, more = (estimator.predicted(lean, asked, "float32") for asked in (exact, fast))
     assert less < more
-    assert forecast.record(clip(more, lean, speed="fast"), fast) == pytest.approx(1)
-    assert forecast.measured(setup, lean, fast) == more
-    assert forecast.measured(setup, lean, exact) is None
-    assert forecast.record(clip(less, lean), fast) == pytest.approx(1), "made exactly after all"
-    assert forecast.measured(setup, lean, exact) == less
+    assert estimator.record(clip(more, lean, speed="fast"), fast) == pytest.approx(1)
+    assert estimator.measured(setup, lean, fast) == more
+    assert estimator.measured(setup, lean, exact) is None
+    assert estimator.record(clip(less, lean), fast) == pytest.approx(1), "made exactly after all"
+    assert estimator.measured(setup, lean, exact) == less
 
 
 @pytest.mark.parametrize(
@@ -90,48 +92,50 @@ def test_a_speed_that_keeps_features_is_measured_apart(
         {"versions": {"torch": "3", "diffusers": "1"}},
     ],
 )
-def test_it_holds_for_its_setup_alone(
-    forecast: MemoryEstimator, spec: Spec, other: dict[str, object]
+def test_a_measurement_is_valid_for_its_setup_only(
+    estimator: MemoryEstimator, spec: Spec, other: dict[str, object]
 ) -> None:
-    forecast.record(clip(10**9), spec)
+    estimator.record(clip(10**9), spec)
     elsewhere = LOADED.model_copy(update=other)
-    assert forecast.correction(Setup.of(elsewhere), Mode.FAST) is None
-    assert forecast.correction(Setup.of(LOADED), Mode.FAST) is not None
+    assert estimator.correction(Setup.of(elsewhere), Mode.FAST) is None
+    assert estimator.correction(Setup.of(LOADED), Mode.FAST) is not None
 
 
-def test_where_nobody_counts_nothing_is_learnt(forecast: MemoryEstimator, spec: Spec) -> None:
-    assert forecast.record(clip(None), spec) is None
-    assert forecast.newest("micro", "float32") is None
-
-
-def test_a_rung_that_failed_is_passed_over_for_a_day(
-    forecast: MemoryEstimator, database: Database, spec: Spec
+def test_nothing_is_recorded_without_a_measured_peak(
+    estimator: MemoryEstimator, spec: Spec
 ) -> None:
-    room = 2 * forecast.predicted(RUNG, spec, "float32")
-    forecast.record_failure(StepDown(RUNG, "denoise", "full", room=room), spec, LOADED)
-    assert forecast.needs(RUNG, spec, LOADED) > room
+    assert estimator.record(clip(None), spec) is None
+    assert estimator.newest("micro", "float32") is None
+
+
+def test_a_rung_that_failed_is_skipped_for_a_day(
+    estimator: MemoryEstimator, database: Database, spec: Spec
+) -> None:
+    room = 2 * estimator.predicted(RUNG, spec, "float32")
+    estimator.record_failure(StepDown(RUNG, "denoise", "full", room=room), spec, LOADED)
+    assert estimator.needs(RUNG, spec, LOADED) > room
     with database.write() as db:
         db.execute(peaks.update().values(at=peaks.c.at - 100_000))
-    assert forecast.needs(RUNG, spec, LOADED) < room
+    assert estimator.needs(RUNG, spec, LOADED) < room
 
 
-def test_what_was_not_tried_teaches_nothing(forecast: MemoryEstimator, spec: Spec) -> None:
+def test_a_rung_that_was_not_tried_records_nothing(estimator: MemoryEstimator, spec: Spec) -> None:
     for step in (
         StepDown(RUNG, "forecast", "too little", room=10**9),
         StepDown(RUNG, "denoise", "full", room=None),
     ):
-        forecast.record_failure(step, spec, LOADED)
-    assert forecast.correction(Setup.of(LOADED), Mode.FAST) is None
+        estimator.record_failure(step, spec, LOADED)
+    assert estimator.correction(Setup.of(LOADED), Mode.FAST) is None
 
 
-def test_the_table_tells_what_was_measured(
-    forecast: MemoryEstimator, spec: Spec, monkeypatch: pytest.MonkeyPatch
+def test_the_requirements_table_shows_measurements(
+    estimator: MemoryEstimator, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("I2VD_MODEL__MAX_VRAM", "50MB")
     monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cpu"]')
-    predicted = forecast.predicted(RUNG, spec, "float32")
-    forecast.record(clip(predicted + 1000), spec)
-    rows = {(row.preset, row.mode): row for row in known(load(None), forecast, None)}
+    predicted = estimator.predicted(RUNG, spec, "float32")
+    estimator.record(clip(predicted + 1000), spec)
+    rows = {(row.preset, row.mode): row for row in known(load(None), estimator, None)}
     draft = rows["draft", Mode.FAST]
     assert draft.measured_bytes == pytest.approx(predicted, abs=1001)
     assert draft.predicted_bytes == pytest.approx(draft.measured_bytes, abs=2)
@@ -141,24 +145,24 @@ def test_the_table_tells_what_was_measured(
     assert ("draft", Mode.FP8) not in rows
 
 
-def test_one_row_for_each_shape(forecast: MemoryEstimator, database: Database, spec: Spec) -> None:
+def test_one_row_for_each_shape(estimator: MemoryEstimator, database: Database, spec: Spec) -> None:
     for taken in (1, 2, 3):
-        forecast.record(clip(taken), spec)
+        estimator.record(clip(taken), spec)
     with database.read() as db:
         assert db.scalar(sa.select(sa.func.count()).select_from(peaks)) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("measured", [None, 1.5])
-def test_what_a_device_reaches_is_what_fits_on_it(
-    forecast: MemoryEstimator, spec: Spec, dtype: Dtype, measured: float | None
+def test_the_limit_of_a_device_is_the_largest_minimum_that_fits(
+    estimator: MemoryEstimator, spec: Spec, dtype: Dtype, measured: float | None
 ) -> None:
-    """A job's `least` is compared with it, so both must agree with what an attempt will be told."""
+    """A job's `minimum` is compared with it, so both must agree with `needs`."""
     loaded = LOADED.model_copy(update={"dtype": dtype})
     thriftiest = replace(RUNG, mode=Mode.OFFLOAD)
     if measured:
-        predicted = forecast.predicted(thriftiest, spec, dtype)
-        forecast.record(clip(int(predicted * measured), thriftiest, loaded), spec)
-    needed = forecast.needs(thriftiest, spec, loaded)
-    assert forecast.minimum(spec) <= forecast.limit(needed + 100, "cpu", dtype, loaded)
-    assert forecast.minimum(spec) > forecast.limit(needed - 100, "cpu", dtype, loaded)
+        predicted = estimator.predicted(thriftiest, spec, dtype)
+        estimator.record(clip(int(predicted * measured), thriftiest, loaded), spec)
+    needed = estimator.needs(thriftiest, spec, loaded)
+    assert estimator.minimum(spec) <= estimator.limit(needed + 100, "cpu", dtype, loaded)
+    assert estimator.minimum(spec) > estimator.limit(needed - 100, "cpu", dtype, loaded)

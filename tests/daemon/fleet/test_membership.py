@@ -1,4 +1,4 @@
-"""Presence: what a daemon tells of itself, and what its devices leave to others."""
+"""Membership: the heartbeat of a daemon, and the claim filters of its devices."""
 
 from pathlib import Path
 
@@ -27,66 +27,68 @@ def slot(device: str, memory: int | None) -> Slot:
     return Slot(device, ClipGenerator(load, print, print), memory)
 
 
-async def present(desk: Desk, *slots: Slot) -> Membership:
-    presence = Membership(desk.services, Hosts(desk.database, "me", 60), slots)
-    await presence.join()
-    return presence
+async def join(desk: Desk, *slots: Slot) -> Membership:
+    membership = Membership(desk.services, Hosts(desk.database, "me", 60), slots)
+    await membership.join()
+    return membership
 
 
-def told(desk: Desk, name: str, memory_limit: int | None, *accepts: str) -> Hosts:
+def add_host(desk: Desk, name: str, memory_limit: int | None, *accepts: str) -> Hosts:
     table = Hosts(desk.database, name, 60)
     table.begin(HostReport(devices=[], accepts=[*accepts], memory_limit=memory_limit, speed=None))
     return table
 
 
-async def test_a_small_device_leaves_jobs_to_a_larger_one_of_its_own_host(desk: Desk) -> None:
+async def test_a_small_device_skips_jobs_for_a_larger_one_of_its_host(desk: Desk) -> None:
     small, large = slot("cpu", 50 * MB), slot("cuda:0", 1000 * MB)
-    presence = await present(desk, small, large)
-    (me,) = presence.hosts
-    fit, best = presence.claim_filter(small), presence.claim_filter(large)
+    membership = await join(desk, small, large)
+    (me,) = membership.hosts
+    fit, best = membership.claim_filter(small), membership.claim_filter(large)
     assert fit is not None
     assert best is not None
     assert fit.memory_limit < best.memory_limit == me.memory_limit == fit.largest_elsewhere["inbox"]
     large.problem = "it is lost"
-    assert presence.claim_filter(small) == type(fit)(fit.memory_limit, {"inbox": fit.memory_limit})
+    assert membership.claim_filter(small) == type(fit)(
+        fit.memory_limit, {"inbox": fit.memory_limit}
+    )
 
 
-async def test_others_count_for_the_inboxes_from_which_they_take(desk: Desk) -> None:
-    told(desk, "any", None, "other")
-    told(desk, "large", 1000 * MB, "inbox")
-    told(desk, "larger", 2000 * MB, "inbox").leave()
-    drained = told(desk, "largest", 3000 * MB, "inbox")
+async def test_other_hosts_count_for_the_inboxes_that_they_accept(desk: Desk) -> None:
+    add_host(desk, "any", None, "other")
+    add_host(desk, "large", 1000 * MB, "inbox")
+    add_host(desk, "larger", 2000 * MB, "inbox").leave()
+    drained = add_host(desk, "largest", 3000 * MB, "inbox")
     drained.drain("largest", True)
     one = slot("cpu", 50 * MB)
-    presence = await present(desk, one)
-    fit = presence.claim_filter(one)
+    membership = await join(desk, one)
+    fit = membership.claim_filter(one)
     assert fit is not None
     assert fit.largest_elsewhere["inbox"] == 1000 * MB < fit.largest_elsewhere["other"]
-    assert presence.claim_filter(slot("cuda:7", None)) is None
+    assert membership.claim_filter(slot("cuda:7", None)) is None
 
 
-async def test_without_room_or_a_device_nothing_is_taken(desk: Desk) -> None:
+async def test_a_blocked_inbox_or_a_broken_device_accepts_nothing(desk: Desk) -> None:
     one = slot("cpu", None)
-    (me,) = (await present(desk, one)).hosts
+    (me,) = (await join(desk, one)).hosts
     assert (me.accepts, me.memory_limit) == (["inbox"], None)
     one.problem = "no model"
-    (me,) = (await present(desk, one)).hosts
+    (me,) = (await join(desk, one)).hosts
     assert me.accepts == []
     one.problem = None
     desk.services.storage_health.blocked["inbox"] = "full"
-    (me,) = (await present(desk, one)).hosts
+    (me,) = (await join(desk, one)).hosts
     assert me.accepts == []
 
 
-async def test_who_leaves_or_falls_silent_is_told_once(desk: Desk) -> None:
-    presence = await present(desk)
-    presence._interval = 0.0
-    other = told(desk, "other", None, "inbox")
+async def test_a_departed_host_is_reported_once(desk: Desk) -> None:
+    membership = await join(desk)
+    membership._interval = 0.0
+    other = add_host(desk, "other", None, "inbox")
     gone = []
     for leave in (False, True, False):
         if leave:
             other.leave()
-        assert await presence.heartbeat() is None
-        gone.append(set(presence.departed))
+        assert await membership.heartbeat() is None
+        gone.append(set(membership.departed))
     others = {"other"} if desk.database.shared else set()  # an embedded queue has none
     assert gone == [set(), others, set()]

@@ -34,7 +34,7 @@ def add_colours(db: sa.Connection) -> None:
 
 
 def add_sizes(db: sa.Connection) -> None:
-    """Needs what `add_colours` has made."""
+    """Add a column to the table of `add_colours`."""
     db.exec_driver_sql("alter table colours add column size integer")
 
 
@@ -44,7 +44,7 @@ SIZES = Migration(add_sizes)
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Replaces the steps that this i2vd knows."""
+    """Replace the steps that this i2vd knows."""
 
     def register(*steps: Migration) -> None:
         monkeypatch.setattr(migrations, "MIGRATIONS", steps)

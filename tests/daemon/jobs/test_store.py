@@ -1,4 +1,4 @@
-"""The ledger: one drop is one job, one claim wins, nothing is lost or done twice."""
+"""Job store: one drop is one job, one claim wins, no job is lost or done twice."""
 
 import contextlib
 import threading
@@ -43,7 +43,7 @@ Enqueue = Callable[..., list[int]]
 
 @contextlib.contextmanager
 def counted(database: Database, count: Callable[[], None]) -> Iterator[None]:
-    """Call `count` after each ten steps of SQLite."""
+    """Call `count` after every ten steps of the SQLite virtual machine."""
     with database.read() as db:
         connection = db.connection.driver_connection  # the only one; it stays in the pool
     assert connection is not None
@@ -52,7 +52,7 @@ def counted(database: Database, count: Callable[[], None]) -> Iterator[None]:
     connection.set_progress_handler(None, 10)
 
 
-# --- whose turn it is
+# --- due jobs
 
 
 def test_a_clock_that_was_set_back_delays_no_job(
@@ -70,7 +70,7 @@ def test_a_clock_that_was_set_back_delays_no_job(
     assert claim(ledger).id == 1
 
 
-def test_jobs_of_an_inbox_without_room_wait(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_jobs_of_a_blocked_inbox_are_not_claimed(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue()
     assert ledger.claim("me", 30, without=["inbox"]) is None
     assert ledger.claim("me", 30, without=["other"]) is not None
@@ -86,9 +86,7 @@ def test_one_drop_seen_twice_is_one_job(ledger: JobStore, enqueue: Enqueue) -> N
     assert ledger.without_job("inbox", {"cat.jpg": "2"}) == ["cat.jpg"]
 
 
-def test_of_many_files_those_without_a_job_are_news_in_their_order(
-    ledger: JobStore, enqueue: Enqueue
-) -> None:
+def test_without_job_keeps_the_order_of_the_files(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue("b.jpg", "1", variants=3)
     enqueue("c.jpg", "1")
     enqueue("c.jpg", "2", "bb")
@@ -118,7 +116,7 @@ def test_touching_a_waiting_picture_does_not_make_a_second_job(
     assert ledger.without_job("inbox", {"cat.jpg": "2"}) == []
 
 
-def test_other_content_at_the_same_place_replaces_what_waits(
+def test_other_content_at_the_same_path_replaces_queued_jobs(
     ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1", sha256="aa")
@@ -152,7 +150,7 @@ def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
     enqueue: Enqueue,
     make_drop: Callable[..., Drop],
 ) -> None:
-    """The one asks before the other has committed, and enters it afterwards."""
+    """One host reads before the other has committed, and inserts afterwards."""
     waiting = ThreadPoolExecutor()
     for path, enter in (
         ("a.jpg", lambda: enqueue("a.jpg")),
@@ -168,7 +166,7 @@ def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
     assert [job.path for job in history.newest()] == ["b.jpg", "a.jpg"]
 
 
-def test_a_kept_picture_is_made_again_only_when_it_changes(
+def test_a_kept_picture_is_enqueued_again_only_when_it_changes(
     ledger: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1")
@@ -179,14 +177,14 @@ def test_a_kept_picture_is_made_again_only_when_it_changes(
     assert enqueue(fingerprint="2") == [2]
 
 
-def test_a_rejected_picture_is_entered_once(
+def test_a_rejected_picture_is_recorded_once(
     ledger: JobStore, make_drop: Callable[..., Drop]
 ) -> None:
     assert ledger.reject(make_drop(), "broken") == 1
     assert ledger.reject(make_drop(), "broken") is None
 
 
-def test_two_threads_admit_one_drop_once(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_eight_threads_enqueue_one_drop_once(ledger: JobStore, enqueue: Enqueue) -> None:
     made: list[int] = []
     threads = [threading.Thread(target=lambda: made.extend(enqueue())) for _ in range(8)]
     for thread in threads:
@@ -199,7 +197,7 @@ def test_two_threads_admit_one_drop_once(ledger: JobStore, enqueue: Enqueue) -> 
 # --- claims
 
 
-def test_inboxes_take_turns_as_their_pictures_came(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_claims_follow_arrival_across_inboxes(ledger: JobStore, enqueue: Enqueue) -> None:
     enqueue("a.jpg", inbox="cats")
     enqueue("b.jpg", inbox="cats")
     enqueue("c.jpg", inbox="dogs")
@@ -208,7 +206,7 @@ def test_inboxes_take_turns_as_their_pictures_came(ledger: JobStore, enqueue: En
     assert [claim(ledger).path for _ in range(5)] == ["e.jpg", *(f"{x}.jpg" for x in "abcd")]
 
 
-def test_a_device_leaves_what_is_too_large_to_one_that_can(
+def test_a_device_skips_jobs_that_only_a_larger_device_can_run(
     ledger: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
@@ -217,19 +215,19 @@ def test_a_device_leaves_what_is_too_large_to_one_that_can(
     enqueue("old.jpg")
     enqueue("huge.jpg", required_memory=huge)
     another = ClaimFilter(small, {"inbox": large, "other": huge})
-    for path in ("small.jpg", "old.jpg", "huge.jpg"):  # nobody can make the last one as it is
+    for path in ("small.jpg", "old.jpg", "huge.jpg"):  # no device can run the last one as requested
         job = ledger.claim("me", 30, claim_filter=another)
         assert job is not None
         assert job.path == path
     assert ledger.claim("me", 30, claim_filter=another) is None
     assert ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": large})) is None
     alone = ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": 0, "other": huge}))
-    assert alone is not None, "nobody else takes jobs of its inbox"
+    assert alone is not None, "no other device accepts jobs of its inbox"
     enqueue("again.jpg", required_memory=large)
     assert ledger.claim("me", 30, claim_filter=ClaimFilter(large, {"inbox": huge})) is not None
 
 
-def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
+def test_a_device_that_skips_jobs_claims_the_others_in_order(
     ledger: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
@@ -248,10 +246,10 @@ def test_a_device_that_leaves_some_takes_the_others_in_their_turn(
 
 
 @pytest.mark.parametrize("fit", [None, ClaimFilter(10, {"inbox": 20})], ids=["all", "what fits"])
-def test_a_claim_looks_at_no_more_jobs_when_more_wait(
+def test_a_claim_reads_no_more_rows_when_more_jobs_are_queued(
     tmp_path: Path, spec: Spec, make_drop: Callable[..., Drop], fit: ClaimFilter | None
 ) -> None:
-    """It once sorted all that waited."""
+    """SQLite once sorted all queued jobs."""
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
     ledger, steps = JobStore(database), Counter[str]()
 
@@ -271,10 +269,10 @@ def test_a_claim_looks_at_no_more_jobs_when_more_wait(
     assert 0 < steps["many wait"] < 2 * steps["few wait"]
 
 
-def test_a_claim_reads_little_of_the_index_of_what_waits(
+def test_a_claim_reads_few_pages_of_the_queue_index(
     database: Database, ledger: JobStore, enqueue: Enqueue
 ) -> None:
-    """PostgreSQL once read all of an index that has a column with one value in front."""
+    """PostgreSQL once read all of an index whose first column had one value."""
     if not database.shared:
         pytest.skip("SQLite's steps are counted above")
     enqueue("large.jpg", required_memory=20)
@@ -342,7 +340,9 @@ def test_nothing_is_claimed_while_paused_and_pause_is_durable(
     assert ledger.claim("me", 30) is not None
 
 
-def test_a_try_counts_and_waits_and_a_return_does_not(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_a_retry_counts_and_is_delayed_and_a_release_is_not(
+    ledger: JobStore, enqueue: Enqueue
+) -> None:
     enqueue()
     job = claim(ledger)
     assert ledger.release(job, "stopped")
@@ -361,7 +361,7 @@ def test_the_rung_outlives_the_attempt(ledger: JobStore, enqueue: Enqueue) -> No
     assert (again.rung, again.fallbacks) == (3, [STEP])
 
 
-# --- another host's
+# --- several hosts
 
 
 def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: JobStore, enqueue: Enqueue) -> None:
@@ -370,7 +370,7 @@ def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: JobStore, enqueue
     assert ledger.claim("me", 30, among=["other", "inbox"]) is not None
 
 
-def test_only_one_is_in_one_place_at_a_time(database: Database, url: str) -> None:
+def test_an_advisory_lock_has_one_holder(database: Database, url: str) -> None:
     other = Database(url) if database.shared else database
     with (
         database.advisory_lock("a") as mine,
@@ -384,17 +384,17 @@ def test_only_one_is_in_one_place_at_a_time(database: Database, url: str) -> Non
 
 
 def test_each_statement_is_planned_for_its_own_values(database: Database) -> None:
-    """A plan that the server keeps for all would read the whole history for one running job."""
+    """A generic plan would read the whole history for one running job."""
     if not database.shared:
         pytest.skip("SQLite looks at the values")
-    takeover = Recovery(database)
+    recovery = Recovery(database)
     for _ in range(10):
-        assert takeover.recover_departed("me") == []
+        assert recovery.recover_departed("me") == []
     with database.read() as db:
         assert db.exec_driver_sql("select count(*) from pg_prepared_statements").scalar() == 0
 
 
-def test_who_wants_to_may_wait_for_his_turn(database: Database, url: str) -> None:
+def test_an_advisory_lock_can_be_awaited(database: Database, url: str) -> None:
     other, order = Database(url) if database.shared else database, list[str]()
 
     def theirs() -> None:
@@ -414,7 +414,7 @@ def test_who_wants_to_may_wait_for_his_turn(database: Database, url: str) -> Non
 # --- endings
 
 
-def test_a_clip_past_the_fence_is_carried_on_never_undone(
+def test_a_clip_past_the_fence_is_published_never_undone(
     ledger: JobStore, database: Database, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
@@ -431,7 +431,7 @@ def test_a_clip_past_the_fence_is_carried_on_never_undone(
     assert finished.result == {"clip": "/o/cat.mp4"}
 
 
-def test_a_picture_is_unsettled_until_its_last_variant_ended(
+def test_archival_is_pending_once_the_last_variant_has_ended(
     ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     assert len(enqueue(variants=2)) == 2
@@ -445,7 +445,7 @@ def test_a_picture_is_unsettled_until_its_last_variant_ended(
     assert history.pending_archival() == []
 
 
-def test_a_long_history_is_not_read_for_the_pictures_still_to_be_put_away(
+def test_pending_archival_does_not_read_a_long_history(
     tmp_path: Path, make_drop: Callable[..., Drop]
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
@@ -463,7 +463,7 @@ def test_a_long_history_is_not_read_for_the_pictures_still_to_be_put_away(
     assert 0 < steps["long"] < 2 * steps["short"]
 
 
-def test_cancel_ends_a_waiting_job_and_asks_a_running_one(
+def test_cancel_ends_a_queued_job_and_signals_a_running_one(
     ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue("a.jpg")
@@ -491,7 +491,7 @@ def test_retry_restores_all_tries_but_only_with_the_picture(
     assert not ledger.retry(job.id, lambda _: "1")
 
 
-def test_history_tells_what_happened(
+def test_queries_return_events_and_outcomes(
     ledger: JobStore, history: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
@@ -513,7 +513,7 @@ def test_history_tells_what_happened(
 # --- the database itself
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_text("a letter to my mother, not a database" * 100)
     with pytest.raises(DatabaseUnusable, match=r"x\.sqlite"):
         Database(f"sqlite:///{tmp_path}/x.sqlite")
@@ -529,7 +529,7 @@ def test_an_unknown_engine_is_refused() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order: no job is lost, and none is done by two attempts."""
+    """In any order of transitions, no job is lost and none is done by two attempts."""
 
     url: str
     spec: Spec
@@ -542,9 +542,9 @@ class AnyOrder(RuleBasedStateMachine):
                 if table is not meta:
                     db.execute(table.delete())
         self.ledger = JobStore(self.database)
-        self.takeover = Recovery(self.database)
+        self.recovery = Recovery(self.database)
         self.history = JobQueries(self.database)
-        self.admitted = 0
+        self.enqueued = 0
         self.published: dict[int, int] = {}
         self.held: list[Job] = []
 
@@ -554,7 +554,7 @@ class AnyOrder(RuleBasedStateMachine):
     def drop(self, name: int, fingerprint: int, content: int) -> None:
         drop = Drop(inbox="i", path=f"{name}.jpg", fingerprint=str(fingerprint),
                     sha256=str(content), source={})  # fmt: skip
-        self.admitted += len(
+        self.enqueued += len(
             self.ledger.enqueue(drop, [self.spec], clip_name="x", rule="r", rules_digest="d")
         )
 
@@ -563,8 +563,8 @@ class AnyOrder(RuleBasedStateMachine):
         return self.ledger.claim(owner, lease)
 
     @rule(owner=st.sampled_from("ab"))
-    def take_over(self, owner: str) -> None:
-        self.takeover.recover_departed(owner)
+    def recover_departed(self, owner: str) -> None:
+        self.recovery.recover_departed(owner)
 
     @rule(attempt=attempts)
     def publish(self, attempt: Job | None) -> None:
@@ -576,7 +576,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(attempt=attempts, how=st.sampled_from(["fail", "retry_later", "release", "cancelled"]))
     def end(self, attempt: Job | None, how: str) -> None:
         if attempt:
-            args = ("why", 0.0) if how == "retry_later" else ("why",)
+            args = ("reason", 0.0) if how == "retry_later" else ("reason",)
             won = getattr(self.ledger, how)(attempt, *args)
             assert not (won and attempt.id in self.published)
 
@@ -590,15 +590,15 @@ class AnyOrder(RuleBasedStateMachine):
         if attempt:
             self.ledger.retry(attempt.id, lambda _: "1")
 
-    @precondition(lambda self: self.admitted)
+    @precondition(lambda self: self.enqueued)
     @rule(owner=st.sampled_from("ab"))
     def crash(self, owner: str) -> None:
-        self.takeover.recover(owner)
+        self.recovery.recover(owner)
 
     @invariant()
     def no_job_is_lost(self) -> None:
         counts = self.history.counts()
-        assert sum(counts.values()) == self.admitted
+        assert sum(counts.values()) == self.enqueued
         assert counts["done"] == len(self.published)
 
     def teardown(self) -> None:

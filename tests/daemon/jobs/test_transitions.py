@@ -1,4 +1,4 @@
-"""Changes: whatever the ledger does with a job, they lead from its first state to its present."""
+"""State changes: those of each job lead from its first state to its current one."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from daemon.jobs.transitions import Changes
 HOST = "host"
 
 
-def test_every_transition_is_told_from_the_state_before(
+def test_every_change_begins_at_the_state_before_it(
     database: Database,
     ledger: JobStore,
     history: JobQueries,
