@@ -24,7 +24,7 @@ from daemon.intake.submit import copy_in
 ON_DEVICE = ("encode", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"
 _TIMEOUT_SECONDS = 600.0
-_SETTINGS = "[[inbox]]\nsettle = 0.5\n"
+_SETTINGS = "[[inbox]]\nstability_delay = 0.5\n"
 _RULE = '[make]\nprompt = "camera panning right"\npreset = "{preset}"\n'
 
 

@@ -40,7 +40,7 @@ def test_a_daemon_that_ends_at_its_start_is_reported_with_its_log(tmp_path: Path
 @pytest.mark.slow
 def test_a_sandbox_stops_its_daemon_on_leaving(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as sandbox:
-        sandbox.settings("[[inbox]]\nsettle = 0.2\n")
+        sandbox.settings("[[inbox]]\nstability_delay = 0.2\n")
         sandbox.rule("90-default", '[make]\nprompt = "still"\npreset = "draft"\n')
         pid = sandbox.start().pid
         assert sandbox.is_ready()

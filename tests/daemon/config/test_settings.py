@@ -103,7 +103,7 @@ def test_an_unknown_variable_names_the_nearest(
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     said = mistakes(
         tmp_path,
-        'stop_grace = -1\n[http]\nlisten = "0.0.0.0:80"\n[[inbox]]\nafter = "burn"\n',
+        'stop_grace = -1\n[http]\nlisten = "0.0.0.0:80"\n[[inbox]]\non_success = "burn"\n',
     )
     assert len(said.splitlines()) == 3
     assert all(line.startswith(str(tmp_path)) for line in said.splitlines())
