@@ -15,8 +15,18 @@ def register_collectors(status: Status) -> None:
     services.metrics.watch_queue(services.queries)
     services.metrics.registry.register(GpuCollector())
     gauge = services.metrics.watch_gauge
-    gauge("i2vd_ready", "1 when /readyz says yes.", [], lambda: [([], not status.problems())])
-    gauge("i2vd_paused", "1 while claiming is paused.", [], lambda: [([], services.store.paused())])
+    gauge(
+        "i2vd_ready",
+        "1 if the daemon is ready (/readyz returns 200), else 0.",
+        [],
+        lambda: [([], not status.problems())],
+    )
+    gauge(
+        "i2vd_paused",
+        "1 if claiming is paused, else 0.",
+        [],
+        lambda: [([], services.store.paused())],
+    )
     gauge(
         "i2vd_storage_ok",
         "1 if the folders of an inbox and the state folder accept more output, else 0.",
@@ -28,13 +38,13 @@ def register_collectors(status: Status) -> None:
     )
     gauge(
         "i2vd_queue_eta_seconds",
-        "Seconds until the whole queue is done; absent before the first clip was made.",
+        "Estimated seconds until the whole queue is done; absent before the first clip.",
         [],
         lambda: [([], eta) for eta in [status.queue_eta()] if eta is not None],
     )
     gauge(
         "i2vd_host_state",
-        "1 for the state that a host of this queue is in, 0 for the others.",
+        "1 for the current state of a host of this queue, 0 for the other states.",
         ["host", "state"],
         lambda: [
             ([host.name, state], host.state == state)
@@ -44,7 +54,7 @@ def register_collectors(status: Status) -> None:
     )
     gauge(
         "i2vd_inbox_available",
-        "1 when the inbox can be read.",
+        "1 if the inbox can be read, else 0.",
         ["inbox"],
         lambda: [([w.inbox.name], not w.unavailable) for w in status.watchers],
     )
@@ -56,19 +66,19 @@ def register_collectors(status: Status) -> None:
     )
     gauge(
         "i2vd_inbox_unmatched",
-        "Pictures that lie in the inbox because no rule takes them.",
+        "Pictures that stay in the inbox because no rule matches them.",
         ["inbox"],
         lambda: [([w.inbox.name], len(w.unmatched)) for w in status.watchers],
     )
     gauge(
         "i2vd_scan_seconds",
-        "Seconds that the last scan of an inbox took.",
+        "Duration of the last scan of an inbox in seconds.",
         ["inbox"],
         lambda: [([w.inbox.name], w.scan_seconds) for w in status.watchers],
     )
     gauge(
         "i2vd_free_bytes",
-        "Bytes free where a folder lies.",
+        "Free bytes on the file system of a folder.",
         ["inbox", "folder"],
         lambda: _free_bytes(services.settings),
     )

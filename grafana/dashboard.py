@@ -1,7 +1,7 @@
-"""Makes dashboard.json: `python grafana/dashboard.py > grafana/dashboard.json`.
+"""Source of dashboard.json: `python grafana/dashboard.py > grafana/dashboard.json`.
 
-Written with Grafana's own builders, so that a misspelt option is an error here and not an empty
-panel there. Every panel asks the job and the instance chosen above the board.
+Uses Grafana's own builders, so that a misspelt option is an error here and not an empty panel
+there. Every panel selects the job and the instance chosen above the dashboard.
 """
 
 import sys
@@ -37,32 +37,32 @@ EIGHTH = 3
 
 
 def of(metric: str, window: str = "", **labels: str) -> str:
-    """A selector of a metric for the chosen job and instance; a label's value is a pattern."""
-    chosen_ones = {"job": "$job", "instance": "$instance"} | labels
-    inside = ", ".join(f'{label}=~"{value}"' for label, value in chosen_ones.items())
+    """Return a selector of a metric for the chosen job and instance; label values are patterns."""
+    matchers = {"job": "$job", "instance": "$instance"} | labels
+    inside = ", ".join(f'{label}=~"{value}"' for label, value in matchers.items())
     return f"{metric}{{{inside}}}" + (f"[{window}]" if window else "")
 
 
 def in_a_day(state: str) -> str:
-    """Jobs that came to a state within 24 hours; those of a daemon younger than that count too."""
+    """Return the jobs that reached a state within 24 hours, also on a daemon younger than that."""
     now = of("i2vd_jobs", state=state)
     return f"clamp_min(sum({now} - ({now} offset 24h or {now} * 0)), 0)"
 
 
 def quantile(q: float, metric: str, *by: str) -> str:
-    """Over the last hour, for clips come seldom."""
+    """Return a quantile of the last hour; a shorter window would hold too few clips."""
     labels = ", ".join(("le", *by))
     return f"histogram_quantile({q}, sum by ({labels}) (rate({of(metric + '_bucket', '1h')})))"
 
 
 def query(expr: str, legend: str = "", *, instant: bool = False) -> Dataquery:
-    """A question to Prometheus; `legend` may hold {{labels}}."""
-    asked = Dataquery().expr(expr).legend_format(legend or "__auto")
-    return asked.instant() if instant else asked.range()
+    """Return a Prometheus query; `legend` may contain {{labels}}."""
+    target = Dataquery().expr(expr).legend_format(legend or "__auto")
+    return target.instant() if instant else target.range()
 
 
 def steps(*levels: tuple[float | None, str]) -> ThresholdsConfig:
-    """Colours from each level on; the first level is None, the bottom."""
+    """Return colour thresholds; the first level is None, the lower end."""
     return (
         ThresholdsConfig()
         .mode(ThresholdsMode.ABSOLUTE)
@@ -71,13 +71,13 @@ def steps(*levels: tuple[float | None, str]) -> ThresholdsConfig:
 
 
 def number(
-    title: str, says: str, expr: str, unit: str, *levels: tuple[float | None, str]
+    title: str, description: str, expr: str, unit: str, *levels: tuple[float | None, str]
 ) -> stat.Panel:
-    """One figure in large type. "no data" stays apart from 0."""
+    """Return a panel with one number; a missing value is shown as "no data", not as 0."""
     return (
         stat.Panel()
         .title(title)
-        .description(says)
+        .description(description)
         .unit(unit)
         .datasource(SOURCE)
         .with_target(query(expr, instant=True).ref_id("A"))
@@ -91,8 +91,8 @@ def number(
     )
 
 
-def words(panel: stat.Panel, zero: str, one: str) -> stat.Panel:
-    """Say words instead of 0 and 1."""
+def map_values(panel: stat.Panel, zero: str, one: str) -> stat.Panel:
+    """Show texts instead of 0 and 1."""
     return panel.mappings(
         [
             ValueMap(
@@ -106,13 +106,18 @@ def words(panel: stat.Panel, zero: str, one: str) -> stat.Panel:
 
 
 def graph(
-    title: str, says: str, unit: str, *queries: Dataquery, span: int = THIRD, stacked: bool = False
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Dataquery,
+    span: int = THIRD,
+    stacked: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time; stacked ones are filled."""
+    """Return a panel with lines over time; stacked ones are filled."""
     panel = (
         timeseries.Panel()
         .title(title)
-        .description(says)
+        .description(description)
         .unit(unit)
         .datasource(SOURCE)
         .min(0)
@@ -134,11 +139,11 @@ def graph(
     return panel
 
 
-def glance() -> list[stat.Panel]:
-    """What one reads in five seconds."""
+def overview_panels() -> list[stat.Panel]:
+    """Return the first row, which can be read in five seconds."""
     ready = number(
         "Ready",
-        "Pictures are taken and clips can be made, on every instance. /readyz says why not.",
+        "Every instance accepts pictures and can make clips. /readyz gives the reason if not.",
         f"min({of('i2vd_ready')})",
         units.NoUnit,
         (None, RED),
@@ -146,24 +151,24 @@ def glance() -> list[stat.Panel]:
     )
     paused = number(
         "Claiming",
-        "Whether somebody has said `i2vd pause`.",
+        "Claiming is paused after `i2vd pause`.",
         f"max({of('i2vd_paused')})",
         units.NoUnit,
         (None, GREEN),
         (1, ORANGE),
     )
     return [
-        words(ready, "not ready", "ready"),
-        words(paused, "working", "paused"),
+        map_values(ready, "not ready", "ready"),
+        map_values(paused, "working", "paused"),
         number(
-            "Waiting",
+            "Queued",
             "Jobs in the queue.",
             f"sum({of('i2vd_jobs', state='queued')})",
             units.Short,
         ),
         number(
-            "Oldest waits",
-            "For how long the oldest job in the queue has waited.",
+            "Oldest queued job",
+            "Age of the oldest job in the queue.",
             f"max({of('i2vd_queue_oldest_seconds')})",
             units.Seconds,
             (None, GREEN),
@@ -171,15 +176,14 @@ def glance() -> list[stat.Panel]:
             (7200, RED),
         ),
         number(
-            "All done in",
-            "When the whole queue will be done, at the pace of the last clips; no data before the "
-            "first clip.",
+            "Queue ETA",
+            "Estimated time until the whole queue is done; no data before the first clip.",
             f"max({of('i2vd_queue_eta_seconds')})",
             units.Seconds,
         ),
         number(
-            "In hand",
-            "Jobs that are being made or published now.",
+            "Running",
+            "Jobs that are running or being published.",
             f"sum({of('i2vd_jobs', state='running|publishing')})",
             units.Short,
         ),
@@ -192,7 +196,7 @@ def glance() -> list[stat.Panel]:
         ),
         number(
             "Failed in 24 h",
-            "Jobs and pictures given up within a day; `i2vd jobs --state failed` says why.",
+            "Failed jobs and rejected pictures of one day; see `i2vd jobs --state failed`.",
             in_a_day("failed"),
             units.Short,
             (None, GREEN),
@@ -202,28 +206,28 @@ def glance() -> list[stat.Panel]:
     ]
 
 
-def throughput() -> list[timeseries.Panel]:
-    """How much, and how fast."""
+def throughput_panels() -> list[timeseries.Panel]:
+    """Return the panels of throughput and time."""
     finished = of("i2vd_jobs_finished_total", "$__rate_interval")
     done = of("i2vd_jobs_finished_total", "$__rate_interval", outcome="done")
     return [
         graph(
             "Clips an hour",
-            "Pace of finished clips, by preset.",
+            "Rate of finished clips, by preset.",
             units.Short,
             query(f"3600 * sum by (preset) (rate({done}))", "{{preset}}"),
             stacked=True,
         ),
         graph(
             "Ended jobs an hour",
-            "Pace of ended jobs, by outcome.",
+            "Rate of ended jobs, by outcome.",
             units.Short,
             query(f"3600 * sum by (outcome) (rate({finished}))", "{{outcome}}"),
             stacked=True,
         ),
         graph(
             "Jobs by state",
-            "What the ledger holds and has not ended.",
+            "Jobs in the queue that have not ended.",
             units.Short,
             query(
                 f"sum by (state) ({of('i2vd_jobs', state='queued|running|publishing')})",
@@ -233,11 +237,11 @@ def throughput() -> list[timeseries.Panel]:
         ),
         graph(
             "From arrival to clip",
-            "Seconds from a picture's arrival to its clip, waiting included, by preset; half and "
-            "nine tenths of the clips of the last hour took less.",
+            "Seconds from a picture's arrival to its clip, including the wait, by preset: median "
+            "and 90th percentile of the last hour.",
             units.Seconds,
-            query(quantile(0.5, "i2vd_clip_seconds", "preset"), "half, {{preset}}"),
-            query(quantile(0.9, "i2vd_clip_seconds", "preset"), "nine tenths, {{preset}}"),
+            query(quantile(0.5, "i2vd_clip_seconds", "preset"), "median, {{preset}}"),
+            query(quantile(0.9, "i2vd_clip_seconds", "preset"), "90th percentile, {{preset}}"),
         ),
         graph(
             "Seconds by stage",
@@ -252,7 +256,7 @@ def throughput() -> list[timeseries.Panel]:
         ),
         graph(
             "Denoising steps a second",
-            "The GPU's real pace; 0 while nothing is made.",
+            "Denoising speed of each instance; 0 while no job runs.",
             units.Short,
             query(
                 f"sum by (instance) (rate({of('i2vd_denoising_steps_total', '$__rate_interval')}))",
@@ -274,19 +278,19 @@ def throughput() -> list[timeseries.Panel]:
     ]
 
 
-def memory() -> list[timeseries.Panel]:
-    """The ladder, and what goes wrong in making."""
+def memory_panels() -> list[timeseries.Panel]:
+    """Return the panels of memory, fallbacks, faults and clip quality."""
     return [
         graph(
             "Out of memory",
-            "Steps down the ladder in an hour, by the mode that had no room.",
+            "Fallbacks to the next rung in an hour, by the memory mode that did not fit.",
             units.Short,
             query(f"sum by (mode) (increase({of('i2vd_fallbacks_total', '1h')}))", "{{mode}}"),
             query(f"sum(increase({of('i2vd_clips_degraded_total', '1h')}))", "clips made smaller"),
         ),
         graph(
             "Peak memory",
-            "Most device memory that the last clip of a preset reserved.",
+            "Peak device memory that the last clip of a preset reserved.",
             units.BytesIEC,
             query(f"max by (preset) ({of('i2vd_peak_memory_bytes')})", "{{preset}}"),
         ),
@@ -319,11 +323,11 @@ def memory() -> list[timeseries.Panel]:
         ),
         graph(
             "Motion of clips",
-            "Mean difference of a pixel to the first frame, of 255; a tenth of the clips of the "
+            "Mean pixel difference to the first frame, of 255. A tenth of the clips of the "
             "last hour moved less. The quality check rejects clips below its limit.",
             units.Short,
-            query(quantile(0.1, "i2vd_clip_motion_levels"), "a tenth"),
-            query(quantile(0.5, "i2vd_clip_motion_levels"), "half"),
+            query(quantile(0.1, "i2vd_clip_motion_levels"), "10th percentile"),
+            query(quantile(0.5, "i2vd_clip_motion_levels"), "median"),
             span=HALF,
         ),
         graph(
@@ -331,15 +335,15 @@ def memory() -> list[timeseries.Panel]:
             "Of the first frame to the picture, 1 is equal. A tenth of the clips of the last hour "
             "were below the lower line. The quality check rejects clips below its limit.",
             units.Short,
-            query(quantile(0.1, "i2vd_clip_similarity"), "a tenth"),
-            query(quantile(0.5, "i2vd_clip_similarity"), "half"),
+            query(quantile(0.1, "i2vd_clip_similarity"), "10th percentile"),
+            query(quantile(0.5, "i2vd_clip_similarity"), "median"),
             span=HALF,
         ),
     ]
 
 
-def gpu() -> list[timeseries.Panel]:
-    """The cards, as their driver sees them; no data on a host without one."""
+def gpu_panels() -> list[timeseries.Panel]:
+    """Return the panels of the GPUs; "no data" on a host without one."""
 
     def each(metric: str) -> Dataquery:
         return query(f"max by (instance, gpu) ({of(metric)})", "{{instance}} GPU {{gpu}}")
@@ -347,33 +351,33 @@ def gpu() -> list[timeseries.Panel]:
     return [
         graph(
             "GPU memory in use",
-            "By any process on the card, against what the card has.",
+            "Memory used by all processes on the card, and its total memory.",
             units.BytesIEC,
             each("i2vd_gpu_memory_used_bytes"),
-            query(f"max by (instance, gpu) ({of('i2vd_gpu_memory_total_bytes')})", "all of it"),
+            query(f"max by (instance, gpu) ({of('i2vd_gpu_memory_total_bytes')})", "total"),
         ),
         graph(
-            "GPU at work",
-            "Share of the time in which a card computes.",
+            "GPU utilization",
+            "Share of the time in which a card is busy.",
             units.PercentUnit,
             each("i2vd_gpu_utilization_ratio"),
         ),
         graph(
             "GPUs that answer",
-            "1 while a card answers, 0 when it was there and does not.",
+            "1 if a card answers, 0 if it was found at the start and does not.",
             units.NoUnit,
             each("i2vd_gpu_up"),
         ),
         graph(
             "GPU temperature",
-            "Of the chip. Most cards slow down from about 85 degrees on.",
+            "Temperature of the chip. Most cards throttle from about 85 degrees on.",
             units.Celsius,
             each("i2vd_gpu_temperature_celsius"),
             span=HALF,
         ),
         graph(
             "GPU power",
-            "Electrical power that a card draws.",
+            "Power draw of a card.",
             units.Watt,
             each("i2vd_gpu_power_watts"),
             span=HALF,
@@ -381,12 +385,12 @@ def gpu() -> list[timeseries.Panel]:
     ]
 
 
-def intake() -> list[timeseries.Panel]:
-    """What comes in, and what does not get further."""
+def intake_panels() -> list[timeseries.Panel]:
+    """Return the panels of the inboxes and of rejected or unmatched pictures."""
     return [
         graph(
-            "Pictures put aside",
-            "Rejected in an hour, by reason: unreadable, or a sidecar that is wrong.",
+            "Rejected pictures",
+            "Pictures rejected in an hour, by reason: unreadable, or an invalid override file.",
             units.Short,
             query(
                 f"sum by (reason) (increase({of('i2vd_pictures_rejected_total', '1h')}))",
@@ -395,19 +399,19 @@ def intake() -> list[timeseries.Panel]:
         ),
         graph(
             "Pictures without a rule",
-            "They lie in the inbox because no rule takes them.",
+            "Pictures that stay in the inbox because no rule matches them.",
             units.Short,
             query(f"sum by (inbox) ({of('i2vd_inbox_unmatched')})", "{{inbox}}"),
         ),
         graph(
-            "Scan",
-            "Seconds that the last look at an inbox took.",
+            "Scan time",
+            "Duration of the last scan of an inbox.",
             units.Seconds,
             query(f"max by (inbox) ({of('i2vd_scan_seconds')})", "{{inbox}}"),
         ),
         graph(
-            "Inbox there",
-            "1 while the inbox can be read.",
+            "Inbox available",
+            "1 if the inbox can be read.",
             units.NoUnit,
             query(f"min by (inbox) ({of('i2vd_inbox_available')})", "{{inbox}}"),
             span=HALF,
@@ -422,12 +426,12 @@ def intake() -> list[timeseries.Panel]:
     ]
 
 
-def house() -> list[timeseries.Panel | stat.Panel]:
-    """Space, rules, version, hosts."""
+def system_panels() -> list[timeseries.Panel | stat.Panel]:
+    """Return the panels of disk space, rules, versions and hosts."""
     reloaded = number(
         "Rules",
-        "Whether the last reload of every inbox's rules succeeded; if not, the last good set is "
-        "in force.",
+        "Result of the last reload of every inbox's rules. After a failure the last valid rules "
+        "stay in force.",
         f"min({of('i2vd_rules_last_reload_successful')})",
         units.NoUnit,
         (None, RED),
@@ -436,15 +440,15 @@ def house() -> list[timeseries.Panel | stat.Panel]:
     return [
         graph(
             "Free space",
-            "Bytes free where each folder lies.",
+            "Free bytes on the file system of each folder.",
             units.BytesIEC,
             query(f"min by (inbox, folder) ({of('i2vd_free_bytes')})", "{{inbox}} {{folder}}"),
             span=HALF,
         ),
-        words(reloaded, "mistakes", "in force").span(4).height(HEIGHT),
+        map_values(reloaded, "rejected", "in force").span(4).height(HEIGHT),
         number(
             "Age of the rules",
-            "Since the last successful reload of any inbox's rules.",
+            "Time since the last successful reload of any inbox's rules.",
             f"time() - max({of('i2vd_rules_last_reload_success_timestamp_seconds')})",
             units.Seconds,
         )
@@ -452,7 +456,7 @@ def house() -> list[timeseries.Panel | stat.Panel]:
         .height(HEIGHT),
         number(
             "Version",
-            "Instances by the version that they run.",
+            "Number of instances by version.",
             f"count by (version) ({of('i2vd_build_info')})",
             units.Short,
         )
@@ -461,7 +465,7 @@ def house() -> list[timeseries.Panel | stat.Panel]:
         .height(HEIGHT),
         graph(
             "Hosts",
-            "Hosts that work on one queue, by state; a drained one may be stopped.",
+            "Hosts that share the queue, by state; a drained one may be stopped.",
             units.Short,
             query(
                 f"max by (state) (sum by (instance, state) ({of('i2vd_host_state')}))",
@@ -473,13 +477,13 @@ def house() -> list[timeseries.Panel | stat.Panel]:
     ]
 
 
-def chosen(label: str, among: str) -> QueryVariable:
-    """A label's values to choose from, all at first."""
+def variable(label: str, metric: str) -> QueryVariable:
+    """Return a variable with the label's values in a metric; all are selected at first."""
     return (
         QueryVariable(label)
         .label(label.capitalize())
         .datasource(SOURCE)
-        .query(f"label_values({among}, {label})")
+        .query(f"label_values({metric}, {label})")
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_ASC)
         .multi(True)
@@ -489,11 +493,11 @@ def chosen(label: str, among: str) -> QueryVariable:
 
 
 def board() -> Dashboard:
-    """The whole board."""
+    """Return the whole dashboard."""
     built = (
         Dashboard("i2vd")
         .uid("i2vd")
-        .description("Pictures into short videos: is it working, how much waits, what failed.")
+        .description("i2vd turns pictures into short clips: readiness, queue, throughput, faults.")
         .tags(["i2vd"])
         .refresh("30s")
         .time("now-24h", "now")
@@ -501,28 +505,28 @@ def board() -> Dashboard:
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .readonly()
         .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(chosen("job", "i2vd_build_info"))
-        .with_variable(chosen("instance", 'i2vd_build_info{job=~"$job"}'))
+        .with_variable(variable("job", "i2vd_build_info"))
+        .with_variable(variable("instance", 'i2vd_build_info{job=~"$job"}'))
     )
-    number_of = 0
+    last_id = 0
     for title, panels in (
-        ("At a glance", glance()),
-        ("Throughput and time", throughput()),
-        ("Memory and faults", memory()),
-        ("GPU", gpu()),
-        ("Intake", intake()),
-        ("House", house()),
+        ("Overview", overview_panels()),
+        ("Throughput and time", throughput_panels()),
+        ("Memory and faults", memory_panels()),
+        ("GPU", gpu_panels()),
+        ("Intake", intake_panels()),
+        ("System", system_panels()),
     ):
-        number_of += 1
-        built = built.with_row(Row(title).id(number_of))
+        last_id += 1
+        built = built.with_row(Row(title).id(last_id))
         for panel in panels:
-            number_of += 1
-            built = built.with_panel(panel.id(number_of))
+            last_id += 1
+            built = built.with_panel(panel.id(last_id))
     return built
 
 
 def as_json() -> str:
-    """The text of dashboard.json."""
+    """Return the text of dashboard.json."""
     return JSONEncoder(sort_keys=True, indent=2).encode(board().build()) + "\n"
 
 

@@ -1,8 +1,9 @@
-"""Draws the board with what a Prometheus knows: what Grafana will show, without a Grafana.
+"""Picture of the dashboard, drawn from a Prometheus without a Grafana.
 
     python grafana/picture.py http://127.0.0.1:9090 --minutes 15 board.png
 
-Every panel of dashboard.json is asked as Grafana asks it, and drawn at its place by matplotlib.
+Runs the queries of every panel of dashboard.json as Grafana does, and draws each panel at its place
+with matplotlib.
 """
 
 import argparse
@@ -36,7 +37,7 @@ SCALES = {
 
 
 class Series(NamedTuple):
-    """One line: its name, times in seconds since 1970, values."""
+    """One line of a graph: its name, times in seconds since 1970, and values."""
 
     name: str
     times: list[float]
@@ -44,15 +45,15 @@ class Series(NamedTuple):
 
 
 def filled(expr: str, window: str) -> str:
-    """A panel's query with a value for each of the board's variables."""
-    chosen = {"$__rate_interval": window, "$job": ".*", "$instance": ".*"}
-    for variable, value in chosen.items():
+    """Return a panel's query with a value for each of the dashboard's variables."""
+    values = {"$__rate_interval": window, "$job": ".*", "$instance": ".*"}
+    for variable, value in values.items():
         expr = expr.replace(variable, value)
     return expr
 
 
 class Prometheus:
-    """Questions to one Prometheus. `minutes` back from now; rates over `window`."""
+    """Client of one Prometheus, for the last `minutes`; rates use `window`."""
 
     def __init__(self, url: str, minutes: float, window: str) -> None:
         self._http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
@@ -61,7 +62,7 @@ class Prometheus:
         self.start = self.end - 60 * minutes
 
     def lines(self, target: dict[str, Any]) -> list[Series]:
-        """What one query of a panel gives over the time. Raises httpx2.HTTPStatusError."""
+        """Run one query of a panel over the time range. Raises httpx2.HTTPStatusError."""
         step = max(1.0, (self.end - self.start) / POINTS)
         answer = self._http.get(
             "/api/v1/query_range",
@@ -72,7 +73,7 @@ class Prometheus:
                 "step": step,
             },
         ).raise_for_status()
-        every = [
+        series = [
             Series(
                 _legend(target["legendFormat"], each["metric"]),
                 [float(at) for at, _ in each["values"]],
@@ -80,7 +81,7 @@ class Prometheus:
             )
             for each in answer.json()["data"]["result"]
         ]
-        return [line for line in every if any(map(math.isfinite, line.values))]
+        return [line for line in series if any(map(math.isfinite, line.values))]
 
 
 def _legend(pattern: str, labels: dict[str, str]) -> str:
@@ -89,15 +90,15 @@ def _legend(pattern: str, labels: dict[str, str]) -> str:
     return re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), pattern).strip()
 
 
-def told(value: float, unit: str) -> str:
-    """A value in its unit, short, as Grafana writes it."""
+def format_value(value: float, unit: str) -> str:
+    """Format a value in its unit, short, as Grafana does."""
     scale = SCALES.get(unit, [(1, "")])
     factor, sign = next((each for each in scale if abs(value) >= each[0]), scale[-1])
     return f"{value / factor:.3g}{sign}"
 
 
 def draw_board(prometheus: Prometheus) -> Figure:
-    """The whole board, a panel at its place of the grid."""
+    """Draw the whole dashboard, each panel at its place in the grid."""
     mpl.rcParams.update({"font.size": 7, "text.color": WORDS, "axes.labelcolor": WORDS})
     rows = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in BOARD["panels"])
     figure = pyplot.figure(figsize=(14, rows * 0.24), facecolor=BACKGROUND)
@@ -133,8 +134,8 @@ def _draw_number(axes: Axes, panel: dict[str, Any], series: list[Series]) -> Non
     steps = look["thresholds"]["steps"]
     colour = [s["color"] for s in steps if s["value"] is None or value >= s["value"]][-1]
     axes.set_facecolor(COLOURS[colour])
-    words = {k: v["text"] for m in look.get("mappings", []) for k, v in m["options"].items()}
-    text = words.get(f"{value:.0f}", told(value, look["unit"]))
+    texts = {k: v["text"] for m in look.get("mappings", []) for k, v in m["options"].items()}
+    text = texts.get(f"{value:.0f}", format_value(value, look["unit"]))
     if panel["options"].get("textMode") == "value_and_name":
         text = f"{series[0].name}: {text}"
     axes.text(0.5, 0.5, text, ha="center", va="center", size=13, weight="bold", color="white")
@@ -144,7 +145,9 @@ def _draw_graph(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None
     look = panel["fieldConfig"]["defaults"]
     axes.grid(color=GRID, linewidth=0.5)
     axes.tick_params(colors=WORDS, labelsize=6, length=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value, look["unit"])))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: format_value(value, look["unit"]))
+    )
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda at, _: time.strftime("%H:%M", time.localtime(at)))
     )
@@ -161,18 +164,18 @@ def _draw_graph(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None
 
 
 def main() -> None:
-    """Draw the board of a Prometheus into a file."""
+    """Draw the dashboard of a Prometheus into a PNG file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prometheus", help="URL")
     parser.add_argument("picture", type=Path, help="the PNG to write")
     parser.add_argument("--minutes", type=float, default=60.0, help="how far back")
     parser.add_argument(
-        "--window", default="5m", help="of the rates; four scrape intervals or more"
+        "--window", default="5m", help="range of the rates; at least four scrape intervals"
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     mpl.use("agg")
-    figure = draw_board(Prometheus(given.prometheus, given.minutes, given.window))
-    figure.savefig(given.picture, dpi=110, facecolor=BACKGROUND)
+    figure = draw_board(Prometheus(args.prometheus, args.minutes, args.window))
+    figure.savefig(args.picture, dpi=110, facecolor=BACKGROUND)
 
 
 if __name__ == "__main__":

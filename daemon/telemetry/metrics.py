@@ -56,7 +56,7 @@ class Metrics:
         self.build = Gauge("i2vd_build_info", "Version of i2vd; always 1.", ["version"], registry=r)
         self.rules_ok = Gauge(
             "i2vd_rules_last_reload_successful",
-            "1 when the last reload of an inbox's rules succeeded.",
+            "1 if the last reload of an inbox's rules succeeded, else 0.",
             ["inbox"],
             registry=r,
         )
@@ -103,7 +103,7 @@ class Metrics:
         self.steps = Counter("i2vd_denoising_steps_total", "Denoising steps done.", registry=r)
         self.motion = Histogram(
             "i2vd_clip_motion_levels",
-            "Motion of clips: mean difference of a pixel to the first frame, of 255.",
+            "Motion of clips: mean pixel difference to the first frame, of 255.",
             buckets=_MOTION,
             registry=r,
         )
@@ -118,16 +118,16 @@ class Metrics:
         r = self.registry
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
-            "Steps down the ladder, by the rung's mode and the stage; forecast: untried.",
+            "Fallbacks to the next rung, by memory mode and stage; forecast: skipped untried.",
             ["mode", "stage"],
             registry=r,
         )
         self.degraded = Counter(
-            "i2vd_clips_degraded_total", "Clips smaller or shorter than asked.", registry=r
+            "i2vd_clips_degraded_total", "Clips smaller or shorter than requested.", registry=r
         )
         self.peak_memory = Gauge(
             "i2vd_peak_memory_bytes",
-            "Most device memory that the last clip of a preset reserved.",
+            "Peak device memory that the last clip of a preset reserved.",
             ["preset"],
             registry=r,
         )
@@ -153,11 +153,11 @@ class Metrics:
             registry=r,
         )
         self.retries = Counter(
-            "i2vd_retries_total", "Failed attempts that will be tried again.", registry=r
+            "i2vd_retries_total", "Failed attempts whose job was requeued for a retry.", registry=r
         )
         self.rejected = Counter(
             "i2vd_pictures_rejected_total",
-            "Pictures put aside at intake, by reason.",
+            "Pictures rejected at intake, by reason.",
             ["reason"],
             registry=r,
         )
@@ -234,7 +234,9 @@ class _QueueCollector(Collector):
         return [states, finished, oldest]
 
     def _states(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily("i2vd_jobs", "Jobs in the ledger, by state.", labels=["state"])
+        return GaugeMetricFamily(
+            "i2vd_jobs", "Jobs in the queue's database, by state.", labels=["state"]
+        )
 
     def _finished(self) -> CounterMetricFamily:
         return CounterMetricFamily(
@@ -245,7 +247,8 @@ class _QueueCollector(Collector):
 
     def _oldest(self) -> GaugeMetricFamily:
         return GaugeMetricFamily(
-            "i2vd_queue_oldest_seconds", "Age of the oldest queued job; 0 when none waits."
+            "i2vd_queue_oldest_seconds",
+            "Age of the oldest queued job in seconds; 0 if none is queued.",
         )
 
 

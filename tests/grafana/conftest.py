@@ -1,4 +1,4 @@
-"""A real daemon that has made clips, scraped by a real Prometheus with our configuration."""
+"""A real daemon that has made clips, scraped by a real Prometheus with i2vd's configuration."""
 
 import subprocess
 import time
@@ -18,7 +18,7 @@ GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus"]:
-    """Watches a daemon that made three clips and put a picture aside, and still does."""
+    """Scrape a daemon that has made three clips and rejected a picture."""
     studio = Studio(tmp_path_factory.mktemp("grafana") / "studio")
     server = Prometheus(studio.root / "prometheus", studio.port)
     try:
@@ -40,12 +40,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus
 
 @pytest.fixture(scope="session")
 def scrape(prometheus: "Prometheus") -> str:
-    """What /metrics of that daemon says."""
+    """Return the text of that daemon's /metrics."""
     return prometheus.scrape
 
 
 class Prometheus:
-    """A server of Debian's package on prometheus.yml, but for the port and a faster pace."""
+    """Server of Debian's package with prometheus.yml, another port and a shorter interval."""
 
     def __init__(self, folder: Path, target: int) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -83,7 +83,7 @@ class Prometheus:
             self._process.wait()
 
     def ask(self, expr: str) -> list[dict[str, Any]]:
-        """The present answer to a query: series with labels and value."""
+        """Return the current result of a query: series with labels and value."""
         answer = httpx2.get(f"{self.url}/api/v1/query", params={"query": expr}, trust_env=False)
         assert answer.status_code == 200, f"{expr}: {answer.text}"
         return list(answer.json()["data"]["result"])

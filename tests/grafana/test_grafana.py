@@ -1,4 +1,4 @@
-"""What we ship for Prometheus and Grafana, held against promtool and a real daemon's metrics."""
+"""The files for Prometheus and Grafana, checked with promtool and a real daemon's metrics."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def panels():
 
 
 def expressions() -> dict[str, str]:
-    """Every query of the board and of the alerts, by where it stands."""
+    """Return every query of the dashboard and of the alerts, by its place."""
     found = {
         f"panel {panel['title']!r} {target['refId']}": target["expr"]
         for panel in panels()
@@ -67,7 +67,7 @@ def expressions() -> dict[str, str]:
 
 
 def families(scrape: str) -> dict[str, Metric]:
-    """Our metrics by name, as Prometheus calls them; counters with their _total."""
+    """Return i2vd's metrics by name, as Prometheus names them; counters with their _total."""
     found = {family.name: family for family in GpuCollector().describe()}
     for family in text_string_to_metric_families(scrape):
         if family.name.startswith("i2vd_") and not family.name.endswith("_created"):
@@ -77,7 +77,7 @@ def families(scrape: str) -> dict[str, Metric]:
 
 
 def series(scrape: str) -> set[str]:
-    """The names that may stand in a query."""
+    """Return the series names that a query can use."""
     names = set()
     for name, family in families(scrape).items():
         endings = ("_bucket", "_sum", "_count") if family.type == "histogram" else ("",)
@@ -118,7 +118,7 @@ def test_a_real_scrape_is_clean(scrape):
 
 
 def test_no_picture_adds_a_label(scrape):
-    """Whatever is dropped: labels are presets, rules, inboxes, stages, and words of our own."""
+    """Labels are presets, rules, inboxes, stages and fixed names, never names of pictures."""
     labels = {
         value
         for family in text_string_to_metric_families(scrape)
