@@ -36,7 +36,7 @@ def run(config: Config = None) -> None:
         if settings.queue.url is None and (refusal := queue_refusal(settings.state)):
             fail(Exit.MISTAKE, refusal)
         for created in create_folders(settings):
-            log.info("folder created", path=str(created))
+            log.info("path created", path=str(created))
         with Lock(settings.state):
             daemon = open_app(settings)
             asyncio.run(daemon.run())

@@ -18,12 +18,12 @@ MISTAKE, NO_DAEMON, BUSY = 2, 3, 4
 def test_run_in_an_empty_folder_makes_what_it_needs_and_says_so(studio_in: Open) -> None:
     studio = studio_in(bare=True).start()
     lines = studio.log()
-    said = {line["path"] for line in lines if line["event"] == "made"}
+    said = {line["path"] for line in lines if line["event"] == "path created"}
     for folder in (studio.inbox, studio.outbox, studio.archive, studio.failed, studio.rules):
         assert folder.is_dir()
         assert str(folder) in said
     assert str(studio.rules / "90-default.toml") in said
-    assert any("no settings file" in line["event"] for line in lines)
+    assert any("settings file missing" in line["event"] for line in lines)
     studio.post("/api/pause")
     studio.drop("cat.png", picture(1))
     studio.until_state("cat.png", "queued")
