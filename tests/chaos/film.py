@@ -1,4 +1,4 @@
-"""A real, small MP4 for the stand-in worker to leave."""
+"""A small, real MP4, which the stand-in worker returns."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def film(path: Path) -> Path:
-    """Eight grey frames of 48x48 pixels."""
+    """Write eight grey frames of 48x48 pixels."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8)
         stream.width = stream.height = 48

@@ -1,14 +1,13 @@
 """Chaos on several hosts: `python -m tests.chaos --hosts 3 --rounds N --seed S`.
 
-They share one folder and one PostgreSQL. Each round drops pictures and, while one is being made,
-takes its host away: killed, made to stand still, or cut off from the database (each host has a
-network namespace, where that is allowed) for longer than the lease; or the database is restarted
-under load. Then all is mended, and the folders are compared with the books. How long it took
-until another host had the job is measured.
+They share one folder and one PostgreSQL. Each round submits pictures and injects a fault into the
+host that runs one: the host is killed, stopped, or cut off from the database for longer than the
+lease (if network namespaces are allowed), or the database is restarted under load. Then the fault
+is repaired, and the folders are audited. The time until another host has the job is measured.
 
-`--sweep`: the first host is alone with a picture, and killed before each system call in turn; then
-the others wake, and do the rest without it. With `--blow` it stands still after each instead, until
-the others have done the rest, or goes on while it is cut off or the database is restarted.
+`--sweep`: while the others are stopped, the first host is killed before each system call in turn;
+then the others continue without it. With another `--fault` the host is stopped after each call
+instead, until the others have finished, or continues cut off or while the database restarts.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.cli.sandbox import SandboxFailed
-from tests.chaos.drops import Drops, at_rest
+from tests.chaos.drops import Drops, is_idle
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
 from tests.chaos.sweep import Sweep
@@ -68,13 +67,13 @@ RULES = {
     "90-default": '[make]\nprompt = "film"\npreset = "draft"\n',
 }
 PLACES = ("cat.png", "cat.gif", "pets/cat.png", "rubbish.png", "fail.png", "poison.png")
-BLOWS = ("killed", "stood still", "cut off", "database restarted")
+FAULTS = ("killed", "stopped", "cut off", "database restarted")
 CLAIM_INTERVAL = 2.0
-"""Seconds between two looks of an idle host for something to claim: dispatch.py."""
+"""Seconds between two claims of an idle host (`daemon.dispatch.dispatcher`)."""
 
 
 class Hosts:
-    """Some hosts, a database, and what was dropped."""
+    """Several hosts, a database, and the submitted pictures."""
 
     def __init__(
         self, folder: Path, options: argparse.Namespace, server: Server, wires: Network | None
@@ -82,8 +81,8 @@ class Hosts:
         self.wires, self.server, self.lease = wires, server, options.lease
         self.counts = Counter[str]()
         self.takeovers: list[float] = []
-        self.blow = options.blow
-        kills = self.blow == "killed"
+        self.fault = options.fault
+        kills = self.fault == "killed"
         self.sweep = Sweep(options.stride, signal.SIGKILL if kills else signal.SIGSTOP)
         self._rng = random.Random(options.seed)
         share = folder / "share"
@@ -94,7 +93,7 @@ class Hosts:
             host = Studio(
                 folder / name,
                 program="tests.chaos.launch",
-                timeout=5 if options.sweep else 30,  # it is asked while it is made to stand still
+                timeout=5 if options.sweep else 30,  # requests are sent to a stopped host
                 PEER_FILM=str(clip),
             )
             host.settings(SETTINGS.format(url=url, share=share, lease=options.lease))
@@ -109,56 +108,56 @@ class Hosts:
         self.drops = Drops(self.any)
         for name, text in RULES.items():
             self.any.rule(name, text)
-        self._blows = [each for each in BLOWS if wires or each != "cut off"]
+        self._faults = [each for each in FAULTS if wires or each != "cut off"]
 
     def start(self) -> None:
-        """All of them."""
+        """Start all hosts."""
         for host in self.hosts.values():
             host.start()
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End all processes."""
         for host in self.hosts.values():
             host.close()
 
     def sweep_round(self) -> list[str]:
-        """A picture, and a kill before a chosen system call; what is wrong afterwards."""
+        """Submit a picture, inject the fault at a chosen system call, and return the errors."""
         first, *others = self.hosts.values()
         if not first.running:
             first.start()
         for host in others:
             host.signal(signal.SIGSTOP)
         self.drops.drop(f"warm{self.drops.count}.png")
-        # The children are there already when the tracer comes.
-        first.until(lambda: at_rest(first), "the first host is at rest")
+        # Starts the child processes before the tracer attaches.
+        first.until(lambda: is_idle(first), "the first host is idle")
         point, hit = self.sweep.step(first, self.drops)
         if hit:
-            self.counts[f"{self.blow}, {point.call}"] += 1
-            self._strike(first)
+            self.counts[f"{self.fault}, {point.call}"] += 1
+            self._inject(first)
         self._wake(*self.hosts.values())
-        return [f"{complaint} ({self.blow}, {point})" for complaint in self._settle()]
+        return [f"{error} ({self.fault}, {point})" for error in self._audit()]
 
-    def _strike(self, first: Studio) -> None:
-        """Do to a host that stands still, or was killed, what the sweep is about."""
-        everybody = self.hosts.values()
-        others = [host for host in everybody if host is not first]
-        match self.blow:
+    def _inject(self, first: Studio) -> None:
+        """Complete the fault on a host that is stopped or was killed at a system call."""
+        every_host = self.hosts.values()
+        others = [host for host in every_host if host is not first]
+        match self.fault:
             case "killed":
                 first.wait()
                 for pid in first.processes():  # the host is gone, with all that ran on it
                     os.kill(pid, signal.SIGKILL)
-            case "stood still":
+            case "stopped":
                 self._wake(*others)
                 self._leave_to(others[0])
             case "cut off":
                 assert self.wires is not None, "no host can be cut off here"
                 self.wires.cut(first.root.name)
-                self._wake(*everybody)
+                self._wake(*every_host)
                 self._leave_to(others[0])
                 self.wires.reconnect(first.root.name)
             case _:
                 self.server.stop()
-                self._wake(*everybody)
+                self._wake(*every_host)
                 time.sleep(self._rng.uniform(0, 2.0))
                 self.server.start()
 
@@ -168,30 +167,30 @@ class Hosts:
                 host.signal(signal.SIGCONT)
 
     def _leave_to(self, host: Studio) -> None:
-        """Until the others have done the rest, or wait for the first, which may hold a picture."""
+        """Wait until the others have finished, or until they can only wait for the first host."""
         end = time.monotonic() + self.lease + 2 * CLAIM_INTERVAL
         while time.monotonic() < end:
-            if at_rest(host):
+            if is_idle(host):
                 self.counts["done by the others meanwhile"] += 1
                 return
             time.sleep(0.05)
 
     def round(self, number: int) -> list[str]:
-        """Some pictures and a blow; what is wrong afterwards."""
-        blow = self._blows[number % len(self._blows)]
+        """Submit some pictures, inject a fault, and return the errors."""
+        fault = self._faults[number % len(self._faults)]
         self.drops.drop("long.png")
         for name in self._rng.choices(PLACES, k=self._rng.randint(1, 3)):
             self.drops.drop(name)
-        name, job = self.any.until(self._at_a_long_one, "a host is at a long one")
+        name, job = self.any.until(self._find_long_job, "a host runs a long job")
         time.sleep(self._rng.uniform(0, 2.0))
-        with self._blow(blow, name):
+        with self._faulty(fault, name):
             self.drops.drop(self._rng.choice(PLACES))
-            if blow != "database restarted":
+            if fault != "database restarted":
                 self._await_takeover(name, job)
-        self.counts[blow] += 1
-        return [f"{complaint} ({blow}: {name})" for complaint in self._settle()]
+        self.counts[fault] += 1
+        return [f"{error} ({fault}: {name})" for error in self._audit()]
 
-    def _at_a_long_one(self) -> tuple[str, int] | None:
+    def _find_long_job(self) -> tuple[str, int] | None:
         for name, host in self.hosts.items():
             slot = host.slot()
             if (slot["path"] or "").startswith("long"):
@@ -199,14 +198,14 @@ class Hosts:
         return None
 
     @contextlib.contextmanager
-    def _blow(self, blow: str, name: str) -> Iterator[None]:
+    def _faulty(self, fault: str, name: str) -> Iterator[None]:
         host = self.hosts[name]
-        match blow:
+        match fault:
             case "killed":
                 host.kill()
                 yield
                 host.start()
-            case "stood still":
+            case "stopped":
                 host.signal(signal.SIGSTOP)
                 yield
                 host.signal(signal.SIGCONT)
@@ -222,33 +221,33 @@ class Hosts:
                 yield
 
     def _await_takeover(self, name: str, job: int) -> None:
-        """Until another host has the job, unless it was done, or is being published, in time."""
+        """Wait until another host has the job, unless it was finished or published in time."""
         began = time.monotonic()
         other = next(host for key, host in self.hosts.items() if key != name)
 
-        def taken() -> str | None:
-            told = other.get(f"/api/jobs/{job}")
-            return told["state"] if told["attempt"] > 1 or told["state"] == "done" else None
+        def recovered_state() -> str | None:
+            found = other.get(f"/api/jobs/{job}")
+            return found["state"] if found["attempt"] > 1 or found["state"] == "done" else None
 
-        other.until(taken, "another host has the job", self.lease + 60)
+        other.until(recovered_state, "another host has the job", self.lease + 60)
         if "recovered" in other.events(job):
             self.takeovers.append(time.monotonic() - began)
 
-    def _settle(self) -> list[str]:
-        """Until all hosts that run are at rest and well; what the folders lack or have too much."""
+    def _audit(self) -> list[str]:
+        """Wait until all running hosts are idle and healthy, and return the audit's errors."""
         hosts = {name: host for name, host in self.hosts.items() if host.running}
         any_host = next(iter(hosts.values()))
-        any_host.until(lambda: at_rest(any_host), "all is at rest")
+        any_host.until(lambda: is_idle(any_host), "all hosts are idle")
         for name, host in hosts.items():
-            host.until(lambda host=host: _is_mended(host), f"{name} is well again")
+            host.until(lambda host=host: _is_healthy(host), f"{name} is healthy again")
             host.until(lambda host=host: host.slot()["job"] is None, f"{name} is free")
             host.until(lambda host=host: len(host.processes()) <= 3, "no orphans", 20)
         any_host.until(lambda: not any_host.staging(), "staging is empty", 20)
-        return [*self.drops.books.complaints(any_host)]
+        return [*self.drops.audit.errors(any_host)]
 
 
-def _is_mended(host: Studio) -> bool:
-    """Ready, but for workers that poison killed: that is told until the next clip is made."""
+def _is_healthy(host: Studio) -> bool:
+    """Return True if ready, except for killed workers, which are reported until the next clip."""
     try:
         problems = host.get("/api/status")["problems"]
     except AssertionError:
@@ -257,18 +256,18 @@ def _is_mended(host: Studio) -> bool:
 
 
 def names_of(count: int) -> list[str]:
-    """What the hosts are called."""
+    """Return the hosts' names."""
     return [f"host{number}" for number in range(1, count + 1)]
 
 
 @contextlib.contextmanager
-def _somewhere(count: int) -> Iterator[tuple[Server, Network | None]]:
-    """A database in a network of its own with the hosts; on a socket where that is not allowed."""
+def _open_database(count: int) -> Iterator[tuple[Server, Network | None]]:
+    """Yield a database, in a network with the hosts or, if not allowed, on a socket."""
     with contextlib.ExitStack() as stack:
         try:
             wires = stack.enter_context(network("db", *names_of(count)))
-        except pytest.skip.Exception as why:
-            sys.stderr.write(f"no host is cut off: {why}\n")
+        except pytest.skip.Exception as reason:
+            sys.stderr.write(f"no host is cut off: {reason}\n")
             yield stack.enter_context(serving()), None
             return
         server = serving(ADDRESS.format(1), within=wires.within("db"))
@@ -276,27 +275,27 @@ def _somewhere(count: int) -> Iterator[tuple[Server, Network | None]]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run, print the table; the exit code."""
+    """Run, print the table and return the exit code."""
     folder = Path(tempfile.mkdtemp(prefix="i2vd-chaos-"))
-    began, rounds, complaints = time.monotonic(), 0, list[str]()
-    with _somewhere(options.hosts) as (server, wires):
+    began, rounds, errors = time.monotonic(), 0, list[str]()
+    with _open_database(options.hosts) as (server, wires):
         hosts = Hosts(folder, options, server, wires)
         try:
             hosts.start()
             with Observer(hosts.any.outbox) as observer:
-                while not complaints and not hosts.sweep.is_over(options, rounds):
-                    complaints = hosts.sweep_round() if options.sweep else hosts.round(rounds)
-                    complaints += observer.bad
+                while not errors and not hosts.sweep.is_over(options, rounds):
+                    errors = hosts.sweep_round() if options.sweep else hosts.round(rounds)
+                    errors += observer.errors
                     rounds += 1
-            complaints += [bad for bad in observer.bad if bad not in complaints]
+            errors += [each for each in observer.errors if each not in errors]
         except (AssertionError, SandboxFailed) as error:
-            complaints = [str(error)]
+            errors = [str(error)]
         finally:
             hosts.close()
     _print(hosts, rounds, time.monotonic() - began)
-    for complaint in complaints:
-        sys.stderr.write(f"round {rounds}, seed {options.seed}: {complaint}\n")
-    if complaints:
+    for error in errors:
+        sys.stderr.write(f"round {rounds}, seed {options.seed}: {error}\n")
+    if errors:
         sys.stderr.write(f"the folders are kept: {folder}\n")
         return 1
     shutil.rmtree(folder)
@@ -309,14 +308,14 @@ def _print(hosts: Hosts, rounds: int, seconds: float) -> None:
     table.add_row("rounds", str(rounds))
     table.add_row("pictures dropped", str(hosts.drops.count))
     if hosts.sweep.points:
-        table.add_row("system calls swept", hosts.sweep.told())
+        table.add_row("system calls swept", hosts.sweep.progress())
     for what, count in sorted(hosts.counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(hosts.any.clips())))
-    table.add_row("failed, with the reason", str(sum(hosts.drops.books.doomed.values())))
+    table.add_row("failed, with the reason", str(sum(hosts.drops.audit.unusable.values())))
     if times := hosts.takeovers:
-        told = f"{statistics.median(times):.1f} s, at most {max(times):.1f} s"
-        table.add_row(f"{len(times)} takeovers, median", told)
+        summary = f"{statistics.median(times):.1f} s, at most {max(times):.1f} s"
+        table.add_row(f"{len(times)} takeovers, median", summary)
         table.add_row("lease and claim interval", f"{hosts.lease:.0f} s + {CLAIM_INTERVAL:.0f} s")
     table.add_row("seconds", f"{seconds:.0f}")
     Console().print(table)

@@ -1,10 +1,10 @@
-"""The real daemon, changed a little by variables: `python -m tests.chaos.launch run`.
+"""The real daemon, modified by environment variables: `python -m tests.chaos.launch run`.
 
-With PEER_FILM `tests.pipeline.peer` takes the worker's place, so that a clip costs a tenth of a
-second. CHAOS_THREADS bounds the threads (with one, the order of the system calls is always the
-same), CHAOS_METHOD is how clips get their names, in place of what the folder can do. CHAOS_QUICK is
-the seconds for which one picture may hold up the others. After each look at an inbox CHAOS_LOOKS, a
-file, gets a line: the monotonic time, and the number of pictures.
+PEER_FILM: `tests.pipeline.peer` replaces the worker and returns this clip after 0.1 seconds.
+CHAOS_THREADS: number of threads; with one the order of the system calls is fixed.
+CHAOS_METHOD: commit method of clips, instead of the one that the folder supports.
+CHAOS_QUICK: seconds after which a slow picture no longer delays the others.
+CHAOS_LOOKS: file that gets a line for each scan of an inbox: monotonic time, number of pictures.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ if quick := os.environ.get("CHAOS_QUICK"):
 
 if looks := os.environ.get("CHAOS_LOOKS"):
 
-    def _recorded(root: Path, recursive: bool) -> dict[str, FileState]:
+    def _scan_and_record(root: Path, recursive: bool) -> dict[str, FileState]:
         found = scan(root, recursive)
         with Path(looks).open("a", encoding="utf-8") as file:
             file.write(f"{time.monotonic()} {len(found)}\n")
         return found
 
-    daemon.intake.watcher.scan = _recorded
+    daemon.intake.watcher.scan = _scan_and_record
 
 if "PEER_FILM" in os.environ:
     daemon.app.ClipGenerator = partial(daemon.app.ClipGenerator, module="tests.pipeline.peer")  # type: ignore[misc]

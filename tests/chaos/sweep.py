@@ -1,8 +1,8 @@
-"""The sweep: a studio's daemon is struck at each system call that it makes for a picture.
+"""Sweep: signal a studio's daemon at each system call that it makes for a picture.
 
-Each step drops a picture and strikes at one call, as strace lets us choose it, until all were tried
-from the drop until the picture is archived or put aside. A SIGKILL comes before the call, a SIGSTOP
-after it, before anything else.
+Each step submits a picture and signals at one call by strace's injection. The sweep covers all
+calls from the submission until the picture is in the archive or in failed/. A SIGKILL arrives
+before the call, a SIGSTOP directly after it.
 """
 
 import argparse
@@ -15,27 +15,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.chaos.drops import Drops, at_rest
+from tests.chaos.drops import Drops, is_idle
 from tests.system.studio import Studio
 
 SWEPT = {"picture": "swept{}.png", "rubbish": "rubbish{}.png"}
-"""Kinds of pictures that a sweep drops: one that is archived, and one that is put aside. By a name
-of its own each, for the search of a free name costs system calls without end."""
+"""Kinds of pictures in a sweep: one is archived, one moves to failed/.
+
+Each picture has its own name: searching for a free name takes more and more system calls.
+"""
 
 CALLS = (
     "linkat", "renameat2", "rename", "mkdir", "unlink", "unlinkat", "rmdir", "fsync", "fdatasync",
     "ftruncate", "utimensat", "write", "pwrite64",
 )  # fmt: skip
-"""The system calls by which the daemon changes anything that outlives it.
+"""The system calls by which the daemon makes persistent changes.
 
-But for openat, which makes files: each is written or synced next, and what a kill leaves between
-the two is what it leaves before that call.
+openat is omitted: a created file is written or synced next, and a kill between the two leaves the
+same state as a kill before that call.
 """
 
 
 @dataclass(frozen=True)
 class Point:
-    """Before the `number`th time that the daemon makes a system call for a kind of picture."""
+    """The `number`th time that the daemon makes a system call for a kind of picture."""
 
     kind: str
     call: str
@@ -46,55 +48,55 @@ class Point:
 
 
 class Sweep:
-    """Walks through all points: each call, its first time, its second ..., until it is survived.
+    """Iteration over all points: the first, second, ... time of each call.
 
-    Twice, for the daemon may make a call less now and then.
+    A call is finished when the daemon survives twice, because it may sometimes make one call less.
     """
 
-    def __init__(self, stride: int, blow: signal.Signals = signal.SIGKILL) -> None:
+    def __init__(self, stride: int, number: signal.Signals = signal.SIGKILL) -> None:
         self.points = 0
         self.passes = 0
         self._kinds = tuple(SWEPT)
-        self._stride, self._blow = stride, blow
+        self._stride, self._signal = stride, number
         self._next = self._first()
         self._survived = 0
 
     def _first(self) -> Point:
         return Point(self._kinds[0], CALLS[0], 1)
 
-    def told(self) -> str:
-        """How far it is."""
+    def progress(self) -> str:
+        """Return a description of the progress."""
         return f"{self.points}, {self.passes} whole sweeps, next {self._next}"
 
     def is_over(self, options: argparse.Namespace, rounds: int) -> bool:
-        """Whether a run with these options has had enough rounds."""
+        """Return True if a run with these options has had enough rounds."""
         return self.passes > 0 if options.sweep else rounds >= options.rounds
 
     def step(self, studio: Studio, drops: Drops) -> tuple[Point, bool]:
-        """Drop a picture and strike at the next point; whether it was hit, else all is at rest."""
+        """Submit a picture and signal at the next point. Return it, and True if it was reached."""
         point, hit = self._next, False
-        with armed(studio, point, self._blow):
+        with armed(studio, point, self._signal):
             drops.drop(SWEPT[point.kind].format(drops.count))
             end = time.monotonic() + 30
-            while not hit and not at_rest(studio) and time.monotonic() < end:
+            while not hit and not is_idle(studio) and time.monotonic() < end:
                 time.sleep(0.01)
-                hit = not studio.running or _stands_still(studio.pid)
-        self._tried(survived=not hit)
+                hit = not studio.running or _is_stopped(studio.pid)
+        self._advance(survived=not hit)
         return point, hit
 
-    def _tried(self, *, survived: bool) -> None:
-        """The daemon died there, or the call is not made so often."""
+    def _advance(self, *, survived: bool) -> None:
+        """Go to the next point; `survived`: the daemon did not make the call so often."""
         if survived:
             self._survived += 1
             if self._survived == 2:
-                self._next = self._after()
+                self._next = self._next_call()
         else:
             self._survived = 0
             self.points += 1
             self._next = replace(self._next, number=self._next.number + self._stride)
 
-    def _after(self) -> Point:
-        """The first time of the next call, or of the first call for the next kind."""
+    def _next_call(self) -> Point:
+        """Return the first time of the next call, or of the first call of the next kind."""
         self._survived = 0
         kind, call = self._next.kind, self._next.call
         if call != CALLS[-1]:
@@ -106,9 +108,9 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def armed(studio: Studio, point: Point, blow: signal.Signals = signal.SIGKILL) -> Iterator[None]:
-    """The daemon will be killed, or made to stand still, at this point."""
-    inject = f"inject={point.call}:signal={blow.name}:when={point.number}"
+def armed(studio: Studio, point: Point, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+    """Attach strace, which signals the daemon at this point."""
+    inject = f"inject={point.call}:signal={number.name}:when={point.number}"
     tracer = subprocess.Popen(
         ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(studio.pid),
          "-e", f"trace={point.call}", "-e", inject],
@@ -118,7 +120,7 @@ def armed(studio: Studio, point: Point, blow: signal.Signals = signal.SIGKILL) -
         end = time.monotonic() + 20
         while not _all_traced(studio.pid):
             if tracer.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("strace does not attach: are we allowed to trace?")
+                raise RuntimeError("strace does not attach: is tracing allowed?")
             time.sleep(0.005)
         yield
     finally:
@@ -130,14 +132,14 @@ def armed(studio: Studio, point: Point, blow: signal.Signals = signal.SIGKILL) -
             tracer.wait()
 
 
-def _stands_still(pid: int) -> bool:
-    """Whether none of its threads runs: one alone may be held by the tracer for a moment."""
+def _is_stopped(pid: int) -> bool:
+    """Return True if all threads are stopped: the tracer may stop single threads briefly."""
     try:
         tasks = [*Path(f"/proc/{pid}/task").iterdir()]
-        told = [(task / "stat").read_text().rpartition(") ")[2] for task in tasks]
+        states = [(task / "stat").read_text().rpartition(") ")[2] for task in tasks]
     except OSError:  # it ends, or a thread does
         return False
-    return all(each[0] in "Tt" for each in told)
+    return all(each[0] in "Tt" for each in states)
 
 
 def _all_traced(pid: int) -> bool:

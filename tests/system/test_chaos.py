@@ -1,4 +1,4 @@
-"""Short chaos runs, and that a run does complain when something is lost."""
+"""Short chaos runs, and the errors that the audit and the observer report."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.books import Books
+from tests.chaos.audit import Audit
 from tests.chaos.observer import Observer
 from tests.postgres import programs
 from tests.system.needs import needs
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def chaos(*options: str) -> None:
-    """A run that ends without a complaint."""
+    """Run the chaos test; it must end without an error."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.chaos", *options],
         cwd=ROOT,
@@ -41,11 +41,11 @@ def test_a_short_chaos_run_on_three_hosts_loses_and_doubles_nothing() -> None:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> tuple[Books, Studio]:
-    """Folders in which one picture became a clip and another failed, and books that say so."""
-    studio, books = Studio(tmp_path), Books()
-    for content, doomed in ((b"cat", False), (b"dog", True)):
-        books.enter(content, doomed=doomed)
+def audited(tmp_path: Path) -> tuple[Audit, Studio]:
+    """An audit and matching folders: one picture became a clip, another one failed."""
+    studio, audit = Studio(tmp_path), Audit()
+    for content, unusable in ((b"cat", False), (b"dog", True)):
+        audit.record(content, unusable=unusable)
     sidecar = {
         "source": {"sha256": hashlib.sha256(b"cat").hexdigest()},
         "output": {"sha256": hashlib.sha256(b"clip").hexdigest()},
@@ -59,16 +59,16 @@ def kept(tmp_path: Path) -> tuple[Books, Studio]:
     }.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
-    return books, studio
+    return audit, studio
 
 
-def test_books_that_agree_are_silent(kept: tuple[Books, Studio]) -> None:
-    books, studio = kept
-    assert list(books.complaints(studio)) == []
+def test_an_audit_of_complete_folders_has_no_errors(audited: tuple[Audit, Studio]) -> None:
+    audit, studio = audited
+    assert list(audit.errors(studio)) == []
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "complaint"),
+    ("path", "text", "error"),
     [
         ("archive/cat.png", None, "missing"),
         ("archive/cat-2.png", "cat", "too many"),
@@ -82,22 +82,22 @@ def test_books_that_agree_are_silent(kept: tuple[Books, Studio]) -> None:
         ("archive/.i2vd-1.part", "ca", "left behind"),
     ],
 )
-def test_books_that_do_not_agree_are_told(
-    kept: tuple[Books, Studio], path: str, text: str | None, complaint: str
+def test_an_audit_reports_each_kind_of_error(
+    audited: tuple[Audit, Studio], path: str, text: str | None, error: str
 ) -> None:
-    books, studio = kept
+    audit, studio = audited
     file = studio.root / path
     file.parent.mkdir(exist_ok=True, parents=True)
     if text is None:
         file.unlink()
     else:
         file.write_text(text)
-    assert complaint in "; ".join(books.complaints(studio))
+    assert error in "; ".join(audit.errors(studio))
 
 
-def test_the_observer_sees_a_clip_without_its_sidecar(kept: tuple[Books, Studio]) -> None:
-    _, studio = kept
+def test_the_observer_sees_a_clip_without_its_sidecar(audited: tuple[Audit, Studio]) -> None:
+    _, studio = audited
     with Observer(studio.outbox) as observer:
         (studio.outbox / "bare.mp4").write_text("clip")
-        studio.until(lambda: observer.bad, "it is seen", 10)
-    assert "bare.mp4: no sound sidecar" in observer.bad[0]
+        studio.until(lambda: observer.errors, "it is seen", 10)
+    assert "bare.mp4: no sound sidecar" in observer.errors[0]

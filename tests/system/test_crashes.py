@@ -127,7 +127,7 @@ def test_a_daemon_killed_at_any_step_makes_each_clip_once(quick_in: Open) -> Non
         for path in ("slow-a.png", "b.png", "c.png"):
             (job,) = studio.until_settled(path, "done")
             assert job["failures"] == 0
-    assert observer.bad == []
+    assert observer.errors == []
     assert studio.clips() == ["b.mp4", "c.mp4", "slow-a.mp4"]
     assert names(studio.archive) == ["b.png", "c.png", "slow-a.png"]
     assert list(visible(studio.inbox, "*")) == []

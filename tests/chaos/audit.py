@@ -1,6 +1,6 @@
-"""The books of a chaos run: what was dropped, and whether the folders account for all of it.
+"""Audit of a chaos run: do the folders account for all submitted pictures?
 
-Reads nothing but files, as a user would; what the daemon believes does not count.
+Reads only files, as a user would; the daemon's own state does not count.
 """
 
 import hashlib
@@ -16,24 +16,24 @@ from tests.system.studio import Studio, visible
 
 
 @dataclass
-class Books:
-    """Digests of the pictures dropped: those that must become clips, and those that cannot."""
+class Audit:
+    """SHA-256 of the submitted pictures: those that must become clips, and those that cannot."""
 
-    sound: Counter[str] = field(default_factory=Counter)
-    doomed: Counter[str] = field(default_factory=Counter)
+    usable: Counter[str] = field(default_factory=Counter)
+    unusable: Counter[str] = field(default_factory=Counter)
 
-    def enter(self, content: bytes, *, doomed: bool) -> None:
-        """A picture is dropped."""
-        (self.doomed if doomed else self.sound)[hashlib.sha256(content).hexdigest()] += 1
+    def record(self, content: bytes, *, unusable: bool) -> None:
+        """Record a submitted picture."""
+        (self.unusable if unusable else self.usable)[hashlib.sha256(content).hexdigest()] += 1
 
-    def complaints(self, studio: Studio) -> Iterator[str]:
-        """All that is lost, doubled, or in the wrong place, once the daemon is at rest."""
-        yield from _differences("the archive", self.sound, _pictures(studio.archive))
-        yield from _differences("failed/", self.doomed, _pictures(studio.failed))
-        yield from _differences("the clips", self.sound, Counter(_clip_sources(studio.outbox)))
+    def errors(self, studio: Studio) -> Iterator[str]:
+        """Yield everything lost, duplicated or misplaced; call it while the daemon is idle."""
+        yield from _differences("the archive", self.usable, _pictures(studio.archive))
+        yield from _differences("failed/", self.unusable, _pictures(studio.failed))
+        yield from _differences("the clips", self.usable, Counter(_clip_sources(studio.outbox)))
         yield from _reasons(studio.failed)
         yield from _clips(studio.outbox)
-        yield from _litter(studio)
+        yield from _leftovers(studio)
 
 
 def _pictures(folder: Path) -> Counter[str]:
@@ -46,11 +46,11 @@ def _clip_sources(outbox: Path) -> Iterator[str]:
         yield json.loads(sidecar.read_bytes())["source"]["sha256"]
 
 
-def _differences(where: str, wanted: Counter[str], found: Counter[str]) -> Iterator[str]:
-    for lost, count in (wanted - found).items():
+def _differences(where: str, expected: Counter[str], found: Counter[str]) -> Iterator[str]:
+    for lost, count in (expected - found).items():
         yield f"{where}: {count} of picture {lost[:8]} missing"
-    for doubled, count in (found - wanted).items():
-        yield f"{where}: {count} of picture {doubled[:8]} too many"
+    for duplicate, count in (found - expected).items():
+        yield f"{where}: {count} of picture {duplicate[:8]} too many"
 
 
 def _reasons(failed: Path) -> Iterator[str]:
@@ -66,22 +66,22 @@ def _clips(outbox: Path) -> Iterator[str]:
     for clip in sorted(clips ^ sidecars):
         yield f"{clip}: {'no sidecar' if clip in clips else 'a sidecar without its clip'}"
     for clip in sorted(clips & sidecars):
-        yield from faults(clip)
+        yield from clip_errors(clip)
 
 
-def faults(clip: Path) -> Iterator[str]:
-    """What is wrong with one clip: its sidecar is missing, or tells of another one."""
+def clip_errors(clip: Path) -> Iterator[str]:
+    """Yield the errors of one clip: its sidecar is missing or describes another clip."""
     try:
-        told = json.loads(clip.with_name(f"{clip.name}.json").read_bytes())["output"]
+        output = json.loads(clip.with_name(f"{clip.name}.json").read_bytes())["output"]
     except (OSError, ValueError, KeyError) as error:
         yield f"{clip}: no sound sidecar ({error})"
         return
-    if digest(clip) != told["sha256"]:
-        yield f"{clip}: other bytes than its sidecar tells"
+    if digest(clip) != output["sha256"]:
+        yield f"{clip}: other bytes than its sidecar states"
 
 
-def _litter(studio: Studio) -> Iterator[str]:
-    """What nobody will ever remove."""
+def _leftovers(studio: Studio) -> Iterator[str]:
+    """Yield files that nothing will ever remove."""
     for folder in (studio.outbox, studio.archive, studio.failed, studio.inbox):
         for path in folder.rglob("*"):
             name = path.relative_to(folder).as_posix()
@@ -94,5 +94,5 @@ def _litter(studio: Studio) -> Iterator[str]:
 
 
 def digest(file: Path) -> str:
-    """The sha256 of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Blows: SIGKILL to the processes of a studio, at any moment."""
+"""Random kills: SIGKILL to processes of a studio."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ import signal
 from tests.system.studio import Studio
 
 VICTIMS = {"daemon": 5, "worker": 2, "picture": 2, "all": 2, "term": 1}
-"""Who is hit, and how often; "term" is a SIGTERM to the daemon."""
+"""Victims and their weights; "term" is a SIGTERM to the daemon."""
 
 
-def strike(studio: Studio, victim: str) -> bool:
-    """Hit; False when there was nobody to hit."""
+def kill(studio: Studio, victim: str) -> bool:
+    """Kill the victim's processes. Return False if there are none."""
     if victim == "term":
         studio.signal(signal.SIGTERM)
         return True
@@ -29,5 +29,5 @@ def strike(studio: Studio, victim: str) -> bool:
 
 
 def choose(rng: random.Random) -> str:
-    """A victim."""
+    """Return a random victim."""
     return rng.choices([*VICTIMS], [*VICTIMS.values()])[0]
