@@ -1,14 +1,13 @@
-"""How soon a picture is found, queued, claimed and archived: `python -m tests.bench.arrival`.
+"""Latency of discovery, queueing, claim and archiving: `python -m tests.bench.arrival`.
 
-`--part watching`: the daemon beside the two smallest scripts that watch a folder, with watchdog and
-with watchfiles, which print a name and do no more. The daemon does more, so its time is shown in
-parts: found; stood still; and looked into to the end, hashed, given a rule, and a row in the
-ledger, on disk. Its one device is busy meanwhile. Exit code 1 if a picture is not a job exactly
-once.
+`--part watching`: compares the daemon with two minimal scripts, which watch a folder with watchdog
+and watchfiles and only print names. The daemon does more, so its time is split: found; stable; and
+inspected, hashed, matched with a rule and stored in the queue, on disk. Its only device is busy
+meanwhile. Exit code 1 if a picture is not a job exactly once.
 
 `--part jobs`: the time from the end of the settle time to the claim, while a thousand jobs that are
-not due wait and the device is free. Then the time of a job beside the stages of its worker, from
-the claim until the picture is in the archive; the worker is the real one with the embedded model.
+not due wait and the device is free. Then a job's time from the claim to the archive, without the
+stages of its worker; the worker is the real one with the embedded model.
 """
 
 import argparse
@@ -38,16 +37,16 @@ from tests.chaos.film import film
 from tests.system.studio import DRAFT, Studio, picture
 
 SETTLE = 2.0
-"""Seconds for which a picture must stand still: the setting's default."""
+"""Seconds for which a picture must be unchanged: the setting's default."""
 
 PARTS = ("watching", "jobs")
 SETTINGS = '[model]\ndevices = ["cpu"]\n[[inbox]]\non_success = "{on_success}"\n'
 BUSY = '[make]\nprompt = "wait"\npreset = "draft"\n'
-"""A clip that takes the stand-in worker for ever."""
+"""Rule: the stand-in worker never finishes the clip."""
 
 
 class Daemon(Studio):
-    """The daemon with all settings as they are by default; tells when it has found what."""
+    """The daemon with default settings; records its scans."""
 
     def __init__(
         self, root: Path, *, on_success: str = "archive", rule: str = BUSY, **environment: str
@@ -59,7 +58,7 @@ class Daemon(Studio):
         self.rule("90-default", rule)
 
     def found(self, count: int) -> float | None:
-        """When a look first found so many pictures, on the monotonic clock."""
+        """Return the monotonic time of the first scan with at least `count` pictures."""
         for line in (self.root / "looks").read_text(encoding="utf-8").splitlines():
             when, found = line.split()
             if int(found) >= count:
@@ -67,23 +66,23 @@ class Daemon(Studio):
         return None
 
     def last_job(self) -> int:
-        """The highest number of a job, as the ledger's file has it."""
+        """Return the highest job number in the queue's file."""
         ((number,),) = self._ask("select coalesce(max(id), 0) from jobs")
         return int(number)
 
     def queued(self) -> list[str]:
-        """The paths of all jobs."""
+        """Return the paths of all jobs."""
         return [path for (path,) in self._ask("select path from jobs")]
 
     def claimed(self) -> dict[str, float]:
-        """When each picture was first claimed, by its path, in seconds since 1970."""
+        """Return the time of each picture's first claim, by path, in seconds since 1970."""
         query = (
             "select path, min(at) from events join jobs on jobs.id = job where event = 'running'"
         )
         return dict(self._ask(f"{query} group by path"))
 
     def enter(self, rows: Iterable[dict[str, Any]], **common: Any) -> None:
-        """Add jobs to the ledger."""
+        """Add jobs to the queue."""
         common |= {"inbox": "inbox", "drop": 1, "variant": 1, "sha256": "", "source": {}}
         common |= {"clip_name": "old", "created": 0.0}
         database = Database(f"sqlite:///{self.root}/.i2vd/queue.sqlite")
@@ -97,12 +96,12 @@ class Daemon(Studio):
             return queue.execute(query).fetchall()
 
     def spent(self) -> float:
-        """Seconds of processor time, with its children."""
+        """Return the CPU seconds of the daemon and its children."""
         return sum(map(spent, self.processes()))
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
-    """So many small pictures, each unlike any other."""
+    """Create `count` different small pictures."""
     folder.mkdir()
     made = [folder / f"new-{number:05}.png" for number in range(count)]
     for number, path in enumerate(made):
@@ -111,7 +110,7 @@ def pictures(folder: Path, count: int) -> list[Path]:
 
 
 def drop(files: list[Path], inbox: Path) -> float:
-    """All at once, each whole; when it began."""
+    """Link all files into the inbox and return the start time."""
     began = time.monotonic()
     for file in files:
         os.link(file, inbox / file.name)
@@ -119,7 +118,7 @@ def drop(files: list[Path], inbox: Path) -> float:
 
 
 def burst_on_daemon(root: Path, files: list[Path]) -> tuple[dict[str, float], list[str]]:
-    """Seconds until all are found, and are jobs; and the names that are not a job exactly once."""
+    """Return the seconds until all are found and queued, and names that are not one job."""
     studio = Daemon(root, PEER_FILM="none")
     try:
         studio.start()
@@ -150,16 +149,16 @@ def burst_on_daemon(root: Path, files: list[Path]) -> tuple[dict[str, float], li
 
 
 def burst_on_script(script: Script, files: list[Path]) -> dict[str, float]:
-    """Seconds until it has printed the last name."""
+    """Return the seconds until the script has printed the last name."""
     with script:
         before = spent(script.pid)
         began = drop(files, script.folder)
-        last = script.told.until({file.name for file in files})
+        last = script.output.until({file.name for file in files})
         return {"found": last - began, "spent": spent(script.pid) - before}
 
 
 def old_files(folder: Path, count: int) -> None:
-    """A thousand a subfolder."""
+    """Create `count` files, a thousand in each subfolder."""
     for number in range(count):
         place = folder / f"{number // 1000:03}"
         if number % 1000 == 0:
@@ -168,14 +167,14 @@ def old_files(folder: Path, count: int) -> None:
 
 
 def enter_as_kept(studio: Daemon) -> None:
-    """Add jobs as if each picture in the inbox had become a clip and been kept."""
+    """Add a finished job for each picture in the inbox."""
     seen, host = scan(studio.inbox, recursive=True), socket.gethostname()
     rows = ({"path": path, "fingerprint": each.fingerprint(host)} for path, each in seen.items())
     studio.enter(rows, picture_location="kept", state="done")
 
 
 def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> dict[str, list[str]]:
-    """With so many old files in the "archive" or the "inbox": share of a core, memory, one drop."""
+    """Measure CPU share, memory and one new file beside old files in "archive" or "inbox"."""
     studio = Daemon(root, on_success="keep" if where == "inbox" else "archive", PEER_FILM="none")
     scripts = [Script(program, studio.inbox) for program in SCRIPTS]
     try:
@@ -189,7 +188,7 @@ def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> di
         before_it = studio.last_job()
         studio.drop("busy.png", picture(1))
         studio.until(lambda: studio.last_job() > before_it, "it is queued")
-        time.sleep(10)  # until what the start brought is over
+        time.sleep(10)  # until the work of the start is done
         pids = [studio.pid, *(script.pid for script in scripts)]
         before = [spent(pid) for pid in pids]
         time.sleep(idle)
@@ -198,8 +197,8 @@ def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> di
         return {
             "share of a core, idle": [f"{share:.1%}" for share in shares],
             "memory": [f"{resident(pid):.0f} MB" for pid in pids],
-            "until one new file is found": [told(each) for each in found],
-            f"until it is a job, of that {SETTLE:g} s of standing still": [told(queued)],
+            "until one new file is found": [summary(each) for each in found],
+            f"until it is a job, of that {SETTLE:g} s of standing still": [summary(queued)],
         }
     finally:
         for script in scripts:
@@ -208,7 +207,7 @@ def among_old(root: Path, count: int, where: str, idle: float, tries: int) -> di
 
 
 def one_drop(studio: Daemon, scripts: list[Script], number: int) -> list[float]:
-    """Seconds until one new picture is found by the daemon, by the scripts, and is a job."""
+    """Return the seconds until a picture is found by daemon and scripts, and queued."""
     looks = (studio.root / "looks").read_text(encoding="utf-8").splitlines()
     present, jobs_before = int(looks[-1].split()[1]), studio.last_job()
     file = studio.root / f"drop-{number}.png"
@@ -217,12 +216,12 @@ def one_drop(studio: Daemon, scripts: list[Script], number: int) -> list[float]:
     studio.until(lambda: studio.last_job() > jobs_before, "it is a job")
     queued = time.monotonic() - began
     ours = studio.until(lambda: studio.found(present + 1), "it is found")
-    printed = [script.told.until({file.name}) for script in scripts]
+    printed = [script.output.until({file.name}) for script in scripts]
     return [ours - began, *(when - began for when in printed), queued]
 
 
 def until_claimed(root: Path, waiting: int, drops: int) -> list[float]:
-    """Seconds from the moment at which a picture had stood still to its claim, of each drop."""
+    """Return the seconds from the end of the settle time to the claim, for each picture."""
     clip = str(film(root / "film.mp4"))
     rule = DRAFT.replace("camera zooming in slowly", "film")
     studio = Daemon(root / "claims", rule=rule, PEER_FILM=clip)
@@ -247,7 +246,7 @@ def until_claimed(root: Path, waiting: int, drops: int) -> list[float]:
 
 
 def beside_the_worker(root: Path, clips: int) -> list[float]:
-    """Seconds of each job from its claim to the archive, less those of the worker's stages."""
+    """Return each job's seconds from claim to archive, without the worker's stages."""
     studio = Daemon(root / "jobs", rule=DRAFT)
     try:
         _make_one(studio.start())
@@ -265,19 +264,19 @@ def beside_the_worker(root: Path, clips: int) -> list[float]:
 
 
 def _make_one(studio: Daemon) -> None:
-    """Make a clip that does not count: the worker is loaded then."""
+    """Make a clip that is not measured, to load the worker."""
     studio.drop("warm.png", picture(1))
     studio.until_settled("warm.png", "done")
 
 
-def told(seconds: tuple[float, ...]) -> str:
-    """The median, and all."""
+def summary(seconds: tuple[float, ...]) -> str:
+    """Format the median and all values."""
     each = ", ".join(f"{value:.1f}" for value in seconds)
     return f"{statistics.median(seconds):.2f} s ({each})"
 
 
 def main() -> int:
-    """Measure and print; the exit code."""
+    """Measure, print and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.arrival")
     parser.add_argument("--part", choices=PARTS, action="append", help="default: both")
     parser.add_argument("--files", type=int, default=10_000, help="new ones, all at once")
@@ -303,7 +302,7 @@ def main() -> int:
 
 
 def watching(root: Path, options: argparse.Namespace) -> tuple[Table, list[str]]:
-    """Many at once and one among many, beside the scripts; and who is not a job exactly once."""
+    """Compare with the scripts. Return the table and the names that are not one job."""
     table = Table("what", "i2vd", *SCRIPTS, box=None)
     wrong = _bursts(root, options, table)
     for where in ("archive", "inbox"):
@@ -316,7 +315,7 @@ def watching(root: Path, options: argparse.Namespace) -> tuple[Table, list[str]]
 
 
 def one_by_one(root: Path, options: argparse.Namespace) -> Table:
-    """From a whole picture to its claim, and from there to the archive."""
+    """Measure the time from a complete picture to its claim, and on to the archive."""
     table = Table("what", "median", "p99", "most", "aim", box=None)
 
     def add(what: str, seconds: list[float], aim: str) -> None:
@@ -347,7 +346,7 @@ def _bursts(root: Path, options: argparse.Namespace, table: Table) -> list[str]:
     table.add_row(f"{options.files} new files at once, {options.runs} runs")
     columns = [ours, *theirs.values()]
 
-    def row(what: str, key: str, form: Callable[[tuple[float, ...]], str] = told) -> None:
+    def row(what: str, key: str, form: Callable[[tuple[float, ...]], str] = summary) -> None:
         cells = [form(tuple(run[key] for run in runs)) for runs in columns if key in runs[0]]
         table.add_row(what, *cells)
 

@@ -1,11 +1,10 @@
-"""How long a claim takes, and where the milliseconds go: `python -m tests.bench.claim`.
+"""Duration of a claim, and its parts: `python -m tests.bench.claim`.
 
-A SQLite file and a PostgreSQL, each with a million finished jobs, and one process that claims as
-the dispatcher does: for a device that takes all, and for one to which what comes first is too
-large. For PostgreSQL also each statement with the time to plan and to execute it
-(pg_stat_statements), the whole claim by who was at it (processor time of both ends, the log's way
-to the disk), what of our own processor time each layer of Python took (cProfile), and how the
-server finds the next job.
+A SQLite file and a PostgreSQL, each with a million finished jobs. One process claims as the
+dispatcher does, for a device that fits all jobs and for one that the first jobs do not fit. For
+PostgreSQL also: planning and execution time of each statement (pg_stat_statements), CPU time of
+client and server and the time of WAL writes, the client's CPU time by layer of Python (cProfile),
+and the server's query plan.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from tests.bench.head import head, p99
 from tests.bench.ledger import fill
 from tests.postgres import Server
 
-_TOLD = (
+_SERVER_OPTIONS = (
     "shared_preload_libraries=pg_stat_statements",
     "pg_stat_statements.track_planning=on",
     "track_wal_io_timing=on",
@@ -46,22 +45,22 @@ _LAYERS = ("psycopg", "sqlalchemy", "daemon")
 
 
 class Claims:
-    """Claims one after another; `whole` are the milliseconds of each."""
+    """Sequential claims; `whole` is the duration of each in milliseconds."""
 
     def __init__(self, database: Database, inbox: str, fit: ClaimFilter | None = None) -> None:
-        self._ledger, self._inbox, self._fit = JobStore(database), inbox, fit
+        self._store, self._inbox, self._fit = JobStore(database), inbox, fit
         self.whole: list[float] = []
 
     def make(self, count: int) -> None:
-        """So many."""
+        """Make `count` claims."""
         for _ in range(count):
             began = time.perf_counter()
-            assert self._ledger.claim("host", 30, [], [self._inbox], self._fit) is not None
+            assert self._store.claim("host", 30, [], [self._inbox], self._fit) is not None
             self.whole.append((time.perf_counter() - began) * 1000)
 
 
 def in_sqlite(options: argparse.Namespace) -> Table:
-    """Median and p99 beside a long history in a file on this disk."""
+    """Measure median and p99 in a file with a long history on this disk."""
     table = Table("in SQLite", "median", "p99", "aim", box=None)
 
     def add(what: str, claims: Claims, aim: str = "") -> None:
@@ -81,8 +80,8 @@ def in_sqlite(options: argparse.Namespace) -> Table:
     return table
 
 
-def measured(bench: Bench, claims: Claims, count: int) -> tuple[Table, Table]:
-    """By statement, and by who was at it; milliseconds of each claim."""
+def measure(bench: Bench, claims: Claims, count: int) -> tuple[Table, Table]:
+    """Measure claims. Return tables by statement and by component, in milliseconds."""
     claims.make(200)  # the server's caches are warm, SQLAlchemy's too
     claims.whole.clear()
     bench.db.execute("create extension if not exists pg_stat_statements")
@@ -112,19 +111,19 @@ def measured(bench: Bench, claims: Claims, count: int) -> tuple[Table, Table]:
 
 
 def _synced(bench: Bench) -> float:
-    """Milliseconds that the server has written and synced its log; told a second late."""
+    """Return the server's milliseconds of WAL writes; its statistics lag by a second."""
     time.sleep(1.5)
     return float(bench.one("select wal_write_time + wal_sync_time from pg_stat_wal"))
 
 
 def _short(query: str) -> str:
-    """The first words, and what it is about."""
+    """Shorten a query."""
     found = re.sub(r"\s+", " ", query)
     return found if len(found) < 44 else f"{found[:40]} ..."
 
 
 def layers(claims: Claims, count: int) -> str:
-    """What each layer of Python takes of our time, as cProfile tells it: shares."""
+    """Return the share of each layer of Python, measured by cProfile."""
     profile = cProfile.Profile()
     profile.runcall(claims.make, count)
     spent = dict.fromkeys((*_LAYERS, "other"), 0.0)
@@ -138,18 +137,18 @@ def layers(claims: Claims, count: int) -> str:
 
 
 def plan(bench: Bench, claims: Claims) -> str:
-    """How the server finds the next job, with the pages that it looks at."""
-    said: list[tuple[str, Any]] = []
+    """Return the server's query plan for the next job, with buffers."""
+    statements: list[tuple[str, Any]] = []
 
     def listen(_c: Any, _k: Any, statement: str, parameters: Any, *_: Any) -> None:
-        said.append((statement, parameters))
+        statements.append((statement, parameters))
 
     sa.event.listen(sa.Engine, "before_cursor_execute", listen)
     try:
         claims.make(1)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", listen)
-    (claim,) = [each for each in said if each[0].startswith("UPDATE")]
+    (claim,) = [each for each in statements if each[0].startswith("UPDATE")]
     with bench.db.transaction(force_rollback=True):
         rows = bench.db.execute(f"explain (analyze, buffers) {claim[0]}", claim[1]).fetchall()
     return "\n".join(row[0] for row in rows)
@@ -165,7 +164,7 @@ def main() -> None:
     console = Console(width=100, highlight=False)
     console.print(head(f"SQLite {sqlite3.sqlite_version}; python -m tests.bench.claim"))
     console.print(in_sqlite(options))
-    server = Server(safe=True, more=_TOLD)
+    server = Server(safe=True, more=_SERVER_OPTIONS)
     try:
         bench = Bench(server)
         bench.grow(options.finished)
@@ -178,13 +177,13 @@ def main() -> None:
             Claims(database, "bench"),
             Claims(database, "bench", ClaimFilter(1, {"bench": 2})),
         )
-        for table in measured(bench, whole, options.claims):
+        for table in measure(bench, whole, options.claims):
             console.print(table)
         console.print(layers(whole, options.claims))
         console.print(plan(bench, whole))
         bench.wait(options.waiting, need=2)
         console.print(f"\nPast {options.waiting:,} jobs that do not fit and come first:")
-        for table in measured(bench, small, options.claims):
+        for table in measure(bench, small, options.claims):
             console.print(table)
         database.close()
         bench.db.close()

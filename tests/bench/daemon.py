@@ -1,7 +1,6 @@
-"""What the daemon itself costs, without its children: `python -m tests.bench.daemon`.
+"""Cost of the daemon process, without its children: `python -m tests.bench.daemon`.
 
-Seconds from exec to READY, resident memory, and the share of a core that it takes when nothing
-happens. The figures are the machine's of the moment: run it on a quiet one.
+Seconds from exec to READY, resident memory, and idle CPU share. Run it on a quiet machine.
 """
 
 import os
@@ -28,11 +27,11 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Notified(Studio):
-    """A studio whose daemon tells READY, and how it is, as it would tell systemd."""
+    """A studio that receives its daemon's systemd notifications."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.settings('[model]\ndevices = ["cpu"]\n')  # all else as it is by default
+        self.settings('[model]\ndevices = ["cpu"]\n')  # all other settings are defaults
         path = root / "notify"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
@@ -41,7 +40,7 @@ class Notified(Studio):
         threading.Thread(target=self._listen, daemon=True).start()
 
     def seconds_to_ready(self) -> float:
-        """Start it; seconds until READY=1."""
+        """Start the daemon and return the seconds until READY=1."""
         self._ready.clear()
         began = time.perf_counter()
         self.start(ready=False)
@@ -56,7 +55,7 @@ class Notified(Studio):
 
 
 def resident(pid: int) -> float:
-    """Resident memory of one process in MB."""
+    """Return the resident memory of one process in MB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found
@@ -64,13 +63,13 @@ def resident(pid: int) -> float:
 
 
 def spent(pid: int) -> float:
-    """Seconds of processor time that one process has used so far."""
+    """Return the CPU seconds that one process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 def idle(studio: Studio) -> tuple[float, float]:
-    """Share of a core over a quiet while: of the daemon, and of its children."""
+    """Return the idle CPU share of the daemon and of its children."""
     daemon, children = studio.pid, [p for p in studio.processes() if p != studio.pid]
     before = spent(daemon), sum(map(spent, children))
     time.sleep(IDLE)
@@ -98,8 +97,8 @@ def _measure(studio: Notified, table: Table) -> None:
         if number:
             studio.stop()
         starts.append(studio.seconds_to_ready())
-    told = ", ".join(f"{seconds:.2f}" for seconds in starts)
-    table.add_row("exec to READY", f"{statistics.median(starts):.2f} s ({told})", "under 2 s")
+    values = ", ".join(f"{seconds:.2f}" for seconds in starts)
+    table.add_row("exec to READY", f"{statistics.median(starts):.2f} s ({values})", "under 2 s")
     table.add_row("memory after READY", f"{resident(studio.pid):.0f} MB", "under 150 MB")
     _idle_row(studio, table, "idle, before any clip")
     for number in range(CLIPS):
@@ -112,7 +111,7 @@ def _measure(studio: Notified, table: Table) -> None:
     _idle_row(studio, table, f"idle, {ARCHIVED} more archived")
     for number in range(ARCHIVED):
         (studio.inbox / f"{number}.txt").touch()
-    time.sleep(5)  # until the events of their arrival are over
+    time.sleep(5)  # until their inotify events are handled
     _idle_row(studio, table, f"idle, {ARCHIVED} other files in the inbox")
 
 

@@ -1,4 +1,4 @@
-"""Writing the MP4 beside the ffmpeg command line: `python -m tests.bench.encode`.
+"""Video encoding compared with the ffmpeg command line: `python -m tests.bench.encode`.
 
 The same frames with the same settings of x264, one after the other in turns. Ours also puts the
 file on disk for good, decodes it again and checks it; ffmpeg (Debian's package) does not, and is
@@ -26,11 +26,11 @@ from tests.bench.head import head
 QUALITY = 17
 FPS = 8
 SHAPES = ((16, 256, 256), (16, 512, 512), (32, 1024, 1024))
-"""Frames, height, width: the presets' least, usual and most."""
+"""Frames, height, width: of the smallest, the usual and the largest preset."""
 
 
 def moving(frames: int, height: int, width: int) -> Frames:
-    """A camera that moves over a soft texture, with a little noise: (frames, height, width, 3)."""
+    """Return frames of a camera that pans over a noisy texture: (frames, height, width, 3)."""
     rng = np.random.default_rng(1)
     far = rng.normal(size=(height // 8 + frames, width // 8 + frames, 3))
     soft = np.kron(far, np.ones((8, 8, 1)))
@@ -43,13 +43,13 @@ def moving(frames: int, height: int, width: int) -> Frames:
 
 
 def ours(path: Path, frames: Frames) -> None:
-    """As the worker writes it."""
+    """Encode as the worker does."""
     write_video(path, frames, fps=FPS, quality=QUALITY, encoder="x264", metadata={},
           on_step=lambda _: None)  # fmt: skip
 
 
 def theirs(path: Path, frames: Frames) -> None:
-    """The command line, fed by a pipe."""
+    """Encode with the ffmpeg command line, fed by a pipe."""
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     subprocess.run(
         ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size,
@@ -63,7 +63,7 @@ def theirs(path: Path, frames: Frames) -> None:
 
 
 def psnr(path: Path, frames: Frames) -> float:
-    """Of the file's frames against those that were written, in dB."""
+    """Return the PSNR of the file's frames against the written ones, in dB."""
     with av.open(str(path)) as container:
         found = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     error = np.square(np.stack(found).astype(float) - frames).mean()
@@ -71,7 +71,7 @@ def psnr(path: Path, frames: Frames) -> float:
 
 
 def main() -> int:
-    """Measure and print; the exit code."""
+    """Measure, print and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.encode")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()

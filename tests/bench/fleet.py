@@ -1,4 +1,4 @@
-"""What one PostgreSQL bears: `python -m tests.bench.fleet`.
+"""Number of hosts that one PostgreSQL can serve: `python -m tests.bench.fleet`.
 
 First the ledger alone: three processes claim the hundred thousand jobs that wait, and finish them
 as daemons do but without pictures, at each length of a history that grows to a million finished
@@ -51,7 +51,7 @@ where state = 'done' and id > %(after)s
 
 
 class Bench:
-    """A database with a history that grows."""
+    """A database with a growing history."""
 
     def __init__(self, server: Server) -> None:
         name = server.fresh()
@@ -66,18 +66,18 @@ class Bench:
 
     @property
     def finished(self) -> int:
-        """How many jobs are."""
+        """Number of finished jobs."""
         return int(self.one("select count(*) from jobs where state = 'done'"))
 
     def grow(self, finished: int) -> None:
-        """To so many finished jobs, with three events each."""
+        """Grow the history to this number of finished jobs, with three events each."""
         after = self.one("select coalesce(max(id), 0) from jobs")
         self._add("done", finished - self.finished)
         self.db.execute(_EVENTS, {"after": after})
         self.db.execute("vacuum analyze")
 
     def wait(self, count: int, need: int = 1) -> None:
-        """So many jobs that wait and need so much; those that need more come first."""
+        """Add queued jobs up to `count` with this required memory; larger ones come first."""
         there = self.one(
             f"select count(*) from jobs where state = 'queued' and required_memory = {need}"
         )
@@ -85,12 +85,12 @@ class Bench:
         self.db.execute("analyze jobs")
 
     def end_waiting(self) -> None:
-        """Those that still wait are finished too."""
+        """Mark the queued jobs as finished."""
         self.db.execute("update jobs set state = 'done' where state = 'queued'")
         self.db.execute("vacuum analyze")
 
     def one(self, query: str) -> Any:
-        """A single value."""
+        """Return a single value."""
         row = self.db.execute(query).fetchone()  # type: ignore[arg-type]
         assert row is not None
         return row[0]
@@ -103,7 +103,7 @@ class Bench:
 
 
 def work(url: str, owner: str, count: int) -> list[float]:
-    """Claim and finish so many; milliseconds of each claim."""
+    """Claim and finish jobs, and return the milliseconds of each claim."""
     database, taken = Database(url), []
     ledger = JobStore(database)
     for _ in range(count):
@@ -120,7 +120,7 @@ def work(url: str, owner: str, count: int) -> list[float]:
 
 
 def claims(bench: Bench, count: int, hosts: int) -> list[str]:
-    """A row of the first table."""
+    """Measure claims and return a row of the first table."""
     finished, began = bench.finished, time.perf_counter()
     with ProcessPoolExecutor(hosts) as pool:
         each = [pool.submit(work, bench.url, f"host{n}", count // hosts) for n in range(hosts)]
@@ -138,7 +138,7 @@ def claims(bench: Bench, count: int, hosts: int) -> list[str]:
 
 
 def serving_seconds(bench: Bench) -> float:
-    """CPU time of the server's processes that serve the hosts; not its own housekeeping."""
+    """Return the CPU seconds of the server's client backends, without its background processes."""
     others = bench.db.execute(
         "select pid from pg_stat_activity where datname = current_database() and pid <> "
         "pg_backend_pid() and backend_type = 'client backend'"
@@ -151,7 +151,7 @@ def serving_seconds(bench: Bench) -> float:
 
 
 def daemons(bench: Bench, folder: Path, options: argparse.Namespace) -> Table:
-    """Three real daemons: pictures made in a second, and what they cost at rest."""
+    """Measure three real daemons: pictures a second, and their idle cost."""
     share, clip = folder / "share", film(folder / "film.mp4")
     (share / "rules").mkdir(parents=True)
     hosts = []

@@ -1,4 +1,4 @@
-"""How far good clips stand from the gate's limits: the micro model's motions in its presets.
+"""Distance of good clips from the limits of the quality check, for the micro model's motions.
 
     python -m tests.bench.gate [--presets draft,preview] [--pictures daemon/samples]
 
@@ -35,7 +35,7 @@ async def main() -> None:
     if not pictures:
         parser.error(f"no .jpg in {arguments.pictures}")
     load = Load(model=MICRO, device="cpu", dtype="float32")
-    maker = ClipGenerator(load, lambda _: None, print, limits=NO_LIMITS)
+    generator = ClipGenerator(load, lambda _: None, print, limits=NO_LIMITS)
     print(
         f"{'preset':10}{'picture':14}{'still':>8}{'moving':>8}{'similarity':>12}{'grey':>8}{'black':>7}"
     )
@@ -43,7 +43,7 @@ async def main() -> None:
     try:
         for preset in arguments.presets.split(","):
             for picture in pictures:
-                figures = {m: await measured(maker, preset, picture, m) for m in Motion}
+                figures = {m: await measure(generator, preset, picture, m) for m in Motion}
                 every = figures.values()
                 print(
                     f"{preset:10}{picture.stem:14}"
@@ -56,11 +56,13 @@ async def main() -> None:
                 refused += sum(find_flaw(f, QualityLimits()) is not None for f in every)
                 count += len(figures)
     finally:
-        await maker.close()
+        await generator.close()
     print(f"{refused} of {count} clips would be refused")
 
 
-async def measured(maker: ClipGenerator, name: str, picture: Path, motion: Motion) -> Measurements:
+async def measure(
+    generator: ClipGenerator, name: str, picture: Path, motion: Motion
+) -> Measurements:
     preset = MICRO_FAMILY.presets[name]
     spec = Spec(
         prompt=_PROMPTS.get(motion, f"camera {motion}"),
@@ -80,12 +82,12 @@ async def measured(maker: ClipGenerator, name: str, picture: Path, motion: Motio
         with Image.open(picture) as opened:
             ImageOps.fit(opened.convert("RGB"), (preset.side, preset.side)).save(clean)
         rung = Rung(Mode.FAST, spec.width, spec.height, spec.frames)
-        order = GenerationRequest("bench", spec, (rung,), lambda *_: 0, clean, Path(folder))
-        answer = await maker.generate(order, lambda _: None)
-    assert isinstance(answer, Clip), (
-        answer.reason if isinstance(answer, GenerationFailure) else answer
+        request = GenerationRequest("bench", spec, (rung,), lambda *_: 0, clean, Path(folder))
+        result = await generator.generate(request, lambda _: None)
+    assert isinstance(result, Clip), (
+        result.reason if isinstance(result, GenerationFailure) else result
     )
-    return answer.made.measurements
+    return result.made.measurements
 
 
 if __name__ == "__main__":

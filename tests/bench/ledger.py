@@ -1,7 +1,7 @@
-"""Queries beside a long history: `python -m tests.bench.ledger`.
+"""Queries in a queue with a long history: `python -m tests.bench.ledger`.
 
-A million finished jobs in a SQLite file on this disk, some waiting; then what each scrape of
-/metrics and the page ask. tests.bench.claim measures claims.
+A SQLite file on this disk with a million finished jobs and some queued ones. Measures the queries
+of /metrics and of the page; tests.bench.claim measures claims.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _ROWS = 20_000
 def row(
     number: int, state: str, spec: dict[str, Any], priority: int = 0, need: int = 1
 ) -> dict[str, Any]:
-    """A job of a picture of its own."""
+    """Return a job row with its own picture."""
     result = None if state == "queued" else {"clip": f"{number:07}.mp4"}
     return {
         "inbox": "inbox", "path": f"{number:07}.png", "drop": 1, "variant": 1,
@@ -45,7 +45,7 @@ def row(
 
 
 def fill(database: Database, finished: int, waiting: int, first: int = 0, **more: int) -> None:
-    """Finished jobs of all presets, then those that wait; numbered from `first` on."""
+    """Add finished jobs of all presets, then queued ones, numbered from `first`."""
     specs = []
     for preset in MICRO_FAMILY.presets:
         request = Request(prompt="camera zooming in slowly", preset=preset)
@@ -63,12 +63,12 @@ def fill(database: Database, finished: int, waiting: int, first: int = 0, **more
             db.execute(jobs.insert(), rows)
 
 
-def timed(ask: Callable[[], object], times: int) -> list[float]:
-    """Milliseconds of each."""
+def time_calls(query: Callable[[], object], times: int) -> list[float]:
+    """Return the milliseconds of each call."""
     taken = []
     for _ in range(times):
         began = time.perf_counter()
-        ask()
+        query()
         taken.append((time.perf_counter() - began) * 1000)
     return taken
 
@@ -82,23 +82,23 @@ def main() -> None:
     table = Table("what", "median", "p99", box=None)
     with tempfile.TemporaryDirectory(prefix="i2vd-ledger-", dir=Path.cwd()) as folder:
         database = Database(f"sqlite:///{folder}/queue.sqlite")
-        history = JobQueries(database)
+        queries = JobQueries(database)
         fill(database, options.finished, options.waiting)
 
-        def add(what: str, ask: Callable[[], object]) -> None:
-            taken = timed(ask, 20)
+        def add(what: str, query: Callable[[], object]) -> None:
+            taken = time_calls(query, 20)
             table.add_row(what, f"{statistics.median(taken):.1f} ms", f"{p99(taken):.1f} ms")
 
-        add("jobs by state", history.counts)
-        add("outcomes by rule and preset", history.outcomes)
-        add("the work that waits", lambda: queued_work(history))
-        add("the newest of a preset", lambda: history.newest(JobFilter(preset="high")))
-        add("pictures still to be put away", history.pending_archival)
+        add("jobs by state", queries.counts)
+        add("outcomes by rule and preset", queries.outcomes)
+        add("the work that waits", lambda: queued_work(queries))
+        add("the newest of a preset", lambda: queries.newest(JobFilter(preset="high")))
+        add("pictures still to be put away", queries.pending_archival)
         database.close()
     console = Console(width=100)
-    asked = f"--finished {options.finished} --waiting {options.waiting}"
+    options_text = f"--finished {options.finished} --waiting {options.waiting}"
     sqlite = f"SQLite {sqlite3.sqlite_version}"
-    console.print(head(f"{sqlite}; python -m tests.bench.ledger {asked}"))
+    console.print(head(f"{sqlite}; python -m tests.bench.ledger {options_text}"))
     console.print(table)
 
 

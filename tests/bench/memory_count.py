@@ -1,10 +1,10 @@
-"""Count what the full-size model needs, mode by mode, without a GPU and without its weights.
+"""Peak memory of the full-size model by mode, counted without a GPU and without its weights.
 
     python -m tests.bench.memory_count [--presets standard,ultra] [--modes lean] [--tensors]
 
-The worker's own code runs on the meta device, where tensors have shapes and no memory, and the
-same count as on a budgeted CPU is kept of those that live. `--tensors` shows which live at the
-peak: the derivation of the terms in pipeline/memory/model.py.
+The worker's own code runs on the meta device, where tensors have shapes but no memory. Live tensors
+are counted as on a CPU with a memory limit. `--tensors` shows those at the peak, from which the
+terms in pipeline/memory/model.py are derived.
 """
 
 import argparse
@@ -37,10 +37,10 @@ STAGES = PeakMemory._fields
 
 
 class Shapes(TorchFunctionMode):
-    """Answers what the meta device cannot: one kernel's attention, whether all is finite, copies.
+    """Replaces operations that the meta device lacks: fused attention, truth values, copies.
 
-    Without a kernel of its own the meta device would take attention apart and count the square
-    matrix of scores, which no GPU ever holds.
+    The meta device has no fused attention kernel; it would count the square matrix of scores, which
+    no GPU ever allocates.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,7 +57,7 @@ class Shapes(TorchFunctionMode):
 
 
 class Witness(TensorCounter):
-    """Remembers which tensors lived at the peak, and in which module it was reached."""
+    """Records the tensors that were alive at the peak, and the module that reached it."""
 
     def __init__(self, kind: str, tensors: bool = False) -> None:
         super().__init__(1 << 62, kind)
@@ -90,7 +90,7 @@ class Witness(TensorCounter):
 
     @contextmanager
     def watching(self, *networks: torch.nn.Module) -> Iterator[None]:
-        """Within, it knows which module is at work."""
+        """Track the current module while the context lasts."""
         handles = []
         for network in networks:
             for name, module in network.named_modules():
@@ -107,7 +107,7 @@ class Witness(TensorCounter):
 def count(
     model: LoadedModel, rung: Rung, guidance: float, tensors: bool = False
 ) -> dict[str, Witness]:
-    """Peak of live tensors of each stage, with what lived then. `model` is on the meta device."""
+    """Return the peak of live tensors for each stage. `model` is on the meta device."""
     for network in (model.unet, model.vae, model.text_encoder, model.image_encoder):
         model.weights.unload(network)
     model.embeddings.clear()
@@ -143,7 +143,7 @@ def predict(
     unwanted: Conditions | None,
     latents: torch.Tensor,
 ) -> None:
-    """One step, as the sampler makes it, and a second, when the pieces' order is known."""
+    """Run one step, and with offload a second one, when the order of the pieces is known."""
     time = torch.empty((), dtype=torch.long, device=model.device)
     with placement.unet_on_device(model, mode) as unet:
         for _ in range(1 if mode.policy.weights == "device" else 2):
@@ -156,7 +156,7 @@ def predict(
 
 
 def frames_in_chunks(model: LoadedModel, mode: Mode, latents: torch.Tensor) -> None:
-    """The first chunk of frames, decoded as `decode` does."""
+    """Decode the first chunk of frames as `decode` does."""
     cells = latents[0].transpose(0, 1)
     with placement.vae_on_device(model, striped=mode.policy.vae_tiling):
         decode._decoded(model, cells[: decode.frames_at_once(cells, mode.policy)].to(model.dtype))
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def show(title: str, witness: Witness, model: LoadedModel) -> None:
-    """The largest tensors that lived at a stage's peak, but for weights."""
+    """Return the largest tensors at a stage's peak, without weights."""
     parts = (model.unet, model.vae, model.text_encoder, model.image_encoder)
     weights = {tuple(tensor.shape) for part in parts for tensor in part.parameters()}
     sys.stdout.write(f"{title}: {witness.peak / 1e9:.3f} GB in {witness.place}\n")

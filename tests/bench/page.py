@@ -1,4 +1,4 @@
-"""The page and the API with a long history: `python -m tests.bench.page`.
+"""Page and API with a long history: `python -m tests.bench.page`.
 
 Ten thousand finished jobs in the ledger, each with a poster; milliseconds that calls take, and
 seconds until a browser shows each tab and has scrolled through many clips.
@@ -39,7 +39,7 @@ CALLS = {
 
 
 def multiply(ledger: Path, times: int) -> None:
-    """Have the one job that often, each as of a drop of its own."""
+    """Copy the only job `times` times, each with its own picture."""
     with sqlite3.connect(ledger) as db:
         names = [row[1] for row in db.execute("PRAGMA table_info(jobs)")]
         values = {name: f'"{name}"' for name in names} | {"id": "NULL"}
@@ -54,7 +54,7 @@ def multiply(ledger: Path, times: int) -> None:
 
 
 def pose(folder: Path, times: int) -> None:
-    """Have the one poster that often."""
+    """Copy the only poster `times` times."""
     for number in range(2, times + 1):
         os.link(folder / "1.jpg", folder / f"{number}.jpg")
 
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def calls(studio: Studio) -> Table:
-    """Milliseconds of each call."""
+    """Measure each API call in milliseconds."""
     table = Table(
         "call", "median ms", "p95 ms", title=f"{JOBS:,} jobs, {ASKED} times each", box=None
     )
@@ -101,7 +101,7 @@ def p95(took: list[float]) -> float:
 
 
 def shown(studio: Studio) -> Table:
-    """Seconds in a browser."""
+    """Measure the page in a browser in seconds."""
     table = Table("page", "seconds", box=None)
     with browser(f"http://127.0.0.1:{studio.port}") as page:
         page.open("make")  # the browser is warm, its cache holds the page

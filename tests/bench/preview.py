@@ -1,4 +1,4 @@
-"""What the live preview costs and shows: its line from latents to colours beside the VAE's decoder.
+"""Cost and accuracy of the live preview's linear map, compared with the VAE decoder.
 
     python -m tests.bench.preview
 
@@ -33,7 +33,7 @@ SETTING = Setting(width=128, height=128, frames=PREVIEW_FRAMES, steps=4)
 
 
 def priced(model: LoadedModel, picture: Image.Image) -> list[str]:
-    """A line of the table."""
+    """Return a row of the table."""
     prompt = PROMPTS[Motion.PAN_RIGHT]
     wanted, _ = encode_conditions(
         model, picture, [prompt], frames=SETTING.frames, fps=16, striped=False,

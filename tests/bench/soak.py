@@ -1,9 +1,9 @@
-"""A night in an hour: whether anything grows. `python -m tests.bench.soak`.
+"""Soak test: does memory or the number of files grow? `python -m tests.bench.soak`.
 
-The real daemon never runs out of pictures, one in twenty of which is broken; meanwhile rules are
-saved anew, metrics scraped, the newest jobs listed and all events followed. From time to time: what
-memory, files and threads the daemon and its children have. With `--film` a stand-in takes the
-worker's place, so that the daemon sees many more jobs.
+The real daemon always has pictures, one in twenty of them broken. Meanwhile rules are saved again,
+metrics scraped, the newest jobs listed and all events followed. Memory, open files and threads of
+the daemon and its children are sampled. With `--film` a stand-in replaces the worker, so that the
+daemon processes many more jobs.
 """
 
 import argparse
@@ -32,17 +32,17 @@ SETTINGS = (
 )
 RULE = '[make]\nprompt = "{prompt}"\npreset = "draft"\nsteps = 10\n'
 WAITING = 200
-"""Pictures in the inbox at most."""
+"""Maximum number of pictures in the inbox."""
 FIRST = 50
-"""Jobs after which the first sample is taken: all processes have had work."""
+"""Jobs before the first sample, so that all processes have worked."""
 BROKEN = 20
-"""One in so many of them."""
+"""One picture in this many is broken."""
 SAMPLES = 12
 
 
 @dataclass(frozen=True)
 class Process:
-    """What one has at a moment; `memory` in MB."""
+    """Resources of one process; `memory` in MB."""
 
     pid: int
     memory: float
@@ -52,7 +52,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Sample:
-    """How it stands after some minutes."""
+    """Resources of all processes at a moment."""
 
     minutes: float
     jobs: int
@@ -60,13 +60,13 @@ class Sample:
 
 
 def process(pid: int) -> Process:
-    """What a process has now."""
+    """Return the resources of a process."""
     files, threads = (len([*Path(f"/proc/{pid}/{kind}").iterdir()]) for kind in ("fd", "task"))
     return Process(pid, resident(pid), files, threads)
 
 
-class Night:
-    """A studio that is kept busy."""
+class Soak:
+    """A studio with permanent load."""
 
     def __init__(self, root: Path, *, stand_in: bool) -> None:
         if stand_in:
@@ -79,7 +79,7 @@ class Night:
         self._over = threading.Event()
 
     def samples(self, minutes: float) -> list[Sample]:
-        """Some, within so many minutes from the first one on."""
+        """Take samples during this number of minutes."""
         studio = self._studio
         studio.settings(SETTINGS)
         self._save_rule()
@@ -157,7 +157,7 @@ class Night:
 
 
 def growth(samples: Sequence[Sample], name: str) -> str:
-    """MB that a process gains with a thousand jobs, over the later half of the samples."""
+    """Return a process's growth in MB per thousand jobs, over the later half of the samples."""
     later = [s for s in samples[len(samples) // 2 :] if name in s.processes]
     if len({s.processes[name].pid for s in samples if name in s.processes}) > 1:
         return "was replaced"
@@ -166,7 +166,7 @@ def growth(samples: Sequence[Sample], name: str) -> str:
 
 
 def table(samples: Sequence[Sample]) -> Table:
-    """Memory, open files and threads of each process, and what it gained."""
+    """Return a table of each process's memory, open files and threads, and its growth."""
     processes = list(samples[-1].processes)
     shown = Table("minutes", "jobs", *processes, box=None)
     for each in samples:
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--film", action="store_true", help="a stand-in makes the clips")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="i2vd-bench-") as folder:
-        samples = Night(Path(folder), stand_in=options.film).samples(options.minutes)
+        samples = Soak(Path(folder), stand_in=options.film).samples(options.minutes)
     console = Console(width=120)
     asked = f"--minutes {options.minutes:g}{' --film' if options.film else ''}"
     console.print(head(f"python -m tests.bench.soak {asked}"))

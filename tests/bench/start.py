@@ -1,4 +1,4 @@
-"""How long a worker takes from its start to the first step of a clip, and with what.
+"""Start-up time of a worker until the first step of a clip, by milestone.
 
     python -m tests.bench.start [--starts 3]
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def marks(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:
-    """What the child has reached, and the seconds since its start, by the clock and of its own."""
+    """Yield milestones with the wall-clock and CPU seconds since the child's start."""
     since = time.monotonic()
     peer = Peer(folder)
 
@@ -80,9 +80,9 @@ def marks(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:
 
 def _until(peer: Peer, stage: str, step: int) -> None:
     while True:
-        told = peer.receive()
-        assert isinstance(told, Progress), told
-        if (told.stage, told.step) == (stage, step):
+        progress = peer.receive()
+        assert isinstance(progress, Progress), progress
+        if (progress.stage, progress.step) == (stage, step):
             return
 
 

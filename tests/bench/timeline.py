@@ -1,4 +1,4 @@
-"""`python -m tests.bench.timeline TRACE PNG`: a picture of what `i2vd bench timeline --trace` kept.
+"""`python -m tests.bench.timeline TRACE PNG`: plot a trace of `i2vd bench timeline --trace`.
 
 One line for the device, one for what is written and embedded meanwhile; each clip has its colour.
 """

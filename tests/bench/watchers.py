@@ -1,4 +1,4 @@
-"""The smallest scripts that watch a folder, as processes; arrival.py compares the daemon with them.
+"""Minimal scripts that watch a folder, as processes; arrival.py compares the daemon with them.
 
 Each prints the path of every new file below the folder.
 """
@@ -37,19 +37,19 @@ for changes in watch(sys.argv[1]):
 SCRIPTS = {"watchdog": _WATCHDOG, "watchfiles": _WATCHFILES}
 
 
-class Told:
-    """What a script has printed: the names of files, and when each came first."""
+class Output:
+    """File names that a script has printed, with the time of the first print."""
 
     def __init__(self, output: IO[str]) -> None:
         self._times: dict[str, float] = {}
         threading.Thread(target=self._listen, args=[output], daemon=True).start()
 
-    def knows(self, name: str) -> bool:
-        """Whether the name was printed."""
+    def has(self, name: str) -> bool:
+        """Return True if the name was printed."""
         return name in self._times
 
     def until(self, names: set[str], seconds: float = 120) -> float:
-        """Wait for all of them; when the last came, on the monotonic clock."""
+        """Wait for all names and return the monotonic time of the last one."""
         end = time.monotonic() + seconds
         while not names <= self._times.keys():
             if time.monotonic() > end:
@@ -63,42 +63,42 @@ class Told:
 
 
 class Script:
-    """One of SCRIPTS, watching a folder once started; also a context."""
+    """A process of one of SCRIPTS that watches a folder; a context manager."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self.folder = folder
-        self.told: Told
+        self.output: Output
         self._program = program
         self._process: subprocess.Popen[str] | None = None
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """Process id of the script."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and wait until it tells of new files."""
+        """Start the script and wait until it reports new files."""
         self._process = subprocess.Popen(
             [sys.executable, "-c", SCRIPTS[self._program], self.folder],
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout is not None
-        self.told = Told(self._process.stdout)
+        self.output = Output(self._process.stdout)
         for number in range(600):
             probe = self.folder / f"probe-{self._program}-{number}"
             probe.touch()
             time.sleep(0.1)
             probe.unlink()
-            if any(self.told.knows(f"probe-{self._program}-{n}") for n in range(number + 1)):
+            if any(self.output.has(f"probe-{self._program}-{n}") for n in range(number + 1)):
                 return
             if self._process.poll() is not None:
                 raise RuntimeError(f"the script with {self._program} ended; is it installed?")
         raise TimeoutError(f"the script with {self._program} tells nothing")
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the script."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
