@@ -112,7 +112,7 @@ def _steps(
         f"step, {name}": partial(apply, model.unet, [name]) for name in names
     }
     if fused_ops.enabled():
-        cases["step, all but our kernels"] = torch_alone
+        cases["step, all but Triton kernels"] = torch_alone
     cases["step, all"] = held
     if model.device.type == "cuda":
         cases["step, all, replayed"] = replayed

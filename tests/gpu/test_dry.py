@@ -34,7 +34,7 @@ def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
     found = {row["case"]: row for row in told}
     assert any(case.startswith("floor: ") for case in found)
     whole = found["step, all"]
-    assert {"step, constants", "step, phases", "step, joined"} < found.keys()
+    assert {"step, step_invariants", "step, subpixel_upsample", "step, fused_qkv"} < found.keys()
     assert whole["matrix_share"] > 0
     assert found["latents to frames, exact"]["max_abs_diff"] <= 1
     for what in ("denoising", "picture to latents"):

@@ -147,7 +147,7 @@ def _rows(rounds: int, frames: int, side: int) -> Iterator[Timing]:
     vae = decoder()
     cells = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
     less: dict[str, Within] = {
-        "VAE decoder, phases": lambda: patched(subpixel_upsample(vae.decoder))
+        "VAE decoder, subpixel_upsample": lambda: patched(subpixel_upsample(vae.decoder))
     }
     yield from time_side_by_side(lambda: vae.decode(cells).sample, less, rounds)
 

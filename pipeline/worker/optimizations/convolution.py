@@ -51,7 +51,7 @@ def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
     return result
 
 
-def resnets(network: nn.Module) -> Patches:
+def fused_resnets(network: nn.Module) -> Patches:
     """Resnets that add and activate in place, and divide by nothing."""
     found = (m for m in network.modules() if isinstance(m, ResnetBlock2D))
     return {m: partial(_resnet, m) for m in found}
@@ -127,7 +127,7 @@ def kernels_of(weight: Tensor) -> Tensor:
     return kernels.view(4 * out, into, 2, 2)
 
 
-def norms(network: nn.Module) -> Patches:
+def fused_group_norms(network: nn.Module) -> Patches:
     """Group normalisations that no other transform takes."""
     return {
         m: partial(fused_ops.group_norm, m)

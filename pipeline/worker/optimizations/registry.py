@@ -12,28 +12,28 @@ from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import fused_qkv, geglu, spatial_attention
 from pipeline.worker.optimizations.convolution import (
     channels_last,
-    norms,
-    resnets,
+    fused_group_norms,
+    fused_resnets,
     subpixel_upsample,
     temporal_conv_as_matmul,
 )
-from pipeline.worker.optimizations.step_invariants import compute_invariants, shared
+from pipeline.worker.optimizations.step_invariants import compute_invariants, shared_cfg
 from pipeline.worker.patch import Patches, patched
 
 OPTIMIZATIONS: dict[str, tuple[Callable[[Any], Patches], ...]] = {
-    "constants": (compute_invariants, spatial_attention),
-    "shared": (shared, spatial_attention),
-    "spatial": (spatial_attention,),
-    "joined": (fused_qkv,),
-    "gates": (geglu,),
-    "shifted": (temporal_conv_as_matmul,),
-    "resnets": (resnets,),
-    "phases": (subpixel_upsample,),
+    "step_invariants": (compute_invariants, spatial_attention),
+    "shared_cfg": (shared_cfg, spatial_attention),
+    "spatial_attention": (spatial_attention,),
+    "fused_qkv": (fused_qkv,),
+    "geglu": (geglu,),
+    "temporal_conv_as_matmul": (temporal_conv_as_matmul,),
+    "fused_resnets": (fused_resnets,),
+    "subpixel_upsample": (subpixel_upsample,),
     "channels_last": (channels_last,),
 }
 """By name, each with what it builds upon. What stands further down wins."""
 
-_SLICED = ("constants", "spatial", "gates", "resnets")
+_SLICED = ("step_invariants", "spatial_attention", "geglu", "fused_resnets")
 """Those that hold no more than the slices of a thrifty mode, or are sliced themselves."""
 
 
@@ -46,7 +46,11 @@ def select(thrift: MemoryPolicy, device: torch.device) -> list[str]:
     if thrift.chunk is not None:
         return list(_SLICED)
     pay = fused_ops.enabled() or device.type != "cuda"
-    return [name for name in OPTIMIZATIONS if pay or name not in ("channels_last", "shifted")]
+    return [
+        name
+        for name in OPTIMIZATIONS
+        if pay or name not in ("channels_last", "temporal_conv_as_matmul")
+    ]
 
 
 def uses_cuda_graph(device: torch.device, thrift: MemoryPolicy, course: SamplingPlan) -> bool:
@@ -61,7 +65,7 @@ def decoding(vae: Any) -> Patches:
     """What stands in where the VAE takes frames whole."""
     if not fused_ops.enabled():
         return subpixel_upsample(vae)
-    every = (subpixel_upsample, resnets, norms, channels_last)
+    every = (subpixel_upsample, fused_resnets, fused_group_norms, channels_last)
     return {m: forward for make in every for m, forward in make(vae).items()}
 
 

@@ -42,7 +42,7 @@ def compute_invariants(unet: Any) -> Patches:
     return {unet: _forward(unet, shared=False)}
 
 
-def shared(unet: Any) -> Patches:
+def shared_cfg(unet: Any) -> Patches:
     """The constants of a clip once, and what both branches of guidance have in common once."""
     return {unet: _forward(unet, shared=True)}
 

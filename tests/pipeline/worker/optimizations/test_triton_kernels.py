@@ -18,7 +18,7 @@ from torch.nn import functional
 from pipeline.worker.memory.weights import join_tensors
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import fused_qkv, geglu, qkv_weights
-from pipeline.worker.optimizations.convolution import resnets, temporal_conv_as_matmul
+from pipeline.worker.optimizations.convolution import fused_resnets, temporal_conv_as_matmul
 from pipeline.worker.optimizations.cuda_graph import cuda_graphed
 from pipeline.worker.patch import Patches, patched
 
@@ -133,7 +133,7 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
     parts: list[tuple[nn.Module, Callable[[nn.Module], Patches], Callable[..., Tensor]]] = [
         (
             ResnetBlock2D(in_channels=16, out_channels=32, temb_channels=8, groups=4),
-            resnets,
+            fused_resnets,
             lambda module, x: module(x, noise(1, 8)),
         ),
         (

@@ -187,7 +187,7 @@ def test_more_places_than_a_kernel_takes(small: Any, monkeypatch: pytest.MonkeyP
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
     monkeypatch.setattr(fused_ops, "_MOST_HEADS", 37)
-    with apply(small, ["joined"]):
+    with apply(small, ["fused_qkv"]):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
 
