@@ -18,7 +18,7 @@ from pipeline.worker.memory.offload import group_offload
 from pipeline.worker.memory.vae_tiling import tile_vae
 from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.optimizations.registry import apply, decoding, select
+from pipeline.worker.optimizations.registry import apply, select, vae_patches
 from pipeline.worker.patch import patched
 
 
@@ -73,7 +73,7 @@ def vae_on_device(model: LoadedModel, *, striped: bool) -> Iterator[None]:
     try:
         model.weights.load(model.vae)
         model.weights.set_layout(model.vae, channels_last=fused_ops.enabled() and not striped)
-        with patched(tile_vae(model.vae, VAE_TILE_PIXELS) if striped else decoding(model.vae)):
+        with patched(tile_vae(model.vae, VAE_TILE_PIXELS) if striped else vae_patches(model.vae)):
             yield
     finally:
         model.weights.unload(model.vae)

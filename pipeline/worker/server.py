@@ -240,7 +240,7 @@ def _set_threads(model: str) -> None:
 def _keep_kernels() -> None:
     """Have our kernels kept for the next worker; where no folder can be used, a line says why."""
     try:
-        kernel_cache.keep()
+        kernel_cache.set_up()
     except OSError as error:
         advice = f"have it writable, or another folder in ${kernel_cache.VARIABLE}"
         print(f"our kernels are made anew with each worker: {error}; {advice}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How much work denoising is: operations of matrix products, counted on shapes without weights."""
+"""FLOP count of denoising: matrix products, counted on `meta` tensors without weights."""
 
 from functools import cache
 
@@ -13,20 +13,20 @@ from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
 from pipeline.worker.optimizations.step_invariants import FeatureCache
 
 
-def denoising(course: SamplingPlan, frames: int, side: int) -> int:
-    """Operations of a clip of the published model with `side` latent cells a side."""
+def denoising(plan: SamplingPlan, frames: int, side: int) -> int:
+    """Count the FLOPs of a clip of the published model, with `side` x `side` latents."""
     return sum(
-        work(frames, side, guided=turn.guided)[0 if turn.fresh else 1]
-        for turn in course.sampling_steps
+        work(frames, side, guided=step.guided)[0 if step.fresh else 1]
+        for step in plan.sampling_steps
     )
 
 
 @cache
 @torch.no_grad()
 def work(frames: int, side: int, *, guided: bool) -> tuple[int, int]:
-    """Operations of a prediction: whole, and with deep features taken from an earlier one.
+    """Count the FLOPs of a prediction: full, and with features from the feature cache.
 
-    As the fast mode makes it on a GPU, without what is computed once a clip.
+    With all optimizations, and without the step invariants.
     """
     with torch.device("meta"):
         unet = I2VGenXLUNet().eval()
@@ -36,8 +36,8 @@ def work(frames: int, side: int, *, guided: bool) -> tuple[int, int]:
             torch.empty(1, 77, width), torch.empty(1, 1, width), latents, torch.empty(1)
         )
         time = torch.empty(())
-    deep: FeatureCache = {}
-    predict = predict_unguided(unet, one.join(one) if guided else one, deep)
+    feature_cache: FeatureCache = {}
+    predict = predict_unguided(unet, one.join(one) if guided else one, feature_cache)
 
     def counted() -> int:
         with FlopCounterMode(display=False) as counter:
@@ -45,6 +45,6 @@ def work(frames: int, side: int, *, guided: bool) -> tuple[int, int]:
         return int(counter.get_total_flops())
 
     with apply(unet, OPTIMIZATIONS):
-        predict(latents, time)  # which computes the clip's constants too
-        deep.clear()
+        predict(latents, time)  # computes the step invariants
+        feature_cache.clear()
         return counted(), counted()

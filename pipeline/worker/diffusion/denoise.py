@@ -1,4 +1,4 @@
-"""Denoising a clip: the model, the mode, the course and the conditions put together."""
+"""Denoising of a clip: combines the model, memory mode, sampling plan and conditions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,11 +27,12 @@ def denoise(
     rescale: float,
     on_step: Callable[[Tensor], None],
 ) -> Tensor:
-    """The clip's latents, in the shape of the picture's: (1, 4, frames, height, width).
+    """Return the latents of the clip, (1, 4, frames, height, width) float32.
 
-    `on_step` is called as `sample` does. Raises what lack of memory raises.
+    `on_step` gets the estimate of the clean latents after each step. Out-of-memory errors
+    propagate.
     """
-    replays = uses_cuda_graph(model.device, mode.policy, plan)
+    use_graph = uses_cuda_graph(model.device, mode.policy, plan)
     with placement.unet_on_device(model, mode) as unet:
         return sample(
             make_predictor(
@@ -42,7 +43,7 @@ def denoise(
                 plan.sampling_steps,
                 rescale=rescale,
                 sequential_cfg=mode.policy.sequential_cfg,
-                through=partial(cuda_graphed, device=model.device) if replays else None,
+                wrap=partial(cuda_graphed, device=model.device) if use_graph else None,
             ),
             noise_for(seed, tuple(cond.latents.shape)).to(model.device),
             scheduler_for(model.scheduler, plan.sampler, plan.spacing),

@@ -1,8 +1,8 @@
-"""Sampling: from noise to a clip's latents, step by step.
+"""Sampling loop: from noise to the latents of a clip, step by step.
 
-Plain functions over diffusers' schedulers. A `Predict` tells the model's prediction for a latent at
-a time; `sample` walks the times; one callback per step serves progress and cancel. The latents and
-all arithmetic on them are float32 whatever the model's type is.
+Plain functions over diffusers' schedulers. A `Predict` is the noise prediction at a timestep, or
+what the scheduler's prediction type says. `sample` runs the timesteps. One callback per step serves
+progress, preview and cancel. Latents are float32, whatever the type of the model.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.optimizations.step_invariants import FeatureCache
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""(latents (1, 4, frames, height, width) float32, time) -> prediction of the same shape."""
+"""(latents (1, 4, frames, height, width) float32, timestep) -> prediction of the same shape."""
 
 _SCHEDULERS = {
     "ddim": DDIMScheduler,
@@ -29,14 +29,14 @@ _SCHEDULERS = {
 
 
 def scheduler_for(config: Mapping[str, Any], sampler: Sampler, spacing: Spacing | None) -> Any:
-    """A fresh scheduler with the model's noise schedule; `spacing` overrides its own if given."""
+    """Create a scheduler with the model's noise schedule; `spacing` overrides its own if given."""
     changes = {} if spacing is None else {"timestep_spacing": spacing}
     known = {key: value for key, value in config.items() if not key.startswith("_")}
     return _SCHEDULERS[sampler].from_config(known, **changes)
 
 
 def noise_for(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, float32, drawn on the CPU: a seed means the same on every device."""
+    """Draw standard normal noise, float32, on the CPU: a seed is the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
@@ -47,9 +47,9 @@ def sample(
     steps: int,
     on_step: Callable[[Tensor], None],
 ) -> Tensor:
-    """The clip's latents, shaped and placed as `noise`.
+    """Denoise; return latents with the shape and device of `noise`.
 
-    `on_step` gets what they would become if nothing more were found out; it may raise to give up.
+    `on_step` gets the estimate of the clean latents after each step; it may raise to cancel.
     """
     set_times(scheduler, steps)
     latents: Tensor = noise * scheduler.init_noise_sigma
@@ -62,20 +62,20 @@ def sample(
 
 
 def _denoised(stepped: Any, scheduler: Any) -> Tensor:
-    """The scheduler's estimate of the clean latents; the multistep solvers keep theirs."""
+    """Return the scheduler's estimate of the clean latents; multistep solvers keep it as state."""
     estimate: Tensor | None = getattr(stepped, "pred_original_sample", None)
     return scheduler.model_outputs[-1] if estimate is None else estimate
 
 
 def set_times(scheduler: Any, steps: int) -> None:
-    """Choose the times of so many steps."""
-    with warnings.catch_warnings():  # diffusers' multistep solvers make numpy arrays of tensors
+    """Set the timesteps for a number of steps."""
+    with warnings.catch_warnings():  # diffusers' multistep solvers convert tensors to numpy
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         scheduler.set_timesteps(steps)
 
 
 def _fold(clip: Tensor) -> Tensor:
-    """Frames into the batch: the solvers know pictures only."""
+    """Move the frames into the batch: the multistep solvers expect images."""
     return clip.transpose(1, 2).flatten(0, 1)
 
 
@@ -84,13 +84,13 @@ def _unfold(frames: Tensor, clips: int) -> Tensor:
 
 
 def predict_unguided(
-    unet: Any, conditions: Conditions, deep: FeatureCache | None = None
+    unet: Any, conditions: Conditions, feature_cache: FeatureCache | None = None
 ) -> Predict:
-    """The model's prediction of one clip as it is, under as many conditions as there are rows.
+    """Return the model's prediction without guidance, for each row of the conditions.
 
-    With `deep`, which only the faster forwards know, deep features are taken from it.
+    `feature_cache` needs the patched forward of `step_invariants`.
     """
-    more = {} if deep is None else {"deep": deep}
+    optional = {} if feature_cache is None else {"feature_cache": feature_cache}
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         prediction: Tensor = unet(
@@ -101,7 +101,7 @@ def predict_unguided(
             image_embeddings=conditions.image,
             encoder_hidden_states=conditions.text,
             return_dict=False,
-            **more,
+            **optional,
         )[0]
         return prediction.float()
 
@@ -117,29 +117,35 @@ def make_predictor(
     *,
     rescale: float = 0.0,
     sequential_cfg: bool = False,
-    through: Callable[[Predict], Predict] | None = None,
+    wrap: Callable[[Predict], Predict] | None = None,
 ) -> Predict:
-    """The predictions of one clip in their turns, for one call a step.
+    """Return the predictor of one clip, to be called once a step.
 
-    `guided` away from what is unwanted, or `plain` where that is nothing or the turn says so; each
-    goes `through` what is given, if anything.
+    A step is guided if there is an unconditional branch and the step is in the guidance interval
+    (Kynkäänniemi et al. 2024). `wrap` is applied to both predictors, for CUDA graph capture.
     """
-    deep: FeatureCache | None = None if all(turn.fresh for turn in steps) else {}
-    alone = led = predict_unguided(unet, cond, deep)
+    feature_cache: FeatureCache | None = None if all(step.fresh for step in steps) else {}
+    unguided = guided = predict_unguided(unet, cond, feature_cache)
     if uncond is not None:
-        led = predict_guided(
-            unet, cond, uncond, guidance, rescale=rescale, sequential_cfg=sequential_cfg, deep=deep
+        guided = predict_guided(
+            unet,
+            cond,
+            uncond,
+            guidance,
+            rescale=rescale,
+            sequential_cfg=sequential_cfg,
+            feature_cache=feature_cache,
         )
-    coming = iter(steps)
+    upcoming = iter(steps)
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
-        turn = next(coming)
-        if turn.fresh and deep:
-            deep.clear()
-        return (led if turn.guided else alone)(latents, time)
+        step = next(upcoming)
+        if step.fresh and feature_cache:
+            feature_cache.clear()
+        return (guided if step.guided else unguided)(latents, time)
 
-    if through is not None:
-        led, alone = through(led), through(alone)
+    if wrap is not None:
+        guided, unguided = wrap(guided), wrap(unguided)
     return predict
 
 
@@ -151,29 +157,31 @@ def predict_guided(
     *,
     rescale: float = 0.0,
     sequential_cfg: bool = False,
-    deep: FeatureCache | None = None,
+    feature_cache: FeatureCache | None = None,
 ) -> Predict:
-    """Classifier-free guidance (Ho & Salimans 2022), optionally rescaled.
+    """Return the prediction with classifier-free guidance (Ho & Salimans 2022).
 
-    Both branches go through the model as one batch, or with `halves` one after the other, which
-    takes half the memory and gives the same up to rounding.
+    Both CFG branches are one batch. With `sequential_cfg` they run one after the other, which takes
+    half the memory and gives the same result up to rounding. See `rescale_guidance` for `rescale`.
     """
-    both = predict_unguided(unet, uncond.join(cond), deep)
-    away, towards = predict_unguided(unet, uncond, deep), predict_unguided(unet, cond, deep)
+    predict_both = predict_unguided(unet, uncond.join(cond), feature_cache)
+    predict_uncond = predict_unguided(unet, uncond, feature_cache)
+    predict_cond = predict_unguided(unet, cond, feature_cache)
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         if sequential_cfg:
-            without, with_prompt = away(latents, time), towards(latents, time)
+            uncond_prediction = predict_uncond(latents, time)
+            cond_prediction = predict_cond(latents, time)
         else:
-            without, with_prompt = both(latents, time).chunk(2)
-        prediction = without + guidance * (with_prompt - without)
-        return rescale_guidance(prediction, with_prompt, rescale) if rescale else prediction
+            uncond_prediction, cond_prediction = predict_both(latents, time).chunk(2)
+        prediction = uncond_prediction + guidance * (cond_prediction - uncond_prediction)
+        return rescale_guidance(prediction, cond_prediction, rescale) if rescale else prediction
 
     return predict
 
 
-def rescale_guidance(guided: Tensor, with_prompt: Tensor, amount: float) -> Tensor:
-    """Give back the deviation that guidance inflates (Lin et al. 2023, equations 15 and 16)."""
-    every = tuple(range(1, guided.ndim))
-    factor = with_prompt.std(every, keepdim=True) / guided.std(every, keepdim=True)
+def rescale_guidance(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
+    """Restore the standard deviation that guidance inflates (Lin et al. 2023, equations 15, 16)."""
+    dims = tuple(range(1, guided.ndim))
+    factor = cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
     return amount * (guided * factor) + (1.0 - amount) * guided

@@ -1,1 +1,1 @@
-"""Optimizations: the same result up to rounding, in less time."""
+"""Optimizations: transforms of unmodified diffusers modules; results equal up to rounding."""

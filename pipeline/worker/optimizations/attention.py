@@ -1,9 +1,8 @@
-"""Transformers over tokens (images, places, channels), as the attention and the products want them.
+"""Attention blocks in token layout (images, positions, channels), without permutes.
 
-With channels last in memory no permutation costs anything: spatial attention is over the places of
-an image, temporal attention over the images of a place, both on views. The 1 x 1 convolutions at
-the ends are products. What does not change (division by 1, dropout) is left out, and sums are
-made in place.
+With channels last in memory, spatial attention over the positions of an image and temporal
+attention over the frames of a position both work on views. The 1 x 1 convolutions at the ends are
+matrix products. No-ops (division by 1, dropout) are left out, and residual sums are in place.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,32 +23,34 @@ from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.patch import Patches
 
 CFG_BRANCHES = 2
-"""Of guidance: for so many contexts, or clips, is kept what is the same at every step."""
+"""Branches of classifier-free guidance; caches of step invariants have one entry for each."""
 
 KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of a context, (B, heads, tokens, width) each."""
+"""Keys and values of a context, (batch, heads, tokens, width) each."""
 
 
 def spatial_attention(network: nn.Module) -> Patches:
-    """Spatial transformers on tokens.
+    """Patch spatial transformers to work in token layout.
 
-    The keys and values of a context are made once, as long as it is the same object, and once for
-    all images that look at it: it may have a row for each image, for each clip, or for all.
+    Keys and values of a context are computed once, as long as the context is the same object. They
+    are shared by all images that attend to it: a context may have a row for each image, for each
+    clip, or for all.
     """
-    return _spatials(network, _apart)
+    return _patch_spatial(network, _no_fused_weight)
 
 
 def fused_qkv(network: nn.Module) -> Patches:
-    """Spatial and temporal transformers on tokens, with queries, keys and values in one product.
+    """Patch spatial and temporal transformers: token layout, and fused QKV projections.
 
-    Where their weights lie one after the other in memory, as `projections` asks for.
+    Queries, keys and values are one matrix product if their weights are adjacent in memory; see
+    `qkv_weights`. Like diffusers' `fuse_qkv_projections`, but without a copy of the weights.
     """
     temporal = (m for m in network.modules() if isinstance(m, TransformerTemporalModel))
-    return _spatials(network, _joined) | {m: _temporal(m) for m in temporal}
+    return _patch_spatial(network, _fused_weight) | {m: _make_temporal(m) for m in temporal}
 
 
 def qkv_weights(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
-    """The weights of queries, keys and values of each self-attention within a transformer."""
+    """Yield the Q, K and V weights of each self-attention within a transformer."""
     for module in network.modules():
         if isinstance(module, BasicTransformerBlock):
             for attention in (module.attn1, module.attn2):
@@ -58,100 +59,103 @@ def qkv_weights(network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
 
 
 def fork_cfg_branches(module: Transformer2DModel) -> Callable[..., tuple[Tensor]]:
-    """A forward that gets what two branches of guidance have in common, and gives both.
+    """Return a forward that takes the images of one CFG branch and returns those of both.
 
-    They part at the first look at the context, which has a row for each.
+    The branches fork at the first cross-attention, whose context has a row for each.
     """
-    return _spatial(module, _joined, branches=CFG_BRANCHES)
+    return _make_spatial(module, _fused_weight, branches=CFG_BRANCHES)
 
 
 def geglu(network: nn.Module) -> Patches:
-    """Feed-forwards with a gate, which is multiplied in place."""
+    """Patch GEGLU feed-forwards to multiply the gate in place."""
     found = (m for m in network.modules() if isinstance(m, FeedForward))
-    return {m: _rows(m) for m in found if isinstance(m.net[0], GEGLU)}
+    return {m: _make_feed_forward(m) for m in found if isinstance(m.net[0], GEGLU)}
 
 
-def _apart(_: Attention) -> None:
-    """Queries, keys and values are three products."""
+def _no_fused_weight(_: Attention) -> None:
+    """Return None, so that queries, keys and values are three matrix products."""
 
 
-def _joined(attention: Attention) -> Tensor | None:
-    """The weights of all three as one, where they lie so."""
+def _fused_weight(attention: Attention) -> Tensor | None:
+    """View the Q, K and V weights as one, or return None if they are not adjacent in memory."""
     return joined_view(_weights(attention))
 
 
-Whole = Callable[[Attention], Tensor | None]
+WeightFusion = Callable[[Attention], Tensor | None]
 
 
-def _project(attention: Attention, whole: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values of (..., channels), each of the same shape."""
-    if whole is None:
+def _project(attention: Attention, fused: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
+    """Project (..., channels) to queries, keys and values of the same shape; they may be views."""
+    if fused is None:
         return attention.to_q(x), attention.to_k(x), attention.to_v(x)
-    return functional.linear(x, whole).chunk(3, dim=-1)
+    return functional.linear(x, fused).chunk(3, dim=-1)
 
 
-def _project_apart(attention: Attention, whole: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
-    """The same, each result whole in memory, as temporal attention wants it."""
-    if whole is None:
-        return _project(attention, whole, x)
-    three = whole.view(3, -1, whole.shape[1]).transpose(1, 2)
-    found = torch.bmm(x.flatten(0, -2).expand(3, -1, -1), three)
-    return found.view(3, *x.shape[:-1], -1).unbind()
+def _project_contiguous(
+    attention: Attention, fused: Tensor | None, x: Tensor
+) -> tuple[Tensor, ...]:
+    """Project as `_project`, to contiguous results, which PyTorch's temporal attention needs."""
+    if fused is None:
+        return _project(attention, fused, x)
+    weights = fused.view(3, -1, fused.shape[1]).transpose(1, 2)
+    qkv = torch.bmm(x.flatten(0, -2).expand(3, -1, -1), weights)
+    return qkv.view(3, *x.shape[:-1], -1).unbind()
 
 
 def _weights(attention: Attention) -> tuple[Tensor, ...]:
     return attention.to_q.weight, attention.to_k.weight, attention.to_v.weight
 
 
-def _spatials(network: nn.Module, whole: Whole) -> dict[nn.Module, Callable[..., Any]]:
+def _patch_spatial(network: nn.Module, fusion: WeightFusion) -> dict[nn.Module, Callable[..., Any]]:
     found = (m for m in network.modules() if isinstance(m, Transformer2DModel))
-    return {m: _spatial(m, whole) for m in found}
+    return {m: _make_spatial(m, fusion) for m in found}
 
 
-def _looked(module: Transformer2DModel) -> Callable[[Tensor], KeyValue]:
+def _make_key_value(module: Transformer2DModel) -> Callable[[Tensor], KeyValue]:
     attention = module.transformer_blocks[0].attn2
 
     @lru_cache(maxsize=CFG_BRANCHES)
-    def looked(context: Tensor) -> KeyValue:
+    def key_value(context: Tensor) -> KeyValue:
         heads = (attention.heads, -1)
         keys = attention.to_k(context).unflatten(-1, heads).transpose(1, 2)
         values = attention.to_v(context).unflatten(-1, heads).transpose(1, 2)
         return keys, values
 
-    return looked
+    return key_value
 
 
-def _spatial(
-    module: Transformer2DModel, whole: Whole, branches: int = 1
+def _make_spatial(
+    module: Transformer2DModel, fusion: WeightFusion, branches: int = 1
 ) -> Callable[..., tuple[Tensor]]:
     inner = module.transformer_blocks[0]
-    looked = _looked(module)
+    key_value = _make_key_value(module)
 
     def forward(x: Tensor, *, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
-        keys, values = looked(encoder_hidden_states)
-        y, normed = _attended(module, whole(inner.attn1), x, keys, values, branches)
+        keys, values = key_value(encoder_hidden_states)
+        y, normed = _spatial_tokens(module, fusion(inner.attn1), x, keys, values, branches)
         y += inner.ff(normed)
         del normed
-        return (_shown(module, torch.cat([x] * branches) if branches > 1 else x, y),)
+        residual = torch.cat([x] * branches) if branches > 1 else x
+        return (_spatial_output(module, residual, y),)
 
     return forward
 
 
-def _attended(
+def _spatial_tokens(
     module: Transformer2DModel,
-    whole: Tensor | None,
+    fused: Tensor | None,
     x: Tensor,
     keys: Tensor,
     values: Tensor,
     branches: int,
 ) -> tuple[Tensor, Tensor]:
-    """Images to tokens that have attended to each other and to the context; and those normed."""
+    """Run self- and cross-attention on images; return tokens, and their layer normalisation."""
     inner = module.transformer_blocks[0]
     y = fused_ops.group_norm(module.norm, x).permute(0, 2, 3, 1).flatten(1, 2)
     y = functional.linear(y, module.proj_in.weight.flatten(1), module.proj_in.bias)
-    seen = _attend(inner.attn1, whole, fused_ops.layer_norm(inner.norm1, y))
-    queries = inner.attn2.to_q(fused_ops.add_layer_norm(y, seen, inner.norm2))
-    del seen
+    attended = _self_attention(inner.attn1, fused, fused_ops.layer_norm(inner.norm1, y))
+    queries = inner.attn2.to_q(fused_ops.add_layer_norm(y, attended, inner.norm2))
+    del attended
     if branches > 1:
         y, queries = (torch.cat([each] * branches) for each in (y, queries))
     return y, fused_ops.add_layer_norm(
@@ -159,18 +163,18 @@ def _attended(
     )
 
 
-def _shown(module: Transformer2DModel, x: Tensor, y: Tensor) -> Tensor:
-    """Tokens back to images, added to what there was."""
+def _spatial_output(module: Transformer2DModel, residual: Tensor, y: Tensor) -> Tensor:
+    """Project tokens back to images and add the residual."""
     y = functional.linear(y, module.proj_out.weight.flatten(1), module.proj_out.bias)
-    return x + y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
+    return residual + y.unflatten(1, residual.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _attend(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
-    """Self-attention over the places of (images, places, channels)."""
+def _self_attention(attention: Attention, fused: Tensor | None, x: Tensor) -> Tensor:
+    """Attend over the positions of (images, positions, channels)."""
     heads = (attention.heads, -1)
     queries, keys, values = (
         each.unflatten(-1, heads).transpose(1, 2)  # type: ignore[no-untyped-call]
-        for each in _project(attention, whole, x)
+        for each in _project(attention, fused, x)
     )
     y = functional.scaled_dot_product_attention(queries, keys, values)
     del queries, keys, values
@@ -179,7 +183,7 @@ def _attend(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _cross_attention(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Cross-attention of (images, places, channels); a row of the context is for several images."""
+    """Attend from (images, positions, channels) to a context; each row serves several images."""
     rows = len(keys)
     q = queries.view(rows, -1, attention.heads, keys.shape[-1]).transpose(1, 2)
     y = functional.scaled_dot_product_attention(q, keys, values)
@@ -187,27 +191,30 @@ def _cross_attention(attention: Attention, queries: Tensor, keys: Tensor, values
     return out
 
 
-def _temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
+def _make_temporal(module: TransformerTemporalModel) -> Callable[..., tuple[Tensor]]:
     inner = module.transformer_blocks[0]
 
     def forward(x: Tensor, *, num_frames: int, **_: Any) -> tuple[Tensor]:
-        first, second = _joined(inner.attn1), _joined(inner.attn2)
+        first, second = _fused_weight(inner.attn1), _fused_weight(inner.attn2)
         clips = x.unflatten(0, (-1, num_frames))  # type: ignore[no-untyped-call]
-        y, normed = _attended_over_time(module, first, second, clips)
+        y, normed = _temporal_tokens(module, first, second, clips)
         y += inner.ff(normed)
         del normed
-        return (_shown_over_time(module, x, y),)
+        return (_temporal_output(module, x, y),)
 
     return forward
 
 
-def _attended_over_time(
+def _temporal_tokens(
     module: TransformerTemporalModel,
     first: Tensor | None,
     second: Tensor | None,
     clips: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(clips, frames, ...) to tokens that have attended over time; and those normed."""
+    """Run both temporal attentions on (clips, frames, channels, height, width).
+
+    Returns tokens (clips, frames, positions, channels), and their layer normalisation.
+    """
     inner = module.transformer_blocks[0]
     y = (
         fused_ops.group_norm(module.norm, clips.transpose(1, 2))
@@ -215,35 +222,31 @@ def _attended_over_time(
         .flatten(2, 3)
     )
     y = module.proj_in(y)
-    seen = _attend_over_time(inner.attn1, first, fused_ops.layer_norm(inner.norm1, y))
-    told = fused_ops.add_layer_norm(y, seen, inner.norm2)
-    del seen
-    seen = _attend_over_time(inner.attn2, second, told)
-    del told
-    return y, fused_ops.add_layer_norm(y, seen, inner.norm3)
+    attended = _temporal_self_attention(inner.attn1, first, fused_ops.layer_norm(inner.norm1, y))
+    normed = fused_ops.add_layer_norm(y, attended, inner.norm2)
+    del attended
+    attended = _temporal_self_attention(inner.attn2, second, normed)
+    del normed
+    return y, fused_ops.add_layer_norm(y, attended, inner.norm3)
 
 
-def _shown_over_time(module: TransformerTemporalModel, x: Tensor, y: Tensor) -> Tensor:
-    """Tokens of clips back to images, added to what there was."""
+def _temporal_output(module: TransformerTemporalModel, residual: Tensor, y: Tensor) -> Tensor:
+    """Project tokens of clips back to images and add the residual."""
     y = module.proj_out(y)
-    return x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
+    return residual + y.flatten(0, 1).unflatten(1, residual.shape[2:]).permute(0, 3, 1, 2)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _attend_over_time(attention: Attention, whole: Tensor | None, x: Tensor) -> Tensor:
-    """Self-attention over the frames of (clips, frames, places, channels)."""
-    project = _project if fused_ops.enabled() else _project_apart
-    y = fused_ops.temporal_attention(project(attention, whole, x), attention.heads)
+def _temporal_self_attention(attention: Attention, fused: Tensor | None, x: Tensor) -> Tensor:
+    """Attend over the frames of (clips, frames, positions, channels)."""
+    project = _project if fused_ops.enabled() else _project_contiguous
+    y = fused_ops.temporal_attention(project(attention, fused, x), attention.heads)
     out: Tensor = attention.to_out[0](y)
     return out
 
 
-def _rows(module: FeedForward) -> Callable[[Tensor], Tensor]:
+def _make_feed_forward(module: FeedForward) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        return _gated(module, x.flatten(0, -2)).view(*x.shape[:-1], -1)
+        out: Tensor = module.net[2](fused_ops.geglu(module.net[0].proj(x.flatten(0, -2))))
+        return out.view(*x.shape[:-1], -1)
 
     return forward
-
-
-def _gated(module: FeedForward, x: Tensor) -> Tensor:
-    out: Tensor = module.net[2](fused_ops.geglu(module.net[0].proj(x)))
-    return out

@@ -1,4 +1,4 @@
-"""Convolutions with less work or fewer copies around them."""
+"""Convolutions with fewer operations or fewer copies around them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from pipeline.worker.patch import Patches
 
 
 def temporal_conv_as_matmul(network: nn.Module) -> Patches:
-    """Temporal convolutions as three products, each of the frames one earlier, the same, later."""
+    """Patch temporal convolutions: a matrix product each for previous, same and next frame."""
     return {
         m: _temporal_conv_as_matmul(m)
         for m in network.modules()
@@ -30,94 +30,98 @@ def _temporal_conv_as_matmul(module: TemporalConvLayer) -> Callable[..., Tensor]
         clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]
         y = clips
         for norm, convolution in steps:
-            y = _products(_activated(norm, y), convolution).permute(0, 4, 1, 2, 3)
+            y = _temporal_conv(_norm_silu(norm, y), convolution).permute(0, 4, 1, 2, 3)
         return x + y.transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
 
     return forward
 
 
-def _activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """(clips, channels, frames, height, width) with the channels last, whole in memory."""
+def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Normalise and activate (clips, channels, frames, height, width).
+
+    Returns contiguous (clips, frames, height, width, channels).
+    """
     return fused_ops.group_norm_silu(norm, x).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _products(x: Tensor, convolution: nn.Conv3d) -> Tensor:
-    """(clips, frames, height, width, channels) convolved over the frames."""
-    before, at, after = convolution.weight[..., 0, 0].unbind(2)
-    result = functional.linear(x, at, convolution.bias)
-    for one, its in zip(x, result, strict=True):
-        its[1:].flatten(0, 2).addmm_(one[:-1].flatten(0, 2), before.T)
-        its[:-1].flatten(0, 2).addmm_(one[1:].flatten(0, 2), after.T)
+def _temporal_conv(x: Tensor, convolution: nn.Conv3d) -> Tensor:
+    """Convolve (clips, frames, height, width, channels) over the frames, kernel size 3."""
+    previous, same, following = convolution.weight[..., 0, 0].unbind(2)
+    result = functional.linear(x, same, convolution.bias)
+    for clip, out in zip(x, result, strict=True):
+        out[1:].flatten(0, 2).addmm_(clip[:-1].flatten(0, 2), previous.T)
+        out[:-1].flatten(0, 2).addmm_(clip[1:].flatten(0, 2), following.T)
     return result
 
 
 def fused_resnets(network: nn.Module) -> Patches:
-    """Resnets that add and activate in place, and divide by nothing."""
+    """Patch resnet blocks to add and activate in place, without the division by 1.0."""
     found = (m for m in network.modules() if isinstance(m, ResnetBlock2D))
     return {m: partial(_resnet, m) for m in found}
 
 
 def _resnet(module: ResnetBlock2D, x: Tensor, temb: Tensor | None = None) -> Tensor:
-    y, late = fused_ops.convolved(module.conv1, fused_ops.group_norm_silu(module.norm1, x))
+    y, bias = fused_ops.conv_without_bias(module.conv1, fused_ops.group_norm_silu(module.norm1, x))
     time = None if temb is None else module.time_emb_proj(functional.silu(temb))
-    y, late = fused_ops.convolved(
-        module.conv2, fused_ops.group_norm_silu(module.norm2, y, _both(time, late))
+    y, bias = fused_ops.conv_without_bias(
+        module.conv2, fused_ops.group_norm_silu(module.norm2, y, _optional_sum(time, bias))
     )
     if module.conv_shortcut is not None:
-        x, more = fused_ops.convolved(module.conv_shortcut, x)
-        late = _both(late, more)
-    return fused_ops.add_bias_residual(y, x, late)
+        x, shortcut_bias = fused_ops.conv_without_bias(module.conv_shortcut, x)
+        bias = _optional_sum(bias, shortcut_bias)
+    return fused_ops.add_bias_residual(y, x, bias)
 
 
-def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The sum of what is there."""
+def _optional_sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Return the sum of the operands that are not None."""
     if one is None or other is None:
         return other if one is None else one
     return one + other
 
 
 def subpixel_upsample(network: nn.Module) -> Patches:
-    """Upsamplers that convolve the small map: each of four phases sees two by two of its places.
+    """Patch nearest upsampling + 3 x 3 convolution: 2 x 2 convolutions of the small map instead.
 
-    Of the three rows (and columns) under a kernel two are copies of one and the same: 4 / 9 of the
-    products are left.
+    Sub-pixel convolution (Shi et al. 2016): one kernel for each of the four phases of the output.
+    Of three upsampled rows (or columns) under a 3 x 3 kernel two are equal, so that 4 / 9 of the
+    multiplications remain.
     """
     return {m: _subpixel_upsample(m) for m in network.modules() if isinstance(m, Upsample2D)}
 
 
 def _taps(device: torch.device) -> Tensor:
-    """(9, 4 phases x 4): which of a kernel's nine taps each phase adds up at its four places.
+    """Return (9, 4 phases x 4): the taps of a 3 x 3 kernel that each tap of a phase sums.
 
-    Made on the device, which copies from the host would make wait.
+    Computed on the device, because a copy from the host would synchronise with it.
     """
-    phase, tap, place = (torch.arange(n, device=device) for n in (2, 3, 2))
-    rows = ((tap[:, None] + 1 - phase[:, None, None]) // 2 == place).float()
+    phase, tap, position = (torch.arange(n, device=device) for n in (2, 3, 2))
+    rows = ((tap[:, None] + 1 - phase[:, None, None]) // 2 == position).float()
     return torch.einsum("ptr,qsc->tspqrc", rows, rows).reshape(9, 16)
 
 
 def _subpixel_upsample(module: Upsample2D) -> Callable[..., Tensor]:
     def forward(x: Tensor, output_size: None = None, *_: Any) -> Tensor:
         height, width = x.shape[-2:]
-        kernels = kernels_of(module.conv.weight)
+        kernels = phase_kernels(module.conv.weight)
         y = functional.conv2d(x, kernels, padding=1)
         y = y.reshape(len(y), 2, 2, -1, *y.shape[2:])  # n, row phase, column phase, channel, .
-        big = x.new_empty(len(x), height, 2, width, 2, y.shape[3])
+        upsampled = x.new_empty(len(x), height, 2, width, 2, y.shape[3])
         for row in (0, 1):
             for column in (0, 1):
                 part = y[:, row, column, :, row : row + height, column : column + width]
-                big[:, :, row, :, column] = part.permute(0, 2, 3, 1)
-        big = big.view(len(x), 2 * height, 2 * width, -1)
-        big += module.conv.bias
-        return big.permute(0, 3, 1, 2)
+                upsampled[:, :, row, :, column] = part.permute(0, 2, 3, 1)
+        upsampled = upsampled.view(len(x), 2 * height, 2 * width, -1)
+        upsampled += module.conv.bias
+        return upsampled.permute(0, 3, 1, 2)
 
     return forward
 
 
-def kernels_of(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) -> (4 out, in, 2, 2): the kernels of the four phases.
+def phase_kernels(weight: Tensor) -> Tensor:
+    """Convert (out, in, 3, 3) to (4 out, in, 2, 2): the kernels of the four phases.
 
-    As products, whose sums are made in float32 and rounded once. They are made anew each time, for
-    kept they would be more than the weights themselves.
+    Matrix products sum in float32 and round once. The kernels are computed in each forward, because
+    they would take more memory than the weights themselves.
     """
     out, into = weight.shape[:2]
     kernels = weight.new_empty(4, out, into, 4)
@@ -128,7 +132,7 @@ def kernels_of(weight: Tensor) -> Tensor:
 
 
 def fused_group_norms(network: nn.Module) -> Patches:
-    """Group normalisations that no other transform takes."""
+    """Patch all group normalisations; other patches may override those of their modules."""
     return {
         m: partial(fused_ops.group_norm, m)
         for m in network.modules()
@@ -137,9 +141,9 @@ def fused_group_norms(network: nn.Module) -> Patches:
 
 
 def channels_last(network: nn.Module) -> Patches:
-    """What comes out of a first convolution has its channels last in memory, and all after it."""
-    named = network.named_modules()
-    return {m: _channels_last(m) for name, m in named if name.split(".")[-1] == "conv_in"}
+    """Patch the first convolution to return channels_last, which later layers preserve."""
+    modules = network.named_modules()
+    return {m: _channels_last(m) for name, m in modules if name.split(".")[-1] == "conv_in"}
 
 
 def _channels_last(first: nn.Module) -> Callable[..., Tensor]:

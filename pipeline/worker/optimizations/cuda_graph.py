@@ -1,7 +1,8 @@
-"""CUDA graphs: work that comes again and again is recorded, and then given to the GPU as a whole.
+"""CUDA graph capture and replay of work that is repeated with the same shapes.
 
-The host needs longer to give a small clip's some thousand kernels to the GPU one by one than the
-GPU needs to do them. What is recorded are the same kernels, so that the result has the same bits.
+A small clip needs about a thousand kernels a step, and the host takes longer to launch them one by
+one than the GPU takes to run them. A replay launches the captured kernels at once. They are the
+same kernels, so the result has the same bits.
 """
 
 import sys
@@ -13,62 +14,62 @@ from torch import Tensor
 
 from pipeline.worker.errors import first_line, is_device_lost, is_out_of_memory
 
-_ALONE = "thread_local"
-"""What other threads do meanwhile, as the lookahead, does not end the recording."""
+_CAPTURE_ERROR_MODE = "thread_local"
+"""CUDA calls of other threads, such as the prefetch thread's, do not invalidate the capture."""
 
 Work = Callable[..., Tensor]
-"""Of tensors. What else it needs is the same each time, and stays where it is."""
+"""A function of tensors. All other tensors it reads must keep their address between calls."""
 
 
 @dataclass(frozen=True)
-class _Record:
+class _CapturedGraph:
     graph: torch.cuda.CUDAGraph
-    told: list[Tensor]
-    given: Tensor
+    inputs: list[Tensor]
+    output: Tensor
 
-    def replay(self, told: list[Tensor]) -> Tensor:
-        for place, values in zip(self.told, told, strict=True):
-            place.copy_(values)
+    def replay(self, inputs: list[Tensor]) -> Tensor:
+        for static_input, values in zip(self.inputs, inputs, strict=True):
+            static_input.copy_(values)
         self.graph.replay()
-        return self.given.clone()
+        return self.output.clone()
 
-    def fits(self, told: list[Tensor]) -> bool:
-        return [each.shape for each in told] == [each.shape for each in self.told]
+    def matches(self, inputs: list[Tensor]) -> bool:
+        return [each.shape for each in inputs] == [each.shape for each in self.inputs]
 
 
 def cuda_graphed(work: Work, device: torch.device) -> Work:
-    """The same work: done at the first call, recorded at the second, from then on replayed.
+    """Wrap `work`: the first call runs it, the second captures it, later calls replay it.
 
-    At the first call is made what is constant. Other shapes than were recorded are done as they
-    are; all is, after one line on stderr, where nothing can be recorded. Raises what lack of memory
-    or a lost device raises.
+    The first call also computes what `work` caches, such as step invariants. Calls with other
+    shapes than the captured ones run eagerly. If the capture fails, all calls run eagerly, and one
+    line on stderr gives the reason. Out-of-memory and lost-device errors propagate.
     """
     calls = 0
-    record: _Record | None = None
+    captured: _CapturedGraph | None = None
 
-    def again(*given: Tensor) -> Tensor:
-        nonlocal calls, record
-        told = [each.to(device) for each in given]
+    def run(*args: Tensor) -> Tensor:
+        nonlocal calls, captured
+        inputs = [each.to(device) for each in args]
         calls += 1
         if calls == 2:
-            record = _recorded(work, told)
-        if record is None or not record.fits(told):
-            return work(*told)
-        return record.replay(told)
+            captured = _capture(work, inputs)
+        if captured is None or not captured.matches(inputs):
+            return work(*inputs)
+        return captured.replay(inputs)
 
-    return again
+    return run
 
 
-def _recorded(work: Work, told: list[Tensor]) -> _Record | None:
-    told = [each.clone() for each in told]
+def _capture(work: Work, inputs: list[Tensor]) -> _CapturedGraph | None:
+    inputs = [each.clone() for each in inputs]
     try:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode=_ALONE):
-            given = work(*told)
+        with torch.cuda.graph(graph, capture_error_mode=_CAPTURE_ERROR_MODE):
+            output = work(*inputs)
     except RuntimeError as error:
-        refused = "captur" in str(error)  # the device itself is well
-        if is_out_of_memory(error) or (is_device_lost(error) and not refused):
+        capture_refused = "captur" in str(error)  # the device itself still works
+        if is_out_of_memory(error) or (is_device_lost(error) and not capture_refused):
             raise
-        print(f"nothing is recorded as a CUDA graph: {first_line(error)}", file=sys.stderr)
+        print(f"CUDA graph capture failed, running eagerly: {first_line(error)}", file=sys.stderr)
         return None
-    return _Record(graph, told, given)
+    return _CapturedGraph(graph, inputs, output)

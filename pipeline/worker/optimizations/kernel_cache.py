@@ -1,7 +1,8 @@
-"""Kernel cache: what Triton has built of our kernels, kept over restarts and bounded.
+"""Kernel cache: compiled Triton kernels, kept over restarts and limited in size.
 
-Triton keys it by the code, its own version, the card, the driver's CUDA and the compiler's flags,
-and never removes anything. This module does: other versions, and all of it above a bound.
+Triton's cache key is the code, Triton's version, the GPU, the driver's CUDA and the compiler's
+flags, and Triton never removes an entry. This module removes kernels of other versions, and the
+whole cache above `MAX_BYTES`.
 """
 
 import os
@@ -13,39 +14,39 @@ from tempfile import TemporaryFile
 
 VARIABLE = "TRITON_CACHE_DIR"
 MAX_BYTES = 2 << 30
-"""Bytes after which one begins anew."""
+"""The cache is emptied above this size."""
 MIN_FREE_BYTES = 1 << 20
-"""Bytes for which there must be room."""
+"""Free space that the cache folder must have."""
 _PREFIX = "i2vd-torch-"
 
 
-def keep() -> Path:
-    """Have kernels kept in a folder of these versions, in the one that $VARIABLE names.
+def set_up() -> Path:
+    """Create the cache folder of the installed versions, prune the cache, and set $VARIABLE.
 
-    Without it, in Triton's own below the home folder. What was kept for other versions is removed,
-    and too much as well. Raises OSError, also where there is no room.
+    The folder is inside the one that $VARIABLE names, or inside Triton's default below the home
+    folder. Folders of other versions are removed. Raises OSError, also if the disk is full.
     """
     base = Path(os.environ.get(VARIABLE) or Path.home() / ".triton" / "cache")
-    mine = base if base.name == _named() else base / _named()
-    if _held(mine) > MAX_BYTES:
-        shutil.rmtree(mine, ignore_errors=True)
-    mine.mkdir(parents=True, exist_ok=True)
-    _write_probe(mine)
-    for other in mine.parent.glob(f"{_PREFIX}*"):
-        if other != mine:
+    own = base if base.name == _folder_name() else base / _folder_name()
+    if _size_of(own) > MAX_BYTES:
+        shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True, exist_ok=True)
+    _write_probe(own)
+    for other in own.parent.glob(f"{_PREFIX}*"):
+        if other != own:
             shutil.rmtree(other, ignore_errors=True)
-    os.environ[VARIABLE] = str(mine)
-    return mine
+    os.environ[VARIABLE] = str(own)
+    return own
 
 
-def _held(folder: Path) -> int:
-    """Bytes of the files in it; another worker may add and remove some meanwhile."""
-    held = 0
-    for where, _, names in os.walk(folder):
+def _size_of(folder: Path) -> int:
+    """Sum the bytes of the files in a folder; another worker may add and remove some meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                held += Path(where, name).lstat().st_size
-    return held
+                total += Path(parent, name).lstat().st_size
+    return total
 
 
 def _write_probe(folder: Path) -> None:
@@ -57,10 +58,10 @@ def _write_probe(folder: Path) -> None:
         raise type(error)(error.errno, error.strerror, str(folder)) from None
 
 
-def _named() -> str:
-    """By what makes code of one version useless to another."""
-    named = f"{_PREFIX}{version('torch')}"
+def _folder_name() -> str:
+    """Return a name with the versions that compiled kernels depend on."""
+    folder_name = f"{_PREFIX}{version('torch')}"
     for package in ("triton", "i2vd"):
         with suppress(PackageNotFoundError):
-            named += f"-{package}-{version(package)}"
-    return named
+            folder_name += f"-{package}-{version(package)}"
+    return folder_name

@@ -1,4 +1,7 @@
-"""Which transforms are on: the one list, and what of it a mode takes."""
+"""Registry of the optimizations, and the selection of those that suit a memory mode and device.
+
+Each optimization gives the result of the unmodified diffusers modules, up to rounding.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,38 +34,35 @@ OPTIMIZATIONS: dict[str, tuple[Callable[[Any], Patches], ...]] = {
     "subpixel_upsample": (subpixel_upsample,),
     "channels_last": (channels_last,),
 }
-"""By name, each with what it builds upon. What stands further down wins."""
+"""The patches of each optimization, with those it builds upon. A later entry takes precedence."""
 
-_SLICED = ("step_invariants", "spatial_attention", "geglu", "fused_resnets")
-"""Those that hold no more than the slices of a thrifty mode, or are sliced themselves."""
+_CHUNKABLE = ("step_invariants", "spatial_attention", "geglu", "fused_resnets")
+"""Optimizations that need no more memory than one chunk, or are chunked themselves."""
+
+_NEED_TRITON = ("channels_last", "temporal_conv_as_matmul")
+"""Optimizations that are slower on CUDA without the Triton kernel for group normalisation."""
 
 
-def select(thrift: MemoryPolicy, device: torch.device) -> list[str]:
-    """The names of those that a mode takes on a device.
+def select(policy: MemoryPolicy, device: torch.device) -> list[str]:
+    """Return the names of the optimizations to apply for a memory policy on a device."""
+    if policy.chunk is not None:
+        return list(_CHUNKABLE)
+    if fused_ops.enabled() or device.type != "cuda":
+        return list(OPTIMIZATIONS)
+    return [name for name in OPTIMIZATIONS if name not in _NEED_TRITON]
 
-    On CUDA channels last, and what gains by them, pay only with our own kernel for group
-    normalisation.
+
+def uses_cuda_graph(device: torch.device, policy: MemoryPolicy, plan: SamplingPlan) -> bool:
+    """Return True if the denoising steps of a clip are captured as CUDA graphs.
+
+    Capture is impossible if weights are moved between forwards, or if the feature cache carries
+    tensors from one step to the next.
     """
-    if thrift.chunk is not None:
-        return list(_SLICED)
-    pay = fused_ops.enabled() or device.type != "cuda"
-    return [
-        name
-        for name in OPTIMIZATIONS
-        if pay or name not in ("channels_last", "temporal_conv_as_matmul")
-    ]
+    return device.type == "cuda" and policy.chunk is None and not plan.reuses_features
 
 
-def uses_cuda_graph(device: torch.device, thrift: MemoryPolicy, course: SamplingPlan) -> bool:
-    """Whether a clip's steps are recorded as CUDA graphs.
-
-    Not where weights come and go, and not where one step takes what another has left.
-    """
-    return device.type == "cuda" and thrift.chunk is None and not course.reuses_features
-
-
-def decoding(vae: Any) -> Patches:
-    """What stands in where the VAE takes frames whole."""
+def vae_patches(vae: Any) -> Patches:
+    """Return the patches of a VAE that processes whole frames, without tiling."""
     if not fused_ops.enabled():
         return subpixel_upsample(vae)
     every = (subpixel_upsample, fused_resnets, fused_group_norms, channels_last)
@@ -71,7 +71,7 @@ def decoding(vae: Any) -> Patches:
 
 @contextmanager
 def apply(unet: Any, names: Iterable[str]) -> Iterator[None]:
-    """Within, the UNet computes with these transforms."""
+    """Patch the UNet with the named optimizations within the context."""
     with ExitStack() as stack:
         for transform in dict.fromkeys(each for name in names for each in OPTIMIZATIONS[name]):
             stack.enter_context(patched(transform(unet)))

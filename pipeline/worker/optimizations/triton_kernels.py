@@ -1,7 +1,7 @@
-"""Kernels of our own for what is limited by memory: each goes over it once where torch goes often.
+"""Triton kernels for memory-bound operations: one pass over memory instead of several.
 
-In Triton, for tensors whose channels come last in memory. All of them compute in float32 and round
-once. Shapes and sizes in docstrings are in values, not bytes.
+They take channels_last tensors, compute in float32 and round once. Shapes and sizes in docstrings
+are in values, not bytes. `fused_ops` decides whether they are used.
 """
 
 import torch
@@ -10,128 +10,132 @@ import triton.language as tl
 from torch import Tensor
 
 _COLUMNS = 64
-"""Channels of a tile: in half precision 128 bytes in a row, which is what memory gives at once."""
+"""Channels of a tile: 128 contiguous bytes in half precision, one memory transaction."""
 _TILE = 4096
-"""Values of a tile at most: 32 for each of the threads of a program."""
+"""Largest number of values in a tile: 32 for each thread of a program."""
 _PROGRAMS = 2048
-"""So many programs keep a large GPU busy."""
-_MOMENTS = 4096
-"""Of a group at most, which one program puts together."""
+"""Number of programs that keeps a large GPU busy."""
+_MAX_MOMENTS = 4096
+"""Largest number of moments of a group that one program combines."""
 
 
 @triton.jit
-def _moments(
+def _channel_moments(
     x,
-    found,
-    places,
+    moments,
+    positions,
     channels,
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Mean and sum of squared deviations of each channel, over one stretch of an image's places.
+    """Compute mean and sum of squared deviations of each channel over a segment of positions.
 
-    Deviations are taken from the stretch's first value: squares of the values themselves would
-    lose a small variance beside a large mean.
+    Deviations are from the segment's first value: with squares of the values themselves a small
+    variance would cancel against a large mean.
     """
-    part, column, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    segment, column, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = column * COLUMNS + tl.arange(0, COLUMNS)
-    inside = channel < channels
-    first = part * TILES * ROWS
-    x += image.to(tl.int64) * places * channels
-    origin = tl.load(x + first * channels + channel, mask=inside, other=0.0).to(tl.float32)
-    off = tl.zeros([ROWS, COLUMNS], tl.float32)
+    column_mask = channel < channels
+    first = segment * TILES * ROWS
+    x += image.to(tl.int64) * positions * channels
+    origin = tl.load(x + first * channels + channel, mask=column_mask, other=0.0).to(tl.float32)
+    offsets = tl.zeros([ROWS, COLUMNS], tl.float32)
     squares = tl.zeros([ROWS, COLUMNS], tl.float32)
     for tile in range(TILES):
-        place = first + tile * ROWS + tl.arange(0, ROWS)
-        there = (place < places)[:, None] & inside[None, :]
-        at = x + place[:, None] * channels + channel[None, :]
-        values = tl.load(at, mask=there, other=0.0).to(tl.float32)
-        values = tl.where(there, values - origin[None, :], 0.0)
-        off += values
+        position = first + tile * ROWS + tl.arange(0, ROWS)
+        mask = (position < positions)[:, None] & column_mask[None, :]
+        at = x + position[:, None] * channels + channel[None, :]
+        values = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+        values = tl.where(mask, values - origin[None, :], 0.0)
+        offsets += values
         squares += values * values
-    count = tl.minimum(places - first, TILES * ROWS).to(tl.float32)
-    apart = tl.sum(off, 0) / count
-    found += (image * tl.num_programs(0) + part) * 2 * channels + channel
-    tl.store(found, origin + apart, mask=inside)
+    count = tl.minimum(positions - first, TILES * ROWS).to(tl.float32)
+    mean_offset = tl.sum(offsets, 0) / count
+    moments += (image * tl.num_programs(0) + segment) * 2 * channels + channel
+    tl.store(moments, origin + mean_offset, mask=column_mask)
     tl.store(
-        found + channels, tl.maximum(tl.sum(squares, 0) - apart * apart * count, 0.0), mask=inside
+        moments + channels,
+        tl.maximum(tl.sum(squares, 0) - mean_offset * mean_offset * count, 0.0),
+        mask=column_mask,
     )
 
 
 @triton.jit
-def _scales(
-    found,
+def _combine_moments(
+    moments,
     weight,
     bias,
-    added,
+    shift_in,
     result,
-    places,
+    positions,
     channels,
-    stretch,
-    stretches,
+    segment_size,
+    segments,
     width,
-    added_stride,
+    shift_stride,
     eps,
-    ADDED: tl.constexpr,
-    STRETCHES: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    SEGMENTS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """What to multiply each channel of a group with, and what to add then, to have it normalised.
+    """Compute the scale and shift of each channel that normalise a group.
 
-    The stretches' moments are put together as Chan, Golub and LeVeque do.
+    The moments of the segments are combined as in Chan, Golub and LeVeque (1983).
     """
     group, image = tl.program_id(0), tl.program_id(1)
-    part = tl.arange(0, STRETCHES)
-    its = tl.arange(0, WIDTH)
-    channel = group * width + its
-    there = (part < stretches)[:, None] & (its < width)[None, :]
-    count = tl.maximum(tl.minimum(stretch, places - part * stretch), 0).to(tl.float32)[:, None]
-    at = found + ((image * stretches + part) * 2 * channels)[:, None] + channel[None, :]
-    means = tl.load(at, mask=there, other=0.0)
-    squares = tl.load(at + channels, mask=there, other=0.0)
-    more = tl.zeros([WIDTH], tl.float32)
-    if ADDED:
-        more += tl.load(added + image * added_stride + channel, mask=its < width, other=0.0)
-    means = tl.where(there, means + more[None, :], 0.0)
-    total = places.to(tl.float32) * width
+    segment = tl.arange(0, SEGMENTS)
+    index = tl.arange(0, WIDTH)
+    channel = group * width + index
+    mask = (segment < segments)[:, None] & (index < width)[None, :]
+    count = tl.maximum(tl.minimum(segment_size, positions - segment * segment_size), 0).to(
+        tl.float32
+    )[:, None]
+    at = moments + ((image * segments + segment) * 2 * channels)[:, None] + channel[None, :]
+    means = tl.load(at, mask=mask, other=0.0)
+    squares = tl.load(at + channels, mask=mask, other=0.0)
+    offset = tl.zeros([WIDTH], tl.float32)
+    if SHIFTED:
+        offset += tl.load(shift_in + image * shift_stride + channel, mask=index < width, other=0.0)
+    means = tl.where(mask, means + offset[None, :], 0.0)
+    total = positions.to(tl.float32) * width
     mean = tl.sum(tl.sum(means * count, 1), 0) / total
-    off = tl.where(there, means - mean, 0.0)
-    variance = tl.sum(tl.sum(squares + off * off * count, 1), 0) / total
-    scale = tl.load(weight + channel, mask=its < width, other=0.0).to(tl.float32)
+    deviations = tl.where(mask, means - mean, 0.0)
+    variance = tl.sum(tl.sum(squares + deviations * deviations * count, 1), 0) / total
+    scale = tl.load(weight + channel, mask=index < width, other=0.0).to(tl.float32)
     scale = scale * (1.0 / tl.sqrt(variance + eps))
-    shift = tl.load(bias + channel, mask=its < width, other=0.0).to(tl.float32)
-    shift += (more - mean) * scale
+    shift = tl.load(bias + channel, mask=index < width, other=0.0).to(tl.float32)
+    shift += (offset - mean) * scale
     result += image * 2 * channels + channel
-    tl.store(result, scale, mask=its < width)
-    tl.store(result + channels, shift, mask=its < width)
+    tl.store(result, scale, mask=index < width)
+    tl.store(result + channels, shift, mask=index < width)
 
 
 @triton.jit
-def _scaled(
+def _scale_shift(
     x,
     scales,
     y,
-    places,
+    positions,
     channels,
     ACTIVATE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Each channel of a tile scaled and shifted, and SiLU of it."""
+    """Scale and shift each channel of a tile, then apply SiLU if ACTIVATE."""
     image = tl.program_id(2)
-    place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    position = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     scales += image * 2 * channels + channel
     scale = tl.load(scales, mask=channel < channels, other=0.0)
     shift = tl.load(scales + channels, mask=channel < channels, other=0.0)
-    there = (place < places)[:, None] & (channel < channels)[None, :]
-    at = image.to(tl.int64) * places * channels + place[:, None] * channels + channel[None, :]
-    values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    mask = (position < positions)[:, None] & (channel < channels)[None, :]
+    at = image.to(tl.int64) * positions * channels + position[:, None] * channels + channel[None, :]
+    values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     values = values * scale[None, :] + shift[None, :]
     if ACTIVATE:
         values = values * tl.sigmoid(values)
-    tl.store(y + at, values, mask=there)
+    tl.store(y + at, values, mask=mask)
 
 
 def group_norm(
@@ -142,55 +146,56 @@ def group_norm(
     eps: float,
     *,
     activate: bool = False,
-    added: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    """Group normalisation of (images, channels, ...), and with `activate` SiLU of it.
+    """Return the group normalisation of (images, channels, ...), with SiLU if `activate`.
 
-    The channels must come last in memory, as in the result. `added`, (images or 1, channels), is
-    first added to each image.
+    `x` and the result are channels_last. `shift`, (images or 1, channels), is added first.
     """
     images, channels = x.shape[:2]
-    places = x[0, 0].numel()
+    positions = x[0, 0].numel()
     rows = _TILE // _COLUMNS
     columns = triton.cdiv(channels, _COLUMNS)
     width = channels // groups
-    most = min(_PROGRAMS // (images * columns), _MOMENTS // triton.next_power_of_2(width))
-    tiles = triton.next_power_of_2(triton.cdiv(places, rows * max(1, most)))
-    stretch = tiles * rows
-    stretches = triton.cdiv(places, stretch)
-    found = x.new_empty((images, stretches, 2, channels), dtype=torch.float32)
+    max_segments = min(
+        _PROGRAMS // (images * columns), _MAX_MOMENTS // triton.next_power_of_2(width)
+    )
+    tiles = triton.next_power_of_2(triton.cdiv(positions, rows * max(1, max_segments)))
+    segment_size = tiles * rows
+    segments = triton.cdiv(positions, segment_size)
+    moments = x.new_empty((images, segments, 2, channels), dtype=torch.float32)
     scales = x.new_empty((images, 2, channels), dtype=torch.float32)
     y = torch.empty_like(x)
-    _moments[(stretches, columns, images)](
-        x, found, places, channels, TILES=tiles, ROWS=rows, COLUMNS=_COLUMNS
+    _channel_moments[(segments, columns, images)](
+        x, moments, positions, channels, TILES=tiles, ROWS=rows, COLUMNS=_COLUMNS
     )
-    _scales[(groups, images)](
-        found,
+    _combine_moments[(groups, images)](
+        moments,
         weight,
         bias,
-        found if added is None else added,
+        moments if shift is None else shift,
         scales,
-        places,
+        positions,
         channels,
-        stretch,
-        stretches,
+        segment_size,
+        segments,
         width,
-        added.stride(0) if added is not None and len(added) > 1 else 0,
+        shift.stride(0) if shift is not None and len(shift) > 1 else 0,
         eps,
-        ADDED=added is not None,
-        STRETCHES=triton.next_power_of_2(stretches),
+        SHIFTED=shift is not None,
+        SEGMENTS=triton.next_power_of_2(segments),
         WIDTH=triton.next_power_of_2(width),
     )
-    _scaled[(triton.cdiv(places, rows), columns, images)](
-        x, scales, y, places, channels, ACTIVATE=activate, ROWS=rows, COLUMNS=_COLUMNS
+    _scale_shift[(triton.cdiv(positions, rows), columns, images)](
+        x, scales, y, positions, channels, ACTIVATE=activate, ROWS=rows, COLUMNS=_COLUMNS
     )
     return y
 
 
 @triton.jit
-def _summed(
+def _add_bias_residual(
     x,
-    more,
+    residual,
     bias,
     rows,
     channels,
@@ -199,116 +204,119 @@ def _summed(
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    there = (row < rows)[:, None] & (channel < channels)[None, :]
+    mask = (row < rows)[:, None] & (channel < channels)[None, :]
     at = row[:, None] * channels + channel[None, :]
-    values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
-    values += tl.load(more + at, mask=there, other=0.0).to(tl.float32)
+    values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    values += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
     values += tl.load(bias + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
-    tl.store(x + at, values, mask=there)
+    tl.store(x + at, values, mask=mask)
 
 
-def add_bias_residual(x: Tensor, more: Tensor, bias: Tensor) -> None:
-    """Add to x, in x, `more` of the same shape, and to each channel its bias.
+def add_bias_residual(x: Tensor, residual: Tensor, bias: Tensor) -> None:
+    """Add `residual` and the bias of each channel to `x`, in place.
 
-    Of (images, channels, ...), whose channels must come last in memory.
+    x, residual: (images, channels, ...), channels_last. bias: (channels,).
     """
     channels = x.shape[1]
     rows = x.numel() // channels
-    each = _TILE // _COLUMNS
-    _summed[(triton.cdiv(rows, each), triton.cdiv(channels, _COLUMNS))](
-        x, more, bias, rows, channels, ROWS=each, COLUMNS=_COLUMNS
+    rows_per_program = _TILE // _COLUMNS
+    _add_bias_residual[(triton.cdiv(rows, rows_per_program), triton.cdiv(channels, _COLUMNS))](
+        x, residual, bias, rows, channels, ROWS=rows_per_program, COLUMNS=_COLUMNS
     )
 
 
 @triton.jit
-def _normed(
+def _layer_norm(
     x,
-    added,
+    residual,
     weight,
     bias,
     y,
     rows,
     width,
     eps,
-    ADDED: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
-    inside = column < width
-    there = (row < rows)[:, None] & inside[None, :]
+    column_mask = column < width
+    mask = (row < rows)[:, None] & column_mask[None, :]
     at = row[:, None] * width + column[None, :]
-    values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
-    if ADDED:
-        values += tl.load(added + at, mask=there, other=0.0).to(tl.float32)
-        tl.store(x + at, values, mask=there)
+    values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        values += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+        tl.store(x + at, values, mask=mask)
     mean = tl.sum(values, 1) / width
-    off = tl.where(there, values - mean[:, None], 0.0)
-    variance = tl.sum(off * off, 1) / width
-    scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    shift = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-    off = off * (1.0 / tl.sqrt(variance + eps))[:, None]
-    tl.store(y + at, off * scale[None, :] + shift[None, :], mask=there)
+    deviations = tl.where(mask, values - mean[:, None], 0.0)
+    variance = tl.sum(deviations * deviations, 1) / width
+    scale = tl.load(weight + column, mask=column_mask, other=0.0).to(tl.float32)
+    shift = tl.load(bias + column, mask=column_mask, other=0.0).to(tl.float32)
+    deviations = deviations * (1.0 / tl.sqrt(variance + eps))[:, None]
+    tl.store(y + at, deviations * scale[None, :] + shift[None, :], mask=mask)
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, added: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, residual: Tensor | None = None
 ) -> Tensor:
-    """Layer normalisation of (..., width), whole in memory. `added` is first added to x, in x."""
+    """Return the layer normalisation of contiguous (..., width).
+
+    `residual`, of the same shape, is first added to `x`, in place.
+    """
     width = x.shape[-1]
     rows = x.numel() // width
     padded = triton.next_power_of_2(width)
-    each = max(1, _TILE // padded)
+    rows_per_program = max(1, _TILE // padded)
     y = torch.empty_like(x)
-    _normed[(triton.cdiv(rows, each),)](
+    _layer_norm[(triton.cdiv(rows, rows_per_program),)](
         x,
-        x if added is None else added,
+        x if residual is None else residual,
         weight,
         bias,
         y,
         rows,
         width,
         eps,
-        ADDED=added is not None,
-        ROWS=each,
+        RESIDUAL=residual is not None,
+        ROWS=rows_per_program,
         WIDTH=padded,
     )
     return y
 
 
 @triton.jit
-def _gated(x, y, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _geglu(x, y, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    there = (row < rows)[:, None] & (column < width)[None, :]
+    mask = (row < rows)[:, None] & (column < width)[None, :]
     at = x + row[:, None] * (2 * width) + column[None, :]
-    values = tl.load(at, mask=there, other=0.0).to(tl.float32)
-    gate = tl.load(at + width, mask=there, other=0.0).to(tl.float32)
+    values = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(at + width, mask=mask, other=0.0).to(tl.float32)
     values = values * gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
-    tl.store(y + row[:, None] * width + column[None, :], values, mask=there)
+    tl.store(y + row[:, None] * width + column[None, :], values, mask=mask)
 
 
 def geglu(x: Tensor) -> Tensor:
-    """The first half of each row of (rows, 2 width), whole in memory, times GELU of the second."""
+    """Return the first half of each contiguous row (rows, 2 width) times GELU of the rest."""
     rows, width = len(x), x.shape[1] // 2
     columns = 2 * _COLUMNS
-    each = _TILE // columns
+    rows_per_program = _TILE // columns
     y = x.new_empty((rows, width))
-    _gated[(triton.cdiv(rows, each), triton.cdiv(width, columns))](
-        x, y, rows, width, ROWS=each, COLUMNS=columns
+    _geglu[(triton.cdiv(rows, rows_per_program), triton.cdiv(width, columns))](
+        x, y, rows, width, ROWS=rows_per_program, COLUMNS=columns
     )
     return y
 
 
 @triton.jit
-def _over_time(
+def _temporal_attention(
     queries,
     keys,
     values,
     y,
     frames,
-    places,
+    positions,
     heads,
     width,
     token,
@@ -316,42 +324,42 @@ def _over_time(
     FRAMES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """One head of one place, over all frames."""
-    place, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    """Attend over all frames, for one head of one position."""
+    position, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     frame = tl.arange(0, FRAMES)
     column = tl.arange(0, WIDTH)
-    inside = column < width
-    there = (frame < frames)[:, None] & inside[None, :]
-    its = (tl.program_id(1) * frames + frame).to(tl.int64) * places + place
-    at = its[:, None] * token + (head * width + column)[None, :]
-    q = tl.load(queries + at, mask=there, other=0.0)
-    k = tl.load(keys + at, mask=there, other=0.0)
-    v = tl.load(values + at, mask=there, other=0.0)
+    column_mask = column < width
+    mask = (frame < frames)[:, None] & column_mask[None, :]
+    index = (tl.program_id(1) * frames + frame).to(tl.int64) * positions + position
+    at = index[:, None] * token + (head * width + column)[None, :]
+    q = tl.load(queries + at, mask=mask, other=0.0)
+    k = tl.load(keys + at, mask=mask, other=0.0)
+    v = tl.load(values + at, mask=mask, other=0.0)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     scores = tl.where((frame < frames)[None, :], scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     weights = weights / tl.sum(weights, 1)[:, None]
-    seen = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-    at = its[:, None] * (heads * width) + (head * width + column)[None, :]
-    tl.store(y + at, seen, mask=there)
+    attended = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    at = index[:, None] * (heads * width) + (head * width + column)[None, :]
+    tl.store(y + at, attended, mask=mask)
 
 
 def temporal_attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-    """Attention over the frames of (clips, frames, places, channels), each place and head alone.
+    """Attend over the frames of (clips, frames, positions, channels), per position and head.
 
-    The tokens of all three lie equally far from each other in memory; those of the result lie one
-    after the other.
+    The distance between tokens in memory must be constant, and equal in all three. The result is
+    contiguous.
     """
-    clips, frames, places, channels = queries.shape
+    clips, frames, positions, channels = queries.shape
     width = channels // heads
     y = queries.new_empty(queries.shape)
-    _over_time[(places * heads, clips)](
+    _temporal_attention[(positions * heads, clips)](
         queries,
         keys,
         values,
         y,
         frames,
-        places,
+        positions,
         heads,
         width,
         queries.stride(2),

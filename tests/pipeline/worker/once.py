@@ -15,6 +15,6 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "probe", "at work", -
 PyMODINIT_FUNC PyInit_probe(void) { return PyModule_Create(&module); }
 """
 
-folder = kernel_cache.keep()
+folder = kernel_cache.set_up()
 built = compile_module_from_src(SOURCE, "probe")
 sys.stdout.write(f"{folder} {built.__doc__}\n")

@@ -1,4 +1,4 @@
-"""What is faster gives the same: each transform alone, and all, against the plain model."""
+"""Equivalence: each optimization alone, and all together, against the plain model."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ from pipeline.worker.model.loader import LoadedModel
 from pipeline.worker.optimizations import attention as attention_layers
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import qkv_weights
-from pipeline.worker.optimizations.convolution import kernels_of
+from pipeline.worker.optimizations.convolution import phase_kernels
 from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
 
 FRAMES = 5
@@ -44,7 +44,7 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def small() -> Any:
-    """Built as the published UNet is: the first block looks at the context, the last does not."""
+    """Built as the published UNet: the first block has cross-attention, the last has none."""
     torch.manual_seed(0)
     unet = I2VGenXLUNet(
         block_out_channels=(16, 32),
@@ -61,7 +61,9 @@ def small() -> Any:
     return unet
 
 
-def told(unet: Any, seed: int, frames: int = FRAMES, sides: tuple[int, int] = SIDES) -> Conditions:
+def conditions_for(
+    unet: Any, seed: int, frames: int = FRAMES, sides: tuple[int, int] = SIDES
+) -> Conditions:
     width = unet.config.cross_attention_dim
     return Conditions(
         noise(1, 77, width, seed=seed),
@@ -77,15 +79,15 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.parametrize("names", NAMES, ids="+".join)
-def test_each_gives_what_the_plain_model_gives(small: Any, names: list[str]) -> None:
-    wanted, unwanted = told(small, 10), told(small, 20)
+def test_each_optimization_matches_the_plain_model(small: Any, names: list[str]) -> None:
+    cond, uncond = conditions_for(small, 10), conditions_for(small, 20)
     latents = [noise(1, 4, FRAMES, *SIDES, seed=seed) for seed in (5, 6)]
     time = torch.tensor(481)
 
     def predicted() -> list[Tensor]:
-        both, one = predict_unguided(small, unwanted.join(wanted)), predict_unguided(small, wanted)
-        halves = predict_guided(small, wanted, unwanted, 2.0, sequential_cfg=True)
-        return [f(x, time) for f in (both, one, halves) for x in latents]
+        both, one = predict_unguided(small, uncond.join(cond)), predict_unguided(small, cond)
+        sequential = predict_guided(small, cond, uncond, 2.0, sequential_cfg=True)
+        return [f(x, time) for f in (both, one, sequential) for x in latents]
 
     before = predicted()
     with apply(small, names):
@@ -96,19 +98,19 @@ def test_each_gives_what_the_plain_model_gives(small: Any, names: list[str]) -> 
     assert all(map(torch.equal, predicted(), before)), "the model is as it was before"
 
 
-def test_all_of_them_on_the_embedded_model(micro: LoadedModel) -> None:
-    """Its first blocks do not look at the context: what the branches share goes on over them."""
+def test_all_optimizations_on_the_micro_model(micro: LoadedModel) -> None:
+    """Its first blocks have no cross-attention, so the CFG branches share them."""
     micro.load_unet()
-    both = predict_unguided(micro.unet, told(micro.unet, 10).join(told(micro.unet, 20)))
+    both = predict_unguided(
+        micro.unet, conditions_for(micro.unet, 10).join(conditions_for(micro.unet, 20))
+    )
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
     with apply(micro.unet, OPTIMIZATIONS):
         assert difference(both(latents, torch.tensor(481)), before) < 3e-5
 
 
-def test_queries_keys_and_values_are_one_product(
-    small: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_qkv_is_one_matrix_product(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = list(qkv_weights(small))
     assert len(groups) == 6 + 2 * (6 + 1)  # over space once, over time twice
     for group in groups:
@@ -141,57 +143,59 @@ def counted(unet: Any) -> tuple[dict[str, int], list[Any]]:
     return calls, hooks
 
 
-@pytest.mark.parametrize("halves", [False, True])
-def test_deep_features_are_taken_where_the_turn_says_so(small: Any, halves: bool) -> None:
-    wanted, unwanted = told(small, 10), told(small, 20)
-    turns = sampling_plan_with(["deep", "interval"], steps=7, guided=True).sampling_steps
-    assert [(turn.guided, turn.fresh) for turn in turns] == [
+@pytest.mark.parametrize("sequential", [False, True])
+def test_feature_cache_skips_the_inner_blocks(small: Any, sequential: bool) -> None:
+    cond, uncond = conditions_for(small, 10), conditions_for(small, 20)
+    steps = sampling_plan_with(["deep", "interval"], steps=7, guided=True).sampling_steps
+    assert [(step.guided, step.fresh) for step in steps] == [
         (True, True), (True, False), (True, False), (True, True), (True, False),
         (False, True), (False, False),
     ]  # fmt: skip
     latents, time = noise(1, 4, FRAMES, *SIDES, seed=5), torch.tensor(481)
-    led = predict_guided(small, wanted, unwanted, 2.0)(latents, time)
-    alone = predict_unguided(small, wanted)(latents, time)
+    guided = predict_guided(small, cond, uncond, 2.0)(latents, time)
+    unguided = predict_unguided(small, cond)(latents, time)
     with apply(small, OPTIMIZATIONS):
-        predict = make_predictor(small, wanted, unwanted, 2.0, turns, sequential_cfg=halves)
+        predict = make_predictor(small, cond, uncond, 2.0, steps, sequential_cfg=sequential)
         calls, hooks = counted(small)
-        given = [predict(latents, time) for _ in turns]
+        given = [predict(latents, time) for _ in steps]
         for hook in hooks:
             hook.remove()
-    for each, turn in zip(given, turns, strict=True):  # the same latents: what is taken is right
-        assert difference(each, led if turn.guided else alone) < 1e-5
-    ahead = 12 if halves else 7  # predictions of the UNet in all
+    for each, its in zip(given, steps, strict=True):  # equal latents: cached features are exact
+        assert difference(each, guided if its.guided else unguided) < 1e-5
+    forwards = 12 if sequential else 7  # predictions of the UNet in all
     assert calls == {
-        "down_blocks.0": ahead, "up_blocks.1": ahead,
-        "down_blocks.1": 5 if halves else 3, "mid_block": 5 if halves else 3,
-        "up_blocks.0": 5 if halves else 3,
+        "down_blocks.0": forwards, "up_blocks.1": forwards,
+        "down_blocks.1": 5 if sequential else 3, "mid_block": 5 if sequential else 3,
+        "up_blocks.0": 5 if sequential else 3,
     }  # fmt: skip
 
 
-def test_what_is_left_of_a_prediction_with_deep_features_as_counted() -> None:
+def test_counted_work_with_cached_features_matches_the_sampling_plan() -> None:
     """On the published UNet, 512 x 512, 16 frames."""
     whole, shallow = work(16, 64, guided=True)
     assert shallow / whole == pytest.approx(SHALLOW_LEVELS, abs=0.01)
 
 
-def test_branches_of_different_noise_share_nothing(small: Any) -> None:
-    both = predict_unguided(small, told(small, 10).join(told(small, 20)))
+def test_cfg_branches_of_different_latents_share_no_layers(small: Any) -> None:
+    both = predict_unguided(small, conditions_for(small, 10).join(conditions_for(small, 20)))
     latents = noise(2, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
     with apply(small, OPTIMIZATIONS):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
 
-def test_more_places_than_a_kernel_takes(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = predict_unguided(small, told(small, 10).join(told(small, 20)))
+def test_temporal_attention_beyond_the_grid_limit(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = predict_unguided(small, conditions_for(small, 10).join(conditions_for(small, 20)))
     latents = noise(1, 4, FRAMES, *SIDES, seed=5)
     before = both(latents, torch.tensor(481))
-    monkeypatch.setattr(fused_ops, "_MOST_HEADS", 37)
+    monkeypatch.setattr(fused_ops, "_MAX_HEADS", 37)
     with apply(small, ["fused_qkv"]):
         assert difference(both(latents, torch.tensor(481)), before) < 1e-5
 
 
-def test_what_is_constant_is_computed_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_invariants_are_computed_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     once = ("image_latents_context_embedding", "context_embedding", "fps_embedding")
     keys = [n for n, _ in small.named_modules() if ".attentions." in n and n.endswith("attn2.to_k")]
@@ -199,7 +203,7 @@ def test_what_is_constant_is_computed_once(small: Any, monkeypatch: pytest.Monke
         small.get_submodule(name).register_forward_hook(lambda *_, n=name: calls.append(n))
         for name in (*once, *keys)
     ]
-    predict = predict_guided(small, told(small, 10), told(small, 20), 2.0)
+    predict = predict_guided(small, conditions_for(small, 10), conditions_for(small, 20), 2.0)
     with apply(small, OPTIMIZATIONS):
         for step in range(3):
             predict(noise(1, 4, FRAMES, *SIDES, seed=step), torch.tensor(900 - step))
@@ -210,25 +214,25 @@ def test_what_is_constant_is_computed_once(small: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_kernels_of_the_phases_are_rounded_once(dtype: torch.dtype) -> None:
+def test_phase_kernels_are_rounded_once(dtype: torch.dtype) -> None:
     weight = noise(6, 5, 3, 3, seed=1).to(dtype)
     picture = noise(2, 5, 7, 4, seed=2)
-    wide = kernels_of(weight.double()).to(dtype)
-    assert torch.allclose(kernels_of(weight), wide, rtol=1e-6, atol=1e-6)
-    y = functional.conv2d(picture.double(), kernels_of(weight.double()), padding=1)
+    wide = phase_kernels(weight.double()).to(dtype)
+    assert torch.allclose(phase_kernels(weight), wide, rtol=1e-6, atol=1e-6)
+    y = functional.conv2d(picture.double(), phase_kernels(weight.double()), padding=1)
     upsampled = functional.interpolate(picture.double(), scale_factor=2.0)
     whole = functional.conv2d(upsampled, weight.double(), padding=1)
     phase = y.unflatten(1, (4, 6))[:, 3, :, 1:, 1:]
     torch.testing.assert_close(phase, whole[:, :, 1::2, 1::2])
 
 
-def test_a_feed_forward_without_a_gate_is_left_alone(small: Any) -> None:
+def test_a_feed_forward_without_geglu_is_not_patched(small: Any) -> None:
     forwards: dict[nn.Module, Any] = dict(attention_layers.geglu(small))
     assert small.image_latents_temporal_encoder.ff not in forwards
     assert len(forwards) > 5
 
 
-def test_the_bench_tells_of_each_case_time_and_difference(small: Any) -> None:
+def test_the_bench_reports_time_and_difference_of_each_case(small: Any) -> None:
     cases = {
         name: partial(apply, small, names) for name, names in (("no", []), ("all", OPTIMIZATIONS))
     }
@@ -238,7 +242,7 @@ def test_the_bench_tells_of_each_case_time_and_difference(small: Any) -> None:
     assert 0 < every["max_abs_diff"] < 1e-4
 
 
-def test_the_vae_upsamples_with_less_work_to_the_same_result(micro: LoadedModel) -> None:
+def test_subpixel_upsampling_in_the_vae_decoder_saves_work(micro: LoadedModel) -> None:
     latents = noise(2, 4, 12, 20, seed=1)
     micro.weights.load(micro.vae)
     whole = micro.vae.decode(latents).sample

@@ -13,7 +13,7 @@ from tests.system import disks
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the variable names, which `keep` changes."""
+    """The folder that the variable names, which `set_up` changes."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "compiled"))
     return tmp_path / "compiled"
 
@@ -25,11 +25,11 @@ def filled(folder: Path, size: int) -> Path:
 
 
 def test_it_is_a_folder_of_these_versions_and_asked_again_the_same(base: Path) -> None:
-    folder = kernel_cache.keep()
+    folder = kernel_cache.set_up()
     assert folder.parent == base
     assert folder.is_dir()
     assert os.environ[VARIABLE] == str(folder)
-    assert kernel_cache.keep() == folder
+    assert kernel_cache.set_up() == folder
     assert list(folder.iterdir()) == []
 
 
@@ -38,18 +38,18 @@ def test_without_the_variable_it_is_below_tritons_own_folder(
 ) -> None:
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert kernel_cache.keep().parent == tmp_path / ".triton" / "cache"
+    assert kernel_cache.set_up().parent == tmp_path / ".triton" / "cache"
 
 
 def test_what_is_over_the_bound_goes_and_what_is_not_stays(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = filled(kernel_cache.keep(), 1000)
+    code = filled(kernel_cache.set_up(), 1000)
     monkeypatch.setattr(kernel_cache, "MAX_BYTES", 1000)
-    kernel_cache.keep()
+    kernel_cache.set_up()
     assert code.exists()
     monkeypatch.setattr(kernel_cache, "MAX_BYTES", 999)
-    assert list(kernel_cache.keep().iterdir()) == []
+    assert list(kernel_cache.set_up().iterdir()) == []
 
 
 def test_other_versions_go_and_nothing_else(base: Path, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_other_versions_go_and_nothing_else(base: Path, tmp_path: Path) -> None:
     linked = base / "i2vd-torch-linked"
     linked.symlink_to(tmp_path / "elsewhere")
     elsewhere = filled(tmp_path / "elsewhere", 10)
-    kernel_cache.keep()
+    kernel_cache.set_up()
     assert not old.exists()
     assert foreign.exists()
     assert elsewhere.exists()
@@ -69,14 +69,14 @@ def test_a_folder_whose_name_begins_like_ours_endangers_none_beside_it(
 ) -> None:
     clip = filled(tmp_path / "i2vd-outbox", 10)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "i2vd-compiled"))
-    assert kernel_cache.keep().parent == tmp_path / "i2vd-compiled"
+    assert kernel_cache.set_up().parent == tmp_path / "i2vd-compiled"
     assert clip.exists()
 
 
 def test_what_another_worker_removes_meanwhile_is_no_error(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = filled(kernel_cache.keep(), 10)
+    code = filled(kernel_cache.set_up(), 10)
     walk = os.walk
 
     def racing(folder: Path) -> object:
@@ -85,7 +85,7 @@ def test_what_another_worker_removes_meanwhile_is_no_error(
             yield found
 
     monkeypatch.setattr(os, "walk", racing)
-    assert kernel_cache.keep().is_dir()
+    assert kernel_cache.set_up().is_dir()
 
 
 def test_a_folder_that_is_read_only_or_full_is_told(
@@ -93,10 +93,10 @@ def test_a_folder_that_is_read_only_or_full_is_told(
 ) -> None:
     with disks.tmpfs(base, size="64k"):
         with pytest.raises(OSError, match=f"No space left on device: '{base}/i2vd-torch-"):
-            kernel_cache.keep()
+            kernel_cache.set_up()
         disks.mount("-o", "remount,ro,size=24m", base)
         with pytest.raises(OSError, match=f"Read-only file system: '{base}/i2vd-torch-"):
-            kernel_cache.keep()
+            kernel_cache.set_up()
         server._keep_kernels()
         said = capsys.readouterr().err
         assert said.startswith(

@@ -79,10 +79,10 @@ def both(kernels: ModuleType, work: Callable[[], Tensor]) -> tuple[Tensor, Tenso
         (2, 20, (3, 4, 5), 5, 0),
     ],
 )
-def test_group_normalisation(
+def test_group_norm(
     kernels: ModuleType, images: int, channels: int, sides: tuple[int, ...], groups: int, rows: int
 ) -> None:
-    """Also where the mean is a hundred times what values differ by."""
+    """Stays accurate if the mean is a hundred times the deviation."""
     norm = nn.GroupNorm(groups, channels)
     norm.weight += noise(channels, seed=2)
     norm.bias += noise(channels, seed=3)
@@ -102,7 +102,7 @@ def test_group_normalisation(
     assert off(activated, exact) < 1e-5
 
 
-def test_sums_and_gates(kernels: ModuleType) -> None:
+def test_layer_norm_geglu_and_bias_add(kernels: ModuleType) -> None:
     norm = nn.LayerNorm(72)
     norm.weight += noise(72, seed=2)
     norm.bias += noise(72, seed=3)
@@ -122,14 +122,14 @@ def test_sums_and_gates(kernels: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("frames", [2, 16, 20])
-def test_attention_over_frames(kernels: ModuleType, frames: int) -> None:
-    three = noise(2, frames, 3, 3 * 24).chunk(3, dim=-1)
-    assert off(*both(kernels, lambda: fused_ops.temporal_attention(three, 3))) < 1e-6
+def test_temporal_attention(kernels: ModuleType, frames: int) -> None:
+    qkv = noise(2, frames, 3, 3 * 24).chunk(3, dim=-1)
+    assert off(*both(kernels, lambda: fused_ops.temporal_attention(qkv, 3))) < 1e-6
 
 
 def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
     torch.manual_seed(0)
-    looked = noise(1, 7, 24, seed=3)
+    context = noise(1, 7, 24, seed=3)
     parts: list[tuple[nn.Module, Callable[[nn.Module], Patches], Callable[..., Tensor]]] = [
         (
             ResnetBlock2D(in_channels=16, out_channels=32, temb_channels=8, groups=4),
@@ -145,7 +145,7 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
             Transformer2DModel(2, 8, 16, cross_attention_dim=24, norm_num_groups=4),
             lambda module: fused_qkv(module) | geglu(module),
             lambda module, x: module(
-                x, encoder_hidden_states=looked.expand(6, -1, -1), return_dict=False
+                x, encoder_hidden_states=context.expand(6, -1, -1), return_dict=False
             )[0],
         ),
         (
@@ -155,14 +155,14 @@ def test_within_the_modules_of_the_model(kernels: ModuleType) -> None:
         ),
     ]
     x = noise(6, 16, 4, 5).contiguous(memory_format=LAST)
-    for module, transform, called in parts:
+    for module, transform, run in parts:
         for parameter in module.parameters():  # some are zeros or ones at first
             parameter.add_(0.05 * noise(*parameter.shape))
         for group in qkv_weights(module):
             join_tensors(group, [tensor.data for tensor in group], torch.device("cpu"))
-        plain = called(module, x.clone())
+        plain = run(module, x.clone())
         with fused_ops.using(kernels), patched(transform(module)):
-            ours = called(module, x.clone())
+            ours = run(module, x.clone())
         assert off(ours, plain) < 1e-5, type(module).__name__
 
 
@@ -172,17 +172,17 @@ def test_kernels_that_differ_are_not_used(
     fused_ops._compare_with_torch(kernels, torch.device("cpu"), torch.float16)
     right = kernels.geglu
     monkeypatch.setattr(kernels, "geglu", lambda x: right(x) * 1.01)
-    with pytest.raises(ArithmeticError, match="a gate differs"):
+    with pytest.raises(ArithmeticError, match="GEGLU differs"):
         fused_ops._compare_with_torch(kernels, torch.device("cpu"), torch.float16)
     if not torch.cuda.is_available():
         fused_ops.self_test(torch.device("cuda"), torch.float16)
-        assert "torch's own kernels are used" in capfd.readouterr().err
+        assert "Triton kernels disabled" in capfd.readouterr().err
         assert not fused_ops.enabled()
 
 
 @pytest.mark.parametrize("card", [75, 90])
-def test_they_compile_for_cards(card: int) -> None:
-    """Triton has the assembler with it, so no card is needed."""
+def test_kernels_compile_for_gpus_that_are_absent(card: int) -> None:
+    """Triton includes the assembler, so no GPU is needed."""
     command = [sys.executable, "-m", "tests.pipeline.worker.compile_kernels", str(card)]
     real = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ended = subprocess.run(command, env=real, capture_output=True, text=True, check=False)
@@ -192,10 +192,10 @@ def test_they_compile_for_cards(card: int) -> None:
     assert all(int(size) > 0 for size in made.values())
 
 
-def test_what_cannot_be_recorded_is_done_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_capture_runs_eagerly(capfd: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("here it can")
     work = cuda_graphed(lambda x, y: x + y, torch.device("cpu"))
     for n in range(4):
         assert work(torch.tensor(n), torch.tensor(1)) == n + 1
-    assert capfd.readouterr().err.count("nothing is recorded as a CUDA graph") == 1
+    assert capfd.readouterr().err.count("CUDA graph capture failed") == 1
