@@ -89,7 +89,7 @@ def on_a_card(model: LoadedModel) -> Iterator[None]:
             for name, tensor in [*module._buffers.items()]:
                 if tensor is not None:
                     module._buffers[name] = mode.from_tensor(tensor)
-        weights.hold(network, qkv_weights(network) if network is model.unet else ())
+        weights.register(network, qkv_weights(network) if network is model.unet else ())
     model.weights = weights
     with torch.no_grad(), mode, _Card():
         yield

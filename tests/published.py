@@ -123,7 +123,7 @@ def published(
         }
         assign_tensors(network, host, name)
         network.to(kind)
-        weights.hold(network, qkv_weights(network) if name == "unet" else ())
+        weights.register(network, qkv_weights(network) if name == "unet" else ())
     micro = find("micro", small=True)
     scheduler = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
     return LoadedModel(

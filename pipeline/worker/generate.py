@@ -122,7 +122,7 @@ def _conditions(
         prompts_of(order.spec),
         frames=order.frames,
         fps=order.spec.motion_fps,
-        striped=order.mode.policy.vae_tiling,
+        vae_tiling=order.mode.policy.vae_tiling,
         on_step=progress.step,
     )
 

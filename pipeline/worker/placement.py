@@ -1,7 +1,7 @@
-"""What is on the device when: each network at hand for its work, as the mode says.
+"""Device placement: which network is on the device at which stage, by memory mode.
 
-Only the UNet may stay from one clip to the next. The encoders and the VAE come for their work and
-leave, so that they are never there beside the UNet's largest tensors.
+Only the UNet may stay from one clip to the next. The encoders and the VAE are loaded for their
+stage and unloaded after it, so that they never add to the UNet's peak memory.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ from pipeline.worker.patch import patched
 
 
 def place_model(model: LoadedModel, mode: Mode) -> None:
-    """Before a clip: what this mode cannot have on the device beside the encoders leaves it."""
+    """Prepare the device for a clip: unload the UNet unless the memory mode keeps it there."""
     if mode.policy.weights != "device":
         model.weights.unload(model.unet)
 
 
 @contextmanager
 def encoder_on_device(model: LoadedModel, network: nn.Module) -> Iterator[None]:
-    """Within, an encoder can be called once: its layers come one by one, which costs no more."""
+    """Offload an encoder layer by layer within the context, for a single forward."""
     layers = next(part for part in network.modules() if isinstance(part, nn.ModuleList))
     with group_offload(model.weights, network, [*layers]):
         yield
@@ -38,49 +38,51 @@ def encoder_on_device(model: LoadedModel, network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unet_on_device(model: LoadedModel, mode: Mode) -> Iterator[Any]:
-    """Within, the UNet computes as thriftily as the mode says, and as fast as that allows."""
-    thrift = mode.policy
+    """Yield the UNet, placed and patched for the memory mode within the context."""
+    policy = mode.policy
     with ExitStack() as stack:
-        match thrift.weights:
+        match policy.weights:
             case "device":
                 model.weights.load(model.unet)
                 model.weights.set_layout(
-                    model.unet, channels_last=fused_ops.enabled() and thrift.chunk is None
+                    model.unet, channels_last=fused_ops.enabled() and policy.chunk is None
                 )
             case "float8":
                 stack.enter_context(
-                    layerwise_cast(model.weights, model.unet, [*_pieces(model.unet)])
+                    layerwise_cast(model.weights, model.unet, [*_groups(model.unet)])
                 )
             case "host":
                 model.weights.pin(model.unet)
                 stack.enter_context(
-                    group_offload(model.weights, model.unet, [*_pieces(model.unet)])
+                    group_offload(model.weights, model.unet, [*_groups(model.unet)])
                 )
-        stack.enter_context(apply(model.unet, select(thrift, model.device)))
-        stack.enter_context(patched(chunk_feed_forward(model.unet, thrift.ff_chunk)))
-        if thrift.chunk is not None:
-            stack.enter_context(patched(chunk_frames(model.unet, thrift.chunk)))
-            stack.enter_context(patched(chunk_pixels(model.unet, thrift.chunk)))
+        stack.enter_context(apply(model.unet, select(policy, model.device)))
+        stack.enter_context(patched(chunk_feed_forward(model.unet, policy.ff_chunk)))
+        if policy.chunk is not None:
+            stack.enter_context(patched(chunk_frames(model.unet, policy.chunk)))
+            stack.enter_context(patched(chunk_pixels(model.unet, policy.chunk)))
         yield model.unet
 
 
 @contextmanager
-def vae_on_device(model: LoadedModel, *, striped: bool) -> Iterator[None]:
-    """Within, the VAE is at hand, in the model's type unless it is brought in another.
+def vae_on_device(model: LoadedModel, *, vae_tiling: bool) -> Iterator[None]:
+    """Load the VAE within the context, in the model's type, and patch it.
 
-    It upsamples with less work, but for stripes, which spare memory instead.
+    With `vae_tiling` it is patched for VAE tiling, which saves memory, otherwise for speed.
     """
     try:
         model.weights.load(model.vae)
-        model.weights.set_layout(model.vae, channels_last=fused_ops.enabled() and not striped)
-        with patched(tile_vae(model.vae, VAE_TILE_PIXELS) if striped else vae_patches(model.vae)):
+        model.weights.set_layout(model.vae, channels_last=fused_ops.enabled() and not vae_tiling)
+        with patched(
+            tile_vae(model.vae, VAE_TILE_PIXELS) if vae_tiling else vae_patches(model.vae)
+        ):
             yield
     finally:
         model.weights.unload(model.vae)
 
 
-def _pieces(unet: Any) -> Iterator[nn.Module]:
-    """The convolutions and transformers within the blocks: nearly all of the UNet's weights."""
+def _groups(unet: Any) -> Iterator[nn.Module]:
+    """Yield the layers of the blocks: convolutions and transformers, nearly all of the weights."""
     for block in chain(unet.down_blocks, [unet.mid_block], unet.up_blocks):
         for children in block.children():
             yield from children

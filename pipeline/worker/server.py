@@ -48,7 +48,7 @@ from pipeline.worker.errors import (
 from pipeline.worker.faults import Fault
 from pipeline.worker.generate import RenderedFrames, generate_frames, write_clip
 from pipeline.worker.memory import budget
-from pipeline.worker.model.loader import LoadedModel, checked_device, device_facts, load_model
+from pipeline.worker.model.loader import LoadedModel, device_facts, load_model, open_device
 from pipeline.worker.optimizations import fused_ops, kernel_cache
 from pipeline.worker.prefetch import Prefetcher
 from pipeline.worker.progress import ProgressReporter
@@ -115,7 +115,7 @@ class Server:
             poll_commands=self._poll_commands,
         )
         try:
-            with self._budget.kept():
+            with self._budget.enforced():
                 film = generate_frames(model, order, watch, self._budget)
             watch.leave_device()
             self._video_thread.wait()
@@ -173,12 +173,12 @@ class Server:
         except RuntimeError:  # what is answered already holds; the next request finds out
             return None
         live = self._budget.live()
-        return None if live is None else max(0, live - model.weights.held())
+        return None if live is None else max(0, live - model.weights.device_bytes())
 
     def _load(self, order: Load, watch: ProgressReporter) -> Loaded:
         since = time.monotonic()
         watch.enter("load", _LOAD_STEPS)
-        device = checked_device(order.device)
+        device = open_device(order.device)
         if device.type == "cuda":  # whatever names no device must not open a context on card 0
             torch.cuda.set_device(device)
         _set_threads(order.model)
@@ -190,7 +190,7 @@ class Server:
             copy=self._budget.counts,
             on_step=watch.step,
         )
-        with self._budget.kept():
+        with self._budget.enforced():
             model.load_unet()
         if device.type == "cuda":
             _keep_kernels()

@@ -121,7 +121,7 @@ def count(
             prompts = ["waves", "static"] if guidance > 1 else ["waves"]
             wanted, unwanted = encode_conditions(
                 model, picture, prompts, frames=rung.frames, fps=16,
-                striped=rung.mode.policy.vae_tiling, on_step=lambda: None,
+                vae_tiling=rung.mode.policy.vae_tiling, on_step=lambda: None,
             )  # fmt: skip
         model.weights.unload(model.unet)
         cells = (rung.height // model.vae_factor, rung.width // model.vae_factor)
@@ -158,8 +158,10 @@ def predict(
 def frames_in_chunks(model: LoadedModel, mode: Mode, latents: torch.Tensor) -> None:
     """Decode the first chunk of frames as `decode` does."""
     cells = latents[0].transpose(0, 1)
-    with placement.vae_on_device(model, striped=mode.policy.vae_tiling):
-        decode._decoded(model, cells[: decode.frames_at_once(cells, mode.policy)].to(model.dtype))
+    with placement.vae_on_device(model, vae_tiling=mode.policy.vae_tiling):
+        decode._decode_chunk(
+            model, cells[: decode.frames_at_once(cells, mode.policy)].to(model.dtype)
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

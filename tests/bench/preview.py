@@ -36,7 +36,7 @@ def priced(model: LoadedModel, picture: Image.Image) -> list[str]:
     """Return a row of the table."""
     prompt = PROMPTS[Motion.PAN_RIGHT]
     wanted, _ = encode_conditions(
-        model, picture, [prompt], frames=SETTING.frames, fps=16, striped=False,
+        model, picture, [prompt], frames=SETTING.frames, fps=16, vae_tiling=False,
         on_step=lambda: None,
     )  # fmt: skip
     latents = denoise(

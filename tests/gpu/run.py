@@ -235,7 +235,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     watch = ProgressReporter(ear, "encode", settle=settle)  # type: ignore[arg-type]
     outcome = "made"
     _clear(model)
-    with tempfile.TemporaryDirectory() as folder, budget.kept():
+    with tempfile.TemporaryDirectory() as folder, budget.enforced():
         noise = np.random.default_rng(0).integers(0, 255, (rung.height, rung.width, 3), np.uint8)
         Image.fromarray(noise).save(f"{folder}/clean.png")
         order = Generate(

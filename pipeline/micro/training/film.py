@@ -65,7 +65,7 @@ def film(
         [prompt, setting.negative_prompt] if setting.guided else [prompt],
         frames=setting.frames,
         fps=MICRO_FAMILY.motion_fps,
-        striped=thrift.vae_tiling,
+        vae_tiling=thrift.vae_tiling,
         on_step=lambda: None,
     )
     latents = denoise(

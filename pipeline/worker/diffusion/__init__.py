@@ -1,1 +1,1 @@
-"""Diffusion: conditioning, sampling, denoising, decoding."""
+"""Diffusion: conditioning, schedulers and sampling, denoising, VAE decoding."""

@@ -1,6 +1,7 @@
-"""What the UNet is told of a clip beside the noise: prompt, picture, frame rate.
+"""Conditioning of the UNet: prompt and image embeddings, image latents, frame rate.
 
-Held against `I2VGenXLPipeline` of diffusers in the tests; where we differ on purpose, it says so.
+The tests compare it with `I2VGenXLPipeline` of diffusers. Docstrings name each deliberate
+difference.
 """
 
 import hashlib
@@ -22,19 +23,19 @@ from pipeline.worker.model.loader import LoadedModel
 
 @dataclass(frozen=True)
 class Conditions:
-    """One branch of guidance. The batch dimension B is 1, or 2 after `join`."""
+    """Conditions of one CFG branch. The batch dimension B is 1, or 2 after `join`."""
 
     text: Tensor
-    """(B, tokens, width of cross-attention)"""
+    """Prompt embedding: (B, tokens, cross_attention_dim)."""
     image: Tensor
-    """(B, 1, width of cross-attention)"""
+    """CLIP image embedding: (B, 1, cross_attention_dim)."""
     latents: Tensor
-    """(B, 4, frames, height, width): the picture's latents, then each frame's place in the clip."""
+    """Image latents, then the frame positions: (B, 4, frames, height, width)."""
     fps: Tensor
-    """(B,)"""
+    """Frames per second: (B,)."""
 
     def join(self, other: "Conditions") -> "Conditions":
-        """Both branches as one batch, this one first, for one picture and one frame rate."""
+        """Join two branches of the same picture and frame rate to one batch, this one first."""
         return Conditions(
             torch.cat([self.text, other.text]),
             torch.cat([self.image, other.image]),
@@ -44,9 +45,9 @@ class Conditions:
 
 
 def read_picture(path: Path, width: int, height: int) -> Image.Image:
-    """The clean PNG as RGB in the clip's size: untouched if it has it, else covered and cropped.
+    """Read the prepared PNG as RGB; resize and crop it to cover the clip's size if it differs.
 
-    Raises Refused.
+    Raises SettingsRefused.
     """
     try:
         with Image.open(path, formats=["PNG"]) as png:
@@ -59,7 +60,7 @@ def read_picture(path: Path, width: int, height: int) -> Image.Image:
 
 
 def prompts_of(spec: Spec) -> list[str]:
-    """The prompt, and with guidance the one that it leads away from."""
+    """Return the prompt, and with guidance the negative prompt."""
     return [spec.prompt, spec.negative_prompt] if spec.guided else [spec.prompt]
 
 
@@ -70,22 +71,22 @@ def encode_conditions(
     *,
     frames: int,
     fps: int,
-    striped: bool = False,
+    vae_tiling: bool = False,
     on_step: Callable[[], None],
 ) -> tuple[Conditions, Conditions | None]:
-    """The branch of the first prompt, and of the second, if there is one.
+    """Return the conditions of the first prompt (cond) and of the second, if any (uncond).
 
-    In the second the image embedding is zeros, as the model was trained. With `striped` the VAE
-    works on stripes of the picture. `on_step` is called three times.
+    The image embedding of the uncond branch is zeros, as in training. `on_step` is called three
+    times.
     """
     texts, image = embed(model, picture, prompts, on_step=on_step)
-    latents = frame_positions(picture_latents(model, picture, striped=striped), frames)
+    latents = frame_positions(picture_latents(model, picture, vae_tiling=vae_tiling), frames)
     on_step()
     rate = torch.tensor([fps], device=model.device)
-    wanted = Conditions(texts[0], image, latents, rate)
+    cond = Conditions(texts[0], image, latents, rate)
     if len(texts) == 1:
-        return wanted, None
-    return wanted, Conditions(texts[1], torch.zeros_like(image), latents, rate)
+        return cond, None
+    return cond, Conditions(texts[1], torch.zeros_like(image), latents, rate)
 
 
 def embed(
@@ -95,7 +96,7 @@ def embed(
     *,
     on_step: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], Tensor]:
-    """What the encoders make of prompts and picture. `on_step` is called twice."""
+    """Embed prompts and picture, or get the embeddings from the cache. Calls `on_step` twice."""
     texts = [embed_text(model, prompt) for prompt in prompts]
     on_step()
     image = embed_image(model, picture)
@@ -104,20 +105,20 @@ def embed(
 
 
 def embed_text(model: LoadedModel, prompt: str) -> Tensor:
-    """(1, tokens, width): the last layer but one, with the final norm, as the model was trained.
+    """Embed a prompt: (1, tokens, width), penultimate layer with the final norm, as in training.
 
-    What goes beyond the encoder's length is dropped, with a line in the log.
+    Tokens beyond the encoder's length are truncated, with a line on stderr.
     """
-    kept = model.embeddings.get(("text", prompt), lambda: _embed_text(model, prompt))
-    return kept.to(model.device)
+    embedding = model.embeddings.get(("text", prompt), lambda: _embed_text(model, prompt))
+    return embedding.to(model.device)
 
 
 def _embed_text(model: LoadedModel, prompt: str) -> Tensor:
     length = model.tokenizer.model_max_length
-    every = model.tokenizer(prompt, truncation=False).input_ids
-    if len(every) > length:
-        lost = model.tokenizer.decode(every[length - 1 : -1])
-        print(f"the prompt is longer than {length} tokens; dropped: {lost!r}", file=sys.stderr)
+    token_ids = model.tokenizer(prompt, truncation=False).input_ids
+    if len(token_ids) > length:
+        truncated = model.tokenizer.decode(token_ids[length - 1 : -1])
+        print(f"the prompt is longer than {length} tokens; dropped: {truncated!r}", file=sys.stderr)
     tokens = model.tokenizer(
         prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
@@ -130,7 +131,7 @@ def _embed_text(model: LoadedModel, prompt: str) -> Tensor:
 
 
 def embed_image(model: LoadedModel, picture: Image.Image) -> Tensor:
-    """(1, 1, width): CLIP's embedding of the picture's middle square."""
+    """Embed the central square of the picture with CLIP: (1, 1, width)."""
     digest = hashlib.sha256(picture.tobytes()).hexdigest()
     key = ("picture", picture.width, digest)
     return model.embeddings.get(key, lambda: _embed_image(model, picture)).to(model.device)
@@ -157,14 +158,17 @@ def _embed_image(model: LoadedModel, picture: Image.Image) -> Tensor:
 _NORMALISATION = ("image_mean", "image_std")
 
 
-def picture_latents(model: LoadedModel, picture: Image.Image, *, striped: bool = False) -> Tensor:
-    """(1, 4, 1, height, width): the mode of the picture's latent distribution, scaled.
+def picture_latents(
+    model: LoadedModel, picture: Image.Image, *, vae_tiling: bool = False
+) -> Tensor:
+    """Encode the picture: (1, 4, 1, height, width), the scaled mode of the latent distribution.
 
-    The reference draws a sample, from the global generator, so that its seed does not fix the
-    result. The mode needs no draw and puts no noise into what every frame is shown.
+    diffusers draws a sample from the global generator, so its seed does not determine the result.
+    The mode is deterministic and adds no noise to the conditions. If half precision overflows, the
+    picture is encoded in float32.
     """
     pixels = (2.0 * _pixels(picture) - 1.0)[None]
-    with placement.vae_on_device(model, striped=striped):
+    with placement.vae_on_device(model, vae_tiling=vae_tiling):
         latents = _vae_mode(model, pixels, model.dtype)
         if not torch.isfinite(latents).all():
             latents = _vae_mode(model, pixels, torch.float32)
@@ -179,11 +183,11 @@ def _vae_mode(model: LoadedModel, pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def frame_positions(first: Tensor, frames: int) -> Tensor:
-    """(1, 4, frames, height, width): `first`, then planes that say how far along each frame is."""
-    places = [torch.full_like(first, n / (frames - 1)) for n in range(1, frames)]
-    return torch.cat([first, *places], dim=2)
+    """Return (1, 4, frames, height, width): `first`, then constant planes n / (frames - 1)."""
+    planes = [torch.full_like(first, n / (frames - 1)) for n in range(1, frames)]
+    return torch.cat([first, *planes], dim=2)
 
 
 def _pixels(picture: Image.Image) -> Tensor:
-    """(3, height, width) float32 in 0..1."""
+    """Convert to (3, height, width) float32 in 0..1."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255.0

@@ -1,1 +1,1 @@
-"""Memory: placing weights, and computing in smaller pieces."""
+"""Memory: weights on host and device, offloading, casting, chunking, tiling, the budget."""

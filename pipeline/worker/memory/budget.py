@@ -1,7 +1,7 @@
-"""A budget for the device's memory: a share of a GPU, or a count of live tensors on a CPU.
+"""Memory budget of the device: a share of a GPU, or a count of live tensors on a CPU.
 
-On a CPU nothing says how much a clip needs, and nothing stops it. Counted and limited, the whole
-way down the ladder can be walked on a machine without a GPU.
+PyTorch neither measures nor limits memory on a CPU. With a counter that does both, the whole
+ladder of fallbacks can be exercised on a machine without a GPU.
 """
 
 import weakref
@@ -13,15 +13,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_GRAIN_BYTES = 512
+_BLOCK_BYTES = 512
 
 
 class TensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's metaclass
-    """Counts the bytes of all tensors that are made while it is entered, until they die.
+    """Counter of the bytes of all tensors created while the mode is active, until they are freed.
 
-    Over `limit` bytes torch.OutOfMemoryError is raised, by the operation that asked for too much.
-    Storages of the one kind of device are counted once, in pieces of 512 bytes as CUDA's allocator
-    gives them.
+    Above `limit` bytes the operation that allocated too much raises torch.OutOfMemoryError. Each
+    storage on a device of type `kind` counts once, in blocks of 512 bytes as in CUDA's allocator.
     """
 
     def __init__(self, limit: int, kind: str = "cpu") -> None:
@@ -33,7 +32,7 @@ class TensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         self._seen: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let the operation run, then count what is new in its result."""
+        """Run the operation, then count the new storages in its result."""
         known = {
             leaf.untyped_storage()._cdata
             for leaf in tree_leaves((args, kwargs))
@@ -53,19 +52,19 @@ class TensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         key = storage._cdata
         if key in self._seen or storage.device.type != self.kind:
             return
-        size = -(-storage.nbytes() // _GRAIN_BYTES) * _GRAIN_BYTES
+        size = -(-storage.nbytes() // _BLOCK_BYTES) * _BLOCK_BYTES
 
-        def gone(_: Any) -> None:
+        def on_freed(_: Any) -> None:
             self.live -= size
             self._seen.pop(key, None)
 
-        self._seen[key] = weakref.ref(storage, gone)
+        self._seen[key] = weakref.ref(storage, on_freed)
         self.live += size
         self.peak = max(self.peak, self.live)
 
 
 class Budget:
-    """What the device may use, and what it has used at most."""
+    """Limit of the memory that the worker may use on its device, and the peak of its use."""
 
     def __init__(self, device: torch.device, limit: int | None) -> None:
         self._device = device
@@ -77,23 +76,23 @@ class Budget:
 
     @property
     def counts(self) -> bool:
-        """Whether tensors are counted here, so that copies on the host must be real ones."""
+        """True if tensors are counted, so that weights must be copied even from host to host."""
         return self._counter is not None
 
     def free(self) -> int | None:
-        """Bytes that may be used from now on, those in use included; None where nobody counts.
+        """Return the bytes that a clip may use, including those in use; None if there is no limit.
 
-        What torch holds is ours, in use or not; what other processes hold is not.
+        Memory that PyTorch has reserved is available to the clip; that of other processes is not.
         """
         if self._device.type != "cuda":
             return self._limit
         free, _ = torch.cuda.mem_get_info(self._device)
-        ours = free + torch.cuda.memory_reserved(self._device)
-        return ours if self._limit is None else min(ours, self._limit)
+        available = free + torch.cuda.memory_reserved(self._device)
+        return available if self._limit is None else min(available, self._limit)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Within, the budget holds, and the peak is counted anew."""
+    def enforced(self) -> Iterator[None]:
+        """Enforce the limit within the context, and reset the peak."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         if self._counter is None:
@@ -104,13 +103,13 @@ class Budget:
             yield
 
     def live(self) -> int | None:
-        """Bytes in use now; None where nobody counts them."""
+        """Return the bytes in use now; None if they are not counted."""
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
         return self._counter.live if self._counter else None
 
     def peak(self) -> int | None:
-        """Most bytes in use since `kept` was entered; None where nobody counts them."""
+        """Return the most bytes in use since `enforced` was entered; None if not counted."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device)
         return self._counter.peak if self._counter else None

@@ -1,4 +1,4 @@
-"""Layerwise casting: weights stay on the device in eight bits, and each part is cast to compute."""
+"""Layerwise casting: weights are stored on the device in float8, and upcast layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,45 +15,46 @@ _LARGEST = torch.finfo(_FLOAT8).max
 
 @contextmanager
 def layerwise_cast(
-    weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]
+    weights: Weights, network: nn.Module, layers: Sequence[nn.Module]
 ) -> Iterator[None]:
-    """Within, the pieces' weights lie on the device in eight bits, each unfolded for its turn.
+    """Store the weights of `layers` as float8 within the context; upcast each for its forward.
 
-    Lossy: 3 bits of mantissa, with a scale for each output channel. Vectors keep their type.
+    Like diffusers' layerwise casting, with a scale for each output channel. Lossy: 3 bits of
+    mantissa. Vectors (biases, norms) keep their type.
     """
     weights.unload(network)
-    kept: dict[Tensor, tuple[Tensor, Tensor, torch.dtype]] = {}
+    quantised: dict[Tensor, tuple[Tensor, Tensor, torch.dtype]] = {}
 
-    def keep(piece: nn.Module) -> None:
-        weights.load(piece)
-        for tensor in tensors_of(piece):
+    def quantise(layer: nn.Module) -> None:
+        weights.load(layer)
+        for tensor in tensors_of(layer):
             if tensor.ndim > 1:
-                kept[tensor] = (*_quantise(tensor.data), tensor.dtype)
-                tensor.data = kept[tensor][0]
+                quantised[tensor] = (*_quantise(tensor.data), tensor.dtype)
+                tensor.data = quantised[tensor][0]
 
-    def unfold(piece: nn.Module, _: object) -> None:
-        for tensor in tensors_of(piece):
-            if tensor in kept:
-                small, scale, dtype = kept[tensor]
+    def upcast(layer: nn.Module, _: object) -> None:
+        for tensor in tensors_of(layer):
+            if tensor in quantised:
+                small, scale, dtype = quantised[tensor]
                 tensor.data = small.to(dtype).mul_(scale)
 
-    def fold(piece: nn.Module, *_: object) -> None:
-        for tensor in tensors_of(piece):
-            if tensor in kept:
-                tensor.data = kept[tensor][0]
+    def restore(layer: nn.Module, *_: object) -> None:
+        for tensor in tensors_of(layer):
+            if tensor in quantised:
+                tensor.data = quantised[tensor][0]
 
-    with forward_hooks(pieces, unfold, fold):
+    with forward_hooks(layers, upcast, restore):
         try:
-            weights.load(network, but=pieces)
-            for piece in pieces:
-                keep(piece)
+            weights.load(network, except_for=layers)
+            for layer in layers:
+                quantise(layer)
             yield
         finally:
             weights.unload(network)
 
 
 def _quantise(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Eight bits a value, and the scale of each output channel."""
-    rest = tuple(range(1, values.ndim))
-    scale = (values.abs().amax(rest, keepdim=True).float() / _LARGEST).clamp(min=1e-12)
+    """Return the values as float8, and the scale of each output channel."""
+    dims = tuple(range(1, values.ndim))
+    scale = (values.abs().amax(dims, keepdim=True).float() / _LARGEST).clamp(min=1e-12)
     return (values / scale).to(_FLOAT8), scale.to(values.dtype)

@@ -1,7 +1,7 @@
-"""Group normalisation of a tensor that is worked on in pieces.
+"""Group normalisation in two passes, for tensors that are processed in chunks.
 
-Its statistics span the whole clip or frame, so they are gathered first; then any piece can be
-normalised alone, with the same result up to rounding.
+The statistics span the whole clip or frame, so they are gathered first. Then any chunk can be
+normalised separately, with the same result up to rounding.
 """
 
 from typing import NamedTuple
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_AT_ONCE = 1 << 23
-"""Elements that are looked at in float32 at once while statistics are gathered."""
+_MAX_ELEMENTS = 1 << 23
+"""Largest number of elements that `gather` converts to float32 at once."""
 
 
 class Statistics(NamedTuple):
@@ -22,38 +22,38 @@ class Statistics(NamedTuple):
 
 
 def gather(x: Tensor, norm: nn.GroupNorm) -> Statistics:
-    """Statistics over all of `x` (images, channels, height, width), as of one single sample.
+    """Gather statistics over all of `x` (images, channels, height, width), as of a single sample.
 
-    Pieces are combined as Chan, Golub and LeVeque (1983) do, which is stable.
+    Chunks are combined as in Chan, Golub and LeVeque (1983), which is numerically stable.
     """
     _, channels, height, width = x.shape
-    lines = max(1, _AT_ONCE // (channels * width))
-    images = max(1, _AT_ONCE // (channels * width * height))
+    rows = max(1, _MAX_ELEMENTS // (channels * width))
+    images = max(1, _MAX_ELEMENTS // (channels * width * height))
     sizes, means, variances = [], [], []
-    for top in range(0, height, lines):
+    for top in range(0, height, rows):
         for first in range(0, len(x), images):
-            piece = x[first : first + images, :, top : top + lines]
-            groups = piece.reshape(len(piece), norm.num_groups, -1, *piece.shape[2:]).float()
+            chunk = x[first : first + images, :, top : top + rows]
+            groups = chunk.reshape(len(chunk), norm.num_groups, -1, *chunk.shape[2:]).float()
             variance, mean = torch.var_mean(groups, dim=(0, 2, 3, 4), correction=0)
             sizes.append(groups.numel())
             means.append(mean)
             variances.append(variance)
             del groups
     share = torch.tensor(sizes, dtype=torch.float32, device=x.device)[:, None] / sum(sizes)
-    every = torch.stack(means)
-    mean = (share * every).sum(0)
-    variance = (share * (torch.stack(variances) + (every - mean) ** 2)).sum(0)
+    chunk_means = torch.stack(means)
+    mean = (share * chunk_means).sum(0)
+    variance = (share * (torch.stack(variances) + (chunk_means - mean) ** 2)).sum(0)
     per_group = channels // norm.num_groups
     return Statistics(mean.repeat_interleave(per_group), variance.repeat_interleave(per_group))
 
 
-def normalise(piece: Tensor, norm: nn.GroupNorm, statistics: Statistics) -> Tensor:
-    """A piece (n, channels, ...) normalised by the statistics of the whole.
+def normalise(chunk: Tensor, norm: nn.GroupNorm, statistics: Statistics) -> Tensor:
+    """Normalise a chunk (images, channels, ...) with the statistics of the whole tensor.
 
-    A batch normalisation with given statistics is just that, computed in float32.
+    Uses batch_norm with fixed statistics, which is the same formula and computes in float32.
     """
     return functional.batch_norm(
-        piece,
+        chunk,
         statistics.mean,
         statistics.variance,
         norm.weight.float(),

@@ -1,6 +1,6 @@
-"""Group offloading: parts of a network are on the device only while they compute.
+"""Group offloading: groups of layers are on the device only while they compute.
 
-The next part is fetched from the host while the present one computes.
+The next group is copied from the host while the current one computes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,39 +16,39 @@ from pipeline.worker.patch import forward_hooks
 
 @contextmanager
 def group_offload(
-    weights: Weights, network: nn.Module, pieces: Sequence[nn.Module]
+    weights: Weights, network: nn.Module, groups: Sequence[nn.Module]
 ) -> Iterator[None]:
-    """Within, each piece comes from the host for its turn; what is in no piece stays.
+    """Onload each group for its forward within the context; layers in no group stay loaded.
 
-    The order of the pieces is learnt as they are called: from the second round on, and for pieces
-    that are given in their order from the first, the next one is fetched while one computes.
+    The execution order is recorded as the groups run. `groups` is the first guess: if it is right,
+    prefetching works from the first forward of the network, otherwise from the second.
     """
     weights.unload(network)
     side = weights.side_stream()
-    following = dict(pairwise(pieces))
+    next_group = dict(pairwise(groups))
     last: nn.Module | None = None
 
-    def arrive(piece: nn.Module, _: object) -> None:
+    def onload(group: nn.Module, _: object) -> None:
         nonlocal last
-        if last is not None and following.get(last) is not piece:
-            if last in following:
-                weights.unload(following[last])
-            following[last] = piece
-        last = piece
-        weights.start_loading(piece, side)
+        if last is not None and next_group.get(last) is not group:
+            if last in next_group:
+                weights.unload(next_group[last])
+            next_group[last] = group
+        last = group
+        weights.start_loading(group, side)
         if side is not None:
             torch.cuda.current_stream(weights.device).wait_stream(side)
-        if piece in following:
-            weights.start_loading(following[piece], side)
+        if group in next_group:
+            weights.start_loading(next_group[group], side)
 
-    def depart(piece: nn.Module, *_: object) -> None:
-        weights.unload(piece)
+    def offload(group: nn.Module, *_: object) -> None:
+        weights.unload(group)
 
-    with forward_hooks(pieces, arrive, depart):
+    with forward_hooks(groups, onload, offload):
         try:
-            weights.load(network, but=pieces)
+            weights.load(network, except_for=groups)
             yield
         finally:
-            if side is not None:  # nothing may be freed while it is being written
+            if side is not None:  # memory must not be freed during a copy into it
                 torch.cuda.current_stream(weights.device).wait_stream(side)
             weights.unload(network)

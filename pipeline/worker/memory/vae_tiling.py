@@ -1,8 +1,8 @@
-"""Transforms of the VAE that let it work on stripes of a frame, with the same result.
+"""VAE tiling without seams: resnets and resamplers process a frame in tiles of full rows.
 
-Tiles that are decoded alone and blended change the picture, for each then has its own statistics.
-Here the statistics are of the whole frame, and each convolution sees the rows beside its stripe: no
-seam can arise.
+diffusers' tiling decodes tiles separately and blends them, which changes the picture because each
+tile has its own statistics. Here group normalisation uses the statistics of the whole frame, and
+each convolution reads the rows next to its tile. The result is the same up to rounding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,24 +19,24 @@ from pipeline.worker.patch import Patches
 
 
 def tile_vae(vae: nn.Module, pixels: int) -> Patches:
-    """Resnets and resamplers take at most `pixels` places at once, and at least one row.
+    """Patch resnets and resamplers to take at most `pixels` positions at once, at least one row.
 
-    For one frame at a time. No input of these modules is used again in a VAE, so that a resnet of
-    as many channels writes over its own.
+    For one frame at a time. A VAE never reuses an input of these modules, so a resnet with equal
+    numbers of channels overwrites its input.
     """
-    made: dict[nn.Module, Callable[..., Tensor]] = {}
+    patches: dict[nn.Module, Callable[..., Tensor]] = {}
     for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
-            made[module] = _resnet(module, pixels)
+            patches[module] = _resnet(module, pixels)
         elif isinstance(module, Upsample2D):
-            made[module] = _upsample(module, pixels)
+            patches[module] = _upsample(module, pixels)
         elif isinstance(module, Downsample2D):
-            made[module] = _downsample(module, pixels)
-    return made
+            patches[module] = _downsample(module, pixels)
+    return patches
 
 
 def _resnet(module: ResnetBlock2D, pixels: int) -> Callable[..., Tensor]:
-    def activated(x: Tensor, norm: nn.GroupNorm) -> Callable[[int, int], Tensor]:
+    def norm_silu(x: Tensor, norm: nn.GroupNorm) -> Callable[[int, int], Tensor]:
         statistics = gather(x, norm)
         return lambda top, bottom: functional.silu(
             normalise(x[..., top:bottom, :], norm, statistics)
@@ -44,19 +44,19 @@ def _resnet(module: ResnetBlock2D, pixels: int) -> Callable[..., Tensor]:
 
     def forward(x: Tensor, temb: None = None) -> Tensor:
         size = x.shape[-2:]
-        middle = _convolved(activated(x, module.norm1), module.conv1, size, pixels)
-        rows = activated(middle, module.norm2)
+        middle = _convolve(norm_silu(x, module.norm1), module.conv1, size, pixels)
+        rows = norm_silu(middle, module.norm2)
         result = x
         if module.conv_shortcut is not None:
             result = torch.empty_like(middle)
             for top, bottom in _tiles(size, pixels):
                 result[..., top:bottom, :] = module.conv_shortcut(x[..., top:bottom, :])
-        return _convolved(rows, module.conv2, size, pixels, add_to=result)
+        return _convolve(rows, module.conv2, size, pixels, add_to=result)
 
     return forward
 
 
-def _convolved(
+def _convolve(
     rows: Callable[[int, int], Tensor],
     convolution: nn.Conv2d,
     size: Sequence[int],
@@ -64,16 +64,16 @@ def _convolved(
     *,
     add_to: Tensor | None = None,
 ) -> Tensor:
-    """A 3 x 3 convolution of what `rows(top, bottom)` gives of a map of `size` (height, width)."""
+    """Convolve a map of `size` (height, width) by 3 x 3; `rows(top, bottom)` returns its rows."""
     result = add_to
 
-    def convolve(top: int, bottom: int) -> Tensor:
+    def convolve_tile(top: int, bottom: int) -> Tensor:
         above, below = min(1, top), min(1, size[0] - bottom)
         padded = functional.pad(rows(top - above, bottom + below), (1, 1, 1 - above, 1 - below))
         return functional.conv2d(padded, convolution.weight, convolution.bias)
 
     for top, bottom in _tiles(size, pixels):
-        part = convolve(top, bottom)
+        part = convolve_tile(top, bottom)
         if result is None:
             result = part.new_empty((*part.shape[:2], *size))
         if add_to is None:
@@ -89,16 +89,18 @@ def _upsample(module: Upsample2D, pixels: int) -> Callable[..., Tensor]:
     def forward(x: Tensor, size: None = None) -> Tensor:
         def rows(top: int, bottom: int) -> Tensor:
             first = top // 2
-            twice = functional.interpolate(x[..., first : (bottom + 1) // 2, :], scale_factor=2.0)
-            return twice[..., top - 2 * first : bottom - 2 * first, :]
+            upsampled = functional.interpolate(
+                x[..., first : (bottom + 1) // 2, :], scale_factor=2.0
+            )
+            return upsampled[..., top - 2 * first : bottom - 2 * first, :]
 
-        return _convolved(rows, module.conv, (2 * x.shape[-2], 2 * x.shape[-1]), pixels)
+        return _convolve(rows, module.conv, (2 * x.shape[-2], 2 * x.shape[-1]), pixels)
 
     return forward
 
 
 def _downsample(module: Downsample2D, pixels: int) -> Callable[..., Tensor]:
-    """Every second place, with one row and column of zeros below and to the right."""
+    """Stride-2 convolution with one row and column of zeros below and to the right."""
 
     def forward(x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

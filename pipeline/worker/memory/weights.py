@@ -1,7 +1,7 @@
-"""Where the weights are: mapped on the host at all times, on the device while they are brought.
+"""Weights: memory-mapped on the host at all times, and on the device while they are loaded.
 
-Leaving the device costs nothing, because the host's copy is the file itself (or, where the type
-differs, one conversion made at loading). On a CPU both are the same memory, unless it is budgeted.
+Unloading needs no copy, because the host's copy is the file itself (or one conversion at loading,
+if the type differs). On a CPU both are the same memory, unless tensors are counted.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +23,14 @@ _RENAMED = {
     ".value.": ".to_v.",
     ".proj_attn.": ".to_out.0.",
 }
-"""Names of the VAE's attention in files that diffusers wrote before 0.18."""
+"""Names of the VAE's attention weights in files written by diffusers before 0.18."""
 
 
 @contextmanager
 def empty_weights() -> Iterator[None]:
-    """Build networks without weights: parameters on `meta`, buffers computed, nothing initialised.
+    """Build networks with parameters on `meta`, real buffers, and no initialisation.
 
-    Buffers that are in no file, such as CLIP's position numbers, are therefore complete.
+    Buffers that are in no file, such as CLIP's position ids, are therefore complete.
     """
     # explicit, because ACCELERATE_INIT_INCLUDE_BUFFERS would change the default
     with init_empty_weights(include_buffers=False), no_init_weights():
@@ -38,7 +38,10 @@ def empty_weights() -> Iterator[None]:
 
 
 def read_tensors(files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of the files, mapped; those of another floating type are converted to `dtype`."""
+    """Map all tensors of the files; convert those of another floating type to `dtype`.
+
+    Raises ModelUnusable.
+    """
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:
@@ -52,36 +55,39 @@ def read_tensors(files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]
 
 
 def assign_tensors(module: nn.Module, tensors: dict[str, Tensor], part: str) -> None:
-    """Give a module that was built on `meta` its weights, without a copy. Raises ModelUnusable."""
-    wanted = module.state_dict()
-    given = {_current_name(name, wanted): tensor for name, tensor in tensors.items()}
+    """Assign the weights of a module that was built on `meta`, without a copy.
+
+    Raises ModelUnusable if names or shapes do not match.
+    """
+    expected = module.state_dict()
+    given = {_current_name(name, expected): tensor for name, tensor in tensors.items()}
     given = {name: tensor for name, tensor in given.items() if not name.endswith("position_ids")}
-    if missing := sorted(wanted.keys() - given.keys()):
-        raise ModelUnusable(f"{part}: weights lack {_some(missing)}")
-    if strange := sorted(given.keys() - wanted.keys()):
-        raise ModelUnusable(f"{part}: weights hold the unknown {_some(strange)}")
-    wrong = [n for n in sorted(wanted) if wanted[n].shape != given[n].shape]
+    if missing := sorted(expected.keys() - given.keys()):
+        raise ModelUnusable(f"{part}: weights lack {_list_some(missing)}")
+    if unknown := sorted(given.keys() - expected.keys()):
+        raise ModelUnusable(f"{part}: weights hold the unknown {_list_some(unknown)}")
+    wrong = [n for n in sorted(expected) if expected[n].shape != given[n].shape]
     if wrong:
-        raise ModelUnusable(f"{part}: wrong shape of {_some(wrong)}")
+        raise ModelUnusable(f"{part}: wrong shape of {_list_some(wrong)}")
     module.load_state_dict(given, assign=True)
 
 
-def _current_name(name: str, wanted: dict[str, Any]) -> str:
-    if name in wanted:
+def _current_name(name: str, expected: dict[str, Any]) -> str:
+    if name in expected:
         return name
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
-    return name if name in wanted else name.removeprefix("text_model.")
+    return name if name in expected else name.removeprefix("text_model.")
 
 
-def _some(names: list[str]) -> str:
+def _list_some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def join_tensors(
     tensors: Sequence[Tensor], sources: Sequence[Tensor], device: torch.device
 ) -> None:
-    """Have tensors hold on a device what `sources` do, one after the other in memory."""
+    """Copy `sources` to a device, adjacent in memory, and make them the data of `tensors`."""
     rows = [len(source) for source in sources]
     first = sources[0]
     whole = torch.empty((sum(rows), *first.shape[1:]), dtype=first.dtype, device=device)
@@ -102,17 +108,17 @@ def joined_view(tensors: Sequence[Tensor]) -> Tensor | None:
     return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
 
 
-_ORDERS = {
+_FORMATS = {
     4: (torch.contiguous_format, torch.channels_last),
     5: (torch.contiguous_format, torch.channels_last_3d),
 }
-"""Of a convolution's kernels, by their dimensions: as they come, and with channels last."""
+"""Memory formats of convolution weights by number of dimensions: contiguous, channels last."""
 
 
 class Weights:
-    """Brings modules' weights to one device and lets them leave it again.
+    """Loads the weights of modules to one device, and unloads them.
 
-    With `copy` they are copied even from host to host, so that a budget sees them come and go.
+    With `copy` they are copied even from host to host, so that `TensorCounter` counts them.
     """
 
     def __init__(self, device: torch.device, *, copy: bool = False) -> None:
@@ -122,23 +128,23 @@ class Weights:
         self._groups: dict[Tensor, Sequence[Tensor]] = {}
         self._pinned: set[nn.Module] = set()
 
-    def hold(self, module: nn.Module, together: Iterable[Sequence[Tensor]] = ()) -> None:
-        """Take the module's present tensors as the host's copy.
+    def register(self, module: nn.Module, adjacent: Iterable[Sequence[Tensor]] = ()) -> None:
+        """Take the current tensors of the module as the host's copy.
 
-        Those of each group in `together` will lie one after the other where they are copied to.
+        The tensors of each group in `adjacent` are adjacent in memory once they are loaded.
         """
-        for group in together:
+        for group in adjacent:
             self._groups |= dict.fromkeys(group, group)
         for tensor in tensors_of(module):
             self._host[tensor] = tensor.data
 
     @property
     def _copies(self) -> bool:
-        """Whether what is brought is other memory than the host's."""
+        """True if loaded weights are in other memory than the host's copy."""
         return self._copy or self.device.type != "cpu"
 
     def pin(self, module: nn.Module) -> None:
-        """Have the host's copy where a GPU can fetch it while it computes; once and for good."""
+        """Move the host's copy to pinned memory, for asynchronous copies to a GPU; permanent."""
         if self.device.type != "cuda" or module in self._pinned:
             return
         self.unload(module)
@@ -151,75 +157,75 @@ class Weights:
         module: nn.Module,
         dtype: torch.dtype | None = None,
         *,
-        but: Iterable[nn.Module] = (),
+        except_for: Iterable[nn.Module] = (),
     ) -> None:
-        """Have the module on the device, in its own type or in `dtype`. No work if it is there.
+        """Load the module to the device, in its own type or in `dtype`, unless it is loaded.
 
-        Those of its parts that are named by `but` stay where they are.
+        Submodules in `except_for` are not moved.
         """
-        left_out = {tensor for part in but for tensor in tensors_of(part)}
+        excluded = {tensor for part in except_for for tensor in tensors_of(part)}
         for tensor in tensors_of(module):
-            if tensor in left_out:
+            if tensor in excluded:
                 continue
             host = self._host[tensor]
-            wanted = dtype if dtype and host.is_floating_point() else host.dtype
-            if not self._is_away(tensor) and tensor.dtype == wanted:
+            target = dtype if dtype and host.is_floating_point() else host.dtype
+            if not self._is_unloaded(tensor) and tensor.dtype == target:
                 continue
-            if self._copies and (group := self._groups.get(tensor)) and wanted == host.dtype:
+            if self._copies and (group := self._groups.get(tensor)) and target == host.dtype:
                 join_tensors(group, [self._host[each] for each in group], self.device)
             else:
-                tensor.data = host.to(self.device, wanted, copy=self._copy)
+                tensor.data = host.to(self.device, target, copy=self._copy)
 
     def set_layout(self, module: nn.Module, *, channels_last: bool) -> None:
-        """Have the kernels of its convolutions, where they are copies, in one order or the other.
+        """Set the memory format of convolution weights that are loaded on a GPU.
 
-        Of whole tensors on a GPU: what a convolution is given it would else reorder each time.
+        It must match that of the inputs; otherwise cuDNN converts the weights in each forward.
         """
         if self.device.type != "cuda":
             return
         for tensor in tensors_of(module):
-            orders = _ORDERS.get(tensor.ndim)
-            if orders and not self._is_away(tensor):
-                tensor.data = tensor.data.contiguous(memory_format=orders[channels_last])
+            formats = _FORMATS.get(tensor.ndim)
+            if formats and not self._is_unloaded(tensor):
+                tensor.data = tensor.data.contiguous(memory_format=formats[channels_last])
 
-    def held(self) -> int:
-        """Bytes that the weights take on the device now; 0 where that is the host's memory."""
+    def device_bytes(self) -> int:
+        """Return the bytes of loaded weights; 0 if the device uses the host's copy."""
         pairs = self._host.items()
         return sum(here.nbytes for here, host in pairs if here.data_ptr() != host.data_ptr())
 
     def unload(self, module: nn.Module) -> None:
-        """Release the module's memory on the device."""
+        """Free the memory of the module on the device."""
         for tensor in tensors_of(module):
             tensor.data = self._host[tensor]
 
     def side_stream(self) -> torch.cuda.Stream | None:
-        """A stream that copies while others compute, where the device has such."""
+        """Create a CUDA stream for copies that overlap computation; None on a CPU."""
         if self.device.type != "cuda":
             return None
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def start_loading(self, module: nn.Module, stream: torch.cuda.Stream | None) -> None:
-        """Begin to bring a module that is away; on a GPU `stream` copies while others compute.
+        """Start to load a module; on a GPU the copy runs on `stream` and overlaps computation.
 
-        The memory is taken by the current stream, and the copy waits for it, so that memory which
-        is given back and taken again is never written too early.
+        The current stream allocates the memory, and the copy waits for that stream. So memory that
+        was freed and reused is never overwritten too early.
         """
-        places = [(t, self._room_for(t)) for t in tensors_of(module) if self._is_away(t)]
+        targets = [(t, self._allocate_for(t)) for t in tensors_of(module) if self._is_unloaded(t)]
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            for tensor, place in places:
-                place.copy_(self._host[tensor], non_blocking=True)
-                tensor.data = place
+            for tensor, target in targets:
+                target.copy_(self._host[tensor], non_blocking=True)
+                tensor.data = target
 
-    def _room_for(self, tensor: Tensor) -> Tensor:
+    def _allocate_for(self, tensor: Tensor) -> Tensor:
         return torch.empty_like(self._host[tensor], device=self.device)
 
-    def _is_away(self, tensor: Tensor) -> bool:
+    def _is_unloaded(self, tensor: Tensor) -> bool:
         return bool(tensor.untyped_storage()._cdata == self._host[tensor].untyped_storage()._cdata)
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers."""
+    """Yield the parameters and buffers of a module."""
     yield from module.parameters()
     yield from module.buffers()

@@ -1,1 +1,1 @@
-"""The model: loading a checkpoint, and text embeddings that are kept."""
+"""Model: checkpoint loading, and the embedding cache."""

@@ -1,30 +1,30 @@
-"""What the encoders made of the prompts and pictures that were asked for last."""
+"""Embedding cache: embeddings of the most recent prompts and pictures, on the host."""
 
 from collections.abc import Callable, Hashable
 from threading import Lock
 
 from torch import Tensor
 
-_KEPT = 64
+_MAX_ENTRIES = 64
 
 
 class EmbeddingCache:
-    """Kept on the host. One is made at a time, for an encoder's layers come and go."""
+    """LRU cache that computes one entry at a time, because encoders are offloaded by layer."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, Tensor] = {}
-        self._making = Lock()
+        self._entries: dict[Hashable, Tensor] = {}
+        self._lock = Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` gives; kept by its key, on the host."""
-        with self._making:
-            found = self._kept.pop(key, None)
-            self._kept[key] = make().cpu() if found is None else found
-            while len(self._kept) > _KEPT:
-                del self._kept[next(iter(self._kept))]
-            return self._kept[key]
+    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the entry of `key` on the host; call `compute` if there is none."""
+        with self._lock:
+            found = self._entries.pop(key, None)
+            self._entries[key] = compute().cpu() if found is None else found
+            while len(self._entries) > _MAX_ENTRIES:
+                del self._entries[next(iter(self._entries))]
+            return self._entries[key]
 
     def clear(self) -> None:
-        """Keep none."""
-        with self._making:
-            self._kept.clear()
+        """Remove all entries."""
+        with self._lock:
+            self._entries.clear()

@@ -1,7 +1,7 @@
-"""The model in memory: built, mapped, assigned; then its weights brought to the device.
+"""Model loader: build the networks, map the weights, assign them, then load to the device.
 
-Loading has three steps: `_build` (parameters on `meta`: shapes without memory), `read` (the files
-mapped) and `assign` (the mapped tensors become the parameters).
+The three steps are `_build` (parameters on `meta`: shapes without memory), `read_tensors` (files
+memory-mapped) and `assign_tensors` (the mapped tensors become the parameters).
 """
 
 import platform
@@ -32,7 +32,7 @@ from pipeline.worker.optimizations.attention import qkv_weights
 
 @dataclass
 class LoadedModel:
-    """The parts of one checkpoint, and where they are."""
+    """Networks, tokenizer, configurations and weights of one checkpoint."""
 
     name: str
     digest: str
@@ -45,29 +45,29 @@ class LoadedModel:
     scheduler: dict[str, Any]
     """The scheduler's configuration."""
     image_processor: dict[str, Any]
-    """The configuration of CLIP's picture preprocessing: crop_size, image_mean, image_std."""
+    """Configuration of CLIP's image processor: crop_size, image_mean, image_std."""
     weights: Weights
     embeddings: EmbeddingCache
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done."""
+        """Device that computes."""
         return self.weights.device
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent cell, along each side."""
+        """Pixels per latent pixel along each side: 8 for the full model."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def multiple(self) -> int:
-        """What divides both sides of a clip, in pixels: 64 for the full model."""
+        """Divisor of both sides of a clip, in pixels: 64 for the full model."""
         return int(self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def load_unet(self) -> None:
-        """Have the UNet on the device before the first clip; where it has no room, on the host.
+        """Load the UNet to the device before the first clip, or leave it on the host if too large.
 
-        Then each clip brings what its mode needs.
+        Each clip then loads what its memory mode needs.
         """
         try:
             self.weights.load(self.unet)
@@ -81,28 +81,28 @@ class LoadedModel:
 def load_model(
     name: str, device: str, dtype: str, *, copy: bool = False, on_step: Callable[[], None]
 ) -> LoadedModel:
-    """Load a model, ready to work on `device`.
+    """Load a model for use on `device`, in the type that `dtype` names.
 
-    Its weights are mapped on the host; `bring_unet` and each clip bring them to the device.
-    `on_step` is called five times. Raises ModelUnusable.
+    The weights are mapped on the host; `load_unet` and each clip load them to the device. `copy` is
+    that of `Weights`. `on_step` is called five times. Raises ModelUnusable.
     """
-    where = checked_device(device)
-    kind = getattr(torch, dtype)
-    source = find(name, small=kind != torch.float32)
+    target = open_device(device)
+    torch_dtype = getattr(torch, dtype)
+    source = find(name, small=torch_dtype != torch.float32)
     on_step()
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(source.digest)
-        weights = Weights(where, copy=copy)
+        weights = Weights(target, copy=copy)
         networks: dict[str, Any] = {}
         for part in NETWORKS:
-            networks[part] = _network(part, source, kind)
-            together = qkv_weights(networks[part]) if part == "unet" else ()
-            weights.hold(networks[part], together)
+            networks[part] = _load_network(part, source, torch_dtype)
+            adjacent = qkv_weights(networks[part]) if part == "unet" else ()
+            weights.register(networks[part], adjacent)
             on_step()
         return LoadedModel(
             name=name,
             digest=digest.result(),
-            dtype=kind,
+            dtype=torch_dtype,
             tokenizer=CLIPTokenizer.from_pretrained(source.folder / "tokenizer"),
             scheduler=dict(source.configs["scheduler"]),
             image_processor=dict(source.configs["feature_extractor"]),
@@ -112,8 +112,8 @@ def load_model(
         )
 
 
-def checked_device(name: str) -> torch.device:
-    """The device, if this machine has it. Raises ModelUnusable."""
+def open_device(name: str) -> torch.device:
+    """Return the device if this machine has it. Raises ModelUnusable; out-of-memory propagates."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -126,7 +126,7 @@ def checked_device(name: str) -> torch.device:
 
 
 def device_facts(device: torch.device) -> tuple[str, int | None]:
-    """Its name, and its memory in bytes (None on a CPU)."""
+    """Return the name of a device and its memory in bytes (None on a CPU)."""
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         return facts.name, facts.total_memory
@@ -142,7 +142,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _network(part: str, source: CheckpointFiles, dtype: torch.dtype) -> nn.Module:
+def _load_network(part: str, source: CheckpointFiles, dtype: torch.dtype) -> nn.Module:
     network = _build(part, source)
     network.requires_grad_(False).eval()
     assign_tensors(network, read_tensors(source.weights[part], dtype), part)

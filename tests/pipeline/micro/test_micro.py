@@ -141,7 +141,7 @@ def test_random_weights_show_nothing() -> None:
     torch.manual_seed(0)
     model = load_on_cpu()
     model.unet = I2VGenXLUNet.from_config(model.unet.config).eval()
-    model.weights.hold(model.unet)
+    model.weights.register(model.unet)
     clip = film(model, photograph(), "still", SETTING._replace(steps=2))
     assert decibels(clip, heldout.to_tensor(photograph()).expand_as(clip)) < 15  # the bar is 25
 

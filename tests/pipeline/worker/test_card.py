@@ -33,7 +33,7 @@ def test_a_clip_in_half_precision_is_all_on_the_card(mode: Mode) -> None:
             ["waves", "static"],
             frames=3,
             fps=16,
-            striped=mode.policy.vae_tiling,
+            vae_tiling=mode.policy.vae_tiling,
             on_step=lambda: None,
         )
         assert wanted.latents.device == model.device

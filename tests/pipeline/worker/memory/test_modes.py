@@ -102,7 +102,7 @@ def test_eight_bits_cost_what_is_told(micro: LoadedModel, told: Conditions) -> N
 
 
 @contextmanager
-def striped(vae: Any, pixels: int) -> Iterator[None]:
+def vae_tiling(vae: Any, pixels: int) -> Iterator[None]:
     forwards = tile_vae(vae, pixels)
     assert len(forwards) > 5
     with patched(forwards):
@@ -115,7 +115,7 @@ def test_stripes_have_no_seams(micro: LoadedModel, pixels: int) -> None:
     latents = noise(1, 4, *SIDES, seed=7)
     whole = micro.vae.decode(latents).sample
     back = micro.vae.encode(whole).latent_dist.mode()
-    with striped(micro.vae, pixels):
+    with vae_tiling(micro.vae, pixels):
         assert difference(micro.vae.decode(latents).sample, whole, "decode") < 1e-5
         assert difference(micro.vae.encode(whole).latent_dist.mode(), back, "encode") < 1e-5
 
@@ -136,7 +136,7 @@ def test_blended_tiles_would_be_seen(micro: LoadedModel) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_statistics_in_pieces(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held against the whole clip's normalisation, with a mean far from zero."""
-    monkeypatch.setattr("pipeline.worker.memory.group_norm._AT_ONCE", 50)
+    monkeypatch.setattr("pipeline.worker.memory.group_norm._MAX_ELEMENTS", 50)
     norm = nn.GroupNorm(groups, 8)
     nn.init.uniform_(norm.weight)
     nn.init.uniform_(norm.bias)

@@ -300,8 +300,8 @@ def test_queries_keys_and_values_lie_together_where_they_are_copied_to() -> None
     with budget.kept():
         model.load_unet()
     assert all(joined_view(group) is not None for group in groups)
-    assert model.weights.held() == sum(t.nbytes for t in tensors_of(model.unet))
-    assert budget.live() == pytest.approx(model.weights.held(), rel=0.1)  # in pieces of 512 bytes
+    assert model.weights.device_bytes() == sum(t.nbytes for t in tensors_of(model.unet))
+    assert budget.live() == pytest.approx(model.weights.device_bytes(), rel=0.1)  # in pieces of 512 bytes
     model.weights.unload(model.unet)
     assert budget.live() == 0
     assert all(joined_view(group) is None for group in groups)

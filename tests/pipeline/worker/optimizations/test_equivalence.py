@@ -247,12 +247,12 @@ def test_subpixel_upsampling_in_the_vae_decoder_saves_work(micro: LoadedModel) -
     micro.weights.load(micro.vae)
     whole = micro.vae.decode(latents).sample
     found = {}
-    for striped in (True, False):
+    for vae_tiling in (True, False):
         with (
-            placement.vae_on_device(micro, striped=striped),
+            placement.vae_on_device(micro, vae_tiling=vae_tiling),
             FlopCounterMode(display=False) as counter,
         ):
             given = micro.vae.decode(latents[:1]).sample
         assert difference(given, whole[:1]) < 1e-5
-        found[striped] = counter.get_total_flops()
+        found[vae_tiling] = counter.get_total_flops()
     assert found[False] < 0.95 * found[True]
