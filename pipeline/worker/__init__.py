@@ -1,1 +1,1 @@
-"""The GPU child. Only this package imports torch, diffusers, transformers, numpy and av."""
+"""Worker process. Only this package imports torch, diffusers, transformers, numpy and av."""

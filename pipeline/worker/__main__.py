@@ -1,10 +1,10 @@
-"""The GPU child: loads a model, makes clips one after the other, and ends with its channel.
+"""Worker process: loads a model, generates clips one by one, and exits when its channel closes.
 
     python -m pipeline.worker
 
-torch is imported when the first Load comes, with progress told in the stage "start", so that an
-import that hangs is noticed. What is below Exception is not caught: the child says nothing and
-dies, and the parent reads the exit code.
+torch is imported on the first Load request. Progress in the stage "start" lets the parent notice an
+import that hangs. A BaseException that is not an Exception ends the process without a reply, and
+the parent reads the exit code.
 """
 
 import contextlib
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from pipeline.worker.server import Server
 
 _OOM_SCORE = 500
-"""Of 1000; each is a thousandth of the memory more in the kernel's eyes."""
+"""Of 1000. For the OOM killer each point counts as one thousandth of the memory."""
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
-    _offer()
-    _quiet()
+    """Serve requests until the parent is gone."""
+    _raise_oom_score()
+    _configure_libraries()
     channel = Channel.open()
     server: Server | None = None
     try:
         while True:
             request = channel.receive()
             if isinstance(request, Load):
-                server = server or _server(channel)
+                server = server or _start_server(channel)
                 channel.send(server.load(request))
             elif isinstance(request, QueryMemory) and server:
                 channel.send(server.query_memory())
@@ -57,20 +57,20 @@ def main() -> None:
         sys.exit(0)
 
 
-def _offer() -> None:
-    """Let the kernel, short of memory, take this process before the daemon: it can be replaced."""
-    place = Path("/proc/self/oom_score_adj")
+def _raise_oom_score() -> None:
+    """Make the OOM killer prefer this process to the daemon, because it can be replaced."""
+    score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError):
-        place.write_text(str(max(_OOM_SCORE, int(place.read_text()))))
+        score.write_text(str(max(_OOM_SCORE, int(score.read_text()))))
 
 
-def _quiet() -> None:
-    """Libraries keep their progress bars and advice to themselves; the parent shows ours."""
+def _configure_libraries() -> None:
+    """Set environment variables of the libraries, and silence their progress bars and advice."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # cuda:N is then what nvidia-smi calls N, rather than the N-th fastest card
+    # number the devices as nvidia-smi does, not by speed
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    # pieces of memory that can grow together: what is reserved and idle then serves any size
+    # avoids fragmentation: reserved memory that is idle then serves any size
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
@@ -79,14 +79,14 @@ def _quiet() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
 
 
-def _server(channel: Channel) -> "Server":
+def _start_server(channel: Channel) -> "Server":
     since = trace.now()
     injected = faults.from_environment()
     channel.send(Progress(stage="start", step=0, steps=2))
     for each in injected:
         each.inject("start")
-    gc.disable()  # the half a million objects of the libraries stay: nobody need look through them
-    import torch  # noqa: F401 (first alone, for it takes longest)
+    gc.disable()  # half a million objects of the libraries stay alive; scanning them costs time
+    import torch  # noqa: F401 - separate, because it takes longest
 
     channel.send(Progress(stage="start", step=1, steps=2))
     from pipeline.worker.server import Server

@@ -1,4 +1,4 @@
-"""What can go wrong in an attempt, told apart: no memory, a lost device, a refused request."""
+"""Errors of an attempt, and their classification: out of memory, lost device, disk, refused."""
 
 import errno
 import re
@@ -8,8 +8,8 @@ import torch
 
 from pipeline.quality import Flaw, Measurements
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-_LOST = (
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+_DEVICE_LOST = (
     "CUDA error",
     "CUDA driver error",
     "Triton Error [CUDA]",
@@ -19,12 +19,11 @@ _LOST = (
     "CUBLAS_STATUS_INTERNAL_ERROR",
     "CUBLAS_STATUS_NOT_INITIALIZED",
 )
-"""Words of errors after which the context is of no use: illegal access, assert, launch failure,
-ECC, a card off the bus. A few are harmless, but not worth telling apart: a new process costs
-seconds."""
+"""Messages after which the CUDA context is unusable: illegal access, assert, launch failure, ECC,
+a GPU off the bus. A few are harmless, but a new process costs only seconds."""
 
 _SIZE = r"([\d.]+) (bytes|[KMG]iB)"
-_FIGURES = re.compile(
+_SHORTAGE = re.compile(
     rf"Tried to allocate {_SIZE}.*?{_SIZE} is allocated by PyTorch.*?{_SIZE} is reserved by",
     re.DOTALL,
 )
@@ -35,11 +34,11 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class SettingsRefused(Exception):
-    """The request cannot be done as it is; another try would end the same."""
+    """The request is invalid for this model; a retry would fail again."""
 
 
 class QualityFailure(Exception):
-    """What came out is no clip; another seed or a wider type may help."""
+    """The result failed the quality check; another seed or a wider type may help."""
 
     def __init__(self, flaw: Flaw, figures: Measurements | None = None) -> None:
         super().__init__(flaw.reason)
@@ -48,39 +47,39 @@ class QualityFailure(Exception):
 
 
 class UnusableFile(Exception):
-    """The MP4 is not what was written; another try may help."""
+    """The MP4 differs from what was written; a retry may help."""
 
 
 class Cancelled(Exception):
-    """The parent gave the clip up."""
+    """The parent cancelled the clip."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or on the host.
+    """Return True if memory ran out, on the device or on the host.
 
-    cuBLAS, cuDNN and the CPU's allocator say it in the words of a plain RuntimeError.
+    cuBLAS, cuDNN and the CPU allocator raise a plain RuntimeError, so its message is matched.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether the device's context is gone, so that only a new process can go on."""
+    """Return True if the device context is lost, so that a new process is needed."""
     if is_out_of_memory(error):
         return False
     if isinstance(error, torch.AcceleratorError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE_LOST)
 
 
 def is_disk(error: BaseException) -> bool:
-    """Whether a folder could not be written: full, over quota, read-only, broken."""
+    """Return True if a disk is full, over quota, read-only or broken."""
     return isinstance(error, OSError) and error.errno in _DISK
 
 
 class MemoryShortage(NamedTuple):
-    """What the allocator told of its memory, in bytes."""
+    """Figures of the CUDA allocator at an out-of-memory error, in bytes."""
 
     requested: int
     allocated: int
@@ -88,15 +87,15 @@ class MemoryShortage(NamedTuple):
 
 
 def parse_shortage(error: BaseException) -> MemoryShortage | None:
-    """The figures in the message of CUDA's allocator, which are those of the moment it gave up."""
-    found = _FIGURES.search(str(error))
+    """Parse the message of the CUDA allocator; its figures are those at the failed allocation."""
+    found = _SHORTAGE.search(str(error))
     if found is None:
         return None
-    asked, used, idle = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3, 5))
-    return MemoryShortage(asked, used, used + idle)
+    requested, allocated, idle = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3, 5))
+    return MemoryShortage(requested, allocated, allocated + idle)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters."""
+    """Return the first line of an error's message, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]

@@ -1,12 +1,12 @@
-"""Faults on purpose, for tests of what the parent does about them.
+"""Fault injection, for tests of how the parent reacts.
 
-I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several with ";" between, heeded only with
-I2VD_TESTING=1. KIND: oom, fragmented (oom with enough idle), leak, die (as if the kernel shot the
-child), crash, hang, slow, fail, lost (as if the device's context was lost), rubbish (on the
-channel). It strikes after the stage's first step. Or what the stage gave is spoilt: nan (latents);
-black, grey, grey-end, frozen, other (frames). With WHEN it is so only in attempts of one of these
-modes ("lean"), sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/"
-is the path of a token: the fault strikes as often as it can take that file away.
+I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several separated by ";". Needs I2VD_TESTING=1. KIND:
+oom, fragmented (oom with enough idle memory), leak, die (SIGKILL, as by the OOM killer), crash,
+hang, slow, fail, lost (CUDA context), rubbish (on the channel). These are injected after the first
+step of the stage. Or the output of the stage is corrupted: nan (latents); black, grey, grey-end,
+frozen, other (frames). WHEN limits the fault to attempts with one of these memory modes ("lean"),
+sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/" is the path of a
+token file: each injection removes the file, and without it nothing is injected.
 """
 
 import os
@@ -23,13 +23,13 @@ from pipeline.children.protocol import Generate, Stage
 VARIABLE = "I2VD_TEST_FAULT"
 
 
-def _no_memory() -> None:
+def _run_out_of_memory() -> None:
     import torch
 
     raise torch.OutOfMemoryError("out of memory, on purpose")
 
 
-def _no_piece() -> None:
+def _run_out_of_contiguous_memory() -> None:
     import torch
 
     raise torch.OutOfMemoryError(
@@ -71,15 +71,15 @@ def _hang() -> None:
         time.sleep(1.0)
 
 
-def _babble() -> None:
+def _write_rubbish() -> None:
     for descriptor in list(Path("/proc/self/fd").iterdir()):
         if descriptor.is_socket():
             os.write(int(descriptor.name), b"a library's banner\n")
 
 
-_STRIKES: dict[str, Callable[[], None]] = {
-    "oom": _no_memory,
-    "fragmented": _no_piece,
+_ACTIONS: dict[str, Callable[[], None]] = {
+    "oom": _run_out_of_memory,
+    "fragmented": _run_out_of_contiguous_memory,
     "leak": _leak,
     "fail": _fail,
     "lost": _lose_device,
@@ -87,7 +87,7 @@ _STRIKES: dict[str, Callable[[], None]] = {
     "crash": _crash,
     "hang": _hang,
     "slow": lambda: time.sleep(3.0),
-    "rubbish": _babble,
+    "rubbish": _write_rubbish,
 }
 
 
@@ -97,7 +97,7 @@ def _grey_end(frames: Any) -> Any:
     return frames
 
 
-_SPOILS: dict[str, Callable[[Any], Any]] = {
+_CORRUPTIONS: dict[str, Callable[[Any], Any]] = {
     "nan": lambda latents: latents * float("nan"),
     "black": lambda frames: frames * 0,
     "grey": lambda frames: frames * 0 + 127,
@@ -105,7 +105,7 @@ _SPOILS: dict[str, Callable[[Any], Any]] = {
     "frozen": lambda frames: frames[:1].repeat(len(frames), 0),
     "other": lambda frames: 255 - frames,
 }
-"""From latents to latents, or from frames to frames."""
+"""Functions from latents to latents, or from frames to frames."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,22 @@ class Fault:
     token: Path | None = None
 
     def inject(self, stage: Stage) -> None:
-        """Fail as told if this is the stage."""
-        if stage == self.stage and self.kind in _STRIKES and self._may():
-            _STRIKES[self.kind]()
+        """Inject the fault if this is its stage."""
+        if stage == self.stage and self.kind in _ACTIONS and self._take_token():
+            _ACTIONS[self.kind]()
 
-    def spoil_values(self, stage: Stage, values: Any) -> Any:
-        """What the stage gave, or something worse."""
-        if stage != self.stage or self.kind not in _SPOILS or not self._may():
+    def corrupt(self, stage: Stage, values: Any) -> Any:
+        """Return the output of the stage, corrupted if this is the fault's stage."""
+        if stage != self.stage or self.kind not in _CORRUPTIONS or not self._take_token():
             return values
-        return _SPOILS[self.kind](values)
+        return _CORRUPTIONS[self.kind](values)
 
-    def concerns(self, order: Generate) -> bool:
-        """Whether it strikes in this attempt."""
-        facts = {order.mode, f"{order.width}x{order.height}", f"{order.frames}f"}
-        return not self.when or bool(self.when & (facts | set(order.spec.prompt.split())))
+    def applies_to(self, request: Generate) -> bool:
+        """Return True if the fault applies to this attempt."""
+        facts = {request.mode, f"{request.width}x{request.height}", f"{request.frames}f"}
+        return not self.when or bool(self.when & (facts | set(request.spec.prompt.split())))
 
-    def _may(self) -> bool:
+    def _take_token(self) -> bool:
         if self.token is None:
             return True
         try:
@@ -144,7 +144,7 @@ class Fault:
 
 
 def from_environment() -> tuple[Fault, ...]:
-    """The faults that are asked for. Exits where that is not a test, or makes no sense."""
+    """Parse the faults in the environment. Exits if they are invalid, or outside of tests."""
     if not (text := os.environ.get(VARIABLE)):
         return ()
     if os.environ.get("I2VD_TESTING") != "1":
@@ -155,9 +155,9 @@ def from_environment() -> tuple[Fault, ...]:
 def _parse(text: str) -> Fault:
     kind, _, rest = text.partition(":")
     stage, _, when = rest.partition(":")
-    kinds = (*_STRIKES, *_SPOILS)
+    kinds = (*_ACTIONS, *_CORRUPTIONS)
     if kind not in kinds or stage not in get_args(Stage):
-        sys.exit(f"{VARIABLE}={text}: wanted KIND:STAGE[:WHEN,...], KIND of {', '.join(kinds)}")
+        sys.exit(f"{VARIABLE}={text}: expected KIND:STAGE[:WHEN,...], KIND of {', '.join(kinds)}")
     words = [word for word in when.split(",") if word]
     tokens = [Path(word) for word in words if "/" in word]
     return Fault(

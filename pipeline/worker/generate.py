@@ -1,7 +1,7 @@
-"""One clip, from the clean PNG to the checked MP4: the stages in their order.
+"""Generation of one clip, from the prepared PNG to the checked MP4: the stages in order.
 
-`film` is what needs the device, `finish` what does not, so that another clip can be filmed
-meanwhile.
+`generate_frames` needs the device and `write_clip` does not, so that both can run in parallel for
+different clips.
 """
 
 import json
@@ -40,9 +40,9 @@ _ENCODE_STEPS = 3
 
 @dataclass(frozen=True)
 class RenderedFrames:
-    """A clip's frames, not yet looked at, and what else is needed to finish it without a model."""
+    """Unchecked frames of a clip, with all that `write_clip` needs besides."""
 
-    order: Generate
+    request: Generate
     frames: Frames
     picture: Image.Image
     metadata: dict[str, str]
@@ -51,50 +51,50 @@ class RenderedFrames:
 
 @torch.no_grad()
 def generate_frames(
-    model: LoadedModel, order: Generate, progress: ProgressReporter, budget: Budget
+    model: LoadedModel, request: Generate, progress: ProgressReporter, budget: Budget
 ) -> RenderedFrames:
-    """Make the frames that `order` asks for.
+    """Generate the frames of a request.
 
-    Raises Refused, Spoilt, Cancelled, and what lack of memory raises.
+    Raises SettingsRefused, QualityFailure and Cancelled; out-of-memory errors propagate.
     """
-    check(model, order)
+    check(model, request)
     progress.enter("encode", _ENCODE_STEPS)
-    picture = read_picture(Path(order.picture), order.width, order.height)
-    wanted, unwanted = _conditions(model, order, picture, progress)
-    preview = Preview(wanted.latents[0, :, 0], picture)
-    made = _denoise(model, order, wanted, unwanted, progress, preview)
-    latents = progress.inject_fault(made)
+    picture = read_picture(Path(request.picture), request.width, request.height)
+    cond, uncond = _conditions(model, request, picture, progress)
+    preview = Preview(cond.latents[0, :, 0], picture)
+    denoised = _denoise(model, request, cond, uncond, progress, preview)
+    latents = progress.inject_fault(denoised)
     if not torch.isfinite(latents).all():
         raise QualityFailure(Flaw("not_finite", "the latents are not numbers"))
-    del made, wanted, unwanted, preview
-    progress.enter("decode", order.frames)
-    frames = progress.inject_fault(_decode(model, order, latents, progress))
-    return RenderedFrames(order, frames, picture, metadata(model, order), budget.peak())
+    del denoised, cond, uncond, preview
+    progress.enter("decode", request.frames)
+    frames = progress.inject_fault(_decode(model, request, latents, progress))
+    return RenderedFrames(request, frames, picture, metadata(model, request), budget.peak())
 
 
 def write_clip(rendered: RenderedFrames, progress: ProgressReporter) -> ClipDone:
-    """Look at the frames and write them.
+    """Check the quality of the frames and write the MP4 and the poster to staging.
 
-    Raises Spoilt (the refused clip is in staging), BadFile, Cancelled, OSError.
+    Raises QualityFailure (after the clip is written), UnusableFile, Cancelled and OSError.
     """
-    order = rendered.order
-    progress.enter("write", order.frames)
-    frames, figures = examine(rendered.frames, np.asarray(rendered.picture), order.limits)
+    request = rendered.request
+    progress.enter("write", request.frames)
+    frames, figures = examine(rendered.frames, np.asarray(rendered.picture), request.limits)
     output = write_video(
-        Path(order.staging) / "clip.mp4",
+        Path(request.staging) / "clip.mp4",
         frames,
-        fps=order.spec.fps,
-        quality=order.spec.quality,
-        encoder=order.spec.encoder,
+        fps=request.spec.fps,
+        quality=request.spec.quality,
+        encoder=request.spec.encoder,
         metadata=rendered.metadata,
         on_step=progress.step,
     )
     progress.end()
-    if found := find_flaw(figures, order.limits):
+    if found := find_flaw(figures, request.limits):
         raise QualityFailure(found, figures)
-    write_poster(Path(order.staging) / "poster.jpg", frames[0])
+    write_poster(Path(request.staging) / "poster.jpg", frames[0])
     return ClipDone(
-        job=order.job,
+        job=request.job,
         output=output,
         measurements=figures,
         seconds=progress.seconds,
@@ -102,72 +102,72 @@ def write_clip(rendered: RenderedFrames, progress: ProgressReporter) -> ClipDone
     )
 
 
-def check(model: LoadedModel, order: Generate) -> None:
-    """Raises Refused for a size that the model cannot make."""
-    for name, side in (("width", order.width), ("height", order.height)):
+def check(model: LoadedModel, request: Generate) -> None:
+    """Raise SettingsRefused for a size that the model cannot generate."""
+    for name, side in (("width", request.width), ("height", request.height)):
         if side < 1 or side % model.multiple:
             raise SettingsRefused(f"{name} {side} is not a multiple of {model.multiple}")
-    if order.frames < 2:
-        raise SettingsRefused(f"{order.frames} frames are no clip")
+    if request.frames < 2:
+        raise SettingsRefused(f"{request.frames} frames are no clip")
 
 
 def _conditions(
-    model: LoadedModel, order: Generate, picture: Image.Image, progress: ProgressReporter
+    model: LoadedModel, request: Generate, picture: Image.Image, progress: ProgressReporter
 ) -> tuple[Conditions, Conditions | None]:
-    placement.place_model(model, order.mode)
+    placement.place_model(model, request.mode)
     release(model.device)
     return encode_conditions(
         model,
         picture,
-        prompts_of(order.spec),
-        frames=order.frames,
-        fps=order.spec.motion_fps,
-        vae_tiling=order.mode.policy.vae_tiling,
+        prompts_of(request.spec),
+        frames=request.frames,
+        fps=request.spec.motion_fps,
+        vae_tiling=request.mode.policy.vae_tiling,
         on_step=progress.step,
     )
 
 
 def _denoise(
     model: LoadedModel,
-    order: Generate,
+    request: Generate,
     cond: Conditions,
     uncond: Conditions | None,
     progress: ProgressReporter,
     preview: Preview,
 ) -> Tensor:
-    way = sampling_plan(order.spec)
-    progress.enter("denoise", way.steps)
+    plan = sampling_plan(request.spec)
+    progress.enter("denoise", plan.steps)
     return denoise(
         model,
-        order.mode,
-        way,
+        request.mode,
+        plan,
         cond,
         uncond,
-        seed=order.spec.seed,
-        guidance=order.spec.guidance,
-        rescale=order.spec.guidance_rescale,
+        seed=request.spec.seed,
+        guidance=request.spec.guidance,
+        rescale=request.spec.guidance_rescale,
         on_step=lambda estimate: progress.step(preview=preview.of(estimate)),
     )
 
 
 def _decode(
-    model: LoadedModel, order: Generate, latents: Tensor, progress: ProgressReporter
+    model: LoadedModel, request: Generate, latents: Tensor, progress: ProgressReporter
 ) -> Frames:
     release(model.device)
-    return decode(model, latents, order.mode.policy, on_step=progress.step)
+    return decode(model, latents, request.mode.policy, on_step=progress.step)
 
 
-def metadata(model: LoadedModel, order: Generate) -> dict[str, str]:
-    """What the file says of itself, under keys that MP4 keeps."""
+def metadata(model: LoadedModel, request: Generate) -> dict[str, str]:
+    """Return the metadata of the MP4, under keys that the container keeps."""
     facts = {
-        "prompt": order.spec.prompt,
-        "negative_prompt": order.spec.negative_prompt,
-        "seed": order.spec.seed,
+        "prompt": request.spec.prompt,
+        "negative_prompt": request.spec.negative_prompt,
+        "seed": request.spec.seed,
         "model": model.name,
         "weights": model.digest,
     }
     return {
-        "title": order.spec.prompt,
+        "title": request.spec.prompt,
         "artist": f"i2vd, {model.name}",
         "description": "AI-generated",
         "comment": json.dumps(facts, ensure_ascii=False, sort_keys=True),

@@ -1,7 +1,7 @@
-"""The lookahead: the next clip's prompts and picture are embedded while another is on the device.
+"""Prefetch: embeds the prompts and picture of the next clip while another is on the device.
 
-It has a thread of its own and, on a GPU, a stream. What it makes is kept with the model, where the
-clip will find it; what it could not make the clip makes, and tells what is wrong.
+It runs in its own thread and, on a GPU, on its own stream. The embeddings go to the model's
+embedding cache. On an error the clip itself embeds them again and reports the error.
 """
 
 import sys
@@ -20,38 +20,38 @@ from pipeline.worker.model.loader import LoadedModel
 
 
 class Prefetcher:
-    """Embeds in its thread, one clip's after the other."""
+    """Embeds in one thread, one clip after the other."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookahead")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._last: Future[None] | None = None
         self._stream: torch.cuda.Stream | None = None
 
-    def begin(self, model: LoadedModel, order: Embed) -> None:
-        """Embed what a clip needs that will be made soon."""
-        self._last = self._thread.submit(self._embed, model, order)
+    def begin(self, model: LoadedModel, request: Embed) -> None:
+        """Start to embed the prompts and picture of the next clip."""
+        self._last = self._thread.submit(self._embed, model, request)
 
     def wait(self) -> None:
-        """Until nothing is being embedded."""
+        """Wait until the last clip is embedded."""
         if self._last is not None:
             self._last.result()
 
-    def _embed(self, model: LoadedModel, order: Embed) -> None:
+    def _embed(self, model: LoadedModel, request: Embed) -> None:
         since = trace.now()
         try:
-            with torch.no_grad(), self._aside(model.device):
-                picture = read_picture(Path(order.picture), order.width, order.height)
-                embed(model, picture, prompts_of(order.spec))
+            with torch.no_grad(), self._own_stream(model.device):
+                picture = read_picture(Path(request.picture), request.width, request.height)
+                embed(model, picture, prompts_of(request.spec))
         except Exception as error:
             if not is_out_of_memory(error):
-                print(f"nothing was made ahead: {first_line(error)}", file=sys.stderr)
-        trace.note("embed", order.job, since)
+                print(f"prefetch failed: {first_line(error)}", file=sys.stderr)
+        trace.note("embed", request.job, since)
 
     @contextmanager
-    def _aside(self, device: torch.device) -> Iterator[None]:
-        """Within, work that is given to a GPU waits for no other, and none for it.
+    def _own_stream(self, device: torch.device) -> Iterator[None]:
+        """Run GPU work on a separate stream within the context.
 
-        The stream is always the same: cuBLAS keeps work space for each that it has seen.
+        The stream is reused, because cuBLAS keeps a workspace for each stream.
         """
         if device.type != "cuda":
             yield

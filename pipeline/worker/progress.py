@@ -1,4 +1,4 @@
-"""The watch over one request: tells the parent of each step, times the stages, heeds a cancel."""
+"""Progress of one request: reports each step to the parent, times the stages, polls for cancel."""
 
 from collections.abc import Callable, Iterable
 from threading import Event
@@ -13,15 +13,15 @@ from pipeline.worker.faults import Fault
 T = TypeVar("T")
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
 class ProgressReporter:
-    """Where a request stands.
+    """Stage, step and timing of a request.
 
-    `settle` waits until the device has done what it was given; `heed` hears what the parent has to
-    say meanwhile. `cancelled` may be set from anywhere.
+    `synchronize` waits for the device to finish its queued work. `poll_commands` serves requests of
+    the parent between steps. `cancelled` may be set from any thread.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class ProgressReporter:
         *,
         job: str = "",
         faults: Iterable[Fault] = (),
-        settle: Callable[[], None] = _nothing,
-        poll_commands: Callable[[], None] = _nothing,
+        synchronize: Callable[[], None] = _do_nothing,
+        poll_commands: Callable[[], None] = _do_nothing,
     ) -> None:
         self.stage: Stage = stage
         self.seconds: dict[str, float] = {}
@@ -40,31 +40,31 @@ class ProgressReporter:
         self._channel = channel
         self._job = job
         self._faults = tuple(faults)
-        self._settle = settle
+        self._synchronize = synchronize
         self._poll_commands = poll_commands
-        self._done = self._of = 0
+        self._done = self._steps = 0
         self._since = self._step_since = trace.now()
 
     def enter(self, stage: Stage, steps: int) -> None:
-        """The next stage begins, of so many steps."""
+        """End the current stage and begin the next, with a number of steps."""
         self.end()
-        self.stage, self._done, self._of = stage, 0, steps
+        self.stage, self._done, self._steps = stage, 0, steps
         self._step_since = self._since
-        self._tell()
+        self._report()
 
     def step(self, done: int | None = None, *, preview: bytes | None = None) -> None:
-        """One step, or `done` steps in all, are behind us. Raises Cancelled, ParentGone."""
-        self._settle()
+        """Report one more step, or `done` steps in all. Raises Cancelled and ParentGone."""
+        self._synchronize()
         if self.stage == "denoise":
             trace.note("step", self._job, self._step_since)
             self._step_since = trace.now()
         self._done = self._done + 1 if done is None else done
-        self._tell(preview)
+        self._report(preview)
         for fault in self._faults:
             fault.inject(self.stage)
 
     def end(self) -> None:
-        """The present stage is over."""
+        """End the current stage and add its time to `seconds`."""
         trace.note(self.stage, self._job, self._since)
         now = trace.now()
         spent = self.seconds.get(self.stage, 0.0) + now - self._since
@@ -72,23 +72,23 @@ class ProgressReporter:
         self._since = now
 
     def leave_device(self) -> None:
-        """What is left to do is done in another thread, which touches no device and hears none."""
+        """Prepare for another thread, which neither uses the device nor reads the channel."""
         self.end()
-        self._settle = self._poll_commands = _nothing
+        self._synchronize = self._poll_commands = _do_nothing
 
     def inject_fault(self, values: T) -> T:
-        """What a stage gave; something else where a test wants it so."""
+        """Return the output of a stage, corrupted if a fault is injected."""
         for fault in self._faults:
-            values = fault.spoil_values(self.stage, values)
+            values = fault.corrupt(self.stage, values)
         return values
 
-    def _tell(self, preview: bytes | None = None) -> None:
+    def _report(self, preview: bytes | None = None) -> None:
         self._channel.send(
             Progress(
                 job=self._job,
                 stage=self.stage,
                 step=self._done,
-                steps=self._of,
+                steps=self._steps,
                 preview=preview,
             )
         )

@@ -1,8 +1,8 @@
-"""The worker's timeline: what it did when, as a Chrome trace (chrome://tracing, Perfetto).
+"""Trace of the worker's stages and steps, as a Chrome trace (chrome://tracing, Perfetto).
 
-Written only where the variable I2VD_TIMELINE names a file, one event a line; `i2vd bench timeline`
-reads it. The format is Catapult's "Trace Event Format"; its closing bracket is optional, so that
-the trace of a worker that died can be read.
+Written only if the variable I2VD_TIMELINE names a file, one event a line. `i2vd bench timeline`
+reads it. The format is Catapult's "Trace Event Format". Its closing bracket is optional, so that
+the trace of a killed worker is readable.
 """
 
 import json
@@ -15,12 +15,12 @@ VARIABLE = "I2VD_TIMELINE"
 
 
 def now() -> float:
-    """Seconds of the clock that all processes of the machine share."""
+    """Return the seconds of the monotonic clock, which all processes of the machine share."""
     return time.monotonic()
 
 
 def note(name: str, job: str, since: float) -> None:
-    """Something that began at `since` is over now."""
+    """Append an event that began at `since` (from `now`) and ends now."""
     if not (path := os.environ.get(VARIABLE)):
         return
     event = {

@@ -1,7 +1,7 @@
-"""The finisher: writes one clip's MP4 while the next is on the device.
+"""Video thread: writes the MP4 of one clip while the next clip is on the device.
 
-It has a thread of its own and touches no device. There is one clip at a time in it, and the device
-waits for it before it hands over the next: what is decoded does not pile up.
+It does not use the device. It holds one clip at a time, and the device thread waits for it before
+the next one is handed over, so that decoded frames do not accumulate.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from pipeline.children.channel import ParentGone
 
 
 class VideoThread:
-    """Gives work to its thread, one piece after the other."""
+    """Runs tasks in one thread, one after the other."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._last: Future[None] | None = None
 
     def wait(self) -> None:
-        """Until nothing is being finished. What ended the last piece unexpectedly is raised here.
+        """Wait for the last task, and raise its error.
 
-        When the parent is gone, the thread that reads the channel finds out by itself.
+        ParentGone is ignored, because the thread that reads the channel raises it too.
         """
         if self._last is not None:
             last, self._last = self._last, None
@@ -29,7 +29,7 @@ class VideoThread:
             except ParentGone:
                 return
 
-    def begin(self, work: Callable[[], None]) -> None:
-        """Finish a clip; the one before it is finished."""
+    def begin(self, task: Callable[[], None]) -> None:
+        """Wait for the last task, then start this one."""
         self.wait()
-        self._last = self._thread.submit(work)
+        self._last = self._thread.submit(task)

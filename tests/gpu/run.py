@@ -230,9 +230,9 @@ class _Ear:
 def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     """One clip of few steps; its seconds as if it had all of them, each as long as the last."""
     model = bench.model
-    settle = torch.cuda.synchronize if bench.gpu else lambda: None
+    synchronize = torch.cuda.synchronize if bench.gpu else lambda: None
     ear = _Ear()
-    watch = ProgressReporter(ear, "encode", settle=settle)  # type: ignore[arg-type]
+    watch = ProgressReporter(ear, "encode", synchronize=synchronize)  # type: ignore[arg-type]
     outcome = "made"
     _clear(model)
     with tempfile.TemporaryDirectory() as folder, budget.enforced():

@@ -1,1 +1,1 @@
-"""Output: frames to an MP4, its quality check, poster and preview."""
+"""Output: MP4 encoding, quality measurements, poster and preview."""

@@ -1,4 +1,4 @@
-"""A poster: the clip's first frame as a small JPEG, so that a page of clips loads no video."""
+"""Poster: the first frame as a small JPEG, so that a page of clips loads no video."""
 
 import sys
 from io import BytesIO
@@ -10,17 +10,17 @@ from PIL import Image
 
 from pipeline.children.protocol import MAX_POSTER_BYTES
 
-_LONGER_SIDE = 480
+_LONGER_SIDE_PIXELS = 480
 _QUALITIES = (80, 60, 40)
 
 
 def write_poster(path: Path, frame: NDArray[np.uint8]) -> None:
     """Write a (height, width, 3) RGB frame to `path`, a new file.
 
-    None is left where it cannot be written or would be too large: no clip fails for its poster.
+    On a write error, or if the JPEG is too large, there is no poster; the clip does not fail.
     """
     image = Image.fromarray(frame)
-    image.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((_LONGER_SIDE_PIXELS, _LONGER_SIDE_PIXELS), Image.Resampling.LANCZOS)
     for quality in _QUALITIES:
         out = BytesIO()
         image.save(out, "JPEG", quality=quality, optimize=True)
@@ -32,4 +32,4 @@ def write_poster(path: Path, frame: NDArray[np.uint8]) -> None:
         with path.open("xb") as file:
             file.write(out.getvalue())
     except OSError as error:
-        print(f"no poster of this clip: {error}", file=sys.stderr)
+        print(f"poster not written: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""A small look at a clip while it is made, without the VAE.
+"""Live preview: latents to RGB by a linear map, without the VAE.
 
-A latent cell tells its pixels' mean colour by nearly a line. The line is fitted, once a clip, to
-the one pair that is known exactly: the picture's own latents and its own pixels.
+The mean colour of a latent pixel is nearly linear in its channels. The map is fitted by least
+squares once a clip, on the one known pair: the latents and the pixels of the picture.
 """
 
 import sys
@@ -19,20 +19,20 @@ from torch.nn import functional
 from pipeline.children.protocol import PREVIEW_FRAMES
 from pipeline.worker.errors import first_line
 
-_INTERVAL = 1.0
-_LONGER_SIDE = 64
+_INTERVAL_SECONDS = 1.0
+_LONGER_SIDE_PIXELS = 64
 _QUALITIES = (70, 40)
-_LARGEST = 10_000
-"""Bytes; what is more even at the lower quality is not shown."""
-_EASE = 1e-5
-"""Share of the latents' variance by which the fit is held to small slopes."""
+_MAX_BYTES = 10_000
+"""Previews that are larger even at the lower quality are dropped."""
+_RIDGE = 1e-5
+"""Ridge regularisation, as a share of the variance of the latents."""
 
 Colours = NDArray[np.float32]
-"""(5, 3): what four latent channels, and a constant, add to red, green and blue in 0..1."""
+"""(5, 3): weights of four latent channels and a constant, for red, green and blue in 0..1."""
 
 
 class Preview:
-    """Of one clip. `latents` are the picture's, (4, height, width), `picture` is in its size."""
+    """Preview of one clip. `latents` are those of `picture`: (4, height, width)."""
 
     def __init__(
         self,
@@ -43,60 +43,60 @@ class Preview:
         self._latents = latents
         self._picture = picture
         self._clock = clock
-        self._due = clock() + _INTERVAL
+        self._next_due = clock() + _INTERVAL_SECONDS
         self._colours: Colours | None = None
-        self._broken = False
+        self._disabled = False
 
     def of(self, estimate: Tensor) -> bytes | None:
-        """A strip of (1, 4, frames, height, width) latents, at most once a second; else None.
+        """Render (1, 4, frames, height, width) latents as a JPEG, at most once a second; else None.
 
-        Never raises: no clip fails for its preview.
+        Never raises: the first error disables the preview of this clip.
         """
-        if self._broken or self._clock() < self._due:
+        if self._disabled or self._clock() < self._next_due:
             return None
         try:
-            found = self._strip(estimate)
+            jpeg = self._render(estimate)
         except Exception as error:
-            self._broken = True
-            print(f"no preview of this clip: {first_line(error)}", file=sys.stderr)
+            self._disabled = True
+            print(f"preview disabled: {first_line(error)}", file=sys.stderr)
             return None
-        self._due = self._clock() + _INTERVAL
-        return found
+        self._next_due = self._clock() + _INTERVAL_SECONDS
+        return jpeg
 
-    def _strip(self, estimate: Tensor) -> bytes | None:
+    def _render(self, estimate: Tensor) -> bytes | None:
         if self._colours is None:
             self._colours = colours(self._latents, self._picture)
         return strip(estimate[0], self._colours)
 
 
 def colours(latents: Tensor, picture: Image.Image) -> Colours:
-    """The linear map from (4, height, width) latents to the picture's colours, by least squares."""
+    """Fit the linear map from (4, height, width) latents to the colours of the picture."""
     height, width = latents.shape[1:]
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float64) / 255.0
     cells = latents.double().cpu().flatten(1).numpy().T
-    known, wanted = cells - cells.mean(0), pixels.reshape(-1, 3)
-    power = known.T @ known
-    ease = _EASE * np.trace(power) * np.eye(len(power))
-    slopes = np.linalg.lstsq(power + ease, known.T @ wanted, rcond=None)[0]
-    found: Colours = np.vstack([slopes, wanted.mean(0) - cells.mean(0) @ slopes])
+    centred, targets = cells - cells.mean(0), pixels.reshape(-1, 3)
+    gram = centred.T @ centred
+    ridge = _RIDGE * np.trace(gram) * np.eye(len(gram))
+    slopes = np.linalg.lstsq(gram + ridge, centred.T @ targets, rcond=None)[0]
+    found: Colours = np.vstack([slopes, targets.mean(0) - cells.mean(0) @ slopes])
     return found.astype(np.float32)
 
 
 def strip(latents: Tensor, colours: Colours) -> bytes | None:
-    """PREVIEW_FRAMES frames of (4, frames, height, width) side by side as a small JPEG.
+    """Render PREVIEW_FRAMES frames of (4, frames, height, width) side by side as a small JPEG.
 
-    They are spread evenly from the first to the last. None where they would be too large.
+    The frames are evenly spaced from the first to the last. Returns None if it is too large.
     """
     picks = torch.linspace(0, latents.shape[1] - 1, PREVIEW_FRAMES).round().long()
     frames = latents[:, picks.to(latents.device)].float().transpose(0, 1).cpu()
-    if (longer := max(frames.shape[2:])) > _LONGER_SIDE:
-        size = [max(1, round(side * _LONGER_SIDE / longer)) for side in frames.shape[2:]]
+    if (longer := max(frames.shape[2:])) > _LONGER_SIDE_PIXELS:
+        size = [max(1, round(side * _LONGER_SIDE_PIXELS / longer)) for side in frames.shape[2:]]
         frames = functional.interpolate(frames, size, mode="area")
     pixels = np.einsum("fchw,cr->hfwr", frames.numpy(), colours[:-1]) + colours[-1]
     across = np.clip(pixels * 255.0, 0.0, 255.0).astype(np.uint8).reshape(len(pixels), -1, 3)
     for quality in _QUALITIES:
         out = BytesIO()
         Image.fromarray(across).save(out, "JPEG", quality=quality)
-        if out.tell() <= _LARGEST:
+        if out.tell() <= _MAX_BYTES:
             return out.getvalue()
     return None

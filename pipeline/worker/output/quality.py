@@ -1,6 +1,6 @@
-"""The gate's eyes: measures of decoded frames against the framed picture.
+"""Quality measurements of decoded frames, compared with the framed picture.
 
-What the figures mean, and which are too bad, is said in pipeline/quality.py.
+pipeline/quality.py defines the figures and their limits.
 """
 
 import numpy as np
@@ -16,15 +16,15 @@ Picture = NDArray[np.uint8]
 _BLACK = 8
 _GREY = range(117, 138)
 _THUMBNAIL = 16
-_EASE = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-"""SSIM's constants (Wang et al. 2004); they decide where there is next to no light or contrast."""
+_SSIM_CONSTANTS = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+"""C1 and C2 of SSIM (Wang et al. 2004); they dominate if luminance or contrast is near zero."""
 
 
 def examine(frames: Frames, picture: Picture, limits: QualityLimits) -> tuple[Frames, Measurements]:
-    """The frames that may count, and their figures; both sides of the picture are the frames'.
+    """Return the frames to keep, and their measurements. The picture has the size of the frames.
 
-    A last frame that alone turned grey is taken off, as the model's authors do (VGen,
-    utils/video_op.py): to make the whole clip again would cost more, and mend it no more surely.
+    If only the last frame turned grey it is dropped, as the model's authors do (VGen,
+    utils/video_op.py). Generating the clip again would cost more and might not cure it.
     """
     rises = _grey_rises(frames, picture)
     dropped = int(rises[-1] > limits.grey and max(rises[:-1]) <= limits.grey)
@@ -41,9 +41,9 @@ def examine(frames: Frames, picture: Picture, limits: QualityLimits) -> tuple[Fr
 
 
 def _black(frames: Frames, picture: Picture) -> float:
-    """Share of black frames; none where the picture is next to black itself.
+    """Return the share of black frames; 0 if the picture itself is nearly black.
 
-    The brightest hundredth of a frame does not count, so that a few hot pixels hide nothing.
+    The brightest 1 % of a frame is ignored, so that hot pixels do not hide a black frame.
     """
     if np.percentile(picture, 99) <= 2 * _BLACK:
         return 0.0
@@ -51,15 +51,15 @@ def _black(frames: Frames, picture: Picture) -> float:
 
 
 def _grey_rises(frames: Frames, picture: Picture) -> list[float]:
-    """By how much each frame has more mid-grey than the picture and every frame before it.
+    """Return by how much the mid-grey share of each frame exceeds the picture and earlier frames.
 
-    A picture may be grey, and a camera may come slowly upon a grey wall; neither is a flaw.
+    A grey picture, or a camera that slowly reaches a grey wall, is not a flaw.
     """
-    most, rises = _mid_grey(picture), []
+    highest, rises = _mid_grey(picture), []
     for frame in frames:
         share = _mid_grey(frame)
-        rises.append(share - most)
-        most = max(most, share)
+        rises.append(share - highest)
+        highest = max(highest, share)
     return rises
 
 
@@ -68,31 +68,31 @@ def _mid_grey(pixels: Picture) -> float:
 
 
 def motion(frames: Frames) -> float:
-    """Mean difference to the first frame in levels of 255, of the frame where it is largest."""
+    """Return the largest mean difference of a frame to the first one, in levels of 255."""
     first = frames[0].astype(np.int16)
     return max(float(np.abs(frame - first).mean()) for frame in frames[1:])
 
 
 def similarity(frame: Picture, picture: Picture) -> float:
-    """SSIM of the two as thumbnails of 16 x 16 means: -1 to 1, symmetric, 1 for equals.
+    """Return the SSIM of 16 x 16 thumbnails: -1 to 1, symmetric, 1 if equal.
 
-    One window over all: light times contrast and structure, each colour by itself.
+    One window over the whole thumbnail: luminance times contrast and structure, per colour.
     """
     a, b = _thumbnail(frame), _thumbnail(picture)
-    light, contrast = _EASE
+    c1, c2 = _SSIM_CONSTANTS
     means = a.mean(0), b.mean(0)
     a, b = a - means[0], b - means[1]
-    alight = 2 * (means[0] * means[1]).mean() + light
-    alike = 2 * (a * b).mean() + contrast
+    luminance = 2 * (means[0] * means[1]).mean() + c1
+    structure = 2 * (a * b).mean() + c2
     return float(
-        alight
-        / ((means[0] ** 2 + means[1] ** 2).mean() + light)
-        * alike
-        / ((a**2).mean() + (b**2).mean() + contrast)
+        luminance
+        / ((means[0] ** 2 + means[1] ** 2).mean() + c1)
+        * structure
+        / ((a**2).mean() + (b**2).mean() + c2)
     )
 
 
 def _thumbnail(pixels: Picture) -> NDArray[np.float64]:
-    """(256, 3) means of blocks."""
+    """Return (256, 3): the mean colours of 16 x 16 blocks."""
     small = Image.fromarray(pixels).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float64).reshape(-1, 3)

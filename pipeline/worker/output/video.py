@@ -1,6 +1,6 @@
-"""The MP4: written, put on disk for good, read back and checked before it counts.
+"""MP4 encoding: write, fsync, read back and verify.
 
-The bytes depend on the frames and the request alone, so that the same Spec gives the same file on
+The bytes depend only on the frames and the request, so that the same Spec gives the same file on
 the same machine.
 """
 
@@ -21,13 +21,13 @@ from pipeline.worker.errors import UnusableFile, first_line
 from pipeline.worker.output.frames import Frames
 
 _THREADS = 4
-"""x264's bytes depend on the number of its threads, so it is not left to the machine."""
+"""Fixed, because the bytes that x264 writes depend on its number of threads."""
 
-_BEST = 1
-"""x264 takes 0 for lossless, which the High profile does not have."""
+_MIN_CRF = 1
+"""CRF 0 is lossless in x264, which the High profile does not support."""
 
-# mbtree reads memory that nobody wrote, at least in small frames (seen with MALLOC_PERTURB_), so
-# that the same frames now and then gave another file; short clips lose little without it
+# mbtree reads uninitialised memory, at least for small frames (seen with MALLOC_PERTURB_): the
+# same frames sometimes gave another file. Short clips lose little without it.
 _X264 = {"preset": "medium", "profile": "high", "x264-params": "mbtree=0"}
 _NVENC = {"preset": "p6", "tune": "hq", "profile": "high", "rc": "vbr"}
 
@@ -42,11 +42,12 @@ def write_video(
     metadata: Mapping[str, str],
     on_step: Callable[[int], None],
 ) -> Output:
-    """Write (frames, height, width, 3) RGB bytes as H.264 and check the file.
+    """Encode (frames, height, width, 3) RGB bytes as H.264 and verify the file.
 
-    `on_step` gets the frames done. Raises OSError, and BadFile if the file is not what was written.
+    `on_step` gets the number of encoded frames. Raises OSError, and UnusableFile if the file
+    differs from what was written.
     """
-    name, options = _encoder(encoder, quality)
+    name, options = _choose_encoder(encoder, quality)
     _mux(
         path,
         frames,
@@ -56,13 +57,13 @@ def write_video(
         metadata=metadata,
         on_step=on_step,
     )
-    _sync(path)
-    _check(path, frames.shape, fps)
-    missing = encoder == "nvenc" and name != "h264_nvenc"
+    _fsync(path)
+    _verify(path, frames.shape, fps)
+    fell_back = encoder == "nvenc" and name != "h264_nvenc"
     return Output(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size=path.stat().st_size,
-        codec=f"h264 ({name}{'; nvenc is not to be had' if missing else ''})",
+        codec=f"h264 ({name}{'; nvenc is unavailable' if fell_back else ''})",
         width=frames.shape[2],
         height=frames.shape[1],
         frames=len(frames),
@@ -71,16 +72,16 @@ def write_video(
     )
 
 
-def _encoder(wanted: Encoder, quality: int) -> tuple[str, dict[str, str]]:
-    """FFmpeg's encoder and its options; x264 where NVENC is asked for but cannot be opened."""
-    if wanted == "nvenc":
-        if _nvenc_opens():
+def _choose_encoder(requested: Encoder, quality: int) -> tuple[str, dict[str, str]]:
+    """Return the FFmpeg encoder and its options; x264 if NVENC cannot be opened."""
+    if requested == "nvenc":
+        if _nvenc_available():
             return "h264_nvenc", _NVENC | {"cq": str(quality)}
-        print("nvenc cannot be opened here; x264 encodes", file=sys.stderr)
-    return "libx264", _X264 | {"crf": str(max(quality, _BEST))}
+        print("nvenc unavailable, using x264", file=sys.stderr)
+    return "libx264", _X264 | {"crf": str(max(quality, _MIN_CRF))}
 
 
-def _nvenc_opens() -> bool:
+def _nvenc_available() -> bool:
     try:
         probe = av.CodecContext.create("h264_nvenc", "w")
         if not isinstance(probe, av.VideoCodecContext):
@@ -121,7 +122,7 @@ def _mux(
 
 
 def _frame(pixels: Frames, number: int, fps: int) -> av.VideoFrame:
-    """One frame in yuv420p by the matrix of BT.709, which the stream's tags promise."""
+    """Convert one frame to yuv420p with the BT.709 matrix, as the tags of the stream say."""
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
     )
@@ -129,16 +130,16 @@ def _frame(pixels: Frames, number: int, fps: int) -> av.VideoFrame:
     return frame
 
 
-def _sync(path: Path) -> None:
-    for place in (path, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    for each in (path, path.parent):
+        descriptor = os.open(each, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def _check(path: Path, shape: tuple[int, ...], fps: int) -> None:
+def _verify(path: Path, shape: tuple[int, ...], fps: int) -> None:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

@@ -65,7 +65,7 @@ IGNORED_TEXTS = {
     'Basic realm="i2vd", charset="UTF-8"', "The request failed; `detail` gives the reason.",
     "the picture child was asked to {}", "tuple[float, float]", "model name", "string conversion",
     "(at end of document)", "{} while another request is being served", "out of memory",
-    "can't allocate memory", "CUDA driver error", "; nvenc is not to be had", "Value error, ",
+    "can't allocate memory", "CUDA driver error", "; nvenc is unavailable", "Value error, ",
     # The advice about a lost child process is only logged.
     "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and at the card "
     "in `nvidia-smi`",

@@ -288,7 +288,7 @@ def test_the_next_clip_is_embedded_while_one_is_on_the_device(
     for each, digest in zip((order(steps=20, **small), asked), digests, strict=True):
         resident.send(each)
         assert resident.final().output.sha256 == digest
-    assert "nothing was made ahead" not in peer.log()
+    assert "prefetch failed" not in peer.log()
 
 
 def test_a_picture_that_cannot_be_embedded_is_the_fault_of_its_own_clip(
@@ -300,7 +300,7 @@ def test_a_picture_that_cannot_be_embedded_is_the_fault_of_its_own_clip(
     spoilt = {"job": "2", "picture": str(tmp_path / "none.png")}
     peer.send(Embed(spec=asked.spec, width=asked.width, height=asked.height, **spoilt))
     assert peer.final().type == "made"
-    assert "nothing was made ahead: the prepared picture cannot be read" in peer.log()
+    assert "prefetch failed: the prepared picture cannot be read" in peer.log()
     peer.send(asked.model_copy(update=spoilt))
     refused = peer.final()
     assert (refused.type, refused.job, refused.retry) == ("failed", "2", False)

@@ -301,7 +301,7 @@ def test_queries_keys_and_values_lie_together_where_they_are_copied_to() -> None
         model.load_unet()
     assert all(joined_view(group) is not None for group in groups)
     assert model.weights.device_bytes() == sum(t.nbytes for t in tensors_of(model.unet))
-    assert budget.live() == pytest.approx(model.weights.device_bytes(), rel=0.1)  # in pieces of 512 bytes
+    assert budget.live() == pytest.approx(model.weights.device_bytes(), rel=0.1)
     model.weights.unload(model.unet)
     assert budget.live() == 0
     assert all(joined_view(group) is None for group in groups)

@@ -97,9 +97,9 @@ def test_a_folder_that_is_read_only_or_full_is_told(
         disks.mount("-o", "remount,ro,size=24m", base)
         with pytest.raises(OSError, match=f"Read-only file system: '{base}/i2vd-torch-"):
             kernel_cache.set_up()
-        server._keep_kernels()
+        server._set_up_kernel_cache()
         said = capsys.readouterr().err
         assert said.startswith(
-            "our kernels are made anew with each worker: [Errno 30] Read-only file system: "
+            "kernel cache disabled, each worker recompiles: [Errno 30] Read-only file system: "
         )
-        assert said.endswith("; have it writable, or another folder in $TRITON_CACHE_DIR\n")
+        assert said.endswith("; make it writable, or set $TRITON_CACHE_DIR to another folder\n")

@@ -78,6 +78,6 @@ def test_it_comes_once_a_second_and_fails_nothing(capsys: pytest.CaptureFixture[
     assert [tenth for tenth, there in enumerate(came) if there] == [10, 20, 30]
     now = 10.0
     assert preview.of(clip[:, :2]) is None  # no latents of ours
-    assert "no preview of this clip" in capsys.readouterr().err
+    assert "preview disabled" in capsys.readouterr().err
     now = 20.0
     assert preview.of(clip) is None

@@ -131,10 +131,12 @@ def test_steps_are_told_and_may_stop_it(tmp_path: Path) -> None:
         written(tmp_path / "other.mp4", on_step=stop)
 
 
-def test_nvenc_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "_nvenc_opens", lambda: False)
+def test_a_missing_nvenc_falls_back_to_x264(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "_nvenc_available", lambda: False)
     clip = written(tmp_path / "clip.mp4", encoder="nvenc")
-    assert clip.codec == "h264 (libx264; nvenc is not to be had)"
+    assert clip.codec == "h264 (libx264; nvenc is unavailable)"
 
 
 def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
