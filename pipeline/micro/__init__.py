@@ -1,5 +1,5 @@
-"""The embedded micro checkpoint of I2VGen-XL: its weights, its training, its measurement.
+"""Embedded micro checkpoint of I2VGen-XL: weights, training and evaluation.
 
-`checkpoint/` is all that the daemon needs. `training/` is the code that made it and measures it: it
-imports torch, nothing outside it imports it, and it is not in the wheel.
+The daemon needs only `checkpoint/`. `training/` trains and evaluates it: it imports torch, no other
+package imports it, and it is not in the wheel.
 """

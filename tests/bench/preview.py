@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from pipeline.children.protocol import PREVIEW_FRAMES
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, load_on_cpu
+from pipeline.micro.training.clip import Setting, load_on_cpu
 from pipeline.micro.training.heldout import PROMPTS, to_image, truth
 from pipeline.micro.training.motions import Motion
 from pipeline.worker.diffusion.conditioning import encode_conditions

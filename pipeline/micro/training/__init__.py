@@ -1,1 +1,1 @@
-"""How the checkpoint was made and is measured. Not in the wheel."""
+"""Training and evaluation of the micro checkpoint. Not in the wheel."""

@@ -1,9 +1,8 @@
-"""The last lesson: the decoder learns to finish what the UNet paints along a given flow.
+"""Last training stage: the VAE decoder learns to sharpen what the UNet renders along a flow.
 
-The mechanism that moves the picture's latents interpolates as simply as it can, and repeats the
-picture's edge where new content would appear. Here it is given the true flow, and the decoder
-learns to make sharp pictures of its answers. The UNet's lower levels do not run; the layers along
-time are passed by.
+The mechanism that moves the latents interpolates linearly, and repeats the edge of the picture
+where new content would appear. Here it gets the true flow, and the decoder learns to make sharp
+pictures of its output. The lower levels of the UNet do not run, and temporal layers are skipped.
 """
 
 import random
@@ -13,74 +12,74 @@ from diffusers import I2VGenXLUNet
 from torch import Tensor
 
 from pipeline.micro.training import motions
-from pipeline.micro.training.flow import RATES, conditions, some_time, truth
+from pipeline.micro.training.flow import RATES, conditions, draw_time, truth
 from pipeline.micro.training.layout import Model
 from pipeline.micro.training.motions import Motion
 from pipeline.micro.training.unet import WIDTHS, fit_norms, with_marks
 from pipeline.micro.training.vae import Filters
 
 SIDES = (48, 64, 64, 80)  # in pixels
-UNSEEN = 0.2  # what an error counts for where the first frame did not show the content
+UNSEEN = 0.2  # weight of errors where the first frame did not show the content
 LAST_STEPS = (20, 120)  # of the noise schedule, where sampling ends and the decoder takes over
 CLIPS = 4
 FRAMES = 3
 SHARPNESS = 0.04  # the weight of a frame's gradient energy in the loss
 INTERPOLATED = (Motion.ZOOM_IN, Motion.ZOOM_OUT, Motion.CLOCKWISE, Motion.COUNTERCLOCKWISE)
-DRAWN = (*Motion, *INTERPOLATED)  # twice as often those that need the decoder most
+DRAWN = (*Motion, *INTERPOLATED)  # twice as often the motions that interpolate
 
 
 @torch.no_grad()
-def paint(
+def render(
     unet: I2VGenXLUNet, noisy: Tensor, given: Tensor, flow: Tensor, embedding: Tensor
 ) -> Tensor:
-    """The predicted clip; all clips are (n, 4, frames, h, w), the flow is (n x frames, 2, h, w)."""
+    """Predict clips (n, 4, frames, h, w) that move along a flow (n x frames, 2, h, w)."""
     count, _, frames, height, width = noisy.shape
     entering = torch.cat([noisy, given], dim=1).transpose(1, 2).flatten(0, 1)
     entering = unet.transformer_in(unet.conv_in(entering), num_frames=frames)[0]
-    below = flow.new_zeros(count * frames, WIDTHS[1], height, width)
-    below[:, :2] = flow
+    lower = flow.new_zeros(count * frames, WIDTHS[1], height, width)
+    lower[:, :2] = flow
     hidden = unet.up_blocks[-1](
-        below,
+        lower,
         res_hidden_states_tuple=(entering,) * 4,
         temb=embedding.repeat_interleave(frames, dim=0),
         num_frames=frames,
     )
     hidden = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
-    painted: Tensor = hidden.unflatten(0, (count, frames)).transpose(1, 2)
-    return painted
+    rendered: Tensor = hidden.unflatten(0, (count, frames)).transpose(1, 2)
+    return rendered
 
 
 @torch.no_grad()
 def calibrate(unet: I2VGenXLUNet, filters: Filters, bank: Tensor) -> None:
-    """Fit the norms on the copy's way to a few clips that move along the true flow."""
+    """Fit the norms of the copy path to a few clips that move along the true flow."""
     side, frames = 64, 8
-    asked = (Motion.PAN_RIGHT, Motion.ZOOM_OUT, Motion.CLOCKWISE, Motion.TILT_UP)
+    prompted = (Motion.PAN_RIGHT, Motion.ZOOM_OUT, Motion.CLOCKWISE, Motion.TILT_UP)
     times = [k / (frames - 1) for k in range(frames)]
-    shown = bank[: len(asked), :, :side, :side].float() / 127.5 - 1
-    given = with_marks(filters(shown), times)
+    firsts = bank[: len(prompted), :, :side, :side].float() / 127.5 - 1
+    given = with_marks(filters(firsts), times)
     noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(0))
-    flow = torch.stack([truth(m, time, *given.shape[-2:]) for m in asked for time in times])
-    steps, rates = torch.full((len(asked),), 700), torch.full((len(asked),), RATES[0])
+    flow = torch.stack([truth(m, time, *given.shape[-2:]) for m in prompted for time in times])
+    steps, rates = torch.full((len(prompted),), 700), torch.full((len(prompted),), RATES[0])
     embedding = conditions(unet, steps, rates)
-    fit_norms(unet, lambda: paint(unet, noise, given, flow, embedding))
+    fit_norms(unet, lambda: render(unet, noise, given, flow, embedding))
 
 
 def window(rng: random.Random, picture: Tensor, side: int) -> tuple[tuple[float, float], float]:
-    """Centre and scale of a clip's window on a picture: random, with room for the motion."""
+    """Draw centre and scale of a window on a picture, with a margin for the motion."""
     scale = rng.uniform(0.8, picture.shape[-1] / (1.25 * side))
-    room = max(0.0, picture.shape[-1] / 2 - 0.6 * scale * side)
+    margin = max(0.0, picture.shape[-1] / 2 - 0.6 * scale * side)
     middle = (picture.shape[-1] - 1) / 2
-    centre = (middle + rng.uniform(-room, room), middle + rng.uniform(-room, room))
+    centre = (middle + rng.uniform(-margin, margin), middle + rng.uniform(-margin, margin))
     return centre, scale
 
 
 def loss(model: Model, filters: Filters, bank: Tensor, rng: random.Random) -> Tensor:
-    """How far painted and decoded frames are from the true ones. `bank` is (n, 3, s, s) bytes."""
+    """Compute the loss of rendered and decoded frames. `bank` is (n, 3, side, side) bytes."""
     side = rng.choice(SIDES)
     pictures, flows, masks, marks = [], [], [], []
     for _ in range(CLIPS):
         motion = rng.choice(DRAWN)
-        times = [0.0, some_time(rng), rng.choice((1.0, rng.random()))]
+        times = [0.0, draw_time(rng), rng.choice((1.0, rng.random()))]
         picture = bank[rng.randrange(len(bank))].float() / 127.5 - 1
         if rng.random() < 0.5:
             picture = picture.transpose(1, 2)
@@ -99,16 +98,16 @@ def loss(model: Model, filters: Filters, bank: Tensor, rng: random.Random) -> Te
         embedding = conditions(model.unet, steps, rates)
         flow = torch.stack(flows) * (1 + 0.02 * torch.randn(CLIPS * FRAMES, 1, 1, 1))
         given = with_marks(latents[:, :, 0], torch.tensor(marks))
-    painted = paint(model.unet, noisy, given, flow, embedding)
-    decoded = model.vae.decode(painted.transpose(1, 2).flatten(0, 1)).sample
+    rendered = render(model.unet, noisy, given, flow, embedding)
+    decoded = model.vae.decode(rendered.transpose(1, 2).flatten(0, 1)).sample
     weight = torch.stack(masks).unsqueeze(1).float() * (1 - UNSEEN) + UNSEEN
     return picture_loss(decoded, true, weight)
 
 
 def picture_loss(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
-    """Errors of the pixels and of their differences, and of the sharpness of each frame.
+    """Compute the loss of pixels, their gradients, and the sharpness of each frame.
 
-    Where the decoder is in doubt, the first two alone would have it blur.
+    With the first two terms only, the decoder blurs uncertain content.
     """
     error = (made - true) * weight
     across, down = error.diff(dim=-1), error.diff(dim=-2)
@@ -119,7 +118,7 @@ def picture_loss(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
 
 
 def energy(frames: Tensor) -> Tensor:
-    """(n,): the mean square of the differences between neighbouring pixels of each frame."""
+    """Return (n,): the mean square of the differences between neighbouring pixels."""
     across = frames.diff(dim=-1).pow(2).flatten(1).mean(dim=1)
     down = frames.diff(dim=-2).pow(2).flatten(1).mean(dim=1)
     return across + down + 1e-4

@@ -1,10 +1,10 @@
-"""What the checkpoint can do, measured on pictures that training never saw.
+"""Evaluation of a checkpoint on held-out pictures.
 
     python -m pipeline.micro.training.evaluate [--preset NAME] [--size PIXELS] [--steps N] ...
 
-For every held-out picture and motion a clip is made as a job makes it, and compared with the true
-warp. Ends with status 1 where the bar is not met. So it also tells what an option costs that trades
-quality for speed or memory.
+For every held-out picture and motion a clip is generated as in a job, and compared with the
+ground-truth warp. Exits with status 1 if a threshold is missed. So it also measures the quality
+cost of options that save time or memory.
 """
 
 from typing import Annotated, get_args
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipeline.memory.modes import Mode
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, film, load_on_cpu
+from pipeline.micro.training.clip import Setting, generate_clip, load_on_cpu
 from pipeline.micro.training.heldout import JUDGED, PROMPTS, to_image
 from pipeline.micro.training.metrics import Line, Report, average, bar, judge, together
 from pipeline.micro.training.motions import OPPOSITES, Motion
@@ -26,7 +26,7 @@ from pipeline.worker.model.loader import LoadedModel
 
 
 def evaluate(model: LoadedModel, setting: Setting, *, photographs: int, procedural: int) -> Report:
-    """Make and judge every motion of so many held-out pictures."""
+    """Generate and judge every motion of a number of held-out pictures."""
     reports = [
         judge(model, picture, setting, photograph=True)
         for picture in heldout.photographs(setting)[:photographs]
@@ -39,16 +39,17 @@ def evaluate(model: LoadedModel, setting: Setting, *, photographs: int, procedur
 
 
 def seeds_apart(model: LoadedModel, setting: Setting) -> float:
-    """The mean difference between the clips of two seeds, in levels of 255."""
+    """Return the mean difference between the clips of two seeds, in levels of 255."""
     image = to_image(heldout.truth(heldout.photographs(setting)[0], Motion.STILL, setting)[0])
     one, other = (
-        film(model, image, PROMPTS[Motion.PAN_RIGHT], setting, seed=seed) for seed in (1, 2)
+        generate_clip(model, image, PROMPTS[Motion.PAN_RIGHT], setting, seed=seed)
+        for seed in (1, 2)
     )
     return float((one - other).abs().mean()) * 127.5
 
 
 def by_motion(report: Report) -> Table:
-    """One row a motion."""
+    """Tabulate the metrics, one row a motion."""
     table = _table("means over the pictures", "motion")
     for name in ("nearest", "PSNR", "copy", "gain", "sharp", "frame 0"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -68,7 +69,7 @@ def by_motion(report: Report) -> Table:
 
 
 def by_pair(report: Report) -> Table:
-    """One row a pair of opposite prompts."""
+    """Tabulate the differences, one row a pair of opposite prompts."""
     table = _table("clips of opposite prompts, against the true ones", "pair")
     for name in ("size of difference", "agreement"):
         table.add_column(name, justify="right")
@@ -79,7 +80,7 @@ def by_pair(report: Report) -> Table:
 
 
 def by_line(lines: list[Line]) -> Table:
-    """The bar: one row a line, each with the worst motion, pair or photograph."""
+    """Tabulate the thresholds, each with the worst motion, pair or photograph."""
     table = _table("the bar", "worst of all")
     for name in ("at least", "found", ""):
         table.add_column(name, justify="right")

@@ -1,8 +1,8 @@
-"""Pictures beside the clips made of them.
+"""GIF of pictures and the clips generated from them.
 
     python -m pipeline.micro.training.gif OUTBOX ARCHIVE FILE.gif
 
-One column a clip: above the picture, cropped as the clip is, below the clip, playing.
+One column a clip: above the picture, cropped as in the clip, below the playing clip.
 """
 
 import sys
@@ -16,7 +16,7 @@ GAP = 6
 
 
 def columns(outbox: Path, archive: Path) -> list[tuple[Image.Image, list[Image.Image]]]:
-    """Each clip in `outbox`, with the picture of the same name in `archive`."""
+    """Read each clip in `outbox`, with the picture of the same name in `archive`."""
     found = []
     for clip in sorted(outbox.glob("*.mp4")):
         picture = next(archive.glob(f"{clip.stem}.*"))
@@ -29,7 +29,7 @@ def columns(outbox: Path, archive: Path) -> list[tuple[Image.Image, list[Image.I
 
 
 def sheet(parts: list[tuple[Image.Image, list[Image.Image]]], number: int) -> Image.Image:
-    """Frame `number` of all clips under their pictures."""
+    """Draw frame `number` of all clips below their pictures."""
     size = (len(parts) * (SIDE + GAP) - GAP, 2 * SIDE + GAP)
     whole = Image.new("RGB", size, "white")
     for column, (picture, frames) in enumerate(parts):
@@ -40,7 +40,7 @@ def sheet(parts: list[tuple[Image.Image, list[Image.Image]]], number: int) -> Im
 
 
 def main() -> None:
-    """Write the GIF: each clip to its end, then back twice as fast, so that nothing jumps."""
+    """Write the GIF: forward, then backward at double speed, so that the loop is smooth."""
     outbox, archive, file = map(Path, sys.argv[1:])
     parts = columns(outbox, archive)
     length = max(len(frames) for _, frames in parts)

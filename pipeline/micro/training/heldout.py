@@ -1,7 +1,7 @@
-"""Held-out data: pictures that training never saw, prompts for every motion, and the true clips.
+"""Held-out data: pictures that are not in the training set, prompts, and ground-truth clips.
 
-A picture is larger than the frame, so the true warp is known beyond the frame's edge. Left to
-others: making clips, comparing them.
+A picture is larger than the frame, so the ground truth is known beyond the edge of the frame.
+Generation is in `clip`, comparison in `metrics`.
 """
 
 from pathlib import Path
@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.micro.training import motions, pictures
-from pipeline.micro.training.film import Setting
+from pipeline.micro.training.clip import Setting
 from pipeline.micro.training.motions import Motion
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
-SEED = 9_000_001  # of procedural pictures that training does not use
-MARGIN = 1.3  # the picture is this much larger than the frame
+SEED = 9_000_001  # for procedural pictures that are not in the training set
+MARGIN = 1.3  # side of the picture, in sides of the frame
 JUDGED: tuple[Motion, ...] = tuple(motion for motion in Motion if motion is not Motion.GENTLE)
 
 PROMPTS = {
@@ -36,12 +36,12 @@ PROMPTS = {
 
 
 def photographs(setting: Setting) -> list[Tensor]:
-    """(3, larger, larger) in -1..1, for each photograph."""
+    """Return each photograph as (3, side, side) in -1..1, larger than the frame."""
     return [_larger(Image.open(path), setting) for path in sorted(PHOTOGRAPHS.glob("*.jpg"))]
 
 
 def procedural(setting: Setting, count: int) -> list[Tensor]:
-    """The same of `count` procedural pictures."""
+    """Return `count` procedural pictures in the same form."""
     made = pictures.bank(count, SEED) if count else ()
     return [_larger(Image.fromarray(array), setting) for array in made]
 
@@ -52,27 +52,27 @@ def _larger(image: Image.Image, setting: Setting) -> Tensor:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """(3, height, width) in -1..1."""
+    """Convert an image to (3, height, width) in -1..1."""
     pixels = torch.from_numpy(np.asarray(image.convert("RGB"), np.float32))
     return pixels.permute(2, 0, 1) / 127.5 - 1
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """The image of (3, height, width) in -1..1."""
+    """Convert (3, height, width) in -1..1 to an image."""
     levels = ((picture + 1) * 127.5).round().clamp(0, 255).byte()
     pixels: NDArray[np.uint8] = levels.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels)
 
 
 def truth(picture: Tensor, motion: Motion, setting: Setting) -> Tensor:
-    """The true clip, (frames, 3, height, width) in -1..1, of a picture larger than the frame."""
+    """Warp a picture larger than the frame: ground truth (frames, 3, height, width) in -1..1."""
     return motions.clip(picture, motion, _times(setting), setting.height, setting.width)
 
 
 def seen(motion: Motion, setting: Setting) -> Tensor:
-    """(frames, 1, height, width): 1 where a pixel shows what the first frame showed.
+    """Return (frames, 1, height, width): 1 if a pixel shows content of the first frame.
 
-    What a camera discovers beyond the edge is anybody's guess, and is not compared.
+    Content beyond the edge of the first frame is unknown to the model, and is not compared.
     """
     masks = [
         motions.visible(motion, time, setting.height, setting.width) for time in _times(setting)

@@ -1,7 +1,7 @@
-"""The checkpoint folder: the parts that are not trained here, and how all of them are written.
+"""Checkpoint folder: builds the parts that are not trained, and writes all parts.
 
-The layout is the one that diffusers gives an I2VGen-XL: one folder a part, `model_index.json` on
-top, weights as fp16 safetensors. Reading it is the worker's.
+The layout is that of diffusers for I2VGen-XL: one folder a part, `model_index.json`, weights as
+fp16 safetensors. The worker's loader reads it.
 """
 
 import json
@@ -25,7 +25,7 @@ IMAGE_SIDE = 32
 
 
 class Model(NamedTuple):
-    """The parts of an I2VGen-XL, in the order in which a clip passes them."""
+    """Parts of an I2VGen-XL, in the order of use."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
@@ -37,7 +37,7 @@ class Model(NamedTuple):
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Zero terminal SNR: pure noise says nothing, so the network predicts the clean clip."""
+    """Build a DDIM scheduler with zero terminal SNR (Lin et al. 2023) and sample prediction."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -51,14 +51,14 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_feature_extractor() -> CLIPImageProcessorPil:
-    """CLIP's own normalisation at the size of our image encoder."""
+    """Build a CLIP image processor for the size of the image encoder."""
     return CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     )
 
 
 def build_image_encoder() -> CLIPVisionModelWithProjection:
-    """An untrained image encoder of one layer."""
+    """Build an untrained image encoder of one layer."""
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=32,
@@ -73,7 +73,7 @@ def build_image_encoder() -> CLIPVisionModelWithProjection:
 
 
 def save(model: Model, folder: Path) -> None:
-    """Write all parts; the network parts are left in half precision."""
+    """Write all parts; converts the networks to half precision in place."""
     index: dict[str, object] = {
         "_class_name": "I2VGenXLPipeline",
         "_diffusers_version": diffusers.__version__,
@@ -83,7 +83,7 @@ def save(model: Model, folder: Path) -> None:
         index[name] = [library, type(part).__name__]
         if isinstance(part, torch.nn.Module):
             part.half()
-            for parameter in part.parameters():  # the file format knows no other layout
+            for parameter in part.parameters():  # required by safetensors
                 parameter.data = parameter.data.contiguous()
         part.save_pretrained(folder / name)
     text = json.dumps(dict(sorted(index.items())), indent=2)

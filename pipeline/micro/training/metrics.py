@@ -1,7 +1,7 @@
-"""How clips are judged: against the true warp of their picture, and against merely copying it.
+"""Metrics of clips: against the ground-truth warp, and against a copy of the first frame.
 
-`judge` makes and compares the clips of one picture. A `Report` gathers many, and `bar` says whether
-they are good enough. Left to others: the pictures and the truth, showing the figures.
+`judge` generates and compares the clips of one picture. A `Report` collects many, and `bar` checks
+them against thresholds. `heldout` has pictures and ground truth, `evaluate` prints the figures.
 """
 
 import time
@@ -11,30 +11,30 @@ import torch
 from torch import Tensor
 
 from pipeline.micro.training import motions
-from pipeline.micro.training.film import Setting, film
+from pipeline.micro.training.clip import Setting, generate_clip
 from pipeline.micro.training.heldout import JUDGED, PROMPTS, seen, to_image, truth
 from pipeline.micro.training.motions import OPPOSITES, Motion
 from pipeline.worker.model.loader import LoadedModel
 
 
-class Judged(NamedTuple):
-    """One clip against the true one."""
+class ClipScore(NamedTuple):
+    """Metrics of one clip against the ground truth."""
 
     photograph: bool
     motion: Motion
-    nearest: Motion  # whose true last frame is nearest to this clip's
+    nearest: Motion  # of the ground truth with the nearest last frame
     first_frame: float  # decibels
-    warp: float  # decibels, over all later frames
+    warp: float  # decibels, over all frames but the first
     copy: float  # the same, if every frame were the first
     sharpness: float  # gradient energy of the last frame, against the true one's
-    seconds: float  # of one processor
+    seconds: float  # CPU time
 
 
 class Difference(NamedTuple):
-    """Between the clips of opposite prompts, against the true difference.
+    """Difference between clips of opposite prompts, against that of the ground truth.
 
     `size` is the ratio of their root mean squares. `agreement` is the share of the true difference
-    that the clips contain: 1 for the truth, 0 for a difference that has nothing to do with it.
+    that the clips contain: 1 for the ground truth, 0 for an unrelated difference.
     """
 
     size: float
@@ -45,26 +45,26 @@ Pair = tuple[Motion, Motion]
 
 
 class Report(NamedTuple):
-    """What was found for any number of pictures."""
+    """Metrics of any number of pictures."""
 
-    clips: list[Judged]
+    clips: list[ClipScore]
     pairs: dict[Pair, list[Difference]]
 
     def of(self, motion: Motion) -> "Average":
-        """All clips of a motion."""
+        """Average the clips of a motion."""
         return average([clip for clip in self.clips if clip.motion is motion])
 
     def between(self, pair: Pair) -> Difference:
-        """The mean difference of two motions."""
+        """Average the difference of two opposite motions."""
         sizes, agreements = zip(*self.pairs[pair], strict=True)
         return Difference(mean(sizes), mean(agreements))
 
 
 class Average(NamedTuple):
-    """The mean of a number of clips."""
+    """Mean metrics of a number of clips."""
 
     clips: int
-    right: int  # clips that are nearest to the true warp that was prompted
+    right: int  # clips whose nearest ground truth is the prompted motion
     first_frame: float
     warp: float
     copy: float
@@ -73,12 +73,12 @@ class Average(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """Decibels over copying the first frame."""
+        """Gain over copying the first frame, in decibels."""
         return self.warp - self.copy
 
 
 class Line(NamedTuple):
-    """One line of the bar: the least that will do, and the worst that was found."""
+    """One threshold of the bar: the minimum required, and the worst value found."""
 
     name: str
     least: float
@@ -86,19 +86,19 @@ class Line(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether it will do."""
+        """True if the value reaches the threshold."""
         return self.found >= self.least
 
 
 def judge(model: LoadedModel, picture: Tensor, setting: Setting, *, photograph: bool) -> Report:
-    """Make every judged motion of one picture that is larger than the frame, and compare."""
+    """Generate all judged motions of a picture larger than the frame, and compare them."""
     true = {motion: truth(picture, motion, setting) for motion in JUDGED}
     image = to_image(true[Motion.STILL][0])
     made: dict[Motion, Tensor] = {}
     clips = []
     for motion in JUDGED:
         began = time.process_time()
-        made[motion] = film(model, image, PROMPTS[motion], setting)
+        made[motion] = generate_clip(model, image, PROMPTS[motion], setting)
         seconds = time.process_time() - began
         clips.append(_compare(made[motion], true, motion, setting, seconds, photograph))
     pairs = {(one, other): [_differ(made, true, one, other)] for one, other in OPPOSITES}
@@ -106,13 +106,13 @@ def judge(model: LoadedModel, picture: Tensor, setting: Setting, *, photograph: 
 
 
 def together(reports: list[Report]) -> Report:
-    """The reports of several pictures as one."""
+    """Merge the reports of several pictures."""
     pairs = {pair: [d for report in reports for d in report.pairs[pair]] for pair in OPPOSITES}
     return Report([clip for report in reports for clip in report.clips], pairs)
 
 
 def bar(report: Report) -> list[Line]:
-    """What a checkpoint must reach. Means over pictures, for the worst motion or pair."""
+    """Compare with the thresholds: means over pictures, for the worst motion or pair."""
     motions_made = [report.of(motion) for motion in JUDGED]
     moving = [report.of(motion) for motion in JUDGED if motion is not Motion.STILL]
     whole = average(report.clips)
@@ -127,8 +127,8 @@ def bar(report: Report) -> list[Line]:
     ]
 
 
-def average(clips: list[Judged]) -> Average:
-    """The mean of some clips."""
+def average(clips: list[ClipScore]) -> Average:
+    """Average the metrics of some clips."""
     return Average(
         len(clips),
         sum(clip.nearest is clip.motion for clip in clips),
@@ -147,23 +147,23 @@ def _compare(
     setting: Setting,
     seconds: float,
     photograph: bool,
-) -> Judged:
-    wanted, mask = true[motion], seen(motion, setting)
+) -> ClipScore:
+    target, mask = true[motion], seen(motion, setting)
     last = inner(made[-1])
-    return Judged(
+    return ClipScore(
         photograph=photograph,
         motion=motion,
         nearest=nearest(made, true),
-        first_frame=decibels(made[:1], wanted[:1], mask[:1]),
-        warp=decibels(made[1:], wanted[1:], mask[1:]),
-        copy=decibels(wanted[:1].expand_as(wanted[1:]), wanted[1:], mask[1:]),
-        sharpness=gradient_energy(last) / gradient_energy(inner(wanted[-1])),
+        first_frame=decibels(made[:1], target[:1], mask[:1]),
+        warp=decibels(made[1:], target[1:], mask[1:]),
+        copy=decibels(target[:1].expand_as(target[1:]), target[1:], mask[1:]),
+        sharpness=gradient_energy(last) / gradient_energy(inner(target[-1])),
         seconds=seconds,
     )
 
 
 def nearest(made: Tensor, true: dict[Motion, Tensor]) -> Motion:
-    """The motion whose true last frame is nearest to a clip's."""
+    """Return the motion whose ground truth has the nearest last frame."""
     last = inner(made[-1])
     distance = {other: float((last - inner(true[other][-1])).pow(2).mean()) for other in JUDGED}
     return min(distance, key=lambda other: distance[other])
@@ -172,13 +172,13 @@ def nearest(made: Tensor, true: dict[Motion, Tensor]) -> Motion:
 def _differ(
     made: dict[Motion, Tensor], true: dict[Motion, Tensor], one: Motion, other: Motion
 ) -> Difference:
-    found, wanted = inner(made[one] - made[other]), inner(true[one] - true[other])
-    size = float(found.pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt())
-    return Difference(size, float((found * wanted).sum() / wanted.pow(2).sum()))
+    found, target = inner(made[one] - made[other]), inner(true[one] - true[other])
+    size = float(found.pow(2).mean().sqrt() / target.pow(2).mean().sqrt())
+    return Difference(size, float((found * target).sum() / target.pow(2).sum()))
 
 
 def decibels(first: Tensor, second: Tensor, mask: Tensor | None = None) -> float:
-    """PSNR of two clips (frames, 3, height, width) in -1..1, over the masked pixels or all."""
+    """Compute the PSNR of clips (frames, 3, height, width) in -1..1, over the mask if given."""
     error = ((first - second) / 2).pow(2)
     if mask is None:
         mask = torch.ones_like(error[:, :1])
@@ -187,17 +187,17 @@ def decibels(first: Tensor, second: Tensor, mask: Tensor | None = None) -> float
 
 
 def inner(clip: Tensor) -> Tensor:
-    """The part of a clip that no motion can push out of sight."""
+    """Crop a clip to the part that stays visible in every motion."""
     edge = int(1.2 * motions.reach(*clip.shape[-2:])) + 2
     return clip[..., edge:-edge, edge:-edge]
 
 
 def gradient_energy(frame: Tensor) -> float:
-    """Mean square of the differences between neighbouring pixels."""
+    """Return the mean square of the differences between neighbouring pixels."""
     across, down = frame.diff(dim=-1), frame.diff(dim=-2)
     return float(across.pow(2).mean() + down.pow(2).mean())
 
 
 def mean(values: list[float] | tuple[float, ...]) -> float:
-    """The mean of at least one value."""
+    """Return the mean of at least one value."""
     return sum(values) / len(values)

@@ -1,7 +1,7 @@
-"""The motions that the micro checkpoint knows, as exact maps: the truth it is trained towards.
+"""Motions of the micro checkpoint as exact maps: the ground truth of its training.
 
-A motion gives each pixel of a frame the point of the picture that it shows. All of them are affine
-in the coordinates, which are pixels from the centre, x to the right, y down. Over a clip the motion
+A motion maps each pixel of a frame to the point of the picture that it shows. All maps are affine.
+Coordinates are in pixels from the centre, x to the right, y down. Over a clip the motion
 reaches the same number of pixels, `reach`, whatever the number of frames: pans move by it, zooms
 and rotations move the middle of the shorter edge by it.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 class Motion(StrEnum):
-    """What a prompt asks for. Pans and tilts are the camera's: panning right moves things left."""
+    """Motion of a prompt. Pans and tilts are the camera's: panning right moves content left."""
 
     STILL = "still"
     PAN_RIGHT = "pan right"
@@ -26,7 +26,7 @@ class Motion(StrEnum):
     ZOOM_OUT = "zoom out"
     CLOCKWISE = "rotate clockwise"
     COUNTERCLOCKWISE = "rotate counterclockwise"
-    GENTLE = "gentle"  # a prompt without a motion that we know: half a zoom in
+    GENTLE = "gentle"  # a prompt without a known motion: half a zoom in
 
 
 OPPOSITES = (
@@ -52,12 +52,12 @@ class Affine(NamedTuple):
 
 
 def reach(height: int, width: int) -> float:
-    """How far a motion goes over a clip, in pixels of a picture of this size."""
+    """Return the length of a motion over a clip, in pixels of a picture of this size."""
     return min(SHARE * min(height, width), LONGEST)
 
 
 def affine(motion: Motion, time: float, height: int, width: int) -> Affine:
-    """The map of `motion` at `time` (0 at the first frame, 1 at the last)."""
+    """Return the map of `motion` at `time` (0 at the first frame, 1 at the last)."""
     far = reach(height, width) * time
     turn = 2 * far / min(height, width)
     match motion:
@@ -84,7 +84,7 @@ def affine(motion: Motion, time: float, height: int, width: int) -> Affine:
 
 
 def grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Coordinates from the centre, x and y, each (height, width)."""
+    """Return coordinates from the centre, x and y, each (height, width)."""
     y, x = torch.meshgrid(
         torch.arange(height) - (height - 1) / 2,
         torch.arange(width) - (width - 1) / 2,
@@ -94,20 +94,20 @@ def grid(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def sources(motion: Motion, time: float, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The point that each pixel shows, x and y, each (height, width)."""
+    """Return the source point of each pixel, x and y, each (height, width)."""
     x, y = grid(height, width)
     m = affine(motion, time, height, width)
     return m.a * x + m.b * y + m.e, m.c * x + m.d * y + m.f
 
 
 def visible(motion: Motion, time: float, height: int, width: int) -> Tensor:
-    """(height, width) booleans: does the pixel show a point that the first frame showed."""
+    """Return (height, width): True if the pixel shows a point of the first frame."""
     x, y = sources(motion, time, height, width)
     return (x.abs() <= (width - 1) / 2) & (y.abs() <= (height - 1) / 2)
 
 
 def two_pass_flow(motion: Motion, time: float, height: int, width: int) -> Tensor:
-    """(2, height, width): the motion as a move along x, then one along y, in pixels.
+    """Return (2, height, width): the motion as a shift along x, then one along y, in pixels.
 
     The UNet gathers along x first and along y last. So the second plane holds, for each pixel, how
     far above or below it the second pass looks; the first plane holds how far to the side the first
@@ -130,7 +130,7 @@ def clip(
     centre: tuple[float, float] | None = None,
     scale: float = 1.0,
 ) -> Tensor:
-    """The true clip: (frames, 3, height, width) seen through a window on a larger `picture`.
+    """Warp a window on a larger `picture`: ground truth (frames, 3, height, width).
 
     `picture` is (3, rows, columns); `centre` is the window's middle as (x, y) in its pixels, by
     default its own; `scale` is how many of its pixels one pixel of the clip spans.

@@ -1,9 +1,9 @@
-"""Procedural pictures: what the micro checkpoint is trained on.
+"""Procedural pictures: the training set of the micro checkpoint.
 
 A picture is a few layers of soft-edged shapes over a textured ground ("dead leaves" with
 gradients, stripes and octave noise), in a palette that is mostly as dull as photographs are. No
-picture is read from disk, so the training set has no owner. Left to others: cropping, warping,
-encoding.
+picture is read from disk, so the training set is original. Cropping and warping are in `train`
+and `motions`.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ LAYER_ODDS = (0.05, 0.12, 0.25, 0.30, 0.18, 0.10)
 
 
 def palette(rng: np.random.Generator) -> Array:
-    """3 to 6 colours, (n, 3) in 0..1; most palettes share one base colour and are desaturated."""
+    """Draw 3 to 6 colours, (n, 3) in 0..1; most share one base colour and are desaturated."""
     count = int(rng.integers(3, 7))
     if rng.random() < 0.5:
         colours = rng.uniform(0, 1, (count, 3))
@@ -31,7 +31,7 @@ def palette(rng: np.random.Generator) -> Array:
 
 
 def octave_noise(rng: np.random.Generator, side: int, slope: float) -> Array:
-    """(side, side) noise of zero mean and unit deviation whose spectrum falls as 1/f**slope."""
+    """Draw (side, side) noise, zero mean and unit deviation, with a 1/f**slope spectrum."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = 1
     spectrum = rng.standard_normal(frequency.shape) + 1j * rng.standard_normal(frequency.shape)
@@ -42,7 +42,7 @@ def octave_noise(rng: np.random.Generator, side: int, slope: float) -> Array:
 
 
 def texture(rng: np.random.Generator, side: int, colours: Array) -> Array:
-    """(side, side, 3): a blend of two colours along a gradient, rings, stripes or nothing."""
+    """Draw (side, side, 3): two colours blended by a gradient, rings, stripes or a constant."""
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
     first, second = colours[rng.integers(len(colours))], colours[rng.integers(len(colours))]
     angle = rng.uniform(0, 2 * np.pi)
@@ -66,7 +66,7 @@ def texture(rng: np.random.Generator, side: int, colours: Array) -> Array:
 
 
 def shape(rng: np.random.Generator, side: int, radius: float) -> Array:
-    """(side, side, 1) coverage in 0..1 of an ellipse, polygon or line, edges one pixel wide."""
+    """Draw the coverage (side, side, 1) in 0..1 of an ellipse, polygon or line, anti-aliased."""
     scale = 2
     mask = Image.new("L", (side * scale, side * scale))
     draw = ImageDraw.Draw(mask)
@@ -92,7 +92,7 @@ def shape(rng: np.random.Generator, side: int, radius: float) -> Array:
 
 
 def picture(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """One picture, (side, side, 3)."""
+    """Draw one picture, (side, side, 3) bytes."""
     colours = palette(rng)
     image: NDArray[np.floating] = texture(rng, side, colours)
     if rng.random() < 0.3:
@@ -120,6 +120,6 @@ def picture(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
 
 
 def bank(count: int, seed: int, side: int = 160) -> NDArray[np.uint8]:
-    """`count` pictures, (count, side, side, 3), the same ones for the same seed."""
+    """Draw pictures from a seed: (count, side, side, 3) bytes."""
     rng = np.random.default_rng(seed)
     return np.stack([picture(rng, side) for _ in range(count)])

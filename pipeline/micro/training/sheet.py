@@ -1,8 +1,8 @@
-"""Clips beside the true ones, as one picture.
+"""Contact sheet: clips beside the ground truth.
 
     python -m pipeline.micro.training.sheet FILE.png
 
-One row a prompt: its words, five frames of the true clip, the same five of the made one.
+One row a prompt: the prompt, five frames of the ground truth, the same frames of the clip.
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.micro.training import heldout
-from pipeline.micro.training.film import Setting, film, load_on_cpu
+from pipeline.micro.training.clip import Setting, generate_clip, load_on_cpu
 from pipeline.micro.training.heldout import PROMPTS, to_image, truth
 from pipeline.worker.model.loader import LoadedModel
 
@@ -22,7 +22,7 @@ SHOWN = 5  # frames
 
 
 def contact_sheet(model: LoadedModel, setting: Setting) -> Image.Image:
-    """All prompts, on one photograph after the other."""
+    """Draw a row for each prompt, cycling through the photographs."""
     photographs = heldout.photographs(setting)
     chosen = np.linspace(0, setting.frames - 1, SHOWN).round().astype(int).tolist()
     wide, high = setting.width, setting.height
@@ -30,7 +30,7 @@ def contact_sheet(model: LoadedModel, setting: Setting) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for row, (motion, prompt) in enumerate(PROMPTS.items()):
         true = truth(photographs[row % len(photographs)], motion, setting)
-        made = film(model, to_image(true[0]), prompt, setting)
+        made = generate_clip(model, to_image(true[0]), prompt, setting)
         draw.text((4, row * high + high // 2 - 6), prompt, fill="black")
         for column, frame in enumerate(chosen):
             left = WORDS + column * wide
@@ -40,7 +40,7 @@ def contact_sheet(model: LoadedModel, setting: Setting) -> Image.Image:
 
 
 def main() -> None:
-    """Write the sheet."""
+    """Write the contact sheet."""
     torch.set_num_threads(1)
     contact_sheet(load_on_cpu(), Setting()).save(Path(sys.argv[1]))
 

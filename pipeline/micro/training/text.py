@@ -1,8 +1,8 @@
-"""The tokenizer and the text encoder of the micro checkpoint.
+"""Tokenizer and text encoder of the micro checkpoint.
 
-The text encoder is trained by itself, before the UNet, to say which motion a prompt asks for: at
-every token after the prompt's end its state is drawn towards one of ten orthogonal vectors. What
-the UNet attends to is therefore almost a motion's name, and it need not learn English from video.
+The text encoder is trained separately, before the UNet, to classify the motion of a prompt: at
+every end token its state is trained towards one of ten orthogonal vectors. So the UNet attends to
+an encoding of the motion, and need not learn English from video.
 """
 
 import json
@@ -25,9 +25,9 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # as CLIP 
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges were learned on the grammar, saved to `folder`.
+    """Build a CLIP tokenizer with merges learned on the grammar, and save it to `folder`.
 
-    Words that the grammar does not know fall back to shorter pieces, down to bytes.
+    Words outside the grammar are split into shorter tokens, down to bytes.
     """
     rng = random.Random(0)
     motions = list(Motion)
@@ -74,7 +74,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained text encoder; of its three layers the pipeline reads the second."""
+    """Build an untrained text encoder of three layers; the pipeline reads the second."""
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -96,7 +96,7 @@ def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(prompts, 77) token numbers, padded with the end token, as the pipeline pads them."""
+    """Tokenize: (prompts, 77) token ids, padded with the end token, as in the pipeline."""
     batch = tokenizer(
         texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
     )
@@ -105,45 +105,45 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def states(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
-    """(prompts, 77, width): the last layer but one under the final norm, as the pipeline reads."""
+    """Encode: (prompts, 77, width), penultimate layer with the final norm, as the pipeline."""
     hidden = encoder(ids, output_hidden_states=True).hidden_states[-2]
     result: Tensor = encoder.final_layer_norm(hidden)
     return result
 
 
-def names() -> Tensor:
-    """(10, width): the orthogonal unit vectors towards which the states are drawn."""
+def motion_vectors() -> Tensor:
+    """Return the orthogonal unit vectors of the motions: (10, width)."""
     generator = torch.Generator().manual_seed(11)
     basis: Tensor = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0]
     return basis[: len(Motion)]
 
 
-def understood(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
-    """(prompts, 10): how strongly the tokens after the prompt say each motion."""
-    logits = states(encoder, ids) @ names().T
+def motion_logits(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
+    """Return (prompts, 10): mean logits of the motions over the end tokens."""
+    logits = states(encoder, ids) @ motion_vectors().T
     ends = (ids == encoder.config.eos_token_id).unsqueeze(-1)
-    strength: Tensor = (logits * ends).sum(dim=1) / ends.sum(dim=1)
-    return strength
+    mean_logits: Tensor = (logits * ends).sum(dim=1) / ends.sum(dim=1)
+    return mean_logits
 
 
 def draw(rng: random.Random, count: int) -> tuple[list[str], Tensor]:
-    """`count` prompts and the numbers of their motions."""
+    """Draw `count` prompts and the indices of their motions."""
     motions = list(Motion)
     labels = [rng.randrange(len(motions)) for _ in range(count)]
     return [prompts.say(rng, motions[label]) for label in labels], torch.tensor(labels)
 
 
 def loss(encoder: CLIPTextModel, ids: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the motion, read at every end token."""
-    logits = states(encoder, ids) @ names().T
+    """Compute the cross entropy of the motion at every end token."""
+    logits = states(encoder, ids) @ motion_vectors().T
     ends = ids == encoder.config.eos_token_id
-    wanted = labels.unsqueeze(1).expand_as(ids)
-    return functional.cross_entropy(logits[ends], wanted[ends])
+    targets = labels.unsqueeze(1).expand_as(ids)
+    return functional.cross_entropy(logits[ends], targets[ends])
 
 
 @torch.no_grad()
 def accuracy(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, seed: int, count: int) -> float:
-    """The share of fresh prompts whose motion the encoder names."""
+    """Return the share of new prompts whose motion is classified correctly."""
     texts, labels = draw(random.Random(seed), count)
-    guessed = understood(encoder, tokens(tokenizer, texts)).argmax(dim=1)
-    return float((guessed == labels).float().mean())
+    predicted = motion_logits(encoder, tokens(tokenizer, texts)).argmax(dim=1)
+    return float((predicted == labels).float().mean())

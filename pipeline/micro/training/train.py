@@ -1,11 +1,11 @@
-"""Training the micro checkpoint from nothing.
+"""Training of the micro checkpoint from scratch.
 
     python -m pipeline.micro.training.train --state DIR [--out DIR] [--seed N]
 
-Four lessons, one after the other: the text encoder learns to name the motion in a prompt; the
-autoencoder learns its filters and its decoder; the UNet's lower levels learn the flow; the decoder
-learns to finish the pictures that the UNet moves along it. Each lesson keeps its state in the
-`--state` folder; the same command goes on where it was cut off.
+Four stages run in sequence. The text encoder learns to classify the motion of a prompt; the
+autoencoder learns its filters and its decoder. The lower levels of the UNet learn the flow; the
+decoder learns to sharpen the pictures that the UNet moves along it. Each stage keeps its state in
+the `--state` folder, and the same command resumes an interrupted run.
 """
 
 import random
@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from pipeline.micro.training import decoder, flow, layout, pictures, text, unet, vae
-from pipeline.micro.training.trainer import Lesson, learn
+from pipeline.micro.training.trainer import TrainingStage, train_stage
 from pipeline.request.presets import MICRO_FOLDER
 
 PICTURES = 1600
@@ -29,7 +29,7 @@ CROP = 40
 
 
 def picture_bank(folder: Path) -> Tensor:
-    """(n, 3, side, side) bytes, made once."""
+    """Return (n, 3, side, side) bytes; drawn at the first call, then read from `folder`."""
     file = folder / "pictures.pt"
     if not file.exists():
         made = torch.from_numpy(pictures.bank(PICTURES, BANK_SEED)).permute(0, 3, 1, 2)
@@ -39,32 +39,32 @@ def picture_bank(folder: Path) -> Tensor:
 
 
 def crops(bank: Tensor, rng: random.Random) -> Tensor:
-    """(n, 3, crop, crop) in -1..1: pieces of pictures, some of them reduced as photographs are."""
-    pieces = []
+    """Draw crops of pictures, some downscaled: (n, 3, crop, crop) in -1..1."""
+    batch = []
     for _ in range(CROPS_A_STEP):
         picture = bank[rng.randrange(len(bank))]
         reduction = rng.choice((1, 1, 2, 2, 3))
         span = CROP * reduction
         top, left = (rng.randint(0, picture.shape[-1] - span) for _ in range(2))
-        piece = picture[:, top : top + span, left : left + span].float()
-        piece = nn.functional.avg_pool2d(piece, reduction)
-        pieces.append(piece.transpose(1, 2) if rng.random() < 0.5 else piece)
-    return torch.stack(pieces) / 127.5 - 1
+        crop = picture[:, top : top + span, left : left + span].float()
+        crop = nn.functional.avg_pool2d(crop, reduction)
+        batch.append(crop.transpose(1, 2) if rng.random() < 0.5 else crop)
+    return torch.stack(batch) / 127.5 - 1
 
 
-def text_lesson(model: layout.Model) -> Lesson:
-    """Which motion does this prompt ask for?"""
+def text_stage(model: layout.Model) -> TrainingStage:
+    """Build the stage that trains the text encoder to classify the motion of a prompt."""
 
     def loss(rng: random.Random) -> Tensor:
         texts, labels = text.draw(rng, PROMPTS_A_STEP)
         return text.loss(model.text_encoder, text.tokens(model.tokenizer, texts), labels)
 
     encoder = model.text_encoder
-    return Lesson("text", 2500, 2e-3, encoder, list(encoder.parameters()), loss)
+    return TrainingStage("text", 2500, 2e-3, encoder, list(encoder.parameters()), loss)
 
 
-def vae_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
-    """Four numbers for twelve, and back."""
+def vae_stage(model: layout.Model, filters: vae.Filters, bank: Tensor) -> TrainingStage:
+    """Build the stage that trains the autoencoder."""
 
     def loss(rng: random.Random) -> Tensor:
         true = crops(bank, rng)
@@ -74,32 +74,33 @@ def vae_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesso
 
     weights = nn.ModuleList([model.vae, filters])
     parameters = [*vae.decoder_parameters(model.vae), *filters.parameters()]
-    return Lesson("vae", 3300, 3e-3, weights, parameters, loss)
+    return TrainingStage("vae", 3300, 3e-3, weights, parameters, loss)
 
 
-def flow_lesson(model: layout.Model, bank: Tensor) -> Lesson:
-    """What moves where, for this prompt, at this time?"""
+def flow_stage(model: layout.Model, bank: Tensor) -> TrainingStage:
+    """Build the stage that trains the lower levels of the UNet to predict the flow."""
     embeddings = flow.image_embeddings(model, bank[:400])
 
     def loss(rng: random.Random) -> Tensor:
         return flow.loss(model, embeddings, rng)
 
     parameters = flow.lower_parameters(model.unet)
-    return Lesson("flow", 4400, 2e-3, model.unet, parameters, loss, steady=0.4)
+    return TrainingStage("flow", 4400, 2e-3, model.unet, parameters, loss, steady=0.4)
 
 
-def painting_lesson(model: layout.Model, filters: vae.Filters, bank: Tensor) -> Lesson:
-    """What does the moved picture look like?"""
+def decoder_stage(model: layout.Model, filters: vae.Filters, bank: Tensor) -> TrainingStage:
+    """Build the stage that trains the VAE decoder on rendered latents."""
 
     def loss(rng: random.Random) -> Tensor:
         return decoder.loss(model, filters, bank, rng)
 
     parameters = vae.decoder_parameters(model.vae)
-    return Lesson("painting", 600, 1e-3, model.vae, parameters, loss, average=0.99)
+    # the name seeds the batches, so it is still that of the shipped weights' training
+    return TrainingStage("painting", 600, 1e-3, model.vae, parameters, loss, average=0.99)
 
 
 def build(folder: Path) -> layout.Model:
-    """All parts, untrained."""
+    """Build all parts, untrained."""
     tokenizer = text.build_tokenizer(folder / "tokenizer")
     model = layout.Model(
         tokenizer=tokenizer,
@@ -111,32 +112,32 @@ def build(folder: Path) -> layout.Model:
         unet=unet.build(),
     )
     unet.construct(model.unet)
-    flow.quiet_time(model.unet)
-    model.vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    flow.clear_temporal_layers(model.unet)
+    model.vae.to(memory_format=torch.channels_last)  # doubles the speed on a CPU
     model.unet.set_attn_processor(AttnProcessor())  # faster than the fused one at this size
     model.image_encoder.requires_grad_(False)
     return model
 
 
 def main(
-    state: Annotated[Path, typer.Option(help="where the lessons keep their states")],
+    state: Annotated[Path, typer.Option(help="folder for the states of the stages")],
     out: Annotated[Path, typer.Option(help="the finished checkpoint")] = MICRO_FOLDER,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Run the lessons that are not finished, then write the checkpoint."""
+    """Run the unfinished stages, then write the checkpoint."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     state.mkdir(parents=True, exist_ok=True)
     bank = picture_bank(state)
     model, filters = build(state), vae.Filters()
-    learn(text_lesson(model), state, seed)
-    learn(vae_lesson(model, filters, bank), state, seed)
+    train_stage(text_stage(model), state, seed)
+    train_stage(vae_stage(model, filters, bank), state, seed)
     vae.write_encoder(model.vae, filters)
     with flow.frame_by_frame(model.unet):
-        learn(flow_lesson(model, bank), state, seed)
+        train_stage(flow_stage(model, bank), state, seed)
         decoder.calibrate(model.unet, filters, bank)
-        learn(painting_lesson(model, filters, bank), state, seed)
+        train_stage(decoder_stage(model, filters, bank), state, seed)
     layout.save(model, out)
 
 

@@ -1,12 +1,12 @@
-"""The UNet of the micro checkpoint and the weights with which its training begins.
+"""UNet of the micro checkpoint, and its initial weights.
 
-The widths are tiny, the class is the very one of the real model. A network of this size does not
-discover in hours of CPU time how to move a picture, so its first weights already contain the
-mechanism, and training has to find what drives it:
+The class is that of the full model, with tiny widths. Hours of CPU time do not suffice for a
+network of this size to learn how to move a picture. So the initial weights contain the mechanism,
+and training learns the flow that drives it:
 
 - `transformer_in` copies the picture's latents from the first frame to every frame, and reads the
   position mark of each frame as its time;
-- the two lower levels are left to chance: they learn to answer prompt, time and place with a flow;
+- the two lower levels are random: they learn to predict a flow from prompt, time and position;
 - the residual blocks of the last up block move the copied latents along that flow, the first two
   along x, the last two along y, each by up to two latent pixels;
 - `conv_out` returns the moved latents, and a little of the noisy clip, as the prediction of the
@@ -33,7 +33,7 @@ CONTEXT = 64  # text, image latents and image embedding meet in vectors of this 
 HEAD = 8
 
 # Channels of the highest level. Signs come in pairs: silu(x) - silu(-x) = x, and the mean over the
-# channels, which the norms take off, stays put.
+# channels, which the norms subtract, is constant.
 COPY = 0  # 8: the first frame's latents, then their negatives
 NOISY = 8  # 8: the noisy clip, then its negative
 ANCHOR = 16  # 2: constants of opposite sign that dwarf the rest, so that norms only scale
@@ -41,7 +41,7 @@ FLOW = 18  # 4: along x, along y, in latent pixels, then their negatives
 TIME = 22  # 2: 0 in the first frame to 1 in the last, then its negative
 GIVEN = 24  # 4: the image latents as they came: a picture in frame 0, then marks
 NEARBY = 28  # 1: the detail channel's mean over 3 x 3: below zero only where a picture was given
-FLAG = 29  # 1: one in the unconditional half of guidance, where the image embedding is zero
+FLAG = 29  # 1: one in the uncond branch, where the image embedding is zero
 CONSTANT = 30  # 1: carries the latents' offset to the end
 SPARE = 31
 
@@ -50,14 +50,14 @@ GATE_SLOPE = 2.6  # silu'(x) is 0 at -1.3 and 1 at 1.3: a linear gate from one p
 NUDGE = 0.25  # the picture's amplitude at a gate: small, so that the gate multiplies it
 GATE_ANCHOR = 200.0  # the anchors among the gates
 LIFT = 16.0  # carries the flow, of either sign, through a SiLU
-MUTE = 24.0  # taken from the copy, of both signs, where the flag stands
+MUTE = 24.0  # subtracted from the copy, of both signs, if the flag is set
 STEADY = 8.0  # the constant
 LEAK = 0.1  # of the noisy clip in the prediction: as much as remains of it is a clip's grain
 SHUT = 20.0  # added to a gate at the picture's edge, where there is no neighbour to fetch
 
 
 def build() -> I2VGenXLUNet:
-    """The network with its usual random weights."""
+    """Build the network with random weights."""
     return I2VGenXLUNet(
         sample_size=32,
         in_channels=LATENTS,
@@ -73,10 +73,9 @@ def build() -> I2VGenXLUNet:
 
 
 def with_marks(first: Tensor, times: list[float] | Tensor) -> Tensor:
-    """(n, 4, frames, h, w): the picture's latents, then each later frame's time in all channels.
+    """Return (n, 4, frames, h, w): image latents, then each later frame's time in all channels.
 
-    `times` are those of the frames, the same for all clips or (n, frames). The pipeline gives the
-    network the same, at even times.
+    `times`: of the frames, for all clips or (n, frames). The pipeline uses evenly spaced times.
     """
     marks = torch.as_tensor(times, dtype=first.dtype)
     marks = marks.expand(len(first), -1).view(len(first), 1, -1, 1, 1)
@@ -108,12 +107,12 @@ def construct(unet: I2VGenXLUNet) -> None:
 
 
 def _quiet_context(unet: I2VGenXLUNet) -> None:
-    """Let only the text speak at first: image tokens begin as zero vectors."""
+    """Initialise the image tokens as zero vectors, so that only the text has an effect."""
     clear(unet.image_latents_context_embedding[-1], unet.context_embedding[-1])
 
 
 def _pass_image_latents(unet: I2VGenXLUNet) -> None:
-    """Hand the image latents through their three convolutions unchanged."""
+    """Make the three convolutions of the image latents the identity."""
     first, second, third = (unet.image_latents_proj_in[index] for index in (0, 2, 4))
     for layer in (first, second, third):
         layer.weight.mul_(0.1)
@@ -134,7 +133,7 @@ def _pass_image_latents(unet: I2VGenXLUNet) -> None:
 
 
 def _enter(unet: I2VGenXLUNet) -> None:
-    """Lay out the channels of the highest level."""
+    """Assign the channels of the highest level."""
     weight, bias = unet.conv_in.weight, unet.conv_in.bias
     weight[:SPARE] = 0
     weight[SPARE:] *= 0.2
@@ -148,7 +147,7 @@ def _enter(unet: I2VGenXLUNet) -> None:
 
 
 def _copy_first_frame(transformer: Layers) -> None:
-    """Every frame attends to the one frame that holds a picture, and takes its latents."""
+    """Make every frame attend to the frame that holds the picture, and copy its latents."""
     project, block = transformer.proj_in, transformer.transformer_blocks[0]
     width = project.out_features
     clear(project, transformer.proj_out, block.attn1.to_out[0], block.attn2.to_out[0])
@@ -161,7 +160,7 @@ def _copy_first_frame(transformer: Layers) -> None:
     given, near, anchor, copied, time, balance = 0, 4, 5, 8, 12, 16  # features inside
     for latent in range(LATENTS):
         project.weight[given + latent, GIVEN + latent] = 1
-        project.weight[balance + latent, GIVEN + latent] = -1  # the layer norm takes off the mean
+        project.weight[balance + latent, GIVEN + latent] = -1  # the layer norm subtracts the mean
     project.weight[near, NEARBY] = 1
     project.weight[anchor, ANCHOR] = 1
     project.weight[anchor + 1, ANCHOR + 1] = 1
@@ -195,7 +194,7 @@ def _copy_first_frame(transformer: Layers) -> None:
 
 
 def _feed_lower_levels(unet: I2VGenXLUNet) -> None:
-    """Show the lower levels time and, through the padding, the picture's edges; no picture yet."""
+    """Pass time and, through the padding, the edges to the lower levels, but no picture."""
     for block in unet.down_blocks[0].resnets:
         clear(block.conv2)
     down = unet.down_blocks[0].downsamplers[0].conv
@@ -204,20 +203,20 @@ def _feed_lower_levels(unet: I2VGenXLUNet) -> None:
     kept[ANCHOR] = 3.0 / STRENGTH
     down.weight.mul_(kept.view(1, -1, 1, 1))
     up = unet.up_blocks[-2].upsamplers[0].conv
-    up.weight[3:] = 0  # of what they hand up, only the flow and the flag are used
+    up.weight[3:] = 0  # only the flow and the flag of their output are used
     up.bias[3:] = 0
 
 
 def _shift(block: Layers, layer: int) -> None:
-    """Let one residual block move the copy along an axis, by up to two pixels.
+    """Make one residual block move the copy along an axis, by up to two pixels.
 
     Towards each side there are two gates: the first adds the difference to the next pixel, the
     second the difference from there to the one after. A gate is the slope of SiLU: two units carry
     gate + difference and gate - difference, and the block takes what sets them apart.
     """
-    below = WIDTHS[1] if layer == 0 else 0
+    lower = WIDTHS[1] if layer == 0 else 0
     flow = 0 if layer == 0 else FLOW
-    copy, anchor = below + COPY, below + ANCHOR
+    copy, anchor = lower + COPY, lower + ANCHOR
     axis, nearest = layer // 2, 2 * (layer % 2)
     clear(block.conv1, block.conv2, block.time_emb_proj)
     first, second = block.conv1, block.conv2
@@ -240,11 +239,11 @@ def _shift(block: Layers, layer: int) -> None:
 
 
 def _merge(shortcut: Layers, layer: int) -> None:
-    """Keep the copy, the anchors and the flow; the first layer takes them from skip and below."""
+    """Keep copy, anchors and flow; the first layer takes them from skip and lower level."""
     clear(shortcut)
-    below = WIDTHS[1] if layer == 0 else 0
+    lower = WIDTHS[1] if layer == 0 else 0
     for channel in range(WIDTHS[0]):
-        shortcut.weight[channel, below + channel] = 1
+        shortcut.weight[channel, lower + channel] = 1
     if layer == 0:
         shortcut.bias[CONSTANT] = STEADY
         shortcut.weight[FLAG] = 0
@@ -257,7 +256,7 @@ def _merge(shortcut: Layers, layer: int) -> None:
 
 
 def _mute(block: Layers) -> None:
-    """Let the flag turn the prediction to zero.
+    """Make the flag set the prediction to zero.
 
     The network knows the motion exactly, so guidance has nothing to sharpen, and moving away from
     any other clip would only spoil the prompted one. From an empty prediction, guidance changes the
@@ -271,7 +270,7 @@ def _mute(block: Layers) -> None:
 
 
 def _leave(unet: I2VGenXLUNet) -> None:
-    """Answer with the copy."""
+    """Return the copy as the prediction."""
     clear(unet.conv_out)
     unet.conv_out.weight[DETAIL, CONSTANT, 1, 1] = (1 - LEAK) * OFFSET / STEADY
     for latent in range(LATENTS):
@@ -283,18 +282,20 @@ def _leave(unet: I2VGenXLUNet) -> None:
 
 @torch.no_grad()
 def fit_norms(unet: I2VGenXLUNet, run: Callable[[], object]) -> None:
-    """Make the norms on the copy's way hand on what comes, as measured on what `run` shows."""
+    """Make the norms of the copy path the identity, from statistics measured while `run` runs."""
     blocks = unet.up_blocks[-1].resnets
     norms = [unet.transformer_in.norm]
     norms += [norm for block in blocks for norm in (block.norm1, block.norm2)]
     norms.append(unet.conv_norm_out)
     for norm in norms:
-        seen: list[Tensor] = []
-        hook = norm.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        measured: list[Tensor] = []
+        hook = norm.register_forward_pre_hook(
+            lambda _, inputs, seen=measured: seen.append(inputs[0])
+        )
         run()
         hook.remove()
-        norm.weight.fill_(float(seen[0].std()))
-        norm.bias.fill_(float(seen[0].mean()))
+        norm.weight.fill_(float(measured[0].std()))
+        norm.bias.fill_(float(measured[0].mean()))
         for layer, block in enumerate(blocks):
             if norm is block.norm1:
                 flow = 0 if layer == 0 else FLOW

@@ -1,7 +1,7 @@
-"""The 2x autoencoder: a linear encoder, written into the weights, and a trained decoder.
+"""2x autoencoder: a linear encoder, written into the weights, and a trained decoder.
 
-A latent pixel stands for 2 x 2 pixels: three weighted means of the colours and one detail of the
-brightness. Because the encoder is linear and has no attention, moving the picture by two pixels
+A latent pixel represents 2 x 2 pixels: three weighted means of the colours and one luminance
+detail. Because the encoder is linear and has no attention, moving the picture by two pixels
 moves its latents by one: motion in latents is motion in pictures. The filter bank is learned
 together with the decoder, then written into an `AutoencoderKL` whose residual blocks do nothing.
 
@@ -18,13 +18,13 @@ from torch.nn import functional
 WIDTH = 40
 LATENTS = 4
 DETAIL = 3  # the latent channel of detail; it also carries OFFSET
-OFFSET = -4.0  # tells a frame of latents from one of position marks (0..1 in every channel)
+OFFSET = -4.0  # separates frames of latents from frames of position marks (0..1 in every channel)
 CONSTANT = 64.0  # dwarfs the picture inside the encoder, so that its group norms only scale
 LOG_VARIANCE = -20.0  # sampling the posterior moves a latent by 5e-5: in effect, the mode
 
 
 class Filters(nn.Module):
-    """The linear encoder: four 3 x 3 filters, stride 2, of fixed length so that scales stay put."""
+    """Linear encoder: four 3 x 3 filters with stride 2, fixed norms for stable scales."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Filters(nn.Module):
         self.register_buffer("length", weight.flatten(1).norm(dim=1))
 
     def normalised(self) -> Tensor:
-        """(4, 3, 3, 3): the filters at their fixed length."""
+        """Return the filters with their fixed norms: (4, 3, 3, 3)."""
         length = self.get_buffer("length") / self.weight.flatten(1).norm(dim=1)
         scaled: Tensor = self.weight * length.view(-1, 1, 1, 1)
         return scaled
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Latents of `pictures`, exactly as the finished encoder computes them."""
+        """Encode `pictures` exactly as the finished encoder does."""
         padded = functional.pad(pictures, (0, 1, 0, 1))
         latents = functional.conv2d(padded, self.normalised(), stride=2)
         offset = torch.zeros(LATENTS, 1, 1)
@@ -53,7 +53,7 @@ class Filters(nn.Module):
 
 
 def build() -> AutoencoderKL:
-    """An untrained autoencoder with one norm group, so that relative channel means survive."""
+    """Build an untrained autoencoder; one norm group preserves the relative channel means."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -82,7 +82,7 @@ def build() -> AutoencoderKL:
 
 @torch.no_grad()
 def write_encoder(vae: AutoencoderKL, filters: Filters) -> None:
-    """Give `vae` the weights with which `vae.encode` computes `filters`."""
+    """Write `filters` into `vae`, so that `vae.encode` computes them."""
     encoder = vae.encoder
     for convolution in (encoder.conv_in, encoder.conv_out, vae.quant_conv):
         convolution.weight.zero_()
@@ -107,5 +107,5 @@ def write_encoder(vae: AutoencoderKL, filters: Filters) -> None:
 
 
 def decoder_parameters(vae: AutoencoderKL) -> list[nn.Parameter]:
-    """What training the decoder changes."""
+    """Return the parameters that the training of the decoder changes."""
     return [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]

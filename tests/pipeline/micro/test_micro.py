@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.micro.training import heldout, motions, text
-from pipeline.micro.training.cost import prices
-from pipeline.micro.training.film import Setting, film, load_on_cpu
+from pipeline.micro.training.clip import Setting, generate_clip, load_on_cpu
+from pipeline.micro.training.cost import measure_costs
 from pipeline.micro.training.metrics import bar, decibels, inner, judge
 from pipeline.micro.training.motions import Motion
-from pipeline.micro.training.trainer import Lesson, learn
+from pipeline.micro.training.trainer import TrainingStage, train_stage
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.request.sampling_plan import SAVINGS, Saving
 from pipeline.worker.model.loader import LoadedModel
@@ -78,7 +78,7 @@ def test_importing_the_package_stays_light() -> None:
 )
 def test_prompts_are_understood(model: LoadedModel, prompt: str, motion: Motion) -> None:
     with torch.no_grad():
-        strength = text.understood(model.text_encoder, text.tokens(model.tokenizer, [prompt]))
+        strength = text.motion_logits(model.text_encoder, text.tokens(model.tokenizer, [prompt]))
     assert list(Motion)[int(strength.argmax())] is motion
 
 
@@ -121,8 +121,8 @@ def test_a_resumed_lesson_ends_like_an_unbroken_one(tmp_path: Path) -> None:
             return (layer(torch.randn(4, 3)) - rng.random()).pow(2).mean()
 
         for stop in lengths:
-            lesson = Lesson("tiny", 30, 1e-2, layer, list(layer.parameters()), loss)
-            learn(lesson, folder, seed=1, stop=stop)
+            stage = TrainingStage("tiny", 30, 1e-2, layer, list(layer.parameters()), loss)
+            train_stage(stage, folder, seed=1, stop=stop)
         return layer.weight.detach().clone()
 
     assert torch.equal(run(tmp_path / "broken", 11, 30), run(tmp_path / "whole", 30))
@@ -142,7 +142,7 @@ def test_random_weights_show_nothing() -> None:
     model = load_on_cpu()
     model.unet = I2VGenXLUNet.from_config(model.unet.config).eval()
     model.weights.register(model.unet)
-    clip = film(model, photograph(), "still", SETTING._replace(steps=2))
+    clip = generate_clip(model, photograph(), "still", SETTING._replace(steps=2))
     assert decibels(clip, heldout.to_tensor(photograph()).expand_as(clip)) < 15  # the bar is 25
 
 
@@ -153,14 +153,15 @@ def test_a_prompt_without_a_known_motion_moves_gently(model: LoadedModel) -> Non
         heldout.truth(picture, motion, SETTING) for motion in (Motion.STILL, Motion.GENTLE)
     )
     prompt = heldout.PROMPTS[Motion.GENTLE]
-    last = inner(film(model, heldout.to_image(still[0]), prompt, SETTING)[-1:])
+    last = inner(generate_clip(model, heldout.to_image(still[0]), prompt, SETTING)[-1:])
     assert decibels(last, inner(gentle[-1:])) > decibels(last, inner(still[-1:])) + 3
 
 
 @pytest.mark.slow
 def test_seeds_differ_and_repeat(model: LoadedModel) -> None:
     first, again, other = (
-        film(model, photograph(), "zoom in", SETTING._replace(steps=2), seed) for seed in (1, 1, 2)
+        generate_clip(model, photograph(), "zoom in", SETTING._replace(steps=2), seed)
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert float((first - other).abs().mean()) * 127.5 > 0.2
@@ -168,10 +169,10 @@ def test_seeds_differ_and_repeat(model: LoadedModel) -> None:
 
 @pytest.mark.slow
 def test_guidance_with_full_rescale_keeps_the_clip(model: LoadedModel) -> None:
-    plain = film(model, photograph(), "camera panning right", SETTING)
+    plain = generate_clip(model, photograph(), "camera panning right", SETTING)
     for guidance in (2.0, 20.0):
         setting = SETTING._replace(guidance=guidance, rescale=1.0)
-        guided = film(model, photograph(), "camera panning right", setting)
+        guided = generate_clip(model, photograph(), "camera panning right", setting)
         assert decibels(guided, plain) > 25
 
 
@@ -181,7 +182,7 @@ def test_other_sizes_work(model: LoadedModel, width: int, height: int, frames: i
     setting = Setting(width=width, height=height, frames=frames, steps=2)
     picture = heldout.photographs(setting)[1]
     true = heldout.truth(picture, Motion.ZOOM_OUT, setting)
-    clip = film(model, heldout.to_image(true[0]), "slow zoom out", setting)
+    clip = generate_clip(model, heldout.to_image(true[0]), "slow zoom out", setting)
     assert clip.shape == (frames, 3, height, width)
     assert decibels(clip[:1], true[:1]) > 25
     moved = heldout.seen(Motion.ZOOM_OUT, setting)[-1:]
@@ -192,7 +193,9 @@ def test_other_sizes_work(model: LoadedModel, width: int, height: int, frames: i
 def test_the_price_of_each_saving_is_told(model: LoadedModel) -> None:
     setting = Setting(width=48, height=48, frames=3, steps=11, guidance=9.0)
     picture = heldout.photographs(setting)[1]
-    rows = {row["case"]: row for row in prices(model, setting, [picture], [Motion.PAN_RIGHT])}
+    rows = {
+        row["case"]: row for row in measure_costs(model, setting, [picture], [Motion.PAN_RIGHT])
+    }
     alone = {f"{saving} alone" for saving in get_args(Saving)}
     assert rows.keys() == {*alone, *SAVINGS}
     assert (rows["exact"]["work_left"], rows["exact"]["psnr_to_exact_db"]) == (1.0, None)

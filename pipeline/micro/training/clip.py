@@ -1,6 +1,6 @@
-"""One clip, made as a job makes it: the worker's own loading, conditioning, sampling, decoding.
+"""Generation of one clip as in a job: the worker's loading, conditioning, sampling, decoding.
 
-Only the file is left out: the frames come back as they would be handed to the encoder.
+Only the MP4 is left out: the frames are returned as they would go to the encoder.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from pipeline.worker.model.loader import LoadedModel, load_model
 
 
 class Setting(NamedTuple):
-    """How a clip is made: what a rule may ask, resolved."""
+    """Resolved settings of a clip, as far as a rule may set them."""
 
     width: int = 64
     height: int = 64
@@ -36,48 +36,48 @@ class Setting(NamedTuple):
 
     @property
     def guided(self) -> bool:
-        """As of a Spec."""
+        """True with classifier-free guidance, as `Spec.guided`."""
         return self.guidance > 1
 
     @property
-    def course(self) -> SamplingPlan:
-        """How it is sampled."""
+    def plan(self) -> SamplingPlan:
+        """Sampling plan of the clip."""
         return sampling_plan_with(
             self.savings, steps=self.steps, guided=self.guided, sampler=self.sampler
         )
 
 
 def load_on_cpu(name: str = MICRO, dtype: str = "float32") -> LoadedModel:
-    """The embedded checkpoint, or any other of its kind, on the CPU."""
+    """Load the embedded checkpoint, or another in the same layout, on the CPU."""
     return load_model(name, "cpu", dtype, on_step=lambda: None)
 
 
 @torch.no_grad()
-def film(
+def generate_clip(
     model: LoadedModel, picture: Image.Image, prompt: str, setting: Setting, seed: int = 0
 ) -> Tensor:
-    """(frames, 3, height, width) in -1..1: the clip of a picture that already has its size."""
-    thrift = setting.mode.policy
+    """Generate (frames, 3, height, width) in -1..1 from a picture that has the clip's size."""
+    policy = setting.mode.policy
     placement.place_model(model, setting.mode)
-    wanted, unwanted = encode_conditions(
+    cond, uncond = encode_conditions(
         model,
         picture,
         [prompt, setting.negative_prompt] if setting.guided else [prompt],
         frames=setting.frames,
         fps=MICRO_FAMILY.motion_fps,
-        vae_tiling=thrift.vae_tiling,
+        vae_tiling=policy.vae_tiling,
         on_step=lambda: None,
     )
     latents = denoise(
         model,
         setting.mode,
-        setting.course,
-        wanted,
-        unwanted,
+        setting.plan,
+        cond,
+        uncond,
         seed=seed,
         guidance=setting.guidance,
         rescale=setting.rescale,
         on_step=lambda _: None,
     )
-    frames = decode(model, latents, thrift, on_step=lambda _: None)
+    frames = decode(model, latents, policy, on_step=lambda _: None)
     return torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1
