@@ -5,14 +5,13 @@
     python -m tests.gpu.run speed [--presets standard,draft] [--rounds 3] [--seconds 200]
     python -m tests.gpu.run service [--presets standard,draft] [--clips 6]
 
-`modes`: every preset in every mode. `cards`: every preset on cards of so many GB, for which a part
-of this one stands in: the mode chosen, its peak, whether the clip was made smaller. `speed`: the
-library's way beside ours at all speeds, and the floor, in under eight minutes. `service`: a real
-daemon, how soon its workers are at work and how long the device waits between whole clips. Time and
-memory do not depend on what the weights are, so no checkpoint is needed. Prints a table and writes
-it, with its JSON, to tests/gpu/results/. In `modes` and `cards` three steps are scaled to the
-preset's number.
-With `--device cpu --model micro` the same code can be tried without a GPU.
+`modes`: every preset in every memory mode. `cards`: every preset with the memory limited to some
+GB: the chosen mode, its peak, and whether the clip was degraded. `speed`: diffusers and i2vd at all
+speeds, and the floor, in under eight minutes. `service`: a real daemon: start-up time of its
+workers, and idle time of the device between clips. Time and memory do not depend on the weights, so
+no checkpoint is needed. Prints a table and writes it, with its JSON, to tests/gpu/results/. In
+`modes` and `cards` three steps are scaled to the preset's number.
+With `--device cpu --model micro` the same code runs without a GPU.
 """
 
 import argparse
@@ -59,13 +58,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """A model on a device, and what is known of it."""
+    """A model on a device, and its dimensions."""
 
     model: LoadedModel
     family: Family
-    anatomy: ModelDimensions
+    dimensions: ModelDimensions
     steps: int | None
-    """Instead of the preset's."""
+    """Replaces the number of the preset."""
 
     @property
     def dtype(self) -> str:
@@ -77,38 +76,40 @@ class Bench:
 
 
 def main() -> None:
-    asked = _arguments()
-    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+    options = _parse_arguments()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("no CUDA device here: this measures the full model on a GPU, and nothing else")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as the worker does
     torch.set_grad_enabled(False)
-    presets = (asked.presets or _PRESETS[asked.what]).split(",")
-    found = _rows(asked, presets)
-    name = torch.cuda.get_device_name() if asked.device.startswith("cuda") else "CPU"
+    presets = (options.presets or _PRESETS[options.what]).split(",")
+    found = _rows(options, presets)
+    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     title = f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}, {date.today()}"
     command = f"python -m tests.gpu.run {' '.join(sys.argv[1:])}"
     rows: list[Row] = []
     for row in found:
         rows.append(row)
         print("  ".join(f"{value!s:>12}" for value in row.values()), flush=True)
-        report(asked.what, rows, title, command, asked.results)
+        report(options.what, rows, title, command, options.results)
 
 
-def _rows(asked: argparse.Namespace, presets: list[str]) -> Iterator[Row]:
-    match asked.what:
+def _rows(options: argparse.Namespace, presets: list[str]) -> Iterator[Row]:
+    match options.what:
         case "service":
-            model = None if asked.model == "full" else asked.model
-            return service.rows(model, asked.device, presets, asked.clips)
+            model = None if options.model == "full" else options.model
+            return service.rows(model, options.device, presets, options.clips)
         case "speed":
-            return speeds(_bench(asked), presets, asked)
+            return speeds(_bench(options), presets, options)
         case "modes":
-            return modes(_bench(asked), presets, [Mode(name) for name in asked.modes.split(",")])
+            return modes(
+                _bench(options), presets, [Mode(name) for name in options.modes.split(",")]
+            )
         case _:
-            sizes = [float(size) for size in asked.cards.split(",")]
-            return cards(_bench(asked), presets, sizes)
+            sizes = [float(size) for size in options.cards.split(",")]
+            return cards(_bench(options), presets, sizes)
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=[*_PRESETS])
     parser.add_argument("--presets", help="names with commas")
@@ -116,7 +117,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cards", default="4,6,8,12,16,24", help="sizes in GB")
     parser.add_argument("--steps", type=int, help="default: 3, for speed the preset's")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=200, help="after which none begins")
+    parser.add_argument("--seconds", type=float, default=200, help="no round starts after it")
     parser.add_argument("--clips", type=int, default=6, help="of each preset, for service")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--device", default="cuda")
@@ -124,39 +125,39 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _bench(asked: argparse.Namespace) -> Bench:
-    steps = asked.steps or (None if asked.what == "speed" else 3)
-    if asked.model == MICRO:
-        kind = "float16" if asked.device.startswith("cuda") else "float32"
-        model = load_model(MICRO, asked.device, kind, copy=True, on_step=lambda: None)
+def _bench(options: argparse.Namespace) -> Bench:
+    steps = options.steps or (None if options.what == "speed" else 3)
+    if options.model == MICRO:
+        kind = "float16" if options.device.startswith("cuda") else "float32"
+        model = load_model(MICRO, options.device, kind, copy=True, on_step=lambda: None)
         return Bench(model, MICRO_FAMILY, dimensions_of(MICRO), steps)
-    model = published(asked.device, torch.float16, noise)
+    model = published(options.device, torch.float16, noise)
     fused_ops.self_test(model.device, model.dtype)
     return Bench(model, I2VGEN_XL, PUBLISHED, steps)
 
 
-def speeds(bench: Bench, presets: list[str], asked: argparse.Namespace) -> Iterator[Row]:
-    """Every preset, the library's way beside ours."""
+def speeds(bench: Bench, presets: list[str], options: argparse.Namespace) -> Iterator[Row]:
+    """Measure every preset, diffusers against i2vd."""
     for name in presets:
-        for row in speed.rows(bench.model, _spec(bench, name), asked.rounds, asked.seconds):
+        for row in speed.rows(bench.model, _spec(bench, name), options.rounds, options.seconds):
             yield {"preset": name, **row}
 
 
-def modes(bench: Bench, presets: list[str], wanted: list[Mode]) -> Iterator[Row]:
-    """Every preset in every mode, on the whole card."""
+def modes(bench: Bench, presets: list[str], tested: list[Mode]) -> Iterator[Row]:
+    """Measure every preset in every memory mode, with all memory."""
     budget = Budget(bench.model.device, None if bench.gpu else 1 << 50)
     first = _spec(bench, presets[0])
-    for mode in wanted:  # what libraries do once belongs to no row
+    for mode in tested:  # warm-up of the libraries
         measure(bench, budget, first, Rung(mode, first.width, first.height, first.frames))
     for name in presets:
         spec = _spec(bench, name)
-        for mode in wanted:
+        for mode in tested:
             rung = Rung(mode, spec.width, spec.height, spec.frames)
             yield {"preset": name, "mode": str(mode), **measure(bench, budget, spec, rung)}
 
 
 def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]:
-    """Every preset on every card, from the first rung that the forecast lets in."""
+    """Measure every preset with every memory limit, from the first rung predicted to fit."""
     for size in sizes:
         limit = int(size * 1e9)
         budget = Budget(bench.model.device, limit)
@@ -165,10 +166,10 @@ def cards(bench: Bench, presets: list[str], sizes: list[float]) -> Iterator[Row]
             _clear(bench.model)
 
             def predicted(rung: Rung, spec: Spec = spec) -> int:
-                return peak_memory(spec, rung, bench.anatomy, bench.dtype).most
+                return peak_memory(spec, rung, bench.dimensions, bench.dtype).most
 
             def needs(rung: Rung, spec: Spec = spec) -> int:
-                found = peak_memory(spec, rung, bench.anatomy, bench.dtype)
+                found = peak_memory(spec, rung, bench.dimensions, bench.dtype)
                 return required_memory(found, rung.mode, None, gpu=bench.gpu)
 
             ladder = rungs(spec, bench.family, predicted)
@@ -213,8 +214,8 @@ def _clear(model: LoadedModel) -> None:
     release(model.device)
 
 
-class _Ear:
-    """A channel's other end, which notes when the steps of denoising were done."""
+class _StepRecorder:
+    """Channel that records the times of the denoising steps."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -228,17 +229,17 @@ class _Ear:
 
 
 def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
-    """One clip of few steps; its seconds as if it had all of them, each as long as the last."""
+    """Generate one clip of few steps; extrapolate its time to the preset's number of steps."""
     model = bench.model
     synchronize = torch.cuda.synchronize if bench.gpu else lambda: None
-    ear = _Ear()
-    watch = ProgressReporter(ear, "encode", synchronize=synchronize)  # type: ignore[arg-type]
+    recorder = _StepRecorder()
+    progress = ProgressReporter(recorder, "encode", synchronize=synchronize)  # type: ignore[arg-type]
     outcome = "made"
     _clear(model)
     with tempfile.TemporaryDirectory() as folder, budget.enforced():
         noise = np.random.default_rng(0).integers(0, 255, (rung.height, rung.width, 3), np.uint8)
         Image.fromarray(noise).save(f"{folder}/clean.png")
-        order = Generate(
+        request = Generate(
             job="gpu",
             spec=Spec.model_construct(**dict(spec)),
             mode=rung.mode,
@@ -250,18 +251,20 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
             limits=NO_LIMITS,
         )
         try:
-            generate.write_clip(generate.generate_frames(model, order, watch, budget), watch)
+            generate.write_clip(
+                generate.generate_frames(model, request, progress, budget), progress
+            )
         except QualityFailure as error:
-            outcome = f"spoilt in {watch.stage}: {error}"
+            outcome = f"quality failure in {progress.stage}: {error}"
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            outcome = f"out of memory in {watch.stage}"
-    seconds = dict(watch.seconds)
+            outcome = f"out of memory in {progress.stage}"
+    seconds = dict(progress.seconds)
     whole = bench.family.presets[spec.preset].steps
-    if "denoise" in seconds and len(ear.steps) > 1:
-        seconds["denoise"] = (ear.steps[-1] - ear.steps[-2]) * whole
-    found = peak_memory(spec, rung, bench.anatomy, bench.dtype)
+    if "denoise" in seconds and len(recorder.steps) > 1:
+        seconds["denoise"] = (recorder.steps[-1] - recorder.steps[-2]) * whole
+    found = peak_memory(spec, rung, bench.dimensions, bench.dtype)
     return {
         "seconds": round(sum(seconds.values()), 1),
         **{f"of that {stage}": round(spent, 2) for stage, spent in seconds.items()},
@@ -273,7 +276,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
 
 
 def report(what: str, rows: list[Row], title: str, command: str, folder: Path) -> None:
-    """Write the rows as JSON and as a table in Markdown; after each, for the next may not come."""
+    """Write the rows as JSON and as a Markdown table; after each row, as a run may be cut off."""
     folder.mkdir(exist_ok=True)
     facts = {"device": title, "command": command, "rows": rows}
     (folder / f"{what}.json").write_text(json.dumps(facts, indent=1) + "\n")

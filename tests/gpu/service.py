@@ -1,6 +1,6 @@
-"""A real daemon with a full-size model: how soon a worker is at work, how long the device waits.
+"""Start-up time of workers and idle time of the device, in a real daemon with a full-size model.
 
-The weights are random, so the gate is off.
+The weights are random, so the quality check is off.
 """
 
 import json
@@ -21,14 +21,14 @@ Row = dict[str, Any]
 
 
 def rows(model: str | None, device: str, presets: Sequence[str], clips: int) -> Iterator[Row]:
-    """Of each preset; of a model in full size, where none is given."""
+    """Yield the rows of each preset; without `model`, a full-size one is used."""
     with TemporaryDirectory() as folder:
         if model is None:
             save(Path(folder))
         for preset in presets:
             trace = Path(folder, f"{preset}.json")
             found = _timeline(model or folder, device, preset, clips, trace)
-            for case, value in (*_cases(found), ("share embedded ahead", _ahead(trace))):
+            for case, value in (*_cases(found), ("share embedded ahead", _prefetched_share(trace))):
                 yield {"preset": preset, "case": case, "seconds or share": round(value, 4)}
 
 
@@ -36,14 +36,14 @@ def _timeline(model: str, device: str, preset: str, clips: int, trace: Path) -> 
     command = (sys.executable, "-m", "daemon", "bench", "timeline", "--json", "--preset", preset)
     setting = {"name": model, "devices": [device]}
     env = {"I2VD_MODEL": json.dumps(setting), "I2VD_QUALITY": NO_LIMITS.model_dump_json()}
-    ended = subprocess.run(
+    finished = subprocess.run(
         [*command, "--clips", str(clips), "--trace", trace],
         env=os.environ | env,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return json.loads(ended.stdout)
+    return json.loads(finished.stdout)
 
 
 def _cases(found: Any) -> Iterator[tuple[str, float]]:
@@ -56,8 +56,8 @@ def _cases(found: Any) -> Iterator[tuple[str, float]]:
     yield "share of all that is idle", sum(idle) / sum(idle + busy)
 
 
-def _ahead(trace: Path) -> float:
-    """Of the clips but the first, those whose embeddings were there before it was their turn."""
+def _prefetched_share(trace: Path) -> float:
+    """Return the share of clips, except the first, that were embedded before their turn."""
     timeline = stretches(trace)
     turns = {each.job: each.begin for each in timeline if each.stage == "encode"}
     ready = {each.job: each.end for each in timeline if each.stage == "embed"}

@@ -1,9 +1,9 @@
-"""How fast the model is on one device: the library's own way beside ours, in turn, and the floor.
+"""Speed on one device: diffusers and i2vd in alternation, and the floor.
 
-For a preset: a step of the UNet with each transform; the denoising of a whole clip at each speed
-beside the plain UNet in the same loop; picture and prompt to latents beside the stock pipeline; and
-latents to frames. The floor is the plain UNet's counted work over the measured rate of matrix
-products.
+For a preset: a step of the UNet with each optimization; the denoising of a clip at each speed
+against the unmodified UNet in the same loop; picture and prompt to latents against the diffusers
+pipeline; and latents to frames. The floor is the FLOP count of the unmodified UNet divided by the
+measured rate of matrix products.
 """
 
 import time
@@ -43,17 +43,17 @@ _NEGATIVE = "blurry, static"
 
 
 def rows(model: LoadedModel, spec: Spec, rounds: int, seconds: float) -> Iterator[Row]:
-    """All rows of a preset, with guidance as the published model has it.
+    """Yield all rows of a preset, with the guidance scale of the published model.
 
-    No round of clips begins once so many seconds are over, but for the first.
+    After `seconds` no further round of clips starts; the first one always runs.
     """
     spec = spec.model_copy(update={"guidance": 9.0})
     until = time.monotonic() + seconds
-    clock = partial(_settled, model.device)
-    _plain_order(model, model.unet)
+    clock = partial(_synchronized_clock, model.device)
+    _load_contiguous(model, model.unet)
     rate = matrix_rate(model, clock)
     run = step(model.unet, spec.frames, spec.height // model.vae_factor)
-    work = _counted(run) * spec.steps
+    work = _count_flops(run) * spec.steps
     for row in _steps(model, run, rounds, clock):
         share = work / spec.steps / row["seconds"] / rate
         yield row | {"matrix_share": round(share, 3) if row["case"] == "step, all" else None}
@@ -71,12 +71,12 @@ def rows(model: LoadedModel, spec: Spec, rounds: int, seconds: float) -> Iterato
     }
     for row in _clips("picture to latents", *_pipelines(model, spec), rounds, clock, until):
         yield row | {"matrix_share": None}
-    for row in _clips("latents to frames", *_decoding(model, spec), rounds, clock, until):
+    for row in _clips("latents to frames", *_decoders(model, spec), rounds, clock, until):
         yield row | {"matrix_share": None}
 
 
-def _plain_order(model: LoadedModel, network: Any) -> None:
-    """A network on the device as the library would have it there."""
+def _load_contiguous(model: LoadedModel, network: Any) -> None:
+    """Load a network to the device in contiguous memory format, as diffusers does."""
     model.weights.load(network)
     model.weights.set_layout(network, channels_last=False)
 
@@ -84,43 +84,43 @@ def _plain_order(model: LoadedModel, network: Any) -> None:
 def _steps(
     model: LoadedModel, run: Callable[[], Tensor], rounds: int, clock: Callable[[], float]
 ) -> Iterator[Row]:
-    """One step of the UNet: each transform alone, then all, as a clip has them."""
-    now = run
+    """Time one step of the UNet: each optimization separately, then all, as in a clip."""
+    current = run
 
     @contextmanager
-    def held() -> Iterator[None]:
+    def optimized() -> Iterator[None]:
         with placement.unet_on_device(model, Mode.FAST):
             yield
-        _plain_order(model, model.unet)
+        _load_contiguous(model, model.unet)
 
     @contextmanager
-    def torch_alone() -> Iterator[None]:
-        with fused_ops.using(None), held():
+    def without_triton() -> Iterator[None]:
+        with fused_ops.using(None), optimized():
             yield
 
     @contextmanager
     def replayed() -> Iterator[None]:
-        nonlocal now
-        with held():
-            now = partial(cuda_graphed(run.func, model.device), *run.args)  # type: ignore[attr-defined]
-            now()
+        nonlocal current
+        with optimized():
+            current = partial(cuda_graphed(run.func, model.device), *run.args)  # type: ignore[attr-defined]
+            current()
             yield
-            now = run
+            current = run
 
     names = select(Mode.FAST.policy, model.device)
     cases: dict[str, Within] = {
         f"step, {name}": partial(apply, model.unet, [name]) for name in names
     }
     if fused_ops.enabled():
-        cases["step, all but Triton kernels"] = torch_alone
-    cases["step, all"] = held
+        cases["step, all but Triton kernels"] = without_triton
+    cases["step, all"] = optimized
     if model.device.type == "cuda":
         cases["step, all, replayed"] = replayed
-    yield from time_side_by_side(lambda: now(), cases, rounds, clock)  # noqa: PLW0108 - it changes
+    yield from time_side_by_side(lambda: current(), cases, rounds, clock)  # noqa: PLW0108 - it changes
 
 
 def matrix_rate(model: LoadedModel, clock: Callable[[], float]) -> float:
-    """Operations a second of a large matrix product in the model's type; the median of ten."""
+    """Measure the FLOP/s of a large matrix product in the model's type; the median of ten."""
     side = 8192 if model.device.type == "cuda" else 512
     one, other = torch.randn(2, side, side, device=model.device).to(model.dtype)
     taken = []
@@ -131,13 +131,13 @@ def matrix_rate(model: LoadedModel, clock: Callable[[], float]) -> float:
     return 2 * side**3 / median(taken[2:])
 
 
-def _settled(device: torch.device) -> float:
+def _synchronized_clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def _counted(run: Callable[[], Tensor]) -> int:
+def _count_flops(run: Callable[[], Tensor]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
@@ -147,13 +147,13 @@ def _clips(
     what: str,
     prepare: Callable[[], None],
     reference: Callable[[], Tensor],
-    ours: dict[str, Callable[[], Tensor]],
+    cases: dict[str, Callable[[], Tensor]],
     rounds: int,
     clock: Callable[[], float],
     until: float,
 ) -> Iterator[Row]:
-    """Medians of whole clips, the reference and each of ours in turn, after one of each unseen."""
-    runs = {"": reference, **ours}
+    """Time whole clips, reference and cases in alternation, after one warm-up of each; medians."""
+    runs = {"": reference, **cases}
     prepare()
     first = {name: run() for name, run in runs.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}
@@ -165,62 +165,62 @@ def _clips(
             since = clock()
             run()
             taken[name].append(clock() - since)
-    stock = median(taken[""])
-    for name in ours:
+    reference_seconds = median(taken[""])
+    for name in cases:
         yield {
             "case": f"{what}, {name}",
-            "reference_seconds": round(stock, 4),
+            "reference_seconds": round(reference_seconds, 4),
             "seconds": round(median(taken[name]), 4),
-            "ratio": round(stock / median(taken[name]), 3),
+            "ratio": round(reference_seconds / median(taken[name]), 3),
             "max_abs_diff": float((first[name].float() - first[""].float()).abs().max()),
         }
 
 
 Runs = tuple[Callable[[], None], Callable[[], Tensor], dict[str, Callable[[], Tensor]]]
-"""What the reference needs and is not timed, the reference, and ours by speed."""
+"""Untimed preparation of the reference, the reference, and the cases by speed."""
 
 
 def _loops(model: LoadedModel, spec: Spec) -> Runs:
-    """The plain UNet in the loop, and each speed, under the same conditions."""
-    wanted, unwanted = _told(model, spec)
-    assert unwanted is not None
-    noise = noise_for(spec.seed, tuple(wanted.latents.shape)).to(model.device)
+    """The unmodified UNet in i2vd's sampling loop, and each speed, under the same conditions."""
+    cond, uncond = _conditions(model, spec)
+    assert uncond is not None
+    noise = noise_for(spec.seed, tuple(cond.latents.shape)).to(model.device)
 
-    def plainly() -> Tensor:
-        predict = predict_guided(model.unet, wanted, unwanted, spec.guidance)
+    def reference() -> Tensor:
+        predict = predict_guided(model.unet, cond, uncond, spec.guidance)
         scheduler = scheduler_for(model.scheduler, "ddim", None)
         return sample(predict, noise, scheduler, spec.steps, lambda _: None)
 
     return (
-        partial(_plain_order, model, model.unet),
-        plainly,
+        partial(_load_contiguous, model, model.unet),
+        reference,
         {
-            speed: partial(_denoised, model, spec, speed, wanted, unwanted)
+            speed: partial(_denoise_clip, model, spec, speed, cond, uncond)
             for speed in get_args(Speed)
         },
     )
 
 
 def _pipelines(model: LoadedModel, spec: Spec) -> Runs:
-    """The stock pipeline, and each speed, from picture and prompt.
+    """The diffusers pipeline, and each speed, from picture and prompt.
 
-    The pipeline's networks stay on the device, as it has them; ours come for their work.
+    The pipeline's networks stay on the device; i2vd loads them for their stage.
     """
 
-    def all_there() -> None:
+    def load_all() -> None:
         for part in (model.unet, model.vae, model.text_encoder, model.image_encoder):
-            _plain_order(model, part)
+            _load_contiguous(model, part)
 
-    all_there()
-    pipeline = stock(model)
+    load_all()
+    pipeline = stock_pipeline(model)
     noise = noise_for(spec.seed, _shape(model, spec)).to(model.device, model.dtype)
     mode_for_sample = mock.patch.object(
         DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
     )
 
-    def theirs() -> Tensor:
+    def reference() -> Tensor:
         with mode_for_sample:
-            made: Tensor = pipeline(
+            latents: Tensor = pipeline(
                 prompt=spec.prompt,
                 negative_prompt=_NEGATIVE,
                 image=_picture(spec),
@@ -233,33 +233,33 @@ def _pipelines(model: LoadedModel, spec: Spec) -> Runs:
                 latents=noise.clone(),
                 output_type="latent",
             ).frames
-        return made
+        return latents
 
-    def ours(speed: Speed) -> Tensor:
-        model.embeddings.clear()  # the pipeline embeds them each time
-        return _denoised(model, spec, speed, *_told(model, spec))
+    def generate(speed: Speed) -> Tensor:
+        model.embeddings.clear()  # the pipeline has no embedding cache
+        return _denoise_clip(model, spec, speed, *_conditions(model, spec))
 
-    return all_there, theirs, {speed: partial(ours, speed) for speed in get_args(Speed)}
+    return load_all, reference, {speed: partial(generate, speed) for speed in get_args(Speed)}
 
 
-def _decoding(model: LoadedModel, spec: Spec) -> Runs:
-    """The VAE as the pipeline calls it, a frame at a time, and ours; differences in 255ths."""
-    cells = noise_for(spec.seed, _shape(model, spec)).to(model.device, model.dtype)
+def _decoders(model: LoadedModel, spec: Spec) -> Runs:
+    """VAE decoding a frame at a time, as in the pipeline, and i2vd's; differences in 255ths."""
+    latents = noise_for(spec.seed, _shape(model, spec)).to(model.device, model.dtype)
 
-    def theirs() -> Tensor:
-        chunks = cells[0].transpose(0, 1).split(1)
+    def reference() -> Tensor:
+        chunks = latents[0].transpose(0, 1).split(1)
         values = [model.vae.decode(c / model.vae.config.scaling_factor).sample for c in chunks]
         scaled = torch.cat(values).float().div(2).add(0.5).clamp(0, 1).mul(255).round()
         return scaled.permute(0, 2, 3, 1).cpu()
 
-    def ours() -> Tensor:
-        return torch.from_numpy(decode(model, cells, Mode.FAST.policy, on_step=lambda _: None))
+    def decode_clip() -> Tensor:
+        return torch.from_numpy(decode(model, latents, Mode.FAST.policy, on_step=lambda _: None))
 
-    return partial(_plain_order, model, model.vae), theirs, {"exact": ours}
+    return partial(_load_contiguous, model, model.vae), reference, {"exact": decode_clip}
 
 
-def stock(model: LoadedModel) -> I2VGenXLPipeline:
-    """The library's pipeline on the model's own networks."""
+def stock_pipeline(model: LoadedModel) -> I2VGenXLPipeline:
+    """Build the diffusers pipeline on the networks of the model."""
     side = model.image_processor["crop_size"]["height"]
     pipeline = I2VGenXLPipeline(
         vae=model.vae,
@@ -277,7 +277,7 @@ def stock(model: LoadedModel) -> I2VGenXLPipeline:
     return pipeline
 
 
-def _told(model: LoadedModel, spec: Spec) -> tuple[Conditions, Conditions | None]:
+def _conditions(model: LoadedModel, spec: Spec) -> tuple[Conditions, Conditions | None]:
     return encode_conditions(
         model,
         _picture(spec),
@@ -288,19 +288,19 @@ def _told(model: LoadedModel, spec: Spec) -> tuple[Conditions, Conditions | None
     )
 
 
-def _denoised(
+def _denoise_clip(
     model: LoadedModel,
     spec: Spec,
     speed: Speed,
-    wanted: Conditions,
-    unwanted: Conditions | None,
+    cond: Conditions,
+    uncond: Conditions | None,
 ) -> Tensor:
     return denoise(
         model,
         Mode.FAST,
         sampling_plan(spec.model_copy(update={"speed": speed})),
-        wanted,
-        unwanted,
+        cond,
+        uncond,
         seed=spec.seed,
         guidance=spec.guidance,
         rescale=0.0,
@@ -309,8 +309,8 @@ def _denoised(
 
 
 def _shape(model: LoadedModel, spec: Spec) -> tuple[int, ...]:
-    cells = (spec.height // model.vae_factor, spec.width // model.vae_factor)
-    return (1, model.unet.config.in_channels, spec.frames, *cells)
+    size = (spec.height // model.vae_factor, spec.width // model.vae_factor)
+    return (1, model.unet.config.in_channels, spec.frames, *size)
 
 
 def _picture(spec: Spec) -> Image.Image:

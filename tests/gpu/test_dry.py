@@ -1,4 +1,4 @@
-"""What is measured on a GPU is tried on a CPU, with the demonstration model: it will run there."""
+"""Dry run of the GPU measurements on a CPU, with the micro model."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> None:
-    """Two would wait for each other where other tests run: 164 seconds in place of 14."""
+    """Two threads wait for each other if other tests run: 164 seconds instead of 14."""
     torch.set_num_threads(1)
 
 
 def rows(folder: Path, what: str, *arguments: str) -> list[dict[str, Any]]:
-    """What a measurement leaves in a folder, as it is written there twice."""
+    """Return the rows that a measurement writes, in JSON and Markdown."""
     micro = ("--device", "cpu", "--model", "micro", "--presets", "draft", "--results", str(folder))
     with mock.patch("sys.argv", ["run", what, *micro, *arguments]), torch.set_grad_enabled(False):
         main()
@@ -30,8 +30,8 @@ def rows(folder: Path, what: str, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
-    told = rows(tmp_path, "speed", "--steps", "2", "--rounds", "1")
-    found = {row["case"]: row for row in told}
+    measured = rows(tmp_path, "speed", "--steps", "2", "--rounds", "1")
+    found = {row["case"]: row for row in measured}
     assert any(case.startswith("floor: ") for case in found)
     whole = found["step, all"]
     assert {"step, step_invariants", "step, subpixel_upsample", "step, fused_qkv"} < found.keys()
@@ -58,8 +58,8 @@ def test_a_card_that_is_too_small_for_the_first_mode(tmp_path: Path) -> None:
 
 
 def test_a_real_daemon(tmp_path: Path) -> None:
-    told = rows(tmp_path, "service", "--clips", "2")
-    found = {row["case"]: row["seconds or share"] for row in told}
+    measured = rows(tmp_path, "service", "--clips", "2")
+    found = {row["case"]: row["seconds or share"] for row in measured}
     for which in ("first", "second"):
         until = [found[f"{which} start, until {what}"] for what in ("libraries", "model")]
         assert 0 < until[0] < until[1] < found[f"{which} start, until first step"]

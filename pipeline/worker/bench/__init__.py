@@ -1,1 +1,1 @@
-"""Benches: speed and the number of operations."""
+"""Benchmarks: speed of the UNet and VAE, and FLOP counts."""

@@ -1,10 +1,10 @@
-"""How fast a step of the UNet is: the plain one beside ours, in turn, with the difference.
+"""Speed benchmark of a UNet step: unmodified and optimized in alternation, with the difference.
 
     python -m pipeline.worker.bench.speed [--rounds 5] [--frames 8] [--side 32]
 
-On a CPU, in one thread, in seconds of its time, which others on the machine do not lengthen: a UNet
-of random weights a fifth as wide as the published one, with each transform alone and with all; the
-embedded model; and the VAE's decoder, half as wide. A row of JSON a line.
+On a CPU, in one thread, in seconds of CPU time, which other processes do not affect. Cases: a UNet
+of random weights a fifth as wide as the published one, with each optimization and with all; the
+micro model; and a VAE decoder, half as wide. One JSON row a line.
 """
 
 import argparse
@@ -41,9 +41,10 @@ def time_side_by_side(
     rounds: int,
     clock: Callable[[], float] = time.process_time,
 ) -> Iterator[Timing]:
-    """A row for each case, of medians over the rounds: `run` as it is, and within each case.
+    """Yield a row for each case, with medians over the rounds: `run` as is, and within the case.
 
-    What comes first within a case is not timed. `clock` tells seconds, when all is done.
+    The first call within a case is not timed. `clock` returns seconds, and must wait for queued
+    GPU work.
     """
 
     def timed() -> float:
@@ -52,50 +53,50 @@ def time_side_by_side(
         return clock() - since
 
     reference = run()
-    plains: list[float] = []
-    ours: dict[str, list[float]] = {name: [] for name in cases}
+    reference_seconds: list[float] = []
+    optimized: dict[str, list[float]] = {name: [] for name in cases}
     differences = dict.fromkeys(cases, 0.0)
     for _ in range(rounds):
-        plains.append(timed())
+        reference_seconds.append(timed())
         for name, within in cases.items():
             with within():
-                given = run()  # a clip's first step, with its constants
-                differences[name] = max(differences[name], float((given - reference).abs().max()))
-                ours[name].append(timed())
-    for name, seconds in ours.items():
+                result = run()  # the first step of a clip computes the step invariants
+                differences[name] = max(differences[name], float((result - reference).abs().max()))
+                optimized[name].append(timed())
+    for name, seconds in optimized.items():
         yield {
             "case": name,
-            "reference_seconds": round(median(plains), 4),
+            "reference_seconds": round(median(reference_seconds), 4),
             "seconds": round(median(seconds), 4),
-            "ratio": round(median(plains) / median(seconds), 3),
+            "ratio": round(median(reference_seconds) / median(seconds), 3),
             "max_abs_diff": differences[name],
         }
 
 
 def step(unet: Any, frames: int, side: int) -> Callable[[], Tensor]:
-    """A step with both branches of guidance, `side` latent cells a side."""
+    """Return a function that runs one guided step with `side` x `side` latents."""
     width = unet.config.cross_attention_dim
     first = next(unet.parameters())
 
     def noise(*shape: int, seed: int) -> Tensor:
-        made = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        return made.to(first)
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return values.to(first)
 
     latents = noise(1, 4, frames, side, side, seed=20)
     rate = torch.tensor([16], device=first.device)
-    told = [
+    branches = [
         Conditions(
             noise(1, 77, width, seed=branch), noise(1, 1, width, seed=10 + branch), latents, rate
         )
         for branch in (1, 2)
     ]
-    predict = predict_unguided(unet, told[0].join(told[1]))
-    moment = torch.tensor(481, device=first.device)
-    return partial(predict, noise(1, 4, frames, side, side, seed=30), moment)
+    predict = predict_unguided(unet, branches[0].join(branches[1]))
+    timestep = torch.tensor(481, device=first.device)
+    return partial(predict, noise(1, 4, frames, side, side, seed=30), timestep)
 
 
 def mid_size() -> Any:
-    """A UNet of random weights; those that are zero at first are not left so."""
+    """Build a UNet of random weights, also for layers that diffusers initialises to zero."""
     torch.manual_seed(0)
     unet = I2VGenXLUNet(
         block_out_channels=(64, 128, 256, 256), cross_attention_dim=256, attention_head_dim=16
@@ -103,13 +104,13 @@ def mid_size() -> Any:
     for module in unet.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.normal_(module.weight, std=0.02)
-    for group in qkv_weights(unet):  # as they lie where they were copied to a device
+    for group in qkv_weights(unet):  # adjacent, as after loading to a device
         join_tensors(group, [tensor.data for tensor in group], torch.device("cpu"))
     return unet
 
 
 def decoder() -> Any:
-    """A VAE of random weights, half as wide as the published one."""
+    """Build a VAE of random weights, half as wide as the published one."""
     torch.manual_seed(0)
     return AutoencoderKL(
         block_out_channels=(64, 128, 256, 256),
@@ -121,35 +122,35 @@ def decoder() -> Any:
 
 @torch.no_grad()
 def main() -> None:
-    """Print the rows."""
+    """Print the rows as JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--side", type=int, default=32, help="latent cells; a multiple of 8")
-    asked = parser.parse_args()
+    parser.add_argument("--side", type=int, default=32, help="latent pixels; a multiple of 8")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    for row in _rows(asked.rounds, asked.frames, asked.side):
+    for row in _rows(options.rounds, options.frames, options.side):
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
 
 def _rows(rounds: int, frames: int, side: int) -> Iterator[Timing]:
     unet = mid_size()
-    alone: dict[str, Within] = {
+    separate: dict[str, Within] = {
         f"mid-size, {name}": partial(apply, unet, [name]) for name in OPTIMIZATIONS
     }
-    every: dict[str, Within] = {"mid-size, all": partial(apply, unet, OPTIMIZATIONS)}
-    yield from time_side_by_side(step(unet, frames, side), alone | every, rounds)
+    combined: dict[str, Within] = {"mid-size, all": partial(apply, unet, OPTIMIZATIONS)}
+    yield from time_side_by_side(step(unet, frames, side), separate | combined, rounds)
     micro = load_model(MICRO, "cpu", "float32", on_step=lambda: None)
     micro.load_unet()
-    of_micro = partial(apply, micro.unet, OPTIMIZATIONS)
-    yield from time_side_by_side(step(micro.unet, frames, side), {"micro, all": of_micro}, rounds)
+    micro_all = partial(apply, micro.unet, OPTIMIZATIONS)
+    yield from time_side_by_side(step(micro.unet, frames, side), {"micro, all": micro_all}, rounds)
     vae = decoder()
-    cells = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
-    less: dict[str, Within] = {
+    latents = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(1))
+    decoder_cases: dict[str, Within] = {
         "VAE decoder, subpixel_upsample": lambda: patched(subpixel_upsample(vae.decoder))
     }
-    yield from time_side_by_side(lambda: vae.decode(cells).sample, less, rounds)
+    yield from time_side_by_side(lambda: vae.decode(latents).sample, decoder_cases, rounds)
 
 
 if __name__ == "__main__":
