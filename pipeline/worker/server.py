@@ -246,8 +246,8 @@ def _set_up_kernel_cache() -> None:
     try:
         kernel_cache.set_up()
     except OSError as error:
-        hint = f"make it writable, or set ${kernel_cache.VARIABLE} to another folder"
-        print(f"kernel cache disabled, each worker recompiles: {error}; {hint}", file=sys.stderr)
+        advice = f"make it writable, or set ${kernel_cache.VARIABLE} to another folder"
+        print(f"kernel cache disabled, each worker recompiles: {error}; {advice}", file=sys.stderr)
 
 
 def _reply(error: Exception, progress: ProgressReporter) -> FailureReply:

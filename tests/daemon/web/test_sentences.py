@@ -79,8 +79,8 @@ IGNORED_TEXTS = {
     "PYTORCH_ALLOC_CONF without expandable_segments:True",
     "a new worker starts with all of the memory; if it comes with every clip, please report it "
     "with the log",
-    # So is the advice about the kernel cache.
-    "have it writable, or another folder in ${}",
+    # So is the advice on an unusable kernel cache.
+    "make it writable, or set ${} to another folder",
 }  # fmt: skip
 """Texts that match MESSAGE but are not shown on the page."""
 

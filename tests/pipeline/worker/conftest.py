@@ -37,7 +37,7 @@ Order = Callable[..., protocol.Generate]
 
 @pytest.fixture
 def order(tmp_path: Path, png: Path) -> Order:
-    """Makes a request; what the Spec does not know is taken from it or given as a keyword."""
+    """Build a request; keywords override the Spec, and set fields that it lacks."""
 
     def make(**changes: Any) -> protocol.Generate:
         rung = {k: changes.pop(k) for k in ("mode", "rung_width", "rung_height") if k in changes}
@@ -61,7 +61,7 @@ def order(tmp_path: Path, png: Path) -> Order:
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Callable[..., Peer]]:
-    """Starts worker processes; none outlives its test."""
+    """Start worker processes; each is killed at the end of its test."""
     started: list[Peer] = []
 
     def start(**environment: str) -> Peer:

@@ -1,4 +1,4 @@
-"""What the tests of the worker are made with: a picture, a Spec, the parent's end of a child."""
+"""Test kit of the worker: a picture, a Spec, the parent's end of a child."""
 
 import os
 import socket
@@ -57,7 +57,7 @@ class Peer:
         theirs.close()
         self._buffer = b""
         self.progress: list[tuple[str, int, int]] = []
-        self.strays: int | None = None
+        self.leaked_bytes: int | None = None
 
     def send(self, message: Any) -> None:
         self.socket.sendall(protocol.dump(message))
@@ -74,10 +74,10 @@ class Peer:
         return protocol.read_reply(line)
 
     def final(self) -> Any:
-        """The next message that ends something; progress is kept, and the strays of a film."""
+        """The next message that ends something; progress is kept, and the leaked bytes."""
         while isinstance(reply := self.receive(), protocol.Progress | protocol.FramesReady):
             if isinstance(reply, protocol.FramesReady):
-                self.strays = reply.leaked_bytes
+                self.leaked_bytes = reply.leaked_bytes
             else:
                 self.progress.append((reply.stage, reply.step, reply.steps))
         return reply

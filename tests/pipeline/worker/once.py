@@ -1,4 +1,4 @@
-"""Build a C extension as Triton does for each kernel, where kernels are kept: a process for tests.
+"""Build a C extension in the kernel cache, as Triton does for each kernel: a process for tests.
 
 Prints the folder and what the extension says.
 """

@@ -14,7 +14,7 @@ from pipeline.worker.model.loader import load_model
 from tests.bench.memory_count import frames_in_chunks
 from tests.card import on_a_card
 
-_TURNS = (
+_STEPS = (
     SamplingStep(True, True),
     SamplingStep(True, False),
     SamplingStep(False, True),
@@ -27,7 +27,7 @@ _TURNS = (
 def test_a_clip_in_half_precision_is_all_on_the_card(mode: Mode) -> None:
     model = load_model(MICRO, "cpu", "float16", on_step=lambda: None)
     with on_a_card(model):
-        wanted, unwanted = encode_conditions(
+        cond, uncond = encode_conditions(
             model,
             Image.new("RGB", (64, 64)),
             ["waves", "static"],
@@ -36,16 +36,16 @@ def test_a_clip_in_half_precision_is_all_on_the_card(mode: Mode) -> None:
             vae_tiling=mode.policy.vae_tiling,
             on_step=lambda: None,
         )
-        assert wanted.latents.device == model.device
-        assert wanted.latents.dtype == torch.float16
-        latents = torch.empty(wanted.latents.shape, device=model.device)
+        assert cond.latents.device == model.device
+        assert cond.latents.dtype == torch.float16
+        latents = torch.empty(cond.latents.shape, device=model.device)
         time = torch.empty((), dtype=torch.long)  # as the schedulers have them: on the host
         with placement.unet_on_device(model, mode) as unet:
-            halves = mode.policy.sequential_cfg
+            sequential = mode.policy.sequential_cfg
             predict = make_predictor(
-                unet, wanted, unwanted, 9.0, _TURNS, rescale=0.2, sequential_cfg=halves
+                unet, cond, uncond, 9.0, _STEPS, rescale=0.2, sequential_cfg=sequential
             )
-            for _ in _TURNS:
+            for _ in _STEPS:
                 prediction = predict(latents, time)
                 assert (prediction.device, prediction.dtype) == (model.device, torch.float32)
         frames_in_chunks(model, mode, latents)

@@ -32,10 +32,10 @@ class Silence:
     """A channel that nobody listens to."""
 
     def __init__(self) -> None:
-        self.told: list[Progress] = []
+        self.reports: list[Progress] = []
 
     def send(self, reply: Any) -> None:
-        self.told.append(reply)
+        self.reports.append(reply)
 
     def waiting(self) -> bool:
         return False
@@ -44,7 +44,7 @@ class Silence:
 def made(model: LoadedModel, order: Generate, budget: Budget | None = None) -> ClipDone:
     watch = ProgressReporter(Silence(), "encode")  # type: ignore[arg-type]
     budget = budget or Budget(torch.device("cpu"), None)
-    with budget.kept():
+    with budget.enforced():
         film = generate.generate_frames(model, order, watch, budget)
     return generate.write_clip(film, watch)
 
@@ -110,12 +110,12 @@ def test_same_spec_same_file(micro: LoadedModel, order: Order, speed: Speed) -> 
     assert digest(6) != first
 
 
-def test_a_speed_decides_how_many_steps_are_made_and_told(micro: LoadedModel, order: Order) -> None:
+def test_the_speed_decides_the_number_of_reported_steps(micro: LoadedModel, order: Order) -> None:
     channel = Silence()
     watch = ProgressReporter(channel, "encode")  # type: ignore[arg-type]
     asked = order(speed="fast", steps=24, width=16, height=16)
     generate.generate_frames(micro, asked, watch, Budget(torch.device("cpu"), None))
-    steps = [(p.step, p.steps) for p in channel.told if p.stage == "denoise"]
+    steps = [(p.step, p.steps) for p in channel.reports if p.stage == "denoise"]
     assert steps == [(n, 12) for n in range(13)]
 
 
@@ -159,7 +159,7 @@ def test_only_png_is_opened(tmp_path: Path) -> None:
         read_picture(tmp_path / "gone.png", 64, 64)
 
 
-def test_each_frame_is_told_its_place() -> None:
+def test_frame_positions_are_evenly_spaced() -> None:
     first = torch.full((1, 4, 1, 2, 2), 0.3)
     places = frame_positions(first, 5)
     assert places[0, 0, :, 0, 0].tolist() == pytest.approx([0.3, 0.25, 0.5, 0.75, 1.0])
@@ -171,7 +171,7 @@ def test_sizes_that_the_model_cannot_make_are_refused(micro: LoadedModel, order:
         made(micro, order(width=36))
 
 
-def test_lack_of_memory_in_decoding_repeats_only_the_decoding(
+def test_out_of_memory_in_decoding_repeats_only_the_decoding(
     micro: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     latents = torch.randn(1, 4, 6, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -195,7 +195,7 @@ def test_lack_of_memory_in_decoding_repeats_only_the_decoding(
     assert "retrying with VAE tiling" in capsys.readouterr().err
 
 
-def test_half_precision_that_overflows_is_decoded_in_single(
+def test_a_half_precision_overflow_is_decoded_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = load_model("micro", "cpu", "bfloat16", on_step=lambda: None)
@@ -217,7 +217,7 @@ def test_half_precision_that_overflows_is_decoded_in_single(
     assert types == [torch.bfloat16, torch.float32]
 
 
-def test_frames_that_are_no_numbers_are_no_clip(micro: LoadedModel) -> None:
+def test_frames_that_are_not_finite_are_rejected(micro: LoadedModel) -> None:
     latents = torch.full((1, 4, 2, 8, 8), float("inf"))
     with torch.no_grad(), pytest.raises(QualityFailure, match="not numbers"):
         decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
@@ -228,7 +228,7 @@ def budgeted() -> Callable[[int], tuple[LoadedModel, Budget]]:
     def make(limit: int) -> tuple[LoadedModel, Budget]:
         budget = Budget(torch.device("cpu"), limit)
         model = load_model("micro", "cpu", "float32", copy=True, on_step=lambda: None)
-        with budget.kept():
+        with budget.enforced():
             model.load_unet()
         return model, budget
 
@@ -249,7 +249,7 @@ def budgeted() -> Callable[[int], tuple[LoadedModel, Budget]]:
         (Mode.OFFLOAD, 64, 64, 8, 3.0, "balanced"),
     ],
 )
-def test_a_clip_takes_what_was_predicted(
+def test_peak_memory_matches_the_prediction(
     budgeted: Callable[[int], tuple[LoadedModel, Budget]],
     order: Order,
     mode: Mode,
@@ -268,13 +268,13 @@ def test_a_clip_takes_what_was_predicted(
     counted = made(model, shortened(asked, steps), budget).peak_memory
     assert counted is not None
     rung = Rung(mode, width, height, frames)
-    told = peak_memory(asked.spec, rung, dimensions_of("micro"), "float32")
-    print(f"\n{rung}: {counted / 1e6:.1f} MB, predicted {told.most / 1e6:.1f} MB {told}")
-    assert told.most == pytest.approx(counted, rel=0.05)
+    reports = peak_memory(asked.spec, rung, dimensions_of("micro"), "float32")
+    print(f"\n{rung}: {counted / 1e6:.1f} MB, predicted {reports.most / 1e6:.1f} MB {reports}")
+    assert reports.most == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.slow
-def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
+def test_each_rung_fits_in_its_requirement_where_the_previous_one_does_not(
     budgeted: Callable[[int], tuple[LoadedModel, Budget]], order: Order
 ) -> None:
     def asked(mode: Mode) -> Generate:
@@ -285,9 +285,9 @@ def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
     needs = {}
 
     def most(rung: Rung) -> int:
-        told = peak_memory(spec, rung, dimensions_of("micro"), "float32")
-        needs[rung.mode] = required_memory(told, rung.mode, None, gpu=False)
-        return told.most
+        reports = peak_memory(spec, rung, dimensions_of("micro"), "float32")
+        needs[rung.mode] = required_memory(reports, rung.mode, None, gpu=False)
+        return reports.most
 
     modes = [rung.mode for rung in ladder.rungs(spec, MICRO_FAMILY, most)]
     assert modes == [mode for mode in Mode if mode.exact]
@@ -302,7 +302,7 @@ def test_each_rung_is_made_in_what_it_needs_where_the_one_above_it_has_no_room(
         assert peak <= needs[mode], mode
 
 
-def test_over_the_budget_memory_runs_out_and_all_is_released(
+def test_exceeding_the_budget_is_out_of_memory_and_releases_all(
     budgeted: Callable[[int], tuple[LoadedModel, Budget]], order: Order
 ) -> None:
     model, budget = budgeted(10**12)

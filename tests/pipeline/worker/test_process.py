@@ -27,7 +27,7 @@ FAULTS = ";".join(
         "slow:write:dawdling",
     ]
 )
-"""By a word of the prompt."""
+"""Fault injection by a word of the prompt."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
 
 @pytest.fixture
 def resident(lasting: Peer) -> Peer:
-    """A worker that has a model, and outlives what it is asked for here."""
+    """A worker with a loaded model, shared by the tests that it survives."""
     lasting.progress.clear()
     return lasting
 
@@ -83,7 +83,7 @@ def closed(trace: Path) -> Path:
     return trace
 
 
-def test_it_is_the_first_that_the_kernel_takes(resident: Peer) -> None:
+def test_the_oom_killer_prefers_the_worker(resident: Peer) -> None:
     def score(pid: int | str) -> int:
         return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
@@ -100,7 +100,7 @@ def test_same_spec_same_file_in_two_processes(worker: Start, resident: Peer, ord
     assert len(digests) == 1
 
 
-def test_cancel_between_two_steps_and_go_on(resident: Peer, order: Order) -> None:
+def test_cancel_between_two_steps_and_continue(resident: Peer, order: Order) -> None:
     peer = resident
     peer.send(order(steps=100))
     while (reply := peer.receive()).type == "progress" and reply.stage != "denoise":
@@ -114,7 +114,7 @@ def test_cancel_between_two_steps_and_go_on(resident: Peer, order: Order) -> Non
     assert peer.final().type == "made"
 
 
-def test_it_ends_when_its_parent_is_gone(worker: Start, order: Order) -> None:
+def test_the_worker_exits_when_its_parent_is_gone(worker: Start, order: Order) -> None:
     peer = worker()
     peer.load()
     peer.send(order(steps=100))
@@ -122,7 +122,7 @@ def test_it_ends_when_its_parent_is_gone(worker: Start, order: Order) -> None:
     assert peer.close() == 0
 
 
-def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> None:
+def test_an_invalid_request_fails_with_a_reason(worker: Start, order: Order) -> None:
     peer = worker()
     assert peer.receive().type == "hello"
     peer.send(order())
@@ -146,7 +146,7 @@ def test_a_request_that_cannot_be_done_says_why(worker: Start, order: Order) -> 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_out_of_memory_in_any_stage_and_go_on(resident: Peer, order: Order, stage: str) -> None:
+def test_out_of_memory_in_any_stage_and_continue(resident: Peer, order: Order, stage: str) -> None:
     resident.send(order(mode=Mode.FAST, prompt=f"no-{stage}"))
     reply = resident.final()
     assert (reply.type, reply.stage) == ("out_of_memory", stage)
@@ -154,7 +154,7 @@ def test_out_of_memory_in_any_stage_and_go_on(resident: Peer, order: Order, stag
     assert resident.final().type == "made"
 
 
-def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
+def test_the_worker_enforces_the_budget(worker: Start, order: Order) -> None:
     peer = worker()
     peer.load(max_memory=3_000_000)
     peer.send(QueryMemory())
@@ -172,7 +172,7 @@ def test_a_budget_is_kept_by_the_process(worker: Start, order: Order) -> None:
     assert 0 < peer.final().peak_memory <= more
 
 
-def test_what_the_allocator_said_is_told(resident: Peer, order: Order) -> None:
+def test_figures_of_the_allocator_are_reported(resident: Peer, order: Order) -> None:
     resident.send(order(prompt="in pieces"))
     reply = resident.final()
     assert (reply.type, reply.stage) == ("out_of_memory", "denoise")
@@ -181,9 +181,7 @@ def test_what_the_allocator_said_is_told(resident: Peer, order: Order) -> None:
     assert reply.reserved - reply.allocated == int(3.2 * (1 << 30))
 
 
-def test_memory_that_does_not_come_back_is_counted(
-    worker: Start, order: Order, tmp_path: Path
-) -> None:
+def test_leaked_memory_is_reported(worker: Start, order: Order, tmp_path: Path) -> None:
     token, size = tmp_path / "leak", {"width": 16, "height": 16}
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT=f"leak:denoise:{token}")
     peer.load(max_memory=2_000_000_000)
@@ -191,14 +189,14 @@ def test_memory_that_does_not_come_back_is_counted(
         peer.send(order(mode=mode, **size))
         reply = peer.final()
         assert reply.type == "made"
-        assert (peer.strays or 0) < 1_000_000, mode
+        assert (peer.leaked_bytes or 0) < 1_000_000, mode
     token.touch()
     peer.send(order(**size))
     assert peer.final().type == "made"
-    assert peer.strays > 300 << 20
+    assert peer.leaked_bytes > 300 << 20
 
 
-def test_a_failure_is_told_and_survived(resident: Peer, order: Order) -> None:
+def test_a_failure_is_reported_and_survived(resident: Peer, order: Order) -> None:
     resident.send(order(prompt="a poison prompt"))
     reply = resident.final()
     assert (reply.type, reply.stage, reply.retry) == ("failed", "denoise", True)
@@ -232,7 +230,7 @@ def test_faults_are_for_tests_only(worker: Start) -> None:
     assert "I2VD_TESTING" in peer.log()
 
 
-def test_a_full_disk_is_told_as_that_and_the_worker_goes_on(
+def test_a_full_disk_is_reported_and_the_worker_continues(
     resident: Peer, order: Order, tmp_path: Path
 ) -> None:
     peer = resident
@@ -246,8 +244,8 @@ def test_a_full_disk_is_told_as_that_and_the_worker_goes_on(
     assert peer.final().type == "made"
 
 
-def test_a_clip_is_written_while_the_next_is_filmed(worker: Start, order: Order) -> None:
-    """One that hangs in the finisher holds up no film, until the next is to be finished."""
+def test_a_clip_is_written_while_the_next_is_generated(worker: Start, order: Order) -> None:
+    """A clip that hangs in the video thread blocks only the writing of the next one."""
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:write:stuck")
     peer.load()
     peer.send(order(prompt="stuck").model_copy(update={"job": "1"}))
@@ -262,7 +260,7 @@ def test_a_clip_is_written_while_the_next_is_filmed(worker: Start, order: Order)
     peer.end()
 
 
-def test_the_next_clip_is_embedded_while_one_is_on_the_device(
+def test_prefetch_embeds_the_next_clip_while_one_is_on_the_device(
     worker: Start, resident: Peer, order: Order, tmp_path: Path
 ) -> None:
     """And both come out as they do without."""
@@ -291,7 +289,7 @@ def test_the_next_clip_is_embedded_while_one_is_on_the_device(
     assert "prefetch failed" not in peer.log()
 
 
-def test_a_picture_that_cannot_be_embedded_is_the_fault_of_its_own_clip(
+def test_a_failed_prefetch_fails_only_its_own_clip(
     resident: Peer, order: Order, tmp_path: Path
 ) -> None:
     peer = resident
@@ -306,7 +304,7 @@ def test_a_picture_that_cannot_be_embedded_is_the_fault_of_its_own_clip(
     assert (refused.type, refused.job, refused.retry) == ("failed", "2", False)
 
 
-def test_a_clip_is_given_up_while_it_is_written(resident: Peer, order: Order) -> None:
+def test_a_clip_is_cancelled_while_it_is_written(resident: Peer, order: Order) -> None:
     peer = resident
     peer.send(order(prompt="dawdling").model_copy(update={"job": "1"}))
     while peer.receive().type != "filmed":

@@ -1,4 +1,4 @@
-"""The sampling loop and what it is fed, held against the deprecated pipeline of diffusers."""
+"""Sampling loop and conditioning, compared with the deprecated pipeline of diffusers."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def reference() -> I2VGenXLPipeline:
 
 @pytest.fixture
 def mode_for_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference draws the picture's latents from the global generator; we take the mode."""
+    """The reference draws the picture's latents from the global generator; i2vd takes the mode."""
     monkeypatch.setattr(
         DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
     )
@@ -69,11 +69,11 @@ def ours(
     *,
     guidance: float,
     steps: int = 4,
-    halves: bool = False,
+    sequential: bool = False,
     scheduler: dict[str, Any] | None = None,
     size: tuple[int, int] = (32, 32),
 ) -> Tensor:
-    wanted, unwanted = encode_conditions(
+    cond, uncond = encode_conditions(
         model,
         a_picture(*size),
         [_PROMPT, _NEGATIVE][: 2 if guidance > 1 else 1],
@@ -82,9 +82,9 @@ def ours(
         on_step=lambda: None,
     )
     predict = (
-        predict_guided(model.unet, wanted, unwanted, guidance, sequential_cfg=halves)
-        if unwanted
-        else predict_unguided(model.unet, wanted)
+        predict_guided(model.unet, cond, uncond, guidance, sequential_cfg=sequential)
+        if uncond
+        else predict_unguided(model.unet, cond)
     )
     how = scheduler_for(scheduler or model.scheduler, "ddim", None)
     return sample(predict, noise, how, steps, lambda _: None)
@@ -150,7 +150,7 @@ def test_same_frames_as_the_reference(micro: LoadedModel, reference: I2VGenXLPip
     assert abs(mine / 255.0 - other).max() <= 0.6 / 255.0
 
 
-def test_the_prompt_is_embedded_by_the_last_layer_but_one(
+def test_the_prompt_is_embedded_by_the_penultimate_layer(
     micro: LoadedModel, reference: I2VGenXLPipeline
 ) -> None:
     reference._guidance_scale = 9.0
@@ -184,7 +184,7 @@ def test_a_picture_is_embedded_once_in_each_size(
     assert not any(torch.equal(first, other) for other in others)
 
 
-def test_a_prompt_that_is_too_long_is_cut_and_told(
+def test_a_prompt_that_is_too_long_is_truncated_and_logged(
     micro: LoadedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with torch.no_grad():
@@ -192,10 +192,10 @@ def test_a_prompt_that_is_too_long_is_cut_and_told(
     assert "tail" in capsys.readouterr().err
 
 
-def test_both_branches_in_one_batch_or_one_after_the_other(micro: LoadedModel) -> None:
+def test_sequential_cfg_matches_one_batch(micro: LoadedModel) -> None:
     together = ours(micro, noise(), guidance=9.0)
-    halves = ours(micro, noise(), guidance=9.0, halves=True)
-    torch.testing.assert_close(halves, together, atol=2e-4, rtol=1e-4)
+    sequential = ours(micro, noise(), guidance=9.0, sequential=True)
+    torch.testing.assert_close(sequential, together, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_trailing_spacing_starts_at_pure_noise(spacing: Any, steps: int, first: 
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++2m", "unipc"])
-def test_every_sampler_finds_a_known_clip(sampler: Any) -> None:
+def test_every_sampler_converges_to_a_known_clip(sampler: Any) -> None:
     """A model that knows the answer, in v-prediction: all samplers must arrive there.
 
     What they tell on the way is the answer from the first step on.
@@ -227,16 +227,16 @@ def test_every_sampler_finds_a_known_clip(sampler: Any) -> None:
         return kept * wrong - lost * clip
 
     start = noise_for(1, tuple(clip.shape))
-    told: list[Tensor] = []
-    found = sample(predict, start, scheduler, 12, told.append)
+    estimates: list[Tensor] = []
+    found = sample(predict, start, scheduler, 12, estimates.append)
 
     torch.testing.assert_close(found, clip, atol=0.02, rtol=0)
-    assert len(told) == 12
-    for estimate in told:
+    assert len(estimates) == 12
+    for estimate in estimates:
         torch.testing.assert_close(estimate, clip, atol=0.02, rtol=0)
 
 
-def test_a_seed_is_the_same_noise_every_time() -> None:
+def test_a_seed_gives_the_same_noise_every_time() -> None:
     torch.manual_seed(0)
     first = noise_for(2**63 - 1, (2, 3))
     torch.manual_seed(1)
@@ -244,14 +244,14 @@ def test_a_seed_is_the_same_noise_every_time() -> None:
     assert not torch.equal(noise_for(7, (2, 3)), first)
 
 
-def test_the_global_generator_has_no_part_in_it(micro: LoadedModel) -> None:
+def test_the_global_generator_is_not_used(micro: LoadedModel) -> None:
     torch.manual_seed(0)
     first = ours(micro, noise(), guidance=1.0, steps=2)
     torch.manual_seed(1)
     assert torch.equal(ours(micro, noise(), guidance=1.0, steps=2), first)
 
 
-def test_rescaling_gives_back_the_deviation() -> None:
+def test_guidance_rescale_restores_the_deviation() -> None:
     prompt = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     inflated = 5 * prompt + 0.1
 
@@ -259,7 +259,7 @@ def test_rescaling_gives_back_the_deviation() -> None:
     torch.testing.assert_close(rescale_guidance(inflated, prompt, 0.0), inflated)
 
 
-def test_giving_up_between_two_steps() -> None:
+def test_a_cancel_between_two_steps() -> None:
     done = []
 
     def step(_: Tensor) -> None:

@@ -23,7 +23,7 @@ def shapes() -> Iterator[LoadedModel]:
     yield published("meta", torch.float16)
 
 
-def test_the_published_anatomy_is_that_of_the_library() -> None:
+def test_the_published_dimensions_are_those_of_diffusers() -> None:
     found = networks()
     configs = {part: dict(found[part].config) for part in ("unet", "vae")}
     weights = {
@@ -47,9 +47,9 @@ def test_the_formula_is_within_five_percent_of_the_count(
     shapes: LoadedModel, rung: Rung, guidance: float
 ) -> None:
     counted = PeakMemory(*(witness.peak for witness in count(shapes, rung, guidance).values()))
-    told = peak(rung, PUBLISHED, "float16", guided=guidance > 1)
-    print(f"\n{rung}: counted {counted}, predicted {told}")
-    assert told.most == pytest.approx(counted.most, rel=0.05)
-    assert told.denoise == pytest.approx(counted.denoise, rel=0.05)
-    assert told.decode == pytest.approx(counted.decode, rel=0.1)
-    assert told.encode == pytest.approx(counted.encode, rel=0.1)
+    predicted = peak(rung, PUBLISHED, "float16", guided=guidance > 1)
+    print(f"\n{rung}: counted {counted}, predicted {predicted}")
+    assert predicted.most == pytest.approx(counted.most, rel=0.05)
+    assert predicted.denoise == pytest.approx(counted.denoise, rel=0.05)
+    assert predicted.decode == pytest.approx(counted.decode, rel=0.1)
+    assert predicted.encode == pytest.approx(counted.encode, rel=0.1)

@@ -1,4 +1,4 @@
-"""What spares memory keeps the result: each transform against the plain model, on the micro one.
+"""Memory savings keep the result: each transform against the unpatched micro model.
 
 The largest difference is printed (`pytest -s`). All is float32 on the CPU, where the plain model
 itself is 1.5e-5 of the largest value away from what it gives in float64.
@@ -38,7 +38,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def told(micro: LoadedModel) -> Conditions:
+def conditions(micro: LoadedModel) -> Conditions:
     width = micro.unet.config.cross_attention_dim
     return Conditions(
         noise(1, 77, width, seed=2),
@@ -56,49 +56,58 @@ def difference(one: Tensor, other: Tensor, what: str) -> float:
     return largest
 
 
-def step(unet: Any, told: Conditions) -> Tensor:
+def step(unet: Any, conditions: Conditions) -> Tensor:
     """One prediction for both branches of guidance as one batch."""
     latents = noise(2, 4, FRAMES, *SIDES, seed=5)
-    return predict_unguided(unet, told.join(told))(latents, torch.tensor(481))
+    return predict_unguided(unet, conditions.join(conditions))(latents, torch.tensor(481))
 
 
 @pytest.mark.parametrize("size", [100, 900])
 @pytest.mark.parametrize("transform", [chunk_feed_forward, chunk_frames, chunk_pixels])
-def test_slices_of_any_size(
-    micro: LoadedModel, told: Conditions, transform: Callable[..., Any], size: int
+def test_chunks_of_any_size(
+    micro: LoadedModel, conditions: Conditions, transform: Callable[..., Any], size: int
 ) -> None:
     micro.load_unet()
-    whole = step(micro.unet, told)
+    expected = step(micro.unet, conditions)
     forwards = transform(micro.unet, size)
     assert len(forwards) > 5
     with patched(forwards):
-        sliced = step(micro.unet, told)
-    assert difference(sliced, whole, f"{transform.__name__} by {size}") < 5e-5
-    assert torch.equal(step(micro.unet, told), whole), "the model is as it was before"
+        chunked = step(micro.unet, conditions)
+    assert difference(chunked, expected, f"{transform.__name__} by {size}") < 5e-5
+    assert torch.equal(step(micro.unet, conditions), expected), "the model is as it was before"
 
 
 @pytest.mark.parametrize("mode", [mode for mode in Mode if mode.exact])
-def test_a_prediction_in_every_exact_mode(micro: LoadedModel, told: Conditions, mode: Mode) -> None:
+def test_a_prediction_in_every_exact_mode(
+    micro: LoadedModel, conditions: Conditions, mode: Mode
+) -> None:
     micro.load_unet()
-    other = Conditions(told.text.flip(1), torch.zeros_like(told.image), told.latents, told.fps)
+    other = Conditions(
+        conditions.text.flip(1),
+        torch.zeros_like(conditions.image),
+        conditions.latents,
+        conditions.fps,
+    )
     latents = noise(1, 4, FRAMES, *SIDES, seed=6)
-    whole = predict_guided(micro.unet, told, other, 9.0)(latents, torch.tensor(81))
+    expected = predict_guided(micro.unet, conditions, other, 9.0)(latents, torch.tensor(81))
     with placement.unet_on_device(micro, mode) as unet:
-        predict = predict_guided(unet, told, other, 9.0, sequential_cfg=mode.policy.sequential_cfg)
-        for _ in range(2):  # the second time the order of the pieces is known
-            given = predict(latents, torch.tensor(81))
-    assert difference(given, whole, mode) < 3e-4  # guidance of 9 multiplies it
+        predict = predict_guided(
+            unet, conditions, other, 9.0, sequential_cfg=mode.policy.sequential_cfg
+        )
+        for _ in range(2):  # the second time the order of the chunks is known
+            actual = predict(latents, torch.tensor(81))
+    assert difference(actual, expected, mode) < 3e-4  # guidance of 9 multiplies it
 
 
-def test_eight_bits_cost_what_is_told(micro: LoadedModel, told: Conditions) -> None:
+def test_fp8_differs_within_bounds(micro: LoadedModel, conditions: Conditions) -> None:
     micro.load_unet()
-    whole = step(micro.unet, told)
+    expected = step(micro.unet, conditions)
     with placement.unet_on_device(micro, Mode.FP8) as unet:
         assert {p.dtype for p in unet.parameters()} == {torch.float32, torch.float8_e4m3fn}
-        given = step(unet, told)
-    assert 1e-5 < difference(given, whole, "fp8") < 0.2
+        actual = step(unet, conditions)
+    assert 1e-5 < difference(actual, expected, "fp8") < 0.2
     micro.load_unet()
-    assert torch.equal(step(micro.unet, told), whole)
+    assert torch.equal(step(micro.unet, conditions), expected)
 
 
 @contextmanager
@@ -110,49 +119,49 @@ def vae_tiling(vae: Any, pixels: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("pixels", [1, 100, 333])
-def test_stripes_have_no_seams(micro: LoadedModel, pixels: int) -> None:
+def test_vae_tiling_has_no_seams(micro: LoadedModel, pixels: int) -> None:
     micro.weights.load(micro.vae)
     latents = noise(1, 4, *SIDES, seed=7)
-    whole = micro.vae.decode(latents).sample
-    back = micro.vae.encode(whole).latent_dist.mode()
+    expected = micro.vae.decode(latents).sample
+    back = micro.vae.encode(expected).latent_dist.mode()
     with vae_tiling(micro.vae, pixels):
-        assert difference(micro.vae.decode(latents).sample, whole, "decode") < 1e-5
-        assert difference(micro.vae.encode(whole).latent_dist.mode(), back, "encode") < 1e-5
+        assert difference(micro.vae.decode(latents).sample, expected, "decode") < 1e-5
+        assert difference(micro.vae.encode(expected).latent_dist.mode(), back, "encode") < 1e-5
 
 
-def test_blended_tiles_would_be_seen(micro: LoadedModel) -> None:
-    """Why there are none: the library's tiled decoding changes the picture, and plainly so."""
+def test_blended_tiles_of_diffusers_are_visible(micro: LoadedModel) -> None:
+    """Reason for VAE tiling of our own: diffusers' tiled decoding changes the picture visibly."""
     micro.weights.load(micro.vae)
     latents = noise(1, 4, *SIDES, seed=7)
-    whole = micro.vae.decode(latents).sample
+    expected = micro.vae.decode(latents).sample
     micro.vae.tile_latent_min_size, micro.vae.tile_sample_min_size = 12, 24
     micro.vae.enable_tiling()
     try:
-        assert difference(micro.vae.decode(latents).sample, whole, "tiles") > 1e-2
+        assert difference(micro.vae.decode(latents).sample, expected, "tiles") > 1e-2
     finally:
         micro.vae.disable_tiling()
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_statistics_in_pieces(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held against the whole clip's normalisation, with a mean far from zero."""
+def test_group_norm_statistics_of_chunks(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held against the expected clip's normalisation, with a mean far from zero."""
     monkeypatch.setattr("pipeline.worker.memory.group_norm._MAX_ELEMENTS", 50)
     norm = nn.GroupNorm(groups, 8)
     nn.init.uniform_(norm.weight)
     nn.init.uniform_(norm.bias)
     clip = 100 + noise(5, 8, 6, 7)
-    whole = norm(clip.transpose(0, 1)[None])[0].transpose(0, 1)
+    expected = norm(clip.transpose(0, 1)[None])[0].transpose(0, 1)
     statistics = gather(clip, norm)
-    pieces = [normalise(rows, norm, statistics) for rows in clip.split(4, dim=2)]
-    torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=1e-4, atol=1e-4)
+    chunks = [normalise(rows, norm, statistics) for rows in clip.split(4, dim=2)]
+    torch.testing.assert_close(torch.cat(chunks, dim=2), expected, rtol=1e-4, atol=1e-4)
 
 
 Hold = Callable[[LoadedModel], AbstractContextManager[Any]]
 
 
-def test_an_encoder_gives_the_same_layer_by_layer(micro: LoadedModel) -> None:
+def test_group_offloading_an_encoder_is_exact(micro: LoadedModel) -> None:
     pixels = noise(1, 3, 32, 32)
     micro.weights.load(micro.image_encoder)
-    whole = micro.image_encoder(pixels).image_embeds
+    expected = micro.image_encoder(pixels).image_embeds
     with placement.encoder_on_device(micro, micro.image_encoder):
-        assert torch.equal(micro.image_encoder(pixels).image_embeds, whole)
+        assert torch.equal(micro.image_encoder(pixels).image_embeds, expected)

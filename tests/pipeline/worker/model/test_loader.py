@@ -278,26 +278,28 @@ def _other_pipeline(folder: Path) -> None:
         (lambda folder: (folder / "model_index.json").unlink(), "not in diffusers layout"),
     ],
 )
-def test_what_is_wrong_is_said(copy: Path, spoil: Callable[[Path], None], message: str) -> None:
+def test_a_broken_checkpoint_is_reported(
+    copy: Path, spoil: Callable[[Path], None], message: str
+) -> None:
     spoil(copy)
     with pytest.raises(ModelUnusable, match=message):
         loaded(copy)
 
 
-def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnusable, match="i2vd model pull nobody/nothing"):
         loaded("nobody/nothing")
     with pytest.raises(ModelUnusable, match="there is no such folder"):
         loaded(tmp_path / "nowhere" / "at" / "all")
 
 
-def test_queries_keys_and_values_lie_together_where_they_are_copied_to() -> None:
+def test_qkv_weights_are_adjacent_on_the_device() -> None:
     """And take no more memory there than apart."""
     model = load_model(MICRO, "cpu", "float32", copy=True, on_step=lambda: None)
     groups = list(qkv_weights(model.unet))
     assert groups
     budget = Budget(torch.device("cpu"), 1 << 40)
-    with budget.kept():
+    with budget.enforced():
         model.load_unet()
     assert all(joined_view(group) is not None for group in groups)
     assert model.weights.device_bytes() == sum(t.nbytes for t in tensors_of(model.unet))

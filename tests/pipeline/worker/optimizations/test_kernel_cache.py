@@ -1,4 +1,4 @@
-"""The kernel cache: what is kept, what is removed, and what it leaves alone."""
+"""Kernel cache: what is kept, what is removed, and what is never touched."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def filled(folder: Path, size: int) -> Path:
     return folder / "ab" / "code.so"
 
 
-def test_it_is_a_folder_of_these_versions_and_asked_again_the_same(base: Path) -> None:
+def test_the_folder_is_named_by_versions_and_setup_is_idempotent(base: Path) -> None:
     folder = kernel_cache.set_up()
     assert folder.parent == base
     assert folder.is_dir()
@@ -33,7 +33,7 @@ def test_it_is_a_folder_of_these_versions_and_asked_again_the_same(base: Path) -
     assert list(folder.iterdir()) == []
 
 
-def test_without_the_variable_it_is_below_tritons_own_folder(
+def test_the_default_is_inside_tritons_folder(
     base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv(VARIABLE)
@@ -41,7 +41,7 @@ def test_without_the_variable_it_is_below_tritons_own_folder(
     assert kernel_cache.set_up().parent == tmp_path / ".triton" / "cache"
 
 
-def test_what_is_over_the_bound_goes_and_what_is_not_stays(
+def test_only_a_cache_above_the_limit_is_emptied(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = filled(kernel_cache.set_up(), 1000)
@@ -52,7 +52,7 @@ def test_what_is_over_the_bound_goes_and_what_is_not_stays(
     assert list(kernel_cache.set_up().iterdir()) == []
 
 
-def test_other_versions_go_and_nothing_else(base: Path, tmp_path: Path) -> None:
+def test_only_folders_of_other_versions_are_removed(base: Path, tmp_path: Path) -> None:
     old = filled(base / "i2vd-torch-1.0-i2vd-0.0.1", 10)
     foreign = filled(base / "somebody", 10)
     linked = base / "i2vd-torch-linked"
@@ -64,7 +64,7 @@ def test_other_versions_go_and_nothing_else(base: Path, tmp_path: Path) -> None:
     assert elsewhere.exists()
 
 
-def test_a_folder_whose_name_begins_like_ours_endangers_none_beside_it(
+def test_folders_beside_a_configured_folder_are_never_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = filled(tmp_path / "i2vd-outbox", 10)
@@ -73,7 +73,7 @@ def test_a_folder_whose_name_begins_like_ours_endangers_none_beside_it(
     assert clip.exists()
 
 
-def test_what_another_worker_removes_meanwhile_is_no_error(
+def test_files_that_another_worker_removes_are_no_error(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = filled(kernel_cache.set_up(), 10)
@@ -88,7 +88,7 @@ def test_what_another_worker_removes_meanwhile_is_no_error(
     assert kernel_cache.set_up().is_dir()
 
 
-def test_a_folder_that_is_read_only_or_full_is_told(
+def test_a_read_only_or_full_folder_is_reported(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with disks.tmpfs(base, size="64k"):

@@ -1,4 +1,4 @@
-"""Which transforms a mode takes on which device."""
+"""Selection of the optimizations by memory mode and device."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from pipeline.worker.optimizations.registry import OPTIMIZATIONS, select
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_channels_are_last_where_there_is_a_kernel_for_that(
-    monkeypatch: pytest.MonkeyPatch, ours: bool
+@pytest.mark.parametrize("triton", [True, False])
+def test_channels_last_on_cuda_needs_the_triton_kernels(
+    monkeypatch: pytest.MonkeyPatch, triton: bool
 ) -> None:
-    monkeypatch.setattr(fused_ops, "enabled", lambda: ours)
+    monkeypatch.setattr(fused_ops, "enabled", lambda: triton)
     fast = Mode.FAST.policy
     assert select(fast, CPU) == list(OPTIMIZATIONS)
     without = [
         name for name in OPTIMIZATIONS if name not in ("channels_last", "temporal_conv_as_matmul")
     ]
-    assert select(fast, CUDA) == (list(OPTIMIZATIONS) if ours else without)
+    assert select(fast, CUDA) == (list(OPTIMIZATIONS) if triton else without)

@@ -1,4 +1,4 @@
-"""The preview: colours from latents by a fitted line, small, seldom, and never a failure."""
+"""Live preview: colours from latents by a fitted linear map, small, and never a failure."""
 
 from io import BytesIO
 
@@ -37,7 +37,7 @@ def gradient(height: int, width: int) -> tuple[Image.Image, Tensor]:
 
 @pytest.mark.parametrize("frames", [2, 8, 32])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (40, 72), (128, 128)])
-def test_a_clip_is_shown_in_the_picture_s_colours(frames: int, height: int, width: int) -> None:
+def test_a_preview_has_the_colours_of_the_picture(frames: int, height: int, width: int) -> None:
     picture, pixels = gradient(height, width)
     cells = latents_of(pixels)
     darker = torch.linspace(1.0, 0.5, frames)[:, None, None, None] * pixels
@@ -65,7 +65,9 @@ def test_a_plain_picture_and_noise_are_shown_small() -> None:
     assert len(jpeg) < 10_000
 
 
-def test_it_comes_once_a_second_and_fails_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_most_one_preview_a_second_and_errors_disable_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     now = 0.0
     picture, pixels = gradient(8, 8)
     cells = latents_of(pixels)

@@ -1,4 +1,4 @@
-"""The gate's measures: each flaw is seen, and what only looks like one is not."""
+"""Quality measurements: each flaw is found, and similar clips without flaws pass."""
 
 from typing import Any
 
@@ -56,11 +56,11 @@ def test_a_sound_clip_passes() -> None:
     ],
     ids=["black", "a black frame", "grey", "frozen", "negative", "noise", "scrambled"],
 )
-def test_each_flaw_is_seen(spoil: Any, kind: str) -> None:
+def test_each_flaw_is_found(spoil: Any, kind: str) -> None:
     assert found(spoil(panned()).astype(np.uint8)) == kind
 
 
-def test_a_grey_last_frame_is_taken_off() -> None:
+def test_a_grey_last_frame_is_dropped() -> None:
     clip = panned()
     clip[-1] = 127
     frames, figures = examine(clip, PICTURE, LIMITS)
@@ -75,13 +75,13 @@ def test_grey_before_the_last_frame_is_a_flaw() -> None:
     assert found(clip) == "grey"
 
 
-def test_a_grey_picture_makes_no_grey_flaw() -> None:
+def test_a_grey_picture_is_no_flaw() -> None:
     wall = np.clip(noise(64, 64, 3) // 16 + 118, 0, 255).astype(np.uint8)
     wall[:, :8] = PICTURE[:, :8]
     assert found(panned(wall), wall) is None
 
 
-def test_a_camera_that_comes_slowly_upon_a_grey_wall_makes_no_flaw() -> None:
+def test_a_camera_that_slowly_reaches_a_grey_wall_is_no_flaw() -> None:
     clip = panned()
     for number in range(8):
         clip[number, :, : 8 * number] = 127

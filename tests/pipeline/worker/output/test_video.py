@@ -35,7 +35,7 @@ def written(path: Path, **changes: Any) -> Output:
     return write_video(path, changes.pop("frames", a_clip()), **(given | changes))
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_the_file_has_the_frames_that_were_written(tmp_path: Path) -> None:
     clip = written(tmp_path / "clip.mp4")
 
     assert (clip.width, clip.height, clip.frames, clip.fps) == (80, 48, 9, 7)
@@ -96,7 +96,7 @@ print(clip.sha256)
 
 
 @pytest.mark.slow
-def test_what_was_in_memory_before_has_no_part_in_it(tmp_path: Path) -> None:
+def test_uninitialised_memory_does_not_change_the_file(tmp_path: Path) -> None:
     """x264 with mbtree reads memory that nobody wrote, so that its files differed now and then."""
     noise = np.random.default_rng(0).integers(0, 40, (8, 32, 32, 3), np.uint8)
     frames = a_clip(8, 32, 32) // 2 + noise
@@ -113,16 +113,16 @@ def test_what_was_in_memory_before_has_no_part_in_it(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_quality_is_heeded(tmp_path: Path) -> None:
+def test_quality_changes_the_file_size(tmp_path: Path) -> None:
     assert (
         written(tmp_path / "a.mp4", quality=8).size > written(tmp_path / "b.mp4", quality=40).size
     )
 
 
-def test_steps_are_told_and_may_stop_it(tmp_path: Path) -> None:
-    told: list[int] = []
-    written(tmp_path / "clip.mp4", on_step=told.append)
-    assert told == list(range(1, 10))
+def test_steps_are_reported_and_may_cancel(tmp_path: Path) -> None:
+    reported: list[int] = []
+    written(tmp_path / "clip.mp4", on_step=reported.append)
+    assert reported == list(range(1, 10))
 
     def stop(_: int) -> None:
         raise KeyError
@@ -139,7 +139,7 @@ def test_a_missing_nvenc_falls_back_to_x264(
     assert clip.codec == "h264 (libx264; nvenc is unavailable)"
 
 
-def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_and_folder_are_fsynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
 
     def sync(descriptor: int) -> None:
@@ -150,9 +150,7 @@ def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert synced == [str(tmp_path / "clip.mp4"), str(tmp_path)]
 
 
-def test_a_file_that_is_not_what_was_written_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_differs_is_unusable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mux = video._mux
 
     def lossy(path: Path, frames: Any, **how: Any) -> None:
@@ -171,6 +169,6 @@ def test_a_file_that_is_not_what_was_written_does_not_count(
         written(tmp_path / "clip.mp4")
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         written(tmp_path / "nowhere" / "clip.mp4")
