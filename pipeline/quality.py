@@ -1,7 +1,7 @@
-"""The gate in numbers: what is measured of a clip's frames, the limits, and what is a flaw.
+"""Quality check: measurements of a clip's frames, their limits, and the flaws.
 
-Pure; the measuring is worker/gate.py's. The limits stand far from what a working model gives: a
-gate that refuses good clips is worse than none.
+Pure; worker/output/quality.py measures. The limits are far from what a working model gives,
+because a check that rejects good clips is worse than none.
 """
 
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -15,7 +15,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class QualityLimits(BaseModel):
-    """What a clip may look like."""
+    """Limits of the quality check."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,35 +30,35 @@ class QualityLimits(BaseModel):
 
 
 NO_LIMITS = QualityLimits(black=1.0, grey=1.0, motion=0.0, similarity=-1.0)
-"""For clips that need not look like anything: of random weights, or of too few steps."""
+"""Turns every check off, for random weights or too few steps."""
 
 
 class Measurements(BaseModel):
-    """What was measured of a clip's frames, against the framed picture."""
+    """Measurements of a clip's frames, compared with the framed picture."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     black: float
     """Share of frames that are black though the picture is not."""
     grey: float
-    """Most by which the mid-grey share of a frame rises over the picture and all frames before."""
+    """Largest rise of a frame's mid-grey share over the picture and all earlier frames."""
     motion: float
-    """Mean difference of a pixel to the first frame, in levels of 255, where it is largest."""
+    """Largest mean difference of a frame to the first frame, in levels of 255."""
     similarity: float
     """Structural similarity (SSIM) of the first frame to the picture, as thumbnails; 1 is equal."""
     dropped: int = 0
-    """1 where a grey last frame was taken off."""
+    """1 if a grey last frame was dropped."""
 
 
 class Flaw(NamedTuple):
-    """Why frames are no clip: the kind as metrics have it, and a sentence."""
+    """Flaw of a clip: `kind` as in the metrics' label, `reason` as a sentence."""
 
     kind: FlawKind
     reason: str
 
 
 def find_flaw(figures: Measurements, limits: QualityLimits) -> Flaw | None:
-    """The first thing that is wrong; None where frames are a clip."""
+    """Return the first flaw, or None."""
     if figures.black > limits.black:
         told = f"{figures.black:.0%} of the frames are black (quality.black = {limits.black:g})"
         return Flaw("black", told)

@@ -1,7 +1,7 @@
-"""The sidecar: what stands beside every clip, enough to make the same clip again.
+"""Sidecar: the JSON record beside every clip, enough to generate the same clip again.
 
-Versioned; its JSON Schema is `sidecar.schema.json` beside this file, made by
-`python -m pipeline.sidecar`.
+Versioned. Its JSON Schema is `sidecar.schema.json` beside this file, written by
+`python -m pipeline.sidecar`. Writing sidecars to disk is the daemon's.
 """
 
 import json
@@ -29,7 +29,7 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """The picture: `path` inside its inbox, size in bytes, width and height in pixels."""
+    """Source picture: `path` inside its inbox, size in bytes, width and height in pixels."""
 
     path: str
     sha256: str
@@ -40,14 +40,14 @@ class Source(_Part):
 
 
 class AppliedRule(_Part):
-    """The rule that took the picture, and the digest of all rules in force then."""
+    """Rule that matched the picture, and the digest of all rules at that time."""
 
     name: str
     digest: str
 
 
 class Tried(_Part):
-    """A rung of the ladder; size in pixels."""
+    """Rung of the ladder; size in pixels."""
 
     width: int
     height: int
@@ -56,7 +56,7 @@ class Tried(_Part):
 
 
 class Applied(Tried):
-    """How the clip was really made: as memory, speed and the gate's refusal of a first try had it.
+    """Settings that were used, after fallbacks, speed and a rejected first try.
 
     The steps and how they were made are None in a sidecar of before there were speeds.
     """
@@ -79,10 +79,10 @@ class Applied(Tried):
 
 
 class Fallback(_Part):
-    """One step down the ladder: what was tried, and in which stage memory ran out.
+    """One step down the ladder: the rung, and the stage in which memory ran out.
 
-    Stage "forecast": not even tried, for it was known to need more than was free. `seconds` is how
-    long the try took.
+    Stage "forecast": skipped, because the rung needs more than was free. `seconds` is the
+    duration of the try.
     """
 
     tried: Tried
@@ -92,20 +92,20 @@ class Fallback(_Part):
 
 
 class ModelRecord(_Part):
-    """The model: as configured, and the digest over its weights."""
+    """Model: the configured id, and the digest over its weights."""
 
     id: str
     weights: str
 
 
 class QualityRecord(Measurements):
-    """What was measured of the frames; `refused` says why a first try with the asked seed was."""
+    """Measurements of the frames; `refused` is the reason if a first try was rejected."""
 
     refused: str | None
 
 
 class Sidecar(_Part):
-    """All that is needed to make the same clip again, and what became of the request."""
+    """Complete record of a clip: the request, the settings used, and the result."""
 
     version: Literal[1] = 1
     generator: str
@@ -140,7 +140,7 @@ def compose_sidecar(
     asked: Spec,
     earlier: Sequence[Fallback] = (),
 ) -> Sidecar:
-    """The sidecar of a finished clip; `earlier` are the steps down of attempts before."""
+    """Compose the sidecar of a finished clip; `earlier`: steps down of previous attempts."""
     made, loaded = clip.made, clip.loaded
     return Sidecar(
         generator=generator,
@@ -177,7 +177,7 @@ def _given(clip: Clip, asked: Spec) -> Applied:
 
 
 def fallback(step: StepDown) -> Fallback:
-    """A step down as the sidecar tells it."""
+    """Convert a step down to its sidecar record."""
     return Fallback(
         tried=_tried(step.rung), stage=step.stage, reason=step.detail, seconds=step.seconds
     )
@@ -188,7 +188,7 @@ def _tried(rung: Rung) -> Tried:
 
 
 def schema() -> str:
-    """The JSON Schema of a sidecar, as text."""
+    """Return the JSON Schema of a sidecar, as text."""
     return json.dumps(Sidecar.model_json_schema(), indent=2) + "\n"
 
 

@@ -109,7 +109,7 @@ class Attempt:
                 ratio = await asyncio.to_thread(self._services.memory.record, outcome, self._spec)
                 if ratio is not None:
                     self._services.metrics.prediction_ratio.labels(outcome.rung.mode).set(ratio)
-            case GenerationFailure(kind="memory", reason=reason, room=free):
+            case GenerationFailure(kind="memory", reason=reason, free=free):
                 hint = ladder.advice(self._spec, self._services.family, free, self._predicted)
                 return replace(outcome, reason=f"{reason}; {hint}")
         return outcome

@@ -132,9 +132,9 @@ class MemoryEstimator:
 
         A rung that was only predicted not to fit is not a measurement. Raises QueueUnavailable.
         """
-        if step.room is not None and step.stage != "forecast":
+        if step.free is not None and step.stage != "forecast":
             predicted = self.predicted(step.rung, spec, loaded.dtype)
-            self._store(loaded, step.rung, spec, predicted, step.room, is_lower_bound=True)
+            self._store(loaded, step.rung, spec, predicted, step.free, is_lower_bound=True)
 
     def _store(
         self,

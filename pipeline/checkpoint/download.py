@@ -1,4 +1,7 @@
-"""Fetching a model from the hub: what its licence is, and only the files that are loaded."""
+"""Model download from the Hugging Face hub, limited to the files that the worker loads.
+
+Also holds the licence notice that must be shown first. Finding the files is layout.py's.
+"""
 
 from pathlib import Path
 
@@ -16,15 +19,15 @@ _SMALL = ("model_index.json", "*/*.json", "*/*.txt")
 
 
 class DownloadFailed(Exception):
-    """The model was not fetched; the message says why, and what to do."""
+    """Failed download; the message gives the reason and the remedy."""
 
 
 def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | None = None) -> Path:
-    """Fetch the configurations and the fp16 safetensors of `repo`; the folder where they lie.
+    """Download the configurations and fp16 safetensors of `repo` and return their folder.
 
-    Without `folder` that is the hub's cache, where the worker finds the model by its id. Files that
-    are there already are kept, and a broken download goes on where it stopped; a bar on stderr
-    shows how far it is. Show LICENCE first. Raises PullFailed.
+    The default folder is the hub's cache, where the worker finds the model by its id. Existing
+    files are kept, an interrupted download resumes, and stderr shows a progress bar. The caller
+    must show LICENCE first. Raises DownloadFailed.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

@@ -1,7 +1,7 @@
-"""Where a model comes from: its folder, the files of its parts, and whether they are what we need.
+"""Checkpoint layout: find a model's folder and check its configurations and weight files.
 
-A model is a folder in diffusers layout. Only safetensors are read, for a pickle can run code. What
-is wrong with a folder is said in words that name the part; nothing here needs torch.
+A model is a folder in diffusers layout. Only safetensors are read, because a pickle can run code.
+Errors name the part that is wrong. Loading is the worker's; this module does not import torch.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ NETWORKS = {
     "text_encoder": "CLIPTextModel",
     "image_encoder": "CLIPVisionModelWithProjection",
 }
-"""Folder of each network, and its class."""
+"""Class of each network, by folder."""
 
 _CONFIGS = {
     "unet": "config.json",
@@ -36,21 +36,21 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 class ModelUnusable(Exception):
-    """The model cannot be loaded; the message says what to do about it."""
+    """A model that cannot be loaded; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A checked folder: configurations by part, and weight files by network."""
+    """Checked model folder: configurations by part, weight files by network."""
 
     folder: Path
     configs: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, tuple[Path, ...]]
 
     def digest(self) -> str:
-        """Sha256 over the lines "sha256  part" of all weight files, in order of part and name.
+        """Return the SHA-256 of the lines "sha256  part" of all weight files, by part and name.
 
-        It reads every byte: some seconds for the full model, next to the loading.
+        Reads every byte, which takes some seconds for the full model, parallel to loading.
         """
         with ThreadPoolExecutor() as pool:
             lines = [
@@ -63,15 +63,15 @@ class CheckpointFiles:
 
 
 def find(model: str, *, small: bool) -> CheckpointFiles:
-    """The files of "micro", of a folder, or of a hub id (or id@revision) that was pulled before.
+    """Return the files of "micro", of a folder, or of a downloaded hub id (or id@revision).
 
-    `small` prefers the fp16 files where a folder has both. Raises ModelUnusable.
+    If a folder has both variants, `small` selects the fp16 files. Raises ModelUnusable.
     """
     folder = _folder(model)
     _check_index(folder)
     configs = {part: _config(folder, part) for part in _CONFIGS}
-    for part, wanted in NETWORKS.items():
-        _check_class(folder, part, configs[part], wanted)
+    for part, expected in NETWORKS.items():
+        _check_class(folder, part, configs[part], expected)
     return CheckpointFiles(
         folder, configs, {part: _files(folder / part, small) for part in NETWORKS}
     )
@@ -90,7 +90,8 @@ def _folder(model: str) -> Path:
     repo, _, revision = model.partition("@")
     try:
         return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
-    except IncompleteSnapshotError as error:  # we never pull all; what we need is checked later
+    # downloads are always partial; `find` checks the parts
+    except IncompleteSnapshotError as error:
         return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
         raise ModelUnusable(
@@ -122,18 +123,18 @@ def _config(folder: Path, part: str) -> Mapping[str, Any]:
     return _read(file)
 
 
-def _check_class(folder: Path, part: str, config: Mapping[str, Any], wanted: str) -> None:
+def _check_class(folder: Path, part: str, config: Mapping[str, Any], expected: str) -> None:
     names = [config["_class_name"]] if "_class_name" in config else config.get("architectures")
-    if names and wanted not in names:
-        raise ModelUnusable(f"{folder / part} is a {', '.join(names)}, not a {wanted}")
+    if names and expected not in names:
+        raise ModelUnusable(f"{folder / part} is a {', '.join(names)}, not a {expected}")
 
 
 def _files(folder: Path, small: bool) -> tuple[Path, ...]:
-    """One variant's files: `x.safetensors` or its shards, `x.fp16.safetensors` or its shards."""
+    """Return one variant: `x.safetensors` or `x.fp16.safetensors`, each full or in shards."""
     found = sorted(folder.glob("*.safetensors"))
-    halves = tuple(file for file in found if ".fp16" in file.name)
-    whole = tuple(file for file in found if ".fp16" not in file.name)
-    if chosen := (halves or whole) if small else (whole or halves):
+    fp16 = tuple(file for file in found if ".fp16" in file.name)
+    full = tuple(file for file in found if ".fp16" not in file.name)
+    if chosen := (fp16 or full) if small else (full or fp16):
         return chosen
     if any(folder.glob("*.bin")):
         raise ModelUnusable(f"{folder} has only .bin files, which can run code; want .safetensors")

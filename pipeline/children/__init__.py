@@ -1,1 +1,1 @@
-"""Child processes, seen from the parent: messages, channel, life, and what they are asked for."""
+"""Child processes as the parent sees them: messages, channel, life cycle, requests."""

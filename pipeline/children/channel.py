@@ -1,7 +1,7 @@
-"""The child's end of the channel, shared by the worker and the picture child.
+"""Channel: the child's end of the socket, used by the worker and the image child.
 
-The child's stdout is turned into stderr at once, so that nothing a library prints can reach the
-channel. If the parent dies the channel ends, and so does the child.
+The child's stdout is redirected to stderr at once, so that no library's output can reach the
+channel. If the parent dies the channel ends, and so does the child. The parent's end is process.py.
 """
 
 import os
@@ -15,11 +15,11 @@ from pipeline.children.protocol import CHANNEL_FD, Hello, Reply, Request, dump, 
 
 
 class ParentGone(Exception):
-    """The channel ended: there is nobody left to work for."""
+    """End of the channel: the parent process is gone."""
 
 
 class Channel:
-    """Requests in, replies out, one JSON object a line. Several threads may send, one receives."""
+    """JSON lines over a socket: requests in, replies out. Thread-safe for sending only."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -28,10 +28,10 @@ class Channel:
 
     @classmethod
     def open(cls) -> "Channel":
-        """Take the descriptor that the parent passed, and say hello.
+        """Open the descriptor that the parent passed and send Hello.
 
-        Ctrl-C in a terminal reaches the whole process group; the parent alone decides what it
-        means, so the child ignores it.
+        Ctrl-C in a terminal reaches the whole process group. Only the parent handles it, so the
+        child ignores SIGINT.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -40,7 +40,7 @@ class Channel:
         return channel
 
     def send(self, reply: Reply) -> None:
-        """Raises ParentGone."""
+        """Send a reply. Raises ParentGone."""
         try:
             with self._sending:
                 self._socket.sendall(dump(reply))
@@ -58,5 +58,5 @@ class Channel:
         return read_request(line)
 
     def waiting(self) -> bool:
-        """Whether a request, or the channel's end, is there to be received."""
+        """Return True if `receive` would not block: a request or the channel's end is pending."""
         return b"\n" in self._buffer or bool(select.select([self._socket], [], [], 0)[0])

@@ -1,7 +1,7 @@
-"""Why a child was lost or given up: told apart by what is seen of it from outside.
+"""Exit reasons: classify why a child process ended or had to be replaced.
 
-Pure functions, but for `oom_kills`, which reads the kernel's count. maker.py, supervisor.py and
-decoder.py act on what is said here.
+Pure functions, except `oom_kills`, which reads the kernel's counter. generator.py, supervisor.py
+and image_pool.py act on the result.
 """
 
 import signal
@@ -41,72 +41,75 @@ _ADVICE: dict[Cause, str] = {
     "report it with the log",
 }
 
-_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that a process gets from others; the rest tell of a fault of its own."""
+_EXTERNAL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals sent by other processes; any other signal is a fault of the child itself."""
 
 _TOLERATED_LEAK_BYTES = 256 << 20
-"""Bytes that may stay on the device after a clip: workspaces of the libraries take some tens of MB,
-and are taken once."""
+"""Bytes that may stay on the device after a clip: libraries keep some tens of MB of workspace,
+allocated once."""
 
 _VMSTAT = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
 class ChildFailure:
-    """One child lost: the cause as metrics have it, and a sentence."""
+    """Failure of a child: `cause` as in the metrics' label, `reason` as a sentence."""
 
     cause: Cause
     reason: str
 
     @property
     def advice(self) -> str:
-        """What an operator can do."""
+        """Hint for the operator."""
         return _ADVICE[self.cause]
 
 
 def classify_exit(
-    who: str, end: Exited | TimedOut, stage: str, *, oom_killed: bool
+    child: str, end: Exited | TimedOut, stage: str, *, oom_killed: bool
 ) -> ChildFailure:
-    """The loss that an ending means; `oom_killed`: the kernel shot a process just then."""
+    """Classify the end of a child in `stage`.
+
+    `oom_killed`: the kernel's OOM killer ended a process at that time.
+    """
     if isinstance(end, TimedOut):
-        return ChildFailure("hang", f"{who} hung in {stage}: silent for {end.seconds:.0f} s")
+        return ChildFailure("hang", f"{child} hung in {stage}: silent for {end.seconds:.0f} s")
     if end.returncode == -signal.SIGKILL and oom_killed:
-        reason = f"the kernel killed {who} (in {stage}), for the host's memory ran out"
+        reason = f"the kernel killed {child} (in {stage}), for the host's memory ran out"
         return ChildFailure("host_memory", reason)
-    return ChildFailure(_cause(end.returncode), f"{who} {end} (in {stage})")
+    return ChildFailure(_exit_cause(end.returncode), f"{child} {end} (in {stage})")
 
 
-def _cause(returncode: int | None) -> Cause:
+def _exit_cause(returncode: int | None) -> Cause:
     if returncode is None:
         return "channel"
-    if -returncode in _SENT:
+    if -returncode in _EXTERNAL_SIGNALS:
         return "killed"
     return "device" if returncode == EXIT_DEVICE_LOST else "crash"
 
 
 def fragmentation(end: OutOfMemory) -> ChildFailure | None:
-    """The loss of a worker whose memory would have sufficed, were it not in pieces.
+    """Return a failure if memory fragmentation caused this out-of-memory error, else None.
 
-    The allocator had more reserved and idle than it was asked for, though not in one piece: a
-    smaller clip is no cure for that.
+    The allocator had enough reserved and unused memory, but not in one block. A smaller clip does
+    not cure that.
     """
     if end.requested is None or end.allocated is None or end.reserved is None:
         return None
     idle = end.reserved - end.allocated
     if idle < end.requested:
         return None
-    told = f"{_mb(end.requested)} were asked for and {_mb(idle)} idle, but in pieces"
+    detail = f"{_mb(end.requested)} were asked for and {_mb(idle)} idle, but in pieces"
     return ChildFailure(
-        "fragmentation", f"the device's memory is fragmented: {told} (in {end.stage})"
+        "fragmentation", f"the device's memory is fragmented: {detail} (in {end.stage})"
     )
 
 
 def leak(end: Released) -> ChildFailure | None:
-    """The loss of a worker that keeps memory which its clip should have given back."""
+    """Return a failure if the worker kept memory that its clip should have freed, else None."""
     if end.leaked_bytes is None or end.leaked_bytes <= _TOLERATED_LEAK_BYTES:
         return None
-    told = f"{_mb(end.leaked_bytes)} that are no weights did not come back after a clip"
-    return ChildFailure("leak", f"the device's memory leaks: {told}")
+    detail = f"{_mb(end.leaked_bytes)} that are no weights did not come back after a clip"
+    return ChildFailure("leak", f"the device's memory leaks: {detail}")
 
 
 def _mb(count: int) -> str:
@@ -114,10 +117,10 @@ def _mb(count: int) -> str:
 
 
 def oom_kills(vmstat: Path = _VMSTAT) -> int:
-    """How many processes the kernel has killed for lack of memory; 0 where it does not say.
+    """Return the kernel's count of OOM kills; 0 if it is not available.
 
-    It counts for the whole machine and for every limit of a control group, which is as near as one
-    can come without rights: a child that died by SIGKILL while it rose was shot by the kernel.
+    The counter covers the whole machine and every cgroup limit, the best that is readable without
+    privileges. If it rose while a child died by SIGKILL, the OOM killer ended the child.
     """
     try:
         lines = vmstat.read_text().splitlines()

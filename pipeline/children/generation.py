@@ -1,4 +1,7 @@
-"""An order for a clip, and what comes of it: a clip in staging, or why there is none."""
+"""Generation request and its result: a clip in staging, or a failure.
+
+Data only; generator.py produces the results.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +17,9 @@ from pipeline.request.spec import Spec
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What is to be made: `picture` is the clean PNG, `staging` an empty private folder.
+    """Request for one clip: `picture` is the clean PNG, `staging` an empty private folder.
 
-    `needs` tells the bytes that a clip needs on a rung, with the model that is loaded.
+    `needs` returns the bytes that the clip needs on a rung with the loaded model.
     """
 
     job: str
@@ -29,24 +32,24 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class StepDown:
-    """Memory ran out on `rung` in `stage` after so many seconds; the next rung was tried.
+    """Fallback to the next rung: memory ran out on `rung` in `stage` after `seconds`.
 
-    Or it was not even tried, stage "forecast", for too little is free. `room` is what was free.
+    In stage "forecast" the rung was skipped, because it needs more than `free`, the free bytes.
     """
 
     rung: Rung
     stage: Stage | Literal["forecast"]
     detail: str
     seconds: float = 0.0
-    room: int | None = None
+    free: int | None = None
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip in staging: what was made, by which model, on which rung, and the steps down.
+    """Clip in staging: the worker's result, its model and rung, and the steps down to it.
 
-    `refused` says why the gate refused the first try; `seed` and `speed` may be others than asked
-    then.
+    `refused` is the reason if the quality check rejected the first try. `seed` and `speed` may
+    then differ from the request.
     """
 
     made: ClipDone
@@ -57,9 +60,9 @@ class Clip:
     steps_down: tuple[StepDown, ...]
     refused: str | None = None
 
-    def as_made(self, asked: Spec) -> Spec:
-        """What was asked, at the speed at which it was made."""
-        return asked.model_copy(update={"speed": self.speed})
+    def as_made(self, requested: Spec) -> Spec:
+        """Return the requested Spec with the speed that was used."""
+        return requested.model_copy(update={"speed": self.speed})
 
 
 Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled", "ended"]
@@ -67,17 +70,19 @@ Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled"
 
 @dataclass(frozen=True)
 class GenerationFailure:
-    """Why there is none; `retry` when another try may help.
+    """Failed generation; `retry` is True if another try may help.
 
-    "spoilt": the gate refused two tries, and the last may lie in staging; "lost": the child was,
-    while it had this clip; "load": there was none with a model in it, which is no fault of this
-    clip's; "disk": its folder could not be written, which is none either; "ended": by ourselves.
+    - "spoilt": the quality check rejected two tries; the last clip may be in staging.
+    - "lost": the child ended while it had this clip.
+    - "load": no child could load the model, which is not the clip's fault.
+    - "disk": the staging folder is not writable, which is not the clip's fault either.
+    - "ended": i2vd itself stopped the generation.
     """
 
     kind: Kind
     reason: str
     retry: bool
-    room: int | None = None
-    """Bytes that were free, where memory was short and somebody counts them."""
+    free: int | None = None
+    """Free bytes, if memory ran out on a device that counts them."""
     child_failure: ChildFailure | None = None
-    """The loss of the worker, the same for each clip that was in it."""
+    """Failure of the worker, the same for each clip that it had."""

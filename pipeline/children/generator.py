@@ -1,8 +1,8 @@
-"""The maker: has clips made on one device, and walks each down the ladder.
+"""Clip generator: generates clips on one device and walks each down the ladder.
 
-The child says what happened; every decision (next rung, new child, give up) is made here, so that
-it survives a child that the kernel shot. Clips take turns on the device; while one has it, the MP4
-of the one before is written, and prompts and picture of the next are embedded.
+The child only reports. Every decision (next rung, new child, failure) is made here, so that it
+survives a child that the OOM killer ended. Clips take turns on the device. While one has it, the
+previous one's MP4 is encoded and the next one's prompts and picture are embedded.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from pipeline.quality import QualityLimits
 
 @dataclass(frozen=True)
 class _LadderResult:
-    """A clip that was filmed in a session, on which rung, and the steps down to it."""
+    """Clip whose frames are ready: its session and rung, and the steps down to it."""
 
     session: WorkerSession
     loaded: Loaded
@@ -48,16 +48,16 @@ class _LadderResult:
 
 @dataclass(frozen=True)
 class _Rejection:
-    """The gate's refusal, on which rung, and the steps down to it."""
+    """Rejection by the quality check: its rung, and the steps down to it."""
 
-    spoilt: QualityRejected
+    rejected: QualityRejected
     rung: Rung
     steps_down: tuple[StepDown, ...]
 
 
 @dataclass
 class _InFlight:
-    """A clip in hand: how far it is, and what was asked of it meanwhile."""
+    """Clip in progress: how far it is, and pending cancel or stop requests."""
 
     started: bool = False
     frames_ready: bool = False
@@ -73,19 +73,19 @@ _SAFE_DTYPES: dict[Dtype, Dtype] = {
     "bfloat16": "float32",
     "float32": "float32",
 }
-"""What a clip is made in when the gate refused it: the range that float16 lacks costs no memory."""
+"""Type of the second try after a quality rejection: more range than float16, as much memory."""
 
-_EMBEDDING = 500_000_000
-"""Bytes that must be left over for the next clip's embeddings to be made beside one: the published
-encoders take 0.15 GB at a time, and CUDA some work space."""
+_EMBEDDING_BYTES = 500_000_000
+"""Free bytes required to embed the next clip beside a running one: the published encoders need
+0.15 GB at a time, and CUDA some workspace."""
 
 _CANCELLED = GenerationFailure("cancelled", "cancelled", retry=False)
 
 
 class ClipGenerator:
-    """Of one device, with a worker child that is started when first needed.
+    """Generates the clips of one device in a worker child, started when first needed.
 
-    `silence` overrides limits of `protocol.SILENCE`.
+    `timeouts` (seconds) overrides entries of `protocol.HEARTBEAT_TIMEOUTS`.
     """
 
     def __init__(
@@ -116,56 +116,58 @@ class ClipGenerator:
 
     @property
     def dtype(self) -> Dtype:
-        """The type in which the model is asked for."""
+        """Configured type of the model's weights."""
         return self._supervisor.dtype
 
     @property
     def loaded(self) -> Loaded | None:
-        """The model that the child has, if there is one."""
+        """Model loaded in the child, or None."""
         return self._supervisor.loaded
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child, if there is one."""
+        """Process id of the child, or None."""
         session = self._supervisor.session
         return session.pid if session else None
 
-    async def generate(self, order: GenerationRequest, report: Report) -> Clip | GenerationFailure:
-        """Make one clip, from the first rung of the ladder down to the last if it must.
+    async def generate(
+        self, request: GenerationRequest, report: Report
+    ) -> Clip | GenerationFailure:
+        """Generate one clip: wait for the device, then walk down the ladder as far as necessary.
 
-        It waits for its turn on the device. When the gate refuses it, it is made once more on the
-        same rung, with another seed, exactly, and in a safer type.
+        If the quality check rejects the clip, it is generated once more on the same rung, with
+        another seed, at speed "exact" and in a safer type.
         """
-        hand = self._in_flight[order.job] = _InFlight()
+        in_flight = self._in_flight[request.job] = _InFlight()
         try:
-            outcome = await self._generate(order, hand, report)
+            outcome = await self._generate(request, in_flight, report)
         finally:
-            del self._in_flight[order.job]
-        return ENDED if hand.ended and isinstance(outcome, GenerationFailure) else outcome
+            del self._in_flight[request.job]
+        return ENDED if in_flight.ended and isinstance(outcome, GenerationFailure) else outcome
 
     async def cancel(self, job: str) -> None:
-        """Ask the child to give up a clip at its next step; one that waits is given up too."""
-        hand = self._in_flight.get(job)
-        if hand is not None and not hand.cancelled:
-            hand.cancelled = True
-            if hand.session is not None:
-                await hand.session.cancel(job)
+        """Cancel a clip at its next step, or before it starts."""
+        in_flight = self._in_flight.get(job)
+        if in_flight is not None and not in_flight.cancelled:
+            in_flight.cancelled = True
+            if in_flight.session is not None:
+                await in_flight.session.cancel(job)
 
     def withdraw(self, job: str) -> None:
-        """Do not begin with a clip that still waits for its turn; `make` then says "ended"."""
-        hand = self._in_flight.get(job)
-        if hand is not None and not hand.started:
-            hand.ended = True
+        """End a clip that still waits for the device; `generate` then returns kind "ended"."""
+        in_flight = self._in_flight.get(job)
+        if in_flight is not None and not in_flight.started:
+            in_flight.ended = True
 
     async def kill(self, job: str) -> None:
-        """End a clip now, by ending the child if it is on the device; `make` then says so."""
-        hand = self._in_flight.get(job)
-        if hand is None:
+        """End a clip now, with the child if it is on the device; `generate` returns "ended"."""
+        in_flight = self._in_flight.get(job)
+        if in_flight is None:
             return
-        hand.ended = True
-        if hand.session is not None and hand.frames_ready:
-            hand.session.abandon(job)
-        elif hand.started:
+        in_flight.ended = True
+        if in_flight.session is not None and in_flight.frames_ready:
+            in_flight.session.abandon(job)
+        elif in_flight.started:
             await self._supervisor.kill()
 
     async def close(self) -> None:
@@ -173,134 +175,136 @@ class ClipGenerator:
         await self._supervisor.close()
 
     async def _generate(
-        self, order: GenerationRequest, hand: _InFlight, report: Report
+        self, request: GenerationRequest, in_flight: _InFlight, report: Report
     ) -> Clip | GenerationFailure:
-        first = await self._try(order, None, hand, report)
+        first = await self._try(request, None, in_flight, report)
         if not isinstance(first, _Rejection):
             return first
-        changes = {"seed": retry_seed(order.spec.seed), "speed": "exact"}
-        spec = order.spec.model_copy(update=changes)
-        rest = order.ladder[order.ladder.index(first.rung) :]
-        again = replace(order, spec=spec, ladder=rest)
-        match await self._try(again, _SAFE_DTYPES[self.dtype], hand, report):
+        changes = {"seed": retry_seed(request.spec.seed), "speed": "exact"}
+        spec = request.spec.model_copy(update=changes)
+        rest = request.ladder[request.ladder.index(first.rung) :]
+        again = replace(request, spec=spec, ladder=rest)
+        match await self._try(again, _SAFE_DTYPES[self.dtype], in_flight, report):
             case Clip() as clip:
                 steps_down = first.steps_down + clip.steps_down
-                return replace(clip, steps_down=steps_down, refused=first.spoilt.reason)
-            case _Rejection(spoilt):
-                why = f"no clip came out in two tries: {first.spoilt.reason}; then {spoilt.reason}"
-                return GenerationFailure("spoilt", why, retry=False)
-            case GenerationFailure(
-                kind="load", reason=reason
-            ):  # the usual type loads, so this is counted
+                return replace(clip, steps_down=steps_down, refused=first.rejected.reason)
+            case _Rejection(rejected):
+                reason = (
+                    "no clip came out in two tries: "
+                    f"{first.rejected.reason}; then {rejected.reason}"
+                )
+                return GenerationFailure("spoilt", reason, retry=False)
+            # the configured type did load, so this counts as a failed try
+            case GenerationFailure(kind="load", reason=reason):
                 return GenerationFailure(
-                    "failed", f"{first.spoilt.reason}; then {reason}", retry=True
+                    "failed", f"{first.rejected.reason}; then {reason}", retry=True
                 )
             case no_clip:
                 return no_clip
 
     async def _try(
-        self, order: GenerationRequest, dtype: Dtype | None, hand: _InFlight, report: Report
+        self, request: GenerationRequest, dtype: Dtype | None, in_flight: _InFlight, report: Report
     ) -> Clip | GenerationFailure | _Rejection:
-        """Film the clip when the device is free, then leave it to the next."""
+        """Generate the frames when the device is free, release it, then await the MP4."""
         if self._device.locked():
-            await self._embed(order)
+            await self._embed(request)
         async with self._device:
-            hand.started, hand.frames_ready = True, False
-            taken = await self._walk_ladder(order, dtype, hand, report)
-        if not isinstance(taken, _LadderResult):
-            return taken
-        match await taken.session.finish(order.job, report):
-            case ClipDone() as made:
-                seed, speed = order.spec.seed, order.spec.speed
-                return Clip(made, taken.loaded, taken.rung, seed, speed, taken.steps_down)
-            case QualityRejected() as spoilt:
-                report(spoilt)
-                return _Rejection(spoilt, taken.rung, taken.steps_down)
+            in_flight.started, in_flight.frames_ready = True, False
+            result = await self._walk_ladder(request, dtype, in_flight, report)
+        if not isinstance(result, _LadderResult):
+            return result
+        match await result.session.finish(request.job, report):
+            case ClipDone() as done:
+                seed, speed = request.spec.seed, request.spec.speed
+                return Clip(done, result.loaded, result.rung, seed, speed, result.steps_down)
+            case QualityRejected() as rejected:
+                report(rejected)
+                return _Rejection(rejected, result.rung, result.steps_down)
             case other:
-                return await self._failure(other, taken.session)
+                return await self._failure(other, result.session)
 
-    async def _embed(self, order: GenerationRequest) -> None:
-        """Have a clip's embeddings made while another is on the device, if there is room."""
+    async def _embed(self, request: GenerationRequest) -> None:
+        """Embed a clip's prompts and picture beside the running clip if memory allows."""
         session, left_over = self._supervisor.session, self._left_over
         if session is None or session.loaded is None:
             return
-        if left_over is None or left_over >= _EMBEDDING:
-            first = order.ladder[0]
+        if left_over is None or left_over >= _EMBEDDING_BYTES:
+            first = request.ladder[0]
             await session.embed(
                 Embed(
-                    job=order.job,
-                    spec=order.spec,
+                    job=request.job,
+                    spec=request.spec,
                     width=first.width,
                     height=first.height,
-                    picture=str(order.picture),
+                    picture=str(request.picture),
                 )
             )
 
     async def _walk_ladder(
-        self, order: GenerationRequest, dtype: Dtype | None, hand: _InFlight, report: Report
+        self, request: GenerationRequest, dtype: Dtype | None, in_flight: _InFlight, report: Report
     ) -> _LadderResult | GenerationFailure | _Rejection:
-        room = await self._supervisor.free_memory(dtype, report)
-        if isinstance(room, GenerationFailure):
-            return room
-        steps_down = _skipped(order, self.loaded, room)
+        free = await self._supervisor.free_memory(dtype, report)
+        if isinstance(free, GenerationFailure):
+            return free
+        steps_down = _skipped(request, self.loaded, free)
         for step in steps_down:
             report(step)
-        mended = False
-        while len(steps_down) < len(order.ladder):
-            # the last try may have cost the child
+        defragmented = False
+        while len(steps_down) < len(request.ladder):
+            # the previous rung may have ended the child
             session = await self._supervisor.ensure_loaded(dtype, report)
             if isinstance(session, GenerationFailure):
                 return session
-            if hand.ended:
+            if in_flight.ended:
                 return ENDED
-            if hand.cancelled:  # while it waited, the model was loading, or between two rungs
+            if in_flight.cancelled:  # while it waited, the model was loading, or between two rungs
                 return _CANCELLED
             assert session.loaded is not None
             since = time.monotonic()
-            rung = order.ladder[len(steps_down)]
-            self._left_over = _memory_left_over(order, rung, session.loaded, room, steps_down)
-            hand.session = session
-            answer = await session.generate(self._generated(order, rung), report)
-            if isinstance(answer, Released) and (loss := leak(answer)):
-                await self._supervisor.replace(session, loss)
+            rung = request.ladder[len(steps_down)]
+            self._left_over = _memory_left_over(request, rung, session.loaded, free, steps_down)
+            in_flight.session = session
+            answer = await session.generate(self._generate_message(request, rung), report)
+            if isinstance(answer, Released) and (failure := leak(answer)):
+                await self._supervisor.replace(session, failure)
             match answer:
                 case FramesReady():
-                    hand.frames_ready = True
+                    in_flight.frames_ready = True
                     return _LadderResult(session, session.loaded, rung, tuple(steps_down))
                 case QualityRejected():
                     report(answer)
                     return _Rejection(answer, rung, tuple(steps_down))
-                case OutOfMemory() if not mended and (loss := fragmentation(answer)):
-                    mended = True
-                    await self._supervisor.replace(session, loss)
+                case OutOfMemory() if not defragmented and (failure := fragmentation(answer)):
+                    defragmented = True
+                    await self._supervisor.replace(session, failure)
                 case OutOfMemory():
                     spent = time.monotonic() - since
-                    step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), room)
+                    step = StepDown(rung, answer.stage, answer.detail, round(spent, 3), free)
                     steps_down.append(step)
                     report(step)
                 case other:
                     return await self._failure(other, session)
         last = steps_down[-1]
         reason = f"out of memory at {last.rung}, the last rung ({last.detail})"
-        return GenerationFailure("memory", reason, retry=False, room=room)
+        return GenerationFailure("memory", reason, retry=False, free=free)
 
-    def _generated(self, order: GenerationRequest, rung: Rung) -> Generate:
+    def _generate_message(self, request: GenerationRequest, rung: Rung) -> Generate:
         return Generate(
-            job=order.job,
-            spec=order.spec,
+            job=request.job,
+            spec=request.spec,
             mode=rung.mode,
             width=rung.width,
             height=rung.height,
             frames=rung.frames,
-            picture=str(order.picture),
-            staging=str(order.staging),
+            picture=str(request.picture),
+            staging=str(request.staging),
             limits=self._limits,
         )
 
     async def _failure(
         self, answer: Failed | Cancelled | OutOfMemory | ChildFailure, session: WorkerSession
     ) -> GenerationFailure:
-        """What an answer means that is neither a clip nor lack of the device's memory."""
+        """Turn a final reply other than a clip or a step down into a failure."""
         match answer:
             case Failed():
                 kind: Kind = "disk" if answer.disk else "failed"
@@ -311,37 +315,40 @@ class ClipGenerator:
                 )
             case Cancelled():
                 return _CANCELLED
-            case loss:
-                return await self._supervisor.discard(session, loss, "lost")
+            case failure:
+                return await self._supervisor.discard(session, failure, "lost")
 
 
-def _skipped(order: GenerationRequest, loaded: Loaded | None, room: int | None) -> list[StepDown]:
-    """The rungs that are passed over, because they need more than there is."""
+def _skipped(request: GenerationRequest, loaded: Loaded | None, free: int | None) -> list[StepDown]:
+    """Return the leading rungs that are skipped because they need more memory than is free."""
     assert loaded is not None
 
     def needs(rung: Rung) -> int:
-        return order.needs(rung, loaded)
+        return request.needs(rung, loaded)
 
     def step(rung: Rung) -> StepDown:
-        detail = f"needs {needs(rung) / 1e9:.2f} GB, {(room or 0) / 1e9:.2f} GB may be used"
-        return StepDown(rung, "forecast", detail, room=room)
+        detail = f"needs {needs(rung) / 1e9:.2f} GB, {(free or 0) / 1e9:.2f} GB may be used"
+        return StepDown(rung, "forecast", detail, free=free)
 
-    return [step(rung) for rung in order.ladder[: first_fitting(order.ladder, room, needs)]]
+    return [step(rung) for rung in request.ladder[: first_fitting(request.ladder, free, needs)]]
 
 
 def _memory_left_over(
-    order: GenerationRequest,
+    request: GenerationRequest,
     rung: Rung,
     loaded: Loaded,
-    room: int | None,
+    free: int | None,
     steps_down: Sequence[StepDown],
 ) -> int | None:
-    """Bytes beside a clip, as was foreseen; none once that was found wrong."""
+    """Return the bytes predicted to stay free beside a clip.
+
+    0 once a prediction proved wrong, None if the device's memory is not counted.
+    """
     if any(step.stage != "forecast" for step in steps_down):
         return 0
-    return None if room is None else room - order.needs(rung, loaded)
+    return None if free is None else free - request.needs(rung, loaded)
 
 
 def retry_seed(seed: int) -> int:
-    """The seed of a second try: always the same for the same first, and far from it."""
+    """Derive the seed of a second try: deterministic, and unrelated to the first."""
     return random.Random(seed).randrange(2**32)

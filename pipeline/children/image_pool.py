@@ -1,4 +1,7 @@
-"""The decoder: owns the picture children, and replaces one when a picture ends it."""
+"""Image pool: owns the two image children and replaces one that a picture ended.
+
+What a child does with a picture is image/decode.py's.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -18,21 +21,21 @@ from pipeline.children.protocol import (
 )
 from pipeline.request.spec import Spec
 
-_WHO = "the picture decoder"
-_QUICK_SECONDS = 5.0
-"""Seconds that one picture may hold up the others."""
-_LIMIT_SECONDS = 60.0
-"""Seconds that one picture may take where it holds up nobody."""
+_CHILD = "the picture decoder"
+_FAST_TIMEOUT_SECONDS = 5.0
+"""Timeout of the fast lane, where a picture delays the others."""
+_SLOW_TIMEOUT_SECONDS = 60.0
+"""Timeout of the slow lane, which only such pictures use."""
 
 Answer = Inspected | Prepared | Rejected | Failed
 
 
 class PoisonImage(Rejected):
-    """A picture that ended two children, or held up both for too long: no copy looks like that."""
+    """Picture that crashed or timed out two children; an unfinished copy never does that."""
 
 
 class _Lane:
-    """One child, and the pictures that wait for it in a row."""
+    """One child, which serves one picture at a time."""
 
     def __init__(
         self, on_line: Callable[[str], None], on_failure: Callable[[ChildFailure], None]
@@ -40,23 +43,23 @@ class _Lane:
         self._on_line = on_line
         self._on_failure = on_failure
         self._child: Child | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def ask(
         self, request: Inspect | Prepare, limit: float, *, last: bool = False
     ) -> Answer | ChildFailure:
-        """The child's answer, or what the picture did to the child, which is replaced.
+        """Return the child's answer, or its failure; a failed child is replaced.
 
-        After the `last` request for now the child leaves, and with it its memory.
+        After the `last` request the child is closed, which frees its memory.
         """
-        async with self._turn:
-            shot_before = oom_kills()
+        async with self._lock:
+            kills_before = oom_kills()
             match await self._exchange(request, limit):
                 case (Exited() | TimedOut()) as end:
-                    shot = oom_kills() > shot_before
-                    loss = classify_exit(_WHO, end, "reading it", oom_killed=shot)
-                    await self._discard(loss)
-                    return loss
+                    oom_killed = oom_kills() > kills_before
+                    failure = classify_exit(_CHILD, end, "reading it", oom_killed=oom_killed)
+                    await self._discard(failure)
+                    return failure
                 case answer:
                     if last:
                         await self.close()
@@ -87,57 +90,57 @@ class _Lane:
             case other:
                 return Exited(f"answered out of turn ({other.type})")
 
-    async def _discard(self, loss: ChildFailure) -> None:
+    async def _discard(self, failure: ChildFailure) -> None:
         if self._child is not None:
             await self._child.kill(grace=1.0)
             self._child = None
-            self._on_failure(loss)
+            self._on_failure(failure)
 
 
 class ImagePool:
-    """Looks at pictures and prepares them in children without a GPU.
+    """Inspects and prepares pictures in child processes without a GPU.
 
-    A child may be lost by accident once, and a large picture may take long on a slow machine. So
-    what does not end well and soon is asked once more, of a second child, which is there for such
-    pictures only, and only as long: the others never wait for them.
+    A child may fail once by accident, and a large picture may take long on a slow machine. So a
+    request that fails or times out is repeated once in a second child. That child exists only for
+    such requests, so that other pictures never wait for them.
     """
 
     def __init__(
         self, on_line: Callable[[str], None], on_failure: Callable[[ChildFailure], None]
     ) -> None:
-        self._quick = _Lane(on_line, on_failure)
-        self._patient = _Lane(on_line, on_failure)
+        self._fast = _Lane(on_line, on_failure)
+        self._slow = _Lane(on_line, on_failure)
 
     async def inspect(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
-        """Decode the file to its end and say what it is.
+        """Decode the whole file and return its properties.
 
-        In a folder to which strangers have access, `within`, no link is followed.
+        Below `within`, a folder that others may write to, symlinks are not followed.
         """
         return await self.inspect_quickly(path, within) or await self.inspect_slowly(path, within)
 
     async def inspect_quickly(
         self, path: Path, within: Path | None = None
     ) -> Inspected | Rejected | None:
-        """The same, but None when it did not end well and soon: ask `study` then."""
+        """Inspect in the fast lane only; None on failure or timeout: use `inspect_slowly` then."""
         request = Inspect(path=str(path), within=str(within or ""))
-        answer = await self._quick.ask(request, _QUICK_SECONDS)
+        answer = await self._fast.ask(request, _FAST_TIMEOUT_SECONDS)
         if isinstance(answer, ChildFailure):
             return None
         assert isinstance(answer, (Inspected, Rejected))
         return answer
 
     async def inspect_slowly(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
-        """The second and last look at a picture that needs it."""
-        answer = await self._study(Inspect(path=str(path), within=str(within or "")))
+        """Inspect in the slow lane, the second and last try."""
+        answer = await self._ask_slowly(Inspect(path=str(path), within=str(within or "")))
         assert isinstance(answer, (Inspected, Rejected))
         return answer
 
     async def prepare(
         self, path: Path, sha256: str, spec: Spec, output: Path, within: Path | None = None
     ) -> Prepared | Rejected:
-        """Write the picture, framed as the Spec says, as a clean PNG to `output`.
+        """Write the picture, framed as in the Spec, as a clean PNG to `output`.
 
-        `within` as for `inspect`. Raises OSError when there is no place for it.
+        `within` as for `inspect`. Raises OSError if `output` cannot be written.
         """
         return await self._prepare(
             Prepare(
@@ -154,9 +157,9 @@ class ImagePool:
     async def thumbnail(
         self, path: Path, sha256: str, size: tuple[int, int], output: Path, within: Path
     ) -> Prepared | Rejected:
-        """Write the whole picture in a size, (width, height), as a clean PNG to `output`.
+        """Write the whole picture, fitted into `size` (width, height), as a clean PNG to `output`.
 
-        `within` as for `inspect`. Raises OSError when there is no place for it.
+        `within` as for `inspect`. Raises OSError if `output` cannot be written.
         """
         return await self._prepare(
             Prepare(
@@ -171,16 +174,16 @@ class ImagePool:
         )
 
     async def _prepare(self, request: Prepare) -> Prepared | Rejected:
-        answer = await self._quick.ask(request, _QUICK_SECONDS)
+        answer = await self._fast.ask(request, _FAST_TIMEOUT_SECONDS)
         if isinstance(answer, ChildFailure):
-            answer = await self._study(request)
+            answer = await self._ask_slowly(request)
         if isinstance(answer, Failed):
             raise OSError(f"{request.output}: {answer.reason}")
         assert isinstance(answer, (Prepared, Rejected))
         return answer
 
-    async def _study(self, request: Inspect | Prepare) -> Answer:
-        answer = await self._patient.ask(request, _LIMIT_SECONDS, last=True)
+    async def _ask_slowly(self, request: Inspect | Prepare) -> Answer:
+        answer = await self._slow.ask(request, _SLOW_TIMEOUT_SECONDS, last=True)
         return (
             PoisonImage(reason=f"{answer.reason}, 2 times")
             if isinstance(answer, ChildFailure)
@@ -189,5 +192,5 @@ class ImagePool:
 
     async def close(self) -> None:
         """End the children."""
-        await self._quick.close()
-        await self._patient.close()
+        await self._fast.close()
+        await self._slow.close()

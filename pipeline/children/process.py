@@ -1,6 +1,6 @@
-"""The parent's end of a child: start it, talk to it, notice its silence and its death.
+"""Child process, the parent's end: start it, exchange messages, detect timeout and exit.
 
-Knows nothing of what is said; decoder.py and session.py do.
+Does not interpret the messages; image_pool.py and worker_session.py do.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ _TERM_GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Exited:
-    """The child is gone; `cause` is a sentence, `stderr` its last lines.
+    """Exit of the child; `cause` is a sentence, `stderr` its last lines.
 
-    `returncode` as subprocess has it; None when it had to be ended for what it did on its channel.
+    `returncode` as in subprocess; None if the child was killed for breaking its channel.
     """
 
     cause: str
@@ -39,13 +39,13 @@ class Exited:
 
 @dataclass(frozen=True)
 class TimedOut:
-    """The child said nothing for `seconds`."""
+    """No message from the child for `seconds`."""
 
     seconds: float
 
 
 class Child:
-    """A process `python -m MODULE` with a channel to it. Made by `spawn`."""
+    """Process `python -m MODULE` with a channel to it. Create it with `spawn`."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Child:
     ) -> "Child":
         """Start the child; each line of its stderr goes to `on_line`.
 
-        It gets a process group of its own, so that Ctrl-C in a terminal reaches the parent alone;
-        `-P` keeps the working folder, which may be anyone's, off its import path.
+        A separate process group keeps a terminal's Ctrl-C away from the child. `-P` keeps the
+        working folder, which may be writable by others, off its import path.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -96,22 +96,22 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether the child has not been seen to end."""
+        """Return True while no exit was seen."""
         return self._process.returncode is None
 
     async def send(self, message: Request) -> None:
-        """Send a request. To a dead child it does nothing: `receive` will tell."""
+        """Send a request; a dead child is ignored, because `receive` reports it."""
         with contextlib.suppress(ConnectionError):
             self._writer.write(dump(message))
             await self._writer.drain()
 
     async def receive(self, limit: float | None = None) -> Reply | Exited | TimedOut:
-        """The next reply, or what came instead; Silent only where there is a limit, in seconds."""
+        """Return the next reply or the exit; TimedOut only with a `limit` in seconds."""
         try:
             line = await wait_excluding_stalls(limit, self._reader.readline)
         except TimeoutError:
             return TimedOut(limit or 0.0)
-        except ConnectionError:  # it died with our request unread
+        except ConnectionError:  # the child died before it read the request
             return await self._exited()
         except ValueError as error:
             await self.kill()
@@ -125,7 +125,7 @@ class Child:
             return Exited(f"wrote rubbish on its channel: {line[:80]!r}", tuple(self._tail))
 
     async def _exited(self) -> Exited:
-        """The channel ended: wait for the process and drain what it last said."""
+        """After the channel's end, wait for the process and drain its stderr."""
         try:
             await wait_excluding_stalls(_TERM_GRACE_SECONDS, self._process.wait)
         except TimeoutError:
@@ -134,15 +134,15 @@ class Child:
         await self._stderr
         self._writer.close()
         code = self._process.returncode
-        return Exited(_cause(code), tuple(self._tail), code)
+        return Exited(_describe_exit(code), tuple(self._tail), code)
 
     def half_close(self) -> None:
-        """It will be asked nothing more: it finishes what it has, says so, and leaves."""
+        """Close the sending side: the child finishes its work, reports it and exits."""
         with contextlib.suppress(OSError):
             self._writer.write_eof()
 
     async def close(self) -> None:
-        """End an idle child: it leaves when its channel ends, else it is killed."""
+        """End an idle child: close its channel, and kill it if it does not exit."""
         self._writer.close()
         try:
             await asyncio.wait_for(self._process.wait(), _TERM_GRACE_SECONDS)
@@ -151,7 +151,7 @@ class Child:
         await self._stderr
 
     async def kill(self, grace: float = _TERM_GRACE_SECONDS) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL."""
+        """Send SIGTERM, and SIGKILL after `grace` seconds."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
@@ -170,7 +170,7 @@ class Child:
             try:
                 line = await stream.readline()
             except ValueError:
-                continue  # a line over the limit: the stream has dropped it
+                continue  # the stream dropped a line over the limit
             if not line:
                 return
             text = line.decode(errors="replace").rstrip()
@@ -179,7 +179,7 @@ class Child:
                 on_line(text)
 
 
-def _cause(returncode: int | None) -> str:
+def _describe_exit(returncode: int | None) -> str:
     if returncode is not None and returncode < 0:
         return f"was killed by {signal.Signals(-returncode).name}"
     return f"ended with exit code {returncode}"

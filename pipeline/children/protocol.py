@@ -1,13 +1,12 @@
-"""What the daemon and its two children say to each other: JSON lines on a private descriptor.
+"""Protocol between the daemon and its two children: JSON lines on a private descriptor.
 
-The picture child answers Inspect and Prepare; the worker answers Load, Survey and Make. Each
-request gets exactly one final message; after it the child is ready for the next. Progress may come
-before it, and is the heartbeat: a child that is silent for longer than its stage's limit is hung.
+The image child answers Inspect and Prepare; the worker answers Load, QueryMemory and Generate.
+Each request gets exactly one final message; after it the child is ready for the next. Progress may
+precede it and is the heartbeat: a child that exceeds its stage's timeout is hung.
 
-A Make has two halves, so that the device need not wait for the MP4. When the frames are there
-Filmed comes, and the worker is ready for the next Make; Made, or why there is no clip, follows
-while that one is under way. Embed says of one that will follow soon what can be made ahead. What is
-said of a job bears its name.
+Generate has two halves, so that the device does not wait for the MP4. FramesReady makes the worker
+ready for the next Generate. ClipDone or a failure follows, possibly during that next one. Embed
+announces a Generate that will follow soon. Every message about a job has its id.
 """
 
 from typing import Annotated, Literal
@@ -19,12 +18,12 @@ from pipeline.quality import FlawKind, Measurements, QualityLimits
 from pipeline.request.spec import Framing, Spec
 
 CHANNEL_FD = "I2VD_CHANNEL"
-"""Name of the variable that holds the number of the child's end of the channel."""
+"""Environment variable with the file descriptor of the child's end of the channel."""
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 Stage = Literal["start", "load", "encode", "denoise", "decode", "write"]
-"""Stages of an attempt in their order; "encode" is prompt and picture, "write" the MP4."""
+"""Stages of an attempt in order; "encode": prompt and picture, "write": the MP4."""
 
 HEARTBEAT_TIMEOUTS: dict[Stage, float] = {
     "start": 120.0,
@@ -34,33 +33,33 @@ HEARTBEAT_TIMEOUTS: dict[Stage, float] = {
     "decode": 300.0,
     "write": 120.0,
 }
-"""Seconds without a message after which a child in this stage is taken for hung."""
+"""Seconds without a message after which a child in this stage counts as hung."""
 
 
 PREVIEW_FRAMES = 8
-"""Frames of a preview, from the clip's first to its last."""
+"""Number of frames in a preview, evenly from the first to the last."""
 
 MAX_POSTER_BYTES = 64 * 1024
-"""Bytes of a clip's poster, at most."""
+"""Maximum size of a clip's poster."""
 
 EXIT_DEVICE_LOST = 70
-"""The worker's exit code after an error that no later work in its context would survive."""
+"""Exit code of the worker after an error that makes its device context unusable."""
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# --- to the picture child
+# --- to the image child
 
 
 class Inspect(_Message):
-    """Decode the file to its end and say what it is."""
+    """Decode the whole file and return its properties."""
 
     type: Literal["inspect"] = "inspect"
     path: str
     within: str = ""
-    """No link below this folder is followed; empty: only the file itself must be none."""
+    """Symlinks below this folder are rejected; empty: only the file itself is checked."""
 
 
 class Prepare(_Message):
@@ -76,11 +75,11 @@ class Prepare(_Message):
     output: str
 
 
-# --- from the picture child
+# --- from the image child
 
 
 class Inspected(_Message):
-    """A whole, sound picture; width and height in pixels after orientation, `size` in bytes."""
+    """Valid picture; width and height in pixels after orientation, `size` in bytes."""
 
     type: Literal["inspected"] = "inspected"
     sha256: str
@@ -92,13 +91,13 @@ class Inspected(_Message):
 
 
 class Prepared(_Message):
-    """The clean PNG is written and fsynced."""
+    """Clean PNG, written and fsynced."""
 
     type: Literal["prepared"] = "prepared"
 
 
 class Rejected(_Message):
-    """The file is not a picture we can use; `gone` when it vanished or holds other bytes now."""
+    """Unusable picture; `gone` if the file vanished or its content changed."""
 
     type: Literal["rejected"] = "rejected"
     reason: str
@@ -109,26 +108,26 @@ class Rejected(_Message):
 
 
 class Load(_Message):
-    """Load the model: "micro", a folder in diffusers layout, or a hub id that was pulled before."""
+    """Load a model: "micro", a folder in diffusers layout, or a downloaded hub id."""
 
     type: Literal["load"] = "load"
     model: str
     device: str
     dtype: Dtype
     max_memory: int | None = None
-    """Bytes of the device's memory that may be used; on a CPU they are counted and kept to."""
+    """Limit in bytes of the device's memory; on a CPU tensors are counted and kept within it."""
 
 
 class QueryMemory(_Message):
-    """How much of the device's memory may a clip have now?"""
+    """Query how many bytes of the device's memory a clip may use now."""
 
     type: Literal["query_memory"] = "query_memory"
 
 
 class Generate(_Message):
-    """Make one clip from the clean PNG at `picture`; leave it as `clip.mp4` in `staging`.
+    """Generate one clip from the clean PNG at `picture` as `clip.mp4` in `staging`.
 
-    Beside it may lie `poster.jpg`, its first frame, small.
+    The worker may also write `poster.jpg` there, a small first frame.
     """
 
     type: Literal["generate"] = "generate"
@@ -144,7 +143,7 @@ class Generate(_Message):
 
 
 class Embed(_Message):
-    """Embed the prompts and the picture of a Make that will follow. It gets no answer."""
+    """Embed the prompts and picture of a Generate that will follow. No reply."""
 
     type: Literal["embed"] = "embed"
     job: str
@@ -155,7 +154,7 @@ class Embed(_Message):
 
 
 class Cancel(_Message):
-    """Give up this job's clip at its next step. It gets no answer of its own."""
+    """Cancel this job's clip at its next step. No reply of its own."""
 
     type: Literal["cancel"] = "cancel"
     job: str
@@ -165,13 +164,13 @@ class Cancel(_Message):
 
 
 class Hello(_Message):
-    """First message of any child: its channel is open. The worker imports torch when it loads."""
+    """First message of every child: its channel is open. The worker has not imported torch yet."""
 
     type: Literal["hello"] = "hello"
 
 
 class Loaded(_Message):
-    """The model is on the device. `weights` is the sha256 over the weight files' digests."""
+    """Loaded model. `weights` is the SHA-256 over the weight files' digests."""
 
     type: Literal["loaded"] = "loaded"
     model: str
@@ -180,15 +179,15 @@ class Loaded(_Message):
     device: str
     device_name: str
     memory: int | None
-    """Bytes of the device in all; None on a CPU."""
+    """Total bytes of the device; None on a CPU."""
     versions: dict[str, str]
     seconds: float
 
 
 class FreeMemory(_Message):
-    """Bytes that a clip may have: what is free, and what the worker holds already. Final.
+    """Bytes that a clip may use: free memory plus what the worker holds for reuse. Final.
 
-    None where the device's memory is not counted.
+    None if the device's memory is not counted.
     """
 
     type: Literal["free_memory"] = "free_memory"
@@ -197,13 +196,13 @@ class FreeMemory(_Message):
 
 class _OfJob(_Message):
     job: str = ""
-    """Whom it concerns; empty: no job, but a Load."""
+    """Job id; empty in replies to Load."""
 
 
 class Progress(_OfJob):
-    """Still at work: `step` of `steps` within `stage` is done.
+    """Progress report: `step` of `steps` within `stage` is done.
 
-    `preview` is how the clip looks so far: a JPEG of PREVIEW_FRAMES frames side by side.
+    `preview` is a JPEG of PREVIEW_FRAMES frames side by side.
     """
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -216,7 +215,7 @@ class Progress(_OfJob):
 
 
 class Output(BaseModel):
-    """The MP4, as it was read back: size in bytes, duration in seconds."""
+    """Properties of the MP4, as read back from the file: size in bytes, duration in seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -231,20 +230,20 @@ class Output(BaseModel):
 
 
 class Released(_OfJob):
-    """The device is ready for the next Make."""
+    """Base of replies after which the device is ready for the next Generate."""
 
     leaked_bytes: int | None = None
-    """Bytes on the device that are no weights, once all is released; None where nobody counts."""
+    """Bytes left on the device besides weights, after release; None if not counted."""
 
 
 class FramesReady(Released):
-    """The frames are there, and no longer need the device; how it ends follows."""
+    """Frames that no longer need the device; the final message follows."""
 
     type: Literal["frames_ready"] = "frames_ready"
 
 
 class ClipDone(_OfJob):
-    """The clip is in staging as `clip.mp4`, checked and fsynced. Final."""
+    """Finished clip, in staging as `clip.mp4`, checked and fsynced. Final."""
 
     type: Literal["clip_done"] = "clip_done"
     output: Output
@@ -252,14 +251,14 @@ class ClipDone(_OfJob):
     seconds: dict[str, float]
     """Seconds per stage."""
     peak_memory: int | None
-    """Most bytes reserved on the device; None where the device does not count them."""
+    """Maximum bytes reserved on the device; None if it does not count them."""
 
 
 class OutOfMemory(Released):
-    """The device's memory did not suffice in `stage`; what was held is released. Final.
+    """Out of device memory in `stage`; the clip's memory is released. Final.
 
-    In bytes, where the allocator told them: what was asked of it at last, what was in use then, and
-    what it had reserved.
+    In bytes, if the allocator reported them: the failed request, and what was allocated and
+    reserved at that time.
     """
 
     type: Literal["out_of_memory"] = "out_of_memory"
@@ -271,7 +270,7 @@ class OutOfMemory(Released):
 
 
 class QualityRejected(Released):
-    """What came out is no clip. Where there are figures, it is in staging for a look. Final."""
+    """Clip rejected by the quality check. With `measurements` it is in staging. Final."""
 
     type: Literal["quality_rejected"] = "quality_rejected"
     stage: Stage
@@ -281,18 +280,18 @@ class QualityRejected(Released):
 
 
 class Failed(Released):
-    """The request could not be done; `retry` says whether another try may help. Final."""
+    """Failed request; `retry` is True if another try may help. Final."""
 
     type: Literal["failed"] = "failed"
     stage: Stage
     reason: str
     retry: bool
     disk: bool = False
-    """The folder could not be written, which is not the request's fault."""
+    """True if the folder is not writable, which is not the request's fault."""
 
 
 class Cancelled(Released):
-    """Given up as asked. Final."""
+    """Cancelled by Cancel. Final."""
 
     type: Literal["cancelled"] = "cancelled"
 
@@ -322,7 +321,7 @@ _REPLIES: TypeAdapter[Reply] = TypeAdapter(Reply)
 
 
 def dump(message: BaseModel) -> bytes:
-    """One message as one line."""
+    """Serialize a message as one line."""
     return message.model_dump_json().encode() + b"\n"
 
 

@@ -1,6 +1,6 @@
-"""The supervisor: has one worker child at hand, started when needed, replaced when it is lost.
+"""Supervisor: keeps one worker child with a loaded model, and replaces it when it fails.
 
-It knows what the child is, not what clips are made of.
+Owns the child's life cycle. What clips are and how they fall back is generator.py's.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ ENDED = GenerationFailure("ended", "ended by us", retry=True)
 
 
 class Supervisor:
-    """Of `python -m MODULE` on one device. `silence` overrides limits of `protocol.SILENCE`."""
+    """Runs `python -m MODULE` on one device; `timeouts` overrides `HEARTBEAT_TIMEOUTS`."""
 
     def __init__(
         self,
@@ -51,25 +51,25 @@ class Supervisor:
 
     @property
     def dtype(self) -> Dtype:
-        """The type in which the model is asked for."""
+        """Configured type of the model's weights."""
         return self._load.dtype
 
     @property
     def loaded(self) -> Loaded | None:
-        """The model that the child has, if there is one."""
+        """Model loaded in the child, or None."""
         return self.session.loaded if self.session else None
 
     async def ensure_loaded(
         self, dtype: Dtype | None, report: Report
     ) -> WorkerSession | GenerationFailure:
-        """Have a child with the model loaded; at once when there is one already.
+        """Start a child and load the model unless both are done; return the session.
 
-        In another type than usual only where `dtype` says so.
+        `dtype` overrides the configured type.
         """
         load = self._load
         if dtype is not None and dtype != load.dtype:
             load = load.model_copy(update={"dtype": dtype})
-        if self.session is not None and self.session.over:  # between two clips
+        if self.session is not None and self.session.ended:  # between two clips
             await self.discard(self.session, self.session.child_failure("no work"), "lost")
         if self.session is None:
             child = await Child.spawn(self._module, self._on_line, self._env)
@@ -88,15 +88,15 @@ class Supervisor:
     async def free_memory(
         self, dtype: Dtype | None, report: Report
     ) -> int | GenerationFailure | None:
-        """Bytes that a clip may have now; another process may have taken or left some."""
+        """Return the bytes that a clip may use now, or None if they are not counted."""
         session = await self.ensure_loaded(dtype, report)
         if isinstance(session, GenerationFailure):
             return session
         match await session.query_memory(report):
             case FreeMemory(free=free):
                 return free
-            case lost:
-                return await self.discard(session, lost, "lost")
+            case failure:
+                return await self.discard(session, failure, "lost")
 
     async def close(self) -> None:
         """End an idle child."""
@@ -105,33 +105,34 @@ class Supervisor:
             await session.close()
 
     async def kill(self) -> None:
-        """End the child now; that is no loss."""
+        """Kill the child; this does not count as a failure."""
         if self.session is not None:
             self.session.killed = True
             await self.session.kill()
 
-    async def replace(self, session: WorkerSession, loss: ChildFailure) -> None:
-        """End a child that is well, but has lost memory; the next use starts another."""
+    async def replace(self, session: WorkerSession, failure: ChildFailure) -> None:
+        """End a working child that lost memory; the next use starts another."""
         if self.session is session:
             self.session = None
             await session.close()
-            self._on_failure(loss)
+            self._on_failure(failure)
 
     async def discard(
-        self, session: WorkerSession, loss: ChildFailure, kind: Literal["lost", "load"]
+        self, session: WorkerSession, failure: ChildFailure, kind: Literal["lost", "load"]
     ) -> GenerationFailure:
-        """No trace of the child stays; what we ended ourselves is no loss.
+        """Kill a failed child and return the failure of its clip.
 
-        Each clip that was in it comes here, and the first of them knows best.
+        Called once for each clip in the child; the first call's reason counts. A child that `kill`
+        ended is no failure.
         """
         if self.session is session:
             self.session = None
-        first, session.failure = session.failure is None, session.failure or loss
+        first, session.failure = session.failure is None, session.failure or failure
         await session.kill()
         if session.killed:
             return ENDED
         if first:
-            self._on_failure(loss)
+            self._on_failure(failure)
         return GenerationFailure(
             kind, session.failure.reason, retry=True, child_failure=session.failure
         )

@@ -1,8 +1,7 @@
-"""Patience: how long one listens to a child that says nothing.
+"""Timeouts for messages of a child, not counting the parent's own stalls.
 
-Time in which we stood still ourselves does not count: under SIGSTOP, in a debugger, on a machine
-that slept or was starved of its processors. The clock has moved on then, but the answer that came
-meanwhile lies unread, and no child is to be called hung for that.
+The parent stalls under SIGSTOP, in a debugger, or on a machine that sleeps or has no CPU time. The
+clock has moved then, but an answer may be waiting unread, so the child must not count as hung.
 """
 
 import asyncio
@@ -11,25 +10,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_TURNS = 8
-"""A wait is cut into so many turns; one that lasted twice as long as it should is not counted."""
+_SLICES = 8
+"""Slices of a wait; a slice that took twice its time or more is not counted."""
 
 
 async def wait_excluding_stalls(seconds: float | None, receive: Callable[[], Awaitable[T]]) -> T:
-    """What `listen` returns; it may be cancelled and called anew, and must lose nothing by that.
+    """Await `receive()` with a timeout. `receive` must be safe to cancel and call again.
 
-    Raises TimeoutError once it was waited for so many `seconds`; with None it waits for good.
+    Raises TimeoutError after `seconds`; None waits without limit.
     """
     if seconds is None:
         return await receive()
     loop = asyncio.get_running_loop()
-    turn = seconds / _TURNS
-    silent = 0
+    slice_seconds = seconds / _SLICES
+    counted = 0
     while True:
-        began = loop.time()
+        started = loop.time()
         try:
-            return await asyncio.wait_for(receive(), turn)
+            return await asyncio.wait_for(receive(), slice_seconds)
         except TimeoutError:
-            silent += loop.time() - began < 2 * turn
-            if silent == _TURNS:
+            counted += loop.time() - started < 2 * slice_seconds
+            if counted == _SLICES:
                 raise

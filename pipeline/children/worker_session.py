@@ -1,7 +1,7 @@
-"""A session: one worker child from its start to its end, and what it says, sorted by job.
+"""Worker session: one worker child from start to exit, with its replies routed by job.
 
-Two jobs can be in the child at once, one on the device and one whose MP4 is being written; so a
-single task reads the channel, and each answer goes to whom it concerns.
+Two jobs can be in the child at once: one on the device, one whose MP4 is being encoded. So a
+single task reads the channel and puts each reply into its job's mailbox.
 """
 
 import asyncio
@@ -31,16 +31,19 @@ from pipeline.children.protocol import (
 )
 from pipeline.children.timeouts import wait_excluding_stalls
 
-_WHO = "the worker"
-_NOBODY = ""
-"""Stands for the job where none is concerned: while the child starts, loads or is surveyed."""
+_CHILD = "the worker"
+_NO_JOB = ""
+"""Mailbox of replies without a job: while the child starts, loads or reports free memory."""
 
 FailureReply = OutOfMemory | QualityRejected | Failed | Cancelled
 Report = Callable[[Progress], None]
 
 
 class WorkerSession:
-    """`loaded`: what the child has loaded last. `killed`: we ended it; `loss`: why it was lost."""
+    """Session with one child.
+
+    `loaded`: the model loaded last. `killed`: i2vd ended the child. `failure`: why it failed.
+    """
 
     def __init__(
         self, child: Child, timeouts: Mapping[Stage, float], count_oom_kills: Callable[[], int]
@@ -54,7 +57,7 @@ class WorkerSession:
         self._oom_killed = False
         self._mailboxes: dict[str, asyncio.Queue[Reply | None]] = {}
         self._end: Exited | TimedOut | None = None
-        self._open(_NOBODY)
+        self._open(_NO_JOB)
         self._routing = asyncio.create_task(self._route_replies())
 
     @property
@@ -63,58 +66,58 @@ class WorkerSession:
         return self._child.pid
 
     @property
-    def over(self) -> bool:
-        """Whether the child has said its last."""
+    def ended(self) -> bool:
+        """Return True after the child's last message."""
         return self._end is not None
 
     async def hello(self, report: Report) -> ChildFailure | Failed | None:
-        """Wait until the child can be asked something; what went wrong instead, if anything."""
-        match await self._answer(_NOBODY, "start", report):
+        """Wait for Hello; return the failure if there is one."""
+        match await self._answer(_NO_JOB, "start", report):
             case Hello():
                 return None
             case (ChildFailure() | Failed()) as end:
                 return end
             case other:
-                return _out_of_turn(other)
+                return _unexpected(other)
 
-    async def load(self, order: Load, report: Report) -> Loaded | Failed | ChildFailure:
-        """Have a model loaded in place of the present one."""
-        match await self._ask(order, "load", report):
+    async def load(self, request: Load, report: Report) -> Loaded | Failed | ChildFailure:
+        """Load a model, which replaces the current one."""
+        match await self._ask(request, "load", report):
             case Loaded() as loaded:
                 self.loaded = loaded
                 return loaded
             case (Failed() | ChildFailure()) as end:
                 return end
             case other:
-                return _out_of_turn(other)
+                return _unexpected(other)
 
     async def query_memory(self, report: Report) -> FreeMemory | ChildFailure:
-        """Ask how much of the device's memory a clip may have now."""
+        """Ask how many bytes of the device's memory a clip may use now."""
         match await self._ask(QueryMemory(), "encode", report):
             case (FreeMemory() | ChildFailure()) as answer:
                 return answer
             case other:
-                return _out_of_turn(other)
+                return _unexpected(other)
 
     async def generate(
-        self, order: Generate, report: Report
+        self, request: Generate, report: Report
     ) -> FramesReady | FailureReply | ChildFailure:
-        """Have a clip filmed; after Filmed ask `finish` how it ends. The device is free then."""
-        self._open(order.job)
-        await self._child.send(order)
-        match await self._answer(order.job, "encode", report):
-            case FramesReady() as filmed:
-                return filmed
+        """Generate a clip's frames. After FramesReady the device is free; then call `finish`."""
+        self._open(request.job)
+        await self._child.send(request)
+        match await self._answer(request.job, "encode", report):
+            case FramesReady() as ready:
+                return ready
             case (
                 OutOfMemory() | QualityRejected() | Failed() | Cancelled() | ChildFailure()
             ) as end:
-                del self._mailboxes[order.job]
+                del self._mailboxes[request.job]
                 return end
             case other:
-                return _out_of_turn(other)
+                return _unexpected(other)
 
     async def finish(self, job: str, report: Report) -> ClipDone | FailureReply | ChildFailure:
-        """How a clip that was filmed ends."""
+        """Wait for the final reply to a clip whose frames are ready."""
         answer = await self._answer(job, "write", report)
         del self._mailboxes[job]
         match answer:
@@ -128,55 +131,57 @@ class WorkerSession:
             ) as end:
                 return end
             case other:
-                return _out_of_turn(other)
+                return _unexpected(other)
 
-    async def embed(self, order: Embed) -> None:
-        """Have made ahead what a clip needs that will be filmed soon."""
-        await self._child.send(order)
+    async def embed(self, request: Embed) -> None:
+        """Embed prompts and picture of a clip that will follow soon."""
+        await self._child.send(request)
 
     async def cancel(self, job: str) -> None:
-        """Have a clip given up at its next step."""
+        """Cancel a clip at its next step."""
         await self._child.send(Cancel(job=job))
 
     def abandon(self, job: str) -> None:
-        """Do not wait for the end of a clip that was filmed: `finish` answers Cancelled."""
-        if box := self._mailboxes.get(job):
-            box.put_nowait(Cancelled(job=job))
+        """Stop waiting for a clip whose frames are ready: `finish` returns Cancelled."""
+        if mailbox := self._mailboxes.get(job):
+            mailbox.put_nowait(Cancelled(job=job))
 
     def child_failure(self, stage: str) -> ChildFailure:
-        """Why a session is over; it was lost while `doing` something."""
+        """Classify the child's exit, which happened in `stage`. Only after `ended`."""
         assert self._end is not None
-        return classify_exit(_WHO, self._end, stage, oom_killed=self._oom_killed)
+        return classify_exit(_CHILD, self._end, stage, oom_killed=self._oom_killed)
 
     async def kill(self) -> None:
-        """End the child now, whatever it does."""
+        """Kill the child."""
         await self._child.kill()
         await self._routing
 
     async def close(self) -> None:
-        """End a child whose device is idle, when what it still writes is written."""
+        """End a child whose device is idle, after it has encoded pending MP4s."""
         self._child.half_close()
         await asyncio.wait({self._routing}, timeout=self._timeouts["write"])
         await self.kill()
 
     def _open(self, job: str) -> None:
-        box = self._mailboxes[job] = asyncio.Queue()
-        if self.over:
-            box.put_nowait(None)
+        mailbox = self._mailboxes[job] = asyncio.Queue()
+        if self.ended:
+            mailbox.put_nowait(None)
 
     async def _ask(self, request: Request, stage: Stage, report: Report) -> Reply | ChildFailure:
-        self._open(_NOBODY)
+        self._open(_NO_JOB)
         await self._child.send(request)
-        return await self._answer(_NOBODY, stage, report)
+        return await self._answer(_NO_JOB, stage, report)
 
     async def _answer(self, job: str, stage: Stage, report: Report) -> Reply | ChildFailure:
-        """The next answer that is no progress; each stage has its own limit for silence."""
-        box = self._mailboxes[job]
+        """Return the next reply other than Progress; each stage has its own timeout."""
+        mailbox = self._mailboxes[job]
         while True:
             try:
-                reply = await wait_excluding_stalls(self._timeouts[stage], box.get)
+                reply = await wait_excluding_stalls(self._timeouts[stage], mailbox.get)
             except TimeoutError:
-                return classify_exit(_WHO, TimedOut(self._timeouts[stage]), stage, oom_killed=False)
+                return classify_exit(
+                    _CHILD, TimedOut(self._timeouts[stage]), stage, oom_killed=False
+                )
             match reply:
                 case None:
                     return self.child_failure(stage)
@@ -184,26 +189,26 @@ class WorkerSession:
                     stage = reply.stage
                     report(reply)
                 case _:
-                    if job == _NOBODY:
+                    if job == _NO_JOB:
                         del self._mailboxes[job]
                     return reply
 
     async def _route_replies(self) -> None:
-        """Until the child has said its last. What nobody asked for breaks the channel."""
+        """Route replies until the child exits; an unrequested reply kills the child."""
         while self._end is None:
-            shot_before = self._count_oom_kills()
+            kills_before = self._count_oom_kills()
             reply = await self._child.receive()
             if isinstance(reply, (Exited, TimedOut)):
                 self._end = reply
-                self._oom_killed = self._count_oom_kills() > shot_before
-            elif box := self._mailboxes.get(getattr(reply, "job", _NOBODY)):
-                box.put_nowait(reply)
-            elif not getattr(reply, "job", _NOBODY):
+                self._oom_killed = self._count_oom_kills() > kills_before
+            elif mailbox := self._mailboxes.get(getattr(reply, "job", _NO_JOB)):
+                mailbox.put_nowait(reply)
+            elif not getattr(reply, "job", _NO_JOB):
                 await self._child.kill()
                 self._end = Exited(f"answered out of turn ({reply.type})")
-        for box in self._mailboxes.values():
-            box.put_nowait(None)
+        for mailbox in self._mailboxes.values():
+            mailbox.put_nowait(None)
 
 
-def _out_of_turn(reply: Reply) -> ChildFailure:
-    return ChildFailure("channel", f"{_WHO} answered out of turn ({reply.type})")
+def _unexpected(reply: Reply) -> ChildFailure:
+    return ChildFailure("channel", f"{_CHILD} answered out of turn ({reply.type})")

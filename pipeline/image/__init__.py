@@ -1,1 +1,1 @@
-"""The image child: the only code that decodes untrusted bytes, in a process of its own."""
+"""Image child: the only code that decodes untrusted bytes, in a separate process."""

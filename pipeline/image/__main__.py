@@ -1,4 +1,4 @@
-"""`python -m pipeline.image`: the image child."""
+"""Entry point of the image child: `python -m pipeline.image`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Pixels: from a decoded picture of any colours and shape to sRGB of exactly the clip's size.
+"""Colour conversion: a decoded picture of any mode and size to sRGB at the clip's size.
 
-Runs in the picture child. Where things go is decided in framing.py, in whole pixels.
+Runs in the image child. framing.py computes the boxes.
 """
 
 import contextlib
@@ -14,54 +14,54 @@ from pipeline.image.framing import Box, crop_box, fit_box
 from pipeline.request.spec import Framing
 
 _WHITE = (255, 255, 255)
-"""Under transparency: cut-outs and drawings are made for a white page, and the video model is
-weak on black."""
+"""Background of transparent pictures: cut-outs and drawings expect a white page, and the video
+model is weak on black."""
 
 _GREY = (128, 128, 128)
-"""Beside a picture that is fitted in; black bars would weaken the motion."""
+"""Bars beside a fitted picture; black bars would weaken the motion."""
 
 _SRGB = ImageCms.createProfile("sRGB")
 
 
 class UnsupportedColours(Exception):
-    """The picture's colours are of a kind that nothing here can turn into sRGB."""
+    """Colour mode that cannot be converted to sRGB."""
 
 
-def framed(
+def apply_framing(
     image: Image.Image, profile: bytes, width: int, height: int, framing: Framing
 ) -> Image.Image:
-    """The image in exactly width x height pixels of sRGB, opaque, without metadata.
+    """Frame the image to exactly width x height pixels of opaque sRGB without metadata.
 
-    `profile` is its ICC profile, or empty. Raises ColoursNotSupported, MemoryError.
+    `profile` is its ICC profile, or empty. Raises UnsupportedColours, MemoryError.
     """
     try:
-        image = _plain(image)
+        image = _to_scalable(image)
     except (ValueError, OSError) as error:
         raise UnsupportedColours(image.mode) from error
 
-    def scaled(size: tuple[int, int], box: Box) -> Image.Image:
+    def scale_to(size: tuple[int, int], box: Box) -> Image.Image:
         small = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
         return _to_srgb(small, profile)
 
     target = (width, height)
     cover = crop_box(image.size, target)
     if framing == "crop":
-        return _bare(scaled(target, cover))
+        return _strip_metadata(scale_to(target, cover))
     left, upper, right, lower = fit_box(image.size, target)
-    whole = scaled((right - left, lower - upper), (0, 0, *image.size))
+    whole = scale_to((right - left, lower - upper), (0, 0, *image.size))
     if framing == "fit":
-        ground = Image.new("RGB", target, _GREY)
+        background = Image.new("RGB", target, _GREY)
     else:
         blur = ImageFilter.GaussianBlur(min(target) / 16)
-        ground = scaled(target, cover).filter(blur)
-    ground.paste(whole, (left, upper))
-    return _bare(ground)
+        background = scale_to(target, cover).filter(blur)
+    background.paste(whole, (left, upper))
+    return _strip_metadata(background)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture in a mode that can be scaled, without transparency: L, RGB, CMYK or LAB."""
+def _to_scalable(image: Image.Image) -> Image.Image:
+    """Convert to a mode that can be scaled, without transparency: L, RGB, CMYK or LAB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bit(image)
+        return _to_eight_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         page = Image.new("RGB", image.size, _WHITE)
@@ -72,8 +72,8 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Deep greys, scaled by what their range must be; Pillow's own conversion would clip them."""
+def _to_eight_bit(image: Image.Image) -> Image.Image:
+    """Scale deep greys to 8 bits by their assumed range; Pillow's conversion would clip them."""
     deep = image if image.mode == "F" else image.convert("I")
     least, most = cast("tuple[float, float]", deep.getextrema())
     if image.mode.startswith("I;16"):
@@ -87,7 +87,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The same colours in sRGB. A profile that is broken, or for other colours, is passed over."""
+    """Convert to sRGB. A profile that is broken or of another colour space is ignored."""
     if image.mode == "LAB":
         source: Any = ImageCms.createProfile("LAB")
     else:
@@ -100,7 +100,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def _bare(image: Image.Image) -> Image.Image:
-    """The pixels alone: Pillow would save a profile, a resolution or a transparent colour too."""
+def _strip_metadata(image: Image.Image) -> Image.Image:
+    """Drop metadata: Pillow would also save a profile, resolution or transparent colour."""
     image.info = {}
     return image

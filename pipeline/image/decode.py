@@ -1,8 +1,8 @@
-"""The picture child: the only code that decodes untrusted bytes, under limits, without a GPU.
+"""Image child: decodes untrusted files under resource limits, without a GPU.
 
-It answers Inspect (is this a whole, sound picture, and what is it?) and Prepare (leave a clean PNG
-of the clip's size). A file is read once, so that the sha256 is that of the bytes decoded. What a
-decoder does to this process costs one picture and nothing else.
+It answers Inspect (is the picture valid, and what is it?) and Prepare (write a clean PNG at the
+clip's size). A file is read once, so that the SHA-256 is that of the decoded bytes. A decoder that
+crashes or hangs this process costs one picture only.
 """
 
 import contextlib
@@ -38,16 +38,16 @@ from PIL import (
 
 from pipeline.children.channel import Channel, ParentGone
 from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
-from pipeline.image.colour import UnsupportedColours, framed
+from pipeline.image.colour import UnsupportedColours, apply_framing
 
 MEMORY = "I2VD_PICTURE_MEMORY"
-"""Variable: MiB of address space that this process may have."""
+"""Environment variable: address-space limit of this process in MiB."""
 
 PIXELS = "I2VD_PICTURE_PIXELS"
-"""Variable: pixels that a picture may have."""
+"""Environment variable: maximum pixels of a picture."""
 
 DEFAULT_MEMORY = 2048
-"""MiB, unless the variable says otherwise."""
+"""Default address-space limit in MiB."""
 
 _DEFAULT_PIXELS = 200_000_000
 _MAX_FILE_BYTES = 512 * 2**20
@@ -59,13 +59,13 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF")
 _NAMES = {"MPO": "JPEG", "WEBP": "WebP", "HEIF": "HEIC"}
 _KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC or AVIF"
 
-_BEGINS_WELL = re.compile(
+_SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM|GIF8|....ftyp(hei|hev|mif1|msf1|avi)",
     re.DOTALL,
 )
-"""The beginnings of pictures that can be read if they are whole."""
+"""First bytes of the supported formats."""
 
-_LOOKS_LIKE = (
+_OTHER_SIGNATURES = (
     (re.compile(rb"\s*<(!doctype\s+html|html)", re.IGNORECASE), "a web page"),
     (re.compile(rb"\s*<(\?xml|svg)", re.IGNORECASE), "an SVG or XML file"),
     (re.compile(rb"%PDF-"), "a PDF"),
@@ -78,20 +78,20 @@ _CAMERA_NOISE = re.compile(
     r"|default|untitled|screenshot|<.*>",
     re.IGNORECASE,
 )
-"""What cameras and tools write as a description by themselves."""
+"""Descriptions that cameras and tools write automatically."""
 
 _DAMAGED = "the picture is damaged or cut short; was it still being copied?"
-"""Also said of zeros only, which is what a file looks like whose place was reserved first."""
+"""Also reported for files of zeros only, as copy tools preallocate them."""
 
 _TOO_MUCH_TEXT = "the texts or the colour profile inside the picture are too large"
 
 _errno = ctypes.CDLL(None).__errno_location
 _errno.restype = ctypes.POINTER(ctypes.c_int)
-"""C's own errno: some decoders say "broken" when an allocation failed, but it still tells."""
+"""C's errno: shows a failed allocation that some decoders report as a broken file."""
 
 _IPTC_CAPTION = (2, 120)
 
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -100,11 +100,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""From the EXIF orientation to the turn that undoes it."""
+"""Transpose that undoes each EXIF orientation."""
 
 
 class ImageRejected(Exception):
-    """A file that is refused; the message is a sentence for the user."""
+    """Rejected file; the message is a sentence for the user."""
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         super().__init__(reason)
@@ -112,7 +112,7 @@ class ImageRejected(Exception):
 
 
 def inspect(request: Inspect) -> Inspected | Rejected:
-    """Decode the file to its end and say what it is."""
+    """Decode the whole file and return its properties."""
     try:
         data = read(Path(request.path), Path(request.within))
         picture = decode(data, needed=1)
@@ -124,26 +124,26 @@ def inspect(request: Inspect) -> Inspected | Rejected:
             format=picture.format,
             caption=picture.caption,
         )
-    except (ImageRejected, MemoryError) as why:
-        return _rejected(why)
+    except (ImageRejected, MemoryError) as error:
+        return _rejected(error)
 
 
 def prepare(request: Prepare) -> Prepared | Rejected | Failed:
-    """Leave a clean PNG of the size asked. Failed is about the place for it, not the picture."""
+    """Write a clean PNG of the requested size. Failed: it cannot be written."""
     try:
         data = read(Path(request.path), Path(request.within))
         if hashlib.sha256(data).hexdigest() != request.sha256:
             raise ImageRejected("the file has changed since it was first looked at", gone=True)
         picture = decode(data, needed=2 * max(request.width, request.height))
-        clean = framed(
+        clean = apply_framing(
             picture.image, picture.profile, request.width, request.height, request.framing
         )
         png = io.BytesIO()
         clean.save(png, "PNG")
     except UnsupportedColours as mode:
         return Rejected(reason=f"the picture's colours are of an unsupported kind, {mode}")
-    except (ImageRejected, MemoryError) as why:
-        return _rejected(why)
+    except (ImageRejected, MemoryError) as error:
+        return _rejected(error)
     try:
         write(Path(request.output), png.getbuffer())
     except OSError as error:
@@ -152,17 +152,18 @@ def prepare(request: Prepare) -> Prepared | Rejected | Failed:
     return Prepared()
 
 
-def _rejected(why: ImageRejected | MemoryError) -> Rejected:
-    if isinstance(why, ImageRejected):
-        return Rejected(reason=str(why), gone=why.gone)
+def _rejected(error: ImageRejected | MemoryError) -> Rejected:
+    if isinstance(error, ImageRejected):
+        return Rejected(reason=str(error), gone=error.gone)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0] // 2**20
     return Rejected(reason=f"the picture needs more memory than the {limit} MiB it may have")
 
 
 def read(path: Path, within: Path = Path()) -> bytes:
-    """The whole of a regular file, by no link and without waiting on a pipe. Raises NotUsable.
+    """Read a regular file, without following a symlink or blocking on a pipe.
 
-    Below `within` no folder on the way may be a link either: strangers could lead us elsewhere.
+    Below `within` no folder on the path may be a symlink either, because others could redirect it.
+    Raises ImageRejected.
     """
     try:
         descriptor = _open(path, within)
@@ -174,7 +175,8 @@ def read(path: Path, within: Path = Path()) -> bytes:
                 has, most = status.st_size // 2**20, _MAX_FILE_BYTES // 2**20
                 raise ImageRejected(f"the file has {has} MiB; allowed: up to {most}")
             with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(status.st_size + 1)  # reserved at once, so no more than that
+                # `read` allocates all at once; one byte more detects a growing file
+                data = file.read(status.st_size + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -196,23 +198,23 @@ def _open(path: Path, within: Path) -> int:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     if within == Path():
         return os.open(path, flags)
-    held = os.open(within, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    parent = os.open(within, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     for folder in path.relative_to(within).parts[:-1]:
-        outer = held
+        outer = parent
         try:
-            held = os.open(folder, flags | os.O_DIRECTORY, dir_fd=outer)
+            parent = os.open(folder, flags | os.O_DIRECTORY, dir_fd=outer)
         finally:
             os.close(outer)
     try:
-        return os.open(path.name, flags, dir_fd=held)
+        return os.open(path.name, flags, dir_fd=parent)
     finally:
-        os.close(held)
+        os.close(parent)
 
 
 class DecodedImage(NamedTuple):
-    """A decoded picture, upright; `size` is its true (width, height), which `image` may undercut.
+    """Decoded picture, upright. `size` is its true (width, height); `image` may be smaller.
 
-    `profile` is the ICC profile of its colours, empty when it has none.
+    `profile` is its ICC profile, or empty.
     """
 
     image: Image.Image
@@ -223,9 +225,9 @@ class DecodedImage(NamedTuple):
 
 
 def decode(data: bytes, *, needed: int) -> DecodedImage:
-    """Decode a picture to its end. Raises NotUsable, MemoryError.
+    """Decode a whole picture. Raises ImageRejected, MemoryError.
 
-    The image of a JPEG over `needed` pixels on both sides may be smaller, down to that.
+    A JPEG may be decoded at a reduced size, with both sides at least `needed` pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -237,10 +239,10 @@ def decode(data: bytes, *, needed: int) -> DecodedImage:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageRejected(_too_many_pixels()) from error
-        except Exception as error:  # decoders raise what they like
+        except Exception as error:  # decoders raise any type
             lacks_memory = _errno()[0] == errno.ENOMEM
             if isinstance(error, UnidentifiedImageError) and not lacks_memory:
-                raise ImageRejected(_not_known(data)) from error
+                raise ImageRejected(_describe_unknown(data)) from error
             print(repr(error)[:500], file=sys.stderr)
             if "MAX_TEXT" in str(error):  # Pillow's limit for chunks of a PNG
                 raise ImageRejected(_TOO_MUCH_TEXT) from error
@@ -260,21 +262,22 @@ def _decode(data: bytes, needed: int) -> DecodedImage:
         )
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         size = image.size
-        image.draft(None, (needed, needed))  # the decoder shrinks by 2, 4 or 8: time and memory
+        # the decoder scales by 1/2, 1/4 or 1/8, which saves time and memory
+        image.draft(None, (needed, needed))
         image.load()
     else:
         image.load()
-        size = image.size  # only now, for a TIFF turns itself
+        size = image.size  # only now, because Pillow rotates a TIFF while loading
     if image.format == "PNG" and b"IEND" not in data:
         raise ImageRejected(_DAMAGED)
-    if image.mode == "P" and image.palette is None:  # Pillow would end in an assertion later
+    if image.mode == "P" and image.palette is None:  # Pillow would fail an assertion later
         raise ImageRejected(_DAMAGED)
     exif = _exif(image)
     orientation = exif.get(ExifTags.Base.Orientation, 1)
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    transpose = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return DecodedImage(
-        image=image if turn is None else image.transpose(turn),
-        size=size[::-1] if turn is not None and orientation >= 5 else size,
+        image=image if transpose is None else image.transpose(transpose),
+        size=size[::-1] if transpose is not None and orientation >= 5 else size,
         format=_NAMES.get(image.format or "", image.format or ""),
         profile=image.info.get("icc_profile") or b"",
         caption=_caption(image, exif),
@@ -286,11 +289,11 @@ def _too_many_pixels() -> str:
     return f"the picture has too many pixels; allowed: up to {most:g} million"
 
 
-def _not_known(data: bytes) -> str:
-    if _BEGINS_WELL.match(data) or not data.strip(b"\0"):
+def _describe_unknown(data: bytes) -> str:
+    if _SIGNATURES.match(data) or not data.strip(b"\0"):
         return _DAMAGED
-    looks = next((what for start, what in _LOOKS_LIKE if start.match(data)), "something else")
-    return f"it is not a picture in {_KNOWN}, but {looks}"
+    kind = next((what for start, what in _OTHER_SIGNATURES if start.match(data)), "something else")
+    return f"it is not a picture in {_KNOWN}, but {kind}"
 
 
 def _exif(image: ImageFile.ImageFile) -> Mapping[int, Any]:
@@ -298,12 +301,12 @@ def _exif(image: ImageFile.ImageFile) -> Mapping[int, Any]:
         return dict(image.getexif())
     except MemoryError:
         raise
-    except Exception:  # a broken EXIF block takes nothing from the pixels
+    except Exception:  # a broken EXIF block does not affect the pixels
         return {}
 
 
 def _caption(image: ImageFile.ImageFile, exif: Mapping[int, Any]) -> str:
-    """What the picture says of itself, cleaned; empty when that is only a camera's noise."""
+    """Return the embedded caption, cleaned; empty if it is only a camera's default text."""
     found = [exif.get(ExifTags.Base.ImageDescription), exif.get(ExifTags.Base.XPTitle)]
     with contextlib.suppress(Exception):
         found.append((IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_CAPTION))
@@ -317,7 +320,7 @@ def _caption(image: ImageFile.ImageFile, exif: Mapping[int, Any]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, list) and value:
         value = value[0]
-    if isinstance(value, str):  # Pillow reads EXIF as Latin-1, but today's programs write UTF-8
+    if isinstance(value, str):  # Pillow reads EXIF as Latin-1, but current programs write UTF-8
         try:
             return value.encode("latin-1").decode("utf-8")
         except UnicodeError:
@@ -331,7 +334,7 @@ def _text(value: object) -> str:
 
 
 def write(output: Path, content: memoryview) -> None:
-    """Write beside, fsync, rename, fsync the folder: the name shows a whole file or none."""
+    """Write atomically: write beside `output`, fsync, rename, fsync the folder."""
     beside = output.with_name(f"{output.name}.part")
     beside.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -352,7 +355,7 @@ def _strerror(error: OSError) -> str:
 
 
 def limit_resources(memory: int, pixels: int) -> None:
-    """Bound this process for good: `memory` in MiB of address space, `pixels` of a picture."""
+    """Set permanent limits: `memory` in MiB of address space, `pixels` per picture."""
     for kind, most in (
         (resource.RLIMIT_AS, memory * 2**20),
         (resource.RLIMIT_FSIZE, _MAX_OUTPUT_BYTES),
@@ -365,7 +368,7 @@ def limit_resources(memory: int, pixels: int) -> None:
 
 
 def main() -> int:
-    """Answer requests until the parent is gone."""
+    """Answer requests until the parent exits."""
     limit_resources(
         memory=int(os.environ.get(MEMORY, DEFAULT_MEMORY)),
         pixels=int(os.environ.get(PIXELS, _DEFAULT_PIXELS)),

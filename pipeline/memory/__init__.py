@@ -1,1 +1,1 @@
-"""Memory: will a clip fit, and what to do if not."""
+"""Memory: the peak-memory model, the memory modes, and the ladder of fallbacks."""

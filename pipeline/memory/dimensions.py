@@ -1,6 +1,7 @@
-"""The anatomy of a checkpoint: what of its networks decides how much memory a clip needs.
+"""Model dimensions: the widths and parameter counts that determine a clip's peak memory.
 
-Read from a model's configurations and the headers of its weight files, without loading anything.
+Read from a checkpoint's configurations and the headers of its weight files, without loading them.
+The formulas that use them are model.py's.
 """
 
 import json
@@ -17,36 +18,38 @@ from pipeline.checkpoint.layout import CheckpointFiles, ModelUnusable, find
 
 _PIECE = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)\.")
 _ORDER = ("resnets", "temp_convs", "attentions", "temp_attentions", "downsamplers", "upsamplers")
-"""In a layer of a block the parts work in this order."""
+"""Execution order of the parts within a layer."""
 
 
 @dataclass(frozen=True)
 class ModelDimensions:
-    """Widths and numbers of parameters. Levels count from the finest, 0."""
+    """Layer widths and parameter counts. Levels count from the finest, 0."""
 
     channels: tuple[int, ...]
-    """Of the UNet, by level."""
+    """Channels of the UNet by level."""
     attends: tuple[bool, ...]
-    """Whether a level of the UNet has transformers."""
+    """True for each level of the UNet that has transformers."""
     layers: int
-    """Of each down block of the UNet; an up block has one more."""
+    """Layers of each down block of the UNet; an up block has one more."""
     transformer_in: int
-    """Width inside of the UNet's first transformer."""
+    """Inner width of the UNet's first transformer, `transformer_in`."""
     context: int
-    """Width of what cross-attention looks at."""
+    """Width of the cross-attention context."""
     unet: int
+    """Parameters of the whole UNet."""
     unet_outside: int
-    """Parameters of the UNet outside of its blocks' pieces."""
+    """Parameters of the UNet outside its blocks' pieces (single layers)."""
     pieces: tuple[int, ...]
-    """Parameters of those two neighbouring pieces that have most, by level."""
+    """Parameters of the largest two consecutive pieces, by level."""
     vae: int
+    """Parameters of the VAE."""
     vae_channels: tuple[int, ...]
     encoder: int
-    """Parameters of an encoder that are there at once when its layers pass one by one."""
+    """Parameters of the larger encoder that are loaded at once when its layers are streamed."""
 
     @property
     def factor(self) -> int:
-        """Pixels per latent cell, along each side."""
+        """Pixels per latent cell along each side."""
         return int(2 ** (len(self.vae_channels) - 1))
 
 
@@ -63,12 +66,12 @@ PUBLISHED = ModelDimensions(
     vae_channels=(128, 256, 512, 512),
     encoder=75_867_136,
 )
-"""I2VGen-XL as it was published; a test holds it against diffusers' classes."""
+"""Published I2VGen-XL; a test compares it with diffusers' classes."""
 
 
 @cache
 def dimensions_of(model: str) -> ModelDimensions:
-    """Of a model as it is configured; of the published one where it is not here yet."""
+    """Return the dimensions of the configured model, or PUBLISHED if it is not usable yet."""
     try:
         return read_dimensions(find(model, small=True))
     except ModelUnusable:
@@ -76,7 +79,7 @@ def dimensions_of(model: str) -> ModelDimensions:
 
 
 def read_dimensions(source: CheckpointFiles) -> ModelDimensions:
-    """From a model's folder. Raises ModelUnusable."""
+    """Read the dimensions from a model's folder. Raises ModelUnusable."""
     shapes = {part: _shapes(files) for part, files in source.weights.items()}
     return measure(source.configs, shapes)
 
@@ -87,7 +90,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def measure(
     configs: Mapping[str, Mapping[str, object]], shapes: Mapping[str, Shapes]
 ) -> ModelDimensions:
-    """From configurations, and the shapes of all weights, by network."""
+    """Compute the dimensions from configurations and weight shapes, both by network."""
     unet, vae = configs["unet"], configs["vae"]
     channels = _numbers(unet["block_out_channels"])
     head = unet["attention_head_dim"]
@@ -115,7 +118,7 @@ def measure(
 
 
 def _pieces(shapes: Shapes, levels: int) -> tuple[int, ...]:
-    """The heaviest two neighbours of each level, going up or down."""
+    """Return the largest sum of two consecutive pieces per level, over down and up blocks."""
     weights: dict[tuple[str, int, int, int], int] = defaultdict(int)
     for name, shape in shapes.items():
         if found := _PIECE.match(name):
@@ -135,7 +138,7 @@ def _pieces(shapes: Shapes, levels: int) -> tuple[int, ...]:
 
 
 def _passing(shapes: Shapes) -> int:
-    """Parameters outside of an encoder's layers, and those of two layers."""
+    """Return the parameters outside an encoder's layers, plus those of two layers."""
     layers: dict[str, int] = defaultdict(int)
     outside = 0
     for name, shape in shapes.items():
@@ -156,7 +159,7 @@ def _numbers(value: object) -> tuple[int, ...]:
 
 
 def _shapes(files: Iterable[Path]) -> Shapes:
-    """Names and shapes in safetensors files: a length of eight bytes, and JSON of that length."""
+    """Read names and shapes from safetensors headers: eight bytes of length, then JSON."""
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:

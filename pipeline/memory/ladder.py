@@ -1,8 +1,8 @@
-"""The ladder: what is tried, in which order, when memory runs out.
+"""Ladder: the ordered fallbacks (rungs) of a clip when memory runs out.
 
-Data and pure functions, decided in the parent, so that the way down survives a child that the
-kernel shot. First the modes that keep the pixels, then smaller sizes, then fewer frames. What a
-rung needs is told by memory.py.
+Data and pure functions, evaluated in the parent, so that the fallbacks survive a child that the
+OOM killer ended. First the modes that keep the pixels, then smaller sizes, then fewer frames. The
+bytes that a rung needs come from model.py.
 """
 
 import math
@@ -14,14 +14,14 @@ from pipeline.request.presets import Family, Preset
 from pipeline.request.spec import Spec
 
 Needs = Callable[[Rung], int]
-"""Bytes that a clip needs on a rung."""
+"""Function from a rung to the bytes that the clip needs on it."""
 
 
 def rungs(spec: Spec, family: Family, needs: Needs, *, lossy: bool = False) -> tuple[Rung, ...]:
-    """The whole ladder of a Spec, first choice first.
+    """Return the ladder of a Spec, first choice first.
 
-    It never goes up and never repeats, and each rung needs less than the one before it: what would
-    not help is left out. `lossy` allows the mode that changes the picture a little.
+    Each rung needs less memory than the one before; rungs that would not help are left out.
+    `lossy` allows the mode that changes the picture slightly.
     """
     ladder: list[Rung] = []
     for rung in _candidates(spec, family, lossy):
@@ -37,7 +37,7 @@ def _candidates(spec: Spec, family: Family, lossy: bool) -> Iterator[Rung]:
     if spec.fallback == "auto":
         side = math.sqrt(spec.width * spec.height)
         for smaller in (s for s in family.sides if s < side):
-            width, height = _scaled(spec, smaller / side, family.multiple)
+            width, height = _scale(spec, smaller / side, family.multiple)
             rung = replace(rung, width=width, height=height)
             yield rung
     if spec.fallback != "never":
@@ -46,42 +46,42 @@ def _candidates(spec: Spec, family: Family, lossy: bool) -> Iterator[Rung]:
 
 
 def modes(*, lossy: bool = False) -> tuple[Mode, ...]:
-    """The modes that may be used, fastest first."""
+    """Return the allowed modes, fastest first."""
     return tuple(mode for mode in Mode if mode.exact or lossy)
 
 
-def _scaled(spec: Spec, factor: float, multiple: int) -> tuple[int, int]:
-    def near(pixels: int) -> int:
+def _scale(spec: Spec, factor: float, multiple: int) -> tuple[int, int]:
+    def round_to(pixels: int) -> int:
         return min(pixels, max(multiple, round(pixels * factor / multiple) * multiple))
 
-    return near(spec.width), near(spec.height)
+    return round_to(spec.width), round_to(spec.height)
 
 
-def first_fitting(ladder: tuple[Rung, ...], room: int | None, needs: Needs) -> int:
-    """Index of the first rung that needs no more than `room` bytes.
+def first_fitting(ladder: tuple[Rung, ...], free: int | None, needs: Needs) -> int:
+    """Return the index of the first rung that needs at most `free` bytes.
 
-    Where nobody counts them the first rung; when none fits the last, for a prediction is no proof.
+    Without a count (None) the first rung. If none fits the last, because a prediction is no proof.
     """
-    if room is None:
+    if free is None:
         return 0
-    return next((i for i, rung in enumerate(ladder) if needs(rung) <= room), len(ladder) - 1)
+    return next((i for i, rung in enumerate(ladder) if needs(rung) <= free), len(ladder) - 1)
 
 
-def advice(spec: Spec, family: Family, room: int | None, needs: Needs) -> str:
-    """What helps when even the last rung had too little memory."""
+def advice(spec: Spec, family: Family, free: int | None, needs: Needs) -> str:
+    """Return a hint for the user when memory did not suffice on the last rung."""
     smallest = {
         name: needs(Rung(list(Mode)[-1], preset.side, preset.side, preset.frames))
         for name, preset in family.presets.items()
         if _work(preset) < spec.width * spec.height * spec.frames
     }
-    fitting = [name for name, need in smallest.items() if room is not None and need <= room]
-    told = "free the device's memory, or raise `model.max_vram` where it is set"
+    fitting = [name for name, need in smallest.items() if free is not None and need <= free]
+    general = "free the device's memory, or raise `model.max_vram` where it is set"
     if fitting:
         best = max(fitting, key=lambda name: _work(family.presets[name]))
-        return f"the preset {best!r} would fit ({smallest[best] / 1e9:.2f} GB); or {told}"
-    if room is None:
-        return f"choose a smaller preset, or {told}"
-    return f"no smaller preset fits in {room / 1e9:.2f} GB: {told}"
+        return f"the preset {best!r} would fit ({smallest[best] / 1e9:.2f} GB); or {general}"
+    if free is None:
+        return f"choose a smaller preset, or {general}"
+    return f"no smaller preset fits in {free / 1e9:.2f} GB: {general}"
 
 
 def _work(preset: Preset) -> int:

@@ -1,10 +1,9 @@
-"""The memory model: the most that lives on the device at once while a clip is made.
+"""Peak-memory model: the maximum bytes on the device while a clip is generated.
 
-For each stage the moments that can be its worst are written down as sums of the tensors that live
-then, in values per latent cell or per pixel. Which moments those are, and which tensors live, was
-read off counts of the worker's own code (`python -m tests.bench.memory_count --tensors`), which a
-test repeats. Fragmentation and the libraries' work space are not in it: `need` allows for
-them, and takes what was measured into account where its caller knows it.
+For each stage, the moments that can be its peak are sums of the live tensors, in values per latent
+cell or per pixel. Both were derived from counts of the worker's own code
+(`python -m tests.bench.memory_count --tensors`), which a test repeats. Fragmentation and library
+workspaces are not in the model: `required_memory` adds them, or a correction measured before.
 """
 
 from collections.abc import Iterator
@@ -17,22 +16,22 @@ from pipeline.request.sampling_plan import sampling_plan
 from pipeline.request.spec import Spec
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-_GLANCE = 145
-"""What each frame looks at in cross-attention: 77 tokens of text, 64 + 4 of the picture."""
+_CONTEXT_TOKENS = 145
+"""Context tokens of a frame in cross-attention: 77 of text, 64 + 4 of the picture."""
 
 _MARGIN = 1.05
-"""The formula's own error, which a test holds."""
-_WORK_SPACE = 300_000_000
-"""Bytes on a GPU for the libraries' work space and for fragmentation, on top of a peak."""
-_WHOLE = 1.16
-"""In place of the margin on a GPU where a clip is not cut in slices: both grow with its tensors.
+"""Upper bound of the formula's own error, checked by a test."""
+_WORKSPACE_BYTES = 300_000_000
+"""Added to a peak on a GPU for library workspaces and fragmentation."""
+_UNCHUNKED_MARGIN = 1.16
+"""Replaces _MARGIN on a GPU in unchunked modes, where both grow with the tensors.
 
-As was measured on an H200, which a test holds.
+Measured on an H200; a test compares it with the results.
 """
 
 
 class PeakMemory(NamedTuple):
-    """Bytes that live at once, at most, in each stage."""
+    """Peak bytes of each stage."""
 
     encode: int
     denoise: int
@@ -40,106 +39,104 @@ class PeakMemory(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Of the whole attempt."""
+        """Peak bytes of the whole attempt."""
         return max(self)
 
 
-def peak_memory(spec: Spec, rung: Rung, anatomy: ModelDimensions, dtype: str) -> PeakMemory:
-    """Predicted for a clip of this Spec on this rung."""
-    return peak(
-        rung, anatomy, dtype, guided=spec.guided, reuses=sampling_plan(spec).reuses_features
-    )
+def peak_memory(spec: Spec, rung: Rung, dims: ModelDimensions, dtype: str) -> PeakMemory:
+    """Predict the peak of a clip of this Spec on this rung."""
+    return peak(rung, dims, dtype, guided=spec.guided, reuses=sampling_plan(spec).reuses_features)
 
 
 def peak(
-    rung: Rung, anatomy: ModelDimensions, dtype: str, *, guided: bool, reuses: bool = False
+    rung: Rung, dims: ModelDimensions, dtype: str, *, guided: bool, reuses: bool = False
 ) -> PeakMemory:
-    """Predicted for a clip on this rung.
+    """Predict the peak of a clip on this rung.
 
-    `guided` when guidance is over 1; `reuses` when deep features are kept from step to step.
+    `guided`: guidance is over 1. `reuses`: deep features are cached from step to step.
     """
     size = _BYTES[dtype]
-    thrift = rung.mode.policy
-    staying = anatomy.unet if thrift.weights == "device" else 0
+    policy = rung.mode.policy
+    resident = dims.unet if policy.weights == "device" else 0
     frame = rung.width * rung.height
     return PeakMemory(
         encode=size
-        * (staying + max(anatomy.encoder, anatomy.vae + _framed(anatomy, frame, thrift))),
-        denoise=_Denoising(rung, anatomy, size, guided, reuses).most(),
-        decode=size * (staying + anatomy.vae + _unframed(anatomy, frame, thrift)),
+        * (resident + max(dims.encoder, dims.vae + _encode_values(dims, frame, policy))),
+        denoise=_Denoising(rung, dims, size, guided, reuses).most(),
+        decode=size * (resident + dims.vae + _decode_values(dims, frame, policy)),
     )
 
 
 def required_memory(
     predicted: PeakMemory, mode: Mode, correction: float | None, *, gpu: bool
 ) -> int:
-    """Bytes that must be free for a clip of this peak, margin included.
+    """Return the bytes that must be free for a clip of this peak, margin included.
 
-    `correction` is measured / predicted, as it was found here before, with all that a device's
-    allocator adds; before there is one, a GPU's libraries and allocator are allowed for.
+    `correction` is measured / predicted from earlier clips on this device, allocator overhead
+    included. Without one, fixed allowances for a GPU's libraries and allocator are added.
     """
-    times, more = _allowed(mode, correction, gpu=gpu)
-    return int(predicted.most * times) + more
+    factor, extra = _allowance(mode, correction, gpu=gpu)
+    return int(predicted.most * factor) + extra
 
 
-def largest_peak(room: int, mode: Mode, correction: float | None, *, gpu: bool) -> int:
-    """The most bytes that a peak may have for `need` to be no more than `room`."""
-    times, more = _allowed(mode, correction, gpu=gpu)
-    return max(0, int((room - more) / times))
+def largest_peak(free: int, mode: Mode, correction: float | None, *, gpu: bool) -> int:
+    """Return the largest peak whose `required_memory` is at most `free`."""
+    factor, extra = _allowance(mode, correction, gpu=gpu)
+    return max(0, int((free - extra) / factor))
 
 
-def _allowed(mode: Mode, correction: float | None, *, gpu: bool) -> tuple[float, int]:
-    """How many times the peak, and how many bytes more."""
+def _allowance(mode: Mode, correction: float | None, *, gpu: bool) -> tuple[float, int]:
+    """Return (factor, bytes): the peak times the factor plus the bytes must be free."""
     if correction is not None:
         return correction * _MARGIN, 0
     if not gpu:
         return _MARGIN, 0
-    return (_WHOLE if mode.policy.chunk is None else _MARGIN), _WORK_SPACE
+    return (_UNCHUNKED_MARGIN if mode.policy.chunk is None else _MARGIN), _WORKSPACE_BYTES
 
 
 def bytes_of(dtype: str) -> int:
-    """Of one value."""
+    """Return the bytes of one value."""
     return _BYTES[dtype]
 
 
-def _framed(anatomy: ModelDimensions, frame: int, thrift: MemoryPolicy) -> int:
-    """Values that live while the VAE encodes a frame of so many pixels.
+def _encode_values(dims: ModelDimensions, frame: int, policy: MemoryPolicy) -> int:
+    """Return the live values while the VAE encodes a frame of `frame` pixels.
 
-    Whole: in its first resnet two inputs, norm, activation, result. In stripes: a resnet's input,
-    which takes its result too, and its middle; of one stripe two among norm, activation, padding.
+    Whole: two inputs, norm, activation and result of the first resnet. Tiled: a resnet's input,
+    which takes its result too, and its middle; of one tile two of norm, activation and padding.
     """
-    width = anatomy.vae_channels[0]
-    if thrift.vae_tiling:
+    width = dims.vae_channels[0]
+    if policy.vae_tiling:
         return 2 * width * frame + 2 * width * min(frame, VAE_TILE_PIXELS)
     return 5 * width * frame
 
 
-def _unframed(anatomy: ModelDimensions, frame: int, thrift: MemoryPolicy) -> int:
-    """Values that live while the VAE decodes frames of so many pixels.
+def _decode_values(dims: ModelDimensions, frame: int, policy: MemoryPolicy) -> int:
+    """Return the live values while the VAE decodes frames of `frame` pixels.
 
-    Whole: in the last block's first resnet input, norm, activation. In stripes: there input, middle
-    and result, or before it the last upsampler's block input, input and result; and of one stripe
-    two among norm, activation, padding and convolution.
+    Whole: input, norm and activation of the last block's first resnet. Tiled: its input, middle
+    and result, or before it the last upsampler's block input, input and result; and of one tile
+    two of norm, activation, padding and convolution.
     """
-    finest, finer, fine = (*anatomy.vae_channels, *anatomy.vae_channels[-1:] * 2)[:3]
-    if not thrift.vae_tiling:
-        cells = frame // anatomy.factor**2
-        frames = max(1, thrift.decoded // cells)
+    finest, finer, fine = (*dims.vae_channels, *dims.vae_channels[-1:] * 2)[:3]
+    if not policy.vae_tiling:
+        cells = frame // dims.factor**2
+        frames = max(1, policy.decoded // cells)
         return frames * frame * 3 * finer
-    stripe = min(frame, VAE_TILE_PIXELS)
-    several = frame if frame > stripe else 0
-    first = finer * frame + finest * several + 2 * finer * stripe
-    second = (finer + finest + (finest if finest != finer else 0)) * frame + 2 * finest * stripe
-    upsampler = (finer + fine) * frame // 4 + finer * several + 2 * finer * stripe
+    tile = min(frame, VAE_TILE_PIXELS)
+    several = frame if frame > tile else 0
+    first = finer * frame + finest * several + 2 * finer * tile
+    second = (finer + finest + (finest if finest != finer else 0)) * frame + 2 * finest * tile
+    upsampler = (finer + fine) * frame // 4 + finer * several + 2 * finer * tile
     return max(first, second, upsampler)
 
 
 @dataclass(frozen=True)
 class _Denoising:
-    """One step of the UNet. `size`: bytes of a value."""
+    """Peak of one step of the UNet. `size`: bytes of a value."""
 
     rung: Rung
-    anatomy: ModelDimensions
+    dims: ModelDimensions
     size: int
     guided: bool
     reuses: bool
@@ -149,101 +146,103 @@ class _Denoising:
         return 2 if self.guided and not self.rung.mode.policy.sequential_cfg else 1
 
     def _sides(self, level: int) -> tuple[int, int]:
-        """Height and width of a level in cells."""
-        step = self.anatomy.factor * 2**level
+        """Return height and width of a level in cells."""
+        step = self.dims.factor * 2**level
         return self.rung.height // step, self.rung.width // step
 
     def _cells(self, level: int) -> int:
-        """Cells of all frames of a level."""
+        """Return the cells of a level in all frames and concurrent guidance branches."""
         height, width = self._sides(level)
         return self._clips * self.rung.frames * height * width
 
     def most(self) -> int:
-        """Bytes at the worst moment of the UNet, with its weights."""
+        """Return the peak bytes of the UNet, weights included."""
         return max(self._weights(level) + self.size * values for level, values in self._moments())
 
     def _weights(self, level: int) -> int:
-        """Bytes of weights on the device while a level is at work."""
-        its = self.anatomy
+        """Return the bytes of weights on the device while a level runs."""
+        dims = self.dims
         match self.rung.mode.policy.weights:
             case "device":
-                return self.size * its.unet
+                return self.size * dims.unet
             case "float8":
-                eighth = its.unet - its.unet_outside
-                return eighth + self.size * (its.unet_outside + its.pieces[level])
+                eighth = dims.unet - dims.unet_outside
+                return eighth + self.size * (dims.unet_outside + dims.pieces[level])
             case "host":
-                return self.size * (its.unet_outside + its.pieces[level])
+                return self.size * (dims.unet_outside + dims.pieces[level])
 
     def _moments(self) -> Iterator[tuple[int, int]]:
-        """Level and living values of each moment that can be the worst.
+        """Yield level and live values of each moment that can be the peak.
 
-        Always there: the latents, the picture's latents and the UNet's own copies of both, what
-        cross-attention looks at, and its keys and values. The first transformer works once for
-        both branches of guidance. Deep features are kept when they are taken again; where the
-        branches go one after the other, also those of the one while the other works.
+        Always live: the latents, the picture's latents, the UNet's copies of both, and the
+        context, keys and values of cross-attention. The first transformer runs once for both
+        guidance branches. A feature cache keeps deep features; with sequential guidance, also
+        those of the idle branch.
         """
-        its = self.anatomy
+        dims = self.dims
         branches = 2 if self.guided else 1
-        always = 24 * self._cells(0) + _GLANCE * branches * (its.context + 2 * self._looking())
+        base = 24 * self._cells(0) + _CONTEXT_TOKENS * branches * (
+            dims.context + 2 * self._cross_attention_width()
+        )
         cells = self._cells(0) // self._clips
-        kept = its.channels[min(1, len(its.channels) - 1)] * cells if self.reuses else 0
-        inside = min(self._slice(0), cells)
-        entrance = its.channels[0] * cells + self._transformer(its.transformer_in, inside)
-        yield 0, always + branches * kept + entrance
-        always += (branches - self._clips) * kept
-        for level in range(len(its.channels)):
+        kept = dims.channels[min(1, len(dims.channels) - 1)] * cells if self.reuses else 0
+        inside = min(self._chunk_cells(0), cells)
+        transformer_in = dims.channels[0] * cells + self._transformer(dims.transformer_in, inside)
+        yield 0, base + branches * kept + transformer_in
+        base += (branches - self._clips) * kept
+        for level in range(len(dims.channels)):
             for values in self._level(level):
-                yield level, always + values
+                yield level, base + values
 
     def _level(self, level: int) -> Iterator[int]:
-        """Values at the moments of an up block's first layer; the way down is always cheaper.
+        """Yield the live values in an up block's first layer; down blocks need less.
 
-        There live what every finer level left for it, what this level did, and the block's input.
+        Live there: the skip connections of this and all finer levels, and the block's input.
         """
-        its, thrift, cells = self.anatomy, self.rung.mode.policy, self._cells(level)
-        width = its.channels[level]
-        coming = its.channels[min(level + 1, len(its.channels) - 1)]
-        both = coming + width
-        waiting = sum(map(self._left, range(level + 1))) + coming * cells
-        some = self._slice(level)
-        if thrift.chunk is None:  # joined with what was left, its norm, the convolution of that
-            yield waiting + (2 * both + width) * cells
-        else:  # joined, the result; of one slice norm and activation
-            yield waiting + (both + width) * cells + 2 * both * some
-            yield waiting + 2 * width * cells + 3 * width * some  # temporal convolution
-            if level:  # the upsampler: input, result; of one slice enlarged, convolved
-                yield waiting + width * cells + 4 * width * cells + 8 * width * some
-        if its.attends[level]:
-            yield waiting + width * cells + self._transformer(width, some)
+        dims, policy, cells = self.dims, self.rung.mode.policy, self._cells(level)
+        width = dims.channels[level]
+        incoming = dims.channels[min(level + 1, len(dims.channels) - 1)]
+        both = incoming + width
+        base = sum(map(self._skip_values, range(level + 1))) + incoming * cells
+        chunk = self._chunk_cells(level)
+        if policy.chunk is None:  # concatenated with the skip, its norm, its convolution
+            yield base + (2 * both + width) * cells
+        else:  # concatenated, the result; of one chunk norm and activation
+            yield base + (both + width) * cells + 2 * both * chunk
+            yield base + 2 * width * cells + 3 * width * chunk  # temporal convolution
+            if level:  # the upsampler: input, result; of one chunk enlarged, convolved
+                yield base + width * cells + 4 * width * cells + 8 * width * chunk
+        if dims.attends[level]:
+            yield base + width * cells + self._transformer(width, chunk)
 
-    def _looking(self) -> int:
-        """The widths of all layers of cross-attention, those of the middle too."""
-        its = self.anatomy
-        widths = (w for w, attends in zip(its.channels, its.attends, strict=True) if attends)
-        return (2 * its.layers + 1) * sum(widths) + its.channels[-1]
+    def _cross_attention_width(self) -> int:
+        """Return the summed widths of all cross-attention layers, the mid block included."""
+        dims = self.dims
+        widths = (w for w, attends in zip(dims.channels, dims.attends, strict=True) if attends)
+        return (2 * dims.layers + 1) * sum(widths) + dims.channels[-1]
 
-    def _left(self, level: int) -> int:
-        """Values that the way down leaves for the way up at a level."""
-        its = self.anatomy
-        first = its.channels[max(0, level - 1)]
-        return (first + its.layers * its.channels[level]) * self._cells(level)
+    def _skip_values(self, level: int) -> int:
+        """Return the values of a level's skip connections."""
+        dims = self.dims
+        first = dims.channels[max(0, level - 1)]
+        return (first + dims.layers * dims.channels[level]) * self._cells(level)
 
-    def _slice(self, level: int) -> int:
-        """Cells of a level that go through a part at once."""
+    def _chunk_cells(self, level: int) -> int:
+        """Return the cells of a level that a part processes at once."""
         every = self._cells(level)
-        if (wanted := self.rung.mode.policy.chunk) is None:
+        if (limit := self.rung.mode.policy.chunk) is None:
             return every
         height, width = self._sides(level)
-        images = max(1, wanted // (height * width)) * height * width
-        rows = max(1, wanted // (self.rung.frames * width)) * self.rung.frames * width
+        images = max(1, limit // (height * width)) * height * width
+        rows = max(1, limit // (self.rung.frames * width)) * self.rung.frames * width
         return min(every, max(images, min(rows, every // self._clips)))
 
     def _transformer(self, width: int, tokens: int) -> int:
-        """Values in a transformer beside its input: in attention, or in the feed-forward.
+        """Return the live values of a transformer besides its input: attention or feed-forward.
 
-        Attention whole: states, norm, queries, keys, values, attended; in slices also the last
-        result, a copy of what was attended, projected. Feed-forward: states and norm, in slices
-        four such, and of the rows at once eight and four times the width (projection, gate); in
+        Attention whole: states, norm, queries, keys, values, attended; chunked also the previous
+        result, a copy of the attended values, projected. Feed-forward: states and norm, chunked
+        four of these, and of its rows eight and four times the width (projection, GEGLU); in
         several chunks the result too.
         """
         rows = min(tokens, self.rung.mode.policy.ff_chunk)

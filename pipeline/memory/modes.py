@@ -1,8 +1,8 @@
-"""Modes: the ways in which the worker can hold the model, from the fastest to the smallest.
+"""Memory modes: how the worker holds the model, from the fastest to the smallest.
 
-In every mode the encoders and the VAE are on the device only while they work, the encoders one
-layer at a time. What differs is where the UNet's weights are, and how large a piece of a clip goes
-through it at once. The worker does as it stands here; memory.py predicts from it.
+In every mode the encoders and the VAE are on the device only while they run, the encoders one
+layer at a time. Modes differ in where the UNet's weights are, and how large the chunks of a clip
+are. The worker applies these policies, and model.py predicts from them.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from pipeline.request.spec import Spec
 
 @dataclass(frozen=True)
 class MemoryPolicy:
-    """What a mode spares.
+    """Memory savings of a mode.
 
-    `rows`: vectors that a feed-forward takes at once. `cells`: latent cells that any other part of
-    the UNet takes at once (at least one frame, or one row of all frames); None: all of the clip.
-    `halves`: the two branches of guidance go one after the other. `stripes`: the VAE works on
-    stripes of a frame, else on as many frames as have `decoded` cells. `weights`: where the UNet's
-    weights are: on the device, there in eight bits, or on the host.
+    `ff_chunk`: vectors that a feed-forward processes at once. `chunk`: latent cells that any other
+    part of the UNet processes at once (at least one frame, or one row of all frames); None: all.
+    `sequential_cfg`: the two guidance branches run one after the other. `vae_tiling`: the VAE
+    processes horizontal stripes of a frame; otherwise as many frames as have `decoded` cells.
+    `weights`: where the UNet's weights are: on the device, there in float8, or on the host.
     """
 
     ff_chunk: int
@@ -32,25 +32,25 @@ class MemoryPolicy:
 
 
 class Mode(StrEnum):
-    """How the worker holds the model. All but FP8 give the same pixels, up to rounding."""
+    """Memory mode of the worker. All but FP8 give the same pixels, up to rounding."""
 
     FAST = "fast"
-    """The UNet stays on the device; only its feed-forwards, the largest tensors, go in chunks."""
+    """UNet on the device; only its feed-forwards, the largest tensors, are chunked."""
     LEAN = "lean"
-    """The UNet stays; all its work goes in slices, and guidance one branch after the other."""
+    """UNet on the device; all its parts are chunked, guidance branches are sequential."""
     FP8 = "fp8"
-    """Lean, and the UNet's weights are kept in eight bits. Lossy: only where it was allowed."""
+    """Layerwise casting: as LEAN, with the UNet's weights in float8. Lossy, so opt-in."""
     OFFLOAD = "offload"
-    """Lean, and the UNet's weights come from host memory, each part when it is needed."""
+    """Group offloading: as LEAN, with the UNet's weights in host memory, loaded part by part."""
 
     @property
     def exact(self) -> bool:
-        """Whether the pixels are those of every other exact mode."""
+        """Return True if the pixels equal those of every other exact mode."""
         return self is not Mode.FP8
 
     @property
     def policy(self) -> MemoryPolicy:
-        """What this mode spares."""
+        """Memory savings of this mode."""
         return _POLICIES[self]
 
 
@@ -68,7 +68,7 @@ _POLICIES = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to try a clip: a mode, and a size in pixels and frames."""
+    """Rung of the ladder: a mode, and a size in pixels and frames."""
 
     mode: Mode
     width: int
@@ -76,7 +76,7 @@ class Rung:
     frames: int
 
     def degrades(self, spec: Spec) -> bool:
-        """Whether the clip is smaller or shorter than asked."""
+        """Return True if the clip is smaller or shorter than requested."""
         return (self.width, self.height, self.frames) != (spec.width, spec.height, spec.frames)
 
     def __str__(self) -> str:
@@ -84,4 +84,4 @@ class Rung:
 
 
 VAE_TILE_PIXELS = 1 << 16
-"""Pixels of a frame that the VAE takes at once where it works on stripes."""
+"""Pixels of a frame that the VAE processes at once with VAE tiling."""

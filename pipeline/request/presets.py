@@ -1,7 +1,7 @@
-"""Presets: the few named sets of settings that users know, one table per model family.
+"""Presets: named sets of settings, one table per model family.
 
-A family is what the daemon must know of a model without loading it: its presets, the sides it can
-make, and the size it was trained at. Single settings and their ranges stand in spec.py.
+A family is what the daemon must know about a model without loading it: its presets, its possible
+sides, and its training size. Single settings and their ranges are in spec.py.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Literal
 
 MICRO = "micro"
-"""The model setting that means the embedded demonstration checkpoint."""
+"""Value of the model setting for the embedded demonstration checkpoint."""
 
 MICRO_FOLDER = Path(__file__).parents[1] / "micro" / "checkpoint"
 
 
 Speed = Literal["exact", "balanced", "fast"]
-"""What may be left out of a clip's work: speed.py tells what."""
+"""Amount of work that may be skipped; sampling_plan.py defines the savings."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """`side`: pixels of the square with the clip's area; `fps`: the file's; `quality`: a CRF."""
+    """Preset. `side`: pixels of the square with the clip's area. `quality`: CRF of H.264."""
 
     side: int
     frames: int
@@ -34,7 +34,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Family:
-    """`multiple` divides every side of a clip; `sides` are the ladder's steps, descending."""
+    """Model family. `multiple` divides every side; `sides`: the ladder's sizes, descending."""
 
     name: str
     presets: dict[str, Preset]
@@ -45,7 +45,7 @@ class Family:
 
     @property
     def largest_side(self) -> int:
-        """The largest side in pixels that a clip of this family may have."""
+        """Largest side of a clip of this family, in pixels."""
         return self.sides[0] * 2
 
 
@@ -80,7 +80,7 @@ MICRO_FAMILY = Family(
 
 
 def family_of(model: str) -> Family:
-    """The family of a `model` setting: "micro", a folder, or a hub id."""
+    """Return the family of a `model` setting: "micro", a folder, or a hub id."""
     if model == MICRO or Path(model).resolve() == MICRO_FOLDER:
         return MICRO_FAMILY
     return I2VGEN_XL

@@ -1,7 +1,7 @@
-"""Speeds: what of a clip's work is left out where it is wanted in less time than exactly.
+"""Sampling plan: which steps are computed, guided, or reuse cached features, by speed.
 
-Each saving is a small named thing and can be had alone; a speed is some of them. None is free: what
-each costs stands in README.md. The worker does as it stands here, and the daemon counts by it.
+A speed is a set of savings, and each saving works without the others. README.md has the cost of
+each. The worker samples by this plan, and the daemon estimates durations from it.
 """
 
 import math
@@ -13,7 +13,7 @@ from pipeline.request.presets import Speed
 from pipeline.request.spec import Sampler, Spacing, Spec
 
 Saving = Literal["steps", "interval", "deep"]
-"""Fewer steps; guidance only at the first of them; what the deeper levels gave taken again."""
+"""Fewer steps; guidance only in the first steps; reuse of the deeper levels' features."""
 
 SAVINGS: dict[Speed, tuple[Saving, ...]] = {
     "exact": (),
@@ -21,34 +21,34 @@ SAVINGS: dict[Speed, tuple[Saving, ...]] = {
     "fast": get_args(Saving),
 }
 
-_STEPS = 0.5
-"""Share of the steps that are made, by a solver of second order with trailing spacing."""
-_FEWEST = 10
-"""Steps that are made all the same, where so many are asked."""
-_GUIDED = 0.6
-"""Share of the steps that have guidance, from the first on: motion and layout are settled there."""
-_EVERY = 3
-"""Of so many steps the first makes deep features, which the others take."""
+_STEP_SHARE = 0.5
+"""Share of the requested steps, with a second-order solver and trailing spacing."""
+_MIN_STEPS = 10
+"""Minimum number of steps, if at least as many are requested."""
+_GUIDED_SHARE = 0.6
+"""Share of the steps with guidance, from the first: they determine motion and layout."""
+_CACHE_INTERVAL = 3
+"""Cache interval in steps: the first computes deep features, the others reuse them."""
 SHALLOW_LEVELS = 0.38
-"""What is left to do of a prediction that takes them, as counted; a test counts again."""
+"""Share of a prediction that remains with cached features, counted; a test repeats it."""
 
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """One step: whether it has guidance, and whether it makes its deep features itself."""
+    """One step. `guided`: with guidance. `fresh`: computes its deep features itself."""
 
     guided: bool
     fresh: bool
 
     @property
     def work(self) -> float:
-        """In whole predictions for one branch of guidance."""
+        """Work, in full predictions of one guidance branch."""
         return (1 + self.guided) * (1.0 if self.fresh else SHALLOW_LEVELS)
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How a clip is really sampled."""
+    """Solver and steps with which a clip is sampled."""
 
     sampler: Sampler
     spacing: Spacing | None
@@ -56,27 +56,27 @@ class SamplingPlan:
 
     @property
     def steps(self) -> int:
-        """How many are made."""
+        """Number of steps."""
         return len(self.sampling_steps)
 
     @property
     def reuses_features(self) -> bool:
-        """Whether deep features are kept from one step for the next."""
-        return any(not turn.fresh for turn in self.sampling_steps)
+        """Return True if deep features are cached from one step for the next."""
+        return any(not step.fresh for step in self.sampling_steps)
 
     @property
     def work(self) -> float:
-        """In whole predictions for one branch of guidance."""
-        return sum(turn.work for turn in self.sampling_steps)
+        """Work, in full predictions of one guidance branch."""
+        return sum(step.work for step in self.sampling_steps)
 
-    def remaining_ratio(self, made: int) -> float:
-        """The work after so many steps, as a share of what these were; `made` is one or more."""
-        before = sum(turn.work for turn in self.sampling_steps[:made])
+    def remaining_ratio(self, done: int) -> float:
+        """Return the work after `done` steps (at least 1), divided by the work of these."""
+        before = sum(step.work for step in self.sampling_steps[:done])
         return (self.work - before) / before
 
 
 def sampling_plan(spec: Spec) -> SamplingPlan:
-    """The course of a clip at the speed that its Spec asks for."""
+    """Return the plan of a clip at its Spec's speed."""
     return sampling_plan_with(
         SAVINGS[spec.speed],
         steps=spec.steps,
@@ -94,13 +94,18 @@ def sampling_plan_with(
     sampler: Sampler = "ddim",
     spacing: Spacing | None = None,
 ) -> SamplingPlan:
-    """The course of a clip of which all else was asked, with these savings."""
+    """Return the plan of a clip with these savings and the requested values."""
     if "steps" in savings:
-        steps = max(min(steps, _FEWEST), math.ceil(_STEPS * steps))
+        steps = max(min(steps, _MIN_STEPS), math.ceil(_STEP_SHARE * steps))
         sampler, spacing = "dpm++2m" if sampler == "ddim" else sampler, "trailing"
-    led = 0
+    guided_steps = 0
     if guided:
-        led = math.ceil(_GUIDED * steps) if "interval" in savings else steps
-    every = _EVERY if "deep" in savings else 1
-    turns = (SamplingStep(n < led, (n if n < led else n - led) % every == 0) for n in range(steps))
-    return SamplingPlan(sampler, spacing, tuple(turns))
+        guided_steps = math.ceil(_GUIDED_SHARE * steps) if "interval" in savings else steps
+    interval = _CACHE_INTERVAL if "deep" in savings else 1
+    plan = (
+        SamplingStep(
+            n < guided_steps, (n if n < guided_steps else n - guided_steps) % interval == 0
+        )
+        for n in range(steps)
+    )
+    return SamplingPlan(sampler, spacing, tuple(plan))

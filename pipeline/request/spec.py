@@ -1,8 +1,8 @@
-"""Spec: one clip's complete request, and how it is resolved from what was asked.
+"""Spec: the fully resolved settings of one clip, and their resolution from a request.
 
-`Request` is what a rule, a picture's sidecar or the command line may ask: every key optional, each
-with its range. `resolve` adds preset, picture and seed once, at intake; the Spec that comes out is
-kept with the job, so that no later change of rules or presets touches queued work.
+`Request` holds the settings of a rule, an override file or the command line: every key optional,
+each with its range. `resolve` adds preset, picture and seed once, at intake. The Spec is stored
+with the job, so that later changes of rules or presets do not affect queued work.
 """
 
 import difflib
@@ -45,35 +45,45 @@ SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
 _RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
-_MOST_OBLONG = 4.0
+_MAX_ASPECT = 4.0
 _PLAIN_ENGLISH = re.compile(r"[\x20-\x7e\u2018\u2019\u201c\u201d\u2013\u2014\u2026\s]*")
 _KINDS = {
     "int_type": "a whole number, ",
     "int_from_float": "a whole number, ",
     "float_type": "a number, ",
 }
-_VAGUE = ("beautiful", "nice", "amazing", "awesome", "great", "good", "cool", "pretty", "stunning")
+_VAGUE_WORDS = (
+    "beautiful",
+    "nice",
+    "amazing",
+    "awesome",
+    "great",
+    "good",
+    "cool",
+    "pretty",
+    "stunning",
+)
 
 
 class Request(BaseModel):
-    """What may be asked of a clip. A key left out is taken from the preset or has its default."""
+    """Requested settings of a clip. A missing key has the preset's value or its default."""
 
-    # strict: `frames = "16"` and `guidance = true` in a rule are slips of the pen, not numbers
+    # strict: `frames = "16"` and `guidance = true` in a rule are mistakes, not numbers
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     prompt: Prompt | None = None
     negative_prompt: Prompt | None = None
     preset: str | None = None
     size: Side | None = None
-    """Side in pixels of the square that has the clip's area ("512p")."""
+    """Side in pixels of the square with the clip's area ("512p")."""
     aspect: str | None = None
     """"square", "source" (the picture's own shape) or a ratio such as "16:9"."""
     framing: Framing | None = None
     frames: Frames | None = None
     fps: Fps | None = None
-    """Rate of the file."""
+    """Frame rate of the file."""
     motion_fps: MotionFps | None = None
-    """Rate that the model is told; higher means less motion from frame to frame."""
+    """Frame rate given to the model; higher means less motion from frame to frame."""
     steps: Steps | None = None
     guidance: Guidance | None = None
     guidance_rescale: Rescale | None = None
@@ -93,17 +103,17 @@ class Request(BaseModel):
             return value
         if not (ratio := _RATIO.fullmatch(value)):
             raise ValueError('must be "square", "source" or a ratio such as "16:9"')
-        if not 1 / _MOST_OBLONG <= int(ratio[1]) / int(ratio[2]) <= _MOST_OBLONG:
+        if not 1 / _MAX_ASPECT <= int(ratio[1]) / int(ratio[2]) <= _MAX_ASPECT:
             raise ValueError("must lie between 1:4 and 4:1")
         return value
 
     def over(self, base: "Request") -> "Request":
-        """This request where it says something, `base` elsewhere."""
+        """Return `base` with the keys of this request that are set."""
         return base.model_copy(update=self.model_dump(exclude_none=True))
 
 
 class Spec(BaseModel):
-    """One clip, complete: the same Spec and picture give the same bytes on the same machine."""
+    """Complete settings of a clip: with the same picture and machine, the same bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,7 +131,7 @@ class Spec(BaseModel):
     guidance_rescale: Rescale = 0.0
     sampler: Sampler = "ddim"
     spacing: Spacing | None = None
-    """None: as the model's own configuration says."""
+    """None: as in the model's configuration."""
     speed: Speed = "exact"
     seed: SeedNumber
     quality: Quality = 18
@@ -130,12 +140,12 @@ class Spec(BaseModel):
 
     @property
     def guided(self) -> bool:
-        """Whether each step predicts without the prompt, too, to be led away from that."""
+        """Return True with classifier-free guidance: each step also predicts unconditionally."""
         return self.guidance > 1
 
 
 class Problem(NamedTuple):
-    """A mistake (`fatal`) or a warning about one key of a request."""
+    """Error (`fatal`) or warning about one key of a request."""
 
     key: str
     message: str
@@ -143,7 +153,7 @@ class Problem(NamedTuple):
 
 
 def resolve(
-    asked: Request,
+    requested: Request,
     family: Family,
     *,
     source: tuple[int, int],
@@ -151,60 +161,62 @@ def resolve(
     rng: random.Random,
     variant: int = 0,
 ) -> Spec:
-    """Complete a checked request for a picture of `source` = (width, height) pixels.
+    """Resolve a checked request for a picture of `source` = (width, height) pixels.
 
-    Further variants of one picture count up from the seed of the first.
-
-    Raises ValueError on a request that `check` would have refused.
+    `variant` is added to the seed. Raises ValueError on a request that `check` rejects.
     """
-    name = asked.preset or "standard"
+    name = requested.preset or "standard"
     if name not in family.presets:
         raise ValueError(_unknown("preset", name, family.presets))
     preset = family.presets[name]
-    side = asked.size if asked.size and asked.size <= family.largest_side else preset.side
-    width, height = clip_size(side, asked.aspect or "square", source, family.multiple)
+    side = (
+        requested.size if requested.size and requested.size <= family.largest_side else preset.side
+    )
+    width, height = clip_size(side, requested.aspect or "square", source, family.multiple)
     return Spec(
-        prompt=asked.prompt or "",
-        negative_prompt=asked.negative_prompt or "",
+        prompt=requested.prompt or "",
+        negative_prompt=requested.negative_prompt or "",
         preset=name,
         width=width,
         height=height,
-        framing=asked.framing or "crop",
-        frames=asked.frames or preset.frames,
-        fps=asked.fps or preset.fps,
-        motion_fps=asked.motion_fps or family.motion_fps,
-        steps=asked.steps or preset.steps,
-        guidance=asked.guidance or preset.guidance,
+        framing=requested.framing or "crop",
+        frames=requested.frames or preset.frames,
+        fps=requested.fps or preset.fps,
+        motion_fps=requested.motion_fps or family.motion_fps,
+        steps=requested.steps or preset.steps,
+        guidance=requested.guidance or preset.guidance,
         guidance_rescale=(
-            preset.guidance_rescale if asked.guidance_rescale is None else asked.guidance_rescale
+            preset.guidance_rescale
+            if requested.guidance_rescale is None
+            else requested.guidance_rescale
         ),
-        sampler=asked.sampler or "ddim",
-        spacing=asked.spacing,
-        speed=asked.speed or preset.speed,
-        seed=(_seed(asked.seed, sha256, rng) + variant) % 2**63,
-        quality=preset.quality if asked.quality is None else asked.quality,
-        encoder=asked.encoder or "x264",
-        fallback=asked.fallback or "auto",
+        sampler=requested.sampler or "ddim",
+        spacing=requested.spacing,
+        speed=requested.speed or preset.speed,
+        seed=(_seed(requested.seed, sha256, rng) + variant) % 2**63,
+        quality=preset.quality if requested.quality is None else requested.quality,
+        encoder=requested.encoder or "x264",
+        fallback=requested.fallback or "auto",
     )
 
 
-def _seed(asked: int | str | None, sha256: str, rng: random.Random) -> int:
-    if isinstance(asked, int):
-        return asked
-    if asked == "content":
+def _seed(requested: int | str | None, sha256: str, rng: random.Random) -> int:
+    if isinstance(requested, int):
+        return requested
+    if requested == "content":
         return int(sha256[:8], 16)
     return rng.randrange(2**32)
 
 
 def clip_size(side: int, aspect: str, source: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """(width, height) in pixels: about `side` x `side` in area, in the shape that `aspect` names.
+    """Return (width, height) in pixels, with an area near `side` x `side` and the given aspect.
 
-    Both are multiples of `multiple`. "source" is held between 1:4 and 4:1.
+    Both are multiples of `multiple`. "source" is clamped to 1:4 .. 4:1.
     """
     if aspect == "square":
         ratio = 1.0
     elif aspect == "source":
-        ratio = min(max(source[0] / source[1], 1 / _MOST_OBLONG), _MOST_OBLONG)
+        ratio = min(max(source[0] / source[1], 1 / _MAX_ASPECT), _MAX_ASPECT)
     else:
         across, down = aspect.split(":")
         ratio = int(across) / int(down)
@@ -217,8 +229,8 @@ def clip_size(side: int, aspect: str, source: tuple[int, int], multiple: int) ->
 
 
 def check(settings: Mapping[str, Any], family: Family) -> list[Problem]:
-    """Everything wrong or unwise about the settings of a rule, all at once."""
-    problems = _mistakes(settings)
+    """Return all errors and warnings about the settings of a rule."""
+    problems = _errors(settings)
     preset = settings.get("preset", "standard")
     if isinstance(preset, str) and preset not in family.presets:
         problems.append(Problem("preset", _unknown("preset", preset, family.presets)))
@@ -233,32 +245,32 @@ def check(settings: Mapping[str, Any], family: Family) -> list[Problem]:
     return problems + _warnings(settings, family)
 
 
-def _mistakes(settings: Mapping[str, Any]) -> list[Problem]:
+def _errors(settings: Mapping[str, Any]) -> list[Problem]:
     try:
         Request.model_validate(dict(settings))
     except ValidationError as error:
-        return list({p.key: p for p in map(_mistake, error.errors())}.values())
+        return list({p.key: p for p in map(_to_problem, error.errors())}.values())
     return []
 
 
-def _mistake(error: Any) -> Problem:
+def _to_problem(error: Any) -> Problem:
     key = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return Problem(key, _unknown("key", key, Request.model_fields))
-    value = _shown(error["input"])
+    value = _format_value(error["input"])
     if key == "aspect" and error["type"] == "value_error":
         return Problem(key, f"{value}: {error['msg'].removeprefix('Value error, ')}")
     return Problem(key, f"{value}; allowed: {_KINDS.get(error['type'], '')}{allowed(key)}")
 
 
 def allowed(key: str) -> str:
-    """The values that a key of Request may have, in words: "8 to 32". Raises KeyError."""
+    """Describe the allowed values of a key of Request: "8 to 32". Raises KeyError."""
     if key == "aspect":
         return '"square", "source" or a ratio such as "16:9"'
     if key == "preset":
         return "the name of a preset"
     parts = _parts(Request.model_fields[key].annotation)
-    words = [word for part in parts for word in _in_words(part)]
+    words = [word for part in parts for word in _describe(part)]
     return " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
@@ -268,7 +280,7 @@ def _parts(annotation: Any) -> list[Any]:
     return [] if annotation is NoneType else [annotation]
 
 
-def _in_words(annotation: Any) -> list[str]:
+def _describe(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [f'"{word}"' for word in get_args(annotation)]
     kind, limit = get_args(annotation)
@@ -280,17 +292,17 @@ def _in_words(annotation: Any) -> list[str]:
     return [f"{least} to {most}"]
 
 
-def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
+def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {_shown(name)}; {hint}"
+    return f"unknown {kind} {_format_value(name)}; {hint}"
 
 
-def _shown(value: object) -> str:
-    """A value as a rule file has it, cut when it is long."""
+def _format_value(value: object) -> str:
+    """Format a value as in a rule file, truncated to 60 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
-    except ValueError:  # Python refuses to write out a number of thousands of digits
+    except ValueError:  # Python does not format integers of thousands of digits
         return "this number"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -299,7 +311,7 @@ def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:
     found = []
     prompt = settings.get("prompt")
     if isinstance(prompt, str):
-        vague = [w for w in _VAGUE if re.search(rf"\b{w}\b", prompt, re.IGNORECASE)]
+        vague = [w for w in _VAGUE_WORDS if re.search(rf"\b{w}\b", prompt, re.IGNORECASE)]
         if vague:
             message = f"{', '.join(map(repr, vague))} says nothing about motion; name what moves"
             found.append(Problem("prompt", f"{message}, which way, how fast", fatal=False))
@@ -315,7 +327,7 @@ def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:
             )
     size = settings.get("size")
     if isinstance(size, int) and size > family.largest_side:
-        # So that rules written for the full model can be tried with the demonstration model.
+        # a warning only, so that rules for the full model work with the demonstration model
         message = f"{size} is more than the {family.name} model can make; the preset's is taken"
         found.append(Problem("size", message, fatal=False))
     elif isinstance(size, int) and size not in family.sides and size % family.multiple == 0:

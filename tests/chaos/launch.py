@@ -36,7 +36,7 @@ if method := os.environ.get("CHAOS_METHOD"):
     daemon.dispatch.outcome.probe_commit_method = lambda _: CommitMethod(method)
 
 if quick := os.environ.get("CHAOS_QUICK"):
-    pipeline.children.image_pool._QUICK_SECONDS = float(quick)
+    pipeline.children.image_pool._FAST_TIMEOUT_SECONDS = float(quick)
 
 if looks := os.environ.get("CHAOS_LOOKS"):
 

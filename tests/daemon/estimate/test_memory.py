@@ -111,18 +111,18 @@ def test_nothing_is_recorded_without_a_measured_peak(
 def test_a_rung_that_failed_is_skipped_for_a_day(
     estimator: MemoryEstimator, database: Database, spec: Spec
 ) -> None:
-    room = 2 * estimator.predicted(RUNG, spec, "float32")
-    estimator.record_failure(StepDown(RUNG, "denoise", "full", room=room), spec, LOADED)
-    assert estimator.needs(RUNG, spec, LOADED) > room
+    free = 2 * estimator.predicted(RUNG, spec, "float32")
+    estimator.record_failure(StepDown(RUNG, "denoise", "full", free=free), spec, LOADED)
+    assert estimator.needs(RUNG, spec, LOADED) > free
     with database.write() as db:
         db.execute(peaks.update().values(at=peaks.c.at - 100_000))
-    assert estimator.needs(RUNG, spec, LOADED) < room
+    assert estimator.needs(RUNG, spec, LOADED) < free
 
 
 def test_a_rung_that_was_not_tried_records_nothing(estimator: MemoryEstimator, spec: Spec) -> None:
     for step in (
-        StepDown(RUNG, "forecast", "too little", room=10**9),
-        StepDown(RUNG, "denoise", "full", room=None),
+        StepDown(RUNG, "forecast", "too little", free=10**9),
+        StepDown(RUNG, "denoise", "full", free=None),
     ):
         estimator.record_failure(step, spec, LOADED)
     assert estimator.correction(Setup.of(LOADED), Mode.FAST) is None

@@ -161,7 +161,7 @@ async def test_a_rung_that_has_no_room_is_told_and_not_tried() -> None:
         (rungs[2], "denoise"),
     ]
     assert "GB may be used" in clip.steps_down[0].detail
-    assert clip.steps_down[2].room == predicted(rungs[2])
+    assert clip.steps_down[2].free == predicted(rungs[2])
     assert [news for news in bench.news if isinstance(news, StepDown)] == list(clip.steps_down)
 
 

@@ -404,7 +404,7 @@ def test_damage_never_escapes_as_anything_but_a_sentence(data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         found = decode.decode(bytes(content), needed=64)
-        decode.framed(found.image, found.profile, 64, 64, "crop")
+        decode.apply_framing(found.image, found.profile, 64, 64, "crop")
     except (decode.ImageRejected, decode.UnsupportedColours):
         pass
 
@@ -460,7 +460,7 @@ def test_the_size_is_exact_and_white_stays_white_to_the_edge(source, target, fra
     """The reference pipeline's fault: a black row or column at about 40 % of all sizes."""
     width, height = target[0] * 8, target[1] * 8
     white = Image.new("RGB", source, "white").convert(mode)
-    image = decode.framed(white, b"", width, height, framing)
+    image = decode.apply_framing(white, b"", width, height, framing)
     assert image.size == (width, height)
     if framing == "fit":
         assert {color for _, color in image.getcolors()} <= {(255,) * 3, (128,) * 3}
@@ -472,12 +472,12 @@ def test_the_size_is_exact_and_white_stays_white_to_the_edge(source, target, fra
 def test_a_crop_takes_the_middle():
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
-    middle = decode.framed(image, b"", 64, 64, "crop").crop((3, 0, 61, 64))
+    middle = decode.apply_framing(image, b"", 64, 64, "crop").crop((3, 0, 61, 64))
     assert close(middle, Image.new("RGB", middle.size, "blue"), 1.0)
 
 
 def test_a_fit_shows_all_between_bars():
-    image = decode.framed(scene(128, 64), b"", 64, 64, "fit")
+    image = decode.apply_framing(scene(128, 64), b"", 64, 64, "fit")
     assert image.getpixel((32, 4)) == (128, 128, 128)
     assert image.getpixel((32, 60)) == (128, 128, 128)
     assert image.getpixel((4, 20)) == (220, 30, 30)
@@ -485,7 +485,7 @@ def test_a_fit_shows_all_between_bars():
 
 
 def test_a_blur_shows_all_over_a_blurred_copy():
-    image = decode.framed(scene(128, 64), b"", 64, 64, "blur")
+    image = decode.apply_framing(scene(128, 64), b"", 64, 64, "blur")
     assert image.getpixel((4, 20)) == (220, 30, 30)
     red, green, _ = image.getpixel((2, 2))
     assert red > green

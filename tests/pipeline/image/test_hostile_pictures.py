@@ -264,14 +264,14 @@ def test_a_slow_picture_is_put_aside_and_the_next_is_seen(
     desk = open_desk()
     sound = encoded(scene(), "JPEG")
     desk.prepared(sound)
-    for limit in ("_QUICK_SECONDS", "_LIMIT_SECONDS"):
+    for limit in ("_FAST_TIMEOUT_SECONDS", "_SLOW_TIMEOUT_SECONDS"):
         monkeypatch.setattr(f"pipeline.children.image_pool.{limit}", 0.51)
     found = desk.inspect(hostile.slow_jpeg())
     assert isinstance(found, PoisonImage)
     assert found.reason == "the picture decoder hung in reading it: silent for 1 s, 2 times"
     assert [loss.cause for loss in desk.losses] == ["hang", "hang"]
-    monkeypatch.setattr("pipeline.children.image_pool._QUICK_SECONDS", 0.05)
-    monkeypatch.setattr("pipeline.children.image_pool._LIMIT_SECONDS", 60)
+    monkeypatch.setattr("pipeline.children.image_pool._FAST_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.children.image_pool._SLOW_TIMEOUT_SECONDS", 60)
     assert isinstance(desk.inspect(hostile.slow_jpeg()), Inspected)  # given time, it is a picture
     assert desk.children() == 0
     monkeypatch.undo()
@@ -411,7 +411,7 @@ def test_the_corpus_is_sound_and_its_parts_are_found(desk: Desk, name: str) -> N
 async def test_a_picture_that_hangs_the_child_is_counted_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("_QUICK_SECONDS", "_LIMIT_SECONDS"):
+    for limit in ("_FAST_TIMEOUT_SECONDS", "_SLOW_TIMEOUT_SECONDS"):
         monkeypatch.setattr(f"pipeline.children.image_pool.{limit}", 0.51)
     slow = hostile.slow_jpeg()
     pictures = [("1-1", Mutant(slow, "slow")), ("1-2", Mutant(encoded(scene(), "PNG"), "sound"))]

@@ -108,14 +108,14 @@ def test_the_ladder_of_the_standard_preset() -> None:
 
 
 @given(st.integers(1, 40 * GB) | st.none(), st.lists(st.integers(1, 40 * GB), min_size=1))
-def test_the_first_rung_that_fits(room: int | None, sizes: list[int]) -> None:
+def test_the_first_rung_that_fits(free: int | None, sizes: list[int]) -> None:
     found = tuple(Rung(Mode.FAST, 64, 64, 8 + n) for n in range(len(sizes)))
-    index = first_fitting(found, room, lambda rung: sizes[rung.frames - 8])
-    if room is None:
+    index = first_fitting(found, free, lambda rung: sizes[rung.frames - 8])
+    if free is None:
         assert index == 0
     else:
-        assert all(size > room for size in sizes[:index])
-        assert sizes[index] <= room or index == len(sizes) - 1
+        assert all(size > free for size in sizes[:index])
+        assert sizes[index] <= free or index == len(sizes) - 1
 
 
 def test_no_preset_is_made_smaller_on_eight_gigabytes() -> None:
@@ -126,15 +126,15 @@ def test_no_preset_is_made_smaller_on_eight_gigabytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "says"),
+    ("free", "says"),
     [
         (int(0.6 * GB), r"'preview' would fit \(0.4. GB\)"),
         (GB // 10, "no smaller preset fits in 0.10 GB"),
         (None, "choose a smaller preset"),
     ],
 )
-def test_what_would_help(room: int | None, says: str) -> None:
+def test_what_would_help(free: int | None, says: str) -> None:
     spec = resolved(I2VGEN_XL, preset="high")
-    told = advice(spec, I2VGEN_XL, room, needs(spec))
+    told = advice(spec, I2VGEN_XL, free, needs(spec))
     assert re.search(says, told), told
     assert "max_vram" in told
