@@ -34,14 +34,14 @@ class MemoryPolicy:
 class Mode(StrEnum):
     """Memory mode of the worker. All but FP8 give the same pixels, up to rounding."""
 
-    FAST = "fast"
+    RESIDENT = "resident"
     """UNet on the device; only its feed-forwards, the largest tensors, are chunked."""
-    LEAN = "lean"
+    CHUNKED = "chunked"
     """UNet on the device; all its parts are chunked, guidance branches are sequential."""
     FP8 = "fp8"
-    """Layerwise casting: as LEAN, with the UNet's weights in float8. Lossy, so opt-in."""
+    """Layerwise casting: as CHUNKED, with the UNet's weights in float8. Lossy, so opt-in."""
     OFFLOAD = "offload"
-    """Group offloading: as LEAN, with the UNet's weights in host memory, loaded part by part."""
+    """Group offloading: as CHUNKED, with the UNet's weights in host memory, loaded part by part."""
 
     @property
     def exact(self) -> bool:
@@ -55,8 +55,10 @@ class Mode(StrEnum):
 
 
 _POLICIES = {
-    Mode.FAST: MemoryPolicy(ff_chunk=1 << 15, decoded=1 << 12),
-    Mode.LEAN: MemoryPolicy(ff_chunk=1 << 13, chunk=1 << 13, sequential_cfg=True, vae_tiling=True),
+    Mode.RESIDENT: MemoryPolicy(ff_chunk=1 << 15, decoded=1 << 12),
+    Mode.CHUNKED: MemoryPolicy(
+        ff_chunk=1 << 13, chunk=1 << 13, sequential_cfg=True, vae_tiling=True
+    ),
     Mode.FP8: MemoryPolicy(
         ff_chunk=1 << 13, chunk=1 << 13, sequential_cfg=True, vae_tiling=True, weights="float8"
     ),

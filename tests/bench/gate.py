@@ -81,7 +81,7 @@ async def measure(
         clean = Path(folder) / "picture.png"
         with Image.open(picture) as opened:
             ImageOps.fit(opened.convert("RGB"), (preset.side, preset.side)).save(clean)
-        rung = Rung(Mode.FAST, spec.width, spec.height, spec.frames)
+        rung = Rung(Mode.RESIDENT, spec.width, spec.height, spec.frames)
         request = GenerationRequest("bench", spec, (rung,), lambda *_: 0, clean, Path(folder))
         result = await generator.generate(request, lambda _: None)
     assert isinstance(result, Clip), (

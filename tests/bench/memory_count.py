@@ -1,6 +1,6 @@
 """Peak memory of the full-size model by mode, counted without a GPU and without its weights.
 
-    python -m tests.bench.memory_count [--presets standard,ultra] [--modes lean] [--tensors]
+    python -m tests.bench.memory_count [--presets standard,ultra] [--modes chunked] [--tensors]
 
 The worker's own code runs on the meta device, where tensors have shapes but no memory. Live tensors
 are counted as on a CPU with a memory limit. `--tensors` shows those at the peak, from which the

@@ -69,7 +69,7 @@ def marks(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:
         spec = a_spec(guidance=1.0)
         size = {"width": spec.width, "height": spec.height, "frames": spec.frames}
         peer.send(
-            Generate(job="1", spec=spec, mode=Mode.FAST, picture=str(folder / "clean.png"),
+            Generate(job="1", spec=spec, mode=Mode.RESIDENT, picture=str(folder / "clean.png"),
                  staging=str(folder), **size)
         )  # fmt: skip
         _until(peer, "denoise", 1)

@@ -1,6 +1,6 @@
 """Run the full-size model, with random weights, on a CUDA device.
 
-    python -m tests.gpu.run modes [--presets preview,standard] [--modes fast,lean]
+    python -m tests.gpu.run modes [--presets preview,standard] [--modes resident,chunked]
     python -m tests.gpu.run cards [--presets ...] [--cards 4,6,8,12,16,24]
     python -m tests.gpu.run speed [--presets standard,draft] [--rounds 3] [--seconds 200]
     python -m tests.gpu.run service [--presets standard,draft] [--clips 6]

@@ -89,7 +89,7 @@ def _steps(
 
     @contextmanager
     def optimized() -> Iterator[None]:
-        with placement.unet_on_device(model, Mode.FAST):
+        with placement.unet_on_device(model, Mode.RESIDENT):
             yield
         _load_contiguous(model, model.unet)
 
@@ -107,7 +107,7 @@ def _steps(
             yield
             current = run
 
-    names = select(Mode.FAST.policy, model.device)
+    names = select(Mode.RESIDENT.policy, model.device)
     cases: dict[str, Within] = {
         f"step, {name}": partial(apply, model.unet, [name]) for name in names
     }
@@ -253,7 +253,9 @@ def _decoders(model: LoadedModel, spec: Spec) -> Runs:
         return scaled.permute(0, 2, 3, 1).cpu()
 
     def decode_clip() -> Tensor:
-        return torch.from_numpy(decode(model, latents, Mode.FAST.policy, on_step=lambda _: None))
+        return torch.from_numpy(
+            decode(model, latents, Mode.RESIDENT.policy, on_step=lambda _: None)
+        )
 
     return partial(_load_contiguous, model, model.vae), reference, {"exact": decode_clip}
 
@@ -297,7 +299,7 @@ def _denoise_clip(
 ) -> Tensor:
     return denoise(
         model,
-        Mode.FAST,
+        Mode.RESIDENT,
         sampling_plan(spec.model_copy(update={"speed": speed})),
         cond,
         uncond,

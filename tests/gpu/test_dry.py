@@ -43,8 +43,8 @@ def test_the_speeds_beside_the_stock_pipeline(tmp_path: Path) -> None:
 
 
 def test_every_mode(tmp_path: Path) -> None:
-    found = {row["mode"]: row for row in rows(tmp_path, "modes", "--modes", "fast,offload")}
-    assert found.keys() == {"fast", "offload"}
+    found = {row["mode"]: row for row in rows(tmp_path, "modes", "--modes", "resident,offload")}
+    assert found.keys() == {"resident", "offload"}
     assert {row["outcome"] for row in found.values()} == {"made"}
     for row in found.values():
         assert 0.8 * row["peak_gb"] <= row["predicted_gb"] < row["needed_gb"]
@@ -53,8 +53,8 @@ def test_every_mode(tmp_path: Path) -> None:
 def test_a_card_that_is_too_small_for_the_first_mode(tmp_path: Path) -> None:
     found = rows(tmp_path, "cards", "--cards", "0.02,1")
     assert [row["card"] for row in found] == [0.02, 1.0]
-    assert found[0]["tried"] != "fast"
-    assert found[1]["tried"] == "fast"
+    assert found[0]["tried"] != "resident"
+    assert found[1]["tried"] == "resident"
 
 
 def test_a_real_daemon(tmp_path: Path) -> None:

@@ -26,16 +26,16 @@ def sidecar(side: int, dropped: int = 0) -> Sidecar:
     loaded = Loaded(model="micro", weights="w", dtype="bfloat16", device="cpu", device_name="c",
                     memory=None, versions={}, seconds=0.0)  # fmt: skip
     rung = Rung(Mode.OFFLOAD, side, side, 8)
-    clip = Clip(made, loaded, rung, 77, "exact", (step(Mode.LEAN),), refused="all is black")
+    clip = Clip(made, loaded, rung, 77, "exact", (step(Mode.CHUNKED),), refused="all is black")
     return compose_sidecar(
         clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,
         source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), asked=SPEC,
-        earlier=[fallback(step(Mode.FAST))],
+        earlier=[fallback(step(Mode.RESIDENT))],
     )  # fmt: skip
 
 
 def test_the_steps_down_of_earlier_attempts_are_told_first() -> None:
-    assert [each.tried.mode for each in sidecar(64).fallbacks] == [Mode.FAST, Mode.LEAN]
+    assert [each.tried.mode for each in sidecar(64).fallbacks] == [Mode.RESIDENT, Mode.CHUNKED]
 
 
 def test_only_a_smaller_clip_is_degraded() -> None:

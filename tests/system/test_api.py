@@ -188,7 +188,7 @@ def test_the_presets_and_what_may_be_asked_are_told(studio: Studio) -> None:
     standard = told["presets"]["standard"]
     assert (standard["frames"], standard["guidance"], standard["speed"]) == (16, 1.0, "exact")
     assert told["settings"]["properties"]["steps"]["anyOf"][0]["maximum"] == 100
-    assert {row["mode"] for row in told["needs"]} >= {"fast", "lean", "offload"}
+    assert {row["mode"] for row in told["needs"]} >= {"resident", "chunked", "offload"}
 
 
 def test_status_is_told_as_it_changes(studio: Studio) -> None:

@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     guidance: float = 1.0
     rescale: float = 1.0
     sampler: Sampler = "ddim"
-    mode: Mode = Mode.FAST
+    mode: Mode = Mode.RESIDENT
     negative_prompt: str = "blurry, static"
     savings: tuple[Saving, ...] = ()
 

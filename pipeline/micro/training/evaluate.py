@@ -105,7 +105,7 @@ def main(
     guidance: float | None = None,
     rescale: float | None = None,
     sampler: Annotated[str, typer.Option(help=" | ".join(get_args(Sampler)))] = "ddim",
-    mode: Annotated[Mode, typer.Option(help="how memory is saved")] = Mode.FAST,
+    mode: Annotated[Mode, typer.Option(help="how memory is saved")] = Mode.RESIDENT,
     dtype: Annotated[str, typer.Option(help="float32 | bfloat16 | float16")] = "float32",
     checkpoint: Annotated[str, typer.Option(help="a folder in diffusers layout")] = MICRO,
     photographs: Annotated[int, typer.Option(min=1, max=4)] = 4,

@@ -24,5 +24,5 @@ def test_a_replayed_clip_starts_in_its_original_mode(mode: Mode) -> None:
 
 
 def test_a_new_clip_has_the_whole_ladder_and_fp8_only_if_it_is_allowed() -> None:
-    assert ladder_like(None)[0] is Mode.FAST
+    assert ladder_like(None)[0] is Mode.RESIDENT
     assert Mode.FP8 not in ladder_like(None)

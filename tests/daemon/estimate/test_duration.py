@@ -39,7 +39,7 @@ def test_nothing_is_predicted_before_there_was_a_clip() -> None:
 
 def test_twice_the_steps_take_twice_the_time_and_guidance_doubles_it() -> None:
     estimator = DurationEstimator()
-    estimator.record(spec(steps=10), "fast", 30.0)
+    estimator.record(spec(steps=10), "resident", 30.0)
     assert estimator.seconds(spec(steps=20)) == pytest.approx(60.0)
     assert estimator.seconds(spec(steps=10, guidance=9.0)) == pytest.approx(60.0)
     assert estimator.seconds(spec("draft")) is None
@@ -48,13 +48,13 @@ def test_twice_the_steps_take_twice_the_time_and_guidance_doubles_it() -> None:
 def test_one_slow_clip_changes_little() -> None:
     estimator = DurationEstimator()
     for seconds in (30.0, 31.0, 500.0, 29.0, 30.0):
-        estimator.record(spec(), "fast", seconds)
+        estimator.record(spec(), "resident", seconds)
     assert estimator.seconds(spec()) == pytest.approx(30.0)
 
 
 def test_the_queue_eta_is_divided_by_the_devices() -> None:
     estimator = DurationEstimator()
-    estimator.record(spec(), "fast", 30.0)
+    estimator.record(spec(), "resident", 30.0)
     queued = {("standard", "exact"): 4 * work(spec()), ("never made", "exact"): work(spec())}
     running = [(spec(), 10.0), (spec(), 999.0)]  # one is late: it counts as nearly done
     assert estimator.queue_eta(queued, running, slots=2) == pytest.approx((5 * 30 + 20) / 2)
@@ -64,10 +64,10 @@ def test_each_speed_has_its_own_rate_with_the_presets_as_fallback() -> None:
     """Fixed costs weigh more in a fast clip, so its seconds per unit of work are higher."""
     exact, fast = (spec(steps=50, guidance=9.0, speed=speed) for speed in ("exact", "fast"))
     estimator = DurationEstimator()
-    estimator.record(exact, "fast", 110.0)
+    estimator.record(exact, "resident", 110.0)
     assert estimator.seconds(fast) == pytest.approx(110 * work(fast) / work(exact))
     for _ in range(3):
-        estimator.record(fast, "fast", 34.0)
+        estimator.record(fast, "resident", 34.0)
     assert estimator.seconds(exact) == pytest.approx(110.0)
     assert estimator.seconds(fast) == pytest.approx(34.0)
     queued = {("standard", "exact"): 2 * work(exact), ("standard", "fast"): 3 * work(fast)}
@@ -78,10 +78,12 @@ def test_each_speed_has_its_own_rate_with_the_presets_as_fallback() -> None:
 
 def test_each_mode_has_its_own_rate() -> None:
     estimator, balanced = DurationEstimator(), spec(speed="balanced")
-    estimator.record(spec(), "fast", 30.0)
-    estimator.record(spec(), "lean", 50.0)
-    assert estimator.seconds(spec(), "fast") == pytest.approx(30.0)
-    assert estimator.seconds(balanced, "lean") == pytest.approx(50 * work(balanced) / work(spec()))
+    estimator.record(spec(), "resident", 30.0)
+    estimator.record(spec(), "chunked", 50.0)
+    assert estimator.seconds(spec(), "resident") == pytest.approx(30.0)
+    assert estimator.seconds(balanced, "chunked") == pytest.approx(
+        50 * work(balanced) / work(spec())
+    )
     assert estimator.seconds(spec(), "offload") is None
     assert estimator.seconds(spec()) == pytest.approx(40.0)
 
@@ -115,7 +117,7 @@ def test_a_clip_counts_for_the_speed_that_was_applied(
         drop = make_drop(f"{number}.jpg", "1", str(number))
         ledger.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
         job = claim(ledger)
-        told = {"degraded": False, "mode": "fast", "seconds": {"denoise": 90.0}, "speed": speed}
+        told = {"degraded": False, "mode": "resident", "seconds": {"denoise": 90.0}, "speed": speed}
         assert ledger.begin_publication(job, told, lease=30.0)
         ledger.done(job, told)
     found = [(made.speed, seconds) for made, _, seconds in rates(history)]

@@ -17,7 +17,7 @@ from pipeline.quality import Measurements
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 
-RUNG = Rung(Mode.FAST, 48, 48, 8)
+RUNG = Rung(Mode.RESIDENT, 48, 48, 8)
 LOADED = Loaded(
     model="micro", weights="w", dtype="float32", device="cpu", device_name="a cpu", memory=None,
     versions={"torch": "2", "diffusers": "1", "av": "9"}, seconds=0.0,
@@ -51,8 +51,10 @@ def test_a_measurement_corrects_its_mode(estimator: MemoryEstimator, spec: Spec)
     assert estimator.needs(larger, spec, LOADED) > 1.5 * estimator.predicted(
         larger, spec, "float32"
     )
-    lean = replace(RUNG, mode=Mode.LEAN)
-    assert estimator.needs(lean, spec, LOADED) < 1.1 * estimator.predicted(lean, spec, "float32")
+    chunked = replace(RUNG, mode=Mode.CHUNKED)
+    assert estimator.needs(chunked, spec, LOADED) < 1.1 * estimator.predicted(
+        chunked, spec, "float32"
+    )
 
 
 def test_the_correction_is_the_worst_shapes_newest_measurement(
@@ -62,25 +64,25 @@ def test_the_correction_is_the_worst_shapes_newest_measurement(
     setup = Setup.of(LOADED)
     estimator.record(clip(predicted * 2), spec)
     estimator.record(clip(1, replace(RUNG, frames=16)), spec)
-    assert estimator.correction(setup, Mode.FAST) == pytest.approx(2.0)
+    assert estimator.correction(setup, Mode.RESIDENT) == pytest.approx(2.0)
     estimator.record(clip(predicted), spec)
-    assert estimator.correction(setup, Mode.FAST) == pytest.approx(1.0)
+    assert estimator.correction(setup, Mode.RESIDENT) == pytest.approx(1.0)
     assert estimator.measured(setup, RUNG, spec) == predicted
 
 
 def test_a_speed_with_a_feature_cache_is_measured_separately(
     estimator: MemoryEstimator, spec: Spec
 ) -> None:
-    lean, setup = replace(RUNG, mode=Mode.LEAN), Setup.of(LOADED)
+    chunked, setup = replace(RUNG, mode=Mode.CHUNKED), Setup.of(LOADED)
     fast = spec.model_copy(update={"speed": "fast", "guidance": 9.0})
     exact = fast.model_copy(update={"speed": "exact"})
-    less, more = (estimator.predicted(lean, asked, "float32") for asked in (exact, fast))
+    less, more = (estimator.predicted(chunked, asked, "float32") for asked in (exact, fast))
     assert less < more
-    assert estimator.record(clip(more, lean, speed="fast"), fast) == pytest.approx(1)
-    assert estimator.measured(setup, lean, fast) == more
-    assert estimator.measured(setup, lean, exact) is None
-    assert estimator.record(clip(less, lean), fast) == pytest.approx(1), "made exactly after all"
-    assert estimator.measured(setup, lean, exact) == less
+    assert estimator.record(clip(more, chunked, speed="fast"), fast) == pytest.approx(1)
+    assert estimator.measured(setup, chunked, fast) == more
+    assert estimator.measured(setup, chunked, exact) is None
+    assert estimator.record(clip(less, chunked), fast) == pytest.approx(1), "made exactly after all"
+    assert estimator.measured(setup, chunked, exact) == less
 
 
 @pytest.mark.parametrize(
@@ -97,8 +99,8 @@ def test_a_measurement_is_valid_for_its_setup_only(
 ) -> None:
     estimator.record(clip(10**9), spec)
     elsewhere = LOADED.model_copy(update=other)
-    assert estimator.correction(Setup.of(elsewhere), Mode.FAST) is None
-    assert estimator.correction(Setup.of(LOADED), Mode.FAST) is not None
+    assert estimator.correction(Setup.of(elsewhere), Mode.RESIDENT) is None
+    assert estimator.correction(Setup.of(LOADED), Mode.RESIDENT) is not None
 
 
 def test_nothing_is_recorded_without_a_measured_peak(
@@ -125,7 +127,7 @@ def test_a_rung_that_was_not_tried_records_nothing(estimator: MemoryEstimator, s
         StepDown(RUNG, "denoise", "full", free=None),
     ):
         estimator.record_failure(step, spec, LOADED)
-    assert estimator.correction(Setup.of(LOADED), Mode.FAST) is None
+    assert estimator.correction(Setup.of(LOADED), Mode.RESIDENT) is None
 
 
 def test_the_requirements_table_shows_measurements(
@@ -136,7 +138,7 @@ def test_the_requirements_table_shows_measurements(
     predicted = estimator.predicted(RUNG, spec, "float32")
     estimator.record(clip(predicted + 1000), spec)
     rows = {(row.preset, row.mode): row for row in known(load(None), estimator, None)}
-    draft = rows["draft", Mode.FAST]
+    draft = rows["draft", Mode.RESIDENT]
     assert draft.measured_bytes == pytest.approx(predicted, abs=1001)
     assert draft.predicted_bytes == pytest.approx(draft.measured_bytes, abs=2)
     assert draft.fits

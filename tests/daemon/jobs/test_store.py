@@ -35,7 +35,7 @@ from pipeline.sidecar import Fallback, Tried
 from tests.daemon.conftest import claim
 
 STEP = Fallback(
-    tried=Tried(width=64, height=64, frames=8, mode=Mode.FAST), stage="denoise", reason="full"
+    tried=Tried(width=64, height=64, frames=8, mode=Mode.RESIDENT), stage="denoise", reason="full"
 )
 
 Enqueue = Callable[..., list[int]]

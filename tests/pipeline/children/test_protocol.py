@@ -71,12 +71,12 @@ REQUESTS = {
         model="micro", device="cpu", dtype="float32"
     ),
     '{"type":"query_memory"}': QueryMemory(),
-    f'{{"type":"generate","job":"j","spec":{SPEC_LINE},"mode":"lean","width":256,"height":256,'
+    f'{{"type":"generate","job":"j","spec":{SPEC_LINE},"mode":"chunked","width":256,"height":256,'
     '"frames":8,"picture":"/p.png","staging":"/s","limits":{"black":0.0,"grey":0.4,"motion":0.25,'
     '"similarity":0.2}}': Generate(
         job="j",
         spec=SPEC,
-        mode=Mode.LEAN,
+        mode=Mode.CHUNKED,
         width=256,
         height=256,
         frames=8,

@@ -60,7 +60,7 @@ def test_it_starts_as_asked_and_only_goes_down(
 ) -> None:
     spec = data.draw(specs(family))
     found = ladder(spec, family, lossy=lossy)
-    assert found[0] == Rung(Mode.FAST, spec.width, spec.height, spec.frames)
+    assert found[0] == Rung(Mode.RESIDENT, spec.width, spec.height, spec.frames)
     assert len(set(found)) == len(found)
     modes = list(Mode)
     need = needs(spec, family)
@@ -97,8 +97,8 @@ def test_every_rung_is_a_size_that_the_model_can_make(spec: Spec) -> None:
 def test_the_ladder_of_the_standard_preset() -> None:
     spec = resolved(I2VGEN_XL)
     assert [str(rung) for rung in ladder(spec)] == [
-        "512x512, 16 frames, fast",
-        "512x512, 16 frames, lean",
+        "512x512, 16 frames, resident",
+        "512x512, 16 frames, chunked",
         "512x512, 16 frames, offload",
         "384x384, 16 frames, offload",
         "256x256, 16 frames, offload",
@@ -109,7 +109,7 @@ def test_the_ladder_of_the_standard_preset() -> None:
 
 @given(st.integers(1, 40 * GB) | st.none(), st.lists(st.integers(1, 40 * GB), min_size=1))
 def test_the_first_rung_that_fits(free: int | None, sizes: list[int]) -> None:
-    found = tuple(Rung(Mode.FAST, 64, 64, 8 + n) for n in range(len(sizes)))
+    found = tuple(Rung(Mode.RESIDENT, 64, 64, 8 + n) for n in range(len(sizes)))
     index = first_fitting(found, free, lambda rung: sizes[rung.frames - 8])
     if free is None:
         assert index == 0

@@ -69,7 +69,7 @@ def test_what_a_gpu_took_was_allowed_for() -> None:
 
 
 def test_what_was_measured_takes_the_place_of_what_is_allowed_for() -> None:
-    rung = Rung(Mode.FAST, 512, 512, 16)
+    rung = Rung(Mode.RESIDENT, 512, 512, 16)
     found = peak(rung, PUBLISHED, "float16", guided=True)
     assert needed(rung) > needed(rung, gpu=False) > found.most
     assert needed(rung, 1.2) == pytest.approx(1.2 * needed(rung, 1.0), rel=1e-6)

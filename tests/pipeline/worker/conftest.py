@@ -48,7 +48,7 @@ def order(tmp_path: Path, png: Path) -> Order:
         return protocol.Generate(
             job="job",
             spec=spec,
-            mode=rung.get("mode", Mode.FAST),
+            mode=rung.get("mode", Mode.RESIDENT),
             width=rung.get("rung_width", spec.width),
             height=rung.get("rung_height", spec.height),
             frames=spec.frames,

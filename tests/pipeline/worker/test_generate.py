@@ -90,10 +90,10 @@ def test_every_mode_gives_the_same_frames_and_fp8_nearly(
     for mode in Mode:
         made(micro, shortened(order(mode=mode, guidance=3.0), 4))
     for mode in Mode:
-        off = frames[mode] - frames[Mode.FAST]
+        off = frames[mode] - frames[Mode.RESIDENT]
         if mode.exact:
             assert np.abs(off).max() <= 1, mode
-    psnr = 10 * np.log10(255**2 / (off_fp8 := frames[Mode.FP8] - frames[Mode.FAST]).var())
+    psnr = 10 * np.log10(255**2 / (off_fp8 := frames[Mode.FP8] - frames[Mode.RESIDENT]).var())
     print(f"\nfp8: {psnr:.1f} dB to the exact clip, at most {np.abs(off_fp8).max()} of 255")
     assert 25 < psnr < 70
 
@@ -176,7 +176,7 @@ def test_out_of_memory_in_decoding_repeats_only_the_decoding(
 ) -> None:
     latents = torch.randn(1, 4, 6, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        whole = decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
+        whole = decode.decode(micro, latents, Mode.RESIDENT.policy, on_step=lambda _: None)
     real, sizes = micro.vae.decode, []
 
     def limited(cells: Any) -> Any:
@@ -187,7 +187,7 @@ def test_out_of_memory_in_decoding_repeats_only_the_decoding(
 
     monkeypatch.setattr(micro.vae, "decode", limited)
     with torch.no_grad():
-        pieces = decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
+        pieces = decode.decode(micro, latents, Mode.RESIDENT.policy, on_step=lambda _: None)
 
     assert sizes == [6, 1, 1, 1, 1, 1, 1]
     assert whole.shape == pieces.shape == (6, 32, 32, 3)
@@ -212,7 +212,7 @@ def test_a_half_precision_overflow_is_decoded_in_float32(
 
     monkeypatch.setattr(model.vae, "decode", overflowing)
     with torch.no_grad():
-        frames = decode.decode(model, latents, Mode.FAST.policy, on_step=lambda _: None)
+        frames = decode.decode(model, latents, Mode.RESIDENT.policy, on_step=lambda _: None)
     assert frames.shape == (2, 16, 16, 3)
     assert types == [torch.bfloat16, torch.float32]
 
@@ -220,7 +220,7 @@ def test_a_half_precision_overflow_is_decoded_in_float32(
 def test_frames_that_are_not_finite_are_rejected(micro: LoadedModel) -> None:
     latents = torch.full((1, 4, 2, 8, 8), float("inf"))
     with torch.no_grad(), pytest.raises(QualityFailure, match="not numbers"):
-        decode.decode(micro, latents, Mode.FAST.policy, on_step=lambda _: None)
+        decode.decode(micro, latents, Mode.RESIDENT.policy, on_step=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +239,11 @@ def budgeted() -> Callable[[int], tuple[LoadedModel, Budget]]:
 @pytest.mark.parametrize(
     ("mode", "width", "height", "frames", "guidance", "speed"),
     [
-        (Mode.FAST, 64, 64, 8, 1.0, "exact"),
-        (Mode.FAST, 48, 32, 16, 3.0, "exact"),
-        (Mode.FAST, 48, 32, 16, 3.0, "fast"),
-        (Mode.LEAN, 96, 64, 16, 1.0, "exact"),
-        (Mode.LEAN, 48, 32, 16, 3.0, "fast"),
+        (Mode.RESIDENT, 64, 64, 8, 1.0, "exact"),
+        (Mode.RESIDENT, 48, 32, 16, 3.0, "exact"),
+        (Mode.RESIDENT, 48, 32, 16, 3.0, "fast"),
+        (Mode.CHUNKED, 96, 64, 16, 1.0, "exact"),
+        (Mode.CHUNKED, 48, 32, 16, 3.0, "fast"),
         (Mode.FP8, 64, 48, 8, 3.0, "exact"),
         (Mode.OFFLOAD, 64, 64, 8, 3.0, "exact"),
         (Mode.OFFLOAD, 64, 64, 8, 3.0, "balanced"),
@@ -281,7 +281,7 @@ def test_each_rung_fits_in_its_requirement_where_the_previous_one_does_not(
         size = {"width": 64, "height": 64, "frames": 16}
         return shortened(order(mode=mode, guidance=3.0, fallback="never", **size), 2)
 
-    spec = asked(Mode.FAST).spec
+    spec = asked(Mode.RESIDENT).spec
     needs = {}
 
     def most(rung: Rung) -> int:

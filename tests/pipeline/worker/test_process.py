@@ -147,10 +147,10 @@ def test_an_invalid_request_fails_with_a_reason(worker: Start, order: Order) -> 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_out_of_memory_in_any_stage_and_continue(resident: Peer, order: Order, stage: str) -> None:
-    resident.send(order(mode=Mode.FAST, prompt=f"no-{stage}"))
+    resident.send(order(mode=Mode.RESIDENT, prompt=f"no-{stage}"))
     reply = resident.final()
     assert (reply.type, reply.stage) == ("out_of_memory", stage)
-    resident.send(order(mode=Mode.LEAN))
+    resident.send(order(mode=Mode.CHUNKED))
     assert resident.final().type == "made"
 
 
@@ -159,7 +159,7 @@ def test_the_worker_enforces_the_budget(worker: Start, order: Order) -> None:
     peer.load(max_memory=3_000_000)
     peer.send(QueryMemory())
     assert peer.final().free == 3_000_000
-    peer.send(order(mode=Mode.FAST, width=64, height=64))
+    peer.send(order(mode=Mode.RESIDENT, width=64, height=64))
     reply = peer.final()
     assert reply.type == "out_of_memory"
     assert "the budget is 3000000" in reply.detail

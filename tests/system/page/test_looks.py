@@ -54,9 +54,9 @@ COMPOSED = {
     "收件箱 main：归档 /srv/a b：剩余 3 MB，min_free 为 500 MB；请腾出空间",
     "the worker was killed by SIGKILL (in denoise)": "工作进程被 SIGKILL 终止（在“生成画面”阶段）",
     "job 7 is done, not waiting or running": "任务 7 的状态是“完成”，不在等待或制作",
-    "out of memory at 48x48, 8 frames, fast, the last rung (needs 3.0 GB, 1.0 GB may be used); "
+    "out of memory at 48x48, 8 frames, resident, the last rung (needs 3.0 GB, 1.0 GB may be used); "
     "the preset draft would fit (1.0 GB); or choose a smaller preset, or buy a card":
-    "在最后一级（48×48，8 帧，fast）仍内存不足（需要 3.0 GB，可用 1.0 GB）；"
+    "在最后一级（48×48，8 帧，resident）仍内存不足（需要 3.0 GB，可用 1.0 GB）；"
     "预设 draft 放得下（1.0 GB）；或者选更小的预设，或者buy a card",
     "what nobody knows; road to nowhere": "what nobody knows; road to nowhere",
 }  # fmt: skip

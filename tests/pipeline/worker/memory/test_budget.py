@@ -36,9 +36,9 @@ def test_the_published_dimensions_are_those_of_diffusers() -> None:
 @pytest.mark.parametrize(
     ("rung", "guidance"),
     [
-        (Rung(Mode.FAST, 640, 384, 16), 9.0),
-        (Rung(Mode.FAST, 256, 256, 8), 1.0),
-        (Rung(Mode.LEAN, 640, 640, 16), 1.0),
+        (Rung(Mode.RESIDENT, 640, 384, 16), 9.0),
+        (Rung(Mode.RESIDENT, 256, 256, 8), 1.0),
+        (Rung(Mode.CHUNKED, 640, 640, 16), 1.0),
         (Rung(Mode.OFFLOAD, 384, 384, 8), 1.0),
     ],
     ids=str,

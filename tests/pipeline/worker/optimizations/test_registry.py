@@ -15,7 +15,7 @@ def test_channels_last_on_cuda_needs_the_triton_kernels(
     monkeypatch: pytest.MonkeyPatch, triton: bool
 ) -> None:
     monkeypatch.setattr(fused_ops, "enabled", lambda: triton)
-    fast = Mode.FAST.policy
+    fast = Mode.RESIDENT.policy
     assert select(fast, CPU) == list(OPTIMIZATIONS)
     without = [
         name for name in OPTIMIZATIONS if name not in ("channels_last", "temporal_conv_as_matmul")
