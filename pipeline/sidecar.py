@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Dtype, Output, Stage
@@ -56,26 +56,15 @@ class Tried(_Part):
 
 
 class Applied(Tried):
-    """Settings that were used, after fallbacks, speed and a rejected first try.
-
-    The steps and how they were made are None in a sidecar of before there were speeds.
-    """
+    """Settings that were used, after fallbacks, speed and a rejected first try."""
 
     seed: int
     dtype: Dtype
-    speed: Speed = "exact"
-    steps: int | None = None
-    sampler: Sampler | None = None
+    speed: Speed
+    steps: int
+    sampler: Sampler
     spacing: Spacing | None = None
     """None: as the model's own configuration says."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ignore_compiled(cls, data: Any) -> Any:
-        """Drop `compiled`: sidecars had it while i2vd could use torch.compile."""
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if key != "compiled"}
-        return data
 
 
 class Fallback(_Part):

@@ -1,6 +1,5 @@
 """The sidecar: what it tells of the way down the ladder."""
 
-import json
 from datetime import UTC, datetime
 
 from pipeline.children.generation import Clip, StepDown
@@ -59,10 +58,3 @@ def test_what_the_gate_changed_stands_beside_what_was_asked() -> None:
 def test_a_sidecar_survives_its_file() -> None:
     told = sidecar(48)
     assert Sidecar.model_validate_json(told.model_dump_json()) == told
-
-
-def test_a_sidecar_from_before_torch_compile_was_removed_can_be_read() -> None:
-    told = sidecar(48)
-    older = told.model_dump(mode="json")
-    older["given"]["compiled"] = False
-    assert Sidecar.model_validate_json(json.dumps(older)) == told
