@@ -101,14 +101,14 @@ class Sidecar(_Part):
     ai_generated: Literal[True] = True
     job: str
     attempt: int
-    made_at: AwareDatetime
+    created_at: AwareDatetime
     source: Source
     rule: AppliedRule | None
-    asked: Spec
-    given: Applied
+    requested: Spec
+    applied: Applied
     degraded: bool
     fallbacks: tuple[Fallback, ...]
-    gate: QualityRecord
+    quality: QualityRecord
     model: ModelRecord
     device: str
     versions: dict[str, str]
@@ -123,10 +123,10 @@ def compose_sidecar(
     generator: str,
     job: str,
     attempt: int,
-    made_at: datetime,
+    created_at: datetime,
     source: Source,
     rule: AppliedRule | None,
-    asked: Spec,
+    requested: Spec,
     earlier: Sequence[Fallback] = (),
 ) -> Sidecar:
     """Compose the sidecar of a finished clip; `earlier`: steps down of previous attempts."""
@@ -135,14 +135,14 @@ def compose_sidecar(
         generator=generator,
         job=job,
         attempt=attempt,
-        made_at=made_at,
+        created_at=created_at,
         source=source,
         rule=rule,
-        asked=asked,
-        given=_given(clip, asked),
-        degraded=clip.rung.degrades(asked) or made.output.frames < asked.frames,
+        requested=requested,
+        applied=_applied(clip, requested),
+        degraded=clip.rung.degrades(requested) or made.output.frames < requested.frames,
         fallbacks=(*earlier, *map(fallback, clip.steps_down)),
-        gate=QualityRecord(**made.measurements.model_dump(), refused=clip.refused),
+        quality=QualityRecord(**made.measurements.model_dump(), refused=clip.refused),
         model=ModelRecord(id=loaded.model, weights=loaded.weights),
         device=loaded.device_name,
         versions=loaded.versions,
@@ -152,16 +152,16 @@ def compose_sidecar(
     )
 
 
-def _given(clip: Clip, asked: Spec) -> Applied:
-    way = sampling_plan(clip.as_made(asked))
+def _applied(clip: Clip, requested: Spec) -> Applied:
+    plan = sampling_plan(clip.as_made(requested))
     return Applied(
         **_tried(clip.rung).model_dump(),
         seed=clip.seed,
         dtype=clip.loaded.dtype,
         speed=clip.speed,
-        steps=way.steps,
-        sampler=way.sampler,
-        spacing=way.spacing,
+        steps=plan.steps,
+        sampler=plan.sampler,
+        spacing=plan.spacing,
     )
 
 

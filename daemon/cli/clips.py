@@ -116,8 +116,8 @@ def _differences(old: Sidecar, new: Sidecar) -> list[str]:
     pairs: list[tuple[str, str | None, str | None]] = [
         ("model", old.model.weights, new.model.weights),
         ("device", old.device, new.device),
-        ("type", old.given.dtype, new.given.dtype),
-        ("mode", old.given.mode, new.given.mode),
+        ("type", old.applied.dtype, new.applied.dtype),
+        ("mode", old.applied.mode, new.applied.mode),
     ]
     names = sorted(old.versions.keys() | new.versions.keys())
     pairs += [(name, old.versions.get(name), new.versions.get(name)) for name in names]

@@ -91,12 +91,12 @@ async def render_again(
     def spec_for(inspected: Inspected) -> Spec:
         if inspected.sha256 != sidecar.source.sha256:
             raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
-        applied = sidecar.given
+        applied = sidecar.applied
         actual = applied.model_dump(include={"width", "height", "frames", "seed", "speed"})
-        return sidecar.asked.model_copy(update=actual)
+        return sidecar.requested.model_copy(update=actual)
 
     return await _render(
-        settings, found, spec_for, sidecar.rule, output, console, like=sidecar.given
+        settings, found, spec_for, sidecar.rule, output, console, like=sidecar.applied
     )
 
 
@@ -168,13 +168,13 @@ def _compose_sidecar(
         generator=f"i2vd {version('i2vd')}",
         job="render",
         attempt=1,
-        made_at=datetime.now(UTC),
+        created_at=datetime.now(UTC),
         source=Source(
             path=picture.name,
             **inspected.model_dump(include={"sha256", "size", "width", "height", "caption"}),
         ),
         rule=rule,
-        asked=requested,
+        requested=requested,
     )
 
 

@@ -174,17 +174,17 @@ class Outcomes:
             generator=f"i2vd {version('i2vd')}",
             job=str(job.id),
             attempt=job.attempt,
-            made_at=datetime.now(UTC),
+            created_at=datetime.now(UTC),
             source=Source(path=job.path, sha256=job.sha256, **job.source),
             rule=AppliedRule(name=job.rule or "", digest=job.rules_digest or ""),
-            asked=job.spec,
+            requested=job.spec,
             earlier=job.fallbacks,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
         await asyncio.to_thread(atomic_write, staging_of(inbox, job) / SIDECAR, text)
         result = {
             "sidecar_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            **sidecar.given.model_dump(mode="json"),
+            **sidecar.applied.model_dump(mode="json"),
             "degraded": sidecar.degraded,
             "seconds": clip.made.seconds,
         }

@@ -27,8 +27,8 @@ def sidecar(side: int, dropped: int = 0) -> Sidecar:
     rung = Rung(Mode.OFFLOAD, side, side, 8)
     clip = Clip(made, loaded, rung, 77, "exact", (step(Mode.CHUNKED),), refused="all is black")
     return compose_sidecar(
-        clip, generator="i2vd", job="1", attempt=2, made_at=datetime.now(UTC), rule=None,
-        source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), asked=SPEC,
+        clip, generator="i2vd", job="1", attempt=2, created_at=datetime.now(UTC), rule=None,
+        source=Source(path="a.jpg", sha256="a", size=1, width=9, height=9), requested=SPEC,
         earlier=[fallback(step(Mode.RESIDENT))],
     )  # fmt: skip
 
@@ -40,19 +40,19 @@ def test_the_steps_down_of_earlier_attempts_are_told_first() -> None:
 def test_only_a_smaller_clip_is_degraded() -> None:
     assert not sidecar(64).degraded
     assert sidecar(48).degraded
-    assert (sidecar(48).asked.width, sidecar(48).given.width) == (64, 48)
+    assert (sidecar(48).requested.width, sidecar(48).applied.width) == (64, 48)
 
 
 def test_a_clip_without_its_grey_last_frame_is_degraded_and_can_be_made_again() -> None:
     told = sidecar(64, dropped=1)
     assert told.degraded
-    assert (told.given.frames, told.output.frames, told.gate.dropped) == (8, 7, 1)
+    assert (told.applied.frames, told.output.frames, told.quality.dropped) == (8, 7, 1)
 
 
 def test_what_the_gate_changed_stands_beside_what_was_asked() -> None:
     told = sidecar(64)
-    assert (told.asked.seed, told.given.seed, told.given.dtype) == (1, 77, "bfloat16")
-    assert (told.gate.refused, told.gate.similarity) == ("all is black", 0.9)
+    assert (told.requested.seed, told.applied.seed, told.applied.dtype) == (1, 77, "bfloat16")
+    assert (told.quality.refused, told.quality.similarity) == ("all is black", 0.9)
 
 
 def test_a_sidecar_survives_its_file() -> None:

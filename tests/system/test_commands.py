@@ -123,7 +123,7 @@ def test_submit_copies_a_picture_into_the_inbox(shared: Studio) -> None:
     assert ended.returncode == 0, ended.stderr
     shared.until_settled("submitted.png", "done")
     assert mine.read_bytes() == content
-    assert shared.sidecar("submitted.mp4")["asked"]["prompt"] == "camera rotating slowly"
+    assert shared.sidecar("submitted.mp4")["requested"]["prompt"] == "camera rotating slowly"
     missing = shared.command("submit", shared.root / "nowhere.png")
     assert missing.returncode == MISTAKE
 
@@ -137,7 +137,7 @@ def test_render_makes_a_clip_without_a_daemon(studio_in: Open) -> None:
     first = studio.command("render", mine, *asked)
     assert first.returncode == 0, first.stderr
     told = json.loads((studio.root / "mine.mp4.json").read_text(encoding="utf-8"))
-    assert (told["asked"]["speed"], told["given"]["sampler"]) == ("balanced", "dpm++2m")
+    assert (told["requested"]["speed"], told["applied"]["sampler"]) == ("balanced", "dpm++2m")
     assert told["output"]["sha256"] == hashlib.sha256(clip.read_bytes()).hexdigest()
 
     second = studio.command("render", mine, *asked)
@@ -153,8 +153,8 @@ def test_replay_makes_the_daemons_clip_again(shared: Studio) -> None:
     shared.drop("original.png", picture(6))
     shared.until_settled("original.png", "done")
     told = shared.sidecar("original.mp4")
-    assert (told["asked"]["speed"], told["asked"]["steps"]) == ("fast", 14)
-    made = {key: told["given"][key] for key in ("speed", "steps", "sampler", "spacing")}
+    assert (told["requested"]["speed"], told["requested"]["steps"]) == ("fast", 14)
+    made = {key: told["applied"][key] for key in ("speed", "steps", "sampler", "spacing")}
     assert made == {"speed": "fast", "steps": 10, "sampler": "dpm++2m", "spacing": "trailing"}
     assert not told["degraded"]
     again = shared.root / "again.mp4"

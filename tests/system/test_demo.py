@@ -35,5 +35,5 @@ def test_the_demo_makes_three_clips_each_time(tmp_path: Path) -> None:
         assert log.count('"daemon stopped"') == round_
         for rule in (folder / "rules").glob("*.toml"):
             rule.write_text(rule.read_text().replace('"standard"', '"draft"'))
-    presets = [json.loads(told.read_text())["asked"]["preset"] for told in sidecars(folder)]
+    presets = [json.loads(told.read_text())["requested"]["preset"] for told in sidecars(folder)]
     assert sorted(presets) == ["draft"] * 3 + ["standard"] * 3

@@ -58,10 +58,10 @@ def test_a_spoilt_clip_is_made_once_more_with_another_seed(
 ) -> None:
     before = spoiling.metric("i2vd_quality_rejections_total", flaw=flaw)
     told = spoilt_once(spoiling, kind)
-    assert told["given"]["seed"] != told["asked"]["seed"]
-    assert told["gate"]["refused"]
-    assert told["gate"]["similarity"] > 0.9
-    assert told["gate"]["motion"] > 1.0
+    assert told["applied"]["seed"] != told["requested"]["seed"]
+    assert told["quality"]["refused"]
+    assert told["quality"]["similarity"] > 0.9
+    assert told["quality"]["motion"] > 1.0
     assert told["degraded"] is False
     assert spoiling.metric("i2vd_quality_rejections_total", flaw=flaw) == before + 1
     (line,) = [
@@ -69,7 +69,7 @@ def test_a_spoilt_clip_is_made_once_more_with_another_seed(
         for each in spoiling.log()
         if each["event"] == "quality check rejected the clip" and each["flaw"] == flaw
     ]
-    assert line["reason"] == told["gate"]["refused"]
+    assert line["reason"] == told["quality"]["refused"]
 
 
 def test_a_clip_with_another_seed_can_be_made_again_from_its_sidecar(spoiling: Studio) -> None:
@@ -84,10 +84,10 @@ def test_a_clip_with_another_seed_can_be_made_again_from_its_sidecar(spoiling: S
 
 def test_a_grey_last_frame_is_taken_off_and_told(spoiling: Studio) -> None:
     told = spoilt_once(spoiling, "grey-end")
-    assert told["given"]["seed"] == told["asked"]["seed"]
-    assert told["gate"]["dropped"] == 1
-    assert told["gate"]["refused"] is None
-    assert (told["asked"]["frames"], told["output"]["frames"]) == (8, 7)
+    assert told["applied"]["seed"] == told["requested"]["seed"]
+    assert told["quality"]["dropped"] == 1
+    assert told["quality"]["refused"] is None
+    assert (told["requested"]["frames"], told["output"]["frames"]) == (8, 7)
     assert told["degraded"] is True
     with av.open(str(spoiling.outbox / "grey-end.mp4")) as clip:
         assert len(list(clip.decode(video=0))) == 7

@@ -38,7 +38,7 @@ def test_what_fits_is_made_at_once_and_the_forecast_was_right(poor: Studio) -> N
     poor.until_settled("small.png", "done")
     told = poor.sidecar("small.mp4")
     assert told["degraded"] is False
-    assert told["given"] | SIZE | {"mode": "resident"} == told["given"]
+    assert told["applied"] | SIZE | {"mode": "resident"} == told["applied"]
     assert told["fallbacks"] == []
     assert 0 < told["peak_memory"] <= 37_400_000
     assert poor.metric("i2vd_memory_prediction_ratio", mode="fast") == pytest.approx(1.0, abs=0.05)
@@ -49,7 +49,7 @@ def test_a_lower_mode_gives_the_clip_that_was_asked_for(poor: Studio) -> None:
     poor.until_settled("guided.png", "done")
     told = poor.sidecar("guided.mp4")
     assert told["degraded"] is False
-    assert told["given"] | SIZE | {"mode": "offload"} == told["given"]
+    assert told["applied"] | SIZE | {"mode": "offload"} == told["applied"]
     assert [(f["tried"]["mode"], f["stage"]) for f in told["fallbacks"]] == [
         ("resident", "forecast")
     ]
@@ -65,7 +65,7 @@ def test_a_smaller_clip_is_made_where_the_asked_one_has_no_room(poor: Studio) ->
     (job,) = poor.until_settled("large.png", "done")
     told = poor.sidecar("large.mp4")
     assert told["degraded"] is True
-    assert (told["asked"]["width"], told["given"]["width"]) == (64, 48)
+    assert (told["requested"]["width"], told["applied"]["width"]) == (64, 48)
     assert (told["output"]["width"], told["output"]["height"]) == (48, 48)
     assert [f["tried"]["mode"] for f in told["fallbacks"]] == ["resident", "offload"]
     assert (job["attempt"], job["failures"]) == (1, 0)

@@ -57,7 +57,7 @@ def test_a_picture_dropped_becomes_a_clip_with_a_sidecar(shared: Studio) -> None
     assert (told.job, told.attempt) == (str(job["id"]), job["attempt"])
     assert told.rule is not None
     assert (told.rule.name, told.rule.digest) == ("90-default", job["rules_digest"])
-    assert told.asked.prompt == "camera zooming in slowly"
+    assert told.requested.prompt == "camera zooming in slowly"
     assert (told.degraded, told.fallbacks) == (False, ())
 
     with av.open(str(clip)) as container:
@@ -96,7 +96,7 @@ def test_variants_are_clips_of_one_picture_with_seeds_of_their_own(shared: Studi
     shared.until_settled("three.png", "done", count=3)
     clips = [clip for clip in shared.clips() if clip.startswith("three")]
     assert clips == ["three-2.mp4", "three-3.mp4", "three.mp4"]
-    assert sorted(shared.sidecar(clip)["asked"]["seed"] for clip in clips) == [7, 8, 9]
+    assert sorted(shared.sidecar(clip)["requested"]["seed"] for clip in clips) == [7, 8, 9]
     assert len({shared.sidecar(clip)["output"]["sha256"] for clip in clips}) == 3
     assert len(list(shared.archive.glob("three*"))) == 1
 

@@ -206,7 +206,7 @@ def test_a_member_of_the_group_drops_a_picture_and_takes_the_clip(machine):
     machine.run(*as_alice, "umask 077; cp /var/tmp/person.jpg /srv/i2vd/inbox/meadow.jpg")
     machine.wait_for(lambda: has_clip(machine, "meadow"), 90)
     clip = machine.run(*as_alice, "cat /srv/i2vd/outbox/meadow.mp4.json && ls -l /srv/i2vd/outbox")
-    assert '"asked"' in clip
+    assert '"requested"' in clip
 
 
 def test_the_journal_follows_one_job(machine):

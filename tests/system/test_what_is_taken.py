@@ -59,7 +59,7 @@ def test_a_text_beside_the_picture_is_its_prompt(quick: Studio) -> None:
     quick.drop("told.png.txt", b"posed\n")
     quick.drop("told.png", picture(4))
     quick.until_settled("told.png", "done")
-    assert quick.sidecar("told.mp4")["asked"]["prompt"] == "posed"
+    assert quick.sidecar("told.mp4")["requested"]["prompt"] == "posed"
     assert (quick.archive / "told.png.txt").is_file()
     assert not (quick.inbox / "told.png.txt").exists()
 

@@ -52,19 +52,19 @@ function actions(job, app, close) {
 }
 
 function details(job, sidecar, events) {
-  const { asked, given, output } = sidecar;
+  const { requested, applied, output } = sidecar;
   const seconds = Object.values(sidecar.seconds).reduce((sum, each) => sum + each, 0);
   return [
     sidecar.degraded && h("p", { class: "warning" }, t("degraded.details")),
     h("table", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("setting")), h("th", { scope: "col" }, t("asked")), h("th", { scope: "col" }, t("given")))),
-      h("tbody", {}, SHOWN.filter((key) => asked[key] !== null && asked[key] !== "").map((key) => {
-        const got = given[key] ?? asked[key];
-        return h("tr", { class: got === asked[key] ? "same" : "differs" },
-          h("th", { scope: "row" }, labelOf("set", key)), h("td", {}, String(asked[key])), h("td", {}, String(got)));
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("setting")), h("th", { scope: "col" }, t("requested")), h("th", { scope: "col" }, t("applied")))),
+      h("tbody", {}, SHOWN.filter((key) => requested[key] !== null && requested[key] !== "").map((key) => {
+        const got = applied[key] ?? requested[key];
+        return h("tr", { class: got === requested[key] ? "same" : "differs" },
+          h("th", { scope: "row" }, labelOf("set", key)), h("td", {}, String(requested[key])), h("td", {}, String(got)));
       }))),
     h("dl", { class: "facts" },
-      line("mode", `${given.mode}, ${given.dtype}`),
+      line("mode", `${applied.mode}, ${applied.dtype}`),
       line("rule", sidecar.rule?.name ?? "–"),
       line("model", sidecar.model.id),
       line("device", sidecar.device),

@@ -34,7 +34,7 @@ def test_a_picture_sent_from_the_page_becomes_a_clip_that_plays(
     page.click(".clip")
     page.until("document.querySelector('dialog video').readyState >= 3")
     page.until("document.querySelector('dialog video').currentTime > 0.2")
-    page.until_text("Asked")
+    page.until_text("Requested")
     assert "outbox/" in page.find("dialog dl.facts").text
     assert page.find("dialog a[download]").get_attribute("href").endswith("/clip")
     page.press("Close")
