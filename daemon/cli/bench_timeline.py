@@ -21,7 +21,7 @@ from daemon.cli.sandbox import Sandbox, SandboxFailed
 from daemon.config.settings import Settings
 from daemon.intake.submit import copy_in
 
-ON_DEVICE = ("encode", "denoise", "decode")
+ON_DEVICE = ("condition", "denoise", "decode")
 _VARIABLE = "I2VD_TIMELINE"
 _TIMEOUT_SECONDS = 600.0
 _SETTINGS = "[[inbox]]\nstability_delay = 0.5\n"

@@ -51,7 +51,7 @@ class RunningJob:
         """Return True if the job needs the device for a few more seconds at most."""
         if self.progress is None:
             return False
-        if self.progress.stage in ("decode", "write"):
+        if self.progress.stage in ("decode", "encode_video"):
             return True
         remaining = self.eta()
         return remaining is not None and remaining <= _NEARLY_DONE_SECONDS

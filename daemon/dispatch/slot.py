@@ -45,7 +45,7 @@ class Slot:
     def current(self) -> RunningJob | None:
         """Return the job that uses the device: the first one that is not only being encoded."""
         for running_job in self.running:
-            if running_job.progress is None or running_job.progress.stage != "write":
+            if running_job.progress is None or running_job.progress.stage != "encode_video":
                 return running_job
         return self.running[-1] if self.running else None
 

@@ -22,16 +22,16 @@ CHANNEL_FD = "I2VD_CHANNEL"
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 
-Stage = Literal["start", "load", "encode", "denoise", "decode", "write"]
-"""Stages of an attempt in order; "encode": prompt and picture, "write": the MP4."""
+Stage = Literal["start", "load", "condition", "denoise", "decode", "encode_video"]
+"""Stages of an attempt in order; "condition": prompt and picture, "encode_video": the MP4."""
 
 HEARTBEAT_TIMEOUTS: dict[Stage, float] = {
     "start": 120.0,
     "load": 900.0,
-    "encode": 120.0,
+    "condition": 120.0,
     "denoise": 300.0,
     "decode": 300.0,
-    "write": 120.0,
+    "encode_video": 120.0,
 }
 """Seconds without a message after which a child in this stage counts as hung."""
 

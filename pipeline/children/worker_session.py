@@ -93,7 +93,7 @@ class WorkerSession:
 
     async def query_memory(self, report: Report) -> FreeMemory | ChildFailure:
         """Ask how many bytes of the device's memory a clip may use now."""
-        match await self._ask(QueryMemory(), "encode", report):
+        match await self._ask(QueryMemory(), "condition", report):
             case (FreeMemory() | ChildFailure()) as answer:
                 return answer
             case other:
@@ -105,7 +105,7 @@ class WorkerSession:
         """Generate a clip's frames. After FramesReady the device is free; then call `finish`."""
         self._open(request.job)
         await self._child.send(request)
-        match await self._answer(request.job, "encode", report):
+        match await self._answer(request.job, "condition", report):
             case FramesReady() as ready:
                 return ready
             case (
@@ -118,7 +118,7 @@ class WorkerSession:
 
     async def finish(self, job: str, report: Report) -> ClipDone | FailureReply | ChildFailure:
         """Wait for the final reply to a clip whose frames are ready."""
-        answer = await self._answer(job, "write", report)
+        answer = await self._answer(job, "encode_video", report)
         del self._mailboxes[job]
         match answer:
             case (
@@ -159,7 +159,7 @@ class WorkerSession:
     async def close(self) -> None:
         """End a child whose device is idle, after it has encoded pending MP4s."""
         self._child.half_close()
-        await asyncio.wait({self._routing}, timeout=self._timeouts["write"])
+        await asyncio.wait({self._routing}, timeout=self._timeouts["encode_video"])
         await self.kill()
 
     def _open(self, job: str) -> None:

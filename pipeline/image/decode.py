@@ -148,7 +148,7 @@ def prepare(request: Prepare) -> Prepared | Rejected | Failed:
         write(Path(request.output), png.getbuffer())
     except OSError as error:
         reason = f"the prepared picture cannot be written: {_strerror(error)}"
-        return Failed(stage="encode", reason=reason, retry=True)
+        return Failed(stage="condition", reason=reason, retry=True)
     return Prepared()
 
 

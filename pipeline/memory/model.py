@@ -33,7 +33,7 @@ Measured on an H200; a test compares it with the results.
 class PeakMemory(NamedTuple):
     """Peak bytes of each stage."""
 
-    encode: int
+    condition: int
     denoise: int
     decode: int
 
@@ -60,7 +60,7 @@ def peak(
     resident = dims.unet if policy.weights == "device" else 0
     frame = rung.width * rung.height
     return PeakMemory(
-        encode=size
+        condition=size
         * (resident + max(dims.encoder, dims.vae + _encode_values(dims, frame, policy))),
         denoise=_Denoising(rung, dims, size, guided, reuses).most(),
         decode=size * (resident + dims.vae + _decode_values(dims, frame, policy)),

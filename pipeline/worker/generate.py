@@ -58,7 +58,7 @@ def generate_frames(
     Raises SettingsRefused, QualityFailure and Cancelled; out-of-memory errors propagate.
     """
     check(model, request)
-    progress.enter("encode", _ENCODE_STEPS)
+    progress.enter("condition", _ENCODE_STEPS)
     picture = read_picture(Path(request.picture), request.width, request.height)
     cond, uncond = _conditions(model, request, picture, progress)
     preview = Preview(cond.latents[0, :, 0], picture)
@@ -78,7 +78,7 @@ def write_clip(rendered: RenderedFrames, progress: ProgressReporter) -> ClipDone
     Raises QualityFailure (after the clip is written), UnusableFile, Cancelled and OSError.
     """
     request = rendered.request
-    progress.enter("write", request.frames)
+    progress.enter("encode_video", request.frames)
     frames, figures = examine(rendered.frames, np.asarray(rendered.picture), request.limits)
     output = write_video(
         Path(request.staging) / "clip.mp4",

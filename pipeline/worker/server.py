@@ -108,7 +108,7 @@ class Server:
             return
         progress = self._reporters[request.job] = ProgressReporter(
             self._channel,
-            "encode",
+            "condition",
             job=request.job,
             faults=[f for f in self._faults if f.applies_to(request)],
             synchronize=self._synchronize,

@@ -114,7 +114,7 @@ def count(
     seen = {stage: Witness(model.device.type, tensors) for stage in STAGES}
     networks = (model.unet, model.vae, model.text_encoder, model.image_encoder)
     with torch.no_grad(), Shapes():
-        with seen["encode"].watching(*networks):
+        with seen["condition"].watching(*networks):
             if rung.mode.policy.weights == "device":
                 model.load_unet()
             picture = Image.new("RGB", (rung.width, rung.height))

@@ -24,7 +24,7 @@ def draw(trace: Path, picture: Path) -> None:
     for each in timeline:
         row = 1 if each.stage in ON_DEVICE else 0
         begin, length = each.begin - start, each.end - each.begin
-        shade = {"denoise": 1.0, "write": 1.0}.get(each.stage, 0.55)
+        shade = {"denoise": 1.0, "encode_video": 1.0}.get(each.stage, 0.55)
         colour = colours(jobs.index(each.job) % 10)
         axes.barh(row, length, left=begin, color=colour, alpha=shade, height=0.7)
         if each.stage == "denoise":

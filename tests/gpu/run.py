@@ -233,7 +233,7 @@ def measure(bench: Bench, budget: Budget, spec: Spec, rung: Rung) -> Row:
     model = bench.model
     synchronize = torch.cuda.synchronize if bench.gpu else lambda: None
     recorder = _StepRecorder()
-    progress = ProgressReporter(recorder, "encode", synchronize=synchronize)  # type: ignore[arg-type]
+    progress = ProgressReporter(recorder, "condition", synchronize=synchronize)  # type: ignore[arg-type]
     outcome = "made"
     _clear(model)
     with tempfile.TemporaryDirectory() as folder, budget.enforced():

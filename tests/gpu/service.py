@@ -59,6 +59,6 @@ def _cases(found: Any) -> Iterator[tuple[str, float]]:
 def _prefetched_share(trace: Path) -> float:
     """Return the share of clips, except the first, that were embedded before their turn."""
     timeline = stretches(trace)
-    turns = {each.job: each.begin for each in timeline if each.stage == "encode"}
+    turns = {each.job: each.begin for each in timeline if each.stage == "condition"}
     ready = {each.job: each.end for each in timeline if each.stage == "embed"}
     return sum(ready[job] <= turns[job] for job in ready) / (len(turns) - 1)

@@ -106,7 +106,13 @@ def act(channel: Channel, word: str, order: Generate, number: int) -> None:
                 channel.send(clip)
             except OSError as error:
                 channel.send(
-                    Failed(job=order.job, stage="write", reason=str(error), retry=True, disk=True)
+                    Failed(
+                        job=order.job,
+                        stage="encode_video",
+                        reason=str(error),
+                        retry=True,
+                        disk=True,
+                    )
                 )
         case "oom":
             channel.send(OutOfMemory(job=order.job, stage="denoise", detail="no room"))
@@ -126,7 +132,9 @@ def act(channel: Channel, word: str, order: Generate, number: int) -> None:
             )
         case "spoilt":
             channel.send(
-                QualityRejected(job=order.job, stage="write", flaw="black", reason="all is black")
+                QualityRejected(
+                    job=order.job, stage="encode_video", flaw="black", reason="all is black"
+                )
             )
         case "die":
             print("peer: my last words", file=sys.stderr)

@@ -64,7 +64,7 @@ def test_a_worker_that_hangs_before_it_is_ready_is_no_fault_of_the_picture(clums
     assert (job["attempt"], job["failures"]) == (3, 0)
 
 
-@pytest.mark.parametrize("stage", ["encode", "denoise", "decode", "write"])
+@pytest.mark.parametrize("stage", ["condition", "denoise", "decode", "encode_video"])
 def test_a_hang_in_any_stage_costs_one_worker(clumsy: Studio, stage: str) -> None:
     hangs = clumsy.metric("i2vd_child_exits_total", child="worker", cause="hang")
     job, (lost,) = meet(clumsy, f"hang-{stage}")

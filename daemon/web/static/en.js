@@ -134,10 +134,10 @@ export default {
   "event.priority_changed": "priority changed",
   "stage.start": "starting",
   "stage.load": "loading the model",
-  "stage.encode": "reading the picture",
+  "stage.condition": "reading the picture",
   "stage.denoise": "drawing",
   "stage.decode": "developing frames",
-  "stage.write": "writing the file",
+  "stage.encode_video": "writing the file",
   "step": "step {step} of {steps}",
   "left": "{time} left",
 

@@ -9,7 +9,7 @@ export function showProgress(progress, bar, words) {
   if (stage === "denoise" && steps) {
     bar.max = steps;
     bar.value = step;
-  } else if (["decode", "write"].includes(stage)) {
+  } else if (["decode", "encode_video"].includes(stage)) {
     bar.max = bar.value = 1;
   } else {
     bar.removeAttribute("value");

@@ -7,7 +7,7 @@ export const WORDS = {
   gone: "已不在", deleted: "已删除", kept: "保留在收件箱",
   inbox: "收件箱", outbox: "发件箱", rules: "规则", archive: "归档", state: "状态文件夹",
   portrait: "竖图", landscape: "横图", square: "方图", width: "宽", height: "高",
-  start: "启动", load: "加载模型", encode: "读取图片", denoise: "生成画面", decode: "解码帧", write: "写入文件",
+  start: "启动", load: "加载模型", condition: "读取图片", denoise: "生成画面", decode: "解码帧", encode_video: "写入文件",
   stopping: "正在停止", variable: "变量", key: "键", preset: "预设",
 };
 

@@ -134,10 +134,10 @@ export default {
   "event.priority_changed": "优先级已更改",
   "stage.start": "启动",
   "stage.load": "加载模型",
-  "stage.encode": "读取图片",
+  "stage.condition": "读取图片",
   "stage.denoise": "生成画面",
   "stage.decode": "解码帧",
-  "stage.write": "写入文件",
+  "stage.encode_video": "写入文件",
   "step": "第 {step}/{steps} 步",
   "left": "还剩 {time}",
 

@@ -64,7 +64,7 @@ def test_the_next_job_is_wanted_when_the_device_is_nearly_free(new_job: NewJob) 
     assert one.wants_next()
     running_job = one.start(new_job())
     assert not one.wants_next(), "it has not begun"
-    one.update(running_job, at("encode"))
+    one.update(running_job, at("condition"))
     assert not one.wants_next()
     one.update(running_job, at("denoise", 0))
     assert not one.wants_next(), "the remaining time is not known yet"
@@ -72,7 +72,7 @@ def test_the_next_job_is_wanted_when_the_device_is_nearly_free(new_job: NewJob) 
     assert one.wants_next()
     behind = one.start(new_job())
     assert not one.wants_next(), "one waits behind it already"
-    one.update(running_job, at("write"))
+    one.update(running_job, at("encode_video"))
     one.update(behind, at("denoise", 1))  # a step took no time at all
     assert one.wants_next()
     assert one.current is behind

@@ -113,7 +113,7 @@ REPLIES = {
     '{"job":"7","leaked_bytes":0,"type":"frames_ready"}': FramesReady(job="7", leaked_bytes=0),
     '{"job":"","type":"clip_done","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"measurements":{"black":0.0,"grey":0.1,"motion":9.5,'
-    '"similarity":0.9,"dropped":0},"seconds":{"encode":0.5},"peak_memory":null}': ClipDone(
+    '"similarity":0.9,"dropped":0},"seconds":{"condition":0.5},"peak_memory":null}': ClipDone(
         output=Output(
             sha256="00",
             size=9,
@@ -125,15 +125,15 @@ REPLIES = {
             duration=1.0,
         ),
         measurements=Measurements(black=0.0, grey=0.1, motion=9.5, similarity=0.9),
-        seconds={"encode": 0.5},
+        seconds={"condition": 0.5},
         peak_memory=None,
     ),
     '{"job":"","leaked_bytes":null,"type":"quality_rejected","stage":"denoise","flaw":"not_finite","reason":"r",'
     '"measurements":null}': QualityRejected(stage="denoise", flaw="not_finite", reason="r"),
     '{"job":"","leaked_bytes":null,"type":"out_of_memory","stage":"decode","detail":"d",'
     '"requested":null,"allocated":null,"reserved":null}': OutOfMemory(stage="decode", detail="d"),
-    '{"job":"","leaked_bytes":null,"type":"failed","stage":"write","reason":"r","retry":true,'
-    '"disk":false}': Failed(stage="write", reason="r", retry=True),
+    '{"job":"","leaked_bytes":null,"type":"failed","stage":"encode_video","reason":"r","retry":true,'
+    '"disk":false}': Failed(stage="encode_video", reason="r", retry=True),
     '{"job":"","leaked_bytes":null,"type":"cancelled"}': Cancelled(),
 }
 

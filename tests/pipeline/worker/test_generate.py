@@ -42,7 +42,7 @@ class Silence:
 
 
 def made(model: LoadedModel, order: Generate, budget: Budget | None = None) -> ClipDone:
-    watch = ProgressReporter(Silence(), "encode")  # type: ignore[arg-type]
+    watch = ProgressReporter(Silence(), "condition")  # type: ignore[arg-type]
     budget = budget or Budget(torch.device("cpu"), None)
     with budget.enforced():
         film = generate.generate_frames(model, order, watch, budget)
@@ -65,7 +65,7 @@ def test_a_clip_shows_its_picture(micro: LoadedModel, order: Order) -> None:
 
     output = result.output
     assert (output.width, output.height, output.frames, output.fps) == (64, 64, 8, 8)
-    assert list(result.seconds) == ["encode", "denoise", "decode", "write"]
+    assert list(result.seconds) == ["condition", "denoise", "decode", "encode_video"]
     assert result.peak_memory is None
     picture = np.asarray(a_picture().convert("L"), float)
     assert np.abs(shown(asked)[0] - picture).mean() < 20
@@ -112,7 +112,7 @@ def test_same_spec_same_file(micro: LoadedModel, order: Order, speed: Speed) -> 
 
 def test_the_speed_decides_the_number_of_reported_steps(micro: LoadedModel, order: Order) -> None:
     channel = Silence()
-    watch = ProgressReporter(channel, "encode")  # type: ignore[arg-type]
+    watch = ProgressReporter(channel, "condition")  # type: ignore[arg-type]
     asked = order(speed="fast", steps=24, width=16, height=16)
     generate.generate_frames(micro, asked, watch, Budget(torch.device("cpu"), None))
     steps = [(p.step, p.steps) for p in channel.reports if p.stage == "denoise"]

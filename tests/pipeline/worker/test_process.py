@@ -18,13 +18,13 @@ pytestmark = pytest.mark.slow
 Start = Callable[..., Peer]
 Order = Callable[..., Generate]
 
-STAGES = ("encode", "denoise", "decode", "write")
+STAGES = ("condition", "denoise", "decode", "encode_video")
 FAULTS = ";".join(
     [
         *(f"oom:{stage}:no-{stage}" for stage in STAGES),
         "fragmented:denoise:pieces",
         "fail:denoise:poison",
-        "slow:write:dawdling",
+        "slow:encode_video:dawdling",
     ]
 )
 """Fault injection by a word of the prompt."""
@@ -61,7 +61,7 @@ def test_load_make_and_end(worker: Start, order: Order, tmp_path: Path) -> None:
 
     assert made.type == "made"
     assert list(dict.fromkeys(s for s, *_ in peer.progress)) == [
-        *("encode", "denoise", "decode", "write")
+        *("condition", "denoise", "decode", "encode_video")
     ]
     assert [p for p in peer.progress if p[0] == "denoise"] == [
         ("denoise", n, 10) for n in range(11)
@@ -75,7 +75,7 @@ def test_load_make_and_end(worker: Start, order: Order, tmp_path: Path) -> None:
     assert facts["weights"] == loaded.weights
     assert peer.close() == 0
     told = list(dict.fromkeys(each.stage for each in stretches(closed(trace))))
-    assert told == ["encode", "denoise", "decode", "write"]
+    assert told == ["condition", "denoise", "decode", "encode_video"]
 
 
 def closed(trace: Path) -> Path:
@@ -215,7 +215,7 @@ def test_a_death_is_silent(worker: Start, order: Order, fault: str, code: int) -
 
 
 def test_a_hang_is_silent(worker: Start, order: Order) -> None:
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:encode")
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:condition")
     peer.load()
     peer.send(order())
     with pytest.raises(TimeoutError):
@@ -246,7 +246,7 @@ def test_a_full_disk_is_reported_and_the_worker_continues(
 
 def test_a_clip_is_written_while_the_next_is_generated(worker: Start, order: Order) -> None:
     """A clip that hangs in the video thread blocks only the writing of the next one."""
-    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:write:stuck")
+    peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:encode_video:stuck")
     peer.load()
     peer.send(order(prompt="stuck").model_copy(update={"job": "1"}))
     while peer.receive().type != "filmed":

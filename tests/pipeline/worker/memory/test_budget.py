@@ -52,4 +52,4 @@ def test_the_formula_is_within_five_percent_of_the_count(
     assert predicted.most == pytest.approx(counted.most, rel=0.05)
     assert predicted.denoise == pytest.approx(counted.denoise, rel=0.05)
     assert predicted.decode == pytest.approx(counted.decode, rel=0.1)
-    assert predicted.encode == pytest.approx(counted.encode, rel=0.1)
+    assert predicted.condition == pytest.approx(counted.condition, rel=0.1)
