@@ -82,7 +82,7 @@ class Outcomes:
                 log.warning("attempt failed, retry scheduled", reason=outcome.reason, seconds=delay)
                 self._services.metrics.retries.inc()
                 await asyncio.to_thread(self._store.retry_later, job, outcome.reason, delay)
-            case GenerationFailure(kind="spoilt"):
+            case GenerationFailure(kind="quality"):
                 await self._keep_rejected_clip(inbox, job, outcome.reason)
             case GenerationFailure():
                 await self.fail(job, outcome.reason)

@@ -81,7 +81,7 @@ class Slot:
                 self.consecutive_failures += 1
                 if self.consecutive_failures > 1:
                     self.problem = f"{outcome.reason}; {self.consecutive_failures} workers in a row"
-            case Clip() | GenerationFailure(kind="failed" | "spoilt" | "memory"):
+            case Clip() | GenerationFailure(kind="failed" | "quality" | "memory"):
                 self.consecutive_failures = 0
 
     def restart_delay(self, backoff: float) -> float:

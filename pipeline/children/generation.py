@@ -65,14 +65,14 @@ class Clip:
         return requested.model_copy(update={"speed": self.speed})
 
 
-Kind = Literal["failed", "spoilt", "lost", "load", "memory", "disk", "cancelled", "ended"]
+Kind = Literal["failed", "quality", "lost", "load", "memory", "disk", "cancelled", "ended"]
 
 
 @dataclass(frozen=True)
 class GenerationFailure:
     """Failed generation; `retry` is True if another try may help.
 
-    - "spoilt": the quality check rejected two tries; the last clip may be in staging.
+    - "quality": the quality check rejected two tries; the last clip may be in staging.
     - "lost": the child ended while it had this clip.
     - "load": no child could load the model, which is not the clip's fault.
     - "disk": the staging folder is not writable, which is not the clip's fault either.

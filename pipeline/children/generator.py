@@ -193,7 +193,7 @@ class ClipGenerator:
                     "no clip came out in two tries: "
                     f"{first.rejected.reason}; then {rejected.reason}"
                 )
-                return GenerationFailure("spoilt", reason, retry=False)
+                return GenerationFailure("quality", reason, retry=False)
             # the configured type did load, so this counts as a failed try
             case GenerationFailure(kind="load", reason=reason):
                 return GenerationFailure(

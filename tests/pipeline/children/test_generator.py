@@ -230,7 +230,7 @@ async def test_a_refused_clip_is_made_once_more_with_another_seed(bench: Bench) 
 async def test_a_clip_that_is_refused_twice_is_given_up(bench: Bench) -> None:
     outcome = await bench.make("spoilt")
     assert isinstance(outcome, GenerationFailure)
-    assert (outcome.kind, outcome.retry) == ("spoilt", False)
+    assert (outcome.kind, outcome.retry) == ("quality", False)
     assert "all is black; then all is black" in outcome.reason
     assert len([news for news in bench.news if isinstance(news, QualityRejected)]) == 2
 
