@@ -70,12 +70,12 @@ class Applied(Tried):
 class Fallback(_Part):
     """One step down the ladder: the rung, and the stage in which memory ran out.
 
-    Stage "forecast": skipped, because the rung needs more than was free. `seconds` is the
+    Stage "predicted": skipped, because the rung needs more than was free. `seconds` is the
     duration of the try.
     """
 
     tried: Tried
-    stage: Stage | Literal["forecast"]
+    stage: Stage | Literal["predicted"]
     reason: str
     seconds: float = 0.0
 

@@ -149,7 +149,7 @@ class Attempt:
         self._rung += 1
         self._fallbacks.append(fallback(step))
         self._services.metrics.fallbacks.labels(step.rung.mode, step.stage).inc()
-        if step.stage == "forecast":  # not stored: the next attempt may find more free memory
+        if step.stage == "predicted":  # not stored: the next attempt may find more free memory
             log.info("rung skipped, not enough memory", rung=str(step.rung), reason=step.detail)
             return
         log.warning("out of memory", tried=str(step.rung), stage=step.stage, seconds=step.seconds)

@@ -132,7 +132,7 @@ class MemoryEstimator:
 
         A rung that was only predicted not to fit is not a measurement. Raises QueueUnavailable.
         """
-        if step.free is not None and step.stage != "forecast":
+        if step.free is not None and step.stage != "predicted":
             predicted = self.predicted(step.rung, spec, loaded.dtype)
             self._store(loaded, step.rung, spec, predicted, step.free, is_lower_bound=True)
 

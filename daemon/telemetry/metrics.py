@@ -118,7 +118,7 @@ class Metrics:
         r = self.registry
         self.fallbacks = Counter(
             "i2vd_fallbacks_total",
-            "Fallbacks to the next rung, by memory mode and stage; forecast: skipped untried.",
+            "Fallbacks to the next rung, by memory mode and stage; predicted: skipped untried.",
             ["mode", "stage"],
             registry=r,
         )
@@ -170,7 +170,7 @@ class Metrics:
         for flaw in FLAWS:
             self.quality_rejections.labels(flaw)
         for mode in Mode:
-            for stage in ("forecast", *HEARTBEAT_TIMEOUTS):
+            for stage in ("predicted", *HEARTBEAT_TIMEOUTS):
                 self.fallbacks.labels(mode, stage)
         for stage in HEARTBEAT_TIMEOUTS:
             self.stage_seconds.labels(stage)

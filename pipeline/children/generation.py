@@ -34,11 +34,11 @@ class GenerationRequest:
 class StepDown:
     """Fallback to the next rung: memory ran out on `rung` in `stage` after `seconds`.
 
-    In stage "forecast" the rung was skipped, because it needs more than `free`, the free bytes.
+    In stage "predicted" the rung was skipped, because it needs more than `free`, the free bytes.
     """
 
     rung: Rung
-    stage: Stage | Literal["forecast"]
+    stage: Stage | Literal["predicted"]
     detail: str
     seconds: float = 0.0
     free: int | None = None

@@ -328,7 +328,7 @@ def _skipped(request: GenerationRequest, loaded: Loaded | None, free: int | None
 
     def step(rung: Rung) -> StepDown:
         detail = f"needs {needs(rung) / 1e9:.2f} GB, {(free or 0) / 1e9:.2f} GB may be used"
-        return StepDown(rung, "forecast", detail, free=free)
+        return StepDown(rung, "predicted", detail, free=free)
 
     return [step(rung) for rung in request.ladder[: first_fitting(request.ladder, free, needs)]]
 
@@ -344,7 +344,7 @@ def _memory_left_over(
 
     0 once a prediction proved wrong, None if the device's memory is not counted.
     """
-    if any(step.stage != "forecast" for step in steps_down):
+    if any(step.stage != "predicted" for step in steps_down):
         return 0
     return None if free is None else free - request.needs(rung, loaded)
 

@@ -51,14 +51,14 @@ def test_a_lower_mode_gives_the_clip_that_was_asked_for(poor: Studio) -> None:
     assert told["degraded"] is False
     assert told["applied"] | SIZE | {"mode": "offload"} == told["applied"]
     assert [(f["tried"]["mode"], f["stage"]) for f in told["fallbacks"]] == [
-        ("resident", "forecast")
+        ("resident", "predicted")
     ]
     assert "GB may be used" in told["fallbacks"][0]["reason"]
 
 
 def test_a_smaller_clip_is_made_where_the_asked_one_has_no_room(poor: Studio) -> None:
     skipped, degraded = (
-        poor.metric("i2vd_fallbacks_total", stage="forecast"),
+        poor.metric("i2vd_fallbacks_total", stage="predicted"),
         poor.metric("i2vd_clips_degraded_total"),
     )
     poor.drop("large.png", picture(2))
@@ -69,7 +69,7 @@ def test_a_smaller_clip_is_made_where_the_asked_one_has_no_room(poor: Studio) ->
     assert (told["output"]["width"], told["output"]["height"]) == (48, 48)
     assert [f["tried"]["mode"] for f in told["fallbacks"]] == ["resident", "offload"]
     assert (job["attempt"], job["failures"]) == (1, 0)
-    assert poor.metric("i2vd_fallbacks_total", stage="forecast") == skipped + 2
+    assert poor.metric("i2vd_fallbacks_total", stage="predicted") == skipped + 2
     assert poor.metric("i2vd_clips_degraded_total") == degraded + 1
 
 

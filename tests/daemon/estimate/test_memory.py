@@ -123,7 +123,7 @@ def test_a_rung_that_failed_is_skipped_for_a_day(
 
 def test_a_rung_that_was_not_tried_records_nothing(estimator: MemoryEstimator, spec: Spec) -> None:
     for step in (
-        StepDown(RUNG, "forecast", "too little", free=10**9),
+        StepDown(RUNG, "predicted", "too little", free=10**9),
         StepDown(RUNG, "denoise", "full", free=None),
     ):
         estimator.record_failure(step, spec, LOADED)

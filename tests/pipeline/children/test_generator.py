@@ -156,8 +156,8 @@ async def test_a_rung_that_has_no_room_is_told_and_not_tried() -> None:
     assert isinstance(clip, Clip)
     assert clip.rung == rungs[3]
     assert [(step.rung, step.stage) for step in clip.steps_down] == [
-        (rungs[0], "forecast"),
-        (rungs[1], "forecast"),
+        (rungs[0], "predicted"),
+        (rungs[1], "predicted"),
         (rungs[2], "denoise"),
     ]
     assert "GB may be used" in clip.steps_down[0].detail
