@@ -12,12 +12,12 @@ from typing import Literal, get_args
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Sampler, Spacing, Spec
 
-Saving = Literal["steps", "interval", "deep"]
+Saving = Literal["steps", "guidance_interval", "feature_cache"]
 """Fewer steps; guidance only in the first steps; reuse of the deeper levels' features."""
 
 SAVINGS: dict[Speed, tuple[Saving, ...]] = {
     "exact": (),
-    "balanced": ("steps", "interval"),
+    "balanced": ("steps", "guidance_interval"),
     "fast": get_args(Saving),
 }
 
@@ -100,8 +100,8 @@ def sampling_plan_with(
         sampler, spacing = "dpm++2m" if sampler == "ddim" else sampler, "trailing"
     guided_steps = 0
     if guided:
-        guided_steps = math.ceil(_GUIDED_SHARE * steps) if "interval" in savings else steps
-    interval = _CACHE_INTERVAL if "deep" in savings else 1
+        guided_steps = math.ceil(_GUIDED_SHARE * steps) if "guidance_interval" in savings else steps
+    interval = _CACHE_INTERVAL if "feature_cache" in savings else 1
     plan = (
         SamplingStep(
             n < guided_steps, (n if n < guided_steps else n - guided_steps) % interval == 0

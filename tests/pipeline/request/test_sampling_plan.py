@@ -54,10 +54,10 @@ def test_what_a_clip_of_the_standard_preset_has_at_each_speed() -> None:
 def test_each_saving_alone() -> None:
     told = {"steps": 30, "guided": True}
     assert sampling_plan_with(["steps"], **told).steps == 15
-    led = sampling_plan_with(["interval"], **told)
+    led = sampling_plan_with(["guidance_interval"], **told)
     assert [turn.guided for turn in led.sampling_steps] == [True] * 18 + [False] * 12
     assert not led.reuses_features
-    deep = sampling_plan_with(["deep"], **told)
+    deep = sampling_plan_with(["feature_cache"], **told)
     assert deep.reuses_features
     assert [turn.fresh for turn in deep.sampling_steps] == [True, False, False] * 10
     assert {way.sampler for way in (led, deep)} == {"ddim"}
