@@ -4,9 +4,9 @@ I2VD_TEST_FAULT="KIND:STAGE[:WHEN,WHEN...]", several separated by ";". Needs I2V
 oom, fragmented (oom with enough idle memory), leak, die (SIGKILL, as by the OOM killer), crash,
 hang, slow, fail, lost (CUDA context), rubbish (on the channel). These are injected after the first
 step of the stage. Or the output of the stage is corrupted: nan (latents); black, grey, grey-end,
-frozen, other (frames). WHEN limits the fault to attempts with one of these memory modes ("chunked"),
-sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/" is the path of a
-token file: each injection removes the file, and without it nothing is injected.
+frozen, other (frames). WHEN limits the fault to attempts with one of these memory modes
+("chunked"), sizes ("64x64"), numbers of frames ("8f") or words of the prompt. A WHEN with a "/" is
+the path of a token file: each injection removes the file, and without it nothing is injected.
 """
 
 import os

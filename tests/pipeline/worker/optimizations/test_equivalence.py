@@ -146,7 +146,9 @@ def counted(unet: Any) -> tuple[dict[str, int], list[Any]]:
 @pytest.mark.parametrize("sequential", [False, True])
 def test_feature_cache_skips_the_inner_blocks(small: Any, sequential: bool) -> None:
     cond, uncond = conditions_for(small, 10), conditions_for(small, 20)
-    steps = sampling_plan_with(["feature_cache", "guidance_interval"], steps=7, guided=True).sampling_steps
+    steps = sampling_plan_with(
+        ["feature_cache", "guidance_interval"], steps=7, guided=True
+    ).sampling_steps
     assert [(step.guided, step.fresh) for step in steps] == [
         (True, True), (True, False), (True, False), (True, True), (True, False),
         (False, True), (False, False),
