@@ -59,7 +59,7 @@ def test_load_make_and_end(worker: Start, order: Order, tmp_path: Path) -> None:
     peer.send(asked)
     made = peer.final()
 
-    assert made.type == "made"
+    assert made.type == "clip_done"
     assert list(dict.fromkeys(s for s, *_ in peer.progress)) == [
         *("condition", "denoise", "decode", "encode_video")
     ]
@@ -111,7 +111,7 @@ def test_cancel_between_two_steps_and_continue(resident: Peer, order: Order) -> 
 
     peer.send(Cancel(job="job"))  # too late for the last, too early for the next: means nothing
     peer.send(order())
-    assert peer.final().type == "made"
+    assert peer.final().type == "clip_done"
 
 
 def test_the_worker_exits_when_its_parent_is_gone(worker: Start, order: Order) -> None:
@@ -142,7 +142,7 @@ def test_an_invalid_request_fails_with_a_reason(worker: Start, order: Order) -> 
     refused = peer.final()
     assert (refused.retry, refused.reason) == (False, "width 33 is not a multiple of 8")
     peer.send(order())
-    assert peer.final().type == "made"
+    assert peer.final().type == "clip_done"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -151,7 +151,7 @@ def test_out_of_memory_in_any_stage_and_continue(resident: Peer, order: Order, s
     reply = resident.final()
     assert (reply.type, reply.stage) == ("out_of_memory", stage)
     resident.send(order(mode=Mode.CHUNKED))
-    assert resident.final().type == "made"
+    assert resident.final().type == "clip_done"
 
 
 def test_the_worker_enforces_the_budget(worker: Start, order: Order) -> None:
@@ -188,11 +188,11 @@ def test_leaked_memory_is_reported(worker: Start, order: Order, tmp_path: Path) 
     for mode in Mode:
         peer.send(order(mode=mode, **size))
         reply = peer.final()
-        assert reply.type == "made"
+        assert reply.type == "clip_done"
         assert (peer.leaked_bytes or 0) < 1_000_000, mode
     token.touch()
     peer.send(order(**size))
-    assert peer.final().type == "made"
+    assert peer.final().type == "clip_done"
     assert peer.leaked_bytes > 300 << 20
 
 
@@ -202,7 +202,7 @@ def test_a_failure_is_reported_and_survived(resident: Peer, order: Order) -> Non
     assert (reply.type, reply.stage, reply.retry) == ("failed", "denoise", True)
     assert "on purpose" in reply.reason
     resident.send(order())
-    assert resident.final().type == "made"
+    assert resident.final().type == "clip_done"
 
 
 @pytest.mark.parametrize(("fault", "code"), [("die", -9), ("lost", EXIT_DEVICE_LOST)])
@@ -241,7 +241,7 @@ def test_a_full_disk_is_reported_and_the_worker_continues(
         assert (failed.type, failed.disk, failed.retry) == ("failed", True, True)
         assert "No space left" in failed.reason
     peer.send(order())
-    assert peer.final().type == "made"
+    assert peer.final().type == "clip_done"
 
 
 def test_a_clip_is_written_while_the_next_is_generated(worker: Start, order: Order) -> None:
@@ -249,7 +249,7 @@ def test_a_clip_is_written_while_the_next_is_generated(worker: Start, order: Ord
     peer = worker(I2VD_TESTING="1", I2VD_TEST_FAULT="hang:encode_video:stuck")
     peer.load()
     peer.send(order(prompt="stuck").model_copy(update={"job": "1"}))
-    while peer.receive().type != "filmed":
+    while peer.receive().type != "frames_ready":
         pass
     peer.send(order().model_copy(update={"job": "2"}))
     stages = set()
@@ -274,7 +274,7 @@ def test_prefetch_embeds_the_next_clip_while_one_is_on_the_device(
     digests = []
     for each in (order(steps=20, **small).model_copy(update={"job": "1"}), following):
         peer.send(each)
-        while (reply := peer.receive()).type != "filmed":
+        while (reply := peer.receive()).type != "frames_ready":
             if reply.job == "1" and (reply.stage, reply.step) == ("denoise", 1):
                 peer.send(Embed(**ahead))
         digests.append(peer.final().output.sha256)
@@ -297,7 +297,7 @@ def test_a_failed_prefetch_fails_only_its_own_clip(
     peer.send(asked)
     spoilt = {"job": "2", "picture": str(tmp_path / "none.png")}
     peer.send(Embed(spec=asked.spec, width=asked.width, height=asked.height, **spoilt))
-    assert peer.final().type == "made"
+    assert peer.final().type == "clip_done"
     assert "prefetch failed: the prepared picture cannot be read" in peer.log()
     peer.send(asked.model_copy(update=spoilt))
     refused = peer.final()
@@ -307,11 +307,11 @@ def test_a_failed_prefetch_fails_only_its_own_clip(
 def test_a_clip_is_cancelled_while_it_is_written(resident: Peer, order: Order) -> None:
     peer = resident
     peer.send(order(prompt="dawdling").model_copy(update={"job": "1"}))
-    while peer.receive().type != "filmed":
+    while peer.receive().type != "frames_ready":
         pass
     peer.send(Cancel(job="1"))
     reply = peer.final()
     assert (reply.type, reply.job) == ("cancelled", "1")
     peer.send(order().model_copy(update={"job": "2"}))
     reply = peer.final()
-    assert (reply.type, reply.job) == ("made", "2")
+    assert (reply.type, reply.job) == ("clip_done", "2")
