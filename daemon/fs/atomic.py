@@ -12,10 +12,11 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path, PurePath
 
+from daemon.fs.names import numbered_names
 from daemon.fs.safe_path import open_beneath
 
 _AT_FDCWD = -100
@@ -23,7 +24,6 @@ _RENAME_NOREPLACE = 1
 _UNSUPPORTED_ERRNOS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _UNSUPPORTED_FSYNC_ERRNOS = (*_UNSUPPORTED_ERRNOS, errno.EBADF, errno.EACCES, errno.ENOTTY)
 """Errors of shares that cannot fsync a folder; they sync by themselves."""
-_NAME_MAX = 255
 _PROBE = ".i2vd-probe-"
 _MAX_PROBE_SECONDS = 600.0
 """Age after which a probe file is stale, on this host or another."""
@@ -224,19 +224,6 @@ def fsync_dir(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def numbered_names(stem: str, suffix: str) -> Iterator[str]:
-    """Yield `cat.mp4`, `cat-2.mp4`, ..., each at most 255 bytes long."""
-    for number in range(1, 1_000_000):
-        tail = (f"-{number}" if number > 1 else "") + suffix
-        available = _NAME_MAX - len(tail.encode())
-        yield stem.encode()[:available].decode(errors="ignore") + tail
-
-
-def truncate_name(stem: str, suffix: str) -> str:
-    """Return `stem` + `suffix`, with the stem cut to fit into 255 bytes."""
-    return next(numbered_names(stem, suffix))
 
 
 def describe_os_error(error: OSError) -> str:

@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 
 import tomli_w
 
-from daemon.fs.atomic import CommitMethod, fsync_dir, numbered_names, publish_exclusive
+from daemon.fs.atomic import CommitMethod, fsync_dir, publish_exclusive
+from daemon.fs.names import numbered_names
 from daemon.intake.scanner import PICTURE_SUFFIXES, is_ignored, is_picture
 from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make

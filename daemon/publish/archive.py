@@ -17,8 +17,9 @@ from pathlib import Path, PurePath
 import structlog
 
 from daemon.config.settings import Inbox, Settings
-from daemon.fs.atomic import atomic_write, describe_os_error, move, remove, truncate_name
+from daemon.fs.atomic import atomic_write, describe_os_error, move, remove
 from daemon.fs.fingerprint import FileState
+from daemon.fs.names import truncate_name
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.database import Database
 from daemon.jobs.job import OPEN, Job

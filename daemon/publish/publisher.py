@@ -14,9 +14,9 @@ from daemon.fs.atomic import (
     describe_os_error,
     fsync_dir,
     is_same_file,
-    numbered_names,
     publish_exclusive,
 )
+from daemon.fs.names import numbered_names
 from daemon.fs.safe_path import UnsafePath, open_beneath
 
 CLIP = "clip.mp4"

@@ -16,10 +16,10 @@ from daemon.fs.atomic import (
     CommitMethod,
     atomic_write,
     move,
-    numbered_names,
     probe_commit_method,
     publish_exclusive,
 )
+from daemon.fs.names import numbered_names
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 
 METHODS = list(CommitMethod)
