@@ -28,8 +28,8 @@ from daemon.estimate.memory import MemoryEstimator
 from daemon.fleet.hosts import Hosts
 from daemon.fleet.identity import owner_name
 from daemon.fleet.membership import Membership, heartbeat_lease
+from daemon.intake.inotify import FileNotifier
 from daemon.intake.intake import Intake, checker
-from daemon.intake.notifier import FileNotifier
 from daemon.intake.watcher import Watcher
 from daemon.jobs.database import Database, DatabaseUnusable, QueueUnavailable
 from daemon.jobs.queries import JobQueries
@@ -39,7 +39,7 @@ from daemon.publish.posters import Posters, remove_old_posters
 from daemon.services import Services
 from daemon.status import Status
 from daemon.storage.health import StorageHealth
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry import systemd
 from daemon.telemetry.metrics import Metrics
 from daemon.web import server

@@ -13,7 +13,7 @@ from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
 from daemon.storage.health import StorageHealth
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
 from pipeline.children.image_pool import ImagePool
 from pipeline.request.presets import Family

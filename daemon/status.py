@@ -12,7 +12,7 @@ from daemon.dispatch.slot import Slot
 from daemon.estimate.duration import queued_work
 from daemon.fleet.hosts import DRAINED, Hosts
 from daemon.fleet.membership import Membership
-from daemon.intake.notifier import FileNotifier
+from daemon.intake.inotify import FileNotifier
 from daemon.intake.watcher import Watcher
 from daemon.jobs.database import QueueUnavailable
 from daemon.services import Services

@@ -28,7 +28,7 @@ from daemon.config.settings import Settings, SettingsError, WebhookSettings
 from daemon.jobs.database import Database, QueueUnavailable
 from daemon.jobs.job import Job, as_job
 from daemon.jobs.schema import events, jobs, meta
-from daemon.publish.originals import with_local_paths
+from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.metrics import Metrics
 
 _BASE64 = "whsec_"

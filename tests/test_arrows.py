@@ -21,8 +21,8 @@ LAYERS = {
         "micro",
     ),
     "pipeline/worker": (
-        "errors", "trace", "faults", "patch", "memory", "optimizations", "model", "placement",
-        "output", "diffusion", "progress", "prefetch", "video_thread", "generate", "bench",
+        "errors", "trace", "faults", "monkey_patch", "memory", "optimizations", "model",
+        "placement", "output", "diffusion", "progress", "prefetch", "video_thread", "generate", "bench",
         "server", "__main__",
     ),
 }  # fmt: skip

@@ -21,8 +21,8 @@ from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Inspected
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
-from pipeline.memory.model import peak_memory
 from pipeline.memory.modes import Mode
+from pipeline.memory.peak_memory import peak_memory
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec

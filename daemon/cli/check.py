@@ -21,7 +21,7 @@ from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import JobQueries
 from daemon.storage.folders import ROLES, folder_of
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
 from pipeline.checkpoint.layout import ModelUnusable, find

@@ -19,7 +19,7 @@ from daemon.intake.scanner import is_ignored, is_picture
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import JobQueries
-from daemon.publish.originals import with_local_paths
+from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.terminal import escape
 from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected

@@ -25,8 +25,8 @@ from pipeline.children.protocol import Inspected, Load, Loaded, QualityRejected,
 from pipeline.children.protocol import Progress as Step
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
-from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Rung
+from pipeline.memory.peak_memory import peak_memory, required_memory
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Request, Spec, check, resolve
 from pipeline.sidecar import Applied, AppliedRule, Sidecar, Source, compose_sidecar

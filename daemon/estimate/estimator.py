@@ -8,8 +8,8 @@ from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.memory import MemoryEstimator
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
-from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import peak_memory, required_memory
 from pipeline.request.presets import family_of
 from pipeline.request.sampling_plan import sampling_plan
 from pipeline.request.spec import Spec

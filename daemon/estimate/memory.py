@@ -16,8 +16,8 @@ from pipeline.children.generation import Clip, StepDown
 from pipeline.children.protocol import Loaded
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
-from pipeline.memory.model import bytes_of, largest_peak, peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import bytes_of, largest_peak, peak_memory, required_memory
 from pipeline.request.spec import Spec
 
 _DAY_SECONDS = 86400.0

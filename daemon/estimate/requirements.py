@@ -17,8 +17,8 @@ from daemon.estimate.estimator import Estimator
 from daemon.estimate.memory import MemoryEstimator
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import PUBLISHED, dimensions_of
-from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import peak_memory, required_memory
 from pipeline.request.presets import I2VGEN_XL, Family, family_of
 from pipeline.request.spec import Request, Spec, resolve
 

@@ -1,7 +1,7 @@
 """Watcher: scan an inbox and offer each complete file to intake.
 
 The StabilityTracker decides which files are complete. Files that arrived while the daemon was down
-pass the same test. File events (notifier.py) only start the scan earlier.
+pass the same test. File events (inotify.py) only start the scan earlier.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from daemon.fs.atomic import describe_os_error
 from daemon.fs.fingerprint import FileState
 from daemon.intake.scanner import InboxUnavailable, scan
 from daemon.storage.health import StorageHealth
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 
 _BATCH_FILES = 500
 """Files in one query to the queue."""

@@ -26,7 +26,7 @@ from daemon.jobs.job import OPEN, Job
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.storage.folders import folder_of
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 
 OVERRIDE_SUFFIXES = (".toml", ".txt")
 

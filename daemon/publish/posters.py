@@ -12,7 +12,7 @@ from pathlib import Path
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
-from daemon.publish.originals import read_below
+from daemon.publish.picture_location import read_below
 from daemon.publish.staging import ALL, staging_of
 from pipeline.children.protocol import MAX_POSTER_BYTES
 

@@ -6,7 +6,7 @@ import os
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
-from daemon.publish.originals import read_below
+from daemon.publish.picture_location import read_below
 from daemon.publish.staging import staging_of
 
 _NAME = "preview.jpg"

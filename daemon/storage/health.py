@@ -17,7 +17,7 @@ import structlog
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.atomic import describe_os_error
 from daemon.jobs.database import QueueUnavailable
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 
 STATE = ""
 """Key of the state folder in mappings whose other keys are names of inboxes."""

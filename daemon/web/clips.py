@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from daemon.jobs.job import Job
-from daemon.publish.originals import locate_picture, open_below
+from daemon.publish.picture_location import locate_picture, open_below
 from daemon.publish.posters import read_poster
 from daemon.publish.previews import read_preview
 from daemon.services import Services

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from daemon.dispatch import control
 from daemon.jobs.job import Event, Job, State
 from daemon.jobs.queries import JobFilter
-from daemon.publish.originals import with_local_paths
+from daemon.publish.picture_location import with_local_paths
 from daemon.services import Services
 
 _RETRY_BATCH = 200

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from daemon.config.settings import Inbox
 from daemon.dispatch.slot import Slot
-from daemon.intake.notifier import Mode
+from daemon.intake.inotify import Mode
 from daemon.status import Status
 from daemon.telemetry.metrics import free_bytes
 

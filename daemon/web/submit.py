@@ -26,7 +26,7 @@ from daemon.intake.submit import (
     write_override,
 )
 from daemon.jobs.database import QueueUnavailable
-from daemon.publish.originals import PictureMissing, open_below, open_original
+from daemon.publish.picture_location import PictureMissing, open_below, open_original
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import JobNumber, find_job

@@ -17,9 +17,9 @@ from pipeline.worker.memory.fp8 import layerwise_cast
 from pipeline.worker.memory.offload import group_offload
 from pipeline.worker.memory.vae_tiling import tile_vae
 from pipeline.worker.model.loader import LoadedModel
+from pipeline.worker.monkey_patch import patched
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.registry import apply, select, vae_patches
-from pipeline.worker.patch import patched
 
 
 def place_model(model: LoadedModel, mode: Mode) -> None:

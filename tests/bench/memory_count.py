@@ -4,7 +4,7 @@
 
 The worker's own code runs on the meta device, where tensors have shapes but no memory. Live tensors
 are counted as on a CPU with a memory limit. `--tensors` shows those at the peak, from which the
-terms in pipeline/memory/model.py are derived.
+terms in pipeline/memory/peak_memory.py are derived.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.memory.dimensions import PUBLISHED
-from pipeline.memory.model import PeakMemory, peak
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import PeakMemory, peak
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.worker import placement
 from pipeline.worker.diffusion import decode

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.publish.posters import POSTERS
-from daemon.storage.marker import MARKER
+from daemon.storage.volumes import MARKER
 from tests.system.studio import Studio, visible
 
 

@@ -34,8 +34,8 @@ from PIL import Image
 from pipeline.children.protocol import Generate, Progress
 from pipeline.memory.dimensions import PUBLISHED, ModelDimensions, dimensions_of
 from pipeline.memory.ladder import first_fitting, rungs
-from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import peak_memory, required_memory
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import I2VGEN_XL, MICRO, MICRO_FAMILY, Family
 from pipeline.request.spec import Spec

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from daemon.storage.marker import MARKER
+from daemon.storage.volumes import MARKER
 from tests.system import disks
 from tests.system.conftest import Open
 from tests.system.needs import needs

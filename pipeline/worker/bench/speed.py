@@ -26,10 +26,10 @@ from pipeline.worker.diffusion.conditioning import Conditions
 from pipeline.worker.diffusion.sampler import predict_unguided
 from pipeline.worker.memory.weights import join_tensors
 from pipeline.worker.model.loader import load_model
+from pipeline.worker.monkey_patch import patched
 from pipeline.worker.optimizations.attention import qkv_weights
 from pipeline.worker.optimizations.convolution import subpixel_upsample
 from pipeline.worker.optimizations.registry import OPTIMIZATIONS, apply
-from pipeline.worker.patch import patched
 
 Timing = dict[str, Any]
 Within = Callable[[], AbstractContextManager[None]]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.memory.group_norm import gather, normalise
-from pipeline.worker.patch import Patches
+from pipeline.worker.monkey_patch import Patches
 
 
 def chunk_feed_forward(network: nn.Module, rows: int) -> Patches:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.worker.memory.weights import Weights, tensors_of
-from pipeline.worker.patch import forward_hooks
+from pipeline.worker.monkey_patch import forward_hooks
 
 _FLOAT8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FLOAT8).max

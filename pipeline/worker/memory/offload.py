@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.worker.memory.weights import Weights
-from pipeline.worker.patch import forward_hooks
+from pipeline.worker.monkey_patch import forward_hooks
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.memory.group_norm import gather, normalise
-from pipeline.worker.patch import Patches
+from pipeline.worker.monkey_patch import Patches
 
 
 def tile_vae(vae: nn.Module, pixels: int) -> Patches:

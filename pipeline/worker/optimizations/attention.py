@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.memory.weights import joined_view
+from pipeline.worker.monkey_patch import Patches
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.patch import Patches
 
 CFG_BRANCHES = 2
 """Branches of classifier-free guidance; caches of step invariants have one entry for each."""

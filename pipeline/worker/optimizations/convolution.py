@@ -10,8 +10,8 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.worker.monkey_patch import Patches
 from pipeline.worker.optimizations import fused_ops
-from pipeline.worker.patch import Patches
 
 
 def temporal_conv_as_matmul(network: nn.Module) -> Patches:

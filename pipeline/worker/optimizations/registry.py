@@ -11,6 +11,7 @@ import torch
 
 from pipeline.memory.modes import MemoryPolicy
 from pipeline.request.sampling_plan import SamplingPlan
+from pipeline.worker.monkey_patch import Patches, patched
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import fused_qkv, geglu, spatial_attention
 from pipeline.worker.optimizations.convolution import (
@@ -21,7 +22,6 @@ from pipeline.worker.optimizations.convolution import (
     temporal_conv_as_matmul,
 )
 from pipeline.worker.optimizations.step_invariants import compute_invariants, shared_cfg
-from pipeline.worker.patch import Patches, patched
 
 OPTIMIZATIONS: dict[str, tuple[Callable[[Any], Patches], ...]] = {
     "step_invariants": (compute_invariants, spatial_attention),

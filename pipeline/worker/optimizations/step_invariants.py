@@ -16,9 +16,9 @@ import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
+from pipeline.worker.monkey_patch import Patches, patched
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import CFG_BRANCHES, fork_cfg_branches
-from pipeline.worker.patch import Patches, patched
 
 FeatureCache = dict[Tensor, Tensor]
 """Feature cache (DeepCache, Ma et al. 2024): the input of the last up block, by prompt embedding.

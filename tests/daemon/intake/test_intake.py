@@ -25,7 +25,7 @@ from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
 from daemon.services import Services
 from daemon.storage.health import StorageHealth
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
 from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Inspected, Rejected

@@ -22,7 +22,7 @@ from daemon.intake.watcher import (
 )
 from daemon.jobs.database import Database
 from daemon.storage.health import StorageHealth
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 
 A = FileState(1, 1, 1)
 B = FileState(2, 2, 1)

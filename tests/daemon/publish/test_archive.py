@@ -21,7 +21,7 @@ from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.publish import archive as archives
 from daemon.publish.archive import Archive, restore
-from daemon.storage.marker import MARKER, VolumeMarkers
+from daemon.storage.volumes import MARKER, VolumeMarkers
 
 CAT = b"the cat"
 

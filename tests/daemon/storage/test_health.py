@@ -10,7 +10,7 @@ from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database, QueueUnavailable
 from daemon.storage import health as health_module
 from daemon.storage.health import StorageHealth, write_probe
-from daemon.storage.marker import VolumeMarkers
+from daemon.storage.volumes import VolumeMarkers
 
 
 def full(file: Path) -> OSError:

@@ -20,7 +20,7 @@ NOT_ON_THE_PAGE = {
     "daemon/cli/explain.py",
     "daemon/config/fields.py",
     "daemon/telemetry/gpu_metrics.py",
-    "daemon/intake/notifier.py",
+    "daemon/intake/inotify.py",
     "daemon/fs/lock.py",
     "daemon/telemetry/metrics.py",
     "daemon/jobs/migrations.py",

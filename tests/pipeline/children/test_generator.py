@@ -16,8 +16,8 @@ from pipeline.children.process import Child, Exited, TimedOut
 from pipeline.children.protocol import Dtype, Hello, Load, Loaded, Progress, QualityRejected
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
-from pipeline.memory.model import peak
 from pipeline.memory.modes import Rung
+from pipeline.memory.peak_memory import peak
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Spec
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.memory.dimensions import PUBLISHED, dimensions_of
 from pipeline.memory.ladder import advice, first_fitting, rungs
-from pipeline.memory.model import peak
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import peak
 from pipeline.request.presets import I2VGEN_XL, MICRO_FAMILY, Family
 from pipeline.request.spec import Request, Spec, resolve
 

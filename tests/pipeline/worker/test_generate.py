@@ -13,8 +13,8 @@ from PIL import Image
 from pipeline.children.protocol import MAX_POSTER_BYTES, ClipDone, Generate, Progress
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
-from pipeline.memory.model import peak_memory, required_memory
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import peak_memory, required_memory
 from pipeline.request.presets import MICRO_FAMILY, Speed
 from pipeline.worker import generate
 from pipeline.worker.diffusion import decode

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.memory.dimensions import PUBLISHED, measure
-from pipeline.memory.model import PeakMemory, peak
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import PeakMemory, peak
 from pipeline.worker.model.loader import LoadedModel
 from tests.bench.memory_count import count
 from tests.published import networks, published

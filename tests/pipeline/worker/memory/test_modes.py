@@ -20,7 +20,7 @@ from pipeline.worker.memory.chunking import chunk_feed_forward, chunk_frames, ch
 from pipeline.worker.memory.group_norm import gather, normalise
 from pipeline.worker.memory.vae_tiling import tile_vae
 from pipeline.worker.model.loader import LoadedModel
-from pipeline.worker.patch import patched
+from pipeline.worker.monkey_patch import patched
 
 FRAMES = 7
 SIDES = (24, 16)

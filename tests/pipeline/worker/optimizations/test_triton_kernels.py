@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.worker.memory.weights import join_tensors
+from pipeline.worker.monkey_patch import Patches, patched
 from pipeline.worker.optimizations import fused_ops
 from pipeline.worker.optimizations.attention import fused_qkv, geglu, qkv_weights
 from pipeline.worker.optimizations.convolution import fused_resnets, temporal_conv_as_matmul
 from pipeline.worker.optimizations.cuda_graph import cuda_graphed
-from pipeline.worker.patch import Patches, patched
 
 pytest.importorskip("triton", reason="our kernels are in Triton: pip install triton")
 pytestmark = [

@@ -12,7 +12,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
-from daemon.storage.marker import MARKER, ROLES, VolumeMarkers, VolumeMissing
+from daemon.storage.volumes import MARKER, ROLES, VolumeMarkers, VolumeMissing
 from tests.system.disks import mounted
 
 

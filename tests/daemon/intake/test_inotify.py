@@ -9,7 +9,7 @@ import pytest
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from daemon.config.settings import Inbox
-from daemon.intake.notifier import FileNotifier
+from daemon.intake.inotify import FileNotifier
 from daemon.intake.watcher import Watcher
 
 

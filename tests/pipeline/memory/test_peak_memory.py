@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.memory.dimensions import PUBLISHED, dimensions_of
-from pipeline.memory.model import peak, required_memory
 from pipeline.memory.modes import Mode, Rung
+from pipeline.memory.peak_memory import peak, required_memory
 from pipeline.request.presets import I2VGEN_XL, MICRO_FOLDER
 
 RESULTS = Path(__file__).parents[2] / "gpu" / "results"
