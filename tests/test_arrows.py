@@ -22,8 +22,8 @@ LAYERS = {
     ),
     "pipeline/worker": (
         "errors", "trace", "faults", "monkey_patch", "memory", "optimizations", "model",
-        "placement", "output", "diffusion", "progress", "prefetch", "video_thread", "generate", "bench",
-        "server", "__main__",
+        "placement", "output", "diffusion", "progress", "prefetch", "video_thread", "generate",
+        "bench", "server", "__main__",
     ),
 }  # fmt: skip
 """Files and folders from the bottom: each imports only itself and what stands before it."""

@@ -105,16 +105,16 @@ class Bench:
 def work(url: str, owner: str, count: int) -> list[float]:
     """Claim and finish jobs, and return the milliseconds of each claim."""
     database, taken = Database(url), []
-    ledger = JobStore(database)
+    store = JobStore(database)
     for _ in range(count):
         began = time.perf_counter()
-        job = ledger.claim(owner, 30, [], ["bench"])
+        job = store.claim(owner, 30, [], ["bench"])
         taken.append((time.perf_counter() - began) * 1000)
         assert job is not None
-        assert ledger.renew(job, 30, None) == "ok"
-        assert ledger.begin_publication(job, {}, 30)
-        assert ledger.done(job, {"clip": f"{job.id}.mp4", "degraded": True})
-        ledger.moved(job, "archive", job.path)
+        assert store.renew(job, 30, None) == "ok"
+        assert store.begin_publication(job, {}, 30)
+        assert store.done(job, {"clip": f"{job.id}.mp4", "degraded": True})
+        store.moved(job, "archive", job.path)
     database.close()
     return taken
 
@@ -127,8 +127,8 @@ def claims(bench: Bench, count: int, hosts: int) -> list[str]:
         taken = [ms for one in each for ms in one.result()]
     seconds = time.perf_counter() - began
     database = Database(bench.url)
-    history, began = JobQueries(database), time.perf_counter()
-    history.counts()
+    queries, began = JobQueries(database), time.perf_counter()
+    queries.counts()
     counted = (time.perf_counter() - began) * 1000
     database.close()
     return [

@@ -38,9 +38,9 @@ CALLS = {
 }
 
 
-def multiply(ledger: Path, times: int) -> None:
+def multiply(store: Path, times: int) -> None:
     """Copy the only job `times` times, each with its own picture."""
-    with sqlite3.connect(ledger) as db:
+    with sqlite3.connect(store) as db:
         names = [row[1] for row in db.execute("PRAGMA table_info(jobs)")]
         values = {name: f'"{name}"' for name in names} | {"id": "NULL"}
         values["drop"] = "n.value"

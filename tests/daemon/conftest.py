@@ -35,19 +35,19 @@ def database(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def ledger(database: Database) -> JobStore:
+def store(database: Database) -> JobStore:
     return JobStore(database)
 
 
-def claim(ledger: JobStore, owner: str = "me", lease: float = 30.0) -> Job:
+def claim(store: JobStore, owner: str = "me", lease: float = 30.0) -> Job:
     """The next job, which there must be."""
-    job = ledger.claim(owner, lease)
+    job = store.claim(owner, lease)
     assert job is not None
     return job
 
 
 @pytest.fixture
-def history(database: Database) -> JobQueries:
+def queries(database: Database) -> JobQueries:
     return JobQueries(database)
 
 
@@ -73,7 +73,7 @@ def make_drop() -> Callable[..., Drop]:
 
 @pytest.fixture
 def enqueue(
-    ledger: JobStore, spec: Spec, make_drop: Callable[..., Drop]
+    store: JobStore, spec: Spec, make_drop: Callable[..., Drop]
 ) -> Callable[..., list[int]]:
     def enqueue(
         path: str = "cat.jpg",
@@ -84,7 +84,7 @@ def enqueue(
         required_memory: int | None = None,
         inbox: str = "inbox",
     ) -> list[int]:
-        return ledger.enqueue(
+        return store.enqueue(
             make_drop(path, fingerprint, sha256).model_copy(update={"inbox": inbox}),
             [spec] * variants,
             required_memory=[] if required_memory is None else [required_memory] * variants,

@@ -60,12 +60,12 @@ async def delivering(
             database.close()
 
 
-def fail(ledger: JobStore, enqueue: Enqueue, name: str) -> None:
+def fail(store: JobStore, enqueue: Enqueue, name: str) -> None:
     """Enqueue a job and fail it."""
     enqueue(name)
-    job = ledger.claim("me", 30)
+    job = store.claim("me", 30)
     assert job
-    ledger.fail(job, "broke")
+    store.fail(job, "broke")
 
 
 async def until(ask: Callable[[], object]) -> None:
@@ -85,27 +85,27 @@ async def registered(database: Database) -> None:
 
 
 async def test_hosts_with_the_same_webhook_send_each_event_once(
-    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, store: JobStore, enqueue: Enqueue
 ) -> None:
     async with delivering(url, receiver, hosts=3):
         await registered(database)
         for number in range(30):
-            await asyncio.to_thread(fail, ledger, enqueue, f"{number}.jpg")
+            await asyncio.to_thread(fail, store, enqueue, f"{number}.jpg")
         await until(lambda: len(receiver.messages) >= 30)
         await asyncio.sleep(1.5)
     assert receiver.received == [("failed", f"{number}.jpg") for number in range(30)]
 
 
 async def test_an_event_that_is_committed_late_is_sent_in_order(
-    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, store: JobStore, enqueue: Enqueue
 ) -> None:
     async with delivering(url, receiver):
         await registered(database)
         (early,) = enqueue("early.jpg")
         with database.write() as slow:
             slow.execute(events.insert().values(job=early, at=1.0, event="failed"))
-            ledger.cancel(early)
-            await asyncio.to_thread(fail, ledger, enqueue, "late.jpg")
+            store.cancel(early)
+            await asyncio.to_thread(fail, store, enqueue, "late.jpg")
             await asyncio.sleep(1.5)
             assert receiver.received == []
         await until(lambda: len(receiver.messages) >= 2)
@@ -113,13 +113,13 @@ async def test_an_event_that_is_committed_late_is_sent_in_order(
 
 
 async def test_what_one_host_could_not_deliver_another_delivers(
-    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, store: JobStore, enqueue: Enqueue
 ) -> None:
     receiver.answers = [500]
     async with delivering(url, receiver):
         await registered(database)
         for name in ("one.jpg", "two.jpg"):
-            fail(ledger, enqueue, name)
+            fail(store, enqueue, name)
         await until(lambda: not receiver.answers)
     async with delivering(url, receiver, hosts=2):
         await until(lambda: len(receiver.messages) >= 2)
@@ -143,7 +143,7 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
     url: str,
     receiver: Receiver,
     database: Database,
-    ledger: JobStore,
+    store: JobStore,
     enqueue: Enqueue,
     tmp_path: Path,
     secret: str,
@@ -153,7 +153,7 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
     file.write_text(f"{secret}\n")
     async with delivering(url, receiver, secret_file=file):
         await registered(database)
-        await asyncio.to_thread(fail, ledger, enqueue, "猫.jpg")
+        await asyncio.to_thread(fail, store, enqueue, "猫.jpg")
         await until(lambda: receiver.messages)
     headers, body = receiver.messages[0]
     assert "猫.jpg" in body.decode()
@@ -164,11 +164,11 @@ async def test_a_message_has_the_signature_that_the_standard_asks_for(
 
 
 async def test_a_message_without_a_secret_is_not_signed(
-    url: str, receiver: Receiver, database: Database, ledger: JobStore, enqueue: Enqueue
+    url: str, receiver: Receiver, database: Database, store: JobStore, enqueue: Enqueue
 ) -> None:
     async with delivering(url, receiver):
         await registered(database)
-        await asyncio.to_thread(fail, ledger, enqueue, "one.jpg")
+        await asyncio.to_thread(fail, store, enqueue, "one.jpg")
         await until(lambda: receiver.messages)
     headers, _ = receiver.messages[0]
     assert "webhook-signature" not in {name.lower() for name in headers}

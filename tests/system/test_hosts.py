@@ -199,12 +199,12 @@ def test_hosts_of_two_versions_work_together_and_of_others_not(fleet: Fleet) -> 
     assert old.job("steady-old.png")["attempt"] == 1
     old.stop()
     old.start()
-    for number, (drained, maker) in enumerate([("one", "two"), ("two", "one")]):
+    for number, (drained, generator) in enumerate([("one", "two"), ("two", "one")]):
         name = f"both{number}.png"
         assert old.post(f"/api/hosts/{drained}/drain").is_success
         old.drop(name, picture(61 + number))
         old.until_settled(name, "done")
-        assert makers(fleet, name) == [maker]
+        assert makers(fleet, name) == [generator]
         assert new.post(f"/api/hosts/{drained}/undrain").is_success
 
     new.stop()

@@ -19,10 +19,10 @@ NewJob = Callable[..., Job]
 
 
 @pytest.fixture
-def new_job(ledger: JobStore, enqueue: Callable[..., list[int]]) -> NewJob:
+def new_job(store: JobStore, enqueue: Callable[..., list[int]]) -> NewJob:
     def new(failures: int = 0) -> Job:
         enqueue(f"{uuid4()}.jpg")
-        job = ledger.claim("me", 30.0)
+        job = store.claim("me", 30.0)
         assert job is not None
         return job.model_copy(update={"failures": failures})
 

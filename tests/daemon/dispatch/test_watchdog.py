@@ -49,8 +49,8 @@ async def messages(
 
 
 def slot(turned: float) -> Slot:
-    maker = ClipGenerator(Load(model="micro", device="cpu", dtype="float32"), print, print)
-    return Slot("cpu", maker, last_turn=time.monotonic() - turned)
+    generator = ClipGenerator(Load(model="micro", device="cpu", dtype="float32"), print, print)
+    return Slot("cpu", generator, last_turn=time.monotonic() - turned)
 
 
 async def test_watchdog_is_fed_while_every_slot_makes_progress(heard: socket.socket) -> None:

@@ -89,8 +89,8 @@ def test_each_mode_has_its_own_rate() -> None:
 
 
 def test_queued_work_counts_the_savings_of_each_speed(
-    ledger: JobStore,
-    history: JobQueries,
+    store: JobStore,
+    queries: JobQueries,
     enqueue: Callable[..., list[int]],
     make_drop: Callable[..., Drop],
 ) -> None:
@@ -98,10 +98,10 @@ def test_queued_work_counts_the_savings_of_each_speed(
     enqueue("b.jpg")
     fast = spec("high", steps=50, guidance=9.0, speed="fast")
     drop = make_drop("c.jpg", "1", "cc")
-    ledger.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
-    plain = history.newest(JobFilter(path="a.jpg"))[0].spec
+    store.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
+    plain = queries.newest(JobFilter(path="a.jpg"))[0].spec
     assert plain
-    assert queued_work(history) == {
+    assert queued_work(queries) == {
         (plain.preset, "exact"): 2 * work(plain),
         ("high", "fast"): work(fast),
     }
@@ -109,17 +109,17 @@ def test_queued_work_counts_the_savings_of_each_speed(
 
 
 def test_a_clip_counts_for_the_speed_that_was_applied(
-    ledger: JobStore, history: JobQueries, make_drop: Callable[..., Drop]
+    store: JobStore, queries: JobQueries, make_drop: Callable[..., Drop]
 ) -> None:
     fast = spec(steps=50, guidance=9.0, speed="fast")
     exact = fast.model_copy(update={"speed": "exact"})
     for number, speed in enumerate(("fast", "exact")):
         drop = make_drop(f"{number}.jpg", "1", str(number))
-        ledger.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
-        job = claim(ledger)
+        store.enqueue(drop, [fast], clip_name="c", rule="r", rules_digest="d", priority=0)
+        job = claim(store)
         told = {"degraded": False, "mode": "resident", "seconds": {"denoise": 90.0}, "speed": speed}
-        assert ledger.begin_publication(job, told, lease=30.0)
-        ledger.done(job, told)
-    found = [(made.speed, seconds) for made, _, seconds in rates(history)]
+        assert store.begin_publication(job, told, lease=30.0)
+        store.done(job, told)
+    found = [(made.speed, seconds) for made, _, seconds in rates(queries)]
     slow, quick = 90 / work(exact), 90 / work(fast)
     assert found == [("fast", quick), ("exact", slow)]

@@ -47,19 +47,19 @@ def test_a_host_is_listed_with_its_report(database: Database) -> None:
 
 
 def test_a_host_is_listed_with_its_active_jobs(
-    database: Database, ledger: JobStore, enqueue: Callable[..., list[int]]
+    database: Database, store: JobStore, enqueue: Callable[..., list[int]]
 ) -> None:
     one, two = add_host(database, "one"), add_host(database, "two")
     enqueue("a.jpg")
     enqueue("b.jpg", sha256="bb")
-    ledger.begin_publication(claim(ledger, "one"), {})
-    job = claim(ledger, "one")
+    store.begin_publication(claim(store, "one"), {})
+    job = claim(store, "one")
     assert [(held.path, held.state) for held in named(two, "one").jobs] == [
         ("a.jpg", "publishing"),
         ("b.jpg", "running"),
     ]
     assert named(one, "two").jobs == []
-    ledger.fail(job, "broke")
+    store.fail(job, "broke")
     assert len(named(two, "one").jobs) == 1
 
 
@@ -73,28 +73,28 @@ def test_a_host_is_away_after_its_lease_or_after_leaving(database: Database) -> 
 
 
 def test_a_drained_host_finishes_its_jobs_and_claims_no_more(
-    database: Database, ledger: JobStore, enqueue: Callable[..., list[int]]
+    database: Database, store: JobStore, enqueue: Callable[..., list[int]]
 ) -> None:
     one, two = add_host(database, "one"), add_host(database, "two")
     enqueue("a.jpg")
     enqueue("b.jpg", sha256="bb")
-    job = claim(ledger, "one")
+    job = claim(store, "one")
     assert two.drain("one", True).state == "draining"
-    assert ledger.claim("one", 30) is None
-    assert ledger.begin_publication(job, {})
-    assert ledger.done(job, {})
+    assert store.claim("one", 30) is None
+    assert store.begin_publication(job, {})
+    assert store.done(job, {})
     assert named(one, "one").state == "drained"
     enqueue("c.jpg", sha256="cc", priority=1)
-    ledger.begin_publication(claim(ledger, "dead"), {}, lease=-1)
+    store.begin_publication(claim(store, "dead"), {}, lease=-1)
     assert Recovery(database).adopt_publications("one", 30, ["inbox"]) == []
     one.begin(REPORT)  # it is started again
     assert named(one, "one").state == "drained"
-    assert ledger.claim("one", 30) is None
+    assert store.claim("one", 30) is None
     one.leave()
     assert named(two, "one").state == "drained", "no alarm for a host that was stopped in order"
     one.begin(REPORT)
     assert two.drain("one", False).state == "working"
-    assert claim(ledger, "one").path == "b.jpg"
+    assert claim(store, "one").path == "b.jpg"
     assert Recovery(database).adopt_publications("one", 30, ["inbox"]) == [3]
 
 

@@ -18,8 +18,8 @@ MB = 10**6
 
 
 @pytest.fixture
-def desk(tmp_path: Path, database: Database, ledger: JobStore, history: JobQueries) -> Desk:
-    return Desk(tmp_path, database, ledger, history)
+def desk(tmp_path: Path, database: Database, store: JobStore, queries: JobQueries) -> Desk:
+    return Desk(tmp_path, database, store, queries)
 
 
 def slot(device: str, memory: int | None) -> Slot:

@@ -39,14 +39,14 @@ class Desk:
     """An inbox with all that intake needs."""
 
     def __init__(
-        self, root: Path, database: Database, ledger: JobStore, history: JobQueries
+        self, root: Path, database: Database, store: JobStore, queries: JobQueries
     ) -> None:
         folders = {role: root / role for role in ("path", "outbox", "rules", "archive", "failed")}
         for folder in folders.values():
             folder.mkdir()
         self.inbox = Inbox(unreadable_timeout=7, **folders)
         self.settings = Settings(inbox=(self.inbox,), state=root)
-        self.database, self.ledger, self.history = database, ledger, history
+        self.database, self.store, self.queries = database, store, queries
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = ImagePool(print, print)
         storage = VolumeMarkers(self.settings, database)
@@ -55,11 +55,11 @@ class Desk:
             owner="me",
             database=database,
             family=MICRO_FAMILY,
-            store=ledger,
-            queries=history,
+            store=store,
+            queries=queries,
             durations=DurationEstimator(),
             memory=MemoryEstimator(database, "micro"),
-            archive=Archive(database, ledger, history, self.settings, storage),
+            archive=Archive(database, store, queries, self.settings, storage),
             storage_health=StorageHealth(self.settings, storage, lambda: None),
             markers=storage,
             image_pool=self.decoder,
@@ -91,12 +91,12 @@ class Desk:
         return await self.intake.handle(self.inbox, path, seen)
 
     def job(self, number: int = 1) -> Job:
-        job = self.history.job(number)
+        job = self.queries.job(number)
         assert job is not None
         return job
 
     def claim(self) -> Job:
-        job = self.ledger.claim("me", 30)
+        job = self.store.claim("me", 30)
         assert job is not None
         return job
 
@@ -114,9 +114,9 @@ def picture(width: int = 40, height: int = 30) -> bytes:
 
 @pytest.fixture
 async def desk(
-    tmp_path: Path, database: Database, ledger: JobStore, history: JobQueries
+    tmp_path: Path, database: Database, store: JobStore, queries: JobQueries
 ) -> AsyncIterator[Desk]:
-    made = Desk(tmp_path, database, ledger, history)
+    made = Desk(tmp_path, database, store, queries)
     yield made
     await made.decoder.close()
 
@@ -140,7 +140,7 @@ async def test_the_same_drop_is_not_looked_into_twice(desk: Desk) -> None:
     assert await desk.news() == []
     assert await desk.take() is None  # as of a look that began before
     assert desk.woken == 1
-    assert desk.history.job(2) is None
+    assert desk.queries.job(2) is None
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])
@@ -155,7 +155,7 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
         found = await glance(path, within)
         monkeypatch.undo()
         if content is None:
-            desk.ledger.cancel(1)
+            desk.store.cancel(1)
             desk.services.archive.archive_job(desk.job())
         else:
             other = Intake(desk.services, lambda: None)
@@ -166,7 +166,7 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
 
     monkeypatch.setattr(desk.decoder, "inspect_quickly", slowly)
     assert await desk.intake.handle(desk.inbox, "cat.jpg", seen) is None
-    assert desk.history.job(2) is None
+    assert desk.queries.job(2) is None
     assert names(desk.inbox.failed) == ["cat.jpg", "cat.jpg.reason.json"]
     (desk.inbox.failed / "cat.jpg").rename(desk.inbox.path / "cat.jpg")
     if await desk.take():
@@ -187,13 +187,13 @@ async def test_what_no_rule_takes_waits_for_other_rules(desk: Desk) -> None:
     desk.rule("90-default", '[match]\nnames = ["dog*"]\n' + RULE)
     desk.drop()
     assert await desk.take() == RetryLater(None)
-    assert desk.history.job(1) is None
+    assert desk.queries.job(1) is None
 
 
 async def test_what_cannot_be_decoded_gets_time_and_is_then_rejected(desk: Desk) -> None:
     desk.drop(content=picture()[:-200])
     assert await desk.take() == RetryLater(7.0)
-    assert desk.history.job(1) is None
+    assert desk.queries.job(1) is None
     assert await desk.take() is None
     job = desk.job()
     assert job.state == "failed"
@@ -249,10 +249,10 @@ async def test_variants_share_a_picture_and_differ_in_seed(desk: Desk) -> None:
 async def finish(desk: Desk, *, well: bool = True) -> Job:
     job = desk.claim()
     if well:
-        desk.ledger.begin_publication(job, {})
-        desk.ledger.done(job, {})
+        desk.store.begin_publication(job, {})
+        desk.store.done(job, {})
     else:
-        desk.ledger.fail(job, "broke")
+        desk.store.fail(job, "broke")
     services = desk.services
     Archive(
         services.database, services.store, services.queries, desk.settings, services.markers
@@ -286,8 +286,8 @@ async def test_a_newer_drop_at_the_same_place_is_not_archived_for_the_old_one(de
     await desk.take()
     job = desk.claim()
     desk.drop(content=picture(99))
-    desk.ledger.begin_publication(job, {})
-    desk.ledger.done(job, {})
+    desk.store.begin_publication(job, {})
+    desk.store.done(job, {})
     desk.services.archive.archive_job(job)
     assert (desk.inbox.path / "cat.jpg").read_bytes() == picture(99)
     assert desk.job().picture_location == "gone"
@@ -317,7 +317,7 @@ async def test_a_failed_job_moves_the_picture_to_failed_and_retry_restores_it(de
     assert control.retry(desk.services, 1).state == "queued"
     assert names(desk.inbox.failed) == []
     assert await desk.take() is None
-    assert desk.history.job(2) is None
+    assert desk.queries.job(2) is None
     assert desk.claim().id == 1
 
 
@@ -332,7 +332,7 @@ async def test_the_last_error_is_shown_until_archival_succeeds(
 
     desk.drop()
     await desk.take()
-    desk.ledger.cancel(1)
+    desk.store.cancel(1)
     monkeypatch.setattr(desk.services.markers, "check", full)
     archive.archive_job(desk.job())
     archive.archive_pending()

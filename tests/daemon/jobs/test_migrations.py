@@ -57,8 +57,8 @@ def old(url: str, database: Database, enqueue: Callable[..., list[int]]) -> str:
     """A queue of version 1 with three jobs, one of them failed, and no host."""
     for name in ("cat", "dog", "owl"):
         enqueue(f"{name}.jpg", sha256=name)
-    ledger = JobStore(database)
-    ledger.fail(claim(ledger), "damaged")
+    store = JobStore(database)
+    store.fail(claim(store), "damaged")
     database.close()
     return url
 

@@ -56,97 +56,97 @@ def counted(database: Database, count: Callable[[], None]) -> Iterator[None]:
 
 
 def test_a_clock_that_was_set_back_delays_no_job(
-    ledger: JobStore, database: Database, enqueue: Enqueue
+    store: JobStore, database: Database, enqueue: Enqueue
 ) -> None:
     enqueue()
-    ledger.retry_later(claim(ledger), "broke", delay=60)
-    assert ledger.claim("me", 30) is None
+    store.retry_later(claim(store), "broke", delay=60)
+    assert store.claim("me", 30) is None
     with database.write() as db:  # as if both had been written a day ahead
         db.execute(
             jobs.update().values(
                 started=jobs.c.started + 86_400, not_before=jobs.c.not_before + 86_400
             )
         )
-    assert claim(ledger).id == 1
+    assert claim(store).id == 1
 
 
-def test_jobs_of_a_blocked_inbox_are_not_claimed(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_jobs_of_a_blocked_inbox_are_not_claimed(store: JobStore, enqueue: Enqueue) -> None:
     enqueue()
-    assert ledger.claim("me", 30, without=["inbox"]) is None
-    assert ledger.claim("me", 30, without=["other"]) is not None
+    assert store.claim("me", 30, without=["inbox"]) is None
+    assert store.claim("me", 30, without=["other"]) is not None
 
 
 # --- one drop, one job
 
 
-def test_one_drop_seen_twice_is_one_job(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_one_drop_seen_twice_is_one_job(store: JobStore, enqueue: Enqueue) -> None:
     assert enqueue() == [1]
     assert enqueue() == []
-    assert ledger.without_job("inbox", {"cat.jpg": "1"}) == []
-    assert ledger.without_job("inbox", {"cat.jpg": "2"}) == ["cat.jpg"]
+    assert store.without_job("inbox", {"cat.jpg": "1"}) == []
+    assert store.without_job("inbox", {"cat.jpg": "2"}) == ["cat.jpg"]
 
 
-def test_without_job_keeps_the_order_of_the_files(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_without_job_keeps_the_order_of_the_files(store: JobStore, enqueue: Enqueue) -> None:
     enqueue("b.jpg", "1", variants=3)
     enqueue("c.jpg", "1")
     enqueue("c.jpg", "2", "bb")
     found = {"d.jpg": "1", "c.jpg": "2", "b.jpg": "1", "a.jpg": "1"}
-    assert ledger.without_job("inbox", found) == ["d.jpg", "a.jpg"]
-    assert ledger.without_job("other", found) == list(found)
-    assert ledger.without_job("inbox", {"c.jpg": "1"}) == ["c.jpg"]
+    assert store.without_job("inbox", found) == ["d.jpg", "a.jpg"]
+    assert store.without_job("other", found) == list(found)
+    assert store.without_job("inbox", {"c.jpg": "1"}) == ["c.jpg"]
 
 
 def test_a_picture_that_was_archived_and_dropped_again_is_a_new_job(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue()
-    job = claim(ledger)
-    ledger.begin_publication(job, {})
-    ledger.done(job, {})
-    ledger.moved(job, "archive", "/a/cat.jpg")
-    assert ledger.without_job("inbox", {"cat.jpg": "1"}) == ["cat.jpg"]
+    job = claim(store)
+    store.begin_publication(job, {})
+    store.done(job, {})
+    store.moved(job, "archive", "/a/cat.jpg")
+    assert store.without_job("inbox", {"cat.jpg": "1"}) == ["cat.jpg"]
     assert enqueue() == [2]
 
 
 def test_touching_a_waiting_picture_does_not_make_a_second_job(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1")
     assert enqueue(fingerprint="2") == []
-    assert ledger.without_job("inbox", {"cat.jpg": "2"}) == []
+    assert store.without_job("inbox", {"cat.jpg": "2"}) == []
 
 
 def test_other_content_at_the_same_path_replaces_queued_jobs(
-    ledger: JobStore, history: JobQueries, enqueue: Enqueue
+    store: JobStore, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1", sha256="aa")
     assert enqueue(fingerprint="2", sha256="bb") == [2]
-    old = history.job(1)
+    old = queries.job(1)
     assert old is not None
     assert old.state == "cancelled"
-    assert claim(ledger).id == 2
+    assert claim(store).id == 2
 
 
 def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
-    ledger: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop]
+    store: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop]
 ) -> None:
     here, there = FileState(1, 2, 3).fingerprint("here"), FileState(1, 2, 4).fingerprint("there")
     enqueue(fingerprint=here)
-    job = claim(ledger)
-    ledger.begin_publication(job, {})
-    ledger.done(job, {})
-    ledger.moved(job, "kept")
-    assert ledger.without_job("inbox", {"cat.jpg": there}) == []
+    job = claim(store)
+    store.begin_publication(job, {})
+    store.done(job, {})
+    store.moved(job, "kept")
+    assert store.without_job("inbox", {"cat.jpg": there}) == []
     assert enqueue(fingerprint=there) == []
-    assert ledger.reject(make_drop(fingerprint=there), "broken") is None
+    assert store.reject(make_drop(fingerprint=there), "broken") is None
     again = FileState(1, 2, 5).fingerprint("here")
-    assert ledger.without_job("inbox", {"cat.jpg": again}) == ["cat.jpg"]
+    assert store.without_job("inbox", {"cat.jpg": again}) == ["cat.jpg"]
 
 
 def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
     database: Database,
-    ledger: JobStore,
-    history: JobQueries,
+    store: JobStore,
+    queries: JobQueries,
     enqueue: Enqueue,
     make_drop: Callable[..., Drop],
 ) -> None:
@@ -154,7 +154,7 @@ def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
     waiting = ThreadPoolExecutor()
     for path, enter in (
         ("a.jpg", lambda: enqueue("a.jpg")),
-        ("b.jpg", lambda: ledger.reject(make_drop("b.jpg"), "broken")),
+        ("b.jpg", lambda: store.reject(make_drop("b.jpg"), "broken")),
     ):
         with database.write() as db:
             row = {**make_drop(path).model_dump(), "drop": 1, "variant": 1, "clip_name": ""}
@@ -163,28 +163,28 @@ def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
             with contextlib.suppress(TimeoutError):
                 late.result(0.3)
         assert not late.result()
-    assert [job.path for job in history.newest()] == ["b.jpg", "a.jpg"]
+    assert [job.path for job in queries.newest()] == ["b.jpg", "a.jpg"]
 
 
 def test_a_kept_picture_is_enqueued_again_only_when_it_changes(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue(fingerprint="1")
-    job = claim(ledger)
-    ledger.begin_publication(job, {})
-    ledger.done(job, {})
+    job = claim(store)
+    store.begin_publication(job, {})
+    store.done(job, {})
     assert enqueue(fingerprint="1") == []
     assert enqueue(fingerprint="2") == [2]
 
 
 def test_a_rejected_picture_is_recorded_once(
-    ledger: JobStore, make_drop: Callable[..., Drop]
+    store: JobStore, make_drop: Callable[..., Drop]
 ) -> None:
-    assert ledger.reject(make_drop(), "broken") == 1
-    assert ledger.reject(make_drop(), "broken") is None
+    assert store.reject(make_drop(), "broken") == 1
+    assert store.reject(make_drop(), "broken") is None
 
 
-def test_eight_threads_enqueue_one_drop_once(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_eight_threads_enqueue_one_drop_once(store: JobStore, enqueue: Enqueue) -> None:
     made: list[int] = []
     threads = [threading.Thread(target=lambda: made.extend(enqueue())) for _ in range(8)]
     for thread in threads:
@@ -197,17 +197,17 @@ def test_eight_threads_enqueue_one_drop_once(ledger: JobStore, enqueue: Enqueue)
 # --- claims
 
 
-def test_claims_follow_arrival_across_inboxes(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_claims_follow_arrival_across_inboxes(store: JobStore, enqueue: Enqueue) -> None:
     enqueue("a.jpg", inbox="cats")
     enqueue("b.jpg", inbox="cats")
     enqueue("c.jpg", inbox="dogs")
     enqueue("d.jpg", inbox="cats")
     enqueue("e.jpg", inbox="dogs", priority=1)
-    assert [claim(ledger).path for _ in range(5)] == ["e.jpg", *(f"{x}.jpg" for x in "abcd")]
+    assert [claim(store).path for _ in range(5)] == ["e.jpg", *(f"{x}.jpg" for x in "abcd")]
 
 
 def test_a_device_skips_jobs_that_only_a_larger_device_can_run(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
     enqueue("large.jpg", required_memory=large)
@@ -216,19 +216,19 @@ def test_a_device_skips_jobs_that_only_a_larger_device_can_run(
     enqueue("huge.jpg", required_memory=huge)
     another = ClaimFilter(small, {"inbox": large, "other": huge})
     for path in ("small.jpg", "old.jpg", "huge.jpg"):  # no device can run the last one as requested
-        job = ledger.claim("me", 30, claim_filter=another)
+        job = store.claim("me", 30, claim_filter=another)
         assert job is not None
         assert job.path == path
-    assert ledger.claim("me", 30, claim_filter=another) is None
-    assert ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": large})) is None
-    alone = ledger.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": 0, "other": huge}))
+    assert store.claim("me", 30, claim_filter=another) is None
+    assert store.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": large})) is None
+    alone = store.claim("me", 30, claim_filter=ClaimFilter(small, {"inbox": 0, "other": huge}))
     assert alone is not None, "no other device accepts jobs of its inbox"
     enqueue("again.jpg", required_memory=large)
-    assert ledger.claim("me", 30, claim_filter=ClaimFilter(large, {"inbox": huge})) is not None
+    assert store.claim("me", 30, claim_filter=ClaimFilter(large, {"inbox": huge})) is not None
 
 
 def test_a_device_that_skips_jobs_claims_the_others_in_order(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     small, large, huge = 10, 20, 40
     enqueue("a.jpg", required_memory=small)
@@ -239,10 +239,10 @@ def test_a_device_that_skips_jobs_claims_the_others_in_order(
     enqueue("f.jpg", required_memory=large, inbox="other")
     fit = ClaimFilter(small, {"inbox": large, "other": small})
     for path in ("b.jpg", "d.jpg", "e.jpg", "a.jpg", "f.jpg"):
-        job = ledger.claim("me", 30, claim_filter=fit)
+        job = store.claim("me", 30, claim_filter=fit)
         assert job is not None
         assert job.path == path
-    assert ledger.claim("me", 30, claim_filter=fit) is None
+    assert store.claim("me", 30, claim_filter=fit) is None
 
 
 @pytest.mark.parametrize("fit", [None, ClaimFilter(10, {"inbox": 20})], ids=["all", "what fits"])
@@ -251,11 +251,11 @@ def test_a_claim_reads_no_more_rows_when_more_jobs_are_queued(
 ) -> None:
     """SQLite once sorted all queued jobs."""
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
-    ledger, steps = JobStore(database), Counter[str]()
+    store, steps = JobStore(database), Counter[str]()
 
     def add(number: int, need: int) -> None:
         drop = make_drop(f"{need}-{number}.jpg")
-        ledger.enqueue(
+        store.enqueue(
             drop, [spec], required_memory=[need], clip_name="", rule=None, rules_digest=""
         )
 
@@ -264,13 +264,13 @@ def test_a_claim_reads_no_more_rows_when_more_jobs_are_queued(
             add(number + more, 20)
         add(more, 10)
         with counted(database, lambda when=when: steps.update([when])):
-            assert ledger.claim("me", 30, claim_filter=fit) is not None
+            assert store.claim("me", 30, claim_filter=fit) is not None
     database.close()
     assert 0 < steps["many wait"] < 2 * steps["few wait"]
 
 
 def test_a_claim_reads_few_pages_of_the_queue_index(
-    database: Database, ledger: JobStore, enqueue: Enqueue
+    database: Database, store: JobStore, enqueue: Enqueue
 ) -> None:
     """PostgreSQL once read all of an index whose first column had one value."""
     if not database.shared:
@@ -291,7 +291,7 @@ def test_a_claim_reads_few_pages_of_the_queue_index(
 
     sa.event.listen(sa.Engine, "before_cursor_execute", listen)
     try:
-        assert ledger.claim("me", 30, claim_filter=ClaimFilter(10, {"inbox": 20})) is not None
+        assert store.claim("me", 30, claim_filter=ClaimFilter(10, {"inbox": 20})) is not None
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", listen)
     asked = [each for each in said if each[0].startswith(("SELECT", "WITH"))]
@@ -304,21 +304,21 @@ def test_a_claim_reads_few_pages_of_the_queue_index(
             assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < (pages or 0) / 2
 
 
-def test_claims_follow_priority_then_arrival(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_claims_follow_priority_then_arrival(store: JobStore, enqueue: Enqueue) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg", priority=5)
     enqueue("c.jpg", priority=5)
-    assert [claim(ledger).path for _ in range(3)] == ["b.jpg", "c.jpg", "a.jpg"]
-    assert ledger.claim("me", 30) is None
+    assert [claim(store).path for _ in range(3)] == ["b.jpg", "c.jpg", "a.jpg"]
+    assert store.claim("me", 30) is None
 
 
-def test_eight_threads_claim_every_job_once(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_eight_threads_claim_every_job_once(store: JobStore, enqueue: Enqueue) -> None:
     for number in range(40):
         enqueue(f"{number}.jpg")
     claimed: list[int] = []
 
     def work() -> None:
-        while (job := ledger.claim(threading.current_thread().name, 30)) is not None:
+        while (job := store.claim(threading.current_thread().name, 30)) is not None:
             claimed.append(job.id)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -330,44 +330,44 @@ def test_eight_threads_claim_every_job_once(ledger: JobStore, enqueue: Enqueue) 
 
 
 def test_nothing_is_claimed_while_paused_and_pause_is_durable(
-    ledger: JobStore, database: Database, enqueue: Enqueue
+    store: JobStore, database: Database, enqueue: Enqueue
 ) -> None:
     enqueue()
-    ledger.pause(True)
+    store.pause(True)
     assert JobStore(database).paused()
-    assert ledger.claim("me", 30) is None
-    ledger.pause(False)
-    assert ledger.claim("me", 30) is not None
+    assert store.claim("me", 30) is None
+    store.pause(False)
+    assert store.claim("me", 30) is not None
 
 
 def test_a_retry_counts_and_is_delayed_and_a_release_is_not(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue()
-    job = claim(ledger)
-    assert ledger.release(job, "stopped")
-    job = claim(ledger)
+    job = claim(store)
+    assert store.release(job, "stopped")
+    job = claim(store)
     assert job.failures == 0
-    assert ledger.retry_later(job, "broke", 1000)
-    assert ledger.claim("me", 30) is None
+    assert store.retry_later(job, "broke", 1000)
+    assert store.claim("me", 30) is None
 
 
-def test_the_rung_outlives_the_attempt(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_the_rung_outlives_the_attempt(store: JobStore, enqueue: Enqueue) -> None:
     enqueue()
-    job = claim(ledger)
-    assert ledger.fall_back(job, 3, [STEP])
-    ledger.release(job, "stopped")
-    again = claim(ledger)
+    job = claim(store)
+    assert store.fall_back(job, 3, [STEP])
+    store.release(job, "stopped")
+    again = claim(store)
     assert (again.rung, again.fallbacks) == (3, [STEP])
 
 
 # --- several hosts
 
 
-def test_a_host_claims_only_from_inboxes_that_it_knows(ledger: JobStore, enqueue: Enqueue) -> None:
+def test_a_host_claims_only_from_inboxes_that_it_knows(store: JobStore, enqueue: Enqueue) -> None:
     enqueue()
-    assert ledger.claim("me", 30, among=["other"]) is None
-    assert ledger.claim("me", 30, among=["other", "inbox"]) is not None
+    assert store.claim("me", 30, among=["other"]) is None
+    assert store.claim("me", 30, among=["other", "inbox"]) is not None
 
 
 def test_an_advisory_lock_has_one_holder(database: Database, url: str) -> None:
@@ -415,99 +415,99 @@ def test_an_advisory_lock_can_be_awaited(database: Database, url: str) -> None:
 
 
 def test_a_clip_past_the_fence_is_published_never_undone(
-    ledger: JobStore, database: Database, history: JobQueries, enqueue: Enqueue
+    store: JobStore, database: Database, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
-    job = claim(ledger)
-    assert ledger.begin_publication(job, {"x": 1})
+    job = claim(store)
+    assert store.begin_publication(job, {"x": 1})
     assert Recovery(database).recover("me") == []
-    assert not ledger.cancel(job.id)
-    assert [found.id for found in history.unpublished("me")] == [job.id]
-    assert history.unpublished("other") == []
-    assert ledger.done(job, {"clip": "/o/cat.mp4"})
-    assert not ledger.done(job, {"clip": "/o/again.mp4"})
-    finished = history.job(job.id)
+    assert not store.cancel(job.id)
+    assert [found.id for found in queries.unpublished("me")] == [job.id]
+    assert queries.unpublished("other") == []
+    assert store.done(job, {"clip": "/o/cat.mp4"})
+    assert not store.done(job, {"clip": "/o/again.mp4"})
+    finished = queries.job(job.id)
     assert finished is not None
     assert finished.result == {"clip": "/o/cat.mp4"}
 
 
 def test_archival_is_pending_once_the_last_variant_has_ended(
-    ledger: JobStore, history: JobQueries, enqueue: Enqueue
+    store: JobStore, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     assert len(enqueue(variants=2)) == 2
-    ledger.fail(claim(ledger), "broke")
-    assert history.pending_archival() == []
-    second = claim(ledger)
-    ledger.begin_publication(second, {})
-    ledger.done(second, {})
-    assert len(history.pending_archival()) == 2
-    ledger.moved(second, "archive", "/a/cat.jpg")
-    assert history.pending_archival() == []
+    store.fail(claim(store), "broke")
+    assert queries.pending_archival() == []
+    second = claim(store)
+    store.begin_publication(second, {})
+    store.done(second, {})
+    assert len(queries.pending_archival()) == 2
+    store.moved(second, "archive", "/a/cat.jpg")
+    assert queries.pending_archival() == []
 
 
 def test_pending_archival_does_not_read_a_long_history(
     tmp_path: Path, make_drop: Callable[..., Drop]
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/queue.sqlite")
-    ledger, history, steps = JobStore(database), JobQueries(database), Counter[str]()
+    store, queries, steps = JobStore(database), JobQueries(database), Counter[str]()
     for when, more in (("short", 5), ("long", 500)):
         for number in range(more):
-            ledger.reject(make_drop(f"{when}-{number}.jpg"), "no picture")
-            for job in history.pending_archival():
-                ledger.moved(job, "failed", job.path)
-        ledger.reject(make_drop(f"{when}-left.jpg"), "no picture")
+            store.reject(make_drop(f"{when}-{number}.jpg"), "no picture")
+            for job in queries.pending_archival():
+                store.moved(job, "failed", job.path)
+        store.reject(make_drop(f"{when}-left.jpg"), "no picture")
         with counted(database, lambda when=when: steps.update([when])):
-            (left,) = history.pending_archival()
-        ledger.moved(left, "failed", left.path)
+            (left,) = queries.pending_archival()
+        store.moved(left, "failed", left.path)
     database.close()
     assert 0 < steps["long"] < 2 * steps["short"]
 
 
 def test_cancel_ends_a_queued_job_and_signals_a_running_one(
-    ledger: JobStore, history: JobQueries, enqueue: Enqueue
+    store: JobStore, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue("a.jpg")
     enqueue("b.jpg")
-    running = claim(ledger)
-    assert ledger.cancel(running.id)
-    assert ledger.cancel(2)
-    assert ledger.renew(running, 30, None) == "cancel"
-    assert history.counts()["cancelled"] == 1
-    assert ledger.cancelled(running, "asked")
-    assert not ledger.cancel(running.id)
+    running = claim(store)
+    assert store.cancel(running.id)
+    assert store.cancel(2)
+    assert store.renew(running, 30, None) == "cancel"
+    assert queries.counts()["cancelled"] == 1
+    assert store.cancelled(running, "asked")
+    assert not store.cancel(running.id)
 
 
 def test_retry_restores_all_tries_but_only_with_the_picture(
-    ledger: JobStore, enqueue: Enqueue
+    store: JobStore, enqueue: Enqueue
 ) -> None:
     enqueue()
-    ledger.fail(job := claim(ledger), "broke")
-    ledger.moved(job, "failed", "/f/cat.jpg")
-    assert not ledger.retry(job.id, lambda _: None)
-    assert ledger.claim("me", 30) is None
-    assert ledger.retry(job.id, lambda _: "1")
-    again = claim(ledger)
+    store.fail(job := claim(store), "broke")
+    store.moved(job, "failed", "/f/cat.jpg")
+    assert not store.retry(job.id, lambda _: None)
+    assert store.claim("me", 30) is None
+    assert store.retry(job.id, lambda _: "1")
+    again = claim(store)
     assert (again.id, again.failures, again.picture_location) == (job.id, 0, "inbox")
-    assert not ledger.retry(job.id, lambda _: "1")
+    assert not store.retry(job.id, lambda _: "1")
 
 
 def test_queries_return_events_and_outcomes(
-    ledger: JobStore, history: JobQueries, enqueue: Enqueue
+    store: JobStore, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
-    job = claim(ledger)
-    ledger.fall_back(job, 1, [STEP])
-    ledger.begin_publication(job, {})
-    ledger.done(job, {"clip": "/o/cat.mp4"})
-    assert [event.event for event in history.events(job.id)] == [
+    job = claim(store)
+    store.fall_back(job, 1, [STEP])
+    store.begin_publication(job, {})
+    store.done(job, {"clip": "/o/cat.mp4"})
+    assert [event.event for event in queries.events(job.id)] == [
         "queued", "running", "fell_back", "publishing", "done",
     ]  # fmt: skip
-    assert history.outcomes() == [("done", "90-default", "draft", 1)]
-    assert history.by_path("inbox", "cat.jpg")[0].id == job.id
-    assert history.by_content("aa")[0].id == job.id
-    assert history.oldest_queued() is None
-    assert [found.id for found in history.newest(JobFilter(state="done"))] == [job.id]
-    assert history.newest(before=job.id) == []
+    assert queries.outcomes() == [("done", "90-default", "draft", 1)]
+    assert queries.by_path("inbox", "cat.jpg")[0].id == job.id
+    assert queries.by_content("aa")[0].id == job.id
+    assert queries.oldest_queued() is None
+    assert [found.id for found in queries.newest(JobFilter(state="done"))] == [job.id]
+    assert queries.newest(before=job.id) == []
 
 
 # --- the database itself
@@ -541,9 +541,9 @@ class AnyOrder(RuleBasedStateMachine):
             for table in reversed(metadata.sorted_tables):
                 if table is not meta:
                     db.execute(table.delete())
-        self.ledger = JobStore(self.database)
+        self.store = JobStore(self.database)
         self.recovery = Recovery(self.database)
-        self.history = JobQueries(self.database)
+        self.queries = JobQueries(self.database)
         self.enqueued = 0
         self.published: dict[int, int] = {}
         self.held: list[Job] = []
@@ -555,12 +555,12 @@ class AnyOrder(RuleBasedStateMachine):
         drop = Drop(inbox="i", path=f"{name}.jpg", fingerprint=str(fingerprint),
                     sha256=str(content), source={})  # fmt: skip
         self.enqueued += len(
-            self.ledger.enqueue(drop, [self.spec], clip_name="x", rule="r", rules_digest="d")
+            self.store.enqueue(drop, [self.spec], clip_name="x", rule="r", rules_digest="d")
         )
 
     @rule(target=attempts, lease=st.sampled_from([-1.0, 60.0]), owner=st.sampled_from("ab"))
     def claim(self, lease: float, owner: str) -> Job | None:
-        return self.ledger.claim(owner, lease)
+        return self.store.claim(owner, lease)
 
     @rule(owner=st.sampled_from("ab"))
     def recover_departed(self, owner: str) -> None:
@@ -568,27 +568,27 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(attempt=attempts)
     def publish(self, attempt: Job | None) -> None:
-        if attempt and self.ledger.begin_publication(attempt, {}):
+        if attempt and self.store.begin_publication(attempt, {}):
             assert attempt.id not in self.published
             self.published[attempt.id] = attempt.attempt
-            assert self.ledger.done(attempt, {})
+            assert self.store.done(attempt, {})
 
     @rule(attempt=attempts, how=st.sampled_from(["fail", "retry_later", "release", "cancelled"]))
     def end(self, attempt: Job | None, how: str) -> None:
         if attempt:
             args = ("reason", 0.0) if how == "retry_later" else ("reason",)
-            won = getattr(self.ledger, how)(attempt, *args)
+            won = getattr(self.store, how)(attempt, *args)
             assert not (won and attempt.id in self.published)
 
     @rule(attempt=attempts)
     def cancel(self, attempt: Job | None) -> None:
         if attempt:
-            self.ledger.cancel(attempt.id)
+            self.store.cancel(attempt.id)
 
     @rule(attempt=attempts)
     def retry(self, attempt: Job | None) -> None:
         if attempt:
-            self.ledger.retry(attempt.id, lambda _: "1")
+            self.store.retry(attempt.id, lambda _: "1")
 
     @precondition(lambda self: self.enqueued)
     @rule(owner=st.sampled_from("ab"))
@@ -597,7 +597,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def no_job_is_lost(self) -> None:
-        counts = self.history.counts()
+        counts = self.queries.counts()
         assert sum(counts.values()) == self.enqueued
         assert counts["done"] == len(self.published)
 

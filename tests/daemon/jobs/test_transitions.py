@@ -14,41 +14,41 @@ HOST = "host"
 
 def test_every_change_begins_at_the_state_before_it(
     database: Database,
-    ledger: JobStore,
-    history: JobQueries,
+    store: JobStore,
+    queries: JobQueries,
     enqueue: Callable[..., list[int]],
     make_drop: Callable[..., Drop],
 ) -> None:
     def claimed() -> Job:
-        job = ledger.claim(HOST, 30.0)
+        job = store.claim(HOST, 30.0)
         assert job is not None
         return job
 
     enqueue("done.jpg")
-    ledger.release(claimed(), "stopped")
-    ledger.retry_later(claimed(), "unlucky", 0.0)
+    store.release(claimed(), "stopped")
+    store.retry_later(claimed(), "unlucky", 0.0)
     claimed()
     Recovery(database).recover(HOST)
     job = claimed()
-    ledger.begin_publication(job, {"clip": "x"})
-    ledger.block_publication(job, "a link")
-    ledger.done(job, {"clip": "done.mp4"})
+    store.begin_publication(job, {"clip": "x"})
+    store.block_publication(job, "a link")
+    store.done(job, {"clip": "done.mp4"})
     (failed,) = enqueue("failed.jpg")
-    ledger.fail(claimed(), "spoilt")
-    ledger.retry(failed, lambda _: "2")
-    ledger.prioritise(failed, 5)
-    ledger.cancel(failed)
+    store.fail(claimed(), "spoilt")
+    store.retry(failed, lambda _: "2")
+    store.prioritise(failed, 5)
+    store.cancel(failed)
     (running,) = enqueue("stopped.jpg")
     job = claimed()
-    ledger.cancel(running)
-    ledger.cancelled(job, "by the operator")
-    rejected = ledger.reject(make_drop("bad.jpg"), "no picture")
+    store.cancel(running)
+    store.cancelled(job, "by the operator")
+    rejected = store.reject(make_drop("bad.jpg"), "no picture")
     enqueue("old.jpg", fingerprint="1", sha256="aa")
     enqueue("old.jpg", fingerprint="2", sha256="bb")
 
     changes = Changes(database)
     told = changes.after(0)
-    for job in history.newest():
+    for job in queries.newest():
         way = [each for each in told if each.job == job.id]
         assert way[0].from_state is None
         assert [each.from_state for each in way[1:]] == [each.to_state for each in way[:-1]]

@@ -36,8 +36,8 @@ class Place:
 
     inbox: Inbox
     database: Database
-    ledger: JobStore
-    history: JobQueries
+    store: JobStore
+    queries: JobQueries
 
     @property
     def picture(self) -> Path:
@@ -46,10 +46,10 @@ class Place:
     def archive(self) -> Archive:
         settings = Settings(inbox=(self.inbox,), state=self.inbox.path.parent)
         storage = VolumeMarkers(settings, self.database)
-        return Archive(self.database, self.ledger, self.history, settings, storage)
+        return Archive(self.database, self.store, self.queries, settings, storage)
 
     def job(self) -> Job:
-        job = self.history.job(1)
+        job = self.queries.job(1)
         assert job is not None
         return job
 
@@ -83,8 +83,8 @@ def far_folder(tmp_path: Path) -> Iterator[Path]:
 def finished(
     tmp_path: Path,
     database: Database,
-    ledger: JobStore,
-    history: JobQueries,
+    store: JobStore,
+    queries: JobQueries,
     enqueue: Callable[..., list[int]],
 ) -> Make:
     def make(*, ended: str = "done", on_success: str = "archive", away: Path = tmp_path) -> Place:
@@ -92,7 +92,7 @@ def finished(
         folders |= {"outbox": tmp_path / "outbox"}
         for folder in folders.values():
             folder.mkdir()
-        there = Place(Inbox(on_success=on_success, **folders), database, ledger, history)  # type: ignore[arg-type]
+        there = Place(Inbox(on_success=on_success, **folders), database, store, queries)  # type: ignore[arg-type]
         there.picture.parent.mkdir()
         there.picture.write_bytes(CAT)
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
@@ -100,19 +100,19 @@ def finished(
         status = there.picture.stat()
         seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
         enqueue("pets/cat.jpg", seen.fingerprint("me"), hashlib.sha256(CAT).hexdigest())
-        job = ledger.claim("me", 30)
+        job = store.claim("me", 30)
         assert job
         if ended == "done":
-            ledger.begin_publication(job, {})
-            ledger.done(job, {})
+            store.begin_publication(job, {})
+            store.done(job, {})
         else:
-            ledger.fail(job, "broke")
+            store.fail(job, "broke")
         return there
 
     return make
 
 
-def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: JobStore) -> None:
+def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, store: JobStore) -> None:
     """From now on the process ends before its `number`th change of anything."""
     changes = 0
 
@@ -130,7 +130,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, ledger: JobStore) 
     monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
-    monkeypatch.setattr(ledger, "moved", counted(ledger.moved))
+    monkeypatch.setattr(store, "moved", counted(store.moved))
 
 
 @pytest.mark.parametrize("far", [False, True])
@@ -150,14 +150,14 @@ def test_a_crash_before_any_change_is_carried_on(
     number = 0
     while number < 40:
         with pytest.MonkeyPatch.context() as patched:
-            crashing_at(number, patched, there.ledger)
+            crashing_at(number, patched, there.store)
             with contextlib.suppress(Crash):
                 there.archive().archive_pending()
                 break
         number += 1
     there.archive().archive_pending()
     assert there.files() == expected
-    assert there.history.pending_archival() == []
+    assert there.queries.pending_archival() == []
     if ended == "failed":
         reason = there.inbox.failed / "pets/cat.jpg.reason.json"
         assert json.loads(reason.read_text())[0]["reason"] == "broke"
@@ -170,7 +170,7 @@ def test_one_crash_anywhere_leaves_nothing_behind(
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
     with pytest.MonkeyPatch.context() as patched:
-        crashing_at(number, patched, there.ledger)
+        crashing_at(number, patched, there.store)
         with contextlib.suppress(Crash):
             there.archive().archive_pending()
     there.archive().archive_pending()
@@ -239,7 +239,7 @@ def test_a_failed_picture_comes_back(
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
     there.archive().archive_pending()
-    assert there.ledger.retry(1, lambda job: restore(there.inbox, job, "me"))
+    assert there.store.retry(1, lambda job: restore(there.inbox, job, "me"))
     status = there.picture.stat()
     seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
     assert there.job().fingerprint == seen.fingerprint("me")
@@ -250,7 +250,7 @@ def test_a_kept_picture_is_archived_once(finished: Make) -> None:
     there = finished(on_success="keep")
     there.archive().archive_pending()
     assert there.job().picture_location == "kept"
-    assert there.ledger.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
+    assert there.store.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
 
 
 def test_the_longest_name_has_a_reason_too(tmp_path: Path) -> None:

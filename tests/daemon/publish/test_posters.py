@@ -28,9 +28,9 @@ def posters() -> Posters:
 
 
 @pytest.fixture
-def job(enqueue: Callable[..., list[int]], history: JobQueries) -> Job:
+def job(enqueue: Callable[..., list[int]], queries: JobQueries) -> Job:
     (number,) = enqueue()
-    found = history.job(number)
+    found = queries.job(number)
     assert found is not None
     return found
 

@@ -124,20 +124,20 @@ def test_an_inbox_that_cannot_be_written_is_told_by_its_mount(
 
 
 def test_no_picture_is_gone_while_its_share_is_away(
-    tmp_path: Path, database: Database, ledger: JobStore, history: JobQueries,
+    tmp_path: Path, database: Database, store: JobStore, queries: JobQueries,
     enqueue: Callable[..., list[int]],
 ) -> None:  # fmt: skip
     settings = host(tmp_path)
     storage = VolumeMarkers(settings, database)
     storage.check(settings.inbox[0])
     enqueue()
-    job = ledger.claim("me", 30)
+    job = store.claim("me", 30)
     assert job
-    ledger.fail(job, "broke")
+    store.fail(job, "broke")
     empty(tmp_path / "path")
-    archive = Archive(database, ledger, history, settings, storage)
+    archive = Archive(database, store, queries, settings, storage)
     archive.archive_job(job)
     assert archive.last_error
     assert "is the share of inbox inbox mounted" in archive.last_error
-    (left,) = history.pending_archival()
+    (left,) = queries.pending_archival()
     assert left.picture_location == "inbox"

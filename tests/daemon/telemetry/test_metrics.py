@@ -10,19 +10,19 @@ from daemon.jobs.store import JobStore
 from daemon.telemetry.metrics import Metrics, free_bytes
 
 
-def test_metrics_of_the_ledger_survive_a_restart(ledger: JobStore, history: JobQueries) -> None:
+def test_metrics_of_the_ledger_survive_a_restart(store: JobStore, queries: JobQueries) -> None:
     for _ in range(2):
         metrics = Metrics()
-        metrics.watch_queue(history)
+        metrics.watch_queue(queries)
         text = generate_latest(metrics.registry).decode()
         families = {family.name: family for family in text_string_to_metric_families(text)}
         states = {s.labels["state"] for s in families["i2vd_jobs"].samples}
         assert states == {"queued", "running", "publishing", "done", "failed", "cancelled"}
 
 
-def test_every_metric_has_help_and_our_prefix(history: JobQueries) -> None:
+def test_every_metric_has_help_and_our_prefix(queries: JobQueries) -> None:
     metrics = Metrics()
-    metrics.watch_queue(history)
+    metrics.watch_queue(queries)
     metrics.watch_gauge("i2vd_x", "Help.", ["a"], lambda: [(["b"], 1.0)])
     for family in metrics.registry.collect():
         assert family.name.startswith("i2vd_")

@@ -56,7 +56,7 @@ class Bench:
         self.oom_kills = 0
         self.news: list[Progress | Loaded | StepDown | QualityRejected] = []
         load = Load(model=model, device="cpu", dtype=dtype, max_memory=max_memory)
-        self.maker = ClipGenerator(
+        self.generator = ClipGenerator(
             load,
             self.lines.append,
             self.losses.append,
@@ -67,7 +67,7 @@ class Bench:
         )
 
     async def make(self, prompt: str, fallback: str = "auto") -> Clip | GenerationFailure:
-        return await self.maker.generate(order(prompt, fallback), self.news.append)
+        return await self.generator.generate(order(prompt, fallback), self.news.append)
 
     def of(self, kind: type) -> list[object]:
         return [news for news in self.news if isinstance(news, kind)]
@@ -81,16 +81,16 @@ class Bench:
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
     yield made
-    await made.maker.close()
+    await made.generator.close()
 
 
 async def test_one_child_makes_clip_after_clip(bench: Bench) -> None:
     first = await bench.make("made")
-    pid = bench.maker.pid
+    pid = bench.generator.pid
     second = await bench.make("made")
     assert isinstance(first, Clip)
     assert isinstance(second, Clip)
-    assert bench.maker.pid == pid
+    assert bench.generator.pid == pid
     assert [type(news) for news in bench.news] == [Loaded, Progress, Progress]
 
 
@@ -98,7 +98,7 @@ async def test_what_a_child_prints_comes_through_and_never_reaches_the_channel(
     bench: Bench,
 ) -> None:
     assert isinstance(await bench.make("made"), Clip)
-    await bench.maker.close()
+    await bench.generator.close()
     assert sorted(bench.lines) == ["a library prints to stdout", "peer: hello"]
 
 
@@ -117,13 +117,13 @@ async def test_who_waits_for_the_device_is_embedded_meanwhile_where_there_is_roo
         while len(bench.of(StepDown)) < words.count("oom"):
             await asyncio.sleep(0.01)
         following = replace(order("made"), job="2")
-        second = asyncio.create_task(bench.maker.generate(following, bench.news.append))
+        second = asyncio.create_task(bench.generator.generate(following, bench.news.append))
         await asyncio.sleep(0.2)
-        await bench.maker.cancel("1")
+        await bench.generator.cancel("1")
         assert isinstance(await first, GenerationFailure)
         assert isinstance(await second, Clip)
     finally:
-        await bench.maker.close()
+        await bench.generator.close()
     assert ("peer: embed 2" in bench.lines) is embedded
 
 
@@ -152,7 +152,7 @@ async def test_a_rung_that_has_no_room_is_told_and_not_tried() -> None:
     try:
         clip = await bench.make("oom made")
     finally:
-        await bench.maker.close()
+        await bench.generator.close()
     assert isinstance(clip, Clip)
     assert clip.rung == rungs[3]
     assert [(step.rung, step.stage) for step in clip.steps_down] == [
@@ -192,13 +192,13 @@ async def test_fragmented_memory_costs_a_worker_once_and_no_smaller_clip() -> No
     assert "2000 MB were asked for and 3000 MB idle" in bench.losses[0].reason
     loads = [news for news in bench.news if isinstance(news, Loaded)]
     assert len(loads) == 2
-    await bench.maker.close()
+    await bench.generator.close()
 
 
 async def test_memory_that_does_not_come_back_means_a_new_child(bench: Bench) -> None:
     clip = await bench.make("leaky")
     assert isinstance(clip, Clip)
-    assert bench.maker.pid is None
+    assert bench.generator.pid is None
     assert replaced(bench) == ["leak"]
     assert isinstance(await bench.make("made"), Clip)
 
@@ -247,7 +247,7 @@ async def test_the_second_try_is_made_in_a_safer_type_and_the_next_clip_as_usual
     assert usual.speed == "fast"
     loads = [news.dtype for news in bench.news if isinstance(news, Loaded)]
     assert loads == ["float16", "bfloat16", "float16"]
-    await bench.maker.close()
+    await bench.generator.close()
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,8 @@ async def test_a_child_that_the_kernel_shot_is_told_from_one_that_somebody_kille
     making = asyncio.create_task(bench.make("hang"))
     await bench.until_working()
     bench.oom_kills += 1
-    assert bench.maker.pid is not None
-    os.kill(bench.maker.pid, signal.SIGKILL)
+    assert bench.generator.pid is not None
+    os.kill(bench.generator.pid, signal.SIGKILL)
     outcome = await making
     assert isinstance(outcome, GenerationFailure)
     assert "the kernel killed the worker (in denoise)" in outcome.reason
@@ -290,8 +290,8 @@ async def test_a_child_that_dies_between_two_clips_costs_neither(
     bench: Bench, shot: int, cause: str
 ) -> None:
     assert isinstance(await bench.make("made"), Clip)
-    assert bench.maker.pid is not None
-    os.kill(bench.maker.pid, signal.SIGKILL)
+    assert bench.generator.pid is not None
+    os.kill(bench.generator.pid, signal.SIGKILL)
     bench.oom_kills += shot
     await asyncio.sleep(0.5)
     assert isinstance(await bench.make("made"), Clip)
@@ -316,13 +316,13 @@ async def test_a_child_that_never_gets_ready_is_no_fault_of_the_clip(
     assert outcome.kind == "load"
     assert says in outcome.reason
     assert [loss.cause for loss in bench.losses] == [cause]
-    assert bench.maker.pid is None
+    assert bench.generator.pid is None
 
 
 async def test_a_child_that_is_silent_too_long_is_killed() -> None:
     bench = Bench(denoise=0.3)
     assert isinstance(await bench.make("made"), Clip)
-    pid = bench.maker.pid
+    pid = bench.generator.pid
     assert pid is not None
     outcome = await bench.make("hang")
     assert isinstance(outcome, GenerationFailure)
@@ -336,7 +336,7 @@ async def test_a_child_that_is_silent_too_long_is_killed() -> None:
 async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("wait"))
     await bench.until_working()
-    await bench.maker.cancel("1")
+    await bench.generator.cancel("1")
     outcome = await making
     assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "cancelled"
@@ -348,18 +348,18 @@ async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
     making = asyncio.create_task(bench.make("made"))
     while not bench.news:
         await asyncio.sleep(0.01)
-    await bench.maker.cancel("1")
+    await bench.generator.cancel("1")
     outcome = await making
     assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "cancelled"
     assert isinstance(await bench.make("made"), Clip)
-    await bench.maker.close()
+    await bench.generator.close()
 
 
 async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
     making = asyncio.create_task(bench.make("hang"))
     await bench.until_working()
-    await bench.maker.kill("1")
+    await bench.generator.kill("1")
     outcome = await making
     assert isinstance(outcome, GenerationFailure)
     assert outcome.kind == "ended"

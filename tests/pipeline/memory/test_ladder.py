@@ -30,9 +30,9 @@ def resolved(family: Family, **asked: object) -> Spec:
 
 
 def needs(spec: Spec, family: Family = I2VGEN_XL) -> Callable[[Rung], int]:
-    anatomy = PUBLISHED if family is I2VGEN_XL else dimensions_of("micro")
+    dimensions = PUBLISHED if family is I2VGEN_XL else dimensions_of("micro")
     dtype = "float16" if family is I2VGEN_XL else "float32"
-    return lambda rung: peak(rung, anatomy, dtype, guided=spec.guided).most
+    return lambda rung: peak(rung, dimensions, dtype, guided=spec.guided).most
 
 
 def ladder(spec: Spec, family: Family = I2VGEN_XL, *, lossy: bool = False) -> tuple[Rung, ...]:

@@ -306,12 +306,12 @@ def test_exceeding_the_budget_is_out_of_memory_and_releases_all(
     budgeted: Callable[[int], tuple[LoadedModel, Budget]], order: Order
 ) -> None:
     model, budget = budgeted(10**12)
-    ledger = budget._counter
-    assert ledger is not None
+    store = budget._counter
+    assert store is not None
     for side in (32, 64):  # from now on the embeddings are kept
         made(model, shortened(order(width=side, height=side), 2), budget)
-    held = ledger.live
-    ledger.limit = held + 1_000_000
+    held = store.live
+    store.limit = held + 1_000_000
     try:
         made(model, shortened(order(), 2))
     except torch.OutOfMemoryError:
@@ -319,7 +319,7 @@ def test_exceeding_the_budget_is_out_of_memory_and_releases_all(
     with pytest.raises(torch.OutOfMemoryError, match="the budget is"):
         made(model, order(width=64, height=64), budget)
     decode.release(model.device)
-    assert ledger.live == held
+    assert store.live == held
 
 
 def test_a_model_over_the_budget_stays_on_the_host(
