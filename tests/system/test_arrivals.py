@@ -227,7 +227,7 @@ def test_a_tree_of_folders_is_taken_as_deep_as_paths_reach(quick: Studio) -> Non
     assert f"{tree}/deep.mp4" in quick.clips()
     quick.drop("after-deep.png", picture(84))
     quick.until_settled("after-deep.png", "done")
-    (told,) = [line for line in quick.log() if "too long" in line.get("why", "")]
+    (told,) = [line for line in quick.log() if "too long" in line.get("reason", "")]
     assert str(edge).startswith(str(quick.inbox / told["path"]))
     assert (edge / "e.png").is_file()
     assert quick.is_ready()

@@ -213,7 +213,7 @@ def test_the_journal_follows_one_job(machine):
     number = job(machine, "meadow.jpg")
     told = machine.run("journalctl", f"I2VD_JOB={number}", "-o", "json").splitlines()
     entries = [json.loads(line) for line in told]
-    assert entries[0]["MESSAGE"].startswith("queued ")
+    assert entries[0]["MESSAGE"].startswith("job queued ")
     assert entries[0]["PRIORITY"] == "6"
     assert {entry["_SYSTEMD_UNIT"] for entry in entries} == {"i2vd.service"}
     assert {entry.get("I2VD_PATH", "meadow.jpg") for entry in entries} == {"meadow.jpg"}

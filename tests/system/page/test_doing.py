@@ -96,7 +96,7 @@ def test_what_will_come_of_it_is_told_while_one_types(page: Browser, tmp_path: P
     page.click("label:has([value='high'])")
     page.until_text("16 frames (2.0 s), 16 steps")
     told = page.find(".dry-run").text
-    assert all(word in told for word in ("Memory\n", "Begins as\nfast, ", "Time\n"))
+    assert all(word in told for word in ("Memory\n", "Begins as\nresident, ", "Time\n"))
     page.click("summary")
     page.find("#set-speed").send_keys("soonest")
     page.until_text("16 frames (2.0 s), 10 of 16 steps")
