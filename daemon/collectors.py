@@ -14,6 +14,12 @@ def register_collectors(status: Status) -> None:
     services = status.services
     services.metrics.watch_queue(services.queries)
     services.metrics.registry.register(GpuCollector())
+    _register_service(status)
+    _register_inboxes(status)
+
+
+def _register_service(status: Status) -> None:
+    services = status.services
     gauge = services.metrics.watch_gauge
     gauge(
         "i2vd_ready",
@@ -26,15 +32,6 @@ def register_collectors(status: Status) -> None:
         "1 if claiming is paused, else 0.",
         [],
         lambda: [([], services.store.paused())],
-    )
-    gauge(
-        "i2vd_storage_ok",
-        "1 if the folders of an inbox and the state folder accept more output, else 0.",
-        ["inbox"],
-        lambda: [
-            ([i.name], i.name not in services.storage_health.blocked)
-            for i in services.settings.inbox
-        ],
     )
     gauge(
         "i2vd_queue_eta_seconds",
@@ -50,6 +47,20 @@ def register_collectors(status: Status) -> None:
             ([host.name, state], host.state == state)
             for host in status.hosts.all()
             for state in HOST_STATES
+        ],
+    )
+
+
+def _register_inboxes(status: Status) -> None:
+    services = status.services
+    gauge = services.metrics.watch_gauge
+    gauge(
+        "i2vd_storage_ok",
+        "1 if the folders of an inbox and the state folder accept more output, else 0.",
+        ["inbox"],
+        lambda: [
+            ([i.name], i.name not in services.storage_health.blocked)
+            for i in services.settings.inbox
         ],
     )
     gauge(
