@@ -44,6 +44,7 @@ class _Lane:
         self._on_failure = on_failure
         self._child: Child | None = None
         self._lock = asyncio.Lock()
+        self._kills_seen = oom_kills()
 
     async def ask(
         self, request: Inspect | Prepare, limit: float, *, last: bool = False
@@ -53,13 +54,10 @@ class _Lane:
         After the `last` request the child is closed, which frees its memory.
         """
         async with self._lock:
-            kills_before = oom_kills()
+            await self._discard_ended()
             match await self._exchange(request, limit):
                 case (Exited() | TimedOut()) as end:
-                    oom_killed = oom_kills() > kills_before
-                    failure = classify_exit(_CHILD, end, "reading it", oom_killed=oom_killed)
-                    await self._discard(failure)
-                    return failure
+                    return await self._discard(end, "reading it")
                 case answer:
                     if last:
                         await self.close()
@@ -90,11 +88,23 @@ class _Lane:
             case other:
                 return Exited(f"answered out of turn ({other.type})")
 
-    async def _discard(self, failure: ChildFailure) -> None:
+    async def _discard_ended(self) -> None:
+        """Discard a child that ended while it was idle: the next picture is not to blame."""
+        if self._child is not None and self._child.ended:
+            end = await self._child.receive(_FAST_TIMEOUT_SECONDS)
+            if not isinstance(end, (Exited, TimedOut)):
+                end = Exited(f"answered out of turn ({end.type})")
+            await self._discard(end, "no work")
+        self._kills_seen = oom_kills()
+
+    async def _discard(self, end: Exited | TimedOut, stage: str) -> ChildFailure:
+        oom_killed = oom_kills() > self._kills_seen
+        failure = classify_exit(_CHILD, end, stage, oom_killed=oom_killed)
         if self._child is not None:
             await self._child.kill(grace=1.0)
             self._child = None
             self._on_failure(failure)
+        return failure
 
 
 class ImagePool:

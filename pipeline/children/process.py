@@ -99,6 +99,11 @@ class Child:
         """Return True while no exit was seen."""
         return self._process.returncode is None
 
+    @property
+    def ended(self) -> bool:
+        """Return True if the child exited, or closed its channel."""
+        return not self.alive or self._reader.at_eof()
+
     async def send(self, message: Request) -> None:
         """Send a request; a dead child is ignored, because `receive` reports it."""
         with contextlib.suppress(ConnectionError):

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,21 @@ class Desk:
         path = self._folder / name
         path.write_bytes(data)
         return self._runner.run(self._decoder.inspect(path))
+
+    def inspect_quickly(self, data: bytes) -> Inspected | Rejected | None:
+        path = self._folder / "picture.jpg"
+        path.write_bytes(data)
+        return self._runner.run(self._decoder.inspect_quickly(path))
+
+    def kill_children(self) -> int:
+        """Kill its picture children, wait until they are gone, and return how many there were."""
+        pids = picture_children() - self._others
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        while self.children():
+            time.sleep(0.01)
+        self._runner.run(asyncio.sleep(0.01))  # a daemon's loop turns all the time
+        return len(pids)
 
     def refusal(self, data: bytes) -> str:
         """Why it is refused; no child was lost by it."""
@@ -420,3 +436,13 @@ async def test_a_picture_that_hangs_the_child_is_counted_and_kept(
     assert figures.losses == {"the picture decoder hung in reading it: silent for 1 s": 2}
     assert (tmp_path / "kept" / "1-1.bin").read_bytes() == slow
     assert not figures.complaints
+
+
+def test_a_child_that_is_killed_while_idle_costs_no_picture_a_try(open_desk: Open) -> None:
+    desk = open_desk()
+    sound = encoded(scene(), "JPEG")
+    assert isinstance(desk.inspect(sound), Inspected)
+    assert desk.kill_children() == 1
+    assert isinstance(desk.inspect_quickly(sound), Inspected), "no second try was needed"
+    assert [failure.cause for failure in desk.losses] == ["killed"]
+    assert "(in no work)" in desk.losses[0].reason
