@@ -6,12 +6,15 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests.system.needs import missing, needs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 _EXT4_SHUTDOWN = 0x8004587D
 
@@ -198,6 +201,24 @@ def samba(folder: Path) -> Iterator[Path]:
         )  # fmt: skip
     with _mounted(folder, mounting, serving, reason="a Windows share cannot be mounted here"):
         yield served
+
+
+@contextlib.contextmanager
+def odd_folder(
+    folder: Path, *, name_max: int = 255, refuses: str = "", flags: Sequence[str] = ()
+) -> Iterator[Path]:
+    """Show a folder through the odd file system of tests/field/oddfs.py; yields the backing one."""
+    needs("fusermount3", package="fuse3")
+    backing = folder.with_name(f"{folder.name}-far") / folder.name
+    for each in (folder, backing):
+        each.mkdir(parents=True, exist_ok=True)
+    options = [f"--name-max={name_max}", f"--refuse={refuses}"]
+    options += [f"--{flag.replace('_', '-')}" for flag in flags]
+    mounting = subprocess.Popen(
+        [sys.executable, "-m", "tests.field.oddfs", backing, folder, *options], cwd=ROOT
+    )
+    with _mounted(folder, mounting, reason="FUSE cannot mount here"):
+        yield backing
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Corpus of reports from the field, run against the real daemon."""
