@@ -7,8 +7,9 @@ the folder.
 
 `--sweep`: kill before each system call once, from the submission until the picture is in the
 archive or in failed/; takes half an hour, with several hosts an hour. `--micro`: the real worker
-with the embedded model; random kills only, unless with `--sweep`. `--hosts N`: several hosts
-(fleet.py). `--fault`: the fault that hits one of them in the sweep.
+with the embedded model; random kills only, unless with `--sweep`. `--mixed`: random kills over a
+mixed diet (diet.py). `--hosts N`: several hosts (fleet.py). `--fault`: the fault that hits one of
+them in the sweep.
 """
 
 import argparse
@@ -18,6 +19,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,10 +29,12 @@ from rich.table import Table
 
 from daemon.cli.sandbox import SandboxFailed
 from tests.chaos import fleet, kills
+from tests.chaos.diet import MixedDiet, backing
 from tests.chaos.drops import Drops, is_idle
 from tests.chaos.film import film
 from tests.chaos.observer import Observer
 from tests.chaos.sweep import Sweep
+from tests.field.runner import UNPRIVILEGED
 from tests.system.studio import DRAFT, Studio
 
 SETTINGS = """\
@@ -47,6 +53,9 @@ devices = ["cpu"]
 stability_delay = 0.05
 unreadable_timeout = 0.1
 """
+
+SETTINGS_MIXED = SETTINGS.replace("unreadable_timeout = 0.1", "unreadable_timeout = 3.0")
+"""Half copies are complete before this time has passed."""
 
 RULES = {
     "10-poison": '[match]\nnames = ["poison*"]\n[make]\nprompt = "kill"\npreset = "draft"\n',
@@ -69,6 +78,7 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.sweep = Sweep(options.stride)
         self._rng = random.Random(options.seed)
+        self.diet = MixedDiet(self.studio, self.drops, self._rng) if options.mixed else None
 
     def sweep_round(self) -> list[str]:
         """Submit one picture, kill before a chosen system call, and return the errors."""
@@ -93,20 +103,29 @@ class Run:
             studio.stop()
         if not studio.running:
             studio.start()
-        names = [rng.choice((*PLACES, "poison.png")) for _ in range(rng.randint(1, 4))]
         victim = kills.choose(rng)
-        events = [(rng.uniform(0, 0.6), name) for name in names] + [(rng.uniform(0, 1.5), "")]
+        events = [*(self.diet.course() if self.diet else self._course())]
+        events.append((rng.uniform(0, 1.5), partial(self._kill, victim)))
         began = time.monotonic()
-        for moment, name in sorted(events):
+        for moment, act in sorted(events, key=lambda event: event[0]):
             time.sleep(max(0.0, began + moment - time.monotonic()))
-            if name:
-                self.drops.drop(name)
-            elif kills.kill(studio, victim):
-                self.counts[f"{victim} hit" if victim != "term" else "daemon told to stop"] += 1
+            act()
         if victim in ("daemon", "all", "term"):
             studio.wait()
             self._start_again()
-        return self._audit(f"{victim} hit, dropped {', '.join(names)}")
+        if self.diet:
+            self.diet.settle()
+        return self._audit(f"{victim} hit")
+
+    def _course(self) -> Iterator[tuple[float, Callable[[], None]]]:
+        """Yield the pictures of a round, each with its second."""
+        for _ in range(self._rng.randint(1, 4)):
+            name = self._rng.choice((*PLACES, "poison.png"))
+            yield self._rng.uniform(0, 0.6), partial(self.drops.drop, name)
+
+    def _kill(self, victim: str) -> None:
+        if kills.kill(self.studio, victim):
+            self.counts[f"{victim} hit" if victim != "term" else "daemon told to stop"] += 1
 
     def _start_again(self) -> None:
         """Start the daemon, sometimes killing it during its recovery first."""
@@ -134,7 +153,9 @@ def _studio(folder: Path, options: argparse.Namespace) -> Studio:
     stand_in = {} if options.micro else {"PEER_FILM": str(film(folder / "film.mp4"))}
     studio = Studio(folder / "studio", program="tests.chaos.launch", **FAULTS, **stand_in)
     studio.environment["CHAOS_METHOD"] = options.method
-    studio.settings(SETTINGS)
+    if options.mixed:
+        studio.prefix = UNPRIVILEGED
+    studio.settings(SETTINGS_MIXED if options.mixed else SETTINGS)
     rules = RULES | {"90-default": DRAFT} if options.micro else RULES
     for name, text in rules.items():
         studio.rule(name, text)
@@ -149,6 +170,7 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=1, help="try each STRIDEth call only")
     parser.add_argument("--method", choices=("link", "rename"), default="link")
     parser.add_argument("--micro", action="store_true", help="the real worker")
+    parser.add_argument("--mixed", action="store_true", help="odd names, folders, copies, errors")
     parser.add_argument("--sweep", action="store_true", help="each system call, instead of rounds")
     parser.add_argument("--hosts", type=int, default=1, help="so many on one PostgreSQL")
     parser.add_argument("--fault", choices=fleet.FAULTS, default="killed", help="of their sweep")
@@ -161,10 +183,10 @@ def main() -> int:
     began, rounds, errors = time.monotonic(), 0, list[str]()
     run.studio.outbox.mkdir()
     try:
-        with Observer(run.studio.outbox) as observer:
+        with run.diet or nullcontext(), Observer(backing(run.studio.outbox)) as observer:
             while not errors and not run.sweep.is_over(options, rounds):
                 halfway = rounds >= options.rounds // 2
-                sweeping = options.sweep or not (options.micro or halfway)
+                sweeping = options.sweep or not (options.micro or options.mixed or halfway)
                 errors = run.sweep_round() if sweeping else run.random_round()
                 errors += observer.errors
                 rounds += 1
@@ -188,7 +210,8 @@ def _print(run: Run, rounds: int, observer: Observer, seconds: float) -> None:
     table.add_row("rounds", str(rounds))
     table.add_row("system calls swept", run.sweep.progress())
     table.add_row("pictures dropped", str(run.drops.count))
-    for what, count in sorted(run.counts.items()):
+    counts = run.counts + (run.diet.counts if run.diet else Counter())
+    for what, count in sorted(counts.items()):
         table.add_row(what, str(count))
     table.add_row("became clips", str(len(run.studio.clips())))
     table.add_row("failed, with the reason", str(sum(run.drops.audit.unusable.values())))
