@@ -68,6 +68,8 @@ class Case(_Table):
     """TOML that is appended to the settings."""
     rules: dict[str, str] = {}
     odd: dict[Literal["inbox", "outbox", "archive", "failed"], Odd] = {}
+    mount: dict[Literal["inbox", "outbox", "archive", "failed"], Literal["ntfs", "sshfs"]] = {}
+    """Real file systems in the place of folders."""
     unprivileged: bool = False
     """Take from the daemon root's right to ignore the modes of files."""
     started: bool = True

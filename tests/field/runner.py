@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 from tests.field.case import HERE, Case, Expect, Odd, Step
-from tests.system.disks import odd_folder
+from tests.system.disks import ntfs, odd_folder, sshfs
 from tests.system.needs import missing, needs
 from tests.system.studio import ROOT, Studio, visible
 
@@ -36,6 +36,8 @@ def play(case: Case, studio: Studio) -> None:
     with contextlib.ExitStack() as stack:
         for name, odd in case.odd.items():
             stack.enter_context(_shown_through(studio.root / name, odd))
+        for name, kind in case.mount.items():
+            stack.enter_context({"ntfs": ntfs, "sshfs": sshfs}[kind](studio.root / name))
         studio.config.write_text(studio.config.read_text() + case.settings, encoding="utf-8")
         for name, text in case.rules.items():
             studio.rule(name, text)

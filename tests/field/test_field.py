@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("file", case_files(), ids=lambda file: file.stem)
 def test_case(file: Path, quick_in: Open) -> None:
     case = read_case(file)
-    if case.unprivileged or case.odd:
+    if case.unprivileged or case.odd or case.mount:
         require_root()
     play(case, quick_in(prefix=UNPRIVILEGED if case.unprivileged else ()))
 

@@ -81,6 +81,22 @@ def btrfs(folder: Path) -> Iterator[Path]:
         yield folder
 
 
+@contextlib.contextmanager
+def ntfs(folder: Path) -> Iterator[Path]:
+    """Mount a small NTFS that refuses what Windows refuses: `:`, `CON`, a dot at the end."""
+    mkfs = needs("mkfs.ntfs", package="ntfs-3g")
+    image = folder.with_name(f"{folder.name}.img")
+    with image.open("wb") as file:
+        file.truncate(32 * 2**20)
+    subprocess.run([mkfs, "-F", "-Q", "-q", image], check=True, capture_output=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    mounting = subprocess.Popen(
+        ["ntfs-3g", "-o", "windows_names,no_detach", image, folder], stdout=subprocess.DEVNULL
+    )
+    with _mounted(folder, mounting, reason="NTFS cannot be mounted here"):
+        yield folder
+
+
 def set_quota(folder: Path, limit: str) -> None:
     """Limit the bytes of a btrfs; "none" removes the limit."""
     _run("btrfs", "qgroup", "limit", limit, folder)
