@@ -81,7 +81,7 @@ class Fallback(_Part):
 
 
 class ModelRecord(_Part):
-    """Model: the configured id, and the digest over its weights."""
+    """Model: the configured id, and the digest over all files that are loaded."""
 
     id: str
     weights: str

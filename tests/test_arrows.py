@@ -23,7 +23,7 @@ LAYERS = {
     "pipeline/worker": (
         "errors", "trace", "faults", "monkey_patch", "memory", "optimizations", "model",
         "placement", "output", "diffusion", "progress", "prefetch", "video_thread", "generate",
-        "bench", "server", "__main__",
+        "self_test", "bench", "server", "__main__",
     ),
 }  # fmt: skip
 """Files and folders from the bottom: each imports only itself and what stands before it."""

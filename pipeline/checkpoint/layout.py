@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ _CONFIGS = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
 }
+_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""Alternative sets of files that hold a tokenizer's vocabulary."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -41,25 +45,30 @@ class ModelUnusable(Exception):
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """Checked model folder: configurations by part, weight files by network."""
+    """Checked model folder: configurations by part, weight files by network, tokenizer files."""
 
     folder: Path
     configs: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, tuple[Path, ...]]
+    tokenizer: tuple[Path, ...]
+
+    def files(self) -> list[Path]:
+        """Return every file that decides over a clip, by path: also what is not a weight."""
+        configs = [self.folder / part / name for part, name in _CONFIGS.items()]
+        return sorted([*configs, *self.tokenizer, *chain.from_iterable(self.weights.values())])
 
     def digest(self) -> str:
-        """Return the SHA-256 of the lines "sha256  part" of all weight files, by part and name.
+        """Return the SHA-256 of the lines "sha256  path" of all files.
 
         Reads every byte, which takes some seconds for the full model, parallel to loading.
         """
+        files = self.files()
         with ThreadPoolExecutor() as pool:
             lines = [
-                (part, pool.submit(_sha256, file))
-                for part, files in sorted(self.weights.items())
-                for file in files
+                f"{sha256}  {file.relative_to(self.folder)}\n"
+                for file, sha256 in zip(files, pool.map(_sha256, files), strict=True)
             ]
-            text = "".join(f"{future.result()}  {part}\n" for part, future in lines)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def find(model: str, *, small: bool) -> CheckpointFiles:
@@ -72,9 +81,9 @@ def find(model: str, *, small: bool) -> CheckpointFiles:
     configs = {part: _config(folder, part) for part in _CONFIGS}
     for part, expected in NETWORKS.items():
         _check_class(folder, part, configs[part], expected)
-    return CheckpointFiles(
-        folder, configs, {part: _files(folder / part, small) for part in NETWORKS}
-    )
+    _check_normalisation(folder / "feature_extractor", configs["feature_extractor"])
+    weights = {part: _files(folder / part, small) for part in NETWORKS}
+    return CheckpointFiles(folder, configs, weights, _tokenizer_files(folder / "tokenizer"))
 
 
 def _folder(model: str) -> Path:
@@ -127,6 +136,35 @@ def _check_class(folder: Path, part: str, config: Mapping[str, Any], expected: s
     names = [config["_class_name"]] if "_class_name" in config else config.get("architectures")
     if names and expected not in names:
         raise ModelUnusable(f"{folder / part} is a {', '.join(names)}, not a {expected}")
+
+
+def _check_normalisation(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check what turns a picture into the image encoder's input: size, mean, deviation."""
+    file = folder / _CONFIGS["feature_extractor"]
+    size = config.get("crop_size")
+    if not isinstance(size, dict) or not all(
+        isinstance(size.get(side), int) and size[side] > 0 for side in ("width", "height")
+    ):
+        raise ModelUnusable(f"{file} lacks a crop_size with width and height")
+    for key in ("image_mean", "image_std"):
+        values = config.get(key)
+        if not isinstance(values, list) or [type(each) for each in values] != [float] * 3:
+            raise ModelUnusable(f"{file} lacks {key}, three numbers")
+    if 0.0 in config["image_std"]:
+        raise ModelUnusable(f"{file}: image_std has a zero")
+
+
+def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that the tokenizer is loaded from.
+
+    Without its vocabulary transformers makes a tokenizer that takes every prompt for other words.
+    """
+    for names in _TOKENIZER_FILES:
+        files = [folder / name for name in names]
+        if all(file.is_file() for file in files):
+            return (*files, *(f for f in [folder / "special_tokens_map.json"] if f.is_file()))
+    wanted = " or ".join(" and ".join(names) for names in _TOKENIZER_FILES)
+    raise ModelUnusable(f"{folder} has no vocabulary: {wanted} is missing")
 
 
 def _files(folder: Path, small: bool) -> tuple[Path, ...]:

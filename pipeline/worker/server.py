@@ -52,6 +52,7 @@ from pipeline.worker.model.loader import LoadedModel, device_facts, load_model, 
 from pipeline.worker.optimizations import fused_ops, kernel_cache
 from pipeline.worker.prefetch import Prefetcher
 from pipeline.worker.progress import ProgressReporter
+from pipeline.worker.self_test import self_test
 from pipeline.worker.video_thread import VideoThread
 
 FailureReply = QualityRejectedReply | OutOfMemory | Failed | CancelledReply
@@ -199,6 +200,9 @@ class Server:
         if device.type == "cuda":
             _set_up_kernel_cache()
             fused_ops.self_test(device, model.dtype)
+        with self._budget.enforced():
+            self_test(model)
+        release(device)
         self._model = model
         gc.collect()
         gc.freeze()  # the model stays alive; scanning it for garbage costs time

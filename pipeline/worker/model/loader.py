@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from pipeline.checkpoint.layout import NETWORKS, CheckpointFiles, ModelUnusable, find
-from pipeline.worker.errors import is_out_of_memory
+from pipeline.worker.errors import first_line, is_out_of_memory
 from pipeline.worker.memory.weights import Weights, assign_tensors, empty_weights, read_tensors
 from pipeline.worker.model.embedding_cache import EmbeddingCache
 from pipeline.worker.optimizations.attention import qkv_weights
@@ -103,7 +103,7 @@ def load_model(
             name=name,
             digest=digest.result(),
             dtype=torch_dtype,
-            tokenizer=CLIPTokenizer.from_pretrained(source.folder / "tokenizer"),
+            tokenizer=_load_tokenizer(source),
             scheduler=dict(source.configs["scheduler"]),
             image_processor=dict(source.configs["feature_extractor"]),
             weights=weights,
@@ -147,6 +147,24 @@ def _load_network(part: str, source: CheckpointFiles, dtype: torch.dtype) -> nn.
     network.requires_grad_(False).eval()
     assign_tensors(network, read_tensors(source.weights[part], dtype), part)
     return network
+
+
+def _load_tokenizer(source: CheckpointFiles) -> Any:
+    """Load the tokenizer, and check that the text encoder knows its tokens and lengths."""
+    folder, config = source.folder / "tokenizer", source.configs["text_encoder"]
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # the libraries raise any type for a damaged file
+        raise ModelUnusable(f"{folder} cannot be loaded: {first_line(error)}") from error
+    for what, has, knows in (
+        ("tokens", max(tokenizer.get_vocab().values(), default=-1) + 1, config.get("vocab_size")),
+        ("tokens a prompt", tokenizer.model_max_length, config.get("max_position_embeddings", 77)),
+    ):
+        if has != knows:
+            raise ModelUnusable(
+                f"{folder} has {has} {what}, the text encoder {knows}: they do not belong together"
+            )
+    return tokenizer
 
 
 def _build(part: str, source: CheckpointFiles) -> nn.Module:

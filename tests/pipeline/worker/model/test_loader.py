@@ -20,7 +20,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipeline.checkpoint.layout import ModelUnusable
+from pipeline.checkpoint.layout import ModelUnusable, find
 from pipeline.children.protocol import Generate
 from pipeline.quality import NO_LIMITS
 from pipeline.request.presets import MICRO, MICRO_FOLDER
@@ -233,9 +233,25 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_digest_is_of_the_weights(copy: Path, micro: LoadedModel) -> None:
+def test_the_digest_is_that_of_the_same_files_elsewhere(copy: Path, micro: LoadedModel) -> None:
     assert loaded(copy).digest == micro.digest
     assert len(micro.digest) == 64
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "feature_extractor/preprocessor_config.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_the_digest_covers_every_file_that_is_loaded(copy: Path, file: str) -> None:
+    before = find(str(copy), small=False).digest()
+    (copy / file).write_text((copy / file).read_text() + "\n")
+    assert find(str(copy), small=False).digest() != before
 
 
 def _drop(part: str) -> Callable[[Path], None]:
@@ -261,6 +277,37 @@ def _wider(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 256}))
 
 
+def _unlink(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).unlink()
+
+
+def _write(file: str, **changes: Any) -> Callable[[Path], None]:
+    """Change keys of a JSON file; None removes one."""
+
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / file).read_text()) | changes
+        kept = {key: value for key, value in content.items() if value is not None}
+        (folder / file).write_text(json.dumps(kept))
+
+    return spoil
+
+
+def _fewer_words(folder: Path) -> None:
+    file = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    content["model"]["merges"] = []
+    content["model"]["vocab"] = {w: n for w, n in vocabulary.items() if n < 300 or n > 1681}
+    ends = {word: 300 + n for n, word in enumerate(w for w, n in vocabulary.items() if n > 1681)}
+    content["model"]["vocab"] |= ends
+    for token in content["added_tokens"]:
+        token["id"] = ends[token["content"]]
+    file.write_text(json.dumps(content))
+
+
+_EYE = "feature_extractor/preprocessor_config.json"
+
+
 def _other_pipeline(folder: Path) -> None:
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
 
@@ -275,7 +322,15 @@ def _other_pipeline(folder: Path) -> None:
         (_swap, "is a I2VGenXLUNet, not a AutoencoderKL"),
         (_wider, "text_encoder: wrong shape of encoder.layers.0.mlp"),
         (_other_pipeline, "StableDiffusionPipeline, not an I2VGenXLPipeline"),
-        (lambda folder: (folder / "model_index.json").unlink(), "not in diffusers layout"),
+        (_unlink("model_index.json"), "not in diffusers layout"),
+        (_unlink("tokenizer/tokenizer.json"), "has no vocabulary: tokenizer.json or vocab.json"),
+        (lambda f: (f / "tokenizer/tokenizer.json").write_text("{}"), "cannot be loaded"),
+        (_fewer_words, "has 302 tokens, the text encoder 1684: they do not belong together"),
+        (_write("tokenizer/tokenizer_config.json", model_max_length=10), "10 tokens a prompt"),
+        (lambda f: (f / _EYE).write_text("{}"), "lacks a crop_size"),
+        (_write(_EYE, image_mean=None), "lacks image_mean"),
+        (_write(_EYE, image_std=[0.1, 0.1]), "lacks image_std"),
+        (_write(_EYE, image_std=[0.1, 0.0, 0.1]), "image_std has a zero"),
     ],
 )
 def test_a_broken_checkpoint_is_reported(
