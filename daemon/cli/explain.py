@@ -22,7 +22,7 @@ from daemon.jobs.queries import JobQueries
 from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.terminal import escape
 from pipeline.children.image_pool import ImagePool
-from pipeline.children.protocol import Rejected
+from pipeline.children.protocol import Rejected, Unavailable
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 from rules.live import LiveRules
@@ -69,7 +69,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
         inspected = await image_pool.inspect(picture.resolve())
     finally:
         await image_pool.close()
-    if isinstance(inspected, Rejected):
+    if isinstance(inspected, (Rejected, Unavailable)):
         answer.unreadable = inspected.reason
         return answer
     rules = LiveRules(inbox.rules, checker(family))

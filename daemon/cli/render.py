@@ -21,7 +21,14 @@ from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest, StepDown
 from pipeline.children.generator import ClipGenerator
 from pipeline.children.image_pool import ImagePool
-from pipeline.children.protocol import Inspected, Load, Loaded, QualityRejected, Rejected
+from pipeline.children.protocol import (
+    Inspected,
+    Load,
+    Loaded,
+    QualityRejected,
+    Rejected,
+    Unavailable,
+)
 from pipeline.children.protocol import Progress as Step
 from pipeline.memory import ladder
 from pipeline.memory.dimensions import dimensions_of
@@ -137,12 +144,12 @@ async def _render(
     staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
     try:
         inspected = await image_pool.inspect(picture.resolve())
-        if isinstance(inspected, Rejected):
+        if isinstance(inspected, (Rejected, Unavailable)):
             raise NotRendered(f"{picture}: {inspected.reason}", mistake=True)
         spec = spec_for(inspected)
         clean = staging / "picture.png"
         prepared = await image_pool.prepare(picture.resolve(), inspected.sha256, spec, clean)
-        if isinstance(prepared, Rejected):
+        if isinstance(prepared, (Rejected, Unavailable)):
             raise NotRendered(f"{picture}: {prepared.reason}")
         request = _create_request(settings, spec, generator.dtype, clean, staging, like)
         clip = await _generate(generator, request, console)

@@ -21,7 +21,7 @@ from daemon.jobs.database import QueueUnavailable
 from daemon.publish.previews import store_preview
 from daemon.services import Services
 from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest, StepDown
-from pipeline.children.protocol import Loaded, Progress, QualityRejected, Rejected
+from pipeline.children.protocol import Loaded, Progress, QualityRejected, Rejected, Unavailable
 from pipeline.memory import ladder
 from pipeline.memory.modes import Rung
 from pipeline.sidecar import fallback
@@ -96,6 +96,8 @@ class Attempt:
         prepared = await self._services.image_pool.prepare(
             picture, self._job.sha256, self._spec, clean, within=self._inbox.path
         )
+        if isinstance(prepared, Unavailable):
+            raise OSError(prepared.reason)
         if isinstance(prepared, Rejected):
             return prepared
         if stopping.is_set():  # the picture is prepared, but generation has not started

@@ -19,7 +19,7 @@ from daemon.intake.watcher import DeferToSlowLane, RetryLater
 from daemon.jobs.job import Drop
 from daemon.services import Services
 from pipeline.children.image_pool import PoisonImage
-from pipeline.children.protocol import Inspected, Rejected
+from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import Family
 from pipeline.request.spec import Problem, Request, Spec, check, resolve
 from rules.parse import RuleError, read_sidecar
@@ -118,6 +118,9 @@ class Intake:
         picture = await inspect(inbox.path / path, within=inbox.path)
         if picture is None:
             return DeferToSlowLane()
+        if isinstance(picture, Unavailable):
+            log.info("picture unavailable", inbox=inbox.name, path=path, reason=picture.reason)
+            return RetryLater(float(inbox.unreadable_timeout))
         if isinstance(picture, Rejected):
             return await self._retry_or_reject(inbox, path, seen, picture)
         self._undecodable.pop((inbox.name, path), None)

@@ -13,11 +13,7 @@ from pathlib import Path
 import structlog
 
 from daemon.fs.fingerprint import FileState
-
-PICTURE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic",
-    ".heif", ".avif",
-)  # fmt: skip
+from pipeline.image.formats import PICTURE_SUFFIXES
 
 IGNORED_PATTERNS = (
     ".*",  # hidden files: .DS_Store, ._*, .nfs*, .stfolder, rsync's temporaries, i2vd's own

@@ -15,7 +15,8 @@ import tomli_w
 
 from daemon.fs.atomic import CommitMethod, fsync_dir, publish_exclusive
 from daemon.fs.names import numbered_names
-from daemon.intake.scanner import PICTURE_SUFFIXES, is_ignored, is_picture
+from daemon.intake.scanner import is_ignored, is_picture
+from pipeline.image.formats import PICTURE_SUFFIXES
 from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make
 

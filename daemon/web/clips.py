@@ -21,7 +21,7 @@ from daemon.publish.previews import read_preview
 from daemon.services import Services
 from daemon.status import Status
 from daemon.web.jobs import JobNumber, find_job
-from pipeline.children.protocol import Rejected
+from pipeline.children.protocol import Rejected, Unavailable
 
 _THUMBNAIL_PIXELS = 192
 """Longer side of a thumbnail."""
@@ -63,6 +63,8 @@ def create_router(status: Status) -> APIRouter:
                 result = await services.image_pool.thumbnail(
                     path, job.sha256, _thumbnail_size(job), output, within
                 )
+                if isinstance(result, Unavailable):
+                    raise HTTPException(503, f"the picture of job {number}: {result.reason}")
                 if isinstance(result, Rejected):
                     raise HTTPException(404, f"the picture of job {number}: {result.reason}")
                 return Response(output.read_bytes(), media_type="image/png", headers=_CACHE_HOUR)

@@ -18,6 +18,7 @@ from pipeline.children.protocol import (
     Prepare,
     Prepared,
     Rejected,
+    Unavailable,
 )
 from pipeline.request.spec import Spec
 
@@ -27,7 +28,7 @@ _FAST_TIMEOUT_SECONDS = 5.0
 _SLOW_TIMEOUT_SECONDS = 60.0
 """Timeout of the slow lane, which only such pictures use."""
 
-Answer = Inspected | Prepared | Rejected | Failed
+Answer = Inspected | Prepared | Rejected | Unavailable | Failed
 
 
 class PoisonImage(Rejected):
@@ -82,7 +83,13 @@ class _Lane:
         await self._child.send(request)
         match await self._child.receive(limit):
             case (
-                Inspected() | Prepared() | Rejected() | Failed() | Exited() | TimedOut()
+                Inspected()
+                | Prepared()
+                | Rejected()
+                | Unavailable()
+                | Failed()
+                | Exited()
+                | TimedOut()
             ) as answer:
                 return answer
             case other:
@@ -121,33 +128,41 @@ class ImagePool:
         self._fast = _Lane(on_line, on_failure)
         self._slow = _Lane(on_line, on_failure)
 
-    async def inspect(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
+    async def inspect(
+        self, path: Path, within: Path | None = None, *, lenient: bool = False
+    ) -> Inspected | Rejected | Unavailable:
         """Decode the whole file and return its properties.
 
-        Below `within`, a folder that others may write to, symlinks are not followed.
+        Below `within`, a folder that others may write to, symlinks are not followed. `lenient` as
+        in `Inspect`.
         """
-        return await self.inspect_quickly(path, within) or await self.inspect_slowly(path, within)
+        return await self.inspect_quickly(
+            path, within, lenient=lenient
+        ) or await self.inspect_slowly(path, within, lenient=lenient)
 
     async def inspect_quickly(
-        self, path: Path, within: Path | None = None
-    ) -> Inspected | Rejected | None:
+        self, path: Path, within: Path | None = None, *, lenient: bool = False
+    ) -> Inspected | Rejected | Unavailable | None:
         """Inspect in the fast lane only; None on failure or timeout: use `inspect_slowly` then."""
-        request = Inspect(path=str(path), within=str(within or ""))
+        request = Inspect(path=str(path), within=str(within or ""), lenient=lenient)
         answer = await self._fast.ask(request, _FAST_TIMEOUT_SECONDS)
         if isinstance(answer, ChildFailure):
             return None
-        assert isinstance(answer, (Inspected, Rejected))
+        assert isinstance(answer, (Inspected, Rejected, Unavailable))
         return answer
 
-    async def inspect_slowly(self, path: Path, within: Path | None = None) -> Inspected | Rejected:
+    async def inspect_slowly(
+        self, path: Path, within: Path | None = None, *, lenient: bool = False
+    ) -> Inspected | Rejected | Unavailable:
         """Inspect in the slow lane, the second and last try."""
-        answer = await self._ask_slowly(Inspect(path=str(path), within=str(within or "")))
-        assert isinstance(answer, (Inspected, Rejected))
+        request = Inspect(path=str(path), within=str(within or ""), lenient=lenient)
+        answer = await self._ask_slowly(request)
+        assert isinstance(answer, (Inspected, Rejected, Unavailable))
         return answer
 
     async def prepare(
         self, path: Path, sha256: str, spec: Spec, output: Path, within: Path | None = None
-    ) -> Prepared | Rejected:
+    ) -> Prepared | Rejected | Unavailable:
         """Write the picture, framed as in the Spec, as a clean PNG to `output`.
 
         `within` as for `inspect`. Raises OSError if `output` cannot be written.
@@ -166,7 +181,7 @@ class ImagePool:
 
     async def thumbnail(
         self, path: Path, sha256: str, size: tuple[int, int], output: Path, within: Path
-    ) -> Prepared | Rejected:
+    ) -> Prepared | Rejected | Unavailable:
         """Write the whole picture, fitted into `size` (width, height), as a clean PNG to `output`.
 
         `within` as for `inspect`. Raises OSError if `output` cannot be written.
@@ -183,13 +198,13 @@ class ImagePool:
             )
         )
 
-    async def _prepare(self, request: Prepare) -> Prepared | Rejected:
+    async def _prepare(self, request: Prepare) -> Prepared | Rejected | Unavailable:
         answer = await self._fast.ask(request, _FAST_TIMEOUT_SECONDS)
         if isinstance(answer, ChildFailure):
             answer = await self._ask_slowly(request)
         if isinstance(answer, Failed):
             raise OSError(f"{request.output}: {answer.reason}")
-        assert isinstance(answer, (Prepared, Rejected))
+        assert isinstance(answer, (Prepared, Rejected, Unavailable))
         return answer
 
     async def _ask_slowly(self, request: Inspect | Prepare) -> Answer:

@@ -60,6 +60,11 @@ class Inspect(_Message):
     path: str
     within: str = ""
     """Symlinks below this folder are rejected; empty: only the file itself is checked."""
+    lenient: bool = False
+    """Accept a picture whose end is missing if all its pixels are there.
+
+    A strict look rejects it as incomplete, because it may still be being copied.
+    """
 
 
 class Prepare(_Message):
@@ -102,6 +107,15 @@ class Rejected(_Message):
     type: Literal["rejected"] = "rejected"
     reason: str
     gone: bool = False
+    incomplete: bool = False
+    """True if the file may still be being copied."""
+
+
+class Unavailable(_Message):
+    """File that cannot be read now, for a reason of the place and not of the file."""
+
+    type: Literal["unavailable"] = "unavailable"
+    reason: str
 
 
 # --- to the worker
@@ -304,6 +318,7 @@ Reply = Annotated[
     | Inspected
     | Prepared
     | Rejected
+    | Unavailable
     | Loaded
     | FreeMemory
     | Progress

@@ -10,10 +10,10 @@ import ctypes
 import errno
 import hashlib
 import io
+import mmap
 import os
 import re
 import resource
-import stat
 import sys
 import warnings
 from collections.abc import Mapping
@@ -37,8 +37,19 @@ from PIL import (
 )
 
 from pipeline.children.channel import Channel, ParentGone
-from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
+from pipeline.children.protocol import (
+    Failed,
+    Inspect,
+    Inspected,
+    Prepare,
+    Prepared,
+    Rejected,
+    Unavailable,
+)
 from pipeline.image.colour import UnsupportedColours, apply_framing
+from pipeline.image.errors import ImageRejected, SourceUnavailable
+from pipeline.image.formats import DECODED, KNOWN, find_by_content, is_decoded
+from pipeline.image.source import read, strerror
 
 MEMORY = "I2VD_PICTURE_MEMORY"
 """Environment variable: address-space limit of this process in MiB."""
@@ -50,28 +61,14 @@ DEFAULT_MEMORY = 2048
 """Default address-space limit in MiB."""
 
 _DEFAULT_PIXELS = 200_000_000
-_MAX_FILE_BYTES = 512 * 2**20
 _MAX_OUTPUT_BYTES = 256 * 2**20
 _MIN_SIDE_PIXELS = 16
 _MAX_CAPTION_CHARACTERS = 500
+_SPARE_BYTES = 4 * 2**20
+"""Left out when the rest of the limit is probed, for what the probe itself needs."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF")
-_NAMES = {"MPO": "JPEG", "WEBP": "WebP", "HEIF": "HEIC"}
-_KNOWN = "JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC or AVIF"
-
-_SIGNATURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM|GIF8|....ftyp(hei|hev|mif1|msf1|avi)",
-    re.DOTALL,
-)
-"""First bytes of the supported formats."""
-
-_OTHER_SIGNATURES = (
-    (re.compile(rb"\s*<(!doctype\s+html|html)", re.IGNORECASE), "a web page"),
-    (re.compile(rb"\s*<(\?xml|svg)", re.IGNORECASE), "an SVG or XML file"),
-    (re.compile(rb"%PDF-"), "a PDF"),
-    (re.compile(rb"....ftyp(isom|mp4|qt|M4V|avc)", re.DOTALL), "a video"),
-    (re.compile(rb"PK\x03\x04"), "an archive"),
-)
+_PLUGINS = tuple(each.plugin for each in DECODED)
+_NAMES = {each.plugin: each.name for each in DECODED} | {"MPO": "JPEG"}
 
 _CAMERA_NOISE = re.compile(
     r"(olympus|sony|minolta|konica minolta|samsung|kodak)?\s*(digital camera|dsc|dcim)\b.*"
@@ -103,15 +100,7 @@ _TRANSPOSES = {
 """Transpose that undoes each EXIF orientation."""
 
 
-class ImageRejected(Exception):
-    """Rejected file; the message is a sentence for the user."""
-
-    def __init__(self, reason: str, *, gone: bool = False) -> None:
-        super().__init__(reason)
-        self.gone = gone
-
-
-def inspect(request: Inspect) -> Inspected | Rejected:
+def inspect(request: Inspect) -> Inspected | Rejected | Unavailable:
     """Decode the whole file and return its properties."""
     try:
         data = read(Path(request.path), Path(request.within))
@@ -124,11 +113,11 @@ def inspect(request: Inspect) -> Inspected | Rejected:
             format=picture.format,
             caption=picture.caption,
         )
-    except (ImageRejected, MemoryError) as error:
-        return _rejected(error)
+    except (ImageRejected, SourceUnavailable, MemoryError) as error:
+        return _refusal(error)
 
 
-def prepare(request: Prepare) -> Prepared | Rejected | Failed:
+def prepare(request: Prepare) -> Prepared | Rejected | Unavailable | Failed:
     """Write a clean PNG of the requested size. Failed: it cannot be written."""
     try:
         data = read(Path(request.path), Path(request.within))
@@ -142,73 +131,28 @@ def prepare(request: Prepare) -> Prepared | Rejected | Failed:
         clean.save(png, "PNG")
     except UnsupportedColours as mode:
         return Rejected(reason=f"the picture's colours are of an unsupported kind, {mode}")
-    except (ImageRejected, MemoryError) as error:
-        return _rejected(error)
+    except (ImageRejected, SourceUnavailable, MemoryError) as error:
+        return _refusal(error)
     try:
         write(Path(request.output), png.getbuffer())
     except OSError as error:
-        reason = f"the prepared picture cannot be written: {_strerror(error)}"
+        reason = f"the prepared picture cannot be written: {strerror(error)}"
         return Failed(stage="condition", reason=reason, retry=True)
     return Prepared()
 
 
-def _rejected(error: ImageRejected | MemoryError) -> Rejected:
-    if isinstance(error, ImageRejected):
-        return Rejected(reason=str(error), gone=error.gone)
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0] // 2**20
-    return Rejected(reason=f"the picture needs more memory than the {limit} MiB it may have")
-
-
-def read(path: Path, within: Path = Path()) -> bytes:
-    """Read a regular file, without following a symlink or blocking on a pipe.
-
-    Below `within` no folder on the path may be a symlink either, because others could redirect it.
-    Raises ImageRejected.
-    """
-    try:
-        descriptor = _open(path, within)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageRejected("it is not a regular file")
-            if status.st_size > _MAX_FILE_BYTES:
-                has, most = status.st_size // 2**20, _MAX_FILE_BYTES // 2**20
-                raise ImageRejected(f"the file has {has} MiB; allowed: up to {most}")
-            with open(descriptor, "rb", closefd=False) as file:
-                # `read` allocates all at once; one byte more detects a growing file
-                data = file.read(status.st_size + 1)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ImageRejected("it is a symbolic link") from error
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-            raise ImageRejected("the file is gone", gone=True) from error
-        if error.errno == errno.ENXIO:
-            raise ImageRejected("it is not a regular file") from error
-        raise ImageRejected(f"the file cannot be read: {_strerror(error)}") from error
-    if not data:
-        raise ImageRejected("the file is empty")
-    if len(data) != status.st_size:
-        raise ImageRejected("the file is still being written")
-    return data
-
-
-def _open(path: Path, within: Path) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-    if within == Path():
-        return os.open(path, flags)
-    parent = os.open(within, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    for folder in path.relative_to(within).parts[:-1]:
-        outer = parent
-        try:
-            parent = os.open(folder, flags | os.O_DIRECTORY, dir_fd=outer)
-        finally:
-            os.close(outer)
-    try:
-        return os.open(path.name, flags, dir_fd=parent)
-    finally:
-        os.close(parent)
+def _refusal(error: ImageRejected | SourceUnavailable | MemoryError) -> Rejected | Unavailable:
+    match error:
+        case ImageRejected():
+            return Rejected(reason=str(error), gone=error.gone, incomplete=error.incomplete)
+        case SourceUnavailable():
+            return Unavailable(reason=str(error))
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if machine_lacks_memory(limit):
+        return Unavailable(reason="the machine is out of memory; it will be tried again")
+    return Rejected(
+        reason=f"the picture needs more memory than the {limit // 2**20} MiB it may have"
+    )
 
 
 class DecodedImage(NamedTuple):
@@ -254,7 +198,7 @@ def decode(data: bytes, *, needed: int) -> DecodedImage:
 
 
 def _decode(data: bytes, needed: int) -> DecodedImage:
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    image = Image.open(io.BytesIO(data), formats=_PLUGINS)
     if min(image.size) < _MIN_SIDE_PIXELS:
         raise ImageRejected(
             f"the picture is tiny ({image.width}x{image.height}); "
@@ -278,7 +222,7 @@ def _decode(data: bytes, needed: int) -> DecodedImage:
     return DecodedImage(
         image=image if transpose is None else image.transpose(transpose),
         size=size[::-1] if transpose is not None and orientation >= 5 else size,
-        format=_NAMES.get(image.format or "", image.format or ""),
+        format=_NAMES[image.format or ""],
         profile=image.info.get("icc_profile") or b"",
         caption=_caption(image, exif),
     )
@@ -290,10 +234,9 @@ def _too_many_pixels() -> str:
 
 
 def _describe_unknown(data: bytes) -> str:
-    if _SIGNATURES.match(data) or not data.strip(b"\0"):
+    if is_decoded(data) or not data.strip(b"\0"):
         return _DAMAGED
-    kind = next((what for start, what in _OTHER_SIGNATURES if start.match(data)), "something else")
-    return f"it is not a picture in {_KNOWN}, but {kind}"
+    return f"it is not a picture in {KNOWN}, but {find_by_content(data) or 'something else'}"
 
 
 def _exif(image: ImageFile.ImageFile) -> Mapping[int, Any]:
@@ -350,10 +293,6 @@ def write(output: Path, content: memoryview) -> None:
         os.close(folder)
 
 
-def _strerror(error: OSError) -> str:
-    return os.strerror(error.errno or errno.EIO).lower()
-
-
 def limit_resources(memory: int, pixels: int) -> None:
     """Set permanent limits: `memory` in MiB of address space, `pixels` per picture."""
     for kind, most in (
@@ -365,6 +304,31 @@ def limit_resources(memory: int, pixels: int) -> None:
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)  # noqa: PLW2901
         resource.setrlimit(kind, (most, most))
     Image.MAX_IMAGE_PIXELS = pixels
+
+
+def machine_lacks_memory(limit: int) -> bool:
+    """Return True if the system refuses even the address space that `limit` in bytes leaves.
+
+    Then not the picture is too large, but the machine is out of memory; except where all of its
+    memory is less than the limit, because waiting would not help.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    left = limit - pages * mmap.PAGESIZE - _SPARE_BYTES
+    if left <= 0:
+        return False
+    try:
+        mmap.mmap(-1, left).close()  # is counted, but never touched
+    except (OSError, MemoryError):
+        return left < _memory_of_machine()
+    return False
+
+
+def _memory_of_machine() -> int:
+    """Return the bytes that the system would ever allocate."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    sizes = {name: int(value.split()[0]) * 1024 for name, value in (x.split(":") for x in lines)}
+    strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    return sizes["CommitLimit"] if strict else sizes["MemTotal"] + sizes["SwapTotal"]
 
 
 def main() -> int:

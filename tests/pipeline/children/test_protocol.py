@@ -34,6 +34,7 @@ from pipeline.children.protocol import (
     Reply,
     Request,
     Stage,
+    Unavailable,
     dump,
     read_reply,
     read_request,
@@ -62,7 +63,9 @@ SPEC_LINE = (
 )
 
 REQUESTS = {
-    '{"type":"inspect","path":"/in/a.jpg","within":"/in"}': Inspect(path="/in/a.jpg", within="/in"),
+    '{"type":"inspect","path":"/in/a.jpg","within":"/in","lenient":false}': Inspect(
+        path="/in/a.jpg", within="/in"
+    ),
     '{"type":"prepare","path":"/a.jpg","within":"","sha256":"00","width":64,"height":64,'
     '"framing":"crop","output":"/o.png"}': Prepare(
         path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
@@ -94,7 +97,8 @@ REPLIES = {
         sha256="00", size=9, width=64, height=48, format="JPEG", caption="c"
     ),
     '{"type":"prepared"}': Prepared(),
-    '{"type":"rejected","reason":"r","gone":false}': Rejected(reason="r"),
+    '{"type":"rejected","reason":"r","gone":false,"incomplete":false}': Rejected(reason="r"),
+    '{"type":"unavailable","reason":"r"}': Unavailable(reason="r"),
     '{"type":"loaded","model":"micro","weights":"00","dtype":"float16","device":"cpu","device_name":"n",'
     '"memory":null,"versions":{"torch":"2"},"seconds":1.5}': Loaded(
         model="micro",

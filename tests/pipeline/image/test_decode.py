@@ -353,8 +353,8 @@ def test_no_folder_on_the_way_may_be_a_link(tmp_path):
         (b"hello, world", "but something else"),
         (b"\0" * 4096, "cut short"),
         (b"\xff\xd8\xff\xe0", "cut short"),
-        (b"P6\n64 64\n255\n" + b"\0" * 64 * 64 * 3, "but something else"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "but something else"),
+        (b"P6\n64 64\n255\n" + b"\0" * 64 * 64 * 3, "but a Netpbm picture; export it as"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "but a PostScript file"),
     ],
 )
 def test_what_is_no_picture_is_called_by_what_it_is(tmp_path, content, words):

@@ -344,10 +344,10 @@ def test_of_two_files_in_one_only_the_pixels_are_left(desk: Desk, name: str) -> 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"<!doctype html><script>alert(1)</script>", "a web page"),
-        (b"<svg onload=alert(1)>", "an SVG or XML file"),
-        (b"%PDF-1.4\n" + encoded(scene(), "JPEG"), "a PDF"),
-        (zipped(), "an archive"),
+        (b"<!doctype html><script>alert(1)</script>", "a web page; save the picture itself"),
+        (b"<svg onload=alert(1)>", "an SVG or XML file; export it as JPEG or PNG"),
+        (b"%PDF-1.4\n" + encoded(scene(), "JPEG"), "a PDF; export it as JPEG or PNG"),
+        (zipped(), "an archive; unpack it"),
         (b"MZ\x90\0" + encoded(scene(), "PNG"), "something else"),
         (b"#!/bin/sh\nrm -rf /\n", "something else"),
     ],
