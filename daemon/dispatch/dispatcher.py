@@ -111,7 +111,8 @@ class Dispatcher:
         """Run the loop of a host without a slot: clean up until `stopping` is set."""
         while not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), _IDLE_SECONDS)
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await self.stopping.wait()
             try:
                 if not self._all_inboxes_blocked():
                     await self._clean_up()
@@ -241,7 +242,8 @@ class Dispatcher:
                 self._services.storage_health.report_error(None, error)
                 slot.last_turn = time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stop_now.wait(), _IDLE_SECONDS)
+                    async with asyncio.timeout(_IDLE_SECONDS):
+                        await self.stop_now.wait()
 
     async def _release_job(self, job: Job, reason: str) -> None:
         with contextlib.suppress(QueueUnavailable):
@@ -296,4 +298,5 @@ class Dispatcher:
         """Wait for the slot's wakeup, at most `seconds`; return at once when stopping."""
         if not self.stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(slot.wakeup.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await slot.wakeup.wait()

@@ -212,9 +212,11 @@ class Watcher:
         until_due = None if due is None else due - time.monotonic()
         least, most = scan_backoff(self._effort, self._interval, until_due)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), least)
+            async with asyncio.timeout(least):
+                await stopping.wait()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wake.wait(), most - least)
+            async with asyncio.timeout(most - least):
+                await self.wake.wait()
 
     def _set_unavailable(self, reason: str | None) -> None:
         if reason and not self.unavailable:

@@ -150,7 +150,8 @@ class Child:
         """End an idle child: close its channel, and kill it if it does not exit."""
         self._writer.close()
         try:
-            await asyncio.wait_for(self._process.wait(), _TERM_GRACE_SECONDS)
+            async with asyncio.timeout(_TERM_GRACE_SECONDS):
+                await self._process.wait()
         except TimeoutError:
             await self.kill()
         await self._stderr
@@ -160,7 +161,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), grace)
+            async with asyncio.timeout(grace):
+                await self._process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -186,5 +188,12 @@ class Child:
 
 def _describe_exit(returncode: int | None) -> str:
     if returncode is not None and returncode < 0:
-        return f"was killed by {signal.Signals(-returncode).name}"
+        return f"was killed by {_signal_name(-returncode)}"
     return f"ended with exit code {returncode}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals between SIGRTMIN and SIGRTMAX have no names
+        return f"signal {number}"

@@ -27,7 +27,8 @@ async def wait_excluding_stalls(seconds: float | None, receive: Callable[[], Awa
     while True:
         started = loop.time()
         try:
-            return await asyncio.wait_for(receive(), slice_seconds)
+            async with asyncio.timeout(slice_seconds):
+                return await receive()
         except TimeoutError:
             counted += loop.time() - started < 2 * slice_seconds
             if counted == _SLICES:

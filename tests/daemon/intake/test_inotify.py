@@ -35,7 +35,8 @@ async def woken(inbox: Path, *happenings: str) -> bool:
                     (inbox / "new.jpg").write_bytes(b"new")
                 case "left":
                     (inbox / "old.jpg").rename(inbox.parent / "old.jpg")
-            await asyncio.wait_for(watcher.wake.wait(), 10)
+            async with asyncio.timeout(10):
+                await watcher.wake.wait()
     except TimeoutError:
         return False
     finally:
