@@ -1,18 +1,43 @@
 """Entry point of the command `i2vd`. The commands are in `daemon/cli/`, one file per subject."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+from daemon.signals import SIGNALS
 
 _OWN_PACKAGES = ("daemon", "pipeline", "rules")
 
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:2] == ["run"]:
+        SIGNALS.install()  # before the imports, which take a second or two
+    _open_standard_streams()
     _refuse_foreign_packages()
     from daemon.cli.commands import app
 
     app(prog_name="i2vd")
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in the place of standard streams that the caller closed.
+
+    Otherwise the next file that is opened, perhaps the queue, would get what is meant for stderr.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
 
 
 def _refuse_foreign_packages() -> None:

@@ -1,20 +1,22 @@
 """Life cycle of the daemon: open in order, work, close in reverse order.
 
 Start: lock, folders, queue, rules, http, READY. Work: one task each for watching, dispatch, http
-and heartbeats, in one TaskGroup. A task that raises ends the process, and systemd restarts it.
+and heartbeats, in one TaskGroup. A task that raises ends the process, and systemd restarts it;
+those of background.py are started again instead.
 Stop: after the first SIGTERM nothing more is claimed, and running attempts may finish within
 `stop_grace`. The second one ends them at once and requeues their jobs without using a try.
 """
 
 import asyncio
 import contextlib
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from importlib.metadata import version
 
 import structlog
 
+from daemon.background import keep_running
 from daemon.collectors import register_collectors
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
@@ -37,6 +39,7 @@ from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters, remove_old_posters
 from daemon.services import Services
+from daemon.signals import SIGNALS
 from daemon.status import Status
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
@@ -56,6 +59,10 @@ _STORAGE_INTERVAL_SECONDS = 2.0
 _QUEUE_RETRY_SECONDS = 5.0
 
 log = structlog.get_logger()
+
+
+class StopRequested(Exception):
+    """A signal to stop came while the daemon waited for its queue."""
 
 
 class App:
@@ -127,10 +134,9 @@ class App:
         """
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.database.close)
-            self._loop = loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
-            loop.add_signal_handler(signal.SIGHUP, self.reload_rules)
+            self._loop = asyncio.get_running_loop()
+            SIGNALS.listen(self.stop, self.reload_rules)
+            stack.callback(SIGNALS.ignore)
             for name in self.rules:
                 self._reload(name)
             register_collectors(self.status)
@@ -156,16 +162,22 @@ class App:
             dispatch = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
                 tasks.create_task(self.dispatcher.clean_up_only())
             ]
-            background = [
-                *(tasks.create_task(hook.run(self._stopping)) for hook in self.webhooks),
-                tasks.create_task(self._watch_rules()),
+            others = [
                 tasks.create_task(self._watch_storage()),
                 tasks.create_task(self._send_heartbeats()),
-                tasks.create_task(watchdog.notify_systemd(self.slots, self.status.line)),
+                tasks.create_task(watchdog.feed(self.slots)),
+                *(tasks.create_task(task) for task in self._background_tasks()),
             ]
             await asyncio.wait(dispatch)
-            for task in background:
+            for task in others:
                 task.cancel()
+
+    def _background_tasks(self) -> Iterator[Coroutine[None, None, None]]:
+        metrics = self.metrics
+        for hook in self.webhooks:
+            yield keep_running("webhooks", partial(hook.run, self._stopping), metrics)
+        yield keep_running("rules", self._watch_rules, metrics)
+        yield keep_running("status", lambda: watchdog.send_status(self.status.line), metrics)
 
     def stop(self) -> None:
         """Stop softly, within `stop_grace`, on the first call; at once on the second."""
@@ -194,7 +206,7 @@ class App:
         )
         if not is_loopback(self.settings.http.host):
             log.warning("http port exposed", message=OPEN_TO_OTHERS)
-        systemd.notify("READY=1", f"STATUS={self.status.line()}")
+        systemd.notify("READY=1")
 
     def wake_watchers(self) -> None:
         """Wake all watchers for a scan; may be called from any thread."""
@@ -314,7 +326,7 @@ def _forward_line(child: str) -> Callable[[str], None]:
 def open_app(settings: Settings) -> App:
     """Open the daemon; wait while the queue is temporarily unavailable, as on a full disk.
 
-    Raises DatabaseUnusable if waiting cannot help.
+    Raises DatabaseUnusable if waiting cannot help, and StopRequested.
     """
     waiting = False
     while True:
@@ -327,4 +339,6 @@ def open_app(settings: Settings) -> App:
                 log.error("queue unavailable, daemon waiting", reason=str(error))
                 systemd.notify(f"STATUS=waiting: {error}")
             waiting = True
-            time.sleep(_QUEUE_RETRY_SECONDS)
+            if SIGNALS.wait_for_stop(_QUEUE_RETRY_SECONDS):
+                log.info("daemon stopped")
+                raise StopRequested from error

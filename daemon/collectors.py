@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from daemon.config.settings import Settings
 from daemon.fleet.hosts import HOST_STATES
 from daemon.status import Status
+from daemon.telemetry import logs
 from daemon.telemetry.gpu_metrics import GpuCollector
 from daemon.telemetry.metrics import free_bytes
 
@@ -13,7 +14,12 @@ def register_collectors(status: Status) -> None:
     """Register the gauges of the daemon's status, its queue and its GPUs."""
     services = status.services
     services.metrics.watch_queue(services.queries)
-    services.metrics.registry.register(GpuCollector())
+    services.metrics.watch(GpuCollector())
+    services.metrics.watch_counter(
+        "i2vd_log_lines_lost_total",
+        "Log lines that could not be written, or that nobody took in time.",
+        logs.lines_lost,
+    )
     _register_service(status)
     _register_inboxes(status)
 

@@ -232,4 +232,5 @@ def _signer(hook: WebhookSettings) -> Signer | None:
 
 async def _wait(stopping: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stopping.wait()

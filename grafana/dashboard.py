@@ -303,13 +303,19 @@ def memory_panels() -> list[timeseries.Panel]:
         ),
         graph(
             "Retries and child exits",
-            "Failed attempts that are tried again, and unexpected child exits, in an hour.",
+            "In an hour: failed attempts that are tried again, unexpected child exits, failures of "
+            "background tasks, and lost log lines.",
             units.Short,
             query(f"sum(increase({of('i2vd_retries_total', '1h')}))", "retries"),
             query(
                 f"sum by (child, cause) (increase({of('i2vd_child_exits_total', '1h')}))",
                 "{{child}}: {{cause}}",
             ),
+            query(
+                f"sum by (task) (increase({of('i2vd_background_failures_total', '1h')}))",
+                "background task: {{task}}",
+            ),
+            query(f"sum(increase({of('i2vd_log_lines_lost_total', '1h')}))", "log lines lost"),
             span=HALF,
         ),
         graph(

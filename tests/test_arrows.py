@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "av"}
 LAYERS = {
     "daemon": (
-        "fs", "config", "devices", "jobs", "telemetry", "storage", "estimate", "publish",
-        "services", "webhooks", "intake", "dispatch", "fleet", "status", "collectors", "web",
-        "app", "cli", "__main__",
+        "signals", "fs", "config", "devices", "jobs", "telemetry", "background", "storage",
+        "estimate", "publish", "services", "webhooks", "intake", "dispatch", "fleet", "status",
+        "collectors", "web", "app", "cli", "__main__",
     ),
     "pipeline": (
         "request", "checkpoint", "memory", "quality", "children", "sidecar", "image", "worker",

@@ -1,6 +1,5 @@
 """Shared by all commands: the Typer app, the exit codes, and reading the settings."""
 
-import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -39,7 +38,7 @@ class Exit(IntEnum):
 
 def fail(code: Exit, message: str) -> NoReturn:
     """End the command with a message on stderr."""
-    sys.stderr.write(f"i2vd: {message}\n")
+    logs.write_line(f"i2vd: {message}")
     raise typer.Exit(code)
 
 

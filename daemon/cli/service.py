@@ -16,6 +16,7 @@ from daemon.config.settings import SettingsError
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override
 from daemon.storage.folders import create_folders
+from daemon.telemetry import logs
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -23,12 +24,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
-    from daemon.app import open_app
+    from daemon.app import StopRequested, open_app
     from daemon.fs.lock import AlreadyRunning, Lock
     from daemon.jobs.database import DatabaseUnusable
     from daemon.web.server import CannotListen
 
     settings = load_settings(config, quiet=False)
+    logs.take_over_stderr()
     log = structlog.get_logger()
     if find_config(config) is None:
         log.info("settings file missing, using the defaults", folder=str(Path.cwd()))
@@ -40,6 +42,8 @@ def run(config: Config = None) -> None:
         with Lock(settings.state):
             daemon = open_app(settings)
             asyncio.run(daemon.run())
+    except StopRequested:
+        return
     except (AlreadyRunning, CannotListen) as error:
         fail(Exit.BUSY, str(error))
     except SettingsError as error:

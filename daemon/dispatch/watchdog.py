@@ -17,30 +17,23 @@ STUCK_SECONDS = 120.0
 _STATUS_INTERVAL = 1.0
 
 
-async def notify_systemd(slots: Sequence[Slot], status: Callable[[], str]) -> None:
-    """Notify systemd until cancelled; return at once without a notification socket.
+async def feed(slots: Sequence[Slot]) -> None:
+    """Feed the watchdog until cancelled; return at once without one.
 
-    The watchdog does not wait for the status line, which may query an unavailable queue.
+    It does not wait for the status line, which may query an unavailable queue.
     """
-    if not os.environ.get("NOTIFY_SOCKET"):
-        return
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_send_status(status))
-        if interval := systemd.watchdog_interval():
-            tasks.create_task(_feed_watchdog(slots, interval))
-
-
-async def _feed_watchdog(slots: Sequence[Slot], interval: float) -> None:
-    while True:
+    interval = systemd.watchdog_interval()
+    while interval:
         await asyncio.sleep(interval)
         now = time.monotonic()
         if all(now - slot.last_turn < STUCK_SECONDS for slot in slots):
             systemd.notify("WATCHDOG=1")
 
 
-async def _send_status(status: Callable[[], str]) -> None:
+async def send_status(status: Callable[[], str]) -> None:
+    """Send the status line on each change, until cancelled; return at once without a listener."""
     last = ""
-    while True:
+    while os.environ.get("NOTIFY_SOCKET"):
         line = await asyncio.to_thread(status)
         if line != last:
             systemd.notify(f"STATUS={line}")

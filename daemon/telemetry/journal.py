@@ -35,10 +35,10 @@ def entry(fields: Mapping[str, str]) -> bytes:
     return b"".join(parts)
 
 
-def send(fields: Mapping[str, str]) -> None:
-    """Send one entry. Raises OSError.
+def send(datagram: bytes) -> None:
+    """Send one entry; wait while journald is busy or stopped. Raises OSError.
 
     Each entry has its own socket, so that a restart of journald breaks none.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.sendto(entry(fields), SOCKET)
+        sock.sendto(datagram, SOCKET)

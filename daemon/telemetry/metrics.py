@@ -5,11 +5,11 @@ it at each scrape, so that a restart does not falsify them. Other values that ar
 are in collectors.py.
 """
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -27,11 +27,16 @@ from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
 from pipeline.memory.modes import Mode
 from pipeline.quality import FLAWS
 
+log = structlog.get_logger()
+
 WEBHOOK_OUTCOMES = ("delivered", "retried", "dropped")
 """Outcomes of a try to deliver a webhook message; one not delivered is retried or dropped."""
 
 REJECTIONS = ("unreadable", "sidecar")
 """Reasons of intake for rejecting a picture: it cannot be decoded, or its override is wrong."""
+
+BACKGROUND_TASKS = ("webhooks", "rules", "status")
+"""Tasks that are started again after a failure (daemon/background.py)."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
 _MOTION = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -71,6 +76,12 @@ class Metrics:
             "i2vd_webhook_messages_total",
             "Tries to deliver webhook messages, by outcome: delivered, retried or dropped.",
             ["outcome"],
+            registry=r,
+        )
+        self.background_failures = Counter(
+            "i2vd_background_failures_total",
+            "Failures of a background task, which is then started again, by task.",
+            ["task"],
             registry=r,
         )
 
@@ -178,6 +189,8 @@ class Metrics:
             self.webhook_messages.labels(outcome)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+        for task in BACKGROUND_TASKS:
+            self.background_failures.labels(task)
 
     def initialise_presets(self, presets: Iterable[str]) -> None:
         """Create the series of each preset before its first clip."""
@@ -186,32 +199,72 @@ class Metrics:
 
     def watch_queue(self, queries: JobQueries) -> None:
         """Register the metrics that are read from the queue."""
-        self.registry.register(_QueueCollector(queries))
+        self.watch(_QueueCollector(queries))
 
-    def watch_gauge(self, name: str, help_text: str, labels: list[str], read: "ReadGauge") -> None:
+    def watch_gauge(self, name: str, help_text: str, labels: list[str], read: "ReadSeries") -> None:
         """Register a gauge; `read` returns its (labels, value) pairs at each scrape."""
-        self.registry.register(_GaugeCollector(name, help_text, labels, read))
+        self.watch(_SeriesCollector(GaugeMetricFamily, name, help_text, labels, read))
+
+    def watch_counter(self, name: str, help_text: str, read: Callable[[], int]) -> None:
+        """Register a counter without labels whose value is read at each scrape."""
+        self.watch(
+            _SeriesCollector(CounterMetricFamily, name, help_text, [], lambda: [([], read())])
+        )
+
+    def watch(self, collector: Collector) -> None:
+        """Register a collector; if it fails, a scrape still returns all other metrics."""
+        self.registry.register(_SafeCollector(collector))
 
 
-ReadGauge = Callable[[], Iterable[tuple[list[str], float]]]
+ReadSeries = Callable[[], Iterable[tuple[list[str], float]]]
 
 
-class _GaugeCollector(Collector):
-    def __init__(self, name: str, help_text: str, labels: list[str], read: ReadGauge) -> None:
-        self._name = name
-        self._help = help_text
-        self._labels = labels
+class _SafeCollector(Collector):
+    """Returns the metrics of a collector, or none and a line in the log if it fails."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._problem = ""
+
+    def describe(self) -> Iterable[Metric]:
+        return self._collector.describe()
+
+    def collect(self) -> Iterable[Metric]:
+        problem = ""
+        found: list[Metric] = []
+        try:
+            found = [*self._collector.collect()]
+        except QueueUnavailable:
+            pass  # /readyz reports it
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem and problem != self._problem:
+            names = [family.name for family in self.describe()]
+            log.error("metrics unavailable", metrics=names, reason=problem)
+        self._problem = problem
+        return found or self.describe()
+
+
+class _SeriesCollector(Collector):
+    def __init__(
+        self,
+        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+        name: str,
+        help_text: str,
+        labels: list[str],
+        read: ReadSeries,
+    ) -> None:
+        self._new_family = lambda: family(name, help_text, labels=labels)
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
-        return [GaugeMetricFamily(self._name, self._help, labels=self._labels)]
+        return [self._new_family()]
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
-        with contextlib.suppress(QueueUnavailable):  # /readyz reports it; keep the other metrics
-            for labels, value in self._read():
-                family.add_metric(labels, value)
-        yield family
+        family = self._new_family()
+        for labels, value in self._read():
+            family.add_metric(labels, value)
+        return [family]
 
 
 class _QueueCollector(Collector):
@@ -225,12 +278,11 @@ class _QueueCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         states, finished, oldest = self._states(), self._finished(), self._oldest()
-        with contextlib.suppress(QueueUnavailable):
-            for state, count in self._queries.counts().items():
-                states.add_metric([state], count)
-            for outcome, rule, preset, count in self._queries.outcomes():
-                finished.add_metric([outcome, rule, preset], count)
-            oldest.add_metric([], max(0.0, self._queries.oldest_queued() or 0.0))
+        for state, count in self._queries.counts().items():
+            states.add_metric([state], count)
+        for outcome, rule, preset, count in self._queries.outcomes():
+            finished.add_metric([outcome, rule, preset], count)
+        oldest.add_metric([], max(0.0, self._queries.oldest_queued() or 0.0))
         return [states, finished, oldest]
 
     def _states(self) -> GaugeMetricFamily:

@@ -8,11 +8,17 @@ import os
 import socket
 import time
 
+from daemon.telemetry.terminal import printable
+
+_SEND_SECONDS = 0.5
+_MAX_STATE_CHARACTERS = 500
+
 
 def notify(*states: str) -> None:
-    """Send lines such as "READY=1" or "STATUS=3 queued".
+    """Send lines such as "READY=1" or "STATUS=3 queued"; waits half a second at most.
 
     Errors are ignored, as sd_notify(3) recommends, because the service works without a listener.
+    Line breaks are escaped: a status may contain a picture's name.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -23,8 +29,10 @@ def notify(*states: str) -> None:
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
     ):
+        sock.settimeout(_SEND_SECONDS)
         sock.connect(address)
-        sock.sendall("\n".join(states).encode())
+        lines = [printable(state)[:_MAX_STATE_CHARACTERS] for state in states]
+        sock.sendall("\n".join(lines).encode(errors="backslashreplace"))
 
 
 def reloading() -> None:
@@ -37,7 +45,7 @@ def watchdog_interval() -> float | None:
     microseconds = os.environ.get("WATCHDOG_USEC")
     if not microseconds or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    return int(microseconds) / 2_000_000
+    return int(microseconds) / 2_000_000 if microseconds.isdecimal() else None
 
 
 def listening_socket() -> socket.socket | None:

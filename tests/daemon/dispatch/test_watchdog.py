@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.dispatch.slot import Slot
-from daemon.dispatch.watchdog import STUCK_SECONDS, notify_systemd
+from daemon.dispatch.watchdog import STUCK_SECONDS, feed, send_status
 from pipeline.children.generator import ClipGenerator
 from pipeline.children.protocol import Load
 
@@ -37,14 +37,16 @@ async def messages(
 ) -> list[bytes]:
     """Return the first `count` messages, or those that arrived before a timeout."""
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(notify_systemd(slots, status))
+    tasks = [asyncio.create_task(feed(slots)), asyncio.create_task(send_status(status))]
     said: list[bytes] = []
     try:
         while len(said) < count:
-            said.append(await asyncio.wait_for(loop.sock_recv(listener, 1000), _TIMEOUT_SECONDS))
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                said.append(await loop.sock_recv(listener, 1000))
     except TimeoutError:
         pass
-    task.cancel()
+    for task in tasks:
+        task.cancel()
     return said
 
 

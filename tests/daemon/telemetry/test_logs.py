@@ -31,6 +31,12 @@ def fields_of(datagram: bytes) -> dict[str, bytes]:
     return found
 
 
+def written(capfd: pytest.CaptureFixture[str]) -> str:
+    """What the log has written to stderr so far."""
+    assert logs.flush()
+    return capfd.readouterr().err
+
+
 @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True), st.text()))
 def test_whatever_a_value_holds_the_journal_gets_it_back(fields: dict[str, str]) -> None:
     sent = fields_of(journal.entry(fields))
@@ -83,13 +89,13 @@ def test_without_journald_the_line_goes_to_stderr(
     logs.configure(Log())
     Path(str(journald.getsockname())).unlink()
     structlog.get_logger().info("ready")
-    assert capfd.readouterr().err == "<6>ready\n"
+    assert written(capfd) == "<6>ready\n"
 
 
-def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Log(format="json"))
     structlog.get_logger().info("queued", job=3, path='a"\n.jpg')
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = written(capfd).splitlines()
     assert json.loads(line) | {"timestamp": ""} == {
         "event": "queued",
         "job": 3,
@@ -112,27 +118,27 @@ EVIL = [
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_on_a_terminal_no_name_forges_a_line_or_a_colour(
-    evil: str, capsys: pytest.CaptureFixture[str]
+    evil: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(Log(format="console"))
     structlog.get_logger().info("queued", path=evil, why=[evil], job=1)
     structlog.get_logger().info(evil, child="picture")
     logging.getLogger("a library").warning(evil)
-    lines = capsys.readouterr().err.split("\n")
+    lines = written(capfd).split("\n")
     assert len(lines) == 4
     assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_on_a_terminal_no_exception_forges_a_line(
-    evil: str, capsys: pytest.CaptureFixture[str]
+    evil: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(Log(format="console"))
     try:
         raise ValueError(evil)
     except ValueError:
         structlog.get_logger().exception("failed", path=evil)
-    first, *others = capsys.readouterr().err.rstrip("\n").split("\n")
+    first, *others = written(capfd).rstrip("\n").split("\n")
     assert "failed" in first
     assert others[-1].startswith("    ")
     assert "ValueError" in "".join(others)
@@ -140,11 +146,11 @@ def test_on_a_terminal_no_exception_forges_a_line(
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_as_json_every_name_is_a_value(evil: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_json_every_name_is_a_value(evil: str, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Log(format="json"))
     structlog.get_logger().info("queued", path=evil)
     structlog.get_logger().info(evil, child="picture")
-    said = capsys.readouterr().err
+    said = written(capfd)
     assert said.isascii()
     first, second = map(json.loads, said.splitlines())
     assert (first["path"], second["event"]) == (evil, evil)
@@ -170,7 +176,7 @@ def test_without_journald_no_message_becomes_two(
     logs.configure(Log())
     Path(str(journald.getsockname())).unlink()
     structlog.get_logger().info("a\n<0>forged")
-    assert capfd.readouterr().err == "<6>a\\n<0>forged\n"
+    assert written(capfd) == "<6>a\\n<0>forged\n"
 
 
 def test_the_journal_is_distinguished_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
