@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rules import template
-from rules.files import Unreadable, decode, read, rule_files
+from rules.files import read, rule_files
 from rules.rule import OUTPUT_VARIABLES, PROMPT_VARIABLES, PROMPTS, Make, Match, Rule, RuleSet
 from rules.rule import digest as digest_of
+from rules.text_file import Unreadable, decode
 
 
 class Problem(Protocol):

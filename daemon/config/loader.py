@@ -17,6 +17,7 @@ from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
 from daemon.config.settings import ENV_PREFIX, Inbox, Settings, SettingsError, WebhookSettings
 from pipeline.request.presets import MICRO
 from rules.parse import show
+from rules.text_file import Unreadable, decode, read_text
 
 DEFAULT_CONFIGS = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
 
@@ -54,16 +55,24 @@ def load(config: Path | None) -> Settings:
 
 def _read(config: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(config.read_text(encoding="utf-8"))
+        return tomllib.loads(_read_text(config))
     except FileNotFoundError:
         raise SettingsError(f"{config}: no such file") from None
     except OSError as error:
         raise SettingsError(f"{config}: {error.strerror}") from None
+    except Unreadable as error:
+        raise SettingsError(f"{config}: {error}") from None
     except RecursionError:
         raise SettingsError(f"{config}: is nested too deeply") from None
     except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
         reason = "a number has too many digits" if "string conversion" in str(error) else error
         raise SettingsError(f"{config}: not TOML: {reason}") from None
+
+
+def _read_text(config: Path) -> str:
+    if config.is_fifo():  # such as --config <(command)
+        return decode(config.read_bytes())
+    return read_text(config)
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:

@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 
 from daemon.fs.atomic import atomic_write
+from rules.text_file import decode, read_bytes
 
 
 def owner_name(host: str, state: Path, *, shared: bool) -> str:
@@ -18,7 +19,7 @@ def owner_name(host: str, state: Path, *, shared: bool) -> str:
     file = state / "instance"
     if not file.exists():
         atomic_write(file, f"{uuid.uuid4().hex[:12]}\n")
-    return f"{host} {file.read_text(encoding='utf-8').strip()}"
+    return f"{host} {decode(read_bytes(file)).strip()}"
 
 
 def host_name(owner: str) -> str:

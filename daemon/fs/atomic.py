@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 
 from daemon.fs.names import numbered_names
 from daemon.fs.safe_path import open_beneath
+from rules.text_file import open_regular
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -187,8 +188,7 @@ def _copy(source: Path, folder: Path) -> Path:
     """Copy to a private name in `folder`, with fsync; return the copy's path."""
     copy = _hidden(folder / source.name, "part")
     copy.unlink(missing_ok=True)
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-    with os.fdopen(os.open(source, flags), "rb") as original, copy.open("xb") as file:
+    with os.fdopen(open_regular(source), "rb") as original, copy.open("xb") as file:
         shutil.copyfileobj(original, file)
         file.flush()
         shutil.copystat(source, copy, follow_symlinks=False)

@@ -5,6 +5,7 @@ the picture gets its name, so that a repeated request can check whether it was d
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from daemon.config.settings import Inbox
 from daemon.jobs.database import Database
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import jobs, submissions
+from daemon.publish.picture_location import open_below
 
 _KEPT_SECONDS = 7 * 86400.0
 """Seconds for which a key is remembered."""
@@ -84,7 +86,7 @@ class IdempotencyKeys:
         if any(job.sha256 == sha256 and job.id > after for job in found):
             return True
         try:
-            with (inbox.path / path).open("rb") as file:
+            with os.fdopen(open_below(inbox.path, inbox.path / path), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except OSError:
+        except (OSError, ValueError):
             return False

@@ -19,6 +19,7 @@ from daemon.intake.scanner import is_ignored, is_picture
 from pipeline.image.formats import PICTURE_SUFFIXES
 from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make
+from rules.text_file import read_bytes
 
 _MAX_NAME_BYTES = 200
 """Leaves room for the override's suffix and a number."""
@@ -124,9 +125,8 @@ def write_override(picture: Path, override: OverrideFile) -> bool:
         with file_name.open("x", encoding="utf-8") as file:
             file.write(override.text)
     except FileExistsError:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(file_name, flags), "rb") as existing:
-            return existing.read(len(override.text.encode()) + 1) == override.text.encode()
+        content = override.text.encode()
+        return read_bytes(file_name, max_bytes=len(content)) == content
     return True
 
 

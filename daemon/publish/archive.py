@@ -27,6 +27,7 @@ from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.storage.folders import folder_of
 from daemon.storage.volumes import VolumeMarkers
+from rules.text_file import open_regular
 
 OVERRIDE_SUFFIXES = (".toml", ".txt")
 
@@ -260,7 +261,7 @@ def _is_ours(file: Path, drop: Job) -> bool:
             return False
         if not drop.sha256:  # never decoded, but a copy keeps its mtime
             return seen.mtime_ns == int(mtime_ns)
-        with file.open("rb") as content:
+        with os.fdopen(open_regular(file), "rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == drop.sha256
     except OSError:
         return False

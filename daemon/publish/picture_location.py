@@ -6,7 +6,6 @@ Files are opened without following symlinks, and only if the content is the job'
 import contextlib
 import hashlib
 import os
-import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +13,7 @@ from daemon.config.settings import Settings
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import IN_INBOX, Job
 from daemon.storage.folders import folder_of
+from rules.text_file import open_regular
 
 
 class PictureMissing(Exception):
@@ -75,15 +75,11 @@ def open_original(settings: Settings, job: Job) -> BinaryIO:
 def open_below(folder: Path, file: Path) -> int:
     """Open a regular file below `folder` without following symlinks; return its descriptor.
 
-    Raises ValueError for a path outside `folder` or an irregular file, and OSError.
+    Raises ValueError for a path outside `folder`, and OSError.
     """
     inside = file.relative_to(folder)
     with open_beneath(folder, inside.parent, make=False) as parent:
-        descriptor = os.open(parent / inside.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise ValueError(f"{file} is no plain file")
+        return open_regular(parent / inside.name)
 
 
 def read_below(folder: Path, file: Path, max_bytes: int) -> bytes | None:

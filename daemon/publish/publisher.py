@@ -18,6 +18,7 @@ from daemon.fs.atomic import (
 )
 from daemon.fs.names import numbered_names
 from daemon.fs.safe_path import UnsafePath, open_beneath
+from rules.text_file import read_bytes
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"
@@ -113,4 +114,4 @@ def _find_begun_publication(
 
 
 def _digest(sidecar: Path) -> str:
-    return hashlib.sha256(sidecar.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(sidecar)).hexdigest()

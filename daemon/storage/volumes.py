@@ -8,6 +8,7 @@ thought to be missing there. A folder may move to another disk or host with its 
 import contextlib
 import errno
 import os
+import shlex
 import stat
 import uuid
 from pathlib import Path
@@ -21,10 +22,12 @@ from daemon.fs.atomic import describe_os_error
 from daemon.jobs.database import Database
 from daemon.jobs.schema import meta
 from daemon.storage.folders import folder_of
+from rules.text_file import NotRegular, Unreadable, decode, read_bytes
 
 MARKER = ".i2vd-storage"
 ROLES = ("path", "outbox", "archive", "failed")
 
+_MAX_MARKER_BYTES = 100
 _PERMISSION_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 log = structlog.get_logger()
@@ -117,13 +120,13 @@ def _write_marker(folder: Path) -> tuple[bool, str]:
 def _read(folder: Path) -> str | None:
     """Return the id in a folder; None if the marker is missing or irregular. Raises OSError."""
     try:
-        descriptor = os.open(folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return decode(read_bytes(folder / MARKER, max_bytes=_MAX_MARKER_BYTES)).strip() or None
+    except (NotRegular, Unreadable):
+        return None
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(100).decode(errors="replace").strip() or None
 
 
 def _describe(inbox: Inbox, role: str, folder: Path, found: str | None, known: str | None) -> str:
@@ -133,7 +136,8 @@ def _describe(inbox: Inbox, role: str, folder: Path, found: str | None, known: s
     if known is None:
         return f"{name} {folder}: something else than before; is its share mounted?"
     marker = folder / MARKER
-    cure = f"is the share of inbox {inbox.name} mounted? If this is it: echo {known} > {marker}"
+    command = f"echo {known} > {shlex.quote(str(marker))}"
+    cure = f"is the share of inbox {inbox.name} mounted? If this is it: {command}"
     if found is None:
         return f"{name} {folder}: no marker; {cure}"
     return f"{name} {folder}: the marker of another storage; {cure}"

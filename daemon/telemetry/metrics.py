@@ -7,7 +7,9 @@ are in collectors.py.
 
 import shutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from prometheus_client import (
@@ -211,7 +213,7 @@ class Metrics:
             _SeriesCollector(CounterMetricFamily, name, help_text, [], lambda: [([], read())])
         )
 
-    def watch(self, collector: Collector) -> None:
+    def watch(self, collector: "DescribedCollector") -> None:
         """Register a collector; if it fails, a scrape still returns all other metrics."""
         self.registry.register(_SafeCollector(collector))
 
@@ -219,10 +221,20 @@ class Metrics:
 ReadSeries = Callable[[], Iterable[tuple[list[str], float]]]
 
 
+class DescribedCollector(Protocol):
+    """Collector that knows its metrics before they have values."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics without values."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics with their values."""
+
+
 class _SafeCollector(Collector):
     """Returns the metrics of a collector, or none and a line in the log if it fails."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: DescribedCollector) -> None:
         self._collector = collector
         self._problem = ""
 
@@ -254,7 +266,7 @@ class _SeriesCollector(Collector):
         labels: list[str],
         read: ReadSeries,
     ) -> None:
-        self._new_family = lambda: family(name, help_text, labels=labels)
+        self._new_family = partial(family, name, help_text, labels=labels)
         self._read = read
 
     def describe(self) -> Iterable[Metric]:

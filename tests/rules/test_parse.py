@@ -329,7 +329,7 @@ def test_a_sidecar_comes_from_strangers(tmp_path):
     (tmp_path / "a.jpg.txt").symlink_to(tmp_path / "secret")
     os.mkfifo(tmp_path / "b.jpg.txt")
     (tmp_path / "c.jpg.toml").mkdir()
-    (tmp_path / "d.jpg.txt").write_bytes(b"\xff\xfeA\0")
+    (tmp_path / "d.jpg.txt").write_bytes(b"\xffA")
     (tmp_path / "e.jpg.txt").write_bytes(b"x" * (MAX_BYTES + 1))
     reasons = {}
     for name in "abcde":

@@ -28,5 +28,5 @@ def test_what_is_no_token_is_refused_with_the_way_to_one(tmp_path: Path, content
 def test_a_missing_token_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no such file; make one"):
         read_token(tmp_path / "token")
-    with pytest.raises(SettingsError, match=r"Is a directory"):
+    with pytest.raises(SettingsError, match=r"is not a regular file"):
         read_token(tmp_path)
