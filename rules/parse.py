@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rules import template
+from rules.characters import FORBIDDEN, has_unsafe, one_line, quoted, replace_unsafe
 from rules.files import read, rule_files
 from rules.rule import OUTPUT_VARIABLES, PROMPT_VARIABLES, PROMPTS, Make, Match, Rule, RuleSet
 from rules.rule import digest as digest_of
@@ -92,7 +93,7 @@ def _is_name_template(value: object) -> bool:
     return (
         isinstance(value, str)
         and 0 < len(value) <= 100
-        and value.isprintable()
+        and not has_unsafe(value)
         and not re.search(r"^[.\s]|[/\\]|\s$", value)
     )
 
@@ -138,8 +139,8 @@ def parse_folder(folder: Path, checker: Checker) -> Parsed:
     contents: list[tuple[str, bytes]] = []
     mistakes: list[RuleError] = []
     for file in files:
-        if not file.name.isprintable():
-            message = f"{show(file.name)!r}: a rule's name must be printable"
+        if has_unsafe(file.name):
+            message = f"{quoted(file.name)}: a rule's name must not hold {FORBIDDEN}"
             mistakes.append(RuleError(str(folder), None, "", message))
             continue
         try:
@@ -203,7 +204,7 @@ def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, lis
 def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, list[RuleError]]:
     """Parse the file beside a picture: `cat.jpg.txt` (a prompt) or `cat.jpg.toml` (as [make])."""
     if name.lower().endswith(".txt"):
-        prompt = " ".join(text.split())
+        prompt = one_line(text)
         if not prompt:
             return None, [RuleError(name, None, "", "is empty; it should hold the prompt")]
         table: dict[str, Any] | RuleError = {"make": {"prompt": template.escape(prompt)}}
@@ -276,7 +277,7 @@ class _Source(NamedTuple):
 
     def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> RuleError:
         full = f"{table}.{key}" if table and key else table or key
-        return RuleError(self.file, self._line(table, key), show(full), _printable(message), fatal)
+        return RuleError(self.file, self._line(table, key), show(full), _safe(message), fatal)
 
     def _line(self, table: str, key: str) -> int | None:
         """Return the line of a key under its table; a simple search for the usual spellings."""
@@ -387,10 +388,10 @@ def _show_value(value: object) -> str:
 
 
 def show(text: str) -> str:
-    """Make a text from a file short and printable, for one line of a message."""
-    text = _printable(text)
+    """Make a text from a file short and safe, for one line of a message."""
+    text = _safe(text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+def _safe(text: str) -> str:
+    return replace_unsafe(text, "\N{REPLACEMENT CHARACTER}")

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Literal, NamedTuple, cast
 
 from rules import template
+from rules.characters import one_line, replace_unsafe_in_path
 
 Orientation = Literal["portrait", "landscape", "square"]
 
@@ -112,11 +113,11 @@ class Make:
             "folder": picture.folder.replace("_", " "),
             "caption": picture.caption,
         }
-        values = {name: _one_line(value) for name, value in values.items()}
+        values = {name: one_line(value) for name, value in values.items()}
         settings = {k: v for k, v in self.keys.items() if k not in ("priority", "variants")}
         for key in PROMPTS:
             if isinstance(text := settings.get(key), str):
-                settings[key] = _one_line(template.fill(text, values))[
+                settings[key] = one_line(template.fill(text, values))[
                     :_MAX_PROMPT_CHARACTERS
                 ].rstrip()
         return settings
@@ -145,7 +146,7 @@ class Rule:
     def output_stem(self, picture: Picture) -> str:
         """Return the clip's name without suffix; never a path, hidden or too long."""
         name = template.fill(self.output, {"stem": picture.path.stem, "rule": self.name})
-        name = re.sub(r"[\x00-\x1f\x7f/]", "_", name).strip()
+        name = replace_unsafe_in_path(name, "_").replace("/", "_").strip()
         name = re.sub(r"^\.+", "_", name) or "_"
         while len(os.fsencode(name)) > _MAX_STEM_BYTES:
             name = name[:-1]
@@ -208,7 +209,3 @@ def _parts_fit(parts: list[str], globs: list[str]) -> bool:
 def _folded(name: str) -> str:
     """Normalise a name for comparison: case folding and Unicode NFC."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -25,6 +25,7 @@ from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected, Unavailable
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
+from rules.characters import quoted
 from rules.live import LiveRules
 from rules.parse import read_sidecar
 
@@ -108,8 +109,8 @@ def _ignore_reason(path: str) -> str | None:
     parts = Path(path).parts
     ignored = next((part for part in parts if is_ignored(part)), None)
     if ignored:
-        return f"{ignored!r} is the name of a temporary or hidden file"
-    return None if is_picture(path) else f"{parts[-1]!r} has not the ending of a picture"
+        return f"{quoted(ignored)} is the name of a temporary or hidden file"
+    return None if is_picture(path) else f"{quoted(parts[-1])} has not the ending of a picture"
 
 
 def _database(settings: Settings) -> Database | None:

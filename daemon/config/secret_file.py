@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from daemon.config.settings import SettingsError
+from rules.characters import has_unsafe
 from rules.text_file import Unreadable, read_text
 
 OPEN_TO_OTHERS = "other machines reach it, and the token crosses the network as it is: use TLS"
@@ -27,7 +28,7 @@ def read_token(file: Path | None, key: str = "http.token_file") -> str | None:
         raise SettingsError(f"{key} {file}: not a token: it {error}; {remedy}") from None
     if not token.isascii():
         raise SettingsError(f"{key} {file}: not a line of ASCII; {remedy}")
-    if len(token) < _MIN_CHARACTERS or not token.isprintable() or " " in token:
+    if len(token) < _MIN_CHARACTERS or has_unsafe(token) or " " in token:
         raise SettingsError(
             f"{key} {file}: not one word of {_MIN_CHARACTERS} characters or more; {remedy}"
         )

@@ -17,6 +17,7 @@ from daemon.fs.atomic import CommitMethod, fsync_dir, publish_exclusive
 from daemon.fs.names import numbered_names
 from daemon.intake.scanner import is_ignored, is_picture
 from pipeline.image.formats import PICTURE_SUFFIXES
+from rules.characters import FORBIDDEN, has_unsafe, quoted
 from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make
 from rules.text_file import read_bytes
@@ -66,16 +67,16 @@ def picture_name(name: str) -> str:
     Everything before the last slash is dropped, because a browser may send a path.
     """
     name = name.replace("\\", "/").rpartition("/")[2].strip()
-    if not name.isprintable():
-        raise InvalidFileName(f"{name!r}: a picture's name must be printable")
+    if has_unsafe(name):
+        raise InvalidFileName(f"{quoted(name)}: a picture's name must not hold {FORBIDDEN}")
     if len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
         raise InvalidFileName(
-            f"{name[:40]!r}...: a picture's name has up to {_MAX_NAME_BYTES} bytes"
+            f"{quoted(name[:40])}...: a picture's name has up to {_MAX_NAME_BYTES} bytes"
         )
     if is_ignored(name) or not is_picture(name):
         known = " ".join(PICTURE_SUFFIXES)
         raise InvalidFileName(
-            f"{name!r}: a picture's name ends in one of {known}, and is not hidden"
+            f"{quoted(name)}: a picture's name ends in one of {known}, and is not hidden"
         )
     return name
 

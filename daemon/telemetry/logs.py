@@ -20,7 +20,7 @@ from structlog.typing import EventDict, ExcInfo, Processor
 from daemon.config.settings import Log
 from daemon.telemetry import journal
 from daemon.telemetry.log_writer import DescriptorWriter, LogStream, LogWriter, encode
-from daemon.telemetry.terminal import printable
+from rules.characters import escape_unsafe
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _FIELD_PREFIX = "I2VD_"
@@ -130,14 +130,14 @@ def _escape_values(_logger: object, _method: str, event: EventDict) -> EventDict
     """Escape control characters, which could move the cursor, start a line or change a colour."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = printable(value)
+            event[key] = escape_unsafe(value)
     return event
 
 
 def _write_indented(out: TextIO, exc_info: ExcInfo) -> None:
     """Write a traceback, indented so that none of its lines can be mistaken for a log line."""
     for line in "".join(traceback.format_exception(*exc_info)).splitlines():
-        out.write(f"\n    {printable(line)}")
+        out.write(f"\n    {escape_unsafe(line)}")
 
 
 def _as_fields(_logger: object, method: str, event: EventDict) -> EventDict:

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 
-from daemon.telemetry.terminal import printable
+from rules.characters import escape_unsafe
 
 _SEND_SECONDS = 0.5
 _MAX_STATE_CHARACTERS = 500
@@ -31,7 +31,7 @@ def notify(*states: str) -> None:
     ):
         sock.settimeout(_SEND_SECONDS)
         sock.connect(address)
-        lines = [printable(state)[:_MAX_STATE_CHARACTERS] for state in states]
+        lines = [escape_unsafe(state)[:_MAX_STATE_CHARACTERS] for state in states]
         sock.sendall("\n".join(lines).encode(errors="backslashreplace"))
 
 

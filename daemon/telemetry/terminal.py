@@ -2,14 +2,9 @@
 
 from rich import markup
 
-
-def printable(text: str) -> str:
-    """Escape control characters: line breaks, colours, cursor movement and writing direction."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+from rules.characters import escape_unsafe
 
 
 def escape(text: str) -> str:
     """Escape text for rich, which also interprets brackets."""
-    return markup.escape(printable(text))
+    return markup.escape(escape_unsafe(text))

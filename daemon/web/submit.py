@@ -30,6 +30,7 @@ from daemon.publish.picture_location import PictureMissing, open_below, open_ori
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import JobNumber, find_job
+from rules.characters import quoted
 
 
 class SubmitResult(BaseModel):
@@ -106,7 +107,9 @@ class Uploads:
                 if override is not None:
                     with open_beneath(inbox.path, path.parent) as folder:
                         if not write_override(folder / path.name, override):
-                            raise Refused(f"another sidecar lies beside {str(path)!r} already")
+                            raise Refused(
+                                f"another sidecar lies beside {quoted(str(path))} already"
+                            )
                 announce(str(path))
             return str(path)
 
@@ -213,7 +216,7 @@ def _open_picture(inbox: Inbox, path: PurePosixPath) -> BinaryIO:
     try:
         return os.fdopen(open_below(inbox.path, inbox.path / path), "rb")
     except (OSError, ValueError) as error:
-        raise HTTPException(404, f"there is no picture {str(path)!r} in the inbox") from error
+        raise HTTPException(404, f"there is no picture {quoted(str(path))} in the inbox") from error
 
 
 def _valid_name(name: str) -> str:
@@ -228,7 +231,7 @@ def _parse_path(text: str) -> PurePosixPath:
     path = PurePosixPath(text)
     _valid_name(path.name)
     if path.is_absolute() or any(part == ".." or is_ignored(part) for part in path.parts):
-        raise HTTPException(422, f"{text!r} is no place in an inbox")
+        raise HTTPException(422, f"{quoted(text)} is no place in an inbox")
     return path
 
 

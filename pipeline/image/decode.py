@@ -50,6 +50,7 @@ from pipeline.image.colour import UnsupportedColours, apply_framing
 from pipeline.image.errors import ImageRejected, SourceUnavailable
 from pipeline.image.formats import DECODED, KNOWN, find_by_content, is_decoded
 from pipeline.image.source import read, strerror
+from rules.characters import one_line
 
 MEMORY = "I2VD_PICTURE_MEMORY"
 """Environment variable: address-space limit of this process in MiB."""
@@ -254,7 +255,7 @@ def _caption(image: ImageFile.ImageFile, exif: Mapping[int, Any]) -> str:
     with contextlib.suppress(Exception):
         found.append((IptcImagePlugin.getiptcinfo(image) or {}).get(_IPTC_CAPTION))
     for value in found:
-        text = " ".join("".join(c if c.isprintable() else " " for c in _text(value)).split())
+        text = one_line(_text(value))
         if text and not _CAMERA_NOISE.fullmatch(text):
             return text[:_MAX_CAPTION_CHARACTERS].rstrip()
     return ""

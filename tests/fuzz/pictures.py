@@ -30,6 +30,7 @@ from pipeline.children.protocol import Rejected
 from pipeline.image.decode import DEFAULT_MEMORY, MEMORY
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
+from rules.characters import has_unsafe
 from tests.fuzz.corpus import corpus
 from tests.fuzz.mutate import Mutant, mutant
 
@@ -124,7 +125,7 @@ class Fuzz:
 
     def _note(self, refusal: Rejected) -> None:
         reason = refusal.reason
-        if refusal.gone or not reason.isprintable() or not 0 < len(reason) < _LONGEST_SENTENCE:
+        if refusal.gone or has_unsafe(reason) or not 0 < len(reason) < _LONGEST_SENTENCE:
             raise AssertionError(f"no sentence for a user: {refusal!r}")
         self.figures.reasons[re.sub(r"\d+", "N", reason)] += 1
 

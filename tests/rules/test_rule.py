@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rules.characters import has_unsafe
 from rules.rule import Choice, Make, Match, Picture, Rule, RuleSet, digest, folder_fits
 
 
@@ -217,4 +218,4 @@ def test_the_clips_name_is_never_a_path_nor_hidden(name):
     assert stem
     assert stem[0] != "."
     assert "/" not in stem
-    assert stem.isprintable() or all(ord(c) > 0x7F for c in stem if not c.isprintable())
+    assert not has_unsafe(stem)

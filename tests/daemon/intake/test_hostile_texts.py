@@ -15,6 +15,7 @@ from daemon.intake.intake import Plan, checker, plan
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 from pipeline.children.protocol import Inspected
 from pipeline.request.presets import MICRO_FAMILY
+from rules.characters import has_unsafe
 from rules.parse import parse_rule, read_sidecar
 from rules.rule import Make, Rule, RuleSet
 from tests.anything import toml, values
@@ -69,10 +70,10 @@ def test_any_sidecar_is_a_request_or_mistakes_that_name_it(
     assert bool(found.specs) != bool(found.mistakes)
     for mistake in found.mistakes:
         assert str(mistake).startswith(f"cat.png{ending}")
-        assert str(mistake).isprintable()
+        assert not has_unsafe(str(mistake))
         assert len(str(mistake)) < 500
     for spec in found.specs:
-        assert spec.prompt.isprintable()
+        assert not has_unsafe(spec.prompt)
         assert len(spec.prompt) <= 2000
     assert found.clip_name in ("", "cat")
 
@@ -106,7 +107,7 @@ def test_no_name_leads_out_of_the_outbox(
     (staging / SIDECAR).write_text("{}")
     found = planned(inbox / path, str(path), caption)
     (spec,) = found.specs
-    assert spec.prompt.isprintable()
+    assert not has_unsafe(spec.prompt)
     clip = publish(staging, outbox, found.clip_name, CommitMethod.LINK, "")
     assert clip.resolve().parent == outbox.joinpath(*folders).resolve()
     assert clip.resolve().is_relative_to(outbox.resolve())
