@@ -10,7 +10,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Send a GET request and return the JSON response. */
+/** Send a GET request and return the JSON response. Paths are relative: a proxy may add a prefix. */
 export function get(path, params = {}) {
   const present = Object.entries(params).filter(([, value]) => value !== "" && value !== undefined);
   const query = new URLSearchParams(present);
@@ -55,7 +55,7 @@ export async function withRetries(request) {
 export function upload(form, key, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", "/api/jobs");
+    request.open("POST", "api/jobs");
     request.setRequestHeader("idempotency-key", key);
     request.responseType = "json";
     request.upload.onprogress = (event) => progress(event.total ? event.loaded / event.total : 0);
@@ -75,32 +75,28 @@ export function newKey() {
 }
 
 const POLL_INTERVAL_MS = 2000;
-const POLLS_BEFORE_RECONNECT = 15;
 
 /**
- * Call the listener with each changed status; with null while the daemon does not respond. Falls back
- * to polling if no event arrives: a proxy may buffer the stream, or too many streams may be open.
+ * Call the listener with each changed status; with null while the daemon does not respond. The status
+ * comes from the worker that all tabs share, and by polling while nothing comes from there: a proxy may
+ * buffer the stream, too many may be open, or the browser may have no shared workers.
  */
 export function watchStatus(listener) {
-  let stream;
-  let hasEvents;
-  let polls = 0;
-  const connect = () => {
-    hasEvents = false;
-    stream = new EventSource("/api/live");
-    stream.addEventListener("status", (event) => {
-      hasEvents = true;
-      listener(JSON.parse(event.data));
-    });
-  };
-  setInterval(async () => {
-    if (hasEvents && stream.readyState === EventSource.OPEN) return;
+  let live = false;
+  if ("SharedWorker" in globalThis) {
+    const worker = new SharedWorker(new URL("./status_worker.js", import.meta.url));
+    worker.port.onmessage = ({ data }) => {
+      live = data !== null;
+      if (live) listener(data);
+    };
+  }
+  const poll = async () => {
+    if (live) return;
     try {
-      listener(await get("/api/status"));
+      listener(await get("api/status"));
     } catch (error) {
       listener(error.status ? { problems: [error.message] } : null);
     }
-    if (stream.readyState === EventSource.CLOSED && ++polls % POLLS_BEFORE_RECONNECT === 0) connect();
-  }, POLL_INTERVAL_MS);
-  connect();
+  };
+  setInterval(poll, POLL_INTERVAL_MS);
 }

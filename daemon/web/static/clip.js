@@ -24,7 +24,7 @@ export async function openClip(job, app) {
   document.body.append(dialog);
   dialog.showModal();
   try {
-    const [sidecar, events] = await Promise.all([get(`/api/jobs/${job.id}/sidecar`), get(`/api/jobs/${job.id}/events`)]);
+    const [sidecar, events] = await Promise.all([get(`api/jobs/${job.id}/sidecar`), get(`api/jobs/${job.id}/events`)]);
     facts.replaceChildren(...details(job, sidecar, events));
   } catch (error) {
     facts.replaceChildren(h("p", { class: "mistake" }, error.message));
@@ -36,7 +36,7 @@ function actions(job, app, close) {
   const again = async () => {
     const make = settingsOf(job.spec, app.facts.presets.multiple);
     delete make.seed; // the same seed would give the same clip
-    await withRetries(() => post(`/api/jobs/${job.id}/again`, { make }, key));
+    await withRetries(() => post(`api/jobs/${job.id}/again`, { make }, key));
     close();
     showToast(t("again.done", { name: job.path }));
   };
@@ -45,8 +45,8 @@ function actions(job, app, close) {
     app.change(job);
   };
   return h("div", { class: "actions" },
-    h("a", { class: "button primary", href: `/api/jobs/${job.id}/clip`, download: "" }, t("download")),
-    h("a", { class: "button", href: `/api/jobs/${job.id}/sidecar`, target: "_blank", rel: "noopener" }, t("sidecar")),
+    h("a", { class: "button primary", href: `api/jobs/${job.id}/clip`, download: "" }, t("download")),
+    h("a", { class: "button", href: `api/jobs/${job.id}/sidecar`, target: "_blank", rel: "noopener" }, t("sidecar")),
     h("button", { type: "button", onclick: buttonAction(again) }, t("again")),
     h("button", { type: "button", onclick: change }, t("again.change")));
 }

@@ -75,7 +75,7 @@ export function clipsView(app) {
     loading = true;
     const mine = generation;
     try {
-      const found = await get("/api/jobs", { ...query(), before });
+      const found = await get("api/jobs", { ...query(), before });
       if (mine !== generation) return;
       complete = found.length < PAGE_SIZE;
       before = found.at(-1)?.id ?? before;
@@ -90,7 +90,7 @@ export function clipsView(app) {
 
   async function loadNewest() {
     const mine = generation;
-    const found = await get("/api/jobs", query());
+    const found = await get("api/jobs", query());
     if (mine !== generation) return;
     const gap = known.size > 0 && found.length === PAGE_SIZE && !known.has(found.at(-1).id);
     if (gap) return reload();
@@ -153,7 +153,7 @@ export function clipsView(app) {
   function addVideo(frame, job) {
     const existing = frame.querySelector("video");
     if (existing) return existing;
-    const video = h("video", { preload: "auto", loop: true, playsinline: true, tabindex: -1, "aria-hidden": "true", src: `/api/jobs/${job}/clip#t=0.001` });
+    const video = h("video", { preload: "auto", loop: true, playsinline: true, tabindex: -1, "aria-hidden": "true", src: `api/jobs/${job}/clip#t=0.001` });
     video.muted = true;
     video.addEventListener("error", () => video.replaceWith(h("span", { class: "dim" }, t("clip.gone"))));
     frame.append(video);

@@ -23,7 +23,7 @@ export function failuresView(app) {
 
   async function load(limit = Math.max(PAGE_SIZE, jobs.length)) {
     const state = kind.value;
-    const found = await get("/api/jobs", { state, limit: Math.min(limit, 1000) });
+    const found = await get("api/jobs", { state, limit: Math.min(limit, 1000) });
     if (state !== kind.value) return;
     jobs = found;
     syncRows(list, jobs, (job) => `${job.id} ${job.finished}`, row);
@@ -37,7 +37,7 @@ export function failuresView(app) {
     const change = h("button", { type: "button", onclick: () => app.change(job), "aria-label": `${t("again.change")}: ${job.path}` }, t("again.change"));
     return {
       element: h("li", { class: "card" },
-        job.sha256 && h("img", { class: "small", loading: "lazy", width: 104, height: 104, alt: "", src: `/api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
+        job.sha256 && h("img", { class: "small", loading: "lazy", width: 104, height: 104, alt: "", src: `api/jobs/${job.id}/picture`, onerror: (event) => (event.target.hidden = true) }),
         h("div", { class: "grow" },
           pathLabel(job.path),
           h("p", { class: job.state === "failed" ? "mistake" : "dim" }, translate(job.error)),
@@ -54,13 +54,13 @@ export function failuresView(app) {
   }
 
   async function retry(job) {
-    await post(`/api/jobs/${job.id}/retry`);
+    await post(`api/jobs/${job.id}/retry`);
     await load();
   }
 
   /** Retry all jobs, also those that are not shown; a refused job does not stop the others. */
   async function retryAll() {
-    const { queued, refused } = await post("/api/retry", { state: kind.value });
+    const { queued, refused } = await post("api/retry", { state: kind.value });
     showToast([t("retry.done", { n: queued }), translate(refused[0])].filter(Boolean).join(" · "), refused.length > 0);
     await load();
   }

@@ -18,7 +18,7 @@ export function healthView(app) {
 
   async function load() {
     hosts.show();
-    const [newAbout, presets] = await Promise.all([get("/api/about"), get("/api/presets")]);
+    const [newAbout, presets] = await Promise.all([get("api/about"), get("api/presets")]);
     about = newAbout;
     drawNeeds(presets);
     drawFolders();

@@ -15,7 +15,7 @@ export function hostsCard() {
   async function poll() {
     clearTimeout(timer);
     timer = setTimeout(poll, POLL_INTERVAL_MS);
-    const known = await get("/api/hosts").catch(() => null); // the banner reports a daemon that does not respond
+    const known = await get("api/hosts").catch(() => null); // the banner reports a daemon that does not respond
     if (!known) return;
     element.hidden = known.length < 2 && known.every((host) => host.state === "working");
     const lines = known.map((host) => [
@@ -37,7 +37,7 @@ export function hostsCard() {
   function button(host) {
     const drained = ["draining", "drained"].includes(host.state);
     const act = async () => {
-      await post(`/api/hosts/${encodeURIComponent(host.name)}/${drained ? "undrain" : "drain"}`);
+      await post(`api/hosts/${encodeURIComponent(host.name)}/${drained ? "undrain" : "drain"}`);
       await poll();
     };
     const text = t(drained ? "host.undrain" : "host.drain");

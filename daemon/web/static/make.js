@@ -69,7 +69,7 @@ export function makeView(app) {
     setText(go, n > 1 ? t("make.n", { n }) : t("make"));
     let answer;
     try {
-      answer = await post("/api/explain", explainRequest());
+      answer = await post("api/explain", explainRequest());
     } catch (error) {
       if (mine === generation) setText(note, error.message);
       return;
@@ -98,7 +98,7 @@ export function makeView(app) {
   async function sendOne(item, make) {
     const content = JSON.stringify([make, inbox.value]);
     if (item.content !== content) [item.content, item.key] = [content, newKey()];
-    item.after ??= (await get("/api/jobs", { limit: 1 }))[0]?.id ?? 0;
+    item.after ??= (await get("api/jobs", { limit: 1 }))[0]?.id ?? 0;
     const row = submissions.begin(item);
     try {
       const dropped = await withRetries(() => submit(item, make, row.progress));
@@ -112,7 +112,7 @@ export function makeView(app) {
   }
 
   function submit(item, make, progress) {
-    if (item.job) return post(`/api/jobs/${item.job.id}/again`, { make }, item.key);
+    if (item.job) return post(`api/jobs/${item.job.id}/again`, { make }, item.key);
     const data = new FormData();
     data.append("picture", item.file, item.name);
     data.append("inbox", inbox.value);

@@ -149,7 +149,7 @@ function drawSwitches() {
 }
 
 async function loadFacts() {
-  const [presets, rules, about] = await Promise.all([get("/api/presets"), get("/api/rules"), get("/api/about")]);
+  const [presets, rules, about] = await Promise.all([get("api/presets"), get("api/rules"), get("api/about")]);
   return { presets, rules, about };
 }
 

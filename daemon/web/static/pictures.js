@@ -69,7 +69,7 @@ export function pictures(maxBytes, changed) {
 
   function addJob(job) {
     const { width, height } = job.source;
-    const item = { job, name: job.path, url: `/api/jobs/${job.id}/picture`, width, height };
+    const item = { job, name: job.path, url: `api/jobs/${job.id}/picture`, width, height };
     model.items = [item];
     model.current = item;
     draw();

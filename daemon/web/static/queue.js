@@ -24,7 +24,7 @@ export function queueView(app) {
   let jobs = [];
 
   async function toggle() {
-    await post(paused ? "/api/resume" : "/api/pause");
+    await post(paused ? "api/resume" : "api/pause");
   }
 
   function status(now) {
@@ -42,7 +42,7 @@ export function queueView(app) {
   }
 
   async function load() {
-    jobs = await get("/api/queue", { limit: PAGE_SIZE });
+    jobs = await get("api/queue", { limit: PAGE_SIZE });
     syncRows(waiting, jobs, (job) => job.id, waitingRow);
     const rest = (app.status?.jobs?.queued ?? 0) - jobs.length;
     setText(more, rest > 0 ? t("queue.more", { n: rest }) : "");
@@ -60,7 +60,7 @@ export function queueView(app) {
     const strip = h("img", { alt: t("preview.of", { name: slot.path }) });
     const live = h("div", { class: "live", hidden: true }, strip);
     let version = 0; // of the preview that is shown
-    const picture = h("img", { src: `/api/jobs/${slot.job}/picture`, alt: "", width: 72, height: 72, class: "small", onerror: (event) => (event.target.hidden = true) });
+    const picture = h("img", { src: `api/jobs/${slot.job}/picture`, alt: "", width: 72, height: 72, class: "small", onerror: (event) => (event.target.hidden = true) });
     strip.addEventListener("load", () => ([live.hidden, picture.hidden] = [false, true]));
     const row = h("li", { class: "card" }, picture, live,
       h("div", { class: "grow" },
@@ -73,7 +73,7 @@ export function queueView(app) {
         if (next.progress) showProgress(next.progress, bar, words);
         if (next.preview_version === version) return;
         version = next.preview_version;
-        if (version) strip.src = `/api/jobs/${slot.job}/preview?${version}`;
+        if (version) strip.src = `api/jobs/${slot.job}/preview?${version}`;
       },
     };
   }
@@ -98,12 +98,12 @@ export function queueView(app) {
 
   async function prioritise(job) {
     const first = Math.max(...jobs.map((other) => other.priority), 0);
-    await post(`/api/jobs/${job.id}/priority`, { priority: Math.min(MAX_PRIORITY, first + 1) });
+    await post(`api/jobs/${job.id}/priority`, { priority: Math.min(MAX_PRIORITY, first + 1) });
     await load();
   }
 
   async function cancelJob(job) {
-    await post(`/api/jobs/${job}/cancel`);
+    await post(`api/jobs/${job}/cancel`);
     await load();
   }
 

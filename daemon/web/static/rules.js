@@ -13,14 +13,14 @@ export function rulesView(app) {
     h("div", { class: "head" }, h("h1", {}, t("nav.rules")), reload), tester(), inboxes);
 
   async function reloadRules() {
-    const answer = await post("/api/rules/reload");
+    const answer = await post("api/rules/reload");
     draw(answer);
     const bad = Object.values(answer).some((each) => !each.ok);
     showToast(t(bad ? "reload.bad" : "reload.good"), bad);
   }
 
   async function load() {
-    draw(await get("/api/rules"));
+    draw(await get("api/rules"));
   }
 
   function draw(rules) {
@@ -58,7 +58,7 @@ export function rulesView(app) {
     const ask = debounce(250, async () => {
       if (!form.checkValidity()) return setChildren(answer); // still being typed
       try {
-        const result = await post("/api/explain", { inbox: inbox.value, path: name.value, width: width.valueAsNumber, height: height.valueAsNumber });
+        const result = await post("api/explain", { inbox: inbox.value, path: name.value, width: width.valueAsNumber, height: height.valueAsNumber });
         setChildren(answer, result.rule ? ruleVerdict(result) : [h("p", { class: "warning" }, t("no.rule")),
           h("ul", {}, result.rejected_by.map(([rule, reason]) => h("li", {}, h("strong", {}, rule), " – ", translate(reason))))]);
       } catch (error) {

@@ -50,7 +50,7 @@ export function submissionList(app) {
 
   async function update(followed) {
     const { inbox, path, after } = followed;
-    const found = await get("/api/jobs", { inbox, path, limit: 32 });
+    const found = await get("api/jobs", { inbox, path, limit: 32 });
     followed.jobs = found.filter((job) => job.id > after);
     draw(followed);
   }
