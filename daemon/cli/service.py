@@ -25,12 +25,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
     from daemon.app import StopRequested, open_app
+    from daemon.fs import descriptors
     from daemon.fs.lock import AlreadyRunning, Lock
     from daemon.jobs.database import DatabaseUnusable
     from daemon.web.server import CannotListen
 
     settings = load_settings(config, quiet=False)
     logs.take_over_stderr()
+    descriptors.raise_limit()
     log = structlog.get_logger()
     if find_config(config) is None:
         log.info("settings file missing, using the defaults", folder=str(Path.cwd()))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from daemon.config.address import host_of, is_address
+
 CONFIG_VARIABLE = "I2VD_CONFIG"
 CHILD_VARIABLES = frozenset(
     {
@@ -56,6 +58,19 @@ def _check_database_url(url: str) -> str:
     return url
 
 
+def _check_http_host(name: str) -> str:
+    """Return the name as it is compared; a name in another script becomes its ASCII form."""
+    host = host_of(name) if is_address(name.strip("[]")) else name.lower().removesuffix(".")
+    if not is_address(host):
+        try:
+            host = host.encode("idna").decode()
+        except UnicodeError:
+            host = ""
+    if not re.fullmatch(r"[a-z0-9._-]{1,253}", host) and not is_address(host):
+        raise ValueError("must be a name or address without scheme and port, such as studio.lan")
+    return host
+
+
 def local_host_name() -> str:
     """Return the name of this machine, in characters that `HOST` allows."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
@@ -64,4 +79,5 @@ def local_host_name() -> str:
 HOST = r"^[A-Za-z0-9._-]{1,64}$"
 ConfigPath = Annotated[Path, AfterValidator(_check_path)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
+HttpHost = Annotated[str, AfterValidator(_check_http_host)]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]

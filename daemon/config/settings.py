@@ -20,6 +20,7 @@ from daemon.config.fields import (
     HOST,
     ConfigPath,
     DatabaseUrl,
+    HttpHost,
     ModelName,
     local_host_name,
 )
@@ -110,10 +111,16 @@ class Http(_Section):
     """ADDRESS:PORT; an address that other machines can reach requires a token."""
     token_file: ConfigPath | None = None
     """File with the token that every request must carry."""
-    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()
-    """Names of this machine in the Host header, besides localhost and its address."""
+    allowed_hosts: tuple[HttpHost, ...] = ()
+    """Names of this machine in a Host or Origin header, besides localhost and its address."""
     max_upload: ByteSize = Field(default=ByteSize(100_000_000), gt=0)
     """Limit on one upload in bytes."""
+    max_uploads: int = Field(default=4, ge=1, le=1000)
+    """Uploads that are received at once; others wait."""
+    max_connections: int = Field(default=512, ge=8, le=60_000)
+    """Open connections; at the bound the oldest idle one is closed for a new one."""
+    max_connections_per_peer: int = Field(default=128, ge=1, le=60_000)
+    """Open connections of one address; at most half of all."""
 
     @field_validator("listen")
     @classmethod

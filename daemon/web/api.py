@@ -2,7 +2,6 @@
 
 from fastapi import FastAPI
 
-from daemon.config.address import is_loopback
 from daemon.status import Status
 from daemon.web import (
     clips,
@@ -18,8 +17,12 @@ from daemon.web import (
 )
 from daemon.web.actions import Actions
 from daemon.web.errors import ERROR_RESPONSES, add_error_handlers
-from daemon.web.middleware import RequestGuard
+from daemon.web.forwarded_prefix import ForwardedPrefix
+from daemon.web.head import HeadRequests
+from daemon.web.middleware import FORM_OVERHEAD_BYTES, RequestGuard
+from daemon.web.origin import KnownHosts
 from daemon.web.sse import Streams
+from daemon.web.upload_gate import UploadGate
 
 
 def create_api(daemon_status: Status, actions: Actions, token: str | None) -> FastAPI:
@@ -30,16 +33,25 @@ def create_api(daemon_status: Status, actions: Actions, token: str | None) -> Fa
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy the address of the redirect would be wrong
         responses=ERROR_RESPONSES,
     )
     services = daemon_status.services
-    http = services.settings.http
-    api.add_middleware(
+    settings = services.settings
+    max_body = settings.http.max_upload + FORM_OVERHEAD_BYTES
+    api.add_middleware(ForwardedPrefix)
+    api.add_middleware(HeadRequests)
+    api.add_middleware(  # the last one added is the first one that a request meets
         RequestGuard,
-        names={"localhost", "127.0.0.1", "[::1]", http.host, *http.allowed_hosts},
-        any_address=not is_loopback(http.host),
+        hosts=KnownHosts(settings.http),
         token=token,
-        max_upload=http.max_upload,
+        uploads=UploadGate(
+            settings.state,
+            min_free=settings.min_free,
+            max_bytes=max_body,
+            max_uploads=settings.http.max_uploads,
+        ),
+        max_upload_bytes=max_body,
     )
     add_error_handlers(api)
     streams = Streams(lambda: daemon_status.stopping)

@@ -1,20 +1,19 @@
-"""Request guard: host check, cross-site check, authentication, body limit, security headers.
+"""Request guard: host and origin checks, authentication, body limit, security headers.
 
-Every request passes here first. The host check stops DNS rebinding: a page whose own name resolves
-to this address. The cross-site check stops a page that uses the browser of an authorised user. If
-a token is configured, only /healthz answers without it.
+Every request passes here first. If a token is configured, only /healthz answers without it.
 """
 
-import re
-from collections.abc import Collection
+import contextlib
+from contextlib import AbstractAsyncContextManager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from daemon.config.address import is_address
 from daemon.web.auth import bearer_token, tokens_equal
 from daemon.web.errors import problem_response
+from daemon.web.origin import KnownHosts
+from daemon.web.upload_gate import UploadGate, too_large
 
 OPEN_PATH = "/healthz"
 """Answers without a token: it reveals nothing, and many health checkers cannot send one."""
@@ -23,9 +22,8 @@ UPLOAD_PATH = "/api/jobs"
 """The only path whose body may be as large as `http.max_upload`."""
 
 _MAX_BODY_BYTES = 64 * 1024
-_FORM_OVERHEAD_BYTES = 64 * 1024
-
-_WITHOUT_PORT = re.compile(r":[0-9]*$")
+FORM_OVERHEAD_BYTES = 64 * 1024
+"""Room in an upload's body for the other fields of its form."""
 
 _HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -39,22 +37,22 @@ _HEADERS = {
 
 
 class RequestGuard:
-    """ASGI middleware. Accepts `names` as host, and any IP address if `any_address`."""
+    """ASGI middleware. Requests must present `token` if it is not None."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        names: Collection[str],
-        any_address: bool,
+        hosts: KnownHosts,
         token: str | None,
-        max_upload: int,
+        uploads: UploadGate,
+        max_upload_bytes: int,
     ) -> None:
         self._app = app
-        self._names = frozenset(names)
-        self._any_address = any_address
+        self._hosts = hosts
         self._token = token
-        self._max_upload = max_upload
+        self._uploads = uploads
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on with a body limit and add the security headers."""
@@ -63,46 +61,45 @@ class RequestGuard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                _add_headers(MutableHeaders(scope=message))
             await send(message)
 
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
-        if refusal:
-            await problem_response(refusal)(scope, receive, send_with_headers)
-            return
-        limit = _MAX_BODY_BYTES
-        if scope["path"] == UPLOAD_PATH:
-            limit = self._max_upload + _FORM_OVERHEAD_BYTES
-        await self._app(scope, _limited(receive, limit), send_with_headers)
+        is_upload = scope["path"] == UPLOAD_PATH and scope["method"] == "POST"
+        limit = self._max_upload_bytes if is_upload else _MAX_BODY_BYTES
+        try:
+            self._check(scope["path"], headers)
+            async with self._admit(headers) if is_upload else contextlib.nullcontext():
+                await self._app(scope, _limited(receive, limit), send_with_headers)
+        except HTTPException as error:
+            await problem_response(error)(scope, receive, send_with_headers)
 
-    def _refusal(self, path: str, headers: Headers) -> HTTPException | None:
-        host = headers.get("host", "")
-        if not self._is_allowed_host(host):
-            return HTTPException(400, f"i2vd is not called {host!r} here; see http.allowed_hosts")
-        if _from_another_site(headers, host):
-            return HTTPException(403, "requests of other sites' pages are refused")
+    def _check(self, path: str, headers: Headers) -> None:
+        """Raise HTTPException for a request that must not reach the application."""
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # RFC 9112, 6.1: the two may disagree, and a proxy may have believed the other one.
+            reason = "the request has both Content-Length and Transfer-Encoding; send one"
+            raise HTTPException(400, reason, {"connection": "close"})
+        if refusal := self._hosts.refusal(headers):
+            raise refusal
         if self._token is None or path == OPEN_PATH:
-            return None
-        if tokens_equal(bearer_token(headers.get("authorization", "")), self._token):
-            return None
-        challenge = {"www-authenticate": 'Basic realm="i2vd", charset="UTF-8"'}
-        return HTTPException(401, "the token is missing or wrong", challenge)
+            return
+        if not tokens_equal(bearer_token(headers.get("authorization", "")), self._token):
+            challenge = {"www-authenticate": 'Basic realm="i2vd", charset="UTF-8"'}
+            raise HTTPException(401, "the token is missing or wrong", challenge)
 
-    def _is_allowed_host(self, host: str) -> bool:
-        name = _WITHOUT_PORT.sub("", host).lower()
-        return name in self._names or (self._any_address and is_address(name.strip("[]")))
+    def _admit(self, headers: Headers) -> AbstractAsyncContextManager[None]:
+        length = headers.get("content-length", "")
+        return self._uploads.admit(int(length) if length.isdecimal() else None)
 
 
-def _from_another_site(headers: Headers, host: str) -> bool:
-    """Return True if a browser reports that another site's page sent this; links are allowed."""
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
-        return True
-    site = headers.get("sec-fetch-site", "none")
-    return site not in ("same-origin", "none") and headers.get("sec-fetch-mode") != "navigate"
+def _add_headers(headers: MutableHeaders) -> None:
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    if headers.get("content-type", "").startswith("text/event-stream"):
+        # A proxy must pass each event on at once, and store none.
+        headers["cache-control"] = "no-store"
+        headers["x-accel-buffering"] = "no"
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
@@ -116,8 +113,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > limit:
-            reason = f"the request has more than the {limit:,} bytes it may have"
-            raise HTTPException(413, reason, {"connection": "close"})
+            raise too_large(limit)
         return message
 
     return limited

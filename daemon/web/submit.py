@@ -30,6 +30,7 @@ from daemon.publish.picture_location import PictureMissing, open_below, open_ori
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import JobNumber, find_job
+from daemon.web.upload_gate import require_room
 from rules.characters import quoted
 
 
@@ -71,6 +72,9 @@ class Uploads:
         override, warnings = self._override(make)
         if reason := self._services.storage_health.blocked.get(inbox.name):
             raise HTTPException(507, reason)
+        size = content.seek(0, os.SEEK_END)
+        content.seek(0)
+        require_room(inbox.path, size, self._services.settings.min_free)
 
         def copy(announce: Announce) -> str:
             with open_beneath(inbox.path, path.parent) as folder:
