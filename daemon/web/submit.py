@@ -30,7 +30,7 @@ from daemon.publish.picture_location import PictureMissing, open_below, open_ori
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import JobNumber, find_job
-from daemon.web.upload_gate import require_room
+from daemon.web.upload_gate import require_space
 from rules.characters import quoted
 
 
@@ -74,7 +74,7 @@ class Uploads:
             raise HTTPException(507, reason)
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
-        require_room(inbox.path, size, self._services.settings.min_free)
+        require_space(inbox.path, size, self._services.settings.min_free)
 
         def copy(announce: Announce) -> str:
             with open_beneath(inbox.path, path.parent) as folder:

@@ -44,7 +44,7 @@ class UploadGate:
             ) from None
         try:
             await asyncio.to_thread(
-                require_room, self._spool, self._expected + size, self._min_free
+                require_space, self._spool, self._expected + size, self._min_free
             )
             self._expected += size
             try:
@@ -55,7 +55,7 @@ class UploadGate:
             self._slots.release()
 
 
-def require_room(folder: Path, size: int, min_free: int) -> None:
+def require_space(folder: Path, size: int, min_free: int) -> None:
     """Raise HTTPException 507 if `size` bytes more would leave less than `min_free` free."""
     free = free_bytes(folder)
     if free is not None and free - size < min_free:

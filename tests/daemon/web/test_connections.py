@@ -65,7 +65,8 @@ class Client:
     async def ask(self, sent: bytes) -> bytes:
         """Send, and return what comes before the answer's end."""
         self.writer.write(sent)
-        return await asyncio.wait_for(self.reader.readuntil(b"well"), 5)
+        async with asyncio.timeout(5):
+            return await self.reader.readuntil(b"well")
 
     async def is_closed(self, within: float = 5) -> bool:
         """Return True if the daemon closes the connection in time."""
@@ -118,7 +119,8 @@ async def test_a_connection_with_a_request_stays_and_one_too_many_is_told() -> N
             client.writer.write(begun)
         await asyncio.sleep(0.1)
         async with Client(port) as late:
-            told = await asyncio.wait_for(late.reader.read(), 5)
+            async with asyncio.timeout(5):
+                told = await late.reader.read()
         assert b"503" in told
         assert b"too many connections" in told
         for client in busy:
@@ -203,7 +205,8 @@ async def test_what_is_not_http_is_told_so_and_not_logged(lines: list[Any], sent
         for _ in range(20):
             async with Client(port) as client:
                 client.writer.write(sent)
-                answer = await asyncio.wait_for(client.reader.read(), 5)
+                async with asyncio.timeout(5):
+                    answer = await client.reader.read()
                 assert answer.startswith(b"HTTP/1.1 400"), answer
                 assert b"application/problem+json" in answer
         await asyncio.sleep(0.6)
