@@ -119,7 +119,7 @@ def _progress(job: dict[str, Any]) -> str:
         eta = "" if progress["eta"] is None else f", {progress['eta']:.0f} s left"
         return f"{progress['stage']} {progress['step']}/{progress['steps']}{eta}"
     if job["state"] == "done":
-        return escape(str(job["result"]["clip"]))
+        return escape(str((job["result"] or {}).get("clip", "")))
     return ""
 
 

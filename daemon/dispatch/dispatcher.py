@@ -24,6 +24,7 @@ from daemon.jobs.claim_filter import ClaimFilter
 from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import Job
 from daemon.jobs.recovery import Recovery
+from daemon.jobs.unreadable import fail_unreadable
 from daemon.publish.publisher import find_obstacle
 from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
 from daemon.services import Services
@@ -268,6 +269,7 @@ class Dispatcher:
 
     async def _recover(self) -> None:
         """Requeue orphaned jobs, archive pending pictures and remove stale staging folders."""
+        await asyncio.to_thread(fail_unreadable, self._services.database, self._owner)
         running = self._running_ids()
         for job in await asyncio.to_thread(self._recovery.recover, self._owner, running):
             log.warning("job recovered", job=job)

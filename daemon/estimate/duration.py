@@ -19,6 +19,8 @@ _WINDOW_CLIPS = 50
 """Size of the median filter: the newest clips in each scope."""
 _MAX_CLIPS = 500
 _MIN_SECONDS = 0.001
+_MEASURED = {"degraded", "seconds", "speed", "mode"}
+"""What the result of a job must have to be learned from."""
 
 QueuedWork = Mapping[tuple[str, Speed], float]
 """Units of work of the queued jobs, by preset and speed."""
@@ -53,10 +55,11 @@ def rates(queries: JobQueries) -> Iterator[tuple[Spec, str, float]]:
     skipped. Raises QueueUnavailable.
     """
     for job in reversed(queries.newest(JobFilter(state="done"), limit=_MAX_CLIPS)):
-        if job.spec and job.result and not job.result["degraded"]:
-            seconds = sum(job.result["seconds"].values())
-            applied = job.spec.model_copy(update={"speed": job.result["speed"]})
-            yield applied, job.result["mode"], seconds / work(applied)
+        measured = job.result or {}
+        if job.spec and measured.keys() >= _MEASURED and not measured["degraded"]:
+            seconds = sum(measured["seconds"].values())
+            applied = job.spec.model_copy(update={"speed": measured["speed"]})
+            yield applied, measured["mode"], seconds / work(applied)
 
 
 class DurationEstimator:

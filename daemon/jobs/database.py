@@ -70,6 +70,14 @@ _TEMPORARY_WORDS = (
 """Words in error messages of SQLite and PostgreSQL that mark an error as temporary."""
 
 
+def shown(url: sa.URL) -> str:
+    """Return a URL as messages show it: without passwords, and a file as its path."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or ":memory:"
+    public = {key: value for key, value in url.query.items() if "pass" not in key.lower()}
+    return url.set(query=public).render_as_string()
+
+
 class DatabaseUnusable(Exception):
     """The queue cannot be opened. The message has the reason and the cure.
 
@@ -88,16 +96,18 @@ class QueueUnavailable(OSError):
 class Database:
     """SQLite on a local disk, or PostgreSQL. Safe to use from several threads and processes."""
 
-    def __init__(self, url: str, lease: float = _LEASE_SECONDS) -> None:
+    def __init__(self, url: str | sa.URL, lease: float = _LEASE_SECONDS) -> None:
         """Open the database, and create, migrate or check its tables.
 
         `lease` is `queue.lease` in seconds. Raises DatabaseUnusable.
         """
-        options = _postgresql_options(lease) if url.startswith("postgresql") else {}
+        url = sa.make_url(url)
+        self._url = shown(url)
+        shared = url.get_backend_name() == "postgresql"
         try:
-            self._engine = sa.create_engine(url, **options)
+            self._engine = sa.create_engine(url, **_postgresql_options(lease) if shared else {})
         except (sa.exc.ArgumentError, ImportError) as error:
-            raise DatabaseUnusable(f"queue.url {url!r}: {error}") from error
+            raise DatabaseUnusable(f"queue.url {self._url}: {error}") from error
         self._sqlite = self._engine.dialect.name == "sqlite"
         self._file = Path(self._engine.url.database or "") if self._sqlite else None
         self._identity: tuple[int, int] | None = None
@@ -114,7 +124,6 @@ class Database:
             type_=sa.Float,
         )
         self._new_event = events.insert().values(at=self.now)
-        self._url = self._engine.url.render_as_string()
         try:
             self._create()
         except QueueUnavailable as error:
@@ -293,8 +302,12 @@ def prepare_sqlite(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        connection.text_factory = _decode
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
             connection.execute(f"PRAGMA {pragma}")
+
+    def _decode(text: bytes) -> str:
+        return text.decode(errors="replace")  # a text that is damaged costs its own row only
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

@@ -1,11 +1,21 @@
 """Row types of the queue: a job, a drop and an event, as they are read from the tables."""
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import structlog
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
-from pipeline.sidecar import Fallback
+from pipeline.sidecar import Fallback, Source
+
+_MAX_REPORTED = 1000
+_reported: set[int] = set()
+"""Jobs whose rows were reported as unreadable; a page asks for them every second."""
+
+log = structlog.get_logger()
 
 State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed", "cancelled")
@@ -35,6 +45,31 @@ Location = Literal["inbox", "kept", "archive", "failed", "deleted", "gone"]
 IN_INBOX: tuple[Location, ...] = ("inbox", "kept")
 
 
+class UnreadableRow(Exception):
+    """A row of the jobs table that has not the form of a job, after damage or by other programs.
+
+    `job` is its number, `columns` those at fault.
+    """
+
+    def __init__(self, job: int, columns: frozenset[str], reason: str) -> None:
+        super().__init__(f"its row cannot be read: {reason}")
+        self.job = job
+        self.columns = columns
+
+
+def _check_inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in path:
+        raise ValueError("leads out of its folder")
+    return path
+
+
+InsidePath = Annotated[str, AfterValidator(_check_inside)]
+"""A path relative to a folder, which does not lead out of it."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Time = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Drop(BaseModel):
     """One drop: one appearance of a picture in an inbox, and its content."""
 
@@ -50,6 +85,28 @@ class Drop(BaseModel):
     """The `source` entry of the sidecar."""
 
 
+class _Progress(BaseModel):
+    """What the status, the API and the commands read of `Job.progress`."""
+
+    stage: str
+    step: Count
+    steps: Count
+    eta: Time | None
+    preview_version: Count = 0
+
+
+class _Result(BaseModel):
+    """What the daemon reads of `Job.result`; each key as soon as it is known."""
+
+    clip: InsidePath = ""
+    sidecar_sha256: str = ""
+    degraded: bool = False
+    seconds: dict[str, Time] = {}
+    mode: str = ""
+    speed: Speed = "exact"
+    poster: bool = False
+
+
 class Job(BaseModel):
     """One row of the jobs table, at the time of reading."""
 
@@ -57,26 +114,26 @@ class Job(BaseModel):
 
     id: int
     inbox: str
-    path: str
-    drop: int
-    variant: int
+    path: InsidePath
+    drop: Count
+    variant: Count
     sha256: str
     fingerprint: str
     source: dict[str, Any]
     picture_location: Location
-    picture_path: str | None
+    picture_path: InsidePath | None
     """Relative to the archive or failed folder. In the inbox: the target of the coming move."""
     spec: Spec | None
-    clip_name: str
+    clip_name: InsidePath
     rule: str | None
     rules_digest: str | None
     priority: int
     state: State
-    not_before: float
+    not_before: Time
     """Not claimed before this time, in seconds since 1970."""
-    attempt: int
-    failures: int
-    rung: int
+    attempt: Count
+    failures: Count
+    rung: Count
     fallbacks: list[Fallback]
     """Steps down the ladder, in all attempts so far."""
     owner: str | None
@@ -85,9 +142,30 @@ class Job(BaseModel):
     progress: dict[str, Any] | None
     error: str | None
     result: dict[str, Any] | None
-    created: float
-    started: float | None
-    finished: float | None
+    created: Time
+    started: Time | None
+    finished: Time | None
+
+    @field_validator("progress")
+    @classmethod
+    def _check_progress(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            _Progress.model_validate(value)
+        return value
+
+    @field_validator("result")
+    @classmethod
+    def _check_result(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            _Result.model_validate(value)
+        return value
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            Source(path="", sha256="", **value)
+        return value
 
 
 class Event(BaseModel):
@@ -100,5 +178,27 @@ class Event(BaseModel):
 
 
 def as_job(row: Any) -> Job:
-    """Convert a row of the jobs table."""
-    return Job.model_validate(row._asdict())
+    """Convert a row of the jobs table. Raises UnreadableRow."""
+    try:
+        return Job.model_validate(row._asdict())
+    except ValidationError as error:
+        columns = frozenset(str(each["loc"][0]) for each in error.errors() if each["loc"])
+        first = error.errors(include_input=False)[0]
+        where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UnreadableRow(row.id, columns, f"{where}: {reason}" if where else reason) from error
+    except RecursionError as error:
+        raise UnreadableRow(row.id, frozenset(), "a value is nested too deeply") from error
+
+
+def readable(rows: Iterable[Any]) -> list[Job]:
+    """Convert rows of the jobs table; those that cannot be read are left out, and logged once."""
+    found = []
+    for row in rows:
+        try:
+            found.append(as_job(row))
+        except UnreadableRow as error:
+            if error.job not in _reported and len(_reported) < _MAX_REPORTED:
+                _reported.add(error.job)
+                log.error("job row unreadable, left out", job=error.job, reason=str(error))
+    return found

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import OPEN, STATES, Event, Job, State, as_job
-from daemon.jobs.schema import events, jobs, same_drop
+from daemon.jobs.job import OPEN, STATES, Event, Job, State, readable
+from daemon.jobs.schema import events, jobs, same_drop, valid_json
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 
@@ -55,7 +55,7 @@ class JobFilter(BaseModel):
         }
         clauses = [jobs.c[key] == value for key, value in equal.items()]
         if self.text is not None:
-            prompt = jobs.c.spec["prompt"].as_string()
+            prompt = valid_json(jobs.c.spec)["prompt"].as_string()
             clauses.append(
                 jobs.c.path.icontains(self.text, autoescape=True)
                 | prompt.icontains(self.text, autoescape=True)
@@ -79,7 +79,7 @@ class JobQueries:
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
         with self._database.read() as db:
             counts = dict.fromkeys(STATES, 0)
-            counts.update((row[0], row[1]) for row in db.execute(query))
+            counts.update((row[0], row[1]) for row in db.execute(query) if row[0] in counts)
         return counts
 
     def outcomes(self) -> list[tuple[State, str, str, int]]:
@@ -116,7 +116,7 @@ class JobQueries:
         query = sa.select(jobs).where(jobs.c.state == "queued")
         with self._database.read() as db:
             rows = db.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id).limit(limit)).all()
-        return [as_job(row) for row in rows]
+        return readable(rows)
 
     def by_path(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
         """Return the jobs of a path in an inbox, newest first."""
@@ -129,7 +129,7 @@ class JobQueries:
 
     def queued(self) -> list[tuple[Shape, int]]:
         """Count the queued jobs of each shape."""
-        spec = jobs.c.spec
+        spec = valid_json(jobs.c.spec)
         sizes = [spec[key].as_integer() for key in ("width", "height", "frames", "steps")]
         guided = spec["guidance"].as_float() > 1
         speed = spec["speed"].as_string()
@@ -195,4 +195,4 @@ class JobQueries:
         order = jobs.c.id.desc() if newest_first else jobs.c.id
         with self._database.read() as db:
             rows = db.execute(sa.select(jobs).where(clause).order_by(order).limit(limit)).all()
-        return [as_job(row) for row in rows]
+        return readable(rows)

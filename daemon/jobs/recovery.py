@@ -15,8 +15,11 @@ from daemon.jobs.database import Database
 from daemon.jobs.schema import events, is_drained, jobs
 from daemon.jobs.store import CANCELLED
 
-MAX_INTERRUPTIONS = 10
-"""Poison job: the number of daemon crashes during one job after which the job fails."""
+MAX_INTERRUPTIONS = 3
+"""Poison job: the number of daemon crashes during one job after which the job fails.
+
+Fewer than the starts that systemd/i2vd.service allows, so that systemd does not give up first.
+"""
 
 
 class Recovery:

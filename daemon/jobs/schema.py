@@ -16,8 +16,50 @@ Changes of `jobs.state` (each is made by the module in brackets, and recorded in
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 metadata = sa.MetaData()
+
+
+class _Json(sa.TypeDecorator[Any]):
+    """JSON. A text that is not JSON is read as that text, so that it costs its own row only."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return self.impl_instance.coerce_compared_value(op, value)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        parse = super().result_processor(dialect, coltype)
+
+        def parse_or_keep(value: Any) -> Any:
+            try:
+                return parse(value) if parse else value
+            except (ValueError, TypeError, RecursionError):
+                return str(value)
+
+        return parse_or_keep
+
+
+class valid_json(FunctionElement[Any]):  # noqa: N801  # a function of SQL
+    """The value of a JSON column, or NULL if it is not JSON, where functions of JSON would fail."""
+
+    type = sa.JSON()
+    inherit_cache = True
+
+
+@compiles(valid_json)
+def _compile_valid_json(element: Any, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(valid_json, "sqlite")
+def _compile_valid_json_for_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    return f"CASE WHEN json_valid({column}) THEN {column} END"
+
 
 jobs = sa.Table(
     "jobs",
@@ -30,11 +72,11 @@ jobs = sa.Table(
     sa.Column("variant", sa.Integer, nullable=False),
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
-    sa.Column("source", sa.JSON, nullable=False),
+    sa.Column("source", _Json, nullable=False),
     sa.Column("picture_location", sa.Text, nullable=False, server_default="inbox"),
     sa.Column("picture_path", sa.Text),
     # The clip to generate.
-    sa.Column("spec", sa.JSON),
+    sa.Column("spec", _Json),
     sa.Column("preset", sa.Text),  # a copy of the spec's, for counting
     sa.Column("clip_name", sa.Text, nullable=False),
     sa.Column("rule", sa.Text),
@@ -47,13 +89,13 @@ jobs = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("rung", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("fallbacks", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("fallbacks", _Json, nullable=False, server_default="[]"),
     sa.Column("owner", sa.Text),
     sa.Column("lease", sa.Float),
     sa.Column("cancel", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("progress", sa.JSON),
+    sa.Column("progress", _Json),
     sa.Column("error", sa.Text),
-    sa.Column("result", sa.JSON),
+    sa.Column("result", _Json),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("started", sa.Float),
     sa.Column("finished", sa.Float),
@@ -144,8 +186,8 @@ hosts = sa.Table(
     sa.Column("owner", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("schema", sa.Integer, nullable=False),
-    sa.Column("devices", sa.JSON, nullable=False),
-    sa.Column("accepts", sa.JSON, nullable=False),
+    sa.Column("devices", _Json, nullable=False),
+    sa.Column("accepts", _Json, nullable=False),
     sa.Column("memory_limit", sa.BigInteger),
     sa.Column("speed", sa.Float),
     sa.Column("started", sa.Float, nullable=False),

@@ -22,6 +22,7 @@ from daemon.jobs.claim_filter import ClaimFilter, pick
 from daemon.jobs.database import Database
 from daemon.jobs.job import IN_INBOX, OPEN, Drop, EventName, Job, Location, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
+from daemon.jobs.unreadable import fail_if_unreadable
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
 
@@ -199,7 +200,7 @@ class JobStore:
                 )
                 .returning(jobs)
             ).first()
-            if row is None:
+            if row is None or fail_if_unreadable(self._database, db, row):
                 return None
             self._record_event(db, row.id, "running", f"attempt {row.attempt} on {owner}")
             return as_job(row)

@@ -120,7 +120,7 @@ def _published_file(
     services: Services, job: Job, name: Callable[[str], str], media_type: str
 ) -> FileResponse:
     inbox = services.settings.inbox_named(job.inbox)
-    if inbox is None or job.state != "done" or job.result is None:
+    if inbox is None or job.state != "done" or job.result is None or "clip" not in job.result:
         raise HTTPException(404, f"job {job.id} is {job.state} and has no clip")
     file = inbox.outbox / name(job.result["clip"])
     try:

@@ -33,6 +33,7 @@ Spacing = Literal["leading", "trailing"]
 Encoder = Literal["x264", "nvenc"]
 Fallback = Literal["auto", "keep-size", "never"]
 
+Pixels = Annotated[int, Field(ge=1, le=16384)]
 Side = Annotated[int, Field(ge=32, le=2048)]
 Frames = Annotated[int, Field(ge=8, le=32)]
 Fps = Annotated[int, Field(ge=4, le=24)]
@@ -120,8 +121,8 @@ class Spec(BaseModel):
     prompt: str
     negative_prompt: str = ""
     preset: str
-    width: int
-    height: int
+    width: Pixels
+    height: Pixels
     framing: Framing = "crop"
     frames: Frames
     fps: Fps

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.jobs.test_unreadable import DAMAGE, HARMLESS
 from tests.system import disks
 from tests.system.conftest import Open
 from tests.system.studio import DRAFT, Studio, names, picture
@@ -142,3 +143,42 @@ def test_a_queue_on_a_network_share_is_refused(quick_in: Open) -> None:
         assert "local disk" in ended.stderr
         assert list((studio.root / ".i2vd").iterdir()) == []
         assert "not safe" in studio.command("check").stdout
+
+
+def test_rows_that_cannot_be_read_cost_themselves_only(quick_in: Open) -> None:
+    studio = quick_in().start()
+    studio.post("/api/pause")
+    for number, _ in enumerate(DAMAGE):
+        studio.drop(f"{number:02}.png", picture(number))
+    studio.until(lambda: len(studio.jobs()) == len(DAMAGE), "all are queued")
+    studio.stop()
+    with sqlite3.connect(queue(studio)) as db:
+        for number, sql in enumerate(DAMAGE.values()):
+            db.execute(f"UPDATE jobs SET {sql} WHERE path = '{number:02}.png'")
+    db.close()
+
+    studio.start().post("/api/resume")
+    studio.drop("sound.png", picture(99))
+    studio.until_settled("sound.png", "done")
+    assert studio.is_ready()
+    with sqlite3.connect(queue(studio)) as db:
+        rows = db.execute("SELECT state, error FROM jobs WHERE path != 'sound.png'").fetchall()
+    db.close()
+    refused = [error for state, error in rows if state == "failed"]
+    assert len(refused) == len(DAMAGE) - len(HARMLESS)
+    assert all(error.startswith("its row cannot be read: ") for error in refused)
+    for path in ("/api/jobs?text=x", "/api/status", "/api/hosts", "/metrics", "/"):
+        assert studio.request("GET", path).status_code == 200, path
+    listed = [
+        line["job"] for line in studio.log() if line["event"] == "job row unreadable, left out"
+    ]
+    assert len(listed) == len(set(listed)), "told once"
+    assert studio.command("jobs").returncode == 0
+
+    with sqlite3.connect(queue(studio)) as db:  # and while it runs
+        db.execute("UPDATE jobs SET spec = '{', result = '[', progress = '5' WHERE state = 'done'")
+    db.close()
+    studio.drop("another.png", picture(98))
+    studio.until_settled("another.png", "done")
+    assert studio.stop() == 0
+    assert "Traceback" not in studio.log_file.read_text()

@@ -1,0 +1,141 @@
+"""Rows that are no jobs: each costs itself only."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from daemon.estimate.duration import DurationEstimator
+from daemon.jobs.database import Database
+from daemon.jobs.queries import JobFilter, JobQueries
+from daemon.jobs.store import JobStore
+from daemon.jobs.unreadable import fail_unreadable
+from tests.daemon.conftest import claim
+
+Enqueue = Callable[..., list[int]]
+
+DAMAGE: dict[str, str] = {
+    "a key more in the spec": 'spec = \'{"prompt": "cat", "colour": 1}\'',
+    "a spec that is no JSON": "spec = '{'",
+    "a spec that is a list": "spec = '[1]'",
+    "no spec": "spec = NULL",
+    "a spec of JSON's null": "spec = 'null'",
+    "a deeply nested spec": f"spec = '{'[' * 5000}{']' * 5000}'",
+    "a large picture": "spec = json_set(spec, '$.width', 1000000000)",
+    "a progress that is a number": "progress = '5'",
+    "a progress without its stage": "progress = '{}'",
+    "a result that is a text": "result = '\"x\"'",
+    "a result out of its folder": 'result = \'{"clip": "../x.mp4"}\'',
+    "a step with odd keys": "fallbacks = '[{\"x\": 1}]'",
+    "steps that are no list": "fallbacks = '7'",
+    "a source that is a list": "source = '[]'",
+    "an odd source": 'source = \'{"size": "x"}\'',
+    "an unknown state": "state = 'weird'",
+    "an unknown place": "picture_location = 'moon'",
+    "a path out of the inbox": "path = '../../etc/passwd'",
+    "an absolute path": "path = '/etc/passwd'",
+    "a name out of the outbox": "clip_name = 'a/../../b'",
+    "a place out of the archive": "picture_path = '../x'",
+    "a word as the attempt": "attempt = 'many'",
+    "a negative attempt": "attempt = -4",
+    "an attempt beyond counting": "attempt = 9223372036854775807",
+    "a word as the rung": "rung = 'low'",
+    "a negative rung": "rung = -1",
+    "endless time": "created = 9e999",
+    "a word as the time": "created = 'yesterday'",
+    "a word as the start": "started = 'soon'",
+    "a word as the priority": "priority = 'high'",
+    "bytes that are no text": "rule = CAST(x'ff' AS TEXT), sha256 = CAST(x'ff00' AS TEXT)",
+}
+HARMLESS = ("bytes that are no text",)
+REPAIRED = ("a word as the attempt", "a word as the start", "a word as the priority")
+"""What a claim sets anyway."""
+
+
+@pytest.fixture
+def database(tmp_path: Any) -> Any:
+    opened = Database(f"sqlite:///{tmp_path}/queue.sqlite")
+    yield opened
+    opened.close()
+
+
+def damage(database: Database, job: int, sql: str) -> None:
+    with database.write() as db:
+        db.exec_driver_sql(f"UPDATE jobs SET {sql} WHERE id = {job}")
+
+
+def state(database: Database, job: int) -> Any:
+    with database.read() as db:
+        return db.execute(sa.text(f"SELECT state, error FROM jobs WHERE id = {job}")).one()
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_row_is_failed_by_its_number(
+    database: Database, store: JobStore, queries: JobQueries, enqueue: Enqueue, kind: str
+) -> None:
+    enqueue("first.jpg", sha256="a1")
+    (bad,) = enqueue("bad.jpg", sha256="a2")
+    enqueue("last.jpg", sha256="a3")
+    damage(database, bad, DAMAGE[kind])
+
+    listed = [job.path for job in queries.newest()]
+    assert {"first.jpg", "last.jpg"} <= set(listed)
+    queries.newest(JobFilter(text="cat"))
+    queries.queued()
+    queries.counts()
+    queries.waiting()
+    queries.by_content("a2")
+    queries.pending_archival()
+    queries.oldest_queued()
+    DurationEstimator.from_history(queries)
+
+    failed = fail_unreadable(database, "me")
+    if kind in HARMLESS:
+        assert failed == []
+        return
+    assert failed == [bad]
+    found = state(database, bad)
+    assert found.state == "failed"
+    assert found.error.startswith("its row cannot be read: ")
+    assert fail_unreadable(database, "me") == []
+    assert [claim(store).path, claim(store).path] == ["first.jpg", "last.jpg"]
+    assert store.claim("me", 30) is None
+    assert [event.event for event in queries.events(bad)] == ["queued", "failed"]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in DAMAGE if "state" not in kind and kind not in HARMLESS + REPAIRED]
+)
+def test_a_row_damaged_at_the_last_moment_is_failed_when_it_is_claimed(
+    database: Database, store: JobStore, enqueue: Enqueue, kind: str
+) -> None:
+    (bad,) = enqueue("bad.jpg", sha256="a2", priority=1)
+    enqueue("good.jpg", sha256="a3")
+    damage(database, bad, DAMAGE[kind] + ", not_before = 0, priority = 1")
+    claimed = [job for job in (store.claim("me", 30), store.claim("me", 30)) if job]
+    assert [job.path for job in claimed] == ["good.jpg"]
+    assert state(database, bad).state == "failed"
+
+
+@pytest.mark.parametrize("states", ["running", "publishing"])
+def test_a_damaged_row_of_a_running_job_is_failed_after_a_crash(
+    database: Database, store: JobStore, enqueue: Enqueue, states: str
+) -> None:
+    (bad,) = enqueue("bad.jpg")
+    job = claim(store)
+    if states == "publishing":
+        store.begin_publication(job, {"sidecar_sha256": "x"})
+    damage(database, bad, "result = '['")
+    assert fail_unreadable(database, "me") == [bad]
+
+
+def test_what_can_be_read_of_a_failed_row_is_shown(
+    database: Database, queries: JobQueries, enqueue: Enqueue
+) -> None:
+    (bad,) = enqueue("bad.jpg")
+    damage(database, bad, "spec = '{', progress = '5', attempt = 'many'")
+    fail_unreadable(database, "me")
+    job = queries.job(bad)
+    assert job is not None
+    assert (job.path, job.state, job.spec, job.attempt) == ("bad.jpg", "failed", None, 0)
