@@ -26,13 +26,15 @@ from standardwebhooks.webhooks import Webhook as Signer
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError, WebhookSettings
 from daemon.jobs.database import Database, QueueUnavailable
-from daemon.jobs.job import Job, as_job
+from daemon.jobs.job import Job, UnreadableRow, as_job
 from daemon.jobs.schema import events, jobs, meta
 from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.metrics import Metrics
 
 _BASE64 = "whsec_"
 _BASE64_SECRET = re.compile(_BASE64 + "[A-Za-z0-9+/]+={0,2}")
+_REJECTED = "rejected"
+"""Event of a picture that failed at intake; receivers of "failed" get it as that."""
 _POLL_SECONDS = 1.0
 """Interval at which new events are looked for."""
 _TIMEOUT_SECONDS = 10.0
@@ -60,7 +62,9 @@ class _Pending(NamedTuple):
 
     last: int
     number: int
-    message: Message
+    job: int
+    message: Message | None
+    """None if the job's row cannot be read."""
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Webhook:
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
+        self._origin = _origin(hook.url)
         self._delivery = _Delivery(0)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -134,10 +139,12 @@ class Webhook:
         query = sa.select(meta.c.value).where(meta.c.key == self._key)
         with self._database.read() as db:
             last = db.scalar(query)
-        if last is None:
+        if last is None or not last.isdecimal():
             newest = sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0)).scalar_subquery()
             value = sa.cast(newest, sa.Text)
             with contextlib.suppress(IntegrityError), self._database.write() as db:
+                if last is not None:  # damaged
+                    db.execute(meta.delete().where(meta.c.key == self._key))
                 db.execute(meta.insert().values(key=self._key, value=value))
             with self._database.read() as db:
                 last = db.scalar(query)
@@ -151,7 +158,7 @@ class Webhook:
                 sa.select(events.c.id.label("number"), events.c.event, events.c.at, events.c.detail)
                 .add_columns(*jobs.c)
                 .join(jobs, jobs.c.id == events.c.job)
-                .where(events.c.id > last, events.c.event.in_(self.hook.events))
+                .where(events.c.id > last, events.c.event.in_(self._event_names()))
                 .where(self._database.is_settled(events))
                 .order_by(events.c.id)
                 .limit(1)
@@ -159,16 +166,27 @@ class Webhook:
             row = db.execute(query).first()
         if row is None:
             return None
-        job = with_local_paths(self._settings, as_job(row))
-        message = Message(event=row.event, at=row.at, detail=row.detail, job=job)
-        return _Pending(last, row.number, message)
+        try:
+            job = with_local_paths(self._settings, as_job(row))
+        except UnreadableRow:
+            return _Pending(last, row.number, row.id, None)
+        event = "failed" if row.event == _REJECTED else row.event
+        message = Message(event=event, at=row.at, detail=row.detail, job=job)
+        return _Pending(last, row.number, job.id, message)
+
+    def _event_names(self) -> list[str]:
+        return [*self.hook.events, *([_REJECTED] if "failed" in self.hook.events else [])]
 
     async def _deliver(self, client: httpx2.AsyncClient, pending: _Pending) -> float:
         """Try once to deliver a message; return the seconds until the next try."""
         if self._delivery.number != pending.number:
             self._delivery = _Delivery(pending.number)
-        delivery, fields = self._delivery, {"url": self.hook.url, "job": pending.message.job.id}
-        if not delivery.finished:
+        delivery, fields = self._delivery, {"url": self._origin, "job": pending.job}
+        if pending.message is None:  # its row cannot be read, so nothing can be sent
+            delivery.finished = True
+            self._count("dropped")
+            log.error("webhook message dropped", **fields, reason="the job's row cannot be read")
+        if not delivery.finished and pending.message is not None:
             reason = await self._post(client, pending.number, pending.message.model_dump_json())
             if reason is not None and time.monotonic() - delivery.started <= _MAX_AGE_SECONDS:
                 self._count("retried")
@@ -183,13 +201,19 @@ class Webhook:
         return 0.0
 
     async def _post(self, client: httpx2.AsyncClient, number: int, body: str) -> str | None:
-        """Post a message; return None if the receiver accepted it, else the reason."""
+        """Post a message; return None if the receiver accepted it, else the reason.
+
+        Only the status of the answer is read, whatever the receiver sends after it.
+        """
         headers = {"content-type": "application/json", **self._headers(number, body)}
+        request = client.stream("POST", self.hook.url, content=body, headers=headers)
         try:
-            answer = await client.post(self.hook.url, content=body, headers=headers)
-        except httpx2.HTTPError as error:
+            async with asyncio.timeout(_TIMEOUT_SECONDS), request as answer:
+                return None if answer.is_success else f"it answered {answer.status_code}"
+        except TimeoutError:
+            return f"it did not answer within {_TIMEOUT_SECONDS:.0f} s"
+        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        return None if answer.is_success else f"it answered {answer.status_code}"
 
     def _headers(self, number: int, body: str) -> dict[str, str]:
         """Return the headers of the standard; without a secret there is no signature."""
@@ -210,6 +234,13 @@ class Webhook:
 
     def _count(self, outcome: str) -> None:
         self._metrics.webhook_messages.labels(outcome).inc()
+
+
+def _origin(url: str) -> str:
+    """Return the part of a URL that logs may show: its path or user may be a secret."""
+    parsed = httpx2.URL(url)
+    port = f":{parsed.port}" if parsed.port else ""
+    return f"{parsed.scheme}://{parsed.host}{port}"
 
 
 def _signer(hook: WebhookSettings) -> Signer | None:

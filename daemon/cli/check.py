@@ -18,7 +18,7 @@ from daemon.estimate.requirements import Requirement, known
 from daemon.fs.atomic import probe_commit_method
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.intake import checker
-from daemon.jobs.database import Database, DatabaseUnusable
+from daemon.jobs.database import Database, DatabaseUnusable, shown
 from daemon.jobs.queries import JobQueries
 from daemon.storage.folders import ROLES, folder_of
 from daemon.storage.volumes import VolumeMarkers
@@ -78,19 +78,19 @@ def _state(settings: Settings) -> Iterator[Finding]:
     if problem:
         yield Finding("mistake", "state", problem)
         return
-    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
-        yield Finding("ok", "queue", f"{settings.queue_url}, made by the first `i2vd run`")
+    if settings.queue_file and not settings.queue_file.is_file():
+        yield Finding("ok", "queue", f"{settings.queue_file}, made by the first `i2vd run`")
         return
     try:
         Database(settings.queue_url).close()
-        yield Finding("ok", "queue", settings.queue_url)
+        yield Finding("ok", "queue", shown(settings.queue_url))
     except DatabaseUnusable as error:
         yield Finding("mistake", "queue", str(error))
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
     """Check the volume markers: a folder may be a mount point without its share."""
-    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
+    if settings.queue_file and not settings.queue_file.is_file():
         return
     try:
         database = Database(settings.queue_url)
@@ -220,7 +220,7 @@ def _weights(settings: Settings) -> Finding:
 
 def table(settings: Settings) -> list[Requirement]:
     """Return the predicted and measured memory of each preset in each mode."""
-    if settings.queue.url is None and not (settings.state / "queue.sqlite").is_file():
+    if settings.queue_file and not settings.queue_file.is_file():
         return known(settings, None, None)
     try:
         database = Database(settings.queue_url)

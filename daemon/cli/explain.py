@@ -115,7 +115,7 @@ def _ignore_reason(path: str) -> str | None:
 
 def _database(settings: Settings) -> Database | None:
     """Open the queue; None if there is none, because explaining must not create one."""
-    if settings.queue.url is None and not (settings.state / "queue.sqlite").exists():
+    if settings.queue_file and not settings.queue_file.exists():
         return None
     return Database(settings.queue_url)
 

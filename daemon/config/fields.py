@@ -32,6 +32,10 @@ _MAX_NAME_BYTES = 255
 def _check_path(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("no path can hold a zero byte")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8; rename the folder, or choose another") from None
     names = [*map(os.fsencode, path.parts)]
     if len(bytes(path)) > _MAX_PATH_BYTES or any(len(name) > _MAX_NAME_BYTES for name in names):
         raise ValueError("is too long for a path")
@@ -71,6 +75,25 @@ def _check_http_host(name: str) -> str:
     return host
 
 
+def _check_webhook_url(url: str) -> str:
+    import httpx2  # takes a while, and few settings have a webhook
+
+    try:
+        parsed = httpx2.URL(url)
+        httpx2.Request("POST", parsed)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError("must be an http or https URL with a host")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ValueError("its port must be 1 to 65535")
+    try:
+        parsed.host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"its host is no name: {error}") from None
+    return url
+
+
 def local_host_name() -> str:
     """Return the name of this machine, in characters that `HOST` allows."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "localhost"
@@ -81,3 +104,4 @@ ConfigPath = Annotated[Path, AfterValidator(_check_path)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
 HttpHost = Annotated[str, AfterValidator(_check_http_host)]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
+WebhookUrl = Annotated[str, AfterValidator(_check_webhook_url)]

@@ -22,6 +22,10 @@ from rules.text_file import Unreadable, decode, read_text
 DEFAULT_CONFIGS = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
 
 
+_SECRETS = {"queue", "url", "webhook", "token_file", "secret_file"}
+"""Keys whose values may contain a password, and are not shown."""
+
+
 def find_config(path: Path | None) -> Path | None:
     """Return the settings file: `path`, else `$I2VD_CONFIG`, else the first default that exists."""
     if path is None and (variable := os.environ.get(CONFIG_VARIABLE)):
@@ -133,6 +137,8 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not dotted:
         return str(message)
+    if _SECRETS.intersection(error["loc"]):
+        return f"{show(dotted)}: {message}"
     return f"{show(dotted)}: {message} (given: {_show_value(error['input'])})"
 
 

@@ -6,7 +6,7 @@ the environment.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
@@ -22,11 +22,15 @@ from daemon.config.fields import (
     DatabaseUrl,
     HttpHost,
     ModelName,
+    WebhookUrl,
     local_host_name,
 )
 from pipeline.children.protocol import Dtype, Load, Stage
 from pipeline.quality import QualityLimits
 from pipeline.request.presets import MICRO
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 ENV_PREFIX = "I2VD_"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -156,7 +160,7 @@ class Http(_Section):
 class WebhookSettings(_Section):
     """An HTTP endpoint that receives finished jobs."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$", max_length=1000)]
+    url: Annotated[WebhookUrl, Field(pattern=r"^https?://[^\s/]+\S*$", max_length=1000)]
     events: tuple[Literal["done", "failed", "cancelled"], ...] = ("done", "failed")
     """States that are reported."""
     secret_file: ConfigPath | None = None
@@ -235,9 +239,18 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def queue_url(self) -> str:
+    def queue_file(self) -> Path | None:
+        """SQLite file of the queue; None if `queue.url` says where it is."""
+        return self.state / "queue.sqlite" if self.queue.url is None else None
+
+    @property
+    def queue_url(self) -> "URL":
         """SQLAlchemy URL of the queue."""
-        return self.queue.url or f"sqlite:///{self.state / 'queue.sqlite'}"
+        from sqlalchemy import URL, make_url  # takes a while, and few commands need it
+
+        if self.queue.url is not None:
+            return make_url(self.queue.url)
+        return URL.create("sqlite", database=str(self.queue_file))
 
     @property
     def caches(self) -> dict[str, str]:

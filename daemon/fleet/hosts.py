@@ -4,13 +4,14 @@ A host without a heartbeat for its lease is away. After a month without one, its
 SQLite queue has one daemon, so all other rows are deleted there at once.
 """
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from daemon.fleet.identity import host_name
 from daemon.jobs.database import Database
@@ -134,7 +135,11 @@ class Hosts:
             for owner, job, path, state in db.execute(active):
                 held[owner].append(HeldJob(id=job, path=path, state=state))
         names = Counter(host_name(row.owner) for row in rows)
-        return [self._host(row, held[row.owner], names) for row in rows]
+        found = []
+        for row in rows:
+            with contextlib.suppress(ValidationError):  # damaged; its heartbeat writes it again
+                found.append(self._host(row, held[row.owner], names))
+        return found
 
     def _host(self, row: Any, held: list[HeldJob], names: Mapping[str, int]) -> Host:
         name = host_name(row.owner)

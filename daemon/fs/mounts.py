@@ -1,6 +1,10 @@
 """Mounts: the file system type of a folder, and which types the queue must avoid."""
 
+import os
+import re
 from pathlib import Path
+
+MOUNTS = Path("/proc/self/mounts")
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "virtiofs", "afs")
 _NETWORK_FUSE = ("sshfs", "rclone", "s3fs", "glusterfs", "ceph", "davfs", "smbnetfs", "juicefs")
@@ -10,16 +14,22 @@ def file_system(path: Path) -> str:
     """Return the file system type of `path` as in /proc/mounts; "" if unknown."""
     best, kind = "", ""
     try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+        mounts = MOUNTS.read_bytes()
     except OSError:
         return ""
     real = path.resolve()
-    for line in mounts.splitlines():
-        _, point, fs, *_ = line.split()
-        point = point.replace("\\040", " ")
+    for line in mounts.split(b"\n"):
+        if len(fields := line.split(b" ")) < 3:
+            continue
+        point, fs = os.fsdecode(_unescape(fields[1])), os.fsdecode(fields[2])
         if real.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, fs
     return kind
+
+
+def _unescape(field: bytes) -> bytes:
+    r"""Return a field of /proc/mounts with its escapes, such as \\040 for a space, replaced."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), field)
 
 
 def queue_refusal(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from daemon.config.loader import load
 from daemon.config.settings import Settings, SettingsError
+from daemon.jobs.database import Database, DatabaseUnusable
 from rules.characters import has_unsafe
 from tests.anything import toml, values
 
@@ -84,6 +85,11 @@ def test_any_bytes_of_a_settings_file(
         ('[http]\nlisten = "127.0.0.1:70000"', "http.listen: "),
         ('[queue]\nurl = "garbage"', "queue.url: is no SQLAlchemy URL"),
         ('[queue]\nurl = "nosuch://x"', "queue.url: is no SQLAlchemy URL"),
+        ('[[webhook]]\nurl = "http://h:99999/x"', "webhook.0.url: its port must be 1 to 65535"),
+        ('[[webhook]]\nurl = "http://h:0/x"', "webhook.0.url: its port must be 1 to 65535"),
+        ('[[webhook]]\nurl = "http://[::1/x"', "webhook.0.url: is no URL"),
+        ('[[webhook]]\nurl = "http://a..b/x"', "webhook.0.url: its host is no name"),
+        (f'[[webhook]]\nurl = "http://{"a" * 70}/"', "webhook.0.url: its host is no name"),
         ('"\\u001b[31m" = 1', "unknown key '\\x1b[31m'"),
     ],
 )
@@ -129,3 +135,79 @@ def test_a_variable_that_is_no_list_is_told(
     monkeypatch.setenv("I2VD_MODEL__DEVICES", "cuda:0")
     with pytest.raises(SettingsError, match=r'"model".*a list or a table is written as JSON'):
         load(None)
+
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[queue]\nurl = "garbage:{SECRET}"',
+        f'[queue]\nurl = "nosuch://user:{SECRET}@host/x"',
+        f'queue = "postgresql://user:{SECRET}@host/x"',
+        f'queue = [{{url = "{SECRET}"}}]',
+        f'webhook = "https://hook/{SECRET}"',
+        f'[[webhook]]\nurl = "https://host:99999/{SECRET}"',
+        f'[[webhook]]\nurl = "ftp://user:{SECRET}@host/"',
+        f'[[webhook]]\nurl = "https://host/{SECRET}"\nevents = "{SECRET}"',
+    ],
+)
+def test_no_mistake_repeats_a_secret(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "i2vd.toml"
+    config.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(config)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+def test_settings_are_read_as_editors_write_them(tmp_path: Path, line_break: str) -> None:
+    config = tmp_path / "i2vd.toml"
+    config.write_bytes(b"\xef\xbb\xbf" + f"stop_grace = 7{line_break}min_free = 1".encode())
+    assert load(config).stop_grace == 7
+    config.write_text("stop_grace = 7", encoding="utf-16")
+    with pytest.raises(SettingsError, match="UTF-16"):
+        load(config)
+
+
+def test_settings_may_come_by_a_pipe(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"stop_grace = 7")
+    os.close(write)
+    assert load(Path(f"/dev/fd/{read}")).stop_grace == 7
+    os.close(read)
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "a#b", "a%20b", "a b", "a&uri=true", "file:a", "猫", "'\";--"]
+)
+def test_the_queue_lies_in_the_state_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
+    config = tmp_path / "i2vd.toml"
+    config.write_text(f"state = {toml(name)}")
+    (tmp_path / name).mkdir()
+    Database(load(config).queue_url).close()
+    assert (tmp_path / name / "queue.sqlite").is_file()
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "i2vd.toml"])
+
+
+def test_a_folder_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "i2vd.toml").write_text("")
+    with pytest.raises(SettingsError, match="state: is not UTF-8; rename the folder"):
+        load(folder / "i2vd.toml")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/x",
+        f"postgresql+psycopg://127.0.0.1:1/x?password={SECRET}&sslpassword={SECRET}",
+    ],
+)
+def test_no_error_of_the_queue_repeats_its_password(url: str) -> None:
+    with pytest.raises(DatabaseUnusable) as caught:
+        Database(url)
+    assert SECRET not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)

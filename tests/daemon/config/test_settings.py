@@ -30,7 +30,7 @@ def test_without_a_file_everything_lies_in_the_working_folder(
     assert settings.http.listen == "127.0.0.1:7860"
     assert settings.model.name == "micro"
     assert settings.stop_grace == 90
-    assert settings.queue_url == f"sqlite:///{tmp_path}/.i2vd/queue.sqlite"
+    assert str(settings.queue_url) == f"sqlite:///{tmp_path}/.i2vd/queue.sqlite"
 
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
