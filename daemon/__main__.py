@@ -1,5 +1,6 @@
 """Entry point of the command `i2vd`. The commands are in `daemon/cli/`, one file per subject."""
 
+import io
 import os
 import sys
 from importlib.util import find_spec
@@ -18,7 +19,10 @@ def main() -> None:
     _refuse_foreign_packages()
     from daemon.cli.commands import app
 
-    app(prog_name="i2vd")
+    try:
+        app(prog_name="i2vd")
+    except OSError as error:
+        sys.exit(f"i2vd: {error}")
 
 
 def _open_standard_streams() -> None:
@@ -38,6 +42,8 @@ def _open_standard_streams() -> None:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is not UTF-8 is shown escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _refuse_foreign_packages() -> None:

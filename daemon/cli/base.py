@@ -42,6 +42,15 @@ def fail(code: Exit, message: str) -> NoReturn:
     raise typer.Exit(code)
 
 
+def utf8(text: str | None) -> str | None:
+    """Refuse an option that is not UTF-8."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("is not UTF-8 text") from None
+    return text
+
+
 def load_settings(config: Path | None, *, quiet: bool = True) -> Settings:
     """Return the settings, or end the command with a list of all mistakes.
 

@@ -25,6 +25,7 @@ from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
 from pipeline.checkpoint.layout import ModelUnusable, find
+from pipeline.memory.dimensions import read_dimensions
 from pipeline.request.presets import MICRO, family_of
 from rules.parse import parse_folder
 
@@ -212,6 +213,7 @@ def _kernels(settings: Settings) -> Iterator[Finding]:
 def _weights(settings: Settings) -> Finding:
     try:
         source = find(settings.model.name, small=True)
+        read_dimensions(source)
     except ModelUnusable as error:
         return Finding("mistake" if settings.model.devices else "warning", "model", str(error))
     size = sum(file.stat().st_size for files in source.weights.values() for file in files)

@@ -4,14 +4,16 @@ import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from daemon.cli.base import Config, Exit, app, fail, load_settings
+from daemon.cli.base import Config, Exit, app, fail, load_settings, utf8
 from daemon.cli.render import NotRendered, Rendered, render_again, render_one
 from daemon.telemetry.terminal import escape
 from pipeline.sidecar import Sidecar
+from rules.text_file import Unreadable, read_text
 
 model = typer.Typer(help="The model's weights.", no_args_is_help=True)
 app.add_typer(model, name="model")
@@ -20,9 +22,9 @@ app.add_typer(model, name="model")
 @app.command()
 def render(
     picture: Path,
-    prompt: Annotated[str, typer.Option(help="What moves, and how.")],
+    prompt: Annotated[str, typer.Option(help="What moves, and how.", callback=utf8)],
     output: Annotated[Path, typer.Option("-o", "--output", help="The clip to write.")],
-    negative_prompt: Annotated[str | None, typer.Option()] = None,
+    negative_prompt: Annotated[str | None, typer.Option(callback=utf8)] = None,
     preset: Annotated[
         str | None, typer.Option(help="draft, preview, standard, high, ultra")
     ] = None,
@@ -87,9 +89,11 @@ def replay(
     """Make the clip of a sidecar again and compare it byte for byte."""
     settings = load_settings(config)
     try:
-        original = Sidecar.model_validate_json(sidecar.read_bytes())
+        original = Sidecar.model_validate_json(read_text(sidecar))
     except OSError as error:
         fail(Exit.MISTAKE, f"{sidecar}: {error.strerror}")
+    except Unreadable as error:
+        fail(Exit.MISTAKE, f"{sidecar}: {error}")
     except ValidationError as error:
         first = error.errors()[0]
         fail(Exit.MISTAKE, f"{sidecar}: not a sidecar: {first['loc']}: {first['msg']}")
@@ -154,4 +158,5 @@ def pull(
     except hub.DownloadFailed as error:
         fail(Exit.FAILED, str(error))
     name = str(folder.resolve()) if folder else repository
-    typer.echo(f'fetched to {target}\nin the settings: [model] name = "{name}"')
+    assignment = tomli_w.dumps({"name": name}).strip()
+    typer.echo(f"fetched to {target}\nin the settings: [model] {assignment}")

@@ -3,6 +3,7 @@
 The samples take the same path as a user's pictures; this module submits them and shows progress.
 """
 
+import shlex
 import shutil
 import sys
 import time
@@ -44,13 +45,14 @@ def demonstrate(folder: Path, console: Console) -> None:
         console.print(f"dropped into {escape(str(folder))}/inbox/: [bold]{escape(names)}[/]")
         jobs = _wait_for_jobs(daemon, known, len(submitted), console)
     console.print(_table(jobs))
+    config = escape(shlex.quote(str(daemon.config)))
     failed = [job for job in jobs if job["state"] != "done"]
     if failed:
         raise SandboxFailed("; ".join(f"{job['path']}: {job['error']}" for job in failed))
     console.print(
         f"clips and sidecars: {escape(str(folder))}/outbox/   pictures: "
         f"{escape(str(folder))}/archive/   log: {escape(str(folder))}/daemon.log\n"
-        f"go on by hand: [bold]{_command()} run --config {escape(str(daemon.config))}[/], then "
+        f"go on by hand: [bold]{_command()} run --config {config}[/], then "
         f"drop a picture into {escape(str(folder))}/inbox/",
         soft_wrap=True,
     )
@@ -64,7 +66,8 @@ def _submit(sample: Path, inbox: Path) -> Path:
 def _command() -> str:
     """Return the command that runs i2vd, which may not be in PATH."""
     beside = Path(sys.executable).with_name("i2vd")
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    short = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside
+    return escape(shlex.quote(str(short)))
 
 
 def _wait_for_jobs(

@@ -1,6 +1,7 @@
 """`i2vd explain PICTURE`: a dry run of a picture with its reasons, and its earlier jobs."""
 
 import hashlib
+import os
 import random
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 from rich.console import Console
 
+from daemon.cli.paths import is_utf8, readable_by_children, shown
 from daemon.config.settings import Inbox, Settings
 from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.estimator import Estimator
@@ -28,6 +30,7 @@ from pipeline.request.spec import Spec
 from rules.characters import quoted
 from rules.live import LiveRules
 from rules.parse import read_sidecar
+from rules.text_file import open_regular
 
 
 class NotExplained(Exception):
@@ -59,15 +62,18 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     if not picture.is_file():
         found = _earlier_jobs(settings, None, picture)
         if not found:
-            raise NotExplained(f"{picture}: no such file, and no job knows it")
-        return Explanation(picture=str(picture), inbox=found[0].job.inbox, past=found)
+            raise NotExplained(f"{shown(picture)}: no such file, and no job knows it")
+        return Explanation(picture=shown(picture), inbox=found[0].job.inbox, past=found)
     inbox, path = _locate(settings, picture)
     family = family_of(settings.model.name)
-    answer = Explanation(picture=str(picture), inbox=inbox.name, ignored=_ignore_reason(path))
-    answer.past = _earlier_jobs(settings, hashlib.sha256(picture.read_bytes()).hexdigest(), picture)
+    answer = Explanation(picture=shown(picture), inbox=inbox.name, ignored=_ignore_reason(path))
+    if not is_utf8(Path(path)):
+        return answer
+    answer.past = _earlier_jobs(settings, _sha256(picture), picture)
     image_pool = ImagePool(lambda _: None, lambda _: None)
     try:
-        inspected = await image_pool.inspect(picture.resolve())
+        with readable_by_children(picture) as readable:
+            inspected = await image_pool.inspect(readable)
     finally:
         await image_pool.close()
     if isinstance(inspected, (Rejected, Unavailable)):
@@ -105,7 +111,14 @@ def _locate(settings: Settings, picture: Path) -> tuple[Inbox, str]:
     return settings.inbox[0], picture.name
 
 
+def _sha256(picture: Path) -> str:
+    with os.fdopen(open_regular(picture, follow=True), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _ignore_reason(path: str) -> str | None:
+    if not is_utf8(Path(path)):
+        return f"{shown(Path(path))} is not UTF-8; rename it"
     parts = Path(path).parts
     ignored = next((part for part in parts if is_ignored(part)), None)
     if ignored:
@@ -126,6 +139,8 @@ def _earlier_jobs(settings: Settings, sha256: str | None, picture: Path) -> list
         return []
     queries = JobQueries(database)
     inbox, path = _locate(settings, picture)
+    if not is_utf8(Path(path)):  # no job has such a name
+        return []
     found = {job.id: job for job in queries.by_path(inbox.name, path)}
     if sha256:
         found |= {job.id: job for job in queries.by_content(sha256)}

@@ -4,6 +4,7 @@ jobs, priority, retry, cancel, pause, resume, hosts, drain
 """
 
 import json
+import os
 import sys
 import time
 from datetime import datetime
@@ -231,6 +232,6 @@ def drain(
         if host is None:
             fail(Exit.FAILED, "this host is not known to the queue yet; ask again in a while")
     verb = "undrain" if undo else "drain"
-    drained = request(settings, "POST", f"/api/hosts/{quote(host, safe='')}/{verb}")
+    drained = request(settings, "POST", f"/api/hosts/{quote(os.fsencode(host), safe='')}/{verb}")
     jobs = "".join(f", #{job['id']} {job['path']}" for job in drained["jobs"])
     typer.echo(f"{host} is {drained['state']}{jobs}")

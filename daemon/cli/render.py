@@ -1,5 +1,6 @@
 """Render one clip without the daemon: same child processes and spec, no queue."""
 
+import contextlib
 import random
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from daemon.cli.paths import is_utf8, readable_by_children, shown
 from daemon.config.settings import Model, Settings
 from daemon.devices import local_device
 from daemon.fs.atomic import atomic_write
@@ -92,12 +94,12 @@ async def render_again(
     candidates = [picture] if picture else _candidates(settings, sidecar, folder)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        searched = ", ".join(map(str, candidates))
+        searched = ", ".join(map(shown, candidates))
         raise NotRendered(f"the picture is not at {searched}; say --picture", mistake=True)
 
     def spec_for(inspected: Inspected) -> Spec:
         if inspected.sha256 != sidecar.source.sha256:
-            raise NotRendered(f"{found} is not the picture of that clip", mistake=True)
+            raise NotRendered(f"{shown(found)} is not the picture of that clip", mistake=True)
         applied = sidecar.applied
         actual = applied.model_dump(include={"width", "height", "frames", "seed", "speed"})
         return sidecar.requested.model_copy(update=actual)
@@ -141,16 +143,19 @@ async def _render(
         env=settings.caches if settings.state.is_dir() else None,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=output.parent))
+    beside = output.parent if is_utf8(output.parent) else None  # else where children can be sent
+    staging = Path(tempfile.mkdtemp(prefix=".i2vd-", dir=beside))
+    opened = contextlib.ExitStack()
     try:
-        inspected = await image_pool.inspect(picture.resolve())
+        readable = opened.enter_context(readable_by_children(picture))
+        inspected = await image_pool.inspect(readable)
         if isinstance(inspected, (Rejected, Unavailable)):
-            raise NotRendered(f"{picture}: {inspected.reason}", mistake=True)
+            raise NotRendered(f"{shown(picture)}: {inspected.reason}", mistake=True)
         spec = spec_for(inspected)
         clean = staging / "picture.png"
-        prepared = await image_pool.prepare(picture.resolve(), inspected.sha256, spec, clean)
+        prepared = await image_pool.prepare(readable, inspected.sha256, spec, clean)
         if isinstance(prepared, (Rejected, Unavailable)):
-            raise NotRendered(f"{picture}: {prepared.reason}")
+            raise NotRendered(f"{shown(picture)}: {prepared.reason}")
         request = _create_request(settings, spec, generator.dtype, clean, staging, like)
         clip = await _generate(generator, request, console)
         if isinstance(clip, GenerationFailure):
@@ -159,11 +164,12 @@ async def _render(
         atomic_write(
             output.with_name(f"{output.name}.json"), sidecar.model_dump_json(indent=2) + "\n"
         )
-        (staging / CLIP).replace(output)
+        shutil.move(staging / CLIP, output)
         return Rendered(output, sidecar)
     finally:
         await image_pool.close()
         await generator.close()
+        opened.close()
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -177,7 +183,7 @@ def _compose_sidecar(
         attempt=1,
         created_at=datetime.now(UTC),
         source=Source(
-            path=picture.name,
+            path=shown(Path(picture.name)),
             **inspected.model_dump(include={"sha256", "size", "width", "height", "caption"}),
         ),
         rule=rule,

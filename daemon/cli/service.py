@@ -10,7 +10,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from daemon.cli.base import Config, Exit, app, fail, load_settings
+from daemon.cli.base import Config, Exit, app, fail, load_settings, utf8
 from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
 from daemon.fs.mounts import queue_refusal
@@ -39,6 +39,8 @@ def run(config: Config = None) -> None:
     try:
         if settings.queue.url is None and (refusal := queue_refusal(settings.state)):
             fail(Exit.MISTAKE, refusal)
+        if settings.model.devices:
+            _require_usable(settings.model.name)
         for created in create_folders(settings):
             log.info("path created", path=str(created))
         with Lock(settings.state):
@@ -56,6 +58,19 @@ def run(config: Config = None) -> None:
         fail(Exit.FAILED, f"{error.filename or ''}: {error.strerror or error}")
     if daemon.failed:
         fail(Exit.FAILED, daemon.failed)
+
+
+def _require_usable(model: str) -> None:
+    """End the command if the model is damaged or missing, unless it may still be downloaded."""
+    from pipeline.checkpoint.layout import ModelUnusable, NotDownloaded, find
+    from pipeline.memory.dimensions import read_dimensions
+
+    try:
+        read_dimensions(find(model, small=True))
+    except NotDownloaded:
+        return  # the worker says so, and tries again
+    except ModelUnusable as error:
+        fail(Exit.MISTAKE, f"model.name: {error}")
 
 
 @app.command()
@@ -98,7 +113,9 @@ def submit(
     inbox: Annotated[
         str | None, typer.Option(help="Name of the inbox; default: the first.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt in place of the rule's.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Prompt in place of the rule's.", callback=utf8)
+    ] = None,
     config: Config = None,
 ) -> None:
     """Copy pictures into an inbox, each one atomically."""

@@ -43,6 +43,10 @@ class ModelUnusable(Exception):
     """A model that cannot be loaded; the message gives the remedy."""
 
 
+class NotDownloaded(ModelUnusable):
+    """A hub id that was not downloaded, or not completely: that may still come."""
+
+
 @dataclass(frozen=True)
 class CheckpointFiles:
     """Checked model folder: configurations by part, weight files by network, tokenizer files."""
@@ -94,7 +98,11 @@ def _folder(model: str) -> Path:
     if not _HUB_ID.fullmatch(model):
         raise ModelUnusable(f"{model}: there is no such folder")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+    )
 
     repo, _, revision = model.partition("@")
     try:
@@ -103,15 +111,19 @@ def _folder(model: str) -> Path:
     except IncompleteSnapshotError as error:
         return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
-        raise ModelUnusable(
+        raise NotDownloaded(
             f"{model} is neither a folder nor in the local cache; fetch it: i2vd model pull {repo}"
         ) from None
+    except (HFValidationError, ValueError):
+        raise ModelUnusable(f"{model}: there is no such folder, and it is no hub id") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelUnusable(f"{file} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ModelUnusable(f"{file} holds no JSON object")
@@ -133,9 +145,11 @@ def _config(folder: Path, part: str) -> Mapping[str, Any]:
 
 
 def _check_class(folder: Path, part: str, config: Mapping[str, Any], expected: str) -> None:
-    names = [config["_class_name"]] if "_class_name" in config else config.get("architectures")
-    if names and expected not in names:
-        raise ModelUnusable(f"{folder / part} is a {', '.join(names)}, not a {expected}")
+    named = config.get("_class_name", config.get("architectures"))
+    names = named if isinstance(named, list) else [named]
+    if named and expected not in names:
+        kinds = ", ".join(map(str, names))
+        raise ModelUnusable(f"{folder / part} is a {kinds}, not a {expected}")
 
 
 def _check_normalisation(folder: Path, config: Mapping[str, Any]) -> None:

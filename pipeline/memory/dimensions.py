@@ -81,7 +81,11 @@ def dimensions_of(model: str) -> ModelDimensions:
 def read_dimensions(source: CheckpointFiles) -> ModelDimensions:
     """Read the dimensions from a model's folder. Raises ModelUnusable."""
     shapes = {part: _shapes(files) for part, files in source.weights.items()}
-    return measure(source.configs, shapes)
+    try:
+        return measure(source.configs, shapes)
+    except (LookupError, ValueError, TypeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelUnusable(f"{source.folder} is damaged, or no such model ({reason})") from error
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -165,7 +169,9 @@ def _shapes(files: Iterable[Path]) -> Shapes:
         try:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        except (OSError, ValueError, MemoryError) as error:
+            found |= {n: tuple(t["shape"]) for n, t in header.items() if n != "__metadata__"}
+        except (OSError, ArithmeticError, MemoryError, RecursionError) as error:
             raise ModelUnusable(f"{path} cannot be read: {error}") from error
-        found |= {name: tuple(t["shape"]) for name, t in header.items() if name != "__metadata__"}
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise ModelUnusable(f"{path} is damaged or cut short: its header is wrong") from error
     return found

@@ -64,3 +64,16 @@ def test_wrong_arguments_are_mistakes(tmp_path: Path) -> None:
     assert "--steps: 5; allowed: 10 to 100" in run.stderr
     run = i2vd("render", "cat.jpg", "--prompt", "x", "-o", "c.avi", cwd=tmp_path)
     assert "must end in .mp4" in run.stderr
+
+
+@pytest.mark.parametrize("name", ["../missing", "damaged"])
+def test_a_model_that_is_none_ends_the_start_with_its_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "i2vd.toml").write_text(f'[model]\nname = "{name}"\n')
+    for command in ("run", "check"):
+        ended = i2vd(command, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert "Traceback" not in ended.stderr
+        assert "no such folder" in ended.stderr + ended.stdout or "model_index.json" in (
+            ended.stderr + ended.stdout
+        )

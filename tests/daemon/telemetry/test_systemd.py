@@ -1,6 +1,8 @@
 """Notifications to systemd, against a real datagram socket."""
 
+import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,32 @@ def test_the_watchdog_is_answered_twice_as_often_as_asked(
     assert systemd.watchdog_interval() == 30.0
     monkeypatch.setenv("WATCHDOG_PID", "1")
     assert systemd.watchdog_interval() is None
+
+
+@pytest.mark.parametrize("name", ["a\nREADY=1.png", "a\u2028b\x1b[31m", os.fsdecode(b"caf\xe9")])
+def test_no_name_in_the_status_is_another_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        systemd.notify(f"STATUS=#1 {name * 200}")
+        (line,) = listener.recv(10_000).decode().split("\n")
+        assert line.startswith("STATUS=#1 a" if name[0] == "a" else "STATUS=#1 caf")
+        assert line.isprintable()
+
+
+def test_a_listener_that_does_not_read_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+            filler.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    filler.sendto(b"x", str(tmp_path / "notify"))
+        began = time.monotonic()
+        systemd.notify("STATUS=3 queued")
+        assert time.monotonic() - began < 2
