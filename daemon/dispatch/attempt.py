@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from daemon.background import try_once
 from daemon.config.settings import Inbox
 from daemon.dispatch.running_job import RunningJob
 from daemon.dispatch.slot import Slot
@@ -108,7 +109,8 @@ class Attempt:
         outcome = await self._slot.generator.generate(request, self._on_progress)
         match outcome:
             case Clip():
-                ratio = await asyncio.to_thread(self._services.memory.record, outcome, self._spec)
+                record, metrics = self._services.memory.record, self._services.metrics
+                ratio = await try_once("measurement", metrics, record, outcome, self._spec)
                 if ratio is not None:
                     self._services.metrics.prediction_ratio.labels(outcome.rung.mode).set(ratio)
             case GenerationFailure(kind="memory", reason=reason, free=free):
@@ -188,7 +190,8 @@ class Attempt:
         report, running_job = self._running_job.progress_dict(), self._running_job
         if report and running_job.preview and self._services.database.shared:
             if running_job.preview_version > self._stored_preview_version:
-                await asyncio.to_thread(store_preview, self._inbox, self._job, running_job.preview)
+                arguments = (self._inbox, self._job, running_job.preview)
+                await try_once("preview", self._services.metrics, store_preview, *arguments)
                 self._stored_preview_version = running_job.preview_version
             report["preview_version"] = self._stored_preview_version
         return report

@@ -37,8 +37,8 @@ WEBHOOK_OUTCOMES = ("delivered", "retried", "dropped")
 REJECTIONS = ("unreadable", "sidecar")
 """Reasons of intake for rejecting a picture: it cannot be decoded, or its override is wrong."""
 
-BACKGROUND_TASKS = ("webhooks", "rules", "status")
-"""Tasks that are started again after a failure (daemon/background.py)."""
+BACKGROUND_TASKS = ("webhooks", "rules", "status", "measurement", "preview")
+"""Tasks whose failures cost nothing else (daemon/background.py)."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
 _MOTION = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -82,7 +82,7 @@ class Metrics:
         )
         self.background_failures = Counter(
             "i2vd_background_failures_total",
-            "Failures of a background task, which is then started again, by task.",
+            "Failures of background tasks, which cost nothing but their own work, by task.",
             ["task"],
             registry=r,
         )

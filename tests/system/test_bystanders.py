@@ -24,6 +24,7 @@ def sabotaged(quick_in: Open, *orders: str, **settings: str) -> Studio:
         ("daemon.webhooks:Webhook._post=2", "webhooks"),
         ("rules.live:LiveRules.has_changed=2", "rules"),
         ("daemon.status:Status.line=3", "status"),
+        ("daemon.estimate.memory:MemoryEstimator.record=2", "measurement"),
     ],
 )
 def test_a_bystander_that_fails_is_started_again(quick_in: Open, order: str, task: str) -> None:
@@ -39,12 +40,15 @@ def test_a_bystander_that_fails_is_started_again(quick_in: Open, order: str, tas
                 lambda: studio.metric("i2vd_background_failures_total") >= 2, "it has failed"
             )
             time.sleep(2.5)
-        studio.drop("cat.png", picture(1))
-        studio.until_settled("cat.png", "done")
+        for number in (1, 2):
+            studio.drop(f"{number}.png", picture(number))
+            (job,) = studio.until_settled(f"{number}.png", "done")
+            assert job["attempt"] == 1
         studio.until(
             lambda: studio.metric("i2vd_background_failures_total", task=task) >= 2, "it has failed"
         )
-        studio.until(lambda: receiver.received == [("done", "cat.png")], "the webhook is sent")
+        told = [("done", "1.png"), ("done", "2.png")]
+        studio.until(lambda: receiver.received == told, "the webhook is sent")
     finally:
         receiver.close()
     lines = [line for line in studio.log() if line["event"] == "background task failed"]
