@@ -19,6 +19,7 @@ from daemon.web.actions import Actions
 from daemon.web.errors import ERROR_RESPONSES, add_error_handlers
 from daemon.web.forwarded_prefix import ForwardedPrefix
 from daemon.web.head import HeadRequests
+from daemon.web.lingering import LingeringClose
 from daemon.web.middleware import FORM_OVERHEAD_BYTES, RequestGuard
 from daemon.web.origin import KnownHosts
 from daemon.web.sse import Streams
@@ -41,7 +42,7 @@ def create_api(daemon_status: Status, actions: Actions, token: str | None) -> Fa
     max_body = settings.http.max_upload + FORM_OVERHEAD_BYTES
     api.add_middleware(ForwardedPrefix)
     api.add_middleware(HeadRequests)
-    api.add_middleware(  # the last one added is the first one that a request meets
+    api.add_middleware(
         RequestGuard,
         hosts=KnownHosts(settings.http),
         token=token,
@@ -53,6 +54,7 @@ def create_api(daemon_status: Status, actions: Actions, token: str | None) -> Fa
         ),
         max_upload_bytes=max_body,
     )
+    api.add_middleware(LingeringClose)  # the last one added is the first one that a request meets
     add_error_handlers(api)
     streams = Streams(lambda: daemon_status.stopping)
     for router in (

@@ -132,8 +132,11 @@ class Connection(H11Protocol):
 
     @property
     def has_request(self) -> bool:
-        """True from a request's complete head to the end of its response."""
-        return self.cycle is not None and not self.cycle.response_complete
+        """True from a request's complete head to its answer."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return not (cycle.response_started and cycle.more_body)  # answered, but still being sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it with 503."""
@@ -169,6 +172,8 @@ class Connection(H11Protocol):
         """Begin to wait for the next request."""
         self.idle_since = time.monotonic()
         self._limit = IDLE_SECONDS
+        if self.conn.their_state is h11.SEND_BODY:  # more than LingeringClose waits for
+            self.transport.close()
         super().on_response_complete()
 
     def pause_writing(self) -> None:

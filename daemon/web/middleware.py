@@ -72,7 +72,10 @@ class RequestGuard:
             async with self._admit(headers) if is_upload else contextlib.nullcontext():
                 await self._app(scope, _limited(receive, limit), send_with_headers)
         except HTTPException as error:
-            await problem_response(error)(scope, receive, send_with_headers)
+            response = problem_response(error)
+            if "expect" in headers:  # the client waits for 100 Continue: will its body follow?
+                response.headers["connection"] = "close"
+            await response(scope, receive, send_with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
         """Raise HTTPException for a request that must not reach the application."""

@@ -40,7 +40,7 @@ class UploadGate:
             raise HTTPException(
                 503,
                 "too many uploads at once; send it again, or raise http.max_uploads",
-                {"retry-after": "5", "connection": "close"},
+                {"retry-after": "5"},
             ) from None
         try:
             await asyncio.to_thread(
@@ -63,11 +63,9 @@ def require_space(folder: Path, size: int, min_free: int) -> None:
             507,
             f"no room for {size / 1e6:.1f} MB in {folder}: {free / 1e6:.0f} MB free, "
             f"min_free is {min_free / 1e6:.0f} MB",
-            {"connection": "close"},
         )
 
 
 def too_large(limit: int) -> HTTPException:
     """Return the error for a body of more than `limit` bytes."""
-    reason = f"the request has more than the {limit:,} bytes it may have"
-    return HTTPException(413, reason, {"connection": "close"})
+    return HTTPException(413, f"the request has more than the {limit:,} bytes it may have")

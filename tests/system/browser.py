@@ -31,6 +31,21 @@ class Browser:
         self.driver.get(f"{self.address}/#{tab}")
         self.until("document.querySelector('main > section:not([hidden])')")
 
+    def open_another(self, tab: str) -> str:
+        """Load the page in a new tab of the browser, and return the tab's handle."""
+        self.driver.switch_to.new_window("tab")
+        self.driver.get(f"{self.address}/#{tab}")
+        return str(self.driver.current_window_handle)
+
+    def fetch(self, path: str, seconds: float = 5.0) -> Any:
+        """Fetch a path of the API with the page's own means; None without an answer in time."""
+        return self.driver.execute_async_script(
+            "const [path, limit, done] = arguments; setTimeout(() => done(null), limit);"
+            "fetch(path, {cache: 'no-store'}).then((r) => r.json()).then(done, () => done(null));",
+            path,
+            seconds * 1000,
+        )
+
     def turn_to(self, tab: str) -> None:
         """Select another tab of the open page."""
         self.click(f"nav a[href='#{tab}']")
@@ -103,8 +118,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(address: str) -> Iterator[Browser]:
-    """Open a browser; its processes end with the context."""
+def browser(address: str, *, name: str = "") -> Iterator[Browser]:
+    """Open a browser; its processes end with the context. It finds `name` on this machine."""
     chromium = needs("chromium", package="chromium")
     driver_path = needs("chromedriver", package="chromium-driver")
     options = ChromeOptions()
@@ -117,6 +132,8 @@ def browser(address: str) -> Iterator[Browser]:
             "--lang=en-US", "--hide-scrollbars", f"--user-data-dir={profile}",
         ):  # fmt: skip
             options.add_argument(argument)
+        if name:
+            options.add_argument(f"--host-resolver-rules=MAP {name} 127.0.0.1")
         driver = Chrome(options, ChromeService(driver_path))
         try:
             found = Browser(driver, address)
