@@ -14,7 +14,7 @@ from daemon.cli.base import Config, Exit, app, fail, load_settings, utf8
 from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
 from daemon.fs.mounts import queue_refusal
-from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override
+from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override, read_head
 from daemon.storage.folders import create_folders
 from daemon.telemetry import logs
 
@@ -124,18 +124,20 @@ def submit(
     if target is None:
         names = ", ".join(each.name for each in settings.inbox)
         fail(Exit.MISTAKE, f"there is no inbox {inbox!r}; known: {names}")
+    named: list[tuple[Path, str]] = []
     for picture in pictures:
-        if not picture.is_file():
-            fail(Exit.MISTAKE, f"{picture}: no such file")
         try:
-            picture_name(picture.name)
+            with picture.open("rb") as content:
+                named.append((picture, picture_name(picture.name, read_head(content))))
         except InvalidFileName as error:
             fail(Exit.MISTAKE, str(error))
+        except OSError as error:
+            fail(Exit.MISTAKE, f"{picture}: {(error.strerror or 'cannot be read').lower()}")
     target.path.mkdir(parents=True, exist_ok=True)
     override = None if prompt is None else prompt_override(prompt)
-    for picture in pictures:
+    for picture, name in named:
         with picture.open("rb") as content:
-            typer.echo(copy_in(content, picture_name(picture.name), target.path, override))
+            typer.echo(copy_in(content, name, target.path, override))
 
 
 @app.command()

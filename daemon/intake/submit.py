@@ -5,6 +5,7 @@ other drop.
 """
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,14 +17,21 @@ import tomli_w
 from daemon.fs.atomic import CommitMethod, fsync_dir, publish_exclusive
 from daemon.fs.names import numbered_names
 from daemon.intake.scanner import is_ignored, is_picture
-from pipeline.image.formats import PICTURE_SUFFIXES
+from pipeline.image.formats import DECODED, PICTURE_SUFFIXES
 from rules.characters import FORBIDDEN, has_unsafe, quoted
+from rules.files import MAX_BYTES
 from rules.parse import Checker, RuleError, parse_sidecar
 from rules.rule import Make
 from rules.text_file import read_bytes
 
 _MAX_NAME_BYTES = 200
 """Leaves room for the override's suffix and a number."""
+
+
+_HEAD_BYTES = 64
+
+_ENDING = re.compile(r"\.(?=[0-9]*[a-z])[a-z0-9]{1,6}$", re.IGNORECASE)
+"""An ending as a program gives it: not the last part of "Screenshot at 10.42.48"."""
 
 
 class InvalidFileName(Exception):
@@ -47,26 +55,36 @@ def make_override(
 ) -> tuple[OverrideFile, Make | None, list[RuleError]]:
     """Return the override that holds settings, how it is parsed, and its mistakes and warnings.
 
-    The parsed settings are None if a mistake is fatal.
+    The parsed settings are None if a mistake is fatal. What is accepted here is accepted when the
+    watcher reads the file: both have the same limits.
     """
     try:
         text = tomli_w.dumps(make)
-        text.encode()
+        size = len(text.encode())
+        parsed = parse_sidecar("make", text, checker)
+    except RecursionError:
+        return _unusable("is nested too deeply")
     except (TypeError, ValueError) as error:
-        return (
-            OverrideFile(".toml", ""),
-            None,
-            [RuleError("make", None, "", f"not for TOML: {error}")],
-        )
-    return OverrideFile(".toml", text), *parse_sidecar("make", text, checker)
+        return _unusable(f"not for TOML: {error}")
+    if size > MAX_BYTES:
+        return _unusable(f"is over {MAX_BYTES // 1024} KiB; a rule is a few lines of text")
+    return OverrideFile(".toml", text), *parsed
 
 
-def picture_name(name: str) -> str:
+def _unusable(reason: str) -> tuple[OverrideFile, None, list[RuleError]]:
+    return OverrideFile(".toml", ""), None, [RuleError("make", None, "", reason)]
+
+
+def picture_name(name: str, head: bytes = b"") -> str:
     """Return the name that a picture gets in the inbox. Raises InvalidFileName.
 
-    Everything before the last slash is dropped, because a browser may send a path.
+    Everything before the last slash is dropped, because a browser may send a path. A name without
+    an ending, such as "image" or "blob", gets the ending of the format that `head`, the first bytes
+    of the content, begins.
     """
     name = name.replace("\\", "/").rpartition("/")[2].strip()
+    if not _ENDING.search(name) and (ending := _ending_of(head)) and not is_ignored(name):
+        name = f"{name or 'picture'}{ending}"
     if has_unsafe(name):
         raise InvalidFileName(f"{quoted(name)}: a picture's name must not hold {FORBIDDEN}")
     if len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
@@ -79,6 +97,17 @@ def picture_name(name: str) -> str:
             f"{quoted(name)}: a picture's name ends in one of {known}, and is not hidden"
         )
     return name
+
+
+def read_head(content: BinaryIO) -> bytes:
+    """Return the bytes by which a format is recognised; the position stays at the start."""
+    head = content.read(_HEAD_BYTES)
+    content.seek(0)
+    return head
+
+
+def _ending_of(head: bytes) -> str:
+    return next((each.endings[0] for each in DECODED if each.signature.match(head)), "")
 
 
 def copy_in(

@@ -23,6 +23,7 @@ from daemon.intake.submit import (
     copy_in,
     make_override,
     picture_name,
+    read_head,
     write_override,
 )
 from daemon.jobs.database import QueueUnavailable
@@ -191,7 +192,7 @@ def create_router(services: Services, actions: Actions) -> APIRouter:
             )
         if picture is None or path is not None:
             raise HTTPException(422, "say either picture or path")
-        name = _valid_name(picture.filename or "")
+        name = _valid_name(picture.filename or "", read_head(picture.file))
         if (picture.size or 0) > services.settings.http.max_upload:
             raise HTTPException(413, f"{name} has over {services.settings.http.max_upload:,} bytes")
         return uploads.put(
@@ -223,9 +224,9 @@ def _open_picture(inbox: Inbox, path: PurePosixPath) -> BinaryIO:
         raise HTTPException(404, f"there is no picture {quoted(str(path))} in the inbox") from error
 
 
-def _valid_name(name: str) -> str:
+def _valid_name(name: str, head: bytes = b"") -> str:
     try:
-        return picture_name(name)
+        return picture_name(name, head)
     except InvalidFileName as error:
         raise HTTPException(422, str(error)) from error
 

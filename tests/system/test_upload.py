@@ -115,6 +115,38 @@ def test_what_is_wrong_is_told_and_nothing_is_dropped(
     assert sorted(quick.inbox.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "path"),
+    [("image", "JPEG", "image.jpg"), ("blob", "PNG", "blob.png"),
+     ("at 4.42.48", "PNG", "at 4.42.48.png"),
+     ("4.42.48\u202fPM.png", "PNG", "4.42.48\u202fPM.png"),
+     ("می\u200cخواهم.png", "PNG", "می\u200cخواهم.png")],
+)  # fmt: skip
+def test_any_name_is_taken_with_the_ending_of_its_content(
+    quick: Studio, name: str, form: str, path: str
+) -> None:
+    answer = send(quick, name, picture(11, form=form))
+    assert (answer.status_code, answer.json()["path"]) == (202, path), answer.text
+    quick.until_settled(path, "done")
+    assert quick.get("/api/jobs", path=path)[0]["path"] == path
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_nested_settings_are_refused_at_any_depth(quick: Studio, opening: str) -> None:
+    closing = {"[": "]", '{"a":': "}"}[opening]
+    for depth in (2, 50, 300, 500, 700, 900, 990, 1000, 5000, 10_000):
+        make = f'{{"prompt": {opening * depth}1{closing * depth}}}'
+        answer = send(quick, "deep.png", picture(4), make=make)
+        assert answer.status_code == 422, (depth, answer.text)
+        body = f'{{"make": {make}}}'
+        explained = httpx2.post(
+            f"http://127.0.0.1:{quick.port}/api/explain", content=body, timeout=30, trust_env=False,
+            headers={"Content-Type": "application/json"},
+        )  # fmt: skip
+        assert explained.status_code in (200, 400, 422), (depth, explained.text)
+    assert "Traceback" not in quick.log_file.read_text()
+
+
 def test_no_name_leads_out_of_the_inbox(studio: Studio) -> None:
     answer = send(studio, "../../outside.png", picture(5))
     assert answer.json()["path"] == "outside.png"

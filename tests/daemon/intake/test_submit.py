@@ -1,10 +1,11 @@
 """Submission: a picture appears complete, under a free name, with its override."""
 
 import io
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.intake.intake import checker
@@ -16,9 +17,10 @@ from daemon.intake.submit import (
     make_override,
     picture_name,
     prompt_override,
+    write_override,
 )
 from pipeline.request.presets import MICRO_FAMILY
-from rules.parse import parse_sidecar
+from rules.parse import parse_sidecar, read_sidecar
 
 CHECKER = checker(MICRO_FAMILY)
 
@@ -113,3 +115,89 @@ def test_a_prompt_beside_is_taken_as_it_is() -> None:
     read, _ = parse_sidecar("cat.jpg.txt", prompt_override("a {cat}").text, CHECKER)
     assert read is not None
     assert prompt_override("a {cat}") == OverrideFile(".txt", "a {cat}")
+
+
+PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBPVP8 "
+HEIC, AVIF = b"\0\0\0\x18ftypheic", b"\0\0\0\x1cftypavif"
+
+
+@pytest.mark.parametrize(
+    ("given", "head", "name"),
+    [
+        ("image", JPEG, "image.jpg"),
+        ("blob", PNG, "blob.png"),
+        ("", PNG, "picture.png"),
+        ("folder/", WEBP, "picture.webp"),
+        ("Screenshot at 10.42.48", PNG, "Screenshot at 10.42.48.png"),
+        (
+            "Screenshot 2026-05-12 at 4.42.48\u202fPM",
+            PNG,
+            "Screenshot 2026-05-12 at 4.42.48\u202fPM.png",
+        ),
+        ("IMG_0001", HEIC, "IMG_0001.heic"),
+        ("猫", AVIF, "猫.avif"),
+        ("cat.jpg", PNG, "cat.jpg"),
+        ("cat.PNG", JPEG, "cat.PNG"),
+    ],
+)
+def test_a_name_without_an_ending_gets_it_from_the_content(
+    given: str, head: bytes, name: str
+) -> None:
+    assert picture_name(given, head) == name
+
+
+@pytest.mark.parametrize("given", ["cat.exe", "cat.mp4", "..", ".", ".hidden", "a~", "cat.part"])
+def test_another_ending_or_a_hidden_name_is_refused_whatever_the_content(given: str) -> None:
+    with pytest.raises(InvalidFileName):
+        picture_name(given, PNG)
+
+
+@pytest.mark.parametrize("head", [b"", b"GIF", b"<html>", b"%PDF-1.4", b"\xff\x0a"])
+def test_content_that_is_no_picture_gives_no_ending(head: bytes) -> None:
+    with pytest.raises(InvalidFileName, match="ends in one of"):
+        picture_name("image", head)
+
+
+def nested(depth: int, inner: object, kind: str) -> object:
+    for _ in range(depth):
+        inner = {"a": inner} if kind == "table" else [inner]
+    return inner
+
+
+@pytest.mark.parametrize("kind", ["list", "table"])
+@pytest.mark.parametrize("key", ["prompt", "frames", "unknown"])
+@pytest.mark.parametrize("depth", [*range(1, 1000, 37), 2_000, 100_000])
+def test_settings_at_any_depth_are_mistakes(depth: int, key: str, kind: str) -> None:
+    _, made, mistakes = make_override({key: nested(depth, 1, kind)}, CHECKER)
+    assert made is None
+    assert any(mistake.fatal for mistake in mistakes)
+    assert all(len(str(mistake)) < 500 for mistake in mistakes)
+
+
+texts = st.text(st.characters(exclude_categories=[]), max_size=30) | st.sampled_from(
+    ["猫" * 2000, "\x01" * 2000, "{stem}", "{", "\n" * 2000, "x" * 2001, "\ufeff", "\r\n"]
+)
+makes = st.fixed_dictionaries(
+    {}, optional={"prompt": texts, "negative_prompt": texts, "seed": st.integers(-1, 2**64),
+                  "preset": st.sampled_from(["draft", "none"]), "frames": st.integers(7, 33),
+                  "make": st.just({"prompt": "x"}), "variants": st.integers(0, 17)},
+)  # fmt: skip
+
+
+@given(makes)
+@example({"prompt": "\x01" * 2000, "negative_prompt": "\x01" * 2000})
+@example({"prompt": "猫" * 2000, "negative_prompt": "犬" * 2000})
+def test_settings_that_are_accepted_are_accepted_when_they_are_read(
+    make: dict[str, object],
+) -> None:
+    override, made, mistakes = make_override(make, CHECKER)
+    assert (made is None) == any(mistake.fatal for mistake in mistakes)
+    if made is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "cat.png"
+        picture.touch()
+        assert write_override(picture, override)
+        read, found = read_sidecar(picture, CHECKER)
+    assert read == made
+    assert not any(mistake.fatal for mistake in found)
