@@ -114,6 +114,8 @@ class Sidecar(_Part):
     versions: dict[str, str]
     seconds: dict[str, float]
     peak_memory: int | None
+    unread: dict[str, str] = {}
+    """Ends of the prompts beyond the text encoder's length, by their key: without effect."""
     output: Output
 
 
@@ -148,6 +150,7 @@ def compose_sidecar(
         versions=loaded.versions,
         seconds=made.seconds,
         peak_memory=made.peak_memory,
+        unread=made.unread,
         output=made.output,
     )
 

@@ -23,6 +23,7 @@ from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import JobQueries
 from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.terminal import escape
+from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected, Unavailable
 from pipeline.request.presets import family_of
@@ -96,7 +97,9 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     memory = MemoryEstimator(database, settings.model.name) if database else None
     durations = DurationEstimator.from_history(JobQueries(database)) if database else None
     source = (inspected.width, inspected.height)
-    expected = dry_run(planned, source, Estimator(settings, memory), durations)
+    expected = dry_run(
+        planned, source, Estimator(settings, memory), durations, text_limit_of(settings.model.name)
+    )
     fields = {key: getattr(expected, key) for key in DryRun.model_fields}
     return answer.model_copy(update=fields | {"width": inspected.width, "height": inspected.height})
 

@@ -187,6 +187,7 @@ class Outcomes:
             **sidecar.applied.model_dump(mode="json"),
             "degraded": sidecar.degraded,
             "seconds": clip.made.seconds,
+            "unread": clip.made.unread,
         }
         lease = self._services.settings.queue.lease
         if await asyncio.to_thread(self._store.begin_publication, job, result, lease):

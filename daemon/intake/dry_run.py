@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake.intake import Plan
+from pipeline.checkpoint.text_limit import TextLimit
 from pipeline.image.framing import kept_fraction
 from pipeline.request.spec import Spec
 
@@ -21,6 +22,8 @@ class DryRun(BaseModel):
     mistakes: list[str] = []
     warnings: list[str] = []
     specs: list[Spec] = []
+    unread: dict[str, str] = {}
+    """Ends of the first clip's prompts beyond the text encoder's length, by their key."""
     kept: float = 1.0
     """Share of the picture that the framing keeps."""
     estimate: Estimate | None = None
@@ -32,8 +35,9 @@ def dry_run(
     source: tuple[int, int],
     estimator: Estimator,
     durations: DurationEstimator | None,
+    limit: TextLimit | None,
 ) -> DryRun:
-    """Describe a plan for a picture of `source` = (width, height) pixels."""
+    """Describe a plan for a picture of `source` = (width, height) pixels; `limit` of prompts."""
     found = DryRun(
         rejected_by=list(planned.choice.rejected),
         rule=planned.choice.rule.name if planned.choice.rule else None,
@@ -45,4 +49,11 @@ def dry_run(
         spec = planned.specs[0]
         found.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
         found.estimate = estimator.estimate(spec, durations)
+        if limit is not None:
+            found.unread = limit.unread_of(spec)
+            found.warnings += [
+                f"{key}: longer than the {limit.length} tokens that the model reads; no effect "
+                f"has: {text}"
+                for key, text in found.unread.items()
+            ]
     return found

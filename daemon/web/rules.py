@@ -15,6 +15,7 @@ from daemon.intake.submit import make_override
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.submit import find_inbox
+from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.children.protocol import Inspected
 from pipeline.request.presets import Preset
 from pipeline.request.spec import Request
@@ -101,7 +102,9 @@ def create_router(services: Services, actions: Actions) -> APIRouter:
         """Dry run: return the matching rule, the resulting specs and their cost for a picture."""
         planned = _plan_picture(services, request)
         estimator = Estimator(services.settings, services.memory)
-        return dry_run(planned, (request.width, request.height), estimator, services.durations)
+        limit = text_limit_of(services.settings.model.name)
+        size = (request.width, request.height)
+        return dry_run(planned, size, estimator, services.durations, limit)
 
     return router
 

@@ -266,6 +266,8 @@ class ClipDone(_OfJob):
     """Seconds per stage."""
     peak_memory: int | None
     """Maximum bytes reserved on the device; None if it does not count them."""
+    unread: dict[str, str] = {}
+    """Ends of the prompts beyond the text encoder's length, by their key."""
 
 
 class OutOfMemory(Released):

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.children.protocol import ClipDone, Generate
 from pipeline.quality import Flaw, find_flaw
 from pipeline.request.sampling_plan import sampling_plan
+from pipeline.request.spec import Spec
 from pipeline.worker import placement
 from pipeline.worker.diffusion.conditioning import (
     Conditions,
@@ -47,6 +49,7 @@ class RenderedFrames:
     picture: Image.Image
     metadata: dict[str, str]
     peak_memory: int | None
+    unread: dict[str, str]
 
 
 @torch.no_grad()
@@ -69,7 +72,14 @@ def generate_frames(
     del denoised, cond, uncond, preview
     progress.enter("decode", request.frames)
     frames = progress.inject_fault(_decode(model, request, latents, progress))
-    return RenderedFrames(request, frames, picture, metadata(model, request), budget.peak())
+    return RenderedFrames(
+        request,
+        frames,
+        picture,
+        metadata(model, request),
+        budget.peak(),
+        _unread(model, request.spec),
+    )
 
 
 def write_clip(rendered: RenderedFrames, progress: ProgressReporter) -> ClipDone:
@@ -99,6 +109,7 @@ def write_clip(rendered: RenderedFrames, progress: ProgressReporter) -> ClipDone
         measurements=figures,
         seconds=progress.seconds,
         peak_memory=rendered.peak_memory,
+        unread=rendered.unread,
     )
 
 
@@ -109,6 +120,12 @@ def check(model: LoadedModel, request: Generate) -> None:
             raise SettingsRefused(f"{name} {side} is not a multiple of {model.multiple}")
     if request.frames < 2:
         raise SettingsRefused(f"{request.frames} frames are no clip")
+
+
+def _unread(model: LoadedModel, spec: Spec) -> dict[str, str]:
+    # Not by `model.tokenizer`: it cannot serve two threads, and the next clip may be embedded now.
+    limit = text_limit_of(model.name)
+    return limit.unread_of(spec) if limit else {}
 
 
 def _conditions(

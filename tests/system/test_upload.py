@@ -187,3 +187,18 @@ def test_a_full_inbox_refuses_uploads_and_says_why(quick_in: Open) -> None:
     assert answer.status_code == 507
     assert "min_free" in answer.json()["detail"]
     assert names(studio.inbox) == []
+
+
+def test_what_a_prompt_says_beyond_77_tokens_is_told_before_and_after(shared: Studio) -> None:
+    prompt = "cat " * 75 + "and a dog that waits"
+    body = {"make": {"prompt": prompt}}
+    url = f"http://127.0.0.1:{shared.port}/api/explain"
+    expected = httpx2.post(url, json=body, timeout=30, trust_env=False).json()
+    assert expected["unread"] == {"prompt": "and a dog that waits"}
+    assert any("77 tokens" in warning for warning in expected["warnings"])
+    send(shared, "long.png", picture(12), make=json.dumps({"prompt": prompt, "size": 32}))
+    (job,) = shared.until_settled("long.png", "done")
+    assert job["result"]["unread"] == {"prompt": "and a dog that waits"}
+    assert shared.sidecar("long.mp4")["unread"] == {"prompt": "and a dog that waits"}
+    told = shared.command("explain", shared.archive / "long.png")
+    assert "and a dog that waits" in told.stdout

@@ -56,6 +56,8 @@ function details(job, sidecar, events) {
   const seconds = Object.values(sidecar.seconds).reduce((sum, each) => sum + each, 0);
   return [
     sidecar.degraded && h("p", { class: "warning" }, t("degraded.details")),
+    ...Object.entries(sidecar.unread ?? {}).map(([key, text]) =>
+      h("p", { class: "warning" }, t("unread", { key: labelOf("set", key), text }))),
     h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("setting")), h("th", { scope: "col" }, t("requested")), h("th", { scope: "col" }, t("applied")))),
       h("tbody", {}, SHOWN.filter((key) => requested[key] !== null && requested[key] !== "").map((key) => {

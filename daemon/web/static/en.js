@@ -168,6 +168,7 @@ export default {
   "clips.empty": "No clips yet. Send a picture under “Make”, or drop one into the inbox folder.",
   "clip.gone": "not in the outbox any more",
   "degraded": "less than asked",
+  "unread": "{key} is longer than the model reads. No effect had: {text}",
   "degraded.details": "Memory was short: the clip is less than was asked. The fallbacks below say why.",
   "reading": "Reading …",
   "close": "Close",

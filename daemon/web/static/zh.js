@@ -168,6 +168,7 @@ export default {
   "clips.empty": "还没有视频。请在“制作”里发送图片，或把图片放进收件箱文件夹。",
   "clip.gone": "已不在发件箱中",
   "degraded": "低于要求",
+  "unread": "{key}超出模型能读的长度，以下部分没有作用：{text}",
   "degraded.details": "显存不足：视频低于要求，原因见下面的降级记录。",
   "reading": "读取中……",
   "close": "关闭",

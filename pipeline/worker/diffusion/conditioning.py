@@ -5,7 +5,6 @@ difference.
 """
 
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,20 +106,19 @@ def embed(
 def embed_text(model: LoadedModel, prompt: str) -> Tensor:
     """Embed a prompt: (1, tokens, width), penultimate layer with the final norm, as in training.
 
-    Tokens beyond the encoder's length are truncated, with a line on stderr.
+    Tokens beyond the encoder's length are truncated; pipeline/checkpoint/text_limit.py finds them.
     """
     embedding = model.embeddings.get(("text", prompt), lambda: _embed_text(model, prompt))
     return embedding.to(model.device)
 
 
 def _embed_text(model: LoadedModel, prompt: str) -> Tensor:
-    length = model.tokenizer.model_max_length
-    token_ids = model.tokenizer(prompt, truncation=False).input_ids
-    if len(token_ids) > length:
-        truncated = model.tokenizer.decode(token_ids[length - 1 : -1])
-        print(f"the prompt is longer than {length} tokens; dropped: {truncated!r}", file=sys.stderr)
     tokens = model.tokenizer(
-        prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        prompt,
+        padding="max_length",
+        max_length=model.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
     )
     with placement.encoder_on_device(model, model.text_encoder):
         layers = model.text_encoder(

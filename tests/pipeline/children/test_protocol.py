@@ -117,7 +117,8 @@ REPLIES = {
     '{"job":"7","leaked_bytes":0,"type":"frames_ready"}': FramesReady(job="7", leaked_bytes=0),
     '{"job":"","type":"clip_done","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"measurements":{"black":0.0,"grey":0.1,"motion":9.5,'
-    '"similarity":0.9,"dropped":0},"seconds":{"condition":0.5},"peak_memory":null}': ClipDone(
+    '"similarity":0.9,"dropped":0},"seconds":{"condition":0.5},"peak_memory":null,'
+    '"unread":{}}': ClipDone(
         output=Output(
             sha256="00",
             size=9,

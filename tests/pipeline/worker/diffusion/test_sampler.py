@@ -10,6 +10,7 @@ from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXL
 from PIL import Image
 from torch import Tensor
 
+from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.memory.modes import Mode
 from pipeline.request.presets import MICRO_FOLDER
 from pipeline.worker.diffusion.conditioning import embed_image, embed_text, encode_conditions
@@ -184,12 +185,18 @@ def test_a_picture_is_embedded_once_in_each_size(
     assert not any(torch.equal(first, other) for other in others)
 
 
-def test_a_prompt_that_is_too_long_is_truncated_and_logged(
-    micro: LoadedModel, capsys: pytest.CaptureFixture[str]
+def test_a_prompt_that_is_too_long_is_truncated_and_what_is_unread_is_known(
+    micro: LoadedModel,
 ) -> None:
+    limit = text_limit_of(micro.name)
+    assert limit is not None
+    prompt = "cat " * 75 + "The tail, End"
     with torch.no_grad():
-        assert embed_text(micro, "wave " * 100 + "tail").shape[1] == 77
-    assert "tail" in capsys.readouterr().err
+        embedded = embed_text(micro, prompt)
+        assert embedded.shape[1] == 77
+        assert limit.unread(prompt) == "The tail, End"
+        assert torch.equal(embed_text(micro, "cat " * 75 + "another"), embedded)
+        assert limit.unread("cat " * 75) == ""
 
 
 def test_sequential_cfg_matches_one_batch(micro: LoadedModel) -> None:
