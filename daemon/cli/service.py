@@ -61,13 +61,13 @@ def run(config: Config = None) -> None:
 
 
 def _require_usable(model: str) -> None:
-    """End the command if the model is damaged or missing, unless it may still be downloaded."""
-    from pipeline.checkpoint.layout import ModelUnusable, NotDownloaded, find
+    """End the command if the model is damaged, or its name is none; it may still be missing."""
+    from pipeline.checkpoint.layout import ModelMissing, ModelUnusable, find
     from pipeline.memory.dimensions import read_dimensions
 
     try:
         read_dimensions(find(model, small=True))
-    except NotDownloaded:
+    except ModelMissing:
         return  # the worker says so, and tries again
     except ModelUnusable as error:
         fail(Exit.MISTAKE, f"model.name: {error}")

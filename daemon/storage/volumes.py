@@ -136,8 +136,8 @@ def _describe(inbox: Inbox, role: str, folder: Path, found: str | None, known: s
     if known is None:
         return f"{name} {folder}: something else than before; is its share mounted?"
     marker = folder / MARKER
-    command = f"echo {known} > {shlex.quote(str(marker))}"
-    cure = f"is the share of inbox {inbox.name} mounted? If this is it: {command}"
+    path = shlex.quote(str(marker))
+    cure = f"is the share of inbox {inbox.name} mounted? If this is it: echo {known} > {path}"
     if found is None:
         return f"{name} {folder}: no marker; {cure}"
     return f"{name} {folder}: the marker of another storage; {cure}"

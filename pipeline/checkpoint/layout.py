@@ -43,8 +43,8 @@ class ModelUnusable(Exception):
     """A model that cannot be loaded; the message gives the remedy."""
 
 
-class NotDownloaded(ModelUnusable):
-    """A hub id that was not downloaded, or not completely: that may still come."""
+class ModelMissing(ModelUnusable):
+    """A model that is not there yet: it may still be downloaded, or its disk mounted."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def _folder(model: str) -> Path:
         return MICRO_FOLDER
     if Path(model).is_dir():
         return Path(model)
+    if Path(model).is_absolute():
+        raise ModelMissing(f"{model}: there is no such folder; is its disk mounted?")
     if not _HUB_ID.fullmatch(model):
         raise ModelUnusable(f"{model}: there is no such folder")
     from huggingface_hub import snapshot_download
@@ -111,7 +113,7 @@ def _folder(model: str) -> Path:
     except IncompleteSnapshotError as error:
         return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
-        raise NotDownloaded(
+        raise ModelMissing(
             f"{model} is neither a folder nor in the local cache; fetch it: i2vd model pull {repo}"
         ) from None
     except (HFValidationError, ValueError):

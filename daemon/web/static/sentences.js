@@ -175,6 +175,8 @@ export default {
   "the MP4 has {} fps and lasts {} s, wanted {} at {} fps": "MP4 为 {1} fps、{2} 秒，应为 {3} 帧、{4} fps",
   "the MP4 cannot be read back: {}": "MP4 无法读回：{1}",
   "{}: there is no such folder": "{1}：没有这个文件夹",
+  "{}: there is no such folder, and it is no hub id": "{1}：没有这个文件夹，它也不是 hub 编号",
+  "{}: there is no such folder; is its disk mounted?": "{1}：没有这个文件夹；它的磁盘是否已挂载？",
   "{} holds no JSON object": "{1} 不是 JSON 对象",
   "{} is not JSON: {}": "{1} 不是 JSON：{2}",
   "{} has no model_index.json: it is not in diffusers layout": "{1} 没有 model_index.json：不是 diffusers 结构",
@@ -228,6 +230,9 @@ export default {
   "is a symbolic link that leads to itself": "是指向自身的符号链接",
   "is a symbolic link": "是符号链接",
   "is not a regular file": "不是普通文件",
+  "is UTF-16 text (\"Unicode\" in Windows editors); save it as UTF-8": "是 UTF-16 文本（Windows 编辑器里的“Unicode”）；请存为 UTF-8",
+  "contains zero bytes, as UTF-16 text does; save it as UTF-8": "含有零字节，像 UTF-16 文本那样；请存为 UTF-8",
+  "is over {} KiB": "超过 {1} KiB",
   "is not UTF-8 text (line {}); save it as UTF-8": "不是 UTF-8 文本（第 {1} 行）；请存为 UTF-8",
   "is over {} KiB; a rule is a few lines of text": "超过 {1} KiB；规则只是几行文本",
   "is nested too deeply": "嵌套过深",
@@ -258,6 +263,14 @@ export default {
   "belongs at the top of the file, before [match]": "应写在文件开头、[match] 之前",
   "belongs under [match] of a rule": "应写在规则的 [match] 下",
   "belongs at the top of a rule, before [match]": "应写在规则开头、[match] 之前",
+
+  // --- rows of the queue
+  "its row cannot be read: {}": "它在队列中的记录无法读取：{1}",
+  "a value is nested too deeply": "某个值嵌套过深",
+  "leads out of its folder": "指向所在文件夹之外",
+  "spec: is empty": "spec：是空的",
+  "result: is empty": "result：是空的",
+  "signal {}": "信号 {1}",
 
   // --- why a rule does not take a picture
   "its name \"{}\" does not fit {}": "文件名“{1}”不符合 {2}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.layout import ModelUnusable, NotDownloaded, find
+from pipeline.checkpoint.layout import ModelMissing, ModelUnusable, find
 from pipeline.memory.dimensions import PUBLISHED, dimensions_of, read_dimensions
 from pipeline.request.presets import MICRO_FOLDER
 
@@ -73,7 +73,7 @@ def test_a_damaged_model_is_told(tmp_path: Path, kind: str) -> None:
     DAMAGE[kind](folder)
     with pytest.raises(ModelUnusable, match="model") as caught:
         read_dimensions(find(str(folder), small=True))
-    assert not isinstance(caught.value, NotDownloaded)
+    assert not isinstance(caught.value, ModelMissing)
     assert dimensions_of(str(folder)) == PUBLISHED
 
 
@@ -86,4 +86,11 @@ def test_a_name_that_is_no_model_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelUnusable):
+        find(name, small=True)
+
+
+@pytest.mark.parametrize("name", ["ali-vilab/i2vgen-xl-not-here", "/mnt/not-mounted/model"])
+def test_a_model_may_still_come(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelMissing):
         find(name, small=True)
