@@ -5,6 +5,7 @@ there. Every panel selects the job and the instance chosen above the dashboard.
 """
 
 import sys
+from string import ascii_uppercase
 
 from grafana_foundation_sdk.builders import common, stat, timeseries
 from grafana_foundation_sdk.builders.dashboard import (
@@ -134,7 +135,7 @@ def graph(
     )
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(looks.StackingMode.NORMAL))
-    for letter, each in zip("ABC", queries, strict=False):
+    for letter, each in zip(ascii_uppercase, queries, strict=False):
         panel = panel.with_target(each.ref_id(letter))
     return panel
 
