@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.image.decode import main
+from pipeline.image.server import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,5 +1,10 @@
 """Errors of the image child: the file's fault, or the place's."""
 
+CUT = "the end of the picture is missing; was it still being copied?"
+EMPTY = "a part of the picture is only zeros; was it still being copied?"
+"""Copy programs set a file's size first and fill it later: Explorer over SMB, aria2, fallocate."""
+DAMAGED = "the picture is damaged inside; copy or export it again"
+
 
 class ImageRejected(Exception):
     """Rejected file; the message is a sentence for the user.
@@ -11,6 +16,13 @@ class ImageRejected(Exception):
         super().__init__(reason)
         self.gone = gone
         self.incomplete = incomplete
+
+
+class Incomplete(ImageRejected):
+    """Picture that is not whole, or not yet: `reason` is one of the three sentences above."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, incomplete=True)
 
 
 class SourceUnavailable(Exception):

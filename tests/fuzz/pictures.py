@@ -27,7 +27,7 @@ from rich.table import Table
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected
-from pipeline.image.decode import DEFAULT_MEMORY, MEMORY
+from pipeline.image.limits import DEFAULT_MEMORY, MEMORY
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from rules.characters import has_unsafe

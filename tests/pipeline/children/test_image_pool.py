@@ -28,7 +28,8 @@ from pipeline.children.protocol import (
     dump,
     read_reply,
 )
-from pipeline.image.decode import MEMORY, PIXELS
+from pipeline.image.limits import MEMORY, PIXELS
+from tests.fuzz.corpus import checked, encoded, scene
 
 ROOT = Path(__file__).parents[3]
 CAT = ROOT / "daemon" / "samples" / "cat.jpg"
@@ -119,13 +120,14 @@ def test_it_ignores_an_interrupt_and_heeds_a_termination(child):
 
 
 def test_what_it_prints_never_reaches_stdout(child, tmp_path):
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(CAT.read_bytes()[:5000])
+    broken, png = tmp_path / "broken.png", bytearray(encoded(scene(), "PNG"))
+    png[100] ^= 0xFF  # not in step with its checksum, which is put right
+    broken.write_bytes(checked(bytes(png)))
     assert isinstance(child.ask(Inspect(path=str(broken))), Rejected)
     child.socket.shutdown(socket.SHUT_RDWR)
     assert child.process.stdout is not None
     assert child.process.stdout.read() == b""
-    assert b"truncated" in (tmp_path / "log").read_bytes()
+    assert b"broken" in (tmp_path / "log").read_bytes()
 
 
 def test_asked_for_what_it_cannot_do_it_ends(child):

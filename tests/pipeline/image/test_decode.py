@@ -15,7 +15,8 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
-from pipeline.image import decode
+from pipeline.image import decode, server
+from pipeline.image.colour import UnsupportedColours, apply_framing
 
 pillow_heif.register_heif_opener()
 
@@ -39,7 +40,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def inspect(path: Path) -> Inspected | Rejected:
-    return decode.inspect(Inspect(path=str(path)))
+    return server.inspect(Inspect(path=str(path)))
 
 
 def inspect_bytes(folder: Path, data: bytes, name: str = "a.jpg") -> Inspected | Rejected:
@@ -68,7 +69,7 @@ def prepared(
         framing=framing,
         output=str(output),
     )
-    assert decode.prepare(request) == Prepared()
+    assert server.prepare(request) == Prepared()
     image = Image.open(output)
     image.load()
     assert (image.format, image.mode, image.size, image.info) == ("PNG", "RGB", size, {})
@@ -326,7 +327,7 @@ def test_no_folder_on_the_way_may_be_a_link(tmp_path):
     (real / "friends").symlink_to(real / "pets")
 
     def asked(path: str) -> Inspected | Rejected:
-        return decode.inspect(Inspect(path=str(inbox / path), within=str(inbox)))
+        return server.inspect(Inspect(path=str(inbox / path), within=str(inbox)))
 
     assert isinstance(asked("pets/cat.png"), Inspected)
     assert asked("friends/cat.png") == Rejected(reason="the file is gone", gone=True)
@@ -351,19 +352,15 @@ def test_no_folder_on_the_way_may_be_a_link(tmp_path):
         (b"\0\0\0\x20ftypisom" + b"\0" * 50, "but a video"),
         (b"PK\x03\x04" + b"\0" * 50, "but an archive"),
         (b"hello, world", "but something else"),
-        (b"\0" * 4096, "cut short"),
-        (b"\xff\xd8\xff\xe0", "cut short"),
+        (b"\0" * 4096, "only zeros"),
+        (b"\0" * 4096 + b"content", "only zeros"),
+        (b"\xff\xd8\xff\xe0", "the end of the picture is missing"),
         (b"P6\n64 64\n255\n" + b"\0" * 64 * 64 * 3, "but a Netpbm picture; export it as"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "but a PostScript file"),
     ],
 )
 def test_what_is_no_picture_is_called_by_what_it_is(tmp_path, content, words):
     assert words in reason(inspect_bytes(tmp_path, content))
-
-
-def test_a_png_without_its_end_is_refused(tmp_path):
-    data = encoded(scene())
-    assert "cut short" in reason(inspect_bytes(tmp_path, data[:-12]))
 
 
 def test_a_picture_of_too_many_pixels_is_refused_unseen(tmp_path, monkeypatch):
@@ -387,12 +384,10 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     assert reason(inspect(tmp_path / "big.jpg")) == "the file has 600 MiB; allowed: up to 512"
 
 
-def test_a_text_bomb_in_a_png_is_refused(tmp_path):
+def test_a_text_bomb_in_a_png_is_left_out_unread(tmp_path):
     info = PngInfo()
     info.add_text("Comment", "x" * 100_000_000, zip=True)
-    reply = inspect_bytes(tmp_path, encoded(scene(), pnginfo=info))
-    words = "the texts or the colour profile inside the picture are too large"
-    assert reason(reply) == words
+    assert isinstance(inspect_bytes(tmp_path, encoded(scene(), pnginfo=info)), Inspected)
 
 
 @settings(max_examples=150, deadline=None)
@@ -404,8 +399,8 @@ def test_damage_never_escapes_as_anything_but_a_sentence(data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         found = decode.decode(bytes(content), needed=64)
-        decode.apply_framing(found.image, found.profile, 64, 64, "crop")
-    except (decode.ImageRejected, decode.UnsupportedColours):
+        apply_framing(found.image, found.profile, 64, 64, "crop")
+    except (decode.ImageRejected, UnsupportedColours):
         pass
 
 
@@ -426,7 +421,7 @@ def test_a_file_that_changed_since_is_not_prepared(tmp_path):
         framing="crop",
         output=str(tmp_path / "out.png"),
     )
-    reply = decode.prepare(request)
+    reply = server.prepare(request)
     assert isinstance(reply, Rejected)
     assert reply.gone
     assert not (tmp_path / "out.png").exists()
@@ -443,7 +438,7 @@ def test_a_place_that_cannot_be_written_is_not_the_pictures_fault(tmp_path):
         framing="crop",
         output=str(tmp_path / "nowhere" / "out.png"),
     )
-    reply = decode.prepare(request)
+    reply = server.prepare(request)
     assert isinstance(reply, Failed)
     assert reply.retry
     assert "no such file or directory" in reply.reason
@@ -460,7 +455,7 @@ def test_the_size_is_exact_and_white_stays_white_to_the_edge(source, target, fra
     """The reference pipeline's fault: a black row or column at about 40 % of all sizes."""
     width, height = target[0] * 8, target[1] * 8
     white = Image.new("RGB", source, "white").convert(mode)
-    image = decode.apply_framing(white, b"", width, height, framing)
+    image = apply_framing(white, b"", width, height, framing)
     assert image.size == (width, height)
     if framing == "fit":
         assert {color for _, color in image.getcolors()} <= {(255,) * 3, (128,) * 3}
@@ -472,12 +467,12 @@ def test_the_size_is_exact_and_white_stays_white_to_the_edge(source, target, fra
 def test_a_crop_takes_the_middle():
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
-    middle = decode.apply_framing(image, b"", 64, 64, "crop").crop((3, 0, 61, 64))
+    middle = apply_framing(image, b"", 64, 64, "crop").crop((3, 0, 61, 64))
     assert close(middle, Image.new("RGB", middle.size, "blue"), 1.0)
 
 
 def test_a_fit_shows_all_between_bars():
-    image = decode.apply_framing(scene(128, 64), b"", 64, 64, "fit")
+    image = apply_framing(scene(128, 64), b"", 64, 64, "fit")
     assert image.getpixel((32, 4)) == (128, 128, 128)
     assert image.getpixel((32, 60)) == (128, 128, 128)
     assert image.getpixel((4, 20)) == (220, 30, 30)
@@ -485,7 +480,7 @@ def test_a_fit_shows_all_between_bars():
 
 
 def test_a_blur_shows_all_over_a_blurred_copy():
-    image = decode.apply_framing(scene(128, 64), b"", 64, 64, "blur")
+    image = apply_framing(scene(128, 64), b"", 64, 64, "blur")
     assert image.getpixel((4, 20)) == (220, 30, 30)
     red, green, _ = image.getpixel((2, 2))
     assert red > green

@@ -20,8 +20,9 @@ from PIL import ExifTags, Image
 
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.image_pool import ImagePool, PoisonImage
-from pipeline.children.protocol import Inspected, Rejected
-from pipeline.image.decode import MEMORY
+from pipeline.children.protocol import Inspected, Rejected, Unavailable
+from pipeline.image.errors import CUT, DAMAGED, EMPTY
+from pipeline.image.limits import MEMORY
 from pipeline.request.presets import MICRO_FAMILY
 from pipeline.request.spec import Request, resolve
 from tests.fuzz.corpus import checked, corpus, encoded, parts, scene
@@ -31,9 +32,7 @@ from tests.pipeline import hostile
 
 ROOT = Path(__file__).parents[3]
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF"]
-DAMAGED = "the picture is damaged or cut short; was it still being copied?"
 PIXELS = "the picture has too many pixels; allowed: up to 200 million"
-TEXTS = "the texts or the colour profile inside the picture are too large"
 SPEC = resolve(
     Request(preset="draft"), MICRO_FAMILY, source=(48, 40), sha256="", rng=random.Random(0)
 )
@@ -66,12 +65,14 @@ class Desk:
         """Its picture children that are alive."""
         return len(picture_children() - self._others)
 
-    def inspect(self, data: bytes, name: str = "picture.jpg") -> Inspected | Rejected:
+    def inspect(
+        self, data: bytes, name: str = "picture.jpg", *, lenient: bool = False
+    ) -> Inspected | Rejected | Unavailable:
         path = self._folder / name
         path.write_bytes(data)
-        return self._runner.run(self._decoder.inspect(path))
+        return self._runner.run(self._decoder.inspect(path, lenient=lenient))
 
-    def inspect_quickly(self, data: bytes) -> Inspected | Rejected | None:
+    def inspect_quickly(self, data: bytes) -> Inspected | Rejected | Unavailable | None:
         path = self._folder / "picture.jpg"
         path.write_bytes(data)
         return self._runner.run(self._decoder.inspect_quickly(path))
@@ -143,7 +144,8 @@ def test_a_picture_cut_anywhere_is_refused_or_whole(desk: Desk, kind: str) -> No
     for length in sorted(lengths):
         cut = data[:length]
         if isinstance(found := desk.inspect(cut), Rejected):
-            assert found.reason == DAMAGED or "it is not a picture in" in found.reason
+            assert found.reason in (CUT, DAMAGED, EMPTY)
+            assert found.incomplete
         else:
             assert desk.prepared(cut) == whole, f"{length} of {len(data)} bytes"
     assert not desk.losses
@@ -156,7 +158,8 @@ def test_a_picture_cut_anywhere_is_refused_or_whole(desk: Desk, kind: str) -> No
 def test_a_tiny_file_that_claims_a_huge_picture_is_refused(desk: Desk, kind: str) -> None:
     bomb = hostile.claiming(kind)
     assert len(bomb) < 10_000
-    assert desk.refusal(bomb) == (DAMAGED if kind == "AVIF" else PIXELS)  # libavif has its own say
+    words = {"AVIF": DAMAGED, "BMP": CUT}  # libavif has its own say, a BMP counts its bytes
+    assert desk.refusal(bomb) == words.get(kind, PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -167,16 +170,19 @@ def test_a_tiny_file_that_claims_a_huge_picture_is_refused(desk: Desk, kind: str
         (b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8))),
     ],
 )
-def test_a_text_that_unpacks_to_a_hundred_megabytes_is_refused(
+def test_a_text_that_unpacks_to_a_hundred_megabytes_takes_nothing_from_the_picture(
     desk: Desk, name: bytes, content: bytes
 ) -> None:
     sound = encoded(scene(), "PNG")
-    assert desk.refusal(hostile.with_chunk(sound, hostile.chunk(name, content))) == TEXTS
+    bomb = hostile.with_chunk(sound, hostile.chunk(name, content))
+    assert desk.prepared(bomb) == desk.prepared(sound)
+    assert child_status("VmHWM") < 150 * 2**20
 
 
-def test_a_hundred_texts_of_a_megabyte_are_refused(desk: Desk) -> None:
+def test_a_hundred_texts_of_a_megabyte_take_nothing_from_the_picture(desk: Desk) -> None:
     text = hostile.chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**6)))
-    assert desk.refusal(hostile.with_chunk(encoded(scene(), "PNG"), text * 100)) == TEXTS
+    sound = encoded(scene(), "PNG")
+    assert desk.prepared(hostile.with_chunk(sound, text * 100)) == desk.prepared(sound)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "HEIF", "AVIF"])
@@ -250,7 +256,7 @@ def test_a_tiff_with_mad_numbers_is_refused(
     sound = encoded(scene(), "TIFF", **options)
     found = desk.inspect(hostile.with_tag(sound, tag, kind, count, value))
     if isinstance(found, Rejected):
-        assert found.reason == DAMAGED
+        assert found.reason in (CUT, DAMAGED, EMPTY)
     else:  # libtiff counts the rows of a strip, and the lengths, itself
         assert (tag, (found.width, found.height)) in [(278, (48, 40)), (279, (48, 40))]
     assert not desk.losses
@@ -263,7 +269,7 @@ def test_a_palette_that_is_missing_is_damage(desk: Desk) -> None:
 
 
 def test_boxes_in_boxes_are_refused(desk: Desk) -> None:
-    assert desk.refusal(hostile.boxes_in_boxes()) == DAMAGED
+    assert desk.refusal(hostile.boxes_in_boxes()) in (CUT, DAMAGED, EMPTY)
 
 
 def test_bad_restart_markers_end_in_a_picture_of_the_right_size_or_a_refusal(desk: Desk) -> None:
@@ -417,7 +423,8 @@ def test_the_same_seed_gives_the_same_pictures() -> None:
 @pytest.mark.parametrize("name", corpus())
 def test_the_corpus_is_sound_and_its_parts_are_found(desk: Desk, name: str) -> None:
     data = corpus()[name]
-    assert isinstance(desk.inspect(data), Inspected)
+    plain = name.startswith(("bmp", "tiff"))  # with black in it, which may be a hole
+    assert isinstance(desk.inspect(data, lenient=plain), Inspected)
     assert checked(data) == data
     if name.startswith(("jpeg", "png", "webp", "heic", "avif")):
         assert parts(data)
