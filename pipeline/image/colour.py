@@ -92,6 +92,8 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         source: Any = ImageCms.createProfile("LAB")
     else:
         source = io.BytesIO(profile) if profile else None
+    if image.mode == "L" and profile[16:20] == b"RGB ":
+        image = image.convert("RGB")
     if source is not None:
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")

@@ -22,7 +22,7 @@ from PIL import (
 
 from pipeline.image import completeness
 from pipeline.image.caption import read_caption
-from pipeline.image.containers import png
+from pipeline.image.colour_space import find_profile
 from pipeline.image.errors import CUT, DAMAGED, EMPTY, ImageRejected, Incomplete
 from pipeline.image.formats import DECODED, KNOWN, find_by_content, find_decoded
 from pipeline.image.limits import clear_errno, is_out_of_memory
@@ -127,14 +127,13 @@ def _decode(original: bytes, data: bytes, needed: int) -> DecodedImage:
     if image.mode == "P" and image.palette is None:  # Pillow would fail an assertion later
         raise Incomplete(DAMAGED)
     exif, name = _exif(image), _NAMES[image.format or ""]
-    profile = png.read_colours(original).get(b"iCCP", b"") if name == "PNG" else b""
     orientation = exif.get(ExifTags.Base.Orientation, 1)
     transpose = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return DecodedImage(
         image=image if transpose is None else image.transpose(transpose),
         size=size[::-1] if transpose is not None and orientation >= 5 else size,
         format=name,
-        profile=image.info.get("icc_profile") or profile,
+        profile=find_profile(name, original, image.info.get("icc_profile") or b"", exif),
         caption=read_caption(image, exif),
     )
 
