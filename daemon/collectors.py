@@ -37,7 +37,7 @@ def _register_service(status: Status) -> None:
         "i2vd_paused",
         "1 if claiming is paused, else 0.",
         [],
-        lambda: [([], services.store.paused())],
+        lambda: [([], services.operator.paused())],
     )
     gauge(
         "i2vd_queue_eta_seconds",

@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from daemon.config.settings import Settings
 from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.memory import MemoryEstimator
 from daemon.jobs.database import Database
+from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
@@ -44,3 +46,8 @@ class Services:
     rules: Mapping[str, LiveRules]
     enqueue_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a picture and its override are read and their jobs are added to the queue."""
+
+    @cached_property
+    def operator(self) -> Operator:
+        """Changes of the queue on behalf of a person."""
+        return Operator(self.database)

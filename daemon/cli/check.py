@@ -3,7 +3,6 @@
 import os
 import shutil
 import sysconfig
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,6 +16,7 @@ from daemon.estimate.memory import MemoryEstimator
 from daemon.estimate.requirements import Requirement, known
 from daemon.fs.atomic import probe_commit_method
 from daemon.fs.mounts import queue_refusal
+from daemon.fs.probe import check_takes_files, find_name_rules, write_probe
 from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable, shown
 from daemon.jobs.queries import JobQueries
@@ -31,6 +31,8 @@ from rules.parse import parse_folder
 
 Verdict = Literal["ok", "warning", "mistake"]
 LOW_SPACE_BYTES = 2 * 10**9
+_UNUSUAL_NAME = '"*:<>?|\\' + "x" * 200
+"""The characters that exFAT, NTFS and SMB refuse, and about the length of a long name."""
 
 
 class Finding(NamedTuple):
@@ -127,11 +129,25 @@ def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:
         if role == "outbox":
             try:
                 detail += f", clips appear by {probe_commit_method(folder)}"
+                detail += _name_limits(folder)
             except OSError as error:
                 yield Finding("mistake", name, f"{folder}: {error.strerror}")
                 continue
         yield Finding("ok" if free > LOW_SPACE_BYTES else "warning", name, detail)
     yield from _other_file_system(inbox)
+
+
+def _name_limits(folder: Path) -> str:
+    """Return which usual names the folder does not take; the daemon spells them differently."""
+    rules = find_name_rules(folder, _UNUSUAL_NAME)
+    if rules is None:
+        return ""
+    refused = "".join(c for c in _UNUSUAL_NAME if c in rules.refused)
+    limits = [
+        f"characters {refused}" if refused else "",
+        f"more than {rules.max_bytes} bytes" if rules.max_bytes else "",
+    ]
+    return f"; names with {' or '.join(filter(None, limits)) or 'odd ends'} are changed"
 
 
 def _other_file_system(inbox: Inbox) -> Iterator[Finding]:
@@ -157,12 +173,13 @@ def _write_problem(folder: Path) -> str | None:
     if not existing.is_dir():
         return f"{existing} is not a folder"
     if existing != folder:
-        writable = os.access(existing, os.W_OK)
-        return None if writable else f"{folder} is missing and {existing} is not writable"
-    probe_file = folder / f".i2vd-probe-{uuid.uuid4().hex}"
+        try:
+            check_takes_files(existing)
+        except OSError:
+            return f"{folder} is missing and {existing} is not writable"
+        return None
     try:
-        probe_file.touch()
-        probe_file.unlink()
+        write_probe(folder)
     except OSError as error:
         return f"{folder}: {error.strerror}"
     return None

@@ -68,12 +68,17 @@ def jobs(
     config: Config = None,
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    waiting: Annotated[
+        bool, typer.Option(help="Only jobs that something of their own holds up.")
+    ] = False,
     watch: Annotated[bool, typer.Option(help="Update the table until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the newest jobs."""
     settings = load_settings(config)
     query: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
+    if waiting:
+        query["waiting"] = True
 
     def list_jobs() -> Any:
         return request(settings, "GET", "/api/jobs", **query)
@@ -114,7 +119,9 @@ def _table(found: list[dict[str, Any]]) -> Table:
 
 
 def _progress(job: dict[str, Any]) -> str:
-    if job["state"] == "failed":
+    if job["archival_error"]:
+        return escape(f"its picture cannot leave the inbox: {job['archival_error']}")
+    if job["state"] in ("queued", "publishing", "failed"):
         return escape(job["error"] or "")
     if progress := job["progress"]:
         eta = "" if progress["eta"] is None else f", {progress['eta']:.0f} s left"
@@ -132,13 +139,16 @@ def retry(
     every: Annotated[bool, typer.Option("--all", help="All failed jobs.")] = False,
     config: Config = None,
 ) -> None:
-    """Retry a failed or cancelled job, or all failed ones; moves the pictures back."""
+    """Retry a failed or cancelled job, or all failed ones; moves the pictures back.
+
+    A job that waits for a reason is tried again at once.
+    """
     settings = load_settings(config)
     if (job is None) != every:
         fail(Exit.MISTAKE, "say either a job or --all")
     if job is not None:
-        request(settings, "POST", f"/api/jobs/{job}/retry")
-        typer.echo(f"job {job} is queued")
+        state = request(settings, "POST", f"/api/jobs/{job}/retry")["state"]
+        typer.echo(f"job {job} is {state}")
         return
     done = request(settings, "POST", "/api/retry", {"state": "failed"})
     for each in done["refused"]:
@@ -150,7 +160,7 @@ def retry(
 
 @app.command()
 def cancel(job: JobId, config: Config = None) -> None:
-    """Cancel a queued job at once, a running one at its next step."""
+    """Cancel a queued job at once, a running one at its next step, a blocked publication soon."""
     state = request(load_settings(config), "POST", f"/api/jobs/{job}/cancel")["state"]
     typer.echo(
         f"job {job} is cancelled" if state == "cancelled" else f"job {job} will be cancelled"

@@ -60,7 +60,7 @@ class Attempt:
 
     async def run(
         self, stopping: asyncio.Event, stop_now: asyncio.Event
-    ) -> Clip | GenerationFailure | Rejected:
+    ) -> Clip | GenerationFailure | Rejected | Unavailable:
         """Generate the clip and return it, or return the reason for the failure.
 
         Once `stopping` is set, generation does not start any more. `stop_now` ends a running one by
@@ -87,7 +87,9 @@ class Attempt:
         await stopping.wait()
         self._slot.generator.withdraw(self._id)
 
-    async def _generate(self, stopping: asyncio.Event) -> Clip | GenerationFailure | Rejected:
+    async def _generate(
+        self, stopping: asyncio.Event
+    ) -> Clip | GenerationFailure | Rejected | Unavailable:
         while self._running_job.runs_exclusively and len(self._slot.running) > 1:
             await asyncio.sleep(_EXCLUSIVE_POLL_SECONDS)
             if stopping.is_set():
@@ -97,9 +99,7 @@ class Attempt:
         prepared = await self._services.image_pool.prepare(
             picture, self._job.sha256, self._spec, clean, within=self._inbox.path
         )
-        if isinstance(prepared, Unavailable):
-            raise OSError(prepared.reason)
-        if isinstance(prepared, Rejected):
+        if isinstance(prepared, (Rejected, Unavailable)):
             return prepared
         if stopping.is_set():  # the picture is prepared, but generation has not started
             return _STOPPED

@@ -14,8 +14,11 @@ class Refused(Exception):
 
 
 def cancel(services: Services, job_id: int) -> Job:
-    """Cancel a waiting job at once, a running one at its next step. Raises Refused."""
-    if not services.store.cancel(job_id):
+    """Cancel a queued job at once, a running one at its next step. Raises Refused.
+
+    A publication is withdrawn by its host, unless the clip is in the outbox already.
+    """
+    if not services.operator.cancel(job_id):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting or running")
     job = _job(services, job_id)
     log.info(
@@ -28,13 +31,20 @@ def cancel(services: Services, job_id: int) -> Job:
 
 
 def retry(services: Services, job_id: int) -> Job:
-    """Requeue a failed or cancelled job and move its picture back to the inbox. Raises Refused."""
+    """Requeue a failed or cancelled job and move its picture back to the inbox. Raises Refused.
+
+    A job that waits for a reason is tried again at once.
+    """
 
     def restore(job: Job) -> str | None:
         inbox = services.settings.inbox_named(job.inbox)
         return archive.restore(inbox, job, services.owner) if inbox else None
 
-    if not services.store.retry(job_id, restore):
+    if services.operator.hasten(job_id):
+        job = _job(services, job_id)
+        log.info("retry requested", job=job_id, path=job.path)
+        return job
+    if not services.operator.retry(job_id, restore):
         job = _job(services, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
@@ -51,7 +61,7 @@ def retry(services: Services, job_id: int) -> Job:
 
 def prioritise(services: Services, job_id: int, priority: int) -> Job:
     """Set the priority of a waiting job. Raises Refused."""
-    if not services.store.prioritise(job_id, priority):
+    if not services.operator.prioritise(job_id, priority):
         raise Refused(f"job {job_id} is {_job(services, job_id).state}, not waiting")
     return _job(services, job_id)
 

@@ -16,20 +16,22 @@ import structlog
 
 from daemon.config.settings import Inbox
 from daemon.dispatch.attempt import Attempt
+from daemon.dispatch.obstacle import check_startable
 from daemon.dispatch.outcome import Outcomes
 from daemon.dispatch.running_job import RunningJob
 from daemon.dispatch.slot import Slot
 from daemon.fs.atomic import describe_os_error
+from daemon.fs.probe import sweep
 from daemon.jobs.claim_filter import ClaimFilter
 from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import Job
 from daemon.jobs.recovery import Recovery
 from daemon.jobs.unreadable import fail_unreadable
-from daemon.publish.publisher import find_obstacle
 from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
 from daemon.services import Services
+from daemon.storage.scope import find_folder_error, output_folders
 from pipeline.children.generation import Clip, GenerationFailure
-from pipeline.children.protocol import Rejected
+from pipeline.children.protocol import Rejected, Unavailable
 
 _IDLE_SECONDS = 2.0
 """Polling interval of an empty queue; a new job wakes the slot at once."""
@@ -100,6 +102,7 @@ class Dispatcher:
                 if (early := slot.not_before - time.monotonic()) > 0:
                     await self._wait(slot, early)
                 elif not slot.wants_next():
+                    await self._tend()
                     await self._wait(slot, _IDLE_SECONDS)
                 elif running_job := await self._claim_next(slot):
                     attempts.create_task(self._run_job(slot, running_job))
@@ -114,6 +117,11 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_SECONDS):
                     await self.stopping.wait()
+            await self._tend()
+
+    async def _tend(self) -> None:
+        """Clean up without a claim: a blocked publication must not wait for a free device."""
+        async with self._claim_lock:
             try:
                 if not self._all_inboxes_blocked():
                     await self._clean_up()
@@ -157,9 +165,10 @@ class Dispatcher:
         await self._recover_departed()
         if self._needs_cleanup:
             await self._recover()
-        elif self._services.archive.last_error:
+        elif self._services.archive.has_due():
             await asyncio.to_thread(self._services.archive.archive_pending)
         await self._resume_publications()
+        await self._check_waiting()
 
     def _on_queue_unavailable(self, error: QueueUnavailable) -> None:
         self._services.storage_health.report_error(None, error)
@@ -206,31 +215,31 @@ class Dispatcher:
 
     async def _run_attempt(self, slot: Slot, running_job: RunningJob) -> None:
         job = running_job.job
-        log.info("job started", path=job.path, attempt=job.attempt, device=slot.device)
         inbox = self._services.settings.inbox_named(job.inbox)
         try:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
             await asyncio.to_thread(self._services.markers.check, inbox)
-            if obstacle := await asyncio.to_thread(find_obstacle, inbox.outbox, job.clip_name):
-                await self._outcomes.fail(job, f"its clip cannot get into the outbox: {obstacle}")
-                return
+            await asyncio.to_thread(check_startable, inbox, job)
+            log.info("job started", path=job.path, attempt=job.attempt, device=slot.device)
             staging = await asyncio.to_thread(create_staging, inbox, job)
             outcome = await Attempt(self._services, slot, inbox, running_job, staging).run(
                 self.stopping, self.stop_now
             )
             slot.record_outcome(outcome)
             await self._apply_outcome(slot, inbox, job, outcome)
-        except OSError as error:  # a full disk or a lost share, not the job's fault
-            self._services.storage_health.report_error(inbox, error)
-            self._needs_cleanup = True
-            await self._release_job(job, describe_os_error(error))
+        except OSError as error:
+            await self._on_error(inbox, job, error)
         finally:
             await self._discard(inbox, job)
 
     async def _apply_outcome(
-        self, slot: Slot, inbox: Inbox, job: Job, outcome: Clip | GenerationFailure | Rejected
+        self,
+        slot: Slot,
+        inbox: Inbox,
+        job: Job,
+        outcome: Clip | GenerationFailure | Rejected | Unavailable,
     ) -> None:
         """Apply the outcome; while a shared queue is unavailable, keep the clip and try again."""
         while True:
@@ -246,26 +255,62 @@ class Dispatcher:
                     async with asyncio.timeout(_IDLE_SECONDS):
                         await self.stop_now.wait()
 
+    async def _on_error(self, inbox: Inbox | None, job: Job, error: OSError) -> None:
+        """Block the inbox if the error affects its folders or the queue; else only the job waits.
+
+        The job has used no try.
+        """
+        trouble = (
+            error if inbox is None else await asyncio.to_thread(find_folder_error, inbox, error)
+        )
+        if trouble is None:
+            with contextlib.suppress(QueueUnavailable):
+                await self._outcomes.postpone(job, describe_os_error(error))
+            return
+        self._services.storage_health.report_error(inbox, trouble)
+        self._needs_cleanup = True
+        await self._release_job(job, describe_os_error(trouble))
+
     async def _release_job(self, job: Job, reason: str) -> None:
         with contextlib.suppress(QueueUnavailable):
             if await asyncio.to_thread(self._store.release, job, reason):
                 log.info("job released", reason=reason)
 
     async def _resume_publications(self) -> None:
-        """Publish the clips of this host's jobs in `publishing`, except in blocked inboxes."""
+        """Publish or withdraw the clips of this host's jobs in `publishing` that are due.
+
+        Those in blocked inboxes wait.
+        """
         async with self._publishing_lock:
-            for job in await asyncio.to_thread(self._queries.unpublished, self._owner):
+            for job in await asyncio.to_thread(self._queries.due_publications, self._owner):
                 inbox = self._services.settings.inbox_named(job.inbox)
                 if inbox is None or job.id in self._running_ids():
                     continue
                 if inbox.name in self._services.storage_health.blocked:
                     continue
-                if job.id not in self._outcomes.blocked:
+                if not job.waits:
                     log.warning("publication resumed", job=job.id)
                 try:
-                    await self._outcomes.publish(job)
+                    await (
+                        self._outcomes.withdraw(job) if job.cancel else self._outcomes.publish(job)
+                    )
                 except OSError as error:
-                    self._services.storage_health.report_error(inbox, error)
+                    await self._on_error(inbox, job, error)
+
+    async def _check_waiting(self) -> None:
+        """Let the jobs that are due again wait longer, without a claim, while they cannot start."""
+        blocked = self._services.storage_health.blocked
+        inboxes = {i.name: i for i in self._services.settings.inbox if i.name not in blocked}
+        for job in await asyncio.to_thread(self._queries.due_waiting, [*inboxes]):
+            inbox = inboxes[job.inbox]
+            try:
+                await asyncio.to_thread(check_startable, inbox, job)
+            except OSError as error:
+                trouble = await asyncio.to_thread(find_folder_error, inbox, error)
+                if trouble is not None:
+                    self._services.storage_health.report_error(inbox, trouble)
+                    return
+                await self._outcomes.wait_longer(job, describe_os_error(error))
 
     async def _recover(self) -> None:
         """Requeue orphaned jobs, archive pending pictures and remove stale staging folders."""
@@ -288,10 +333,13 @@ class Dispatcher:
             await asyncio.to_thread(remove_staging, inbox, job)
 
     def _sweep(self) -> None:
-        """Remove the staging folders of attempts that no longer exist."""
+        """Remove what a crash left: staging folders, unfinished copies, probes."""
         local = {(r.job.id, r.job.attempt) for slot in self._slots for r in slot.running}
         for outbox in {inbox.outbox for inbox in self._services.settings.inbox}:
             remove_stale_staging(outbox, lambda: self._queries.active_attempts() | local)
+        for inbox in self._services.settings.inbox:
+            for folder in output_folders(inbox).values():
+                sweep(folder)
 
     def _running_ids(self) -> list[int]:
         return [running_job.job.id for slot in self._slots for running_job in slot.running]

@@ -11,18 +11,23 @@ import structlog
 
 from daemon.config.settings import Inbox
 from daemon.dispatch.slot import Slot
-from daemon.fs.atomic import CommitMethod, atomic_write, describe_os_error, probe_commit_method
-from daemon.fs.safe_path import UnsafePath
+from daemon.fs.atomic import CommitMethod, atomic_write, probe_commit_method
 from daemon.jobs.job import Job
 from daemon.jobs.store import CANCELLED
 from daemon.publish.archive import keep_rejected_clip
-from daemon.publish.publisher import CLIP, SIDECAR, publish
+from daemon.publish.publisher import CLIP, SIDECAR, ClipLost, publish, withdraw
 from daemon.publish.staging import remove_staging, staging_of
 from daemon.services import Services
+from daemon.storage.scope import StorageFailure
 from pipeline.children.generation import Clip, GenerationFailure
-from pipeline.children.protocol import Rejected
+from pipeline.children.protocol import Rejected, Unavailable
 from pipeline.request.spec import Spec
 from pipeline.sidecar import AppliedRule, Source, compose_sidecar
+
+_MIN_WAIT_SECONDS = 2.0
+_MAX_WAIT_SECONDS = 300.0
+_WAITS_UNTIL_LOST = 6
+"""Two minutes in all; NFS shows a new name after one at the latest."""
 
 log = structlog.get_logger()
 
@@ -37,18 +42,13 @@ class Outcomes:
         self._services = services
         self._store = services.store
         self._commit_methods: dict[Path, CommitMethod] = {}
-        self.blocked: dict[int, str] = {}
-        """Jobs in `publishing` whose clip cannot be moved to its name, with the reason.
-
-        Other jobs are not affected.
-        """
 
     async def apply(
         self,
         slot: Slot,
         inbox: Inbox,
         job: Job,
-        outcome: Clip | GenerationFailure | Rejected,
+        outcome: Clip | GenerationFailure | Rejected | Unavailable,
         *,
         stopped: bool,
     ) -> None:
@@ -69,14 +69,17 @@ class Outcomes:
                 log.info("job cancelled")
                 await asyncio.to_thread(self._store.cancelled, job, CANCELLED)
                 await self.archive(job)
-            case GenerationFailure(kind="disk"):
-                raise OSError(outcome.reason)
+            case Unavailable():
+                await asyncio.to_thread(self._services.markers.check, inbox, "path")
+                await self.postpone(job, outcome.reason)
             case GenerationFailure(kind="load"):
                 slot.problem = outcome.reason
                 log.error("worker unavailable, job released", reason=outcome.reason)
                 await asyncio.to_thread(self._store.release, job, outcome.reason)
-            case GenerationFailure() if outcome.retry and await self._is_blocked(inbox):
-                raise OSError(outcome.reason)
+            case GenerationFailure() if outcome.kind == "disk" or (
+                outcome.retry and await self._is_blocked(inbox)
+            ):
+                raise StorageFailure(outcome.reason)
             case GenerationFailure() if outcome.retry and job.failures + 1 < queue.max_attempts:
                 delay = queue.backoff * 2**job.failures
                 log.warning("attempt failed, retry scheduled", reason=outcome.reason, seconds=delay)
@@ -94,27 +97,84 @@ class Outcomes:
            earlier try may have moved them already.
         2. Store the poster, mark the job as done, and record metrics.
         3. Remove the staging folder and archive the picture.
-
-        A symlink in place of the clip's folder blocks only this job's publication.
         """
         inbox = self._services.settings.inbox_named(job.inbox)
         assert inbox is not None
-        assert job.spec is not None
         assert job.result is not None
         try:
             clip = await asyncio.to_thread(
-                publish,
-                staging_of(inbox, job),
-                inbox.outbox,
-                job.clip_name,
-                await self._commit_method(inbox),
-                job.result["sidecar_sha256"],
-                first=first,
+                publish, *await self._publication(inbox, job), first=first
             )
-        except UnsafePath as error:
-            await self._block_publication(job, describe_os_error(error))
+        except ClipLost as error:
+            await self._requeue_lost(inbox, job, str(error))
+        except OSError:
+            self._commit_methods.pop(inbox.outbox, None)  # perhaps another file system by now
+            raise
+        else:
+            await self._finish(inbox, job, clip)
+
+    async def withdraw(self, job: Job) -> None:
+        """Withdraw a publication: `publishing -> cancelled`, or `done` if its clip has a name."""
+        inbox = self._services.settings.inbox_named(job.inbox)
+        assert inbox is not None
+        await asyncio.to_thread(self._services.markers.check, inbox, "outbox")
+        clip = await asyncio.to_thread(withdraw, *await self._publication(inbox, job))
+        if clip is not None:
+            await self._finish(inbox, job, clip)
+        elif await asyncio.to_thread(self._store.withdrawn, job):
+            log.info("publication withdrawn", job=job.id)
+            await asyncio.to_thread(remove_staging, inbox, job)
+            await self.archive(job)
+
+    async def postpone(self, job: Job, reason: str) -> None:
+        """Let this job alone wait: `running -> queued`, or blocked in `publishing`.
+
+        The delay doubles with each time in a row, and a reason is logged once.
+        """
+        delay, is_new = _delay(job), job.error != reason
+        if await asyncio.to_thread(self._store.postpone, job, reason, delay):
+            if is_new:
+                log.warning("job waiting", job=job.id, path=job.path, reason=reason)
+        elif await asyncio.to_thread(self._store.block_publication, job, reason, delay) and is_new:
+            log.error("publication blocked", job=job.id, path=job.path, reason=reason)
+
+    async def wait_longer(self, job: Job, reason: str) -> None:
+        """Let a queued job wait longer, because the obstacle is still there."""
+        changed = await asyncio.to_thread(self._store.wait_longer, job, reason, _delay(job))
+        if changed and job.error != reason:
+            log.warning("job waiting", job=job.id, path=job.path, reason=reason)
+
+    async def _publication(
+        self, inbox: Inbox, job: Job
+    ) -> tuple[Path, Path, str, CommitMethod, str]:
+        assert job.result is not None
+        method = await self._commit_method(inbox)
+        digest = job.result["sidecar_sha256"]
+        return staging_of(inbox, job), inbox.outbox, job.clip_name, method, digest
+
+    async def _requeue_lost(self, inbox: Inbox, job: Job, reason: str) -> None:
+        """Generate a clip again that is neither in staging nor in the outbox.
+
+        On a share another host may just have moved it there, and this host sees that only after
+        some time.
+        """
+        await asyncio.to_thread(self._services.markers.check, inbox, "outbox")
+        if self._services.database.shared and job.waits < _WAITS_UNTIL_LOST:
+            await self.postpone(job, reason)
             return
-        self.blocked.pop(job.id, None)
+        clip = await asyncio.to_thread(withdraw, *await self._publication(inbox, job))
+        if clip is not None:
+            await self._finish(inbox, job, clip)
+        elif await asyncio.to_thread(
+            self._store.requeue_publication, job, reason, _MIN_WAIT_SECONDS
+        ):
+            log.error("clip lost, job requeued", job=job.id, path=job.path, reason=reason)
+            await asyncio.to_thread(remove_staging, inbox, job)
+
+    async def _finish(self, inbox: Inbox, job: Job, clip: Path) -> None:
+        """Record a clip that has its name in the outbox: `publishing -> done`."""
+        assert job.spec is not None
+        assert job.result is not None
         poster = await asyncio.to_thread(self._services.posters.store, inbox, job)
         result = {**job.result, "clip": str(clip.relative_to(inbox.outbox)), "poster": poster}
         await asyncio.to_thread(self._store.done, job, result)
@@ -131,12 +191,6 @@ class Outcomes:
         )
         await asyncio.to_thread(remove_staging, inbox, job)
         await self.archive(job)
-
-    async def _block_publication(self, job: Job, reason: str) -> None:
-        if self.blocked.get(job.id) != reason:
-            log.error("publication blocked", job=job.id, reason=reason)
-            await asyncio.to_thread(self._store.block_publication, job, reason)
-            self.blocked[job.id] = reason
 
     async def fail(self, job: Job, reason: str) -> None:
         """Fail the job, `running -> failed`, and move its picture to the failed folder."""
@@ -229,3 +283,7 @@ class Outcomes:
                 probe_commit_method, inbox.outbox
             )
         return self._commit_methods[inbox.outbox]
+
+
+def _delay(job: Job) -> float:
+    return min(_MAX_WAIT_SECONDS, _MIN_WAIT_SECONDS * 2.0 ** min(job.waits, 30))

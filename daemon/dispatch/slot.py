@@ -9,7 +9,7 @@ from daemon.jobs.job import Job
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.generation import Clip, GenerationFailure
 from pipeline.children.generator import ClipGenerator
-from pipeline.children.protocol import Progress, Rejected
+from pipeline.children.protocol import Progress, Rejected, Unavailable
 
 _MIN_DELAY_SECONDS = 0.5
 _MAX_DELAY_SECONDS = 300.0
@@ -71,7 +71,7 @@ class Slot:
         """Return the seconds since the last job; 0 while one runs."""
         return 0.0 if self.running else time.monotonic() - self._free_since
 
-    def record_outcome(self, outcome: Clip | GenerationFailure | Rejected) -> None:
+    def record_outcome(self, outcome: Clip | GenerationFailure | Rejected | Unavailable) -> None:
         """Count a lost worker; an outcome that the worker reported itself ends the series."""
         match outcome:
             case GenerationFailure(kind="lost" | "load", child_failure=failure):

@@ -18,6 +18,7 @@ from daemon.fs.atomic import describe_os_error
 from daemon.fs.fingerprint import FileState
 from daemon.intake.scanner import InboxUnavailable, scan
 from daemon.storage.health import StorageHealth
+from daemon.storage.scope import find_folder_error
 from daemon.storage.volumes import VolumeMarkers
 
 _BATCH_FILES = 500
@@ -195,8 +196,7 @@ class Watcher:
         try:
             later = await self._handler.handle(self.inbox, path, seen, slow_lane=slow_lane)
         except OSError as error:
-            self._health.report_error(self.inbox, error)
-            later = RetryLater(0.0)
+            later = await self._on_error(path, error)
         if later is not None and slow_lane and not self._tracker.is_unchanged(path, seen):
             return
         match later:
@@ -206,6 +206,17 @@ class Watcher:
                 self.unmatched.add(path)
             case RetryLater(seconds=float(seconds)):
                 self._tracker.offer_again([path], time.monotonic() + seconds)
+
+    async def _on_error(self, path: str, error: OSError) -> RetryLater:
+        """Block the inbox if the error affects its folders or the queue; else the file waits."""
+        trouble = await asyncio.to_thread(find_folder_error, self.inbox, error)
+        if trouble is not None:
+            self._health.report_error(self.inbox, trouble)
+            return RetryLater(0.0)
+        log.warning(
+            "picture waiting", inbox=self.inbox.name, path=path, reason=describe_os_error(error)
+        )
+        return RetryLater(float(self.inbox.unreadable_timeout))
 
     async def _wait(self, stopping: asyncio.Event) -> None:
         due = self._tracker.next_due()

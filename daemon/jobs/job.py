@@ -31,11 +31,13 @@ EventName = Literal[
     "fell_back",
     "publishing",
     "publication_blocked",
+    "archival_blocked",
     "adopted",
     "done",
     "failed",
     "cancelled",
     "cancel_requested",
+    "retry_requested",
     "priority_changed",
 ]
 """The events of a job. `transitions.STATE_AFTER` has those that change its state."""
@@ -123,6 +125,8 @@ class Job(BaseModel):
     picture_location: Location
     picture_path: InsidePath | None
     """Relative to the archive or failed folder. In the inbox: the target of the coming move."""
+    archival_error: str | None
+    """Why the picture of a finished job could not leave the inbox yet."""
     spec: Spec | None
     clip_name: InsidePath
     rule: str | None
@@ -133,6 +137,8 @@ class Job(BaseModel):
     """Not claimed before this time, in seconds since 1970."""
     attempt: Count
     failures: Count
+    waits: Count
+    """How often in a row only this job had to wait for something; `error` is the reason."""
     rung: Count
     fallbacks: list[Fallback]
     """Steps down the ladder, in all attempts so far."""

@@ -1,5 +1,6 @@
 """Read-only queries about jobs: counts, lists, pending work and events."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -10,6 +11,12 @@ from daemon.jobs.job import OPEN, STATES, Event, Job, State, readable
 from daemon.jobs.schema import events, jobs, same_drop, valid_json
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
+
+_WAITING = (jobs.c.state.in_(["queued", "publishing"]) & (jobs.c.waits > 0)) | (
+    jobs.c.state.in_(["done", "failed", "cancelled"])
+    & (jobs.c.picture_location == "inbox")
+    & jobs.c.archival_error.is_not(None)
+)
 
 
 class Shape(NamedTuple):
@@ -39,6 +46,8 @@ class JobFilter(BaseModel):
     """The picture's path in its inbox."""
     rule: str | None = None
     preset: str | None = None
+    waiting: bool = False
+    """Only jobs that wait for a reason of their own, or whose picture cannot be put away."""
     text: str | None = None
     """Part of the picture's path or of the prompt."""
     since: float | None = None
@@ -54,6 +63,8 @@ class JobFilter(BaseModel):
             if (value := getattr(self, key)) is not None
         }
         clauses = [jobs.c[key] == value for key, value in equal.items()]
+        if self.waiting:
+            clauses.append(_WAITING)
         if self.text is not None:
             prompt = valid_json(jobs.c.spec)["prompt"].as_string()
             clauses.append(
@@ -145,6 +156,17 @@ class JobQueries:
     def unpublished(self, owner: str) -> list[Job]:
         """Return this owner's jobs that are past the fence, but not yet in the outbox."""
         return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner))
+
+    def due_publications(self, owner: str) -> list[Job]:
+        """Return those of them that need not wait, also if the clock was set back."""
+        due = (jobs.c.not_before <= self._now) | (jobs.c.started > self._now)
+        return self._select((jobs.c.state == "publishing") & (jobs.c.owner == owner) & due)
+
+    def due_waiting(self, among: Collection[str], limit: int = 100) -> list[Job]:
+        """Return queued jobs of these inboxes that waited for a reason and are due again."""
+        due = (jobs.c.not_before <= self._now) | (jobs.c.started > self._now)
+        waiting = (jobs.c.state == "queued") & (jobs.c.waits > 0) & jobs.c.inbox.in_(among)
+        return self._select(waiting & due, limit=limit)
 
     def active_attempts(self) -> set[tuple[int, int]]:
         """Return (job, attempt) of all jobs that are running or publishing, on any host."""

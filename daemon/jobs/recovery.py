@@ -58,6 +58,7 @@ class Recovery:
         orphaned = sa.and_(
             jobs.c.state == "publishing",
             self._has_expired(owner),
+            jobs.c.not_before <= self._now,
             jobs.c.inbox.in_(among),
             ~is_drained(owner),
         )

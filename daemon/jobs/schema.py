@@ -5,12 +5,15 @@ Changes of `jobs.state` (each is made by the module in brackets, and recorded in
     (new) -> queued                            enqueue [store]
     (new) -> failed                            reject an unusable picture [store]
     queued -> running                          claim [store]
-    queued -> cancelled                        cancel, replace by a newer picture [store]
-    running -> queued                          release, retry later [store]; recover [recovery]
+    queued -> cancelled                        cancel [operator]; replace by a newer picture [store]
+    running -> queued                          release, postpone, retry later [store];
+                                               recover [recovery]
     running -> failed | cancelled              fail, cancel [store]; recover [recovery]
     running -> publishing                      begin publication: the fence [store]
     publishing -> done                         finish [store]
-    failed | cancelled -> queued               retry by the operator [store]
+    publishing -> queued                       requeue a publication whose clip was lost [store]
+    publishing -> cancelled                    withdraw a publication [store]
+    failed | cancelled -> queued               retry [operator]
 """
 
 from typing import Any
@@ -75,6 +78,7 @@ jobs = sa.Table(
     sa.Column("source", _Json, nullable=False),
     sa.Column("picture_location", sa.Text, nullable=False, server_default="inbox"),
     sa.Column("picture_path", sa.Text),
+    sa.Column("archival_error", sa.Text),
     # The clip to generate.
     sa.Column("spec", _Json),
     sa.Column("preset", sa.Text),  # a copy of the spec's, for counting
@@ -88,6 +92,7 @@ jobs = sa.Table(
     sa.Column("not_before", sa.Float, nullable=False, server_default="0"),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("waits", sa.Integer, nullable=False, server_default="0"),  # since the last progress
     sa.Column("rung", sa.Integer, nullable=False, server_default="0"),
     sa.Column("fallbacks", _Json, nullable=False, server_default="[]"),
     sa.Column("owner", sa.Text),

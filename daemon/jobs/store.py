@@ -27,6 +27,7 @@ from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
 
 CANCELLED = "cancelled by the operator"
+_QUEUED: dict[str, Any] = {"state": "queued", "owner": None, "lease": None, "progress": None}
 
 
 class JobStore:
@@ -196,7 +197,7 @@ class JobStore:
                     attempt=jobs.c.attempt + 1,
                     lease=self._now + lease,
                     started=self._now,
-                    error=None,
+                    error=sa.case((jobs.c.waits > 0, jobs.c.error), else_=None),
                 )
                 .returning(jobs)
             ).first()
@@ -241,17 +242,25 @@ class JobStore:
 
     def release(self, job: Job, reason: str) -> bool:
         """`running -> queued`, without using a try."""
+        return self._change(_running(job), job, "released", reason, **_QUEUED)
+
+    def postpone(self, job: Job, reason: str, delay: float) -> bool:
+        """`running -> queued`, without using a try, due in `delay` seconds: only this job waits."""
         return self._change(
-            _running(job), job, "released", reason, state="queued", owner=None, lease=None,
-            progress=None,
-        )  # fmt: skip
+            _running(job), job, "released", reason, **_QUEUED, **self._wait(reason, delay)
+        )
+
+    def wait_longer(self, job: Job, reason: str, delay: float) -> bool:
+        """Let a queued job wait `delay` seconds more; it was not claimed for that."""
+        unclaimed = (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt)
+        unclaimed &= jobs.c.state == "queued"
+        return self._change(unclaimed, job, None, reason, **self._wait(reason, delay))
 
     def retry_later(self, job: Job, error: str, delay: float) -> bool:
         """`running -> queued` after a failed try, due in `delay` seconds."""
         return self._change(
-            _running(job), job, "retry_scheduled", error, state="queued", owner=None,
-            lease=None, progress=None, error=error, failures=jobs.c.failures + 1,
-            not_before=self._now + delay,
+            _running(job), job, "retry_scheduled", error, **_QUEUED, error=error,
+            failures=jobs.c.failures + 1, not_before=self._now + delay, waits=0,
         )  # fmt: skip
 
     def fail(self, job: Job, error: str) -> bool:
@@ -271,18 +280,33 @@ class JobStore:
         """
         return self._change(
             _running(job), job, "publishing", "", state="publishing", lease=self._now + lease,
-            progress=None, result=result,
+            progress=None, result=result, error=None, waits=0, not_before=0,
         )  # fmt: skip
 
-    def block_publication(self, job: Job, reason: str) -> bool:
-        """Store why the clip cannot be published now; the job stays `publishing`."""
-        return self._change(_publishing(job), job, "publication_blocked", reason, error=reason)
+    def block_publication(self, job: Job, reason: str, delay: float) -> bool:
+        """Store why the clip cannot be published for `delay` seconds; stays `publishing`."""
+        event: EventName | None = None if job.error == reason else "publication_blocked"
+        return self._change(_publishing(job), job, event, reason, **self._wait(reason, delay))
+
+    def requeue_publication(self, job: Job, reason: str, delay: float) -> bool:
+        """`publishing -> queued`, without using a try: the clip was lost before it was published.
+
+        Cancels the job instead if that was requested.
+        """
+        if job.cancel:
+            return self.withdrawn(job)
+        lost = _QUEUED | {"result": None} | self._wait(reason, delay)
+        return self._change(_publishing(job), job, "released", reason, **lost)
+
+    def withdrawn(self, job: Job) -> bool:
+        """`publishing -> cancelled`: nothing of the clip is in the outbox."""
+        return self._end(job, "cancelled", CANCELLED, _publishing(job))
 
     def done(self, job: Job, result: dict[str, Any]) -> bool:
         """`publishing -> done`: clip and sidecar are in the outbox, fsynced."""
         return self._change(
             _publishing(job), job, "done", str(result.get("clip", "")), state="done",
-            finished=self._now, error=None, result=result,
+            finished=self._now, error=None, result=result, waits=0,
         )  # fmt: skip
 
     # --- the picture of finished jobs
@@ -292,95 +316,40 @@ class JobStore:
 
         "inbox" with a path: the target of a move that is about to begin.
         """
+        values: dict[str, Any] = {"picture_location": location, "picture_path": path}
+        if location != "inbox":
+            values["archival_error"] = None
         with self._database.write() as db:
-            db.execute(
-                jobs.update()
-                .where(same_drop(job))
-                .values(picture_location=location, picture_path=path)
-            )
+            db.execute(jobs.update().where(same_drop(job)).values(values))
 
-    # --- the operator
-
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a queued job now, a running one at its next step. False for any other state."""
+    def block_archival(self, job: Job, reason: str) -> None:
+        """Store why the picture of this drop cannot leave the inbox now."""
         with self._database.write() as db:
-            state = db.execute(
-                jobs.update()
-                .where(jobs.c.id == job_id, jobs.c.state.in_(["queued", "running"]))
-                .values(
-                    cancel=True,
-                    error=sa.case((jobs.c.state == "queued", CANCELLED), else_=jobs.c.error),
-                    finished=sa.case((jobs.c.state == "queued", self._now), else_=None),
-                    state=sa.case((jobs.c.state == "queued", "cancelled"), else_=jobs.c.state),
-                )
-                .returning(jobs.c.state)
-            ).scalar()
-            if state is not None:
-                ended = state == "cancelled"
-                self._record_event(db, job_id, "cancelled" if ended else "cancel_requested")
-            return state is not None
-
-    def retry(self, job_id: int, restore: Callable[[Job], str | None]) -> bool:
-        """Requeue a failed or cancelled job, with all its tries restored.
-
-        `restore` moves the picture back into the inbox and returns its fingerprint there, or None
-        if there is no picture. It runs within the transaction, so that no other host sees half of
-        the change. False if there is no such job or no picture.
-        """
-        with self._database.write() as db:
-            row = db.execute(
-                sa.select(jobs).where(
-                    jobs.c.id == job_id,
-                    jobs.c.state.in_(["failed", "cancelled"]),
-                    jobs.c.spec.is_not(None),
-                )
-            ).first()
-            fingerprint = restore(as_job(row)) if row else None
-            if row is None or fingerprint is None:
-                return False
-            drop = {"picture_location": "inbox", "picture_path": None, "fingerprint": fingerprint}
-            db.execute(jobs.update().where(same_drop(row)).values(drop))
-            values: dict[str, Any] = {
-                "state": "queued", "error": None, "finished": None, "failures": 0, "rung": 0,
-                "fallbacks": [], "cancel": False, "not_before": 0,
-            }  # fmt: skip
-            db.execute(jobs.update().where(jobs.c.id == job_id).values(values))
-            self._record_event(db, job_id, "queued", "retried by the operator")
-            return True
-
-    def prioritise(self, job_id: int, priority: int) -> bool:
-        """Set the priority of a queued job. False for any other state."""
-        queued = (jobs.c.id == job_id) & (jobs.c.state == "queued")
-        return self._change(queued, job_id, "priority_changed", str(priority), priority=priority)
-
-    def pause(self, paused: bool) -> None:
-        """Pause or resume claiming on all hosts; running attempts continue. Survives restarts."""
-        with self._database.write() as db:
-            db.execute(meta.delete().where(meta.c.key == "paused"))
-            if paused:
-                db.execute(meta.insert().values(key="paused", value="yes"))
-
-    def paused(self) -> bool:
-        """Return True if claiming is paused."""
-        with self._database.read() as db:
-            return db.scalar(sa.select(meta.c.value).where(meta.c.key == "paused")) is not None
+            db.execute(jobs.update().where(same_drop(job)).values(archival_error=reason))
+            self._record_event(db, job.id, "archival_blocked", reason)
 
     # --- statements
 
     def _change(
-        self, clause: sa.ColumnElement[bool], job: Job | int, event: EventName, detail: str,
+        self, clause: sa.ColumnElement[bool], job: Job, event: EventName | None, detail: str,
         **values: Any,
     ) -> bool:  # fmt: skip
         with self._database.write() as db:
             won = db.execute(jobs.update().where(clause).values(**values)).rowcount == 1
-            if won:
-                self._record_event(db, job if isinstance(job, int) else job.id, event, detail)
+            if won and event is not None:
+                self._record_event(db, job.id, event, detail)
             return won
 
-    def _end(self, job: Job, state: Literal["failed", "cancelled"], error: str) -> bool:
+    def _wait(self, reason: str, delay: float) -> dict[str, Any]:
+        return {"error": reason, "waits": jobs.c.waits + 1, "not_before": self._now + delay}
+
+    def _end(
+        self, job: Job, state: Literal["failed", "cancelled"], error: str,
+        fence: sa.ColumnElement[bool] | None = None,
+    ) -> bool:  # fmt: skip
         return self._change(
-            _running(job), job, state, error, state=state, error=error, lease=None, progress=None,
-            finished=self._now,
+            _running(job) if fence is None else fence, job, state, error, state=state, error=error,
+            lease=None, progress=None, finished=self._now, waits=0,
         )  # fmt: skip
 
 

@@ -4,36 +4,42 @@ The clip's name is the commit point, and no clip is ever visible without its sid
 be repeated after a crash; the sidecar's digest identifies a publication that was begun.
 """
 
+import contextlib
+import errno
 import filecmp
-import glob
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from daemon.fs.atomic import (
     CommitMethod,
-    describe_os_error,
     fsync_dir,
     is_same_file,
     publish_exclusive,
 )
-from daemon.fs.names import numbered_names
-from daemon.fs.safe_path import UnsafePath, open_beneath
-from rules.text_file import read_bytes
+from daemon.fs.names import UNCHANGED, NameRules, may_be_spelling, numbered_names
+from daemon.fs.probe import find_name_rules
+from daemon.fs.safe_path import check_beneath, create_beneath
+from daemon.publish.staging import withdrawn
+from rules.text_file import NotRegular, read_bytes
 
 CLIP = "clip.mp4"
 SIDECAR = "clip.mp4.json"
 _JSON = ".json"
+_SUFFIX = f".mp4{_JSON}"
 
 
-def find_obstacle(outbox: Path, clip_name: str) -> str | None:
-    """Return why a clip cannot be published to its folder, or None; checked before generation."""
-    try:
-        with open_beneath(outbox, PurePath(clip_name).parent, make=False):
-            return None
-    except FileNotFoundError:
-        return None
-    except UnsafePath as error:
-        return describe_os_error(error)
+def check_clip_folder(outbox: Path, clip_name: str) -> None:
+    """Check that a clip can be published to its folder; called before generation.
+
+    Raises the OSError of the folder that refuses files.
+    """
+    check_beneath(outbox, PurePath(clip_name).parent)
+
+
+class ClipLost(Exception):
+    """The clip is neither in staging nor in the outbox."""
 
 
 def publish(
@@ -48,70 +54,152 @@ def publish(
     """Publish the staged sidecar, then the clip; return the clip's final path.
 
     `clip_name` is the requested path in the outbox without ".mp4". If the name is taken, "-2" and
-    so on is added. `sidecar_sha256` is the digest of the staged sidecar; it identifies a
-    publication that a crash interrupted. `first`: there is none to look for. Raises OSError.
+    so on is added; if the folder does not take such a name, it is spelled so that it does.
+    `sidecar_sha256` is the digest of the staged sidecar; it identifies a publication that a crash
+    interrupted. `first`: there is none to look for. Raises ClipLost, and OSError, which names the
+    folder or file that refused.
     """
     requested = PurePath(clip_name)
-    with open_beneath(outbox, requested.parent) as folder:
-        digest = None if first else sidecar_sha256
-        clip = _publish(staging, folder, requested.name, method, digest)
-    return outbox / requested.with_name(clip.name)
+    with create_beneath(outbox, requested.parent) as (folder, parent):
+        publication = _Publication(staging, folder, requested.name, method, sidecar_sha256)
+        clip = None if first else publication.resume()
+        clip = clip or publication.place()
+        fsync_dir(folder)
+    return outbox / parent / clip.name
 
 
-def _publish(
-    staging: Path, folder: Path, stem: str, method: CommitMethod, sidecar_sha256: str | None
-) -> Path:
-    begun = (
-        None
-        if sidecar_sha256 is None
-        else _find_begun_publication(staging, folder, stem, sidecar_sha256)
-    )
-    if begun is not None:
-        if _place_clip(staging / CLIP, begun, method):
-            fsync_dir(folder)
+def withdraw(
+    staging: Path, outbox: Path, clip_name: str, method: CommitMethod, sidecar_sha256: str
+) -> Path | None:
+    """Take back what an interrupted publication has placed, so that it can be cancelled.
+
+    Returns the clip's path if it is in the outbox already: then it was published. Staging is
+    renamed first, so that no other host can go on with the publication. Safe to repeat after a
+    crash. Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        staging.rename(withdrawn(staging))
+    requested = PurePath(clip_name)
+    with create_beneath(outbox, requested.parent) as (folder, parent):
+        publication = _Publication(
+            withdrawn(staging), folder, requested.name, method, sidecar_sha256
+        )
+        if (clip := publication.find_clip()) is None:
+            return None
+        return outbox / parent / clip.name
+
+
+class _Publication:
+    """One clip on its way from staging to its folder."""
+
+    def __init__(
+        self, staging: Path, folder: Path, stem: str, method: CommitMethod, sidecar_sha256: str
+    ) -> None:
+        self._staged_clip = staging / CLIP
+        self._staged_sidecar = staging / SIDECAR
+        self._folder = folder
+        self._stem = stem
+        self._method = method
+        self._sidecar_sha256 = sidecar_sha256
+
+    def place(self) -> Path:
+        """Give sidecar and clip the first free name that the folder takes."""
+        try:
+            return self._place(UNCHANGED)
+        except OSError:
+            rules = find_name_rules(self._folder, self._stem, _SUFFIX)
+            if rules is None or not self._staged_sidecar.exists():
+                raise
+        return self._place(rules)
+
+    def resume(self) -> Path | None:
+        """Complete a publication that was begun; None if there is none. Raises ClipLost."""
+        begun, is_staged = self._find_begun(), self._staged_clip.exists()
+        if begun is not None and not is_staged and begun.exists():
             return begun
-        _withdraw_sidecar(_sidecar_of(begun), staging / SIDECAR)
-    for name in numbered_names(stem, f".mp4{_JSON}"):
-        clip = folder / name.removesuffix(_JSON)
-        if not publish_exclusive(staging / SIDECAR, _sidecar_of(clip), method):
-            continue
-        if publish_exclusive(staging / CLIP, clip, method):
-            fsync_dir(folder)
-            return clip
-        _withdraw_sidecar(_sidecar_of(clip), staging / SIDECAR)
-    raise FileExistsError(f"a million clips named {stem} in {folder}")
+        if not is_staged or (begun is None and not self._staged_sidecar.exists()):
+            raise ClipLost("its staging folder was removed before the clip was published")
+        if begun is None:
+            return None
+        if _is_copy(self._staged_clip, begun) or self._place_clip(begun):
+            return begun
+        self._withdraw_sidecar(begun)
+        return None
+
+    def find_clip(self) -> Path | None:
+        """Return the clip if it has its name; else take back its sidecar and return None."""
+        begun, is_staged = self._find_begun(), self._staged_clip.exists()
+        if begun is None:
+            return None
+        if begun.exists() and (not is_staged or _is_copy(self._staged_clip, begun)):
+            return begun
+        _sidecar_of(begun).unlink()
+        return None
+
+    def _place(self, rules: NameRules) -> Path:
+        for name in numbered_names(self._stem, _SUFFIX, rules):
+            clip = self._folder / name.removesuffix(_JSON)
+            if not publish_exclusive(self._staged_sidecar, _sidecar_of(clip), self._method):
+                continue
+            if publish_exclusive(self._staged_clip, clip, self._method):
+                return clip
+            self._withdraw_sidecar(clip)
+        raise FileExistsError(f"a million clips named {self._stem} in {self._folder}")
+
+    def _place_clip(self, clip: Path) -> bool:
+        """Place the clip under the name that its sidecar has; False if another file has it."""
+        if self._method is CommitMethod.RESERVE and _size(clip) == 0:  # reserved before a crash
+            self._staged_clip.rename(clip)
+            return True
+        return publish_exclusive(self._staged_clip, clip, self._method)
+
+    def _withdraw_sidecar(self, clip: Path) -> None:
+        """Take back a sidecar whose clip name is held by another file."""
+        if self._staged_sidecar.exists():
+            _sidecar_of(clip).unlink()
+        else:
+            _sidecar_of(clip).rename(self._staged_sidecar)
+
+    def _find_begun(self) -> Path | None:
+        """Return the clip path of an interrupted publication, or None."""
+        size = _size(self._staged_sidecar)
+        for sidecar in sorted(self._possible_sidecars()):
+            if size is not None and size != _size(sidecar):
+                continue
+            if is_same_file(self._staged_sidecar, sidecar) or (
+                _digest(sidecar) == self._sidecar_sha256
+            ):
+                return sidecar.with_name(sidecar.name.removesuffix(_JSON))
+        return None
+
+    def _possible_sidecars(self) -> Iterator[Path]:
+        for name in os.listdir(self._folder):  # noqa: PTH208, names alone are faster
+            if name.endswith(_SUFFIX) and may_be_spelling(name.removesuffix(_SUFFIX), self._stem):
+                yield self._folder / name
 
 
 def _sidecar_of(clip: Path) -> Path:
     return clip.with_name(clip.name + _JSON)
 
 
-def _place_clip(staged: Path, clip: Path, method: CommitMethod) -> bool:
-    """Place the clip unless it was placed before a crash; a renamed clip has left staging."""
-    if clip.exists() and (not staged.exists() or filecmp.cmp(staged, clip, shallow=False)):
-        return True
-    return publish_exclusive(staged, clip, method)
+def _is_copy(staged: Path, clip: Path) -> bool:
+    return clip.exists() and filecmp.cmp(staged, clip, shallow=False)
 
 
-def _withdraw_sidecar(sidecar: Path, staged: Path) -> None:
-    """Take back a sidecar whose clip name is held by another file."""
-    if staged.exists():
-        sidecar.unlink()
-    else:
-        sidecar.rename(staged)
+def _size(file: Path) -> int | None:
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:
+        return None
 
 
-def _find_begun_publication(
-    staging: Path, folder: Path, stem: str, sidecar_sha256: str
-) -> Path | None:
-    """Return the clip path of an interrupted publication, or None."""
-    staged = staging / SIDECAR
-    beginning = stem.encode()[:200].decode(errors="ignore")
-    for sidecar in sorted(folder.glob(f"{glob.escape(beginning)}*.mp4{_JSON}")):
-        if is_same_file(staged, sidecar) or _digest(sidecar) == sidecar_sha256:
-            return sidecar.with_name(sidecar.name.removesuffix(_JSON))
-    return None
-
-
-def _digest(sidecar: Path) -> str:
-    return hashlib.sha256(read_bytes(sidecar)).hexdigest()
+def _digest(sidecar: Path) -> str | None:
+    """Return the SHA-256 of a sidecar; None for a folder, a pipe or a link. Raises OSError."""
+    try:
+        return hashlib.sha256(read_bytes(sidecar)).hexdigest()
+    except NotRegular:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise

@@ -8,9 +8,12 @@ from pathlib import Path, PurePath
 from daemon.config.settings import Inbox
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
+from daemon.storage.folders import PRIVATE
 
-ALL = PurePath(".i2vd")
-"""i2vd's private folder in an outbox: staging and posters."""
+ALL = PurePath(PRIVATE)
+
+
+_WITHDRAWN = ".withdrawn"
 
 
 def staging_of(inbox: Inbox, job: Job) -> Path:
@@ -21,6 +24,11 @@ def staging_of(inbox: Inbox, job: Job) -> Path:
 def name_of(job: Job) -> str:
     """Return the name of an attempt's folder."""
     return f"{job.id}-{job.attempt}"
+
+
+def withdrawn(staging: Path) -> Path:
+    """Return the name that a staging folder gets while its publication is withdrawn."""
+    return staging.with_name(staging.name + _WITHDRAWN)
 
 
 def create_staging(inbox: Inbox, job: Job) -> Path:
@@ -34,7 +42,8 @@ def create_staging(inbox: Inbox, job: Job) -> Path:
 def remove_staging(inbox: Inbox, job: Job) -> None:
     """Remove the folder of an attempt; I/O errors are ignored."""
     with contextlib.suppress(OSError), open_beneath(inbox.outbox, ALL, make=False) as folder:
-        shutil.rmtree(folder / name_of(job), ignore_errors=True)
+        for staging in (folder / name_of(job), withdrawn(folder / name_of(job))):
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_stale_staging(
@@ -51,5 +60,5 @@ def remove_stale_staging(
             return
         needed = {f"{job}-{attempt}" for job, attempt in running_attempts()}
         for each in found:
-            if each.name not in needed:
+            if each.name.removesuffix(_WITHDRAWN) not in needed:
                 shutil.rmtree(each, ignore_errors=True)

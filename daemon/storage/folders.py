@@ -7,6 +7,8 @@ from daemon.config.settings import Inbox, Settings
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 ROLES = ("path", "outbox", "archive", "failed", "rules")
+PRIVATE = ".i2vd"
+"""i2vd's private folder in an outbox: staging and posters."""
 
 
 def create_folders(settings: Settings) -> list[Path]:

@@ -17,13 +17,13 @@ import structlog
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.atomic import describe_os_error
 from daemon.jobs.database import QueueUnavailable
+from daemon.storage.scope import output_folders, write_test
 from daemon.storage.volumes import VolumeMarkers
 
 STATE = ""
 """Key of the state folder in mappings whose other keys are names of inboxes."""
 
 _MIN_FREE_INODES = 100
-_TEST_CONTENT = bytes(2**20)
 _MIN_DELAY_SECONDS = 2.0
 _MAX_DELAY_SECONDS = 300.0
 
@@ -73,7 +73,7 @@ class StorageHealth:
         return bool(before.keys() - blocked.keys())
 
     def report_error(self, inbox: Inbox | None, error: OSError) -> None:
-        """Block new work after an I/O error that is not the job's fault.
+        """Block new work after an I/O error that affects all jobs; scope.py finds out which do.
 
         `inbox` is None if every inbox is affected. Each error that follows a successful test write
         doubles the delay before the next one; errors while the breaker is open do not count.
@@ -116,8 +116,8 @@ class StorageHealth:
         if time.monotonic() < breaker.retry_at:
             return breaker.reason
         try:
-            for folder in folders.values():
-                write_probe(folder)
+            for role, folder in folders.items():
+                write_test(role, folder)
             if key == STATE:
                 self._try_write()
         except OSError as error:
@@ -161,22 +161,3 @@ class StorageHealth:
         yield "state", self._settings.state
         for inbox in self._settings.inbox:
             yield from output_folders(inbox).items()
-
-
-def output_folders(inbox: Inbox) -> dict[str, Path]:
-    """Return the folders that jobs change, by role; without the inbox if its pictures are kept."""
-    found = {"outbox": inbox.outbox, "archive": inbox.archive, "failed": inbox.failed}
-    return found if inbox.on_success == "keep" else {"inbox": inbox.path} | found
-
-
-def write_probe(folder: Path) -> None:
-    """Write a megabyte to a folder, fsync it, and remove it. Raises OSError."""
-    probe = folder / ".i2vd-probe"
-    try:
-        probe.unlink(missing_ok=True)  # in an inbox, others may have put a link there
-        with probe.open("xb") as file:
-            file.write(_TEST_CONTENT)
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        probe.unlink(missing_ok=True)

@@ -77,14 +77,20 @@ def create_router(services: Services) -> APIRouter:
 
     @router.post("/jobs/{job}/cancel")
     def cancel_job(number: JobNumber) -> Job:
-        """Cancel a job: a queued one at once, a running one at its next step."""
+        """Cancel a job: a queued one at once, a running one at its next step.
+
+        A publication that cannot be completed is withdrawn.
+        """
         return with_local_paths(
             services.settings, control.cancel(services, find_job(services, number).id)
         )
 
     @router.post("/jobs/{job}/retry")
     def retry_job(number: JobNumber) -> Job:
-        """Queue a failed or cancelled job again and move its picture back to the inbox."""
+        """Queue a failed or cancelled job again and move its picture back to the inbox.
+
+        A job that waits for a reason is tried again at once.
+        """
         return with_local_paths(
             services.settings, control.retry(services, find_job(services, number).id)
         )

@@ -84,7 +84,7 @@ class _StatusCursor:
 def _read_status(status: Status) -> StatusResponse:
     services = status.services
     return StatusResponse(
-        paused=services.store.paused(),
+        paused=services.operator.paused(),
         problems=status.problems(),
         jobs=services.queries.counts(),
         changed=Changes(services.database).newest(),
@@ -138,13 +138,13 @@ def create_router(status: Status, streams: Streams) -> APIRouter:
     @router.post("/pause")
     def pause() -> StatusResponse:
         """Pause: claim no more jobs; running jobs continue."""
-        status.services.store.pause(True)
+        status.services.operator.pause(True)
         return _read_status(status)
 
     @router.post("/resume")
     def resume() -> StatusResponse:
         """Resume claiming jobs."""
-        status.services.store.pause(False)
+        status.services.operator.pause(False)
         return _read_status(status)
 
     return router

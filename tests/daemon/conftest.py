@@ -8,6 +8,7 @@ import pytest
 
 from daemon.jobs.database import Database
 from daemon.jobs.job import Drop, Job
+from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from pipeline.request.presets import MICRO_FAMILY
@@ -37,6 +38,11 @@ def database(url: str) -> Iterator[Database]:
 @pytest.fixture
 def store(database: Database) -> JobStore:
     return JobStore(database)
+
+
+@pytest.fixture
+def operator(database: Database) -> Operator:
+    return Operator(database)
 
 
 def claim(store: JobStore, owner: str = "me", lease: float = 30.0) -> Job:

@@ -236,11 +236,15 @@ def test_a_tree_of_folders_is_taken_as_deep_as_paths_reach(quick: Studio) -> Non
 def test_a_file_where_the_clip_needs_a_folder_stops_no_other_picture(quick: Studio) -> None:
     (quick.outbox / "taken").write_text("a person's")
     quick.drop("taken/a.png", picture(85))
-    quick.until_settled("taken/a.png", "failed")
-    assert "a link or a file stands in the place of a folder" in quick.reason("taken/a.png")
+    quick.until(lambda: [job for job in quick.jobs("taken/a.png") if job["waits"]], "it waits")
+    reason = quick.job("taken/a.png")["error"]
+    assert reason.startswith("a link or a file stands in the place of a folder")
+    assert reason.endswith("/outbox/taken")
     quick.drop("after-taken.png", picture(86))
     quick.until_settled("after-taken.png", "done")
     assert quick.is_ready()
+    assert quick.post(f"/api/jobs/{quick.job('taken/a.png')['id']}/cancel").is_success
+    quick.until_settled("taken/a.png", "cancelled")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-// Queue: running and queued jobs; cancel, reprioritise, pause.
+// Queue: running, held up and queued jobs; cancel, retry, reprioritise, pause.
 
 import { get, post } from "./api.js";
 import { buttonAction, h, pathLabel, setText, syncRows } from "./dom.js";
+import { translate } from "./messages.js";
 import { showProgress } from "./progress.js";
 import { duration, t } from "./text.js";
 
@@ -13,11 +14,13 @@ export function queueView(app) {
   const pause = h("button", { type: "button", onclick: buttonAction(toggle) });
   const running = h("ul", { class: "running" });
   const waiting = h("ol", { class: "list waiting", onkeydown: onKey });
+  const held = h("ul", { class: "list held" });
+  const heldHead = h("h2", {}, t("queue.held"));
   const more = h("p", { class: "note" });
   const empty = h("p", { class: "empty" }, t("queue.empty"));
   const element = h("section", { "aria-label": t("nav.queue") },
     h("div", { class: "head" }, h("h1", {}, t("nav.queue")), summary, pause),
-    h("h2", {}, t("queue.running")), running,
+    h("h2", {}, t("queue.running")), running, heldHead, held,
     h("div", { class: "line" }, h("h2", {}, t("queue.waiting")), h("p", { class: "note keys" }, t("queue.keys"))), waiting, more, empty);
   let seen = "";
   let paused = false;
@@ -42,7 +45,11 @@ export function queueView(app) {
   }
 
   async function load() {
-    jobs = await get("api/queue", { limit: PAGE_SIZE });
+    const [queued, stuck] = await Promise.all([
+      get("api/queue", { limit: PAGE_SIZE }), get("api/jobs", { waiting: true, limit: PAGE_SIZE })]);
+    jobs = queued;
+    syncRows(held, stuck, (job) => `${job.id} ${job.state}`, heldRow);
+    held.hidden = heldHead.hidden = stuck.length === 0;
     syncRows(waiting, jobs, (job) => job.id, waitingRow);
     const rest = (app.status?.jobs?.queued ?? 0) - jobs.length;
     setText(more, rest > 0 ? t("queue.more", { n: rest }) : "");
@@ -78,6 +85,22 @@ export function queueView(app) {
     };
   }
 
+  /** A job that waits for a reason of its own, or whose picture cannot leave the inbox. */
+  function heldRow(job) {
+    const reason = h("p", { class: "mistake" });
+    const isOpen = ["queued", "publishing"].includes(job.state);
+    const retry = h("button", { type: "button", onclick: buttonAction(() => retryJob(job.id)), "aria-label": `${t("retry")}: ${job.path}` }, t("retry"));
+    const cancel = h("button", { type: "button", onclick: buttonAction(() => cancelJob(job.id)), "aria-label": `${t("cancel")}: ${job.path}` }, t("cancel"));
+    return {
+      element: h("li", {},
+        h("div", { class: "grow" }, pathLabel(job.path), reason),
+        h("span", { class: "chip" }, t(`state.${job.state}`)), isOpen && h("div", { class: "pair-of" }, retry, cancel)),
+      update(next) {
+        setText(reason, translate(isOpen ? next.error : next.archival_error));
+      },
+    };
+  }
+
   function waitingRow(job) {
     const priority = h("span", { class: "chip" });
     const sooner = h("button", { type: "button", onclick: buttonAction(() => prioritise(job)), "aria-label": `${t("sooner")}: ${job.path}` }, t("sooner"));
@@ -99,6 +122,11 @@ export function queueView(app) {
   async function prioritise(job) {
     const first = Math.max(...jobs.map((other) => other.priority), 0);
     await post(`api/jobs/${job.id}/priority`, { priority: Math.min(MAX_PRIORITY, first + 1) });
+    await load();
+  }
+
+  async function retryJob(job) {
+    await post(`api/jobs/${job}/retry`);
     await load();
   }
 

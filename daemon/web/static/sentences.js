@@ -27,7 +27,9 @@ export default {
   "{} {}: {} MB free, min_free is {}; make room": "{1} {2}：剩余 {3#} MB，min_free 为 {4}；请腾出空间",
   "{} {}: no room for more files (inodes), remove some": "{1} {2}：无法再建文件（inode 用尽），请删除一些",
   "a link or a file stands in the place of a folder; remove it": "文件夹的位置上是链接或文件，请移除",
-  "neither links nor exclusive renames work on this file system": "此文件系统既不支持硬链接，也不支持独占重命名",
+  "neither links nor renames work on this file system": "此文件系统既不支持硬链接，也不支持重命名",
+  "the folder takes no such name": "文件夹不接受这样的文件名",
+  "its staging folder was removed before the clip was published": "视频发布之前，它的临时文件夹被删除了",
   "a million files of this name": "同名文件已有一百万个",
   "a million clips named {} in {}": "{2} 中名为 {1} 的视频已有一百万个",
   "{} was deleted or replaced while i2vd was running; it ends after the work in hand; started again, it begins a new queue with what lies in the inboxes": "{1} 在运行中被删除或替换；完成手头工作后 i2vd 会结束；再次启动时会用收件箱里的图片建立新队列",
@@ -39,7 +41,6 @@ export default {
 
   // --- jobs: what happened, and what cannot be done
   "inbox {} is not configured any more": "收件箱 {1} 已不在配置中",
-  "its clip cannot get into the outbox: {}": "视频无法放入发件箱：{1}",
   "its sidecar is wrong: {}": "图片旁的设置有误：{1}",
   "cancelled by the operator": "被操作者取消",
   "retried by the operator": "由操作者重试",

@@ -10,12 +10,13 @@ from pathlib import Path, PurePath
 import pytest
 
 from daemon.config.settings import Inbox
-from daemon.fs.atomic import CommitMethod, atomic_write, move
+from daemon.fs.atomic import CommitMethod, atomic_write
+from daemon.fs.move import move
+from daemon.fs.probe import write_probe
 from daemon.fs.safe_path import UnsafePath, open_beneath
 from daemon.jobs.job import Job
-from daemon.publish.publisher import CLIP, SIDECAR, find_obstacle, publish
+from daemon.publish.publisher import CLIP, SIDECAR, check_clip_folder, publish
 from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
-from daemon.storage.health import write_probe
 
 
 @pytest.fixture
@@ -100,14 +101,14 @@ def test_a_file_in_the_place_of_a_folder_is_reported(
     with pytest.raises(UnsafePath) as caught, open_beneath(root, PurePath(inside)):
         pass
     assert caught.value.filename == str(root / "sub")
-    assert find_obstacle(root, f"{inside}/cat") == (
-        f"a link or a file stands in the place of a folder; remove it: {root / 'sub'}"
-    )
+    with pytest.raises(UnsafePath) as caught:
+        check_clip_folder(root, f"{inside}/cat")
+    assert caught.value.filename == str(root / "sub")
 
 
 def test_a_free_way_is_free(root: Path) -> None:
-    assert find_obstacle(root, "cat") is None
-    assert find_obstacle(root, "not/yet/there/cat") is None
+    check_clip_folder(root, "cat")
+    check_clip_folder(root, "not/yet/there/cat")
     assert list(root.iterdir()) == []
 
 
@@ -245,7 +246,7 @@ def test_a_copy_to_another_file_system_follows_no_link(
         (root / "cat.jpg").write_text("cat")
         with pytest.raises(UnsafePath):
             move(root / "cat.jpg", far, "sub/cat.jpg")
-        assert move(root / "cat.jpg", far, "real/cat.jpg") == far / "real" / "cat.jpg"
+        assert move(root / "cat.jpg", far, "real/cat.jpg").path == far / "real" / "cat.jpg"
         assert everything(elsewhere) == {"1-1/precious": "precious"}
     finally:
         shutil.rmtree(far)

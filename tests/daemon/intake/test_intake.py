@@ -155,7 +155,7 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
         found = await glance(path, within)
         monkeypatch.undo()
         if content is None:
-            desk.store.cancel(1)
+            desk.services.operator.cancel(1)
             desk.services.archive.archive_job(desk.job())
         else:
             other = Intake(desk.services, lambda: None)
@@ -332,7 +332,7 @@ async def test_the_last_error_is_shown_until_archival_succeeds(
 
     desk.drop()
     await desk.take()
-    desk.store.cancel(1)
+    desk.services.operator.cancel(1)
     monkeypatch.setattr(desk.services.markers, "check", full)
     archive.archive_job(desk.job())
     archive.archive_pending()

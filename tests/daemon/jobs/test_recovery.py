@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from daemon.jobs.database import Database
+from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.recovery import MAX_INTERRUPTIONS, Recovery
 from daemon.jobs.store import JobStore
@@ -41,7 +42,7 @@ def test_jobs_that_still_run_are_not_recovered(
 
 
 def test_a_job_that_ends_the_daemon_each_time_is_given_up(
-    store: JobStore, recovery: Recovery, queries: JobQueries, enqueue: Enqueue
+    store: JobStore, operator: Operator, recovery: Recovery, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue("bad.jpg")
     enqueue("good.jpg", sha256="bb")
@@ -53,7 +54,7 @@ def test_a_job_that_ends_the_daemon_each_time_is_given_up(
     assert (bad.state, bad.failures) == ("failed", 0)
     assert "the daemon ended 3 times" in (bad.error or "")
     assert claim(store).id == 2
-    assert store.retry(1, lambda job: job.fingerprint)
+    assert operator.retry(1, lambda job: job.fingerprint)
     recovery.recover("me")
     assert claim(store).id == 1
     recovery.recover("me")
@@ -121,10 +122,10 @@ def test_a_publication_is_adopted_by_another_host_that_sees_the_inbox(
 
 
 def test_a_cancelled_running_job_is_not_run_again_after_a_crash(
-    store: JobStore, recovery: Recovery, queries: JobQueries, enqueue: Enqueue
+    store: JobStore, operator: Operator, recovery: Recovery, queries: JobQueries, enqueue: Enqueue
 ) -> None:
     enqueue()
-    store.cancel(claim(store).id)
+    operator.cancel(claim(store).id)
     recovery.recover("me")
     assert store.claim("me", 30) is None
     assert queries.counts()["cancelled"] == 1

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from daemon.jobs.database import Database
 from daemon.jobs.job import Drop, Job
+from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.recovery import Recovery
 from daemon.jobs.store import JobStore
@@ -31,16 +32,16 @@ def test_every_change_begins_at_the_state_before_it(
     Recovery(database).recover(HOST)
     job = claimed()
     store.begin_publication(job, {"clip": "x"})
-    store.block_publication(job, "a link")
+    store.block_publication(job, "a link", 0.0)
     store.done(job, {"clip": "done.mp4"})
     (failed,) = enqueue("failed.jpg")
     store.fail(claimed(), "spoilt")
-    store.retry(failed, lambda _: "2")
-    store.prioritise(failed, 5)
-    store.cancel(failed)
+    Operator(database).retry(failed, lambda _: "2")
+    Operator(database).prioritise(failed, 5)
+    Operator(database).cancel(failed)
     (running,) = enqueue("stopped.jpg")
     job = claimed()
-    store.cancel(running)
+    Operator(database).cancel(running)
     store.cancelled(job, "by the operator")
     rejected = store.reject(make_drop("bad.jpg"), "no picture")
     enqueue("old.jpg", fingerprint="1", sha256="aa")

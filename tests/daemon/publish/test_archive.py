@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from daemon.config.settings import Inbox, Settings
-from daemon.fs import atomic
+from daemon.fs import atomic, move
 from daemon.fs.fingerprint import FileState
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
+from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
-from daemon.publish import archive as archives
 from daemon.publish.archive import Archive, restore
+from daemon.publish.reason_file import remove_reason, write_reason
 from daemon.storage.volumes import MARKER, VolumeMarkers
 
 CAT = b"the cat"
@@ -126,7 +127,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, store: JobStore) -
 
         return call
 
-    monkeypatch.setattr(atomic, "publish_exclusive", counted(atomic.publish_exclusive))
+    monkeypatch.setattr(move, "publish_exclusive", counted(atomic.publish_exclusive))
     monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
@@ -195,7 +196,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there = finished(on_success=on_success, away=far_folder if far else tmp_path)
-    really, rename = atomic._rename, Path.rename
+    really, rename = move._rename, Path.rename
 
     def raced(source: Path, target: Path) -> bool:
         if source == there.picture:  # checked a microsecond ago, replaced since
@@ -204,7 +205,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
             rename(newer, there.picture)
         return really(source, target)
 
-    monkeypatch.setattr(atomic, "_rename", raced)
+    monkeypatch.setattr(move, "_rename", raced)
     there.archive().archive_pending()
     assert there.files()["path/pets/cat.jpg"] == b"the dog"
     assert b"the dog" not in [v for k, v in there.files().items() if not k.startswith("path")]
@@ -239,7 +240,7 @@ def test_a_failed_picture_comes_back(
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
     there.archive().archive_pending()
-    assert there.store.retry(1, lambda job: restore(there.inbox, job, "me"))
+    assert Operator(there.database).retry(1, lambda job: restore(there.inbox, job, "me"))
     status = there.picture.stat()
     seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
     assert there.job().fingerprint == seen.fingerprint("me")
@@ -254,5 +255,8 @@ def test_a_kept_picture_is_archived_once(finished: Make) -> None:
 
 
 def test_the_longest_name_has_a_reason_too(tmp_path: Path) -> None:
-    name = "x" * 251 + ".jpg"
-    assert len(archives._reason_file(tmp_path / name).name) == 255
+    picture = tmp_path / ("x" * 251 + ".jpg")
+    write_reason(picture, [], {})
+    assert [file.name[-12:] for file in tmp_path.iterdir()] == [".reason.json"]
+    remove_reason(picture)
+    assert [*tmp_path.iterdir()] == []

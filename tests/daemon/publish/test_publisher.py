@@ -15,11 +15,11 @@ from daemon.fs import atomic as places
 from daemon.fs.atomic import (
     CommitMethod,
     atomic_write,
-    move,
     probe_commit_method,
     publish_exclusive,
 )
-from daemon.fs.names import numbered_names
+from daemon.fs.move import move
+from daemon.fs.names import NameRules, numbered_names
 from daemon.publish.publisher import CLIP, SIDECAR, publish
 
 METHODS = list(CommitMethod)
@@ -111,6 +111,8 @@ def test_a_crash_at_any_step_is_carried_on(
     for name in held:
         if not crash_at % 2:
             assert found.pop(name) == b"yours"
+    if method is CommitMethod.RESERVE:  # a name that was held when the crash came
+        found = {name: content for name, content in found.items() if content}
     assert sorted(found.values()) == [b"the clip", b'{"job": "1"}']
     clip, sidecar = sorted(found)
     assert sidecar == f"{clip}.json"
@@ -194,7 +196,7 @@ def test_a_move_across_file_systems_copies(tmp_path: Path) -> None:
     os.utime(tmp_path / "cat.jpg", (1, 2))
     folder = other / f"i2vd-test-{os.getpid()}"
     try:
-        there = move(tmp_path / "cat.jpg", folder, "cat.jpg")
+        there = move(tmp_path / "cat.jpg", folder, "cat.jpg").path
         assert clips(folder) == {"cat.jpg": b"cat"}
         assert there == folder / "cat.jpg"
         assert there.stat().st_mtime == 2
@@ -207,7 +209,7 @@ def test_a_move_across_file_systems_copies(tmp_path: Path) -> None:
 
 @given(st.text(min_size=1).filter(lambda s: "/" not in s and "\0" not in s))
 def test_numbered_names_fit_and_differ(stem: str) -> None:
-    names = numbered_names(stem, ".mp4.json")
+    names = numbered_names(stem, ".mp4.json", NameRules(max_bytes=255))
     first, second = next(names), next(names)
     assert first != second
     assert all(len(name.encode()) <= 255 for name in (first, second))

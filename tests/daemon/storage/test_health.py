@@ -7,9 +7,10 @@ import pytest
 from pydantic import ByteSize
 
 from daemon.config.settings import Inbox, Settings
+from daemon.fs.probe import write_probe
 from daemon.jobs.database import Database, QueueUnavailable
 from daemon.storage import health as health_module
-from daemon.storage.health import StorageHealth, write_probe
+from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 
 
