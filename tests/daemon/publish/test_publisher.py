@@ -3,9 +3,12 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +23,7 @@ from daemon.fs.atomic import (
 )
 from daemon.fs.move import move
 from daemon.fs.names import NameRules, numbered_names
-from daemon.publish.publisher import CLIP, SIDECAR, publish
+from daemon.publish.publisher import CLIP, SIDECAR, ClipLost, publish, withdraw
 
 METHODS = list(CommitMethod)
 
@@ -220,3 +223,95 @@ def test_a_durable_write_leaves_nothing_beside_it(tmp_path: Path) -> None:
     atomic_write(tmp_path / "a.json", "one")
     atomic_write(tmp_path / "a.json", "two")
     assert clips(tmp_path) == {"a.json": b"two"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_clip_that_is_nowhere_is_lost_and_nothing_is_touched(
+    staging: Path, tmp_path: Path, method: CommitMethod
+) -> None:
+    outbox = tmp_path / "outbox"
+    (outbox / "cat.mp4").write_bytes(b"yours")
+    (outbox / "cat-2.mp4.json").write_text('{"job": "1"}')  # a sidecar before a crash
+    shutil.rmtree(staging)
+    before = clips(outbox)
+    with pytest.raises(ClipLost):
+        publish(staging, outbox, "cat", method, DIGEST)
+    assert clips(outbox) == before
+    assert withdraw(staging, outbox, "cat", method, DIGEST) is None
+    assert clips(outbox) == {"cat.mp4": b"yours"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_clip_that_has_its_name_is_not_lost_with_its_staging(
+    staging: Path, tmp_path: Path, method: CommitMethod
+) -> None:
+    outbox = tmp_path / "outbox"
+    clip = publish(staging, outbox, "a:b", method, DIGEST)
+    shutil.rmtree(staging)
+    assert publish(staging, outbox, "a:b", method, DIGEST) == clip
+    assert withdraw(staging, outbox, "a:b", method, DIGEST) == clip
+    assert len(clips(outbox)) == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("crash_at", range(6))
+@pytest.mark.parametrize("again_at", range(4))
+def test_a_publication_is_withdrawn_whole_or_was_done(
+    staging: Path, tmp_path: Path, method: CommitMethod, crash_at: int, again_at: int
+) -> None:
+    """Interrupted at any step, withdrawn with an interruption, and withdrawn to the end."""
+    outbox = tmp_path / "outbox"
+    (outbox / "cat.mp4").write_bytes(b"yours")
+
+    def interrupted(at: int, act: Callable[[], object]) -> None:
+        calls = 0
+
+        def crashing(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                if calls == at:
+                    raise Stop
+                calls += 1
+                return real(*args, **kwargs)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patched, contextlib.suppress(Stop):
+            patched.setattr(
+                "daemon.publish.publisher.publish_exclusive", crashing(publish_exclusive)
+            )
+            patched.setattr("daemon.publish.publisher.fsync_dir", crashing(places.fsync_dir))
+            patched.setattr(Path, "unlink", crashing(Path.unlink))
+            patched.setattr(Path, "rename", crashing(Path.rename))
+            act()
+
+    interrupted(crash_at, lambda: publish(staging, outbox, "cat", method, DIGEST))
+    interrupted(again_at, lambda: withdraw(staging, outbox, "cat", method, DIGEST))
+    clip = withdraw(staging, outbox, "cat", method, DIGEST)
+    found = {name: content for name, content in clips(outbox).items() if content}
+    assert found.pop("cat.mp4") == b"yours"
+    if clip is None:
+        assert found == {}
+        with pytest.raises(ClipLost):  # no other host can go on with it
+            publish(staging, outbox, "cat", method, DIGEST)
+    else:
+        assert found == {clip.name: b"the clip", f"{clip.name}.json": b'{"job": "1"}'}
+
+
+@pytest.mark.parametrize("stranger", ["folder", "pipe", "link"])
+def test_what_is_no_sidecar_is_passed_over(staging: Path, tmp_path: Path, stranger: str) -> None:
+    outbox = tmp_path / "outbox"
+    place = outbox / "cat.mp4.json"
+    if stranger == "folder":
+        place.mkdir()
+    elif stranger == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/etc/hostname")
+    shutil.copytree(staging, tmp_path / "kept")
+    (staging / SIDECAR).unlink()  # its size is unknown
+    with pytest.raises(ClipLost):
+        publish(staging, outbox, "cat", CommitMethod.RENAME, DIGEST)
+    shutil.copy(tmp_path / "kept" / SIDECAR, staging)
+    clip = publish(staging, outbox, "cat", CommitMethod.RENAME, DIGEST)
+    assert clip == outbox / "cat-2.mp4"
