@@ -18,6 +18,7 @@ from daemon.background import try_once
 from daemon.config.settings import Inbox
 from daemon.dispatch.running_job import RunningJob
 from daemon.dispatch.slot import Slot
+from daemon.dispatch.trial import judge
 from daemon.jobs.database import QueueUnavailable
 from daemon.publish.previews import store_preview
 from daemon.services import Services
@@ -107,8 +108,11 @@ class Attempt:
             self._id, self._spec, self._ladder(), self._needs, clean, self._staging
         )
         outcome = await self._slot.generator.generate(request, self._on_progress)
+        if isinstance(outcome, GenerationFailure) and self._slot.is_suspect(self._job.id, outcome):
+            return await judge(self._services, self._slot, self._id, self._staging, outcome)
         match outcome:
             case Clip():
+                self._slot.trust()
                 record, metrics = self._services.memory.record, self._services.metrics
                 ratio = await try_once("measurement", metrics, record, outcome, self._spec)
                 if ratio is not None:

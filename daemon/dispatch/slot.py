@@ -38,6 +38,10 @@ class Slot:
     """Number of workers in a row that exited or did not load."""
     not_before: float = 0.0
     """Monotonic time before which no job is claimed."""
+    _suspects: set[int] = field(default_factory=set)
+    """Jobs that have failed since the last clip, or the last trial that succeeded."""
+    _distrusted: bool = False
+    """True after a failed trial, until a clip or another trial succeeds."""
     _last_failure: ChildFailure | None = None
     _free_since: float = field(default_factory=time.monotonic)
 
@@ -71,6 +75,23 @@ class Slot:
         """Return the seconds since the last job; 0 while one runs."""
         return 0.0 if self.running else time.monotonic() - self._free_since
 
+    def is_suspect(self, job: int, failure: GenerationFailure) -> bool:
+        """Count a failed job; return True if a second one failed in a row: maybe the worker's."""
+        if failure.kind == "quality" or (failure.kind in ("failed", "lost") and failure.retry):
+            self._suspects.add(job)
+            return self._distrusted or len(self._suspects) > 1
+        return False
+
+    def trust(self) -> None:
+        """Clear the suspicion: the worker has generated a clip."""
+        self._suspects.clear()
+        if self._distrusted:
+            self._distrusted, self.problem = False, None
+
+    def distrust(self, problem: str) -> None:
+        """Keep the problem until a clip succeeds: this worker fails whatever it is given."""
+        self._distrusted, self.problem = True, problem
+
     def record_outcome(self, outcome: Clip | GenerationFailure | Rejected | Unavailable) -> None:
         """Count a lost worker; an outcome that the worker reported itself ends the series."""
         match outcome:
@@ -79,7 +100,7 @@ class Slot:
                     return
                 self._last_failure = failure
                 self.consecutive_failures += 1
-                if self.consecutive_failures > 1:
+                if self.consecutive_failures > 1 and not self._distrusted:
                     self.problem = f"{outcome.reason}; {self.consecutive_failures} workers in a row"
             case Clip() | GenerationFailure(kind="failed" | "quality" | "memory"):
                 self.consecutive_failures = 0
@@ -95,7 +116,7 @@ class Slot:
 
     def update(self, running_job: RunningJob, progress: Progress) -> int:
         """Store an attempt's progress and return the denoising steps since the last update."""
-        if progress.stage == "denoise":
+        if progress.stage == "denoise" and not self._distrusted:
             self.problem = None
         done = running_job.update(progress)
         self.wakeup.set()

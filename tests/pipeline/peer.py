@@ -3,11 +3,12 @@
 `python -m tests.pipeline.peer`. Words in the prompt, one a rung: "made", "oom", "fail", "retry",
 "spoilt", "fragmented", "leaky", "leaky-oom", "die", "kill", "lost", "rubbish", "hang",
 "out-of-turn", "wait", which tells on stderr what it is to embed meanwhile; the last one holds for
-all further rungs. "film" leaves a real MP4 in staging: a copy of the one that $PEER_FILM names,
-unlike any other; "posed" leaves a poster with it; "long" does it after three seconds, "steady" as
-well, in nine steps of $PEER_STEP seconds that it tells; "deadly" is "kill" where there is
-$PEER_DEADLY, else "film". The name of the model says how it loads: "broken", "slow", "dies",
-"hangs"; and a child whose PEER is "mute" never says hello, one whose PEER is "unready" never loads.
+all further rungs. While $PEER_SICK exists, every clip fails. "film" leaves a real MP4 in staging: a
+copy of the one that $PEER_FILM names, unlike any other; "posed" leaves a poster with it; "long"
+does it after three seconds, "steady" as well, in nine steps of $PEER_STEP seconds that it tells;
+"deadly" is "kill" where there is $PEER_DEADLY, else "film". The name of the model says how it
+loads: "broken", "slow", "dies", "hangs"; and a child whose PEER is "mute" never says hello, one
+whose PEER is "unready" never loads.
 """
 
 import hashlib
@@ -87,6 +88,10 @@ def act(channel: Channel, word: str, order: Generate, number: int) -> None:
     if word == "deadly":
         word = "kill" if "PEER_DEADLY" in os.environ else "film"
     channel.send(Progress(job=order.job, stage="denoise", step=0, steps=10))
+    if Path(os.environ.get("PEER_SICK", "/none")).exists():
+        reason = "RuntimeError: could not create a primitive"
+        channel.send(Failed(job=order.job, stage="denoise", reason=reason, retry=True))
+        return
     match word:
         case "made":
             channel.send(FramesReady(job=order.job))

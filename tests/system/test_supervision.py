@@ -142,3 +142,45 @@ def test_pictures_wait_for_a_worker_that_does_not_get_ready(quick_in: Open) -> N
     (job,) = studio.until_settled("patient.png", "done")
     assert job["failures"] == 0
     assert studio.is_ready()
+
+
+def test_a_sick_worker_condemns_no_picture(quick_in: Open, tmp_path: Path) -> None:
+    sickness = tmp_path / "sickness"
+    studio = quick_in(PEER_SICK=str(sickness), I2VD_QUEUE__BACKOFF="0.5").start()
+    sickness.touch()
+    names = [f"sound{number}.png" for number in range(6)]
+    for seed, name in enumerate(names, start=70):
+        studio.drop(name, picture(seed))
+    studio.until(lambda: not studio.is_ready(), "the daemon says that it cannot work")
+    assert (
+        "the sample clip fails too: RuntimeError: could not"
+        in studio.request("GET", "/readyz").text
+    )
+    studio.until(
+        lambda: (
+            len([e for e in studio.log() if e["event"] == "sample clip failed, worker sick"]) > 1
+        ),
+        "it is tried again",
+    )
+    assert not studio.is_ready()
+    assert {job["state"] for job in studio.jobs()} <= {"queued", "running"}
+
+    sickness.unlink()
+    for name in names:
+        (job,) = studio.until_settled(name, "done")
+        assert job["failures"] <= 1
+    assert studio.is_ready()
+
+
+def test_two_jobs_that_fail_by_themselves_stop_no_other(quick_in: Open) -> None:
+    studio = quick_in(max_attempts=2)
+    studio.rule("10-bad", '[match]\nnames = ["bad*"]\n[make]\nprompt = "retry"\npreset = "draft"\n')
+    studio.start()
+    for seed, name in enumerate(("bad1.png", "bad2.png", "good.png"), start=80):
+        studio.drop(name, picture(seed))
+    studio.until_settled("good.png", "done")
+    for name in ("bad1.png", "bad2.png"):
+        (job,) = studio.until_settled(name, "failed")
+        assert job["failures"] == 1
+    assert studio.is_ready()
+    assert any(line["event"] == "sample clip generated, worker sound" for line in studio.log())
