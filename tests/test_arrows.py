@@ -17,8 +17,8 @@ LAYERS = {
         "collectors", "web", "app", "cli", "__main__",
     ),
     "pipeline": (
-        "request", "checkpoint", "memory", "quality", "children", "sidecar", "image", "worker",
-        "micro",
+        "durable", "request", "checkpoint", "memory", "quality", "children", "sidecar", "image",
+        "worker", "micro",
     ),
     "pipeline/worker": (
         "errors", "trace", "faults", "monkey_patch", "memory", "optimizations", "model",

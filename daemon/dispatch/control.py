@@ -2,6 +2,8 @@
 
 import structlog
 
+from daemon.fs.atomic import describe_os_error
+from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import Job
 from daemon.publish import archive
 from daemon.services import Services
@@ -44,7 +46,14 @@ def retry(services: Services, job_id: int) -> Job:
         job = _job(services, job_id)
         log.info("retry requested", job=job_id, path=job.path)
         return job
-    if not services.operator.retry(job_id, restore):
+    try:
+        is_queued = services.operator.retry(job_id, restore)
+    except QueueUnavailable:
+        raise
+    except OSError as error:
+        reason = describe_os_error(error)
+        raise Refused(f"the picture of job {job_id} cannot go back: {reason}") from error
+    if not is_queued:
         job = _job(services, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")

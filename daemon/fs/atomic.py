@@ -14,13 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from daemon.fs.probe import new_probe, sweep
+from pipeline.durable import fsync_dir, fsync_file
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 UNSUPPORTED_ERRNOS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """Errors of a file system that lacks an operation; some have other reasons too."""
-_UNSUPPORTED_FSYNC_ERRNOS = (*UNSUPPORTED_ERRNOS, errno.EBADF, errno.EACCES, errno.ENOTTY)
-"""Errors of shares that cannot fsync a folder; they sync by themselves."""
 
 
 class CommitMethod(StrEnum):
@@ -111,30 +110,6 @@ def hidden_name(path: Path, kind: str) -> Path:
     """Return the private name beside a path; it is constant, so a rerun cleans up after a crash."""
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
     return path.with_name(f".i2vd-{digest[:16]}.{kind}")
-
-
-def fsync_file(descriptor: int) -> None:
-    """Make the content of an open file durable, if the file system can."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED_ERRNOS:
-            raise
-
-
-def fsync_dir(folder: Path) -> None:
-    """Make the names in `folder` durable, if the file system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # a folder that takes files, but shows none
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED_FSYNC_ERRNOS:
-            raise OSError(error.errno, error.strerror, str(folder)) from error
-    finally:
-        os.close(descriptor)
 
 
 def describe_os_error(error: OSError) -> str:

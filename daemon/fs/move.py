@@ -16,8 +16,6 @@ from typing import NamedTuple
 from daemon.fs.atomic import (
     UNSUPPORTED_ERRNOS,
     CommitMethod,
-    fsync_dir,
-    fsync_file,
     hidden_name,
     is_same_file,
     publish_exclusive,
@@ -26,6 +24,7 @@ from daemon.fs.fingerprint import FileState
 from daemon.fs.names import UNCHANGED, NameRules, numbered_names
 from daemon.fs.probe import check_takes_files, find_name_rules
 from daemon.fs.safe_path import create_beneath
+from pipeline.durable import fsync_dir, fsync_file
 from rules.text_file import open_regular
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from daemon.fs.names import NameRules, is_plain, unusual_characters
+from pipeline.durable import fsync_file
 
 PROBE = ".i2vd-probe-"
 _STALE_PATTERNS = (f"{PROBE}*", ".i2vd-*.part")
@@ -30,7 +31,7 @@ def write_probe(folder: Path) -> None:
         with probe.open("xb") as file:
             file.write(_TEST_CONTENT)
             file.flush()
-            os.fsync(file.fileno())
+            fsync_file(file.fileno())
     except OSError as error:
         raise _of_folder(error, folder) from error
     finally:

@@ -4,6 +4,7 @@ The file beside it (prompt or settings) gets its name first. The watcher then fi
 other drop.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ from typing import BinaryIO, NamedTuple
 
 import tomli_w
 
-from daemon.fs.atomic import CommitMethod, fsync_dir, publish_exclusive
+from daemon.fs.atomic import CommitMethod, publish_exclusive
 from daemon.fs.names import numbered_names
 from daemon.intake.scanner import is_ignored, is_picture
+from pipeline.durable import fsync_dir, fsync_file
 from pipeline.image.formats import DECODED, PICTURE_SUFFIXES
 from rules.characters import FORBIDDEN, has_unsafe, quoted
 from rules.files import MAX_BYTES
@@ -127,7 +129,7 @@ def copy_in(
         with part.open("xb") as file:
             shutil.copyfileobj(content, file, 1 << 20)
             file.flush()
-            os.fsync(file.fileno())
+            fsync_file(file.fileno())
         stem, dot, suffix = name.rpartition(".")
         for candidate in numbered_names(stem, dot + suffix):
             target = folder / candidate
@@ -180,7 +182,7 @@ def _place_both(part: Path, target: Path, override: OverrideFile | None) -> bool
 
 
 def _place_picture(part: Path, target: Path) -> bool:
-    try:
-        return publish_exclusive(part, target, CommitMethod.LINK)
-    except OSError:
-        return publish_exclusive(part, target, CommitMethod.RENAME)
+    for method in (CommitMethod.LINK, CommitMethod.RENAME):
+        with contextlib.suppress(OSError):
+            return publish_exclusive(part, target, method)
+    return publish_exclusive(part, target, CommitMethod.RESERVE)

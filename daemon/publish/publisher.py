@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 
 from daemon.fs.atomic import (
     CommitMethod,
-    fsync_dir,
     is_same_file,
     publish_exclusive,
 )
@@ -22,6 +21,7 @@ from daemon.fs.names import UNCHANGED, NameRules, may_be_spelling, numbered_name
 from daemon.fs.probe import find_name_rules
 from daemon.fs.safe_path import check_beneath, create_beneath
 from daemon.publish.staging import withdrawn
+from pipeline.durable import fsync_dir
 from rules.text_file import NotRegular, read_bytes
 
 CLIP = "clip.mp4"

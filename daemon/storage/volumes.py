@@ -22,6 +22,7 @@ from daemon.fs.atomic import describe_os_error
 from daemon.jobs.database import Database
 from daemon.jobs.schema import meta
 from daemon.storage.folders import folder_of
+from pipeline.durable import fsync_file
 from rules.text_file import NotRegular, Unreadable, decode, read_bytes
 
 MARKER = ".i2vd-storage"
@@ -109,7 +110,7 @@ def _write_marker(folder: Path) -> tuple[bool, str]:
         with marker.open("x", encoding="utf-8") as file:
             file.write(f"{found}\n")
             file.flush()
-            os.fsync(file.fileno())
+            fsync_file(file.fileno())
     except FileExistsError:
         if existing := _read(folder):
             return False, existing

@@ -20,6 +20,7 @@ from pipeline.children.protocol import (
     Rejected,
     Unavailable,
 )
+from pipeline.durable import fsync_dir, fsync_file
 from pipeline.image.colour import UnsupportedColours, apply_framing
 from pipeline.image.decode import decode
 from pipeline.image.errors import ImageRejected, SourceUnavailable
@@ -91,13 +92,9 @@ def write(output: Path, content: memoryview) -> None:
     with open(os.open(beside, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        fsync_file(file.fileno())
     beside.rename(output)
-    folder = os.open(output.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync_dir(output.parent)
 
 
 def main() -> int:

@@ -60,6 +60,7 @@ export default {
   "job {}: {}": "任务 {1#}：{2}",
   "job {} is {}, not waiting": "任务 {1} 的状态是“{2}”，不在等待",
   "job {} is {}, not waiting or running": "任务 {1} 的状态是“{2}”，不在等待或制作",
+  "the picture of job {} cannot go back: {}": "任务 {1} 的图片无法放回：{2}",
   "job {} is {}, not failed or cancelled": "任务 {1} 的状态是“{2}”，没有失败或取消",
   "job {} never became a request: {}; drop it again": "任务 {1} 从未成为有效请求：{2}；请重新放入",
   "job {} is {} and has no clip": "任务 {1} 的状态是“{2}”，没有视频",

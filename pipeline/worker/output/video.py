@@ -5,7 +5,6 @@ the same machine.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -16,6 +15,7 @@ import av
 from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.children.protocol import Output
+from pipeline.durable import fsync_dir, fsync_file
 from pipeline.request.spec import Encoder
 from pipeline.worker.errors import UnusableFile, first_line
 from pipeline.worker.output.frames import Frames
@@ -131,12 +131,9 @@ def _frame(pixels: Frames, number: int, fps: int) -> av.VideoFrame:
 
 
 def _fsync(path: Path) -> None:
-    for each in (path, path.parent):
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with path.open("rb") as file:
+        fsync_file(file.fileno())
+    fsync_dir(path.parent)
 
 
 def _verify(path: Path, shape: tuple[int, ...], fps: int) -> None:

@@ -49,7 +49,9 @@ def folder_that(max_bytes: int, refused: str, *, windows: bool) -> Callable[[Pat
     return takes
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     stem=NAMES | st.sampled_from(sorted(RESERVED)),
     suffix=st.sampled_from(["", ".png", ".mp4.json"]),

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.fs import atomic as places
 from daemon.fs.atomic import (
     CommitMethod,
     atomic_write,
@@ -24,6 +23,7 @@ from daemon.fs.atomic import (
 from daemon.fs.move import move
 from daemon.fs.names import NameRules, numbered_names
 from daemon.publish.publisher import CLIP, SIDECAR, ClipLost, publish, withdraw
+from pipeline.durable import fsync_dir
 
 METHODS = list(CommitMethod)
 
@@ -101,7 +101,7 @@ def test_a_crash_at_any_step_is_carried_on(
 
     with monkeypatch.context() as patched:
         patched.setattr("daemon.publish.publisher.publish_exclusive", crashing(publish_exclusive))
-        patched.setattr("daemon.publish.publisher.fsync_dir", crashing(places.fsync_dir))
+        patched.setattr("daemon.publish.publisher.fsync_dir", crashing(fsync_dir))
         patched.setattr(Path, "unlink", crashing(Path.unlink))
         patched.setattr(Path, "rename", crashing(Path.rename))
         with contextlib.suppress(Stop):
@@ -280,7 +280,7 @@ def test_a_publication_is_withdrawn_whole_or_was_done(
             patched.setattr(
                 "daemon.publish.publisher.publish_exclusive", crashing(publish_exclusive)
             )
-            patched.setattr("daemon.publish.publisher.fsync_dir", crashing(places.fsync_dir))
+            patched.setattr("daemon.publish.publisher.fsync_dir", crashing(fsync_dir))
             patched.setattr(Path, "unlink", crashing(Path.unlink))
             patched.setattr(Path, "rename", crashing(Path.rename))
             act()
