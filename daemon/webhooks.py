@@ -88,12 +88,12 @@ class Webhook:
     ) -> None:
         """Create a webhook. Raises SettingsError if the secret cannot be read."""
         self.hook = hook
-        self._signer = _signer(hook)
+        self._signer = signer_of(hook)
         self._settings = settings
         self._database = database
         self._metrics = metrics
         self._key = f"hook {hook.url}"
-        self._origin = _origin(hook.url)
+        self._origin = origin_of(hook.url)
         self._delivery = _Delivery(0)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -212,7 +212,7 @@ class Webhook:
                 return None if answer.is_success else f"it answered {answer.status_code}"
         except TimeoutError:
             return f"it did not answer within {_TIMEOUT_SECONDS:.0f} s"
-        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, another try may succeed, for a day
             return f"{type(error).__name__}: {error}"
 
     def _headers(self, number: int, body: str) -> dict[str, str]:
@@ -236,14 +236,14 @@ class Webhook:
         self._metrics.webhook_messages.labels(outcome).inc()
 
 
-def _origin(url: str) -> str:
+def origin_of(url: str) -> str:
     """Return the part of a URL that logs may show: its path or user may be a secret."""
     parsed = httpx2.URL(url)
     port = f":{parsed.port}" if parsed.port else ""
     return f"{parsed.scheme}://{parsed.host}{port}"
 
 
-def _signer(hook: WebhookSettings) -> Signer | None:
+def signer_of(hook: WebhookSettings) -> Signer | None:
     """Return the signer of a webhook, or None without a secret. Raises SettingsError.
 
     The secret is "whsec_" and base64, or any other word.

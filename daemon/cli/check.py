@@ -24,6 +24,7 @@ from daemon.storage.folders import ROLES, folder_of
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
+from daemon.webhooks import origin_of, signer_of
 from pipeline.checkpoint.layout import ModelUnusable, find
 from pipeline.memory.dimensions import read_dimensions
 from pipeline.request.presets import MICRO, family_of
@@ -51,6 +52,7 @@ def check(settings: Settings) -> list[Finding]:
 def _run_checks(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "settings", f"{len(settings.inbox)} inbox(es)")
     yield _http(settings)
+    yield from _webhooks(settings)
     yield from _state(settings)
     yield from _storage(settings)
     for inbox in settings.inbox:
@@ -71,6 +73,16 @@ def _http(settings: Settings) -> Finding:
     if is_loopback(http.host):
         return Finding("ok", "http", summary)
     return Finding("warning", "http", f"{summary}; {OPEN_TO_OTHERS}")
+
+
+def _webhooks(settings: Settings) -> Iterator[Finding]:
+    for hook in settings.webhook:
+        try:
+            signed = "signed" if signer_of(hook) else "not signed"
+        except SettingsError as error:
+            yield Finding("mistake", "webhook", str(error))
+        else:
+            yield Finding("ok", "webhook", f"{origin_of(hook.url)}, {signed}")
 
 
 def _state(settings: Settings) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Row types of the queue: a job, a drop and an event, as they are read from the tables."""
 
+import json
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -185,16 +186,20 @@ class Event(BaseModel):
 
 def as_job(row: Any) -> Job:
     """Convert a row of the jobs table. Raises UnreadableRow."""
+    values = row._asdict()
+    for column, value in values.items():
+        try:  # no NaN and no half of a character, which the API could not write
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise UnreadableRow(row.id, frozenset([column]), f"{column}: {error}") from error
     try:
-        return Job.model_validate(row._asdict())
+        return Job.model_validate(values)
     except ValidationError as error:
         columns = frozenset(str(each["loc"][0]) for each in error.errors() if each["loc"])
         first = error.errors(include_input=False)[0]
         where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
         reason = first["msg"].removeprefix("Value error, ")
         raise UnreadableRow(row.id, columns, f"{where}: {reason}" if where else reason) from error
-    except RecursionError as error:
-        raise UnreadableRow(row.id, frozenset(), "a value is nested too deeply") from error
 
 
 def readable(rows: Iterable[Any]) -> list[Job]:

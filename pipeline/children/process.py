@@ -20,6 +20,7 @@ from pipeline.children.timeouts import wait_excluding_stalls
 
 _MAX_LINE_BYTES = 1 << 20
 _TERM_GRACE_SECONDS = 10.0
+_SECRET_SETTINGS = ("I2VD_QUEUE", "I2VD_WEBHOOK")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 process_group=0,
                 limit=_MAX_LINE_BYTES,
-                env={**os.environ, **(env or {}), CHANNEL_FD: str(theirs.fileno())},
+                env=_public_environment() | {**(env or {}), CHANNEL_FD: str(theirs.fileno())},
             )
         except BaseException:
             ours.close()
@@ -184,6 +185,11 @@ class Child:
             if text:
                 self._tail.append(text)
                 on_line(text)
+
+
+def _public_environment() -> dict[str, str]:
+    """Return the environment without settings that may contain a password."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_SETTINGS)}
 
 
 def _describe_exit(returncode: int | None) -> str:

@@ -295,7 +295,6 @@ export default {
 
   // --- rows of the queue
   "its row cannot be read: {}": "它在队列中的记录无法读取：{1}",
-  "a value is nested too deeply": "某个值嵌套过深",
   "leads out of its folder": "指向所在文件夹之外",
   "spec: is empty": "spec：是空的",
   "result: is empty": "result：是空的",

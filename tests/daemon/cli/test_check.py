@@ -54,3 +54,18 @@ def test_without_a_gpu_there_is_no_finding(headers: Path, monkeypatch: pytest.Mo
     (headers / "Python.h").unlink()
     monkeypatch.setenv("I2VD_MODEL__DEVICES", '["cpu"]')
     assert kernels() == []
+
+
+def test_webhooks_are_checked_without_telling_their_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("whsec_no base64 at all")
+    (tmp_path / "i2vd.toml").write_text(
+        '[[webhook]]\nurl = "https://user:pw@hooks.example.com:8443/T0KEN?key=T0KEN"\n'
+        '[[webhook]]\nurl = "https://example.org/"\nsecret_file = "secret"\n'
+    )
+    found = [each for each in check(load(tmp_path / "i2vd.toml")) if each.what == "webhook"]
+    assert found[0] == Finding("ok", "webhook", "https://hooks.example.com:8443, not signed")
+    assert found[1].verdict == "mistake"
+    assert not any("T0KEN" in each.detail or "base64 at" in each.detail for each in found)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,3 +186,36 @@ def test_the_journal_is_distinguished_from_a_file(monkeypatch: pytest.MonkeyPatc
     assert not journal.is_stderr()
     monkeypatch.delenv("JOURNAL_STREAM")
     assert not journal.is_stderr()
+
+
+def test_a_journald_that_stands_still_is_not_waited_for(journald: socket.socket) -> None:
+    logs.configure(Log())
+    log = structlog.get_logger()
+    began = time.monotonic()
+    for number in range(5000):
+        log.info("job queued", job=number, path="x" * 1000)
+    assert time.monotonic() - began < 5
+    assert not logs.flush()
+    found = fields_of(journald.recv(100_000))
+    while found["MESSAGE"] != b"now":  # it goes on, and all that was kept comes in order
+        if found["I2VD_JOB"] == b"2000":
+            log.info("now")
+        found = fields_of(journald.recv(100_000))
+    assert logs.flush()
+
+
+def test_a_journald_that_is_started_again_gets_the_next_line(
+    journald: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    logs.configure(Log())
+    (tmp_path / "socket").unlink()
+    structlog.get_logger().info("between")
+    assert written(capfd) == "<6>between\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
+        again.bind(str(tmp_path / "socket"))
+        again.settimeout(5)
+        structlog.get_logger().info("after")
+        assert fields_of(again.recv(100_000))["MESSAGE"] == b"after"

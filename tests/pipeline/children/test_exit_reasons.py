@@ -99,3 +99,16 @@ async def test_any_signal_that_kills_a_child_is_described(number: int) -> None:
     assert end.returncode == -number
     assert re.match(r"was killed by (SIG\w+|signal \d+)", end.cause)
     assert classify_exit("the worker", end, "denoise", oom_killed=False).cause == "crash"
+
+
+async def test_a_child_does_not_know_the_password_of_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("I2VD_QUEUE__URL", "postgresql://user:hunter2@host/x")
+    monkeypatch.setenv("I2VD_TORCH_THREADS", "1")
+    child = await Child.spawn("tests.pipeline.peer", lambda _: None)
+    await child.receive(30)
+    environment = Path(f"/proc/{child.pid}/environ").read_bytes()
+    assert b"hunter2" not in environment
+    assert b"I2VD_TORCH_THREADS=1" in environment
+    await child.close()
