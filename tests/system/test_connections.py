@@ -107,6 +107,31 @@ def test_what_is_not_http_is_answered_with_400_and_no_traceback(quick_in: Open) 
     assert "Traceback" not in studio.log_file.read_text()
 
 
+@pytest.mark.parametrize("token", [False, True])
+def test_a_body_that_goes_wrong_after_its_answer_leaves_no_traceback(
+    quick_in: Open, token: bool
+) -> None:
+    studio = quick_in(**({"I2VD_HTTP__TOKEN_FILE": "token"} if token else {}))
+    (studio.root / "token").write_text("a-token-of-sufficient-length")
+    studio.start(ready=False)
+    studio.until(studio.is_alive, "it answers")
+    lengths = (b"", b"Content-Length: 5\r\n")
+    for path in (b"/api/pause", b"/api/resume", b"/none", b"/api/jobs"):
+        for length in lengths:
+            with socket.create_connection(("127.0.0.1", studio.port), 10) as sock:
+                chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+                sock.sendall(
+                    b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + length + chunked
+                )
+                time.sleep(0.2)
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(b"zz\r\n")
+                    answer = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))
+                    assert answer.count(b"HTTP/1.1") == 1, (path, answer)
+    assert studio.is_alive()
+    assert "Traceback" not in studio.log_file.read_text()
+
+
 def test_an_upload_without_room_is_refused_before_it_is_sent(quick_in: Open) -> None:
     studio = quick_in(I2VD_HTTP__MAX_UPLOAD="900TB").start()
     asked, _ = head(studio, "huge.png", 800 * 10**12)
