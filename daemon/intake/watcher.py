@@ -125,6 +125,8 @@ class Watcher:
         self._handler = handler
         self._health = health
         self._markers = markers
+        self._waiting: dict[str, str] = {}
+        """Reasons for which single files wait, by path; each is logged once."""
         self._tracker = StabilityTracker(inbox.stability_delay)
         self._effort = 0.0
         """CPU time of the last scan in seconds."""
@@ -195,6 +197,7 @@ class Watcher:
             return
         try:
             later = await self._handler.handle(self.inbox, path, seen, slow_lane=slow_lane)
+            self._waiting.pop(path, None)
         except OSError as error:
             later = await self._on_error(path, error)
         if later is not None and slow_lane and not self._tracker.is_unchanged(path, seen):
@@ -213,9 +216,10 @@ class Watcher:
         if trouble is not None:
             self._health.report_error(self.inbox, trouble)
             return RetryLater(0.0)
-        log.warning(
-            "picture waiting", inbox=self.inbox.name, path=path, reason=describe_os_error(error)
-        )
+        reason = describe_os_error(error)
+        if self._waiting.get(path) != reason:
+            log.warning("picture waiting", inbox=self.inbox.name, path=path, reason=reason)
+            self._waiting[path] = reason
         return RetryLater(float(self.inbox.unreadable_timeout))
 
     async def _wait(self, stopping: asyncio.Event) -> None:

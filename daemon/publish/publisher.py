@@ -33,9 +33,11 @@ _SUFFIX = f".mp4{_JSON}"
 def check_clip_folder(outbox: Path, clip_name: str) -> None:
     """Check that a clip can be published to its folder; called before generation.
 
-    Raises the OSError of the folder that refuses files.
+    The outbox itself is left to storage health. Raises the OSError of the folder that refuses files.
     """
-    check_beneath(outbox, PurePath(clip_name).parent)
+    folder = PurePath(clip_name).parent
+    if folder.parts:
+        check_beneath(outbox, folder)
 
 
 class ClipLost(Exception):
