@@ -19,6 +19,8 @@ from pipeline.children.protocol import CHANNEL_FD, Reply, Request, dump, read_re
 from pipeline.children.timeouts import wait_excluding_stalls
 
 _MAX_LINE_BYTES = 1 << 20
+_MAX_LINES_PER_SECOND = 100
+"""Lines of a child's stderr that are passed on; a sick library may write without end."""
 _TERM_GRACE_SECONDS = 10.0
 _SECRET_SETTINGS = ("I2VD_QUEUE", "I2VD_WEBHOOK")
 
@@ -172,19 +174,33 @@ class Child:
         await self._stderr
 
     async def _forward_stderr(self, on_line: Callable[[str], None]) -> None:
+        """Pass on the lines, a hundred a second at most, and read all: the child never waits."""
         stream = self._process.stderr
         assert stream is not None
+        loop = asyncio.get_running_loop()
+        second, passed, dropped = 0, 0, 0
         while True:
             try:
                 line = await stream.readline()
             except ValueError:
                 continue  # the stream dropped a line over the limit
+            if int(loop.time()) != second or not line:
+                if dropped:
+                    on_line(f"... {dropped} more lines")
+                second, passed, dropped = int(loop.time()), 0, 0
             if not line:
                 return
             text = line.decode(errors="replace").rstrip()
-            if text:
-                self._tail.append(text)
+            if not text:
+                continue
+            self._tail.append(text)
+            if passed < _MAX_LINES_PER_SECOND:
+                passed += 1
                 on_line(text)
+            else:
+                dropped += 1
+                if dropped % _MAX_LINES_PER_SECOND == 0:
+                    await asyncio.sleep(0)  # lines that are buffered do not let others run
 
 
 def _public_environment() -> dict[str, str]:

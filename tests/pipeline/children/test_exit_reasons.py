@@ -1,7 +1,5 @@
 """Endings of a child told apart, and the kernel's own count of those it shot."""
 
-import os
-import re
 import signal
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from pipeline.children.exit_reasons import (
     leak,
     oom_kills,
 )
-from pipeline.children.process import Child, Exited, TimedOut
+from pipeline.children.process import Exited, TimedOut
 from pipeline.children.protocol import EXIT_DEVICE_LOST, Cancelled, OutOfMemory
 
 
@@ -87,28 +85,3 @@ def test_the_kernels_count_is_read_and_its_absence_is_none(tmp_path: Path) -> No
     assert oom_kills(vmstat) == 0
     vmstat.write_text("pgfault 77\noom_kill 4\nnuma_hit 1\n")
     assert oom_kills(vmstat) == 4
-
-
-@pytest.mark.parametrize("number", [signal.SIGRTMIN + 2, signal.SIGRTMAX, 63, signal.SIGSEGV])
-async def test_any_signal_that_kills_a_child_is_described(number: int) -> None:
-    child = await Child.spawn("tests.pipeline.peer", lambda _: None)
-    await child.receive(30)
-    os.kill(child.pid, number)
-    end = await child.receive(30)
-    assert isinstance(end, Exited)
-    assert end.returncode == -number
-    assert re.match(r"was killed by (SIG\w+|signal \d+)", end.cause)
-    assert classify_exit("the worker", end, "denoise", oom_killed=False).cause == "crash"
-
-
-async def test_a_child_does_not_know_the_password_of_the_queue(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("I2VD_QUEUE__URL", "postgresql://user:hunter2@host/x")
-    monkeypatch.setenv("I2VD_TORCH_THREADS", "1")
-    child = await Child.spawn("tests.pipeline.peer", lambda _: None)
-    await child.receive(30)
-    environment = Path(f"/proc/{child.pid}/environ").read_bytes()
-    assert b"hunter2" not in environment
-    assert b"I2VD_TORCH_THREADS=1" in environment
-    await child.close()

@@ -1,0 +1,68 @@
+"""Child processes: how they end, what they may know, and what they write to stderr."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.children.exit_reasons import classify_exit
+from pipeline.children.process import Child, Exited
+
+
+@pytest.mark.parametrize("number", [signal.SIGRTMIN + 2, signal.SIGRTMAX, 63, signal.SIGSEGV])
+async def test_any_signal_that_kills_a_child_is_described(number: int) -> None:
+    child = await Child.spawn("tests.pipeline.peer", lambda _: None)
+    await child.receive(30)
+    os.kill(child.pid, number)
+    end = await child.receive(30)
+    assert isinstance(end, Exited)
+    assert end.returncode == -number
+    assert re.match(r"was killed by (SIG\w+|signal \d+)", end.cause)
+    assert classify_exit("the worker", end, "denoise", oom_killed=False).cause == "crash"
+
+
+async def test_a_child_does_not_know_the_password_of_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("I2VD_QUEUE__URL", "postgresql://user:hunter2@host/x")
+    monkeypatch.setenv("I2VD_TORCH_THREADS", "1")
+    child = await Child.spawn("tests.pipeline.peer", lambda _: None)
+    await child.receive(30)
+    environment = Path(f"/proc/{child.pid}/environ").read_bytes()
+    assert b"hunter2" not in environment
+    assert b"I2VD_TORCH_THREADS=1" in environment
+    await child.close()
+
+
+async def test_a_child_that_writes_without_end_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talkative.py").write_text(
+        "import sys\n"
+        "for number in range(200_000):\n"
+        "    print('warning', number, file=sys.stderr)\n"
+        "print('the last words', file=sys.stderr)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines: list[str] = []
+    turns = []
+    child = await Child.spawn("talkative", lines.append)
+    ended = asyncio.create_task(child.receive(60))
+    began = last = time.monotonic()
+    while not ended.done():
+        await asyncio.sleep(0.01)
+        turns.append(time.monotonic() - last)
+        last = time.monotonic()
+    end = ended.result()
+    assert isinstance(end, Exited)
+    assert end.stderr[-1] == "the last words"
+    assert max(turns) < 1
+    seconds = time.monotonic() - began
+    assert lines[:2] == ["warning 0", "warning 1"]
+    assert len(lines) < 110 * (seconds + 2)
+    left_out = [int(found[1]) for line in lines if (found := re.match(r"... (\d+) more", line))]
+    assert sum(left_out) + len(lines) - len(left_out) == 200_001
