@@ -182,13 +182,10 @@ class Webhook:
         if self._delivery.number != pending.number:
             self._delivery = _Delivery(pending.number)
         delivery, fields = self._delivery, {"url": self._origin, "job": pending.job}
-        if pending.message is None:  # its row cannot be read, so nothing can be sent
-            delivery.finished = True
-            self._count("dropped")
-            log.error("webhook message dropped", **fields, reason="the job's row cannot be read")
-        if not delivery.finished and pending.message is not None:
-            reason = await self._post(client, pending.number, pending.message.model_dump_json())
-            if reason is not None and time.monotonic() - delivery.started <= _MAX_AGE_SECONDS:
+        if not delivery.finished:
+            reason, may_help = await self._send(client, pending), pending.message is not None
+            age = time.monotonic() - delivery.started
+            if reason is not None and may_help and age <= _MAX_AGE_SECONDS:
                 self._count("retried")
                 log.warning("webhook delivery failed", **fields, reason=reason)
                 delay, delivery.delay = delivery.delay, min(_MAX_DELAY_SECONDS, delivery.delay * 2)
@@ -199,6 +196,12 @@ class Webhook:
                 log.error("webhook message dropped", **fields, reason=reason)
         await asyncio.to_thread(self._store_delivered, pending)
         return 0.0
+
+    async def _send(self, client: httpx2.AsyncClient, pending: _Pending) -> str | None:
+        """Send a message; return None if the receiver accepted it, else the reason."""
+        if pending.message is None:
+            return "the job's row cannot be read"
+        return await self._post(client, pending.number, pending.message.model_dump_json())
 
     async def _post(self, client: httpx2.AsyncClient, number: int, body: str) -> str | None:
         """Post a message; return None if the receiver accepted it, else the reason.

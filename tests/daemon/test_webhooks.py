@@ -185,3 +185,19 @@ def test_a_secret_that_is_no_base64_is_refused(
     says = "no base64" if rest else "not one word of 16 characters or more"
     with pytest.raises(SettingsError, match=says):
         Webhook(hook, Settings(), database, Metrics())
+
+
+async def test_a_job_whose_row_cannot_be_read_costs_its_own_message_only(
+    url: str, receiver: Receiver, database: Database, store: JobStore, enqueue: Enqueue
+) -> None:
+    async with delivering(url, receiver):
+        await registered(database)
+        with database.write() as db:
+            (bad,) = enqueue("bad.jpg")
+            db.execute(
+                sa.text(f"UPDATE jobs SET state = 'failed', progress = '5' WHERE id = {bad}")
+            )
+            db.execute(events.insert().values(job=bad, at=1.0, event="failed"))
+        await asyncio.to_thread(fail, store, enqueue, "good.jpg")
+        await until(lambda: receiver.messages)
+    assert receiver.received == [("failed", "good.jpg")]
