@@ -57,7 +57,9 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        details = "; ".join(f"{_location(each['loc'])}: {each['msg']}" for each in error.errors())
+        details = "; ".join(
+            f"{_location(each['loc'])}: {_reason(each['msg'])}" for each in error.errors()
+        )
         return problem_response(HTTPException(422, details))
 
     @api.exception_handler(Refused)
@@ -67,6 +69,13 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(QueueUnavailable)
     async def _unavailable(_: Request, error: QueueUnavailable) -> JSONResponse:
         return problem_response(HTTPException(503, str(error)))
+
+
+def _reason(message: str) -> str:
+    """Return pydantic's message, or i2vd's own for a picture that is a text field of the form."""
+    if "Expected UploadFile" in message:
+        return "is not a file; send it with a file name, as curl -F picture=@cat.jpg does"
+    return message
 
 
 def _location(path: tuple[str | int, ...]) -> str:

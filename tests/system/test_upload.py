@@ -131,6 +131,27 @@ def test_any_name_is_taken_with_the_ending_of_its_content(
     assert quick.get("/api/jobs", path=path)[0]["path"] == path
 
 
+@pytest.mark.parametrize(
+    ("disposition", "status", "says"),
+    [
+        ('filename=""', 202, '"picture.png"'),
+        ('filename="C:\\\\pictures\\\\blob"', 202, '"blob.png"'),
+        ("filename=-", 202, '"-.png"'),
+        ("", 422, "send it with a file name"),
+    ],
+)
+def test_a_form_without_a_name_is_taken_or_told_what_is_missing(
+    studio: Studio, disposition: str, status: int, says: str
+) -> None:
+    parts = ["form-data", 'name="picture"', *filter(None, [disposition])]
+    head = f"--x\r\nContent-Disposition: {'; '.join(parts)}\r\n\r\n".encode()
+    answer = httpx2.post(
+        f"http://127.0.0.1:{studio.port}/api/jobs", content=head + picture(13) + b"\r\n--x--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"}, trust_env=False,
+    )  # fmt: skip
+    assert (answer.status_code, says in answer.text) == (status, True), answer.text
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_nested_settings_are_refused_at_any_depth(quick: Studio, opening: str) -> None:
     closing = {"[": "]", '{"a":': "}"}[opening]

@@ -36,16 +36,17 @@ async function send(path, options) {
   return content;
 }
 
+const BUSY = 503;
 const MAX_ATTEMPTS = 4;
 const RETRY_DELAY_MS = 500;
 
-/** Repeat a request until the daemon responds. The request must carry an idempotency key. */
+/** Repeat a request until the daemon responds and is not busy. The request must carry an idempotency key. */
 export async function withRetries(request) {
   for (let attempt = 1; ; attempt++) {
     try {
       return await request();
     } catch (error) {
-      if (error.status !== 0 || attempt === MAX_ATTEMPTS) throw error;
+      if (![0, BUSY].includes(error.status) || attempt === MAX_ATTEMPTS) throw error;
       await new Promise((done) => setTimeout(done, RETRY_DELAY_MS * 2 ** attempt));
     }
   }

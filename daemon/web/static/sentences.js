@@ -84,6 +84,7 @@ export default {
   "the page is at {}, the request is for {}: if the page is i2vd's own, behind a proxy, add {} to http.allowed_hosts": "页面位于 {1}，请求却发给 {2}：如果这是代理后面 i2vd 自己的页面，请把 {3} 加入 http.allowed_hosts",
   "the request has both Content-Length and Transfer-Encoding; send one": "请求同时带有 Content-Length 和 Transfer-Encoding；请只用其中一个",
   "this is not a valid HTTP request": "这不是有效的 HTTP 请求",
+  "is not a file; send it with a file name, as curl -F picture=@cat.jpg does": "不是文件；请带文件名发送，例如 curl -F picture=@cat.jpg",
   "too many connections": "连接过多",
   "too many uploads at once; send it again, or raise http.max_uploads": "同时上传过多；请重新发送，或调大 http.max_uploads",
   "no room for {} MB in {}: {} MB free, min_free is {} MB": "{2} 放不下 {1#} MB：剩余 {3#} MB，min_free 为 {4#} MB",
