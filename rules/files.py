@@ -6,10 +6,13 @@ reading more than a rule can have. text_file.py opens it, and parse.py interpret
 
 from pathlib import Path
 
-from rules.text_file import Unreadable, describe, read_bytes
+from rules.text_file import Unreadable, irregularity, read_bytes
 
 MAX_BYTES = 16 * 1024
 """Ten times a long rule. tomllib takes over ten seconds for the worst 64 KiB."""
+
+MAX_OVERRIDE_BYTES = 8 * 1024
+"""Limit for a file beside a picture: strangers write it, and the worst one costs its square."""
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """(name, mtime in ns, size) of each rule file."""
@@ -33,14 +36,19 @@ def fingerprint(folder: Path) -> Fingerprint | None:
 
 
 def read(file: Path, *, follow: bool) -> bytes:
-    """Read a small regular file. Raises Unreadable.
+    """Read a small regular file. Raises Unreadable for anything else.
 
     With `follow` a symlink is followed: operators may link rules, files in an inbox may not be.
+    Raises OSError if the place is at fault: another try may succeed.
     """
+    limit = MAX_BYTES if follow else MAX_OVERRIDE_BYTES
     try:
-        content = read_bytes(file, follow=follow, max_bytes=MAX_BYTES)
+        content = read_bytes(file, follow=follow, max_bytes=limit)
     except OSError as error:
-        raise Unreadable(describe(error, file, follow=follow)) from error
-    if len(content) > MAX_BYTES:
-        raise Unreadable(f"is over {MAX_BYTES // 1024} KiB; a rule is a few lines of text")
+        if reason := irregularity(error, file, follow=follow):
+            raise Unreadable(reason) from error
+        raise
+    if len(content) > limit:
+        what = "a rule" if follow else "an override"
+        raise Unreadable(f"is over {limit // 1024} KiB; {what} is a few lines of text")
     return content

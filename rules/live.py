@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rules.files import Fingerprint, fingerprint
-from rules.parse import Checker, RuleError, parse_folder
+from rules.parse import Checker, parse_folder
 from rules.rule import RuleSet
+from rules.source import RuleError
 
 
 class Reloaded(NamedTuple):

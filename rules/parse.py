@@ -7,18 +7,19 @@ All other keys of `[make]` are settings of the clip; the caller's checker valida
 import difflib
 import itertools
 import json
-import os
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from rules import template
-from rules.characters import FORBIDDEN, has_unsafe, one_line, quoted, replace_unsafe
+from rules.characters import FORBIDDEN, has_unsafe, one_line, quoted
 from rules.files import read, rule_files
+from rules.override import Override
 from rules.rule import OUTPUT_VARIABLES, PROMPT_VARIABLES, PROMPTS, Make, Match, Rule, RuleSet
 from rules.rule import digest as digest_of
+from rules.source import RuleError, Source, show
 from rules.text_file import Unreadable, decode
 
 
@@ -36,23 +37,9 @@ class Problem(Protocol):
 Checker = Callable[[Mapping[str, object]], Iterable[Problem]]
 
 
-class RuleError(NamedTuple):
-    """A mistake (`fatal`) or warning in a file; `key` and `line` if they are known."""
-
-    file: str
-    line: int | None
-    key: str
-    message: str
-    fatal: bool = True
-
-    def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        warning = "" if self.fatal else "warning: "
-        key = f"{self.key}: " if self.key else ""
-        return f"{place}: {warning}{key}{self.message}"
-
-
 _MAX_KEYS = 100
+_MAX_DEPTH = 8
+"""Tables and lists in each other. Deeper ones would exhaust the stack of code that walks them."""
 
 
 class Parsed(NamedTuple):
@@ -146,8 +133,8 @@ def parse_folder(folder: Path, checker: Checker) -> Parsed:
         try:
             content = read(file, follow=True)
             rule, found = parse_rule(file.name, decode(content), checker)
-        except Unreadable as error:
-            rule, found, content = None, [RuleError(file.name, None, "", str(error))], b""
+        except (Unreadable, OSError) as error:
+            rule, found, content = None, [RuleError(file.name, None, "", _reason(error))], b""
         contents.append((file.name, content))
         mistakes += found
         rules += [] if rule is None else [rule]
@@ -185,7 +172,7 @@ def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, lis
     table = _toml(name, text)
     if isinstance(table, RuleError):
         return None, [table]
-    source = _Source(name, text)
+    source = Source(name, text)
     found = [
         *_check_top(source, table),
         *_check_match(source, table),
@@ -213,7 +200,7 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
         table = _toml(name, text)
     if isinstance(table, RuleError):
         return None, [table]
-    source = _Source(name, text)
+    source = Source(name, text)
     nested = "make" in table
     found = [
         source.mistake("", key, "stands outside [make]; here all keys go under it, or none")
@@ -228,20 +215,31 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
     return Make(table["make"] if nested else table), found
 
 
-def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[RuleError]]:
-    """Read and parse the file beside a picture; (None, []) if there is none."""
-    files = [picture.with_name(picture.name + ending) for ending in (".toml", ".txt")]
-    found = [file for file in files if os.path.lexists(file)]
-    if not found:
+def read_sidecar(
+    overrides: Sequence[Override], checker: Checker
+) -> tuple[Make | None, list[RuleError]]:
+    """Read and parse the override of a picture; (None, []) if there is none.
+
+    Raises OSError if it cannot be read now: that is the fault of the place, not of the file.
+    """
+    if not overrides:
         return None, []
-    file = found[0]
-    if len(found) > 1:
-        return None, [RuleError(file.name, None, "", f"stands beside {found[1].name}; keep one")]
+    file, *others = (override.path for override in overrides)
+    if others:
+        return None, [RuleError(file.name, None, "", f"stands beside {others[0].name}; keep one")]
     try:
         text = decode(read(file, follow=False))
     except Unreadable as error:
         return None, [RuleError(file.name, None, "", str(error))]
+    except FileNotFoundError:
+        return None, []
     return parse_sidecar(file.name, text, checker)
+
+
+def _reason(error: Unreadable | OSError) -> str:
+    if isinstance(error, Unreadable):
+        return str(error)
+    return f"cannot be read: {(error.strerror or str(error)).lower()}"
 
 
 # --- the parts of a file
@@ -250,9 +248,6 @@ def read_sidecar(picture: Path, checker: Checker) -> tuple[Make | None, list[Rul
 def _toml(name: str, text: str) -> dict[str, Any] | RuleError:
     try:
         table = tomllib.loads(text)
-        if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MAX_KEYS:
-            return RuleError(name, None, "", f"has over {_MAX_KEYS} keys; a rule has a few")
-        return table
     except RecursionError:
         return RuleError(name, None, "", "is nested too deeply")
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
@@ -267,43 +262,29 @@ def _toml(name: str, text: str) -> dict[str, Any] | RuleError:
         reason = re.sub(r" \(at (line \d+, column \d+|end of document)\)", "", reason)
         where = f" (column {line[2]})" if line else ""
         return RuleError(name, number, "", f"not TOML: {reason[:1].lower()}{reason[1:]}{where}")
+    if max(len(t) for t in (table, *table.values()) if isinstance(t, dict)) > _MAX_KEYS:
+        return RuleError(name, None, "", f"has over {_MAX_KEYS} keys; a rule has a few")
+    if is_too_deep(table):
+        return RuleError(name, None, "", "is nested too deeply")
+    return table
 
 
-class _Source(NamedTuple):
-    """Name and text of a file; finds the line of each mistake."""
-
-    file: str
-    text: str
-
-    def mistake(self, table: str, key: str, message: str, *, fatal: bool = True) -> RuleError:
-        full = f"{table}.{key}" if table and key else table or key
-        return RuleError(self.file, self._line(table, key), show(full), _safe(message), fatal)
-
-    def _line(self, table: str, key: str) -> int | None:
-        """Return the line of a key under its table; a simple search for the usual spellings."""
-        if not (table and key):
-            table, key = "", table or key
-        current, of_table = "", None
-        for number, line in enumerate(self.text.split("\n"), 1):
-            if header := re.match(r"""\s*\[\s*(["']?)([^\[\]]*?)\1\s*\]""", line):
-                current = header[2]
-                if not table and current == key:
-                    return number
-            elif current == table and re.match(rf"\s*{_key_pattern(key)}\s*[=.]", line):
-                return number
-            elif table and not current and re.match(rf"\s*{_key_pattern(table)}\s*[=.]", line):
-                of_table = of_table or number
-                dotted = rf"\s*{_key_pattern(table)}\s*\.\s*{_key_pattern(key)}\s*[=.]"
-                if re.match(dotted, line):
-                    return number
-        return of_table
+def is_too_deep(value: object) -> bool:
+    """Return True if tables and lists are nested too deeply for settings; does not recurse."""
+    values, depth = [value], 0
+    while values:
+        if depth > _MAX_DEPTH:
+            return True
+        inner = [v.values() if isinstance(v, dict) else v for v in values if _is_nest(v)]
+        values, depth = [each for nest in inner for each in nest], depth + 1
+    return False
 
 
-def _key_pattern(key: str) -> str:
-    return rf"""(?:{re.escape(key)}|"{re.escape(key)}"|'{re.escape(key)}')"""
+def _is_nest(value: object) -> TypeGuard[dict[str, object] | list[object]]:
+    return isinstance(value, (dict, list))
 
 
-def _check_top(source: _Source, table: Mapping[str, Any]) -> Iterable[RuleError]:
+def _check_top(source: Source, table: Mapping[str, Any]) -> Iterable[RuleError]:
     for key, value in table.items():
         if key in TOP_KEYS:
             yield from _check_value(source, "", key, value, TOP_KEYS[key])
@@ -318,7 +299,7 @@ def _check_top(source: _Source, table: Mapping[str, Any]) -> Iterable[RuleError]
             yield source.mistake("", "output", message)
 
 
-def _check_match(source: _Source, table: Mapping[str, Any]) -> Iterable[RuleError]:
+def _check_match(source: Source, table: Mapping[str, Any]) -> Iterable[RuleError]:
     match = table.get("match", {})
     if not isinstance(match, dict):
         return
@@ -338,7 +319,7 @@ def _check_match(source: _Source, table: Mapping[str, Any]) -> Iterable[RuleErro
 
 
 def _check_make(
-    source: _Source, table: Mapping[str, Any], checker: Checker, *, flat: bool = False
+    source: Source, table: Mapping[str, Any], checker: Checker, *, flat: bool = False
 ) -> Iterable[RuleError]:
     if "make" not in table:
         yield source.mistake("make", "", "is missing; it says at least the prompt")
@@ -369,7 +350,7 @@ def _check_make(
 
 
 def _check_value(
-    source: _Source, table: str, key: str, value: object, known: Key
+    source: Source, table: str, key: str, value: object, known: Key
 ) -> Iterable[RuleError]:
     if not known.allows(value):
         yield source.mistake(table, key, f"{_show_value(value)}; allowed: {known.allowed}")
@@ -385,13 +366,3 @@ def _show_value(value: object) -> str:
         return show(json.dumps(value, ensure_ascii=False, default=str))
     except ValueError:  # Python refuses to write out a number of thousands of digits
         return "this number"
-
-
-def show(text: str) -> str:
-    """Make a text from a file short and safe, for one line of a message."""
-    text = _safe(text)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _safe(text: str) -> str:
-    return replace_unsafe(text, "\N{REPLACEMENT CHARACTER}")

@@ -7,7 +7,6 @@ here. They are passed through, with the variables of the prompts filled in.
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ from typing import Literal, NamedTuple, cast
 
 from rules import template
 from rules.characters import one_line, replace_unsafe_in_path
+from rules.names import fold
 
 Orientation = Literal["portrait", "landscape", "square"]
 
@@ -69,7 +69,7 @@ class Match:
     def mismatch(self, picture: Picture) -> str | None:
         """Return the first condition that fails, as a sentence; None if the picture matches."""
         name = picture.path.name
-        if self.names and not any(fnmatchcase(_folded(name), _folded(g)) for g in self.names):
+        if self.names and not any(fnmatchcase(fold(name), fold(g)) for g in self.names):
             globs = " or ".join(f'"{g}"' for g in self.names)
             return f'its name "{name}" does not fit {globs}'
         if self.folder is not None and not folder_fits(picture.folder, self.folder):
@@ -193,7 +193,7 @@ def folder_fits(folder: str, glob: str) -> bool:
 
 
 def _parts(path: str) -> list[str]:
-    return [part for part in _folded(path).split("/") if part not in ("", ".")]
+    return [part for part in fold(path).split("/") if part not in ("", ".")]
 
 
 def _parts_fit(parts: list[str], globs: list[str]) -> bool:
@@ -204,8 +204,3 @@ def _parts_fit(parts: list[str], globs: list[str]) -> bool:
         else:
             reached = {i + 1 for i in reached if i < len(parts) and fnmatchcase(parts[i], glob)}
     return len(parts) in reached
-
-
-def _folded(name: str) -> str:
-    """Normalise a name for comparison: case folding and Unicode NFC."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -30,6 +30,7 @@ from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 from rules.characters import quoted
 from rules.live import LiveRules
+from rules.override import find_overrides
 from rules.parse import read_sidecar
 from rules.text_file import open_regular
 
@@ -88,7 +89,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     planned = plan(
         path,
         inspected,
-        read_sidecar(picture, checker(family)),
+        read_sidecar(find_overrides(picture), checker(family)),
         rules.rules,
         family,
         random.SystemRandom(),

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
 from daemon.config.settings import ENV_PREFIX, Inbox, Settings, SettingsError, WebhookSettings
 from pipeline.request.presets import MICRO
-from rules.parse import show
+from rules.source import show
 from rules.text_file import Unreadable, decode, read_text
 
 DEFAULT_CONFIGS = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))

@@ -22,8 +22,10 @@ from pipeline.children.image_pool import PoisonImage
 from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import Family
 from pipeline.request.spec import Problem, Request, Spec, check, resolve
-from rules.parse import RuleError, read_sidecar
+from rules.override import find_overrides
+from rules.parse import read_sidecar
 from rules.rule import Choice, Make, Picture, RuleSet
+from rules.source import RuleError
 
 Checker = Callable[[Mapping[str, object]], list[Problem]]
 
@@ -159,7 +161,7 @@ class Intake:
         self, inbox: Inbox, drop: Drop, picture: Inspected
     ) -> tuple[Plan, list[int]]:
         rules, family = self._services.rules[inbox.name].rules, self._services.family
-        overrides = read_sidecar(inbox.path / drop.path, checker(family))
+        overrides = read_sidecar(find_overrides(inbox.path / drop.path), checker(family))
         planned = plan(drop.path, picture, overrides, rules, family, self._rng)
         if planned.choice.rule is None or not planned.specs:
             return planned, []

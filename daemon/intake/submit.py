@@ -21,9 +21,10 @@ from daemon.intake.scanner import is_ignored, is_picture
 from pipeline.durable import fsync_dir, fsync_file
 from pipeline.image.formats import DECODED, PICTURE_SUFFIXES
 from rules.characters import FORBIDDEN, has_unsafe, quoted
-from rules.files import MAX_BYTES
-from rules.parse import Checker, RuleError, parse_sidecar
+from rules.files import MAX_OVERRIDE_BYTES
+from rules.parse import Checker, is_too_deep, parse_sidecar
 from rules.rule import Make
+from rules.source import RuleError
 from rules.text_file import read_bytes
 
 _MAX_NAME_BYTES = 200
@@ -60,6 +61,8 @@ def make_override(
     The parsed settings are None if a mistake is fatal. What is accepted here is accepted when the
     watcher reads the file: both have the same limits.
     """
+    if is_too_deep(make):
+        return _unusable("is nested too deeply")
     try:
         text = tomli_w.dumps(make)
         size = len(text.encode())
@@ -68,8 +71,8 @@ def make_override(
         return _unusable("is nested too deeply")
     except (TypeError, ValueError) as error:
         return _unusable(f"not for TOML: {error}")
-    if size > MAX_BYTES:
-        return _unusable(f"is over {MAX_BYTES // 1024} KiB; a rule is a few lines of text")
+    if size > MAX_OVERRIDE_BYTES:
+        return _unusable(f"is over {MAX_OVERRIDE_BYTES // 1024} KiB; a few lines of text are enough")
     return OverrideFile(".toml", text), *parsed
 
 

@@ -1,9 +1,11 @@
 """Parsing: every mistake at once, each with its place, and never a traceback."""
 
+import errno
 import os
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -12,18 +14,19 @@ from hypothesis import strategies as st
 from pipeline.request.presets import I2VGEN_XL
 from pipeline.request.spec import Request, check
 from rules.characters import has_unsafe
-from rules.files import MAX_BYTES
+from rules.files import MAX_BYTES, MAX_OVERRIDE_BYTES
+from rules.override import find_overrides
 from rules.parse import (
     MAKE_KEYS,
     MATCH_KEYS,
     TOP_KEYS,
-    RuleError,
     parse_folder,
     parse_rule,
     parse_sidecar,
     read_sidecar,
 )
 from rules.rule import Make, Match, Rule
+from rules.source import RuleError, Source
 from tests.anything import toml, values
 
 BAD = Path(__file__).parent / "bad"
@@ -314,15 +317,15 @@ def test_mistakes_in_a_sidecar(text, mistakes):
 
 def test_a_sidecar_is_found_beside_its_picture(tmp_path):
     picture = tmp_path / "cat.jpg"
-    assert read_sidecar(picture, CHECK) == (None, [])
+    assert read_sidecar(find_overrides(picture), CHECK) == (None, [])
     (tmp_path / "cat.jpg.txt").write_text("A cat sleeps")
-    assert read_sidecar(picture, CHECK) == (Make({"prompt": "A cat sleeps"}), [])
+    assert read_sidecar(find_overrides(picture), CHECK) == (Make({"prompt": "A cat sleeps"}), [])
     (tmp_path / "cat.jpg.toml").write_text("frames = 8")
-    make, mistakes = read_sidecar(picture, CHECK)
+    make, mistakes = read_sidecar(find_overrides(picture), CHECK)
     assert make is None
     assert told(mistakes) == ["cat.jpg.toml: stands beside cat.jpg.txt; keep one"]
     (tmp_path / "cat.jpg.txt").unlink()
-    assert read_sidecar(picture, CHECK) == (Make({"frames": 8}), [])
+    assert read_sidecar(find_overrides(picture), CHECK) == (Make({"frames": 8}), [])
 
 
 def test_a_sidecar_comes_from_strangers(tmp_path):
@@ -331,10 +334,10 @@ def test_a_sidecar_comes_from_strangers(tmp_path):
     os.mkfifo(tmp_path / "b.jpg.txt")
     (tmp_path / "c.jpg.toml").mkdir()
     (tmp_path / "d.jpg.txt").write_bytes(b"\xffA")
-    (tmp_path / "e.jpg.txt").write_bytes(b"x" * (MAX_BYTES + 1))
+    (tmp_path / "e.jpg.txt").write_bytes(b"x" * (MAX_OVERRIDE_BYTES + 1))
     reasons = {}
     for name in "abcde":
-        make, mistakes = read_sidecar(tmp_path / f"{name}.jpg", CHECK)
+        make, mistakes = read_sidecar(find_overrides(tmp_path / f"{name}.jpg"), CHECK)
         assert make is None
         reasons[name] = [mistake.message for mistake in mistakes]
     assert reasons == {
@@ -342,7 +345,7 @@ def test_a_sidecar_comes_from_strangers(tmp_path):
         "b": ["is not a regular file"],
         "c": ["is not a regular file"],
         "d": ["is not UTF-8 text (line 1); save it as UTF-8"],
-        "e": ["is over 16 KiB; a rule is a few lines of text"],
+        "e": ["is over 8 KiB; an override is a few lines of text"],
     }
 
 
@@ -387,3 +390,60 @@ def test_any_bytes_are_rules_or_mistakes(tmp_path_factory, content):
     (folder / "a.toml").write_bytes(content)
     rules, mistakes = parse_folder(folder, CHECK)
     assert_sound(rules, list(mistakes))
+
+
+# --- texts that were written to harm
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "frames" + ".a" * 4000 + " = 1",
+        "frames = " + "{a = " * 30 + "1" + "}" * 30,
+        "[make" + ".b" * 50 + "]\nframes = 8",
+        "frames = " + "[" * 3000 + "]" * 3000,
+    ],
+    ids=["dotted", "inline", "header", "lists"],
+)
+def test_a_deeply_nested_override_is_a_mistake(text):
+    make, (mistake,) = parse_sidecar("a.jpg.toml", text, CHECK)
+    assert make is None
+    assert str(mistake) == "a.jpg.toml: is nested too deeply"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a = """\n[' + " " * 8000 + '\n"""\nx = 1',
+        'a = """\n' + " " * 8000 + '"""\nx = 1',
+        'a = """\n[' + "'" * 8000 + '\n"""\nx = 1',
+        '"' + " " * 3900 + '" = 1\na = """\n' + " " * 3900 + '"""',
+        "\n".join(f'" {" " * n}" = {n}' for n in range(90)),
+    ],
+    ids=["header", "spaces", "quotes", "key of spaces", "many keys"],
+)
+def test_the_line_of_a_mistake_is_found_in_linear_time(text):
+    start = time.process_time()
+    make, mistakes = parse_sidecar("a.jpg.toml", text, CHECK)
+    assert time.process_time() - start < 0.5
+    assert make is None
+    assert all(mistake.line for mistake in mistakes)
+
+
+@given(st.text(alphabet="[]\"'.= \tab\n", max_size=200), st.sampled_from(["", "a", "make"]))
+def test_any_text_has_lines_or_none(text, table):
+    line = Source("a.toml", text).mistake(table, "b", "is wrong").line
+    assert line is None or 1 <= line <= text.count("\n") + 1
+
+
+def test_an_override_that_cannot_be_read_now_is_no_mistake_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "cat.jpg.txt").write_text("A cat")
+    overrides = find_overrides(tmp_path / "cat.jpg")
+    for number in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE):
+        error = OSError(number, os.strerror(number))
+        monkeypatch.setattr(os, "open", Mock(side_effect=error))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            read_sidecar(overrides, CHECK)
+        monkeypatch.undo()
+    (tmp_path / "cat.jpg.txt").unlink()
+    assert read_sidecar(overrides, CHECK) == (None, [])

@@ -16,6 +16,7 @@ from daemon.publish.publisher import CLIP, SIDECAR, publish
 from pipeline.children.protocol import Inspected
 from pipeline.request.presets import MICRO_FAMILY
 from rules.characters import has_unsafe
+from rules.override import find_overrides
 from rules.parse import parse_rule, read_sidecar
 from rules.rule import Make, Rule, RuleSet
 from tests.anything import toml, values
@@ -30,7 +31,14 @@ def planned(file: Path, path: str, caption: str = "") -> Plan:
     picture = Inspected(
         sha256="ab" * 32, size=1, width=64, height=64, format="PNG", caption=caption
     )
-    return plan(path, picture, read_sidecar(file, CHECK), ALL, MICRO_FAMILY, random.Random(0))
+    return plan(
+        path,
+        picture,
+        read_sidecar(find_overrides(file), CHECK),
+        ALL,
+        MICRO_FAMILY,
+        random.Random(0),
+    )
 
 
 sidecars = (
