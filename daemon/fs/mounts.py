@@ -1,8 +1,9 @@
-"""Mounts: the file system type of a folder, and which types the queue must avoid."""
+"""Mounts: the mount and file system type of a folder, and which types the queue must avoid."""
 
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 MOUNTS = Path("/proc/self/mounts")
 
@@ -10,21 +11,35 @@ NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "v
 _NETWORK_FUSE = ("sshfs", "rclone", "s3fs", "glusterfs", "ceph", "davfs", "smbnetfs", "juicefs")
 
 
-def file_system(path: Path) -> str:
-    """Return the file system type of `path` as in /proc/mounts; "" if unknown."""
-    best, kind = "", ""
+class Mount(NamedTuple):
+    """A mount: its mount point, file system type and source (a device, or `server:/share`)."""
+
+    point: str
+    kind: str
+    source: str
+
+
+def mount_of(path: Path) -> Mount | None:
+    """Return the mount on which `path` is, as in /proc/self/mounts; None if unknown."""
+    best: Mount | None = None
     try:
         mounts = MOUNTS.read_bytes()
     except OSError:
-        return ""
+        return None
     real = path.resolve()
     for line in mounts.split(b"\n"):
         if len(fields := line.split(b" ")) < 3:
             continue
-        point, fs = os.fsdecode(_unescape(fields[1])), os.fsdecode(fields[2])
-        if real.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, fs
-    return kind
+        source, point, kind = (os.fsdecode(_unescape(field)) for field in fields[:3])
+        if real.is_relative_to(point) and (best is None or len(point) >= len(best.point)):
+            best = Mount(point, kind, source)
+    return best
+
+
+def file_system(path: Path) -> str:
+    """Return the file system type of `path`; "" if unknown."""
+    mount = mount_of(path)
+    return mount.kind if mount else ""
 
 
 def _unescape(field: bytes) -> bytes:

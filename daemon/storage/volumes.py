@@ -2,16 +2,18 @@
 
 Each folder gets a marker file on first use, with an id that is also in the queue. An empty mount
 point, or another share in its place, lacks that id: nothing is read from it, written to it, or
-thought to be missing there. A folder may move to another disk or host with its marker.
+thought to be missing there. A folder may move to another disk or host with its marker. A marker
+that is deleted while the daemon runs (`rsync --delete`) is written again, if the folder is the very
+same.
 """
 
 import contextlib
 import errno
 import os
 import shlex
-import stat
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
@@ -19,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.atomic import describe_os_error
+from daemon.fs.mounts import Mount, mount_of
 from daemon.jobs.database import Database
 from daemon.jobs.schema import meta
 from daemon.storage.folders import folder_of
@@ -45,7 +48,9 @@ class VolumeMarkers:
         self._database = database
         self._ids: dict[str, str | None] = {}
         """Ids by inbox and role; None for an inbox without write permission: it has no marker."""
-        self._first_identity = {inbox.path: _identity(inbox.path) for inbox in settings.inbox}
+        self._first_mount = {inbox.path: mount_of(inbox.path) for inbox in settings.inbox}
+        self._marked: dict[str, _Identity] = {}
+        """The folders in which this daemon has seen their own marker, by inbox and role."""
 
     def check(self, inbox: Inbox, *roles: str) -> None:
         """Check these folders of an inbox, or all. Raises VolumeMissing and other OSErrors."""
@@ -53,10 +58,14 @@ class VolumeMarkers:
             folder = folder_of(inbox, role)
             known = self._id(inbox, role, folder)
             found = _read(folder)
-            if known is None and _identity(folder) == self._first_identity[folder]:
+            if known is None and folder.is_dir() and mount_of(folder) == self._first_mount[folder]:
                 continue
+            if known is not None and found is None and self._is_same_folder(inbox, role, folder):
+                found = _write_again(inbox, role, folder, known)
             if known is None or found != known:
+                self._marked.pop(_key(inbox, role), None)  # a new file system may look the same
                 raise VolumeMissing(_describe(inbox, role, folder, found, known))
+            self._note_marked(_key(inbox, role), folder)
 
     def problem(self, inbox: Inbox) -> str | None:
         """Return the first problem of all folders as a text; creates no marker."""
@@ -75,6 +84,16 @@ class VolumeMarkers:
         if key not in self._ids:
             self._ids[key] = self._known(key) or self._register(key, inbox, role, folder)
         return self._ids[key]
+
+    def _note_marked(self, key: str, folder: Path) -> None:
+        seen, status = self._marked.get(key), folder.stat()
+        if seen is None or (seen.device, seen.inode) != (status.st_dev, status.st_ino):
+            self._marked[key] = _Identity.of(folder)  # reads the table of mounts
+
+    def _is_same_folder(self, inbox: Inbox, role: str, folder: Path) -> bool:
+        """Return True if this daemon has seen the marker in this very folder."""
+        seen = self._marked.get(_key(inbox, role))
+        return seen is not None and folder.is_dir() and _Identity.of(folder) == seen
 
     def _known(self, key: str) -> str | None:
         with self._database.read() as db:
@@ -107,15 +126,29 @@ def _write_marker(folder: Path) -> tuple[bool, str]:
     """Write a marker unless there is one; return (is it new, its id). Raises OSError."""
     marker, found = folder / MARKER, uuid.uuid4().hex
     try:
-        with marker.open("x", encoding="utf-8") as file:
-            file.write(f"{found}\n")
-            file.flush()
-            fsync_file(file.fileno())
+        _create(marker, found)
     except FileExistsError:
         if existing := _read(folder):
             return False, existing
         raise OSError(errno.EINVAL, "empty, or no plain file; remove it", str(marker)) from None
     return True, found
+
+
+def _write_again(inbox: Inbox, role: str, folder: Path, known: str) -> str | None:
+    """Write the marker that was deleted, and return its id; None if something is in its place."""
+    try:
+        _create(folder / MARKER, known)
+    except FileExistsError:  # another host was first, or it is no plain file
+        return _read(folder)
+    log.warning("marker written again", inbox=inbox.name, role=role, path=str(folder / MARKER))
+    return known
+
+
+def _create(marker: Path, content: str) -> None:
+    with marker.open("x", encoding="utf-8") as file:
+        file.write(f"{content}\n")
+        file.flush()
+        fsync_file(file.fileno())
 
 
 def _read(folder: Path) -> str | None:
@@ -144,13 +177,15 @@ def _describe(inbox: Inbox, role: str, folder: Path, found: str | None, known: s
     return f"{name} {folder}: the marker of another storage; {cure}"
 
 
-def _identity(folder: Path) -> tuple[int, bool] | None:
-    """Return (inode, is it a mount point), which differs if the mount of a folder is gone.
+class _Identity(NamedTuple):
+    """A folder, as long as it stays mounted where it is."""
 
-    The device number is not used: a share that is mounted again may get another.
-    """
-    try:
+    device: int
+    inode: int
+    mount: Mount | None
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Identity":
+        """Return the identity of a folder. Raises OSError."""
         status = folder.stat()
-    except OSError:
-        return None
-    return (status.st_ino, os.path.ismount(folder)) if stat.S_ISDIR(status.st_mode) else None
+        return cls(status.st_dev, status.st_ino, mount_of(folder))

@@ -1,10 +1,13 @@
 """Volume markers: a folder differs from what shows in its place, on one host or several."""
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from daemon.cli.check import check
 from daemon.config.settings import Inbox, Settings
@@ -14,6 +17,7 @@ from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.storage.volumes import MARKER, ROLES, VolumeMarkers, VolumeMissing
 from tests.system.disks import mounted
+from tests.system.needs import needs
 
 
 def host(root: Path, **changes: str) -> Settings:
@@ -141,3 +145,109 @@ def test_no_picture_is_gone_while_its_share_is_away(
     assert "is the share of inbox inbox mounted" in archive.last_error
     (left,) = queries.pending_archival()
     assert left.picture_location == "inbox"
+
+
+# --- a marker that is deleted
+
+
+@pytest.fixture
+def seen(tmp_path: Path, database: Database) -> tuple[Inbox, VolumeMarkers]:
+    """An inbox whose markers this daemon has seen."""
+    settings = host(tmp_path)
+    markers = VolumeMarkers(settings, database)
+    markers.check(settings.inbox[0])
+    return settings.inbox[0], markers
+
+
+Seen = tuple[Inbox, VolumeMarkers]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_marker_deleted_from_the_very_same_folder_is_written_again(
+    tmp_path: Path, seen: Seen, role: str
+) -> None:
+    inbox, markers = seen
+    before = (tmp_path / role / MARKER).read_text()
+    (tmp_path / role / MARKER).unlink()
+    with structlog.testing.capture_logs() as logged:
+        markers.check(inbox)
+        markers.check(inbox)
+    assert [line["event"] for line in logged] == ["marker written again"]
+    assert (tmp_path / role / MARKER).read_text() == before
+
+
+def test_rsync_with_delete_stops_nothing(tmp_path: Path, seen: Seen) -> None:
+    needs("rsync", package="rsync")
+    inbox, markers = seen
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "cat.jpg").touch()
+    subprocess.run(["rsync", "-a", "--delete", f"{tmp_path}/source/", f"{inbox.path}/"], check=True)
+    assert not (inbox.path / MARKER).exists()
+    markers.check(inbox)
+    assert sorted(file.name for file in inbox.path.iterdir()) == [MARKER, "cat.jpg"]
+
+
+def test_a_marker_is_not_written_into_another_folder(tmp_path: Path, seen: Seen) -> None:
+    inbox, markers = seen
+    empty(tmp_path / "path")
+    with pytest.raises(VolumeMissing, match="no marker"):
+        markers.check(inbox)
+    assert not (tmp_path / "path" / MARKER).exists()
+
+
+def test_a_marker_is_not_written_below_a_mount_that_is_gone(
+    tmp_path: Path, database: Database
+) -> None:
+    (tmp_path / "path").mkdir()
+    with mounted(tmp_path / "path", "-t", "tmpfs", "tmpfs"):
+        settings = host(tmp_path)
+        markers = VolumeMarkers(settings, database)
+        markers.check(settings.inbox[0])
+    with pytest.raises(VolumeMissing, match="no marker"):
+        markers.check(settings.inbox[0])
+    with (
+        mounted(tmp_path / "path", "-t", "tmpfs", "tmpfs"),  # another, in its place
+        pytest.raises(VolumeMissing, match="no marker"),
+    ):
+        markers.check(settings.inbox[0])
+
+
+def test_a_marker_that_was_never_seen_is_not_written_again(
+    tmp_path: Path, seen: Seen, database: Database
+) -> None:
+    inbox, _ = seen
+    (tmp_path / "path" / MARKER).unlink()
+    restarted = VolumeMarkers(Settings(inbox=(inbox,)), database)
+    with pytest.raises(VolumeMissing, match="no marker"):
+        restarted.check(inbox)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere"), Path.touch],
+    ids=["folder", "pipe", "link", "empty"],
+)
+def test_something_else_in_the_place_of_a_marker_leaks_no_descriptor(
+    seen: Seen, put: Callable[[Path], None]
+) -> None:
+    inbox, markers = seen
+    (inbox.path / MARKER).unlink()
+    put(inbox.path / MARKER)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for _ in range(20):
+        with pytest.raises(VolumeMissing):
+            markers.check(inbox)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_read_only_inbox_is_known_by_its_mount_when_its_inode_changes(
+    tmp_path: Path, database: Database
+) -> None:
+    (tmp_path / "path").mkdir()
+    options = ("-t", "tmpfs", "-o", "ro", "photos")
+    with mounted(tmp_path / "path", *options):
+        settings = host(tmp_path, on_success="keep")
+        markers = VolumeMarkers(settings, database)
+        markers.check(settings.inbox[0])
+    with mounted(tmp_path / "path", *options):
+        markers.check(settings.inbox[0])
