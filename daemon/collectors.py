@@ -88,6 +88,16 @@ def _register_inboxes(status: Status) -> None:
         lambda: [([w.inbox.name], len(w.unmatched)) for w in status.watchers],
     )
     gauge(
+        "i2vd_skipped_files",
+        "Files that were in an inbox for a minute and belong to no job, by reason.",
+        ["inbox", "reason"],
+        lambda: [
+            ([w.inbox.name, reason], count)
+            for w in status.watchers
+            for reason, count in w.skipped.counts().items()
+        ],
+    )
+    gauge(
         "i2vd_scan_seconds",
         "Duration of the last scan of an inbox in seconds.",
         ["inbox"],

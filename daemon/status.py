@@ -57,6 +57,11 @@ class Status:
             found.append("stopping")
         return found
 
+    @property
+    def skipped(self) -> int:
+        """Number of files in the inboxes that belong to no job."""
+        return sum(watcher.skipped.total for watcher in self.watchers)
+
     def queue_eta(self) -> float | None:
         """Estimate the seconds until no job waits or runs; None while too little is known."""
         now = time.time()
@@ -86,6 +91,8 @@ class Status:
                 left = "" if p["eta"] is None else f", {p['eta']:.0f} s left"
                 step = f"{p['stage']} {p['step']}/{p['steps']}"
                 parts.append(f"#{current.job.id} {current.job.path}: {step}{left}")
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped")
         return "; ".join(parts)
 
 

@@ -405,10 +405,10 @@ def intake_panels() -> list[timeseries.Panel]:
             ),
         ),
         graph(
-            "Pictures without a rule",
-            "Pictures that stay in the inbox because no rule matches them.",
+            "Skipped files",
+            "Files that were in an inbox for a minute and belong to no job, by reason.",
             units.Short,
-            query(f"sum by (inbox) ({of('i2vd_inbox_unmatched')})", "{{inbox}}"),
+            query(f"sum by (reason) ({of('i2vd_skipped_files')})", "{{reason}}"),
         ),
         graph(
             "Scan time",

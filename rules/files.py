@@ -49,6 +49,5 @@ def read(file: Path, *, follow: bool) -> bytes:
             raise Unreadable(reason) from error
         raise
     if len(content) > limit:
-        what = "a rule" if follow else "an override"
-        raise Unreadable(f"is over {limit // 1024} KiB; {what} is a few lines of text")
+        raise Unreadable(f"is over {limit // 1024} KiB; a few lines of text are enough")
     return content

@@ -177,6 +177,18 @@ class RuleSet:
             rejected.append((rule.name, reason))
         return Choice(None, tuple(rejected))
 
+    def named_folders(self) -> set[str]:
+        """Return the folders that rules name, and their parents, up to the first wildcard."""
+        named = set()
+        for rule in self.rules:
+            parts: list[str] = []
+            for part in (rule.match.folder or "").split("/"):
+                if re.search(r"[*?\[]", part):
+                    break
+                parts.append(part)
+                named.add("/".join(parts))
+        return named - {""}
+
 
 def digest(files: Iterable[tuple[str, bytes]]) -> str:
     """Return the SHA-256 of names and contents, each preceded by its length to be unambiguous."""

@@ -17,7 +17,8 @@ from daemon.estimate.estimator import Estimator
 from daemon.estimate.memory import MemoryEstimator
 from daemon.intake.dry_run import DryRun, dry_run
 from daemon.intake.intake import checker, plan
-from daemon.intake.scanner import is_ignored, is_picture
+from daemon.intake.junk import is_ignored
+from daemon.intake.scanner import is_picture
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import JobQueries
@@ -26,11 +27,13 @@ from daemon.telemetry.terminal import escape
 from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Rejected, Unavailable
+from pipeline.image.formats import find_by_name
 from pipeline.request.presets import family_of
 from pipeline.request.spec import Spec
 from rules.characters import quoted
 from rules.live import LiveRules
-from rules.override import find_overrides
+from rules.names import spellings
+from rules.override import Arrival, Override, find_overrides
 from rules.parse import read_sidecar
 from rules.text_file import open_regular
 
@@ -61,6 +64,7 @@ class Explanation(DryRun):
 
 async def explain(settings: Settings, picture: Path) -> Explanation:
     """Process the picture as intake would, without queueing it. Raises NotExplained."""
+    picture = _as_spelled(picture)
     if not picture.is_file():
         found = _earlier_jobs(settings, None, picture)
         if not found:
@@ -86,23 +90,42 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     if not loaded.ok:
         answer.mistakes = [str(mistake) for mistake in loaded.mistakes]
         return answer
+    database = _database(settings)
+    overrides, leftover = _overrides(database, inbox, path, picture)
     planned = plan(
         path,
         inspected,
-        read_sidecar(find_overrides(picture), checker(family)),
+        read_sidecar(overrides, checker(family)),
         rules.rules,
         family,
         random.SystemRandom(),
     )
-    database = _database(settings)
     memory = MemoryEstimator(database, settings.model.name) if database else None
     durations = DurationEstimator.from_history(JobQueries(database)) if database else None
     source = (inspected.width, inspected.height)
     expected = dry_run(
         planned, source, Estimator(settings, memory), durations, text_limit_of(settings.model.name)
     )
+    expected.warnings += [f"{name} is not applied: it came long before" for name in leftover]
     fields = {key: getattr(expected, key) for key in DryRun.model_fields}
     return answer.model_copy(update=fields | {"width": inspected.width, "height": inspected.height})
+
+
+def _as_spelled(picture: Path) -> Path:
+    """Return the path as the file system has it, whose accents may be written otherwise."""
+    forms = (Path(form) for form in spellings(str(picture)))
+    return next((form for form in forms if form.is_file()), picture)
+
+
+def _overrides(
+    database: Database | None, inbox: Inbox, path: str, picture: Path
+) -> tuple[list[Override], list[str]]:
+    """Return the overrides of a picture, and the names of those that are left over."""
+    earlier = JobQueries(database).last_taken(inbox.name, path) if database else None
+    arrival = Arrival(picture.stat().st_ctime, earlier)
+    found = find_overrides(picture)
+    leftover = [each.path.name for each in found if each.is_leftover(arrival)]
+    return [each for each in found if each.path.name not in leftover], leftover
 
 
 def _locate(settings: Settings, picture: Path) -> tuple[Inbox, str]:
@@ -127,7 +150,11 @@ def _ignore_reason(path: str) -> str | None:
     ignored = next((part for part in parts if is_ignored(part)), None)
     if ignored:
         return f"{quoted(ignored)} is the name of a temporary or hidden file"
-    return None if is_picture(path) else f"{quoted(parts[-1])} has not the ending of a picture"
+    if is_picture(path):
+        return None
+    if known := find_by_name(path):
+        return f"{quoted(parts[-1])} is {known}"
+    return f"{quoted(parts[-1])} has not the ending of a picture"
 
 
 def _database(settings: Settings) -> Database | None:

@@ -1,6 +1,6 @@
 """Commands that use the API of a running daemon.
 
-jobs, priority, retry, cancel, pause, resume, hosts, drain
+status, jobs, priority, retry, cancel, pause, resume, hosts, drain
 """
 
 import json
@@ -24,6 +24,9 @@ from daemon.config.settings import Settings, SettingsError
 from daemon.fleet.identity import host_name
 from daemon.jobs.job import State
 from daemon.telemetry.terminal import escape
+from rules.characters import escape_unsafe
+
+_MAX_SKIPPED_SHOWN = 100
 
 _TIMEOUT = httpx2.Timeout(30, read=600)
 """Retrying thousands of jobs takes minutes."""
@@ -61,6 +64,25 @@ def request(settings: Settings, method: str, path: str, body: Any = None, **para
             detail = response.text.strip()
         fail(Exit.FAILED, str(detail))
     return response.json()
+
+
+@app.command()
+def status(config: Config = None, as_json: Json = False) -> None:
+    """Show the problems of the daemon, its jobs by state, and the files that it skips."""
+    settings = load_settings(config)
+    now = request(settings, "GET", "/api/status")
+    skipped = request(settings, "GET", "/api/skipped", limit=_MAX_SKIPPED_SHOWN)
+    if as_json:
+        typer.echo(json.dumps(now | {"skipped": skipped}, indent=2))
+        return
+    for problem in now["problems"]:
+        typer.echo(f"problem: {escape_unsafe(problem)}")
+    counts = ", ".join(f"{count} {state}" for state, count in now["jobs"].items() if count)
+    typer.echo(f"jobs: {counts or 'none'}{', paused' if now['paused'] else ''}")
+    for file in skipped["files"]:
+        typer.echo(f"skipped: {escape_unsafe(file['path'])}: {escape_unsafe(file['detail'])}")
+    if (more := skipped["total"] - len(skipped["files"])) > 0:
+        typer.echo(f"skipped: {more} more")
 
 
 @app.command()
@@ -148,12 +170,15 @@ def retry(
         fail(Exit.MISTAKE, "say either a job or --all")
     if job is not None:
         state = request(settings, "POST", f"/api/jobs/{job}/retry")["state"]
-        typer.echo(f"job {job} is {state}")
+        if state == "failed":
+            typer.echo(f"the picture of job {job} is in the inbox again, as a new drop")
+        else:
+            typer.echo(f"job {job} is {state}")
         return
     done = request(settings, "POST", "/api/retry", {"state": "failed"})
     for each in done["refused"]:
         sys.stderr.write(f"i2vd: {escape(each)}\n")
-    typer.echo(f"{done['queued']} jobs are queued")
+    typer.echo(f"{done['queued']} jobs are queued or dropped again")
     if done["refused"]:
         raise typer.Exit(Exit.FAILED)
 

@@ -35,18 +35,23 @@ def cancel(services: Services, job_id: int) -> Job:
 def retry(services: Services, job_id: int) -> Job:
     """Requeue a failed or cancelled job and move its picture back to the inbox. Raises Refused.
 
-    A job that waits for a reason is tried again at once.
+    A job that waits for a reason is tried again at once. A picture that was rejected at intake has
+    no request to repeat: it is dropped again, and the job stays failed.
     """
 
     def restore(job: Job) -> str | None:
         inbox = services.settings.inbox_named(job.inbox)
-        return archive.restore(inbox, job, services.owner) if inbox else None
+        return archive.restore(inbox, job) if inbox else None
 
     if services.operator.hasten(job_id):
         job = _job(services, job_id)
         log.info("retry requested", job=job_id, path=job.path)
         return job
     try:
+        if services.operator.drop_again(job_id, restore):
+            job = _job(services, job_id)
+            log.info("picture dropped again", job=job_id, path=job.path)
+            return job
         is_queued = services.operator.retry(job_id, restore)
     except QueueUnavailable:
         raise
@@ -57,8 +62,6 @@ def retry(services: Services, job_id: int) -> Job:
         job = _job(services, job_id)
         if job.state not in ("failed", "cancelled"):
             raise Refused(f"job {job_id} is {job.state}, not failed or cancelled")
-        if job.spec is None:
-            raise Refused(f"job {job_id} never became a request: {job.error}; drop it again")
         raise Refused(
             f"the picture of job {job_id} is not in its folder any more, or another "
             f"lies at {job.path} in the inbox; drop it again"

@@ -1,40 +1,29 @@
-"""Fingerprints: identify a state of a file by size, mtime and inode."""
+"""Fingerprints: identify a state of a file by size and mtime.
 
-import hashlib
+The inode is no part of it: a copy, a restore, a remount and some FUSE folders change it.
+"""
+
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class FileState:
-    """Size in bytes, mtime in nanoseconds and inode of a file."""
+    """Size in bytes, mtime and ctime in nanoseconds; states with another ctime are equal.
+
+    The ctime also changes with the mode, the owner and the name of a file.
+    """
 
     size: int
     mtime_ns: int
-    inode: int
+    ctime_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, status: os.stat_result) -> "FileState":
         """Return the state in a stat result."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     @property
-    def state(self) -> str:
-        """The state as a text, "size-mtime-inode"."""
-        return f"{self.size}-{self.mtime_ns}-{self.inode}"
-
-    def fingerprint(self, host: str) -> str:
-        """Return the state as stored in the queue, with a digest of the host that saw it.
-
-        Another host may see another inode: NFS and SMB mostly show the same one, FUSE its own.
-        """
-        return f"{self.state}@{hashlib.sha256(host.encode()).hexdigest()[:8]}"
-
-
-def same_fingerprint(one: str, other: str) -> bool:
-    """Return True if both are one state; without the inode if the hosts differ."""
-    one, _, host = one.partition("@")
-    other, _, other_host = other.partition("@")
-    if host != other_host:
-        return one.rpartition("-")[0] == other.rpartition("-")[0]
-    return one == other
+    def fingerprint(self) -> str:
+        """The state as stored in the queue, "size-mtime"; the same on every host."""
+        return f"{self.size}-{self.mtime_ns}"

@@ -5,8 +5,10 @@ pure function that `i2vd explain` and the API share. The watcher decides which f
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -15,19 +17,22 @@ import structlog
 
 from daemon.config.settings import Inbox
 from daemon.fs.fingerprint import FileState
-from daemon.intake.watcher import DeferToSlowLane, RetryLater
+from daemon.intake.skipped import Skip
+from daemon.intake.watcher import Answer, DeferToSlowLane, RetryLater, RetryWithBackoff
 from daemon.jobs.job import Drop
 from daemon.services import Services
 from pipeline.children.image_pool import PoisonImage
 from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import Family
 from pipeline.request.spec import Problem, Request, Spec, check, resolve
-from rules.override import find_overrides
+from rules.override import Arrival, Override, find_overrides
 from rules.parse import read_sidecar
 from rules.rule import Choice, Make, Picture, RuleSet
 from rules.source import RuleError
 
 Checker = Callable[[Mapping[str, object]], list[Problem]]
+
+_MAX_REMEMBERED_FILES = 10_000
 
 log = structlog.get_logger()
 
@@ -93,6 +98,16 @@ def plan(
     )
 
 
+@dataclass(frozen=True)
+class _FirstLook:
+    """The first look at a state of a file that gave it no job."""
+
+    fingerprint: str
+    at: float
+    """Seconds since 1970."""
+    undecodable: bool
+
+
 class Intake:
     """Enqueues complete files, one after another."""
 
@@ -101,81 +116,121 @@ class Intake:
         self._store = services.store
         self._on_queued = on_queued
         self._rng = random.SystemRandom()
-        self._undecodable: dict[tuple[str, str], str] = {}
-        """Fingerprints of files that failed to decode once, by inbox and path."""
+        self._first_looks: dict[tuple[str, str], _FirstLook] = {}
+        """By inbox and path."""
 
     async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
         """Return the paths of the files without a job, so that the others are not decoded."""
-        fingerprints = {
-            path: seen.fingerprint(self._services.owner) for path, seen in files.items()
-        }
+        fingerprints = {path: seen.fingerprint for path, seen in files.items()}
         return await asyncio.to_thread(self._store.without_job, inbox.name, fingerprints)
+
+    async def overrides_used(self, inbox: Inbox, overrides: Mapping[str, str]) -> dict[str, bool]:
+        """Return if each override was used; without those whose picture has no job yet."""
+        pictures = set(overrides.values())
+        used = await asyncio.to_thread(self._services.queries.used_overrides, inbox.name, pictures)
+        return {
+            override: PurePosixPath(override).name in used[picture]
+            for override, picture in overrides.items()
+            if picture in used
+        }
+
+    def named_folders(self, inbox: Inbox) -> Collection[str]:
+        """Return the folders that the rules of an inbox name."""
+        return self._services.rules[inbox.name].rules.named_folders()
 
     async def handle(
         self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
-    ) -> RetryLater | DeferToSlowLane | None:
+    ) -> Answer:
         """Enqueue the jobs of a file, or return when and how to offer it again."""
         images = self._services.image_pool
         inspect = images.inspect_slowly if slow_lane else images.inspect_quickly
-        picture = await inspect(inbox.path / path, within=inbox.path)
+        first = self._first_look(inbox, path, seen)
+        picture = await inspect(
+            inbox.path / path, within=inbox.path, lenient=first is not None and first.undecodable
+        )
         if picture is None:
             return DeferToSlowLane()
         if isinstance(picture, Unavailable):
-            log.info("picture unavailable", inbox=inbox.name, path=path, reason=picture.reason)
-            return RetryLater(float(inbox.unreadable_timeout))
+            self._remember(inbox, path, seen)
+            return RetryWithBackoff(Skip("unreadable", picture.reason))
         if isinstance(picture, Rejected):
             return await self._retry_or_reject(inbox, path, seen, picture)
-        self._undecodable.pop((inbox.name, path), None)
         drop = Drop(
             inbox=inbox.name,
             path=path,
-            fingerprint=seen.fingerprint(self._services.owner),
+            fingerprint=seen.fingerprint,
             sha256=picture.sha256,
             source=picture.model_dump(exclude={"type", "sha256", "format"}),
         )
-        planned, jobs = await asyncio.to_thread(self._enqueue, inbox, drop, picture)
+        if await asyncio.to_thread(self._store.recognise, drop):
+            return None
+        self._remember(inbox, path, seen)  # for the case that its override cannot be read now
+        answer = await self._plan_and_enqueue(inbox, drop, seen, picture)
+        if answer is None:
+            self._first_looks.pop((inbox.name, path), None)
+        return answer
+
+    async def _plan_and_enqueue(
+        self, inbox: Inbox, drop: Drop, seen: FileState, picture: Inspected
+    ) -> Answer:
+        planned, drop, jobs = await asyncio.to_thread(self._enqueue, inbox, drop, seen, picture)
         if planned.mistakes:
             reason = "; ".join(map(str, planned.mistakes))
             await self._reject(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
             return None
         if planned.choice.rule is None:
-            log.warning(
-                "picture matched by no rule, kept in the inbox", inbox=inbox.name, path=path
-            )
-            return RetryLater(None)
+            return RetryLater(None, Skip("no_rule", "no rule matches it"))
         rule = planned.choice.rule.name
         for job, spec in zip(jobs, planned.specs, strict=False):
             log.info(
-                "job queued", job=job, inbox=drop.inbox, path=path, rule=rule, preset=spec.preset
+                "job queued",
+                job=job,
+                inbox=drop.inbox,
+                path=drop.path,
+                rule=rule,
+                preset=spec.preset,
             )
         if jobs:
             self._on_queued()
         return None
 
-    def _enqueue(self, inbox: Inbox, drop: Drop, picture: Inspected) -> tuple[Plan, list[int]]:
-        """Plan and enqueue; no jobs if no rule matches, or if the drop is already queued."""
-        with self._services.enqueue_lock:
-            return self._enqueue_locked(inbox, drop, picture)
+    def _enqueue(
+        self, inbox: Inbox, drop: Drop, seen: FileState, picture: Inspected
+    ) -> tuple[Plan, Drop, list[int]]:
+        """Plan and enqueue; no jobs if no rule matches, or if the drop is already queued.
 
-    def _enqueue_locked(
-        self, inbox: Inbox, drop: Drop, picture: Inspected
-    ) -> tuple[Plan, list[int]]:
+        Returns the drop with its overrides. Raises OSError if they cannot be read now.
+        """
         rules, family = self._services.rules[inbox.name].rules, self._services.family
-        overrides = read_sidecar(find_overrides(inbox.path / drop.path), checker(family))
-        planned = plan(drop.path, picture, overrides, rules, family, self._rng)
-        if planned.choice.rule is None or not planned.specs:
-            return planned, []
-        jobs = self._store.enqueue(
-            drop,
-            planned.specs,
-            required_memory=[self._services.memory.minimum(spec) for spec in planned.specs],
-            clip_name=planned.clip_name,
-            rule=planned.choice.rule.name,
-            rules_digest=rules.digest,
-            priority=planned.priority,
-            is_there=lambda: self._is_there(inbox, drop),
-        )
-        return planned, jobs
+        with self._services.enqueue_lock:
+            overrides = self._find_overrides(inbox, drop.path, seen)
+            drop = drop.with_overrides(overrides)
+            settings = read_sidecar(overrides, checker(family))
+            planned = plan(drop.path, picture, settings, rules, family, self._rng)
+            if planned.choice.rule is None or not planned.specs:
+                return planned, drop, []
+            jobs = self._store.enqueue(
+                drop,
+                planned.specs,
+                required_memory=[self._services.memory.minimum(spec) for spec in planned.specs],
+                clip_name=planned.clip_name,
+                rule=planned.choice.rule.name,
+                rules_digest=rules.digest,
+                priority=planned.priority,
+                is_there=lambda: self._is_there(inbox, drop),
+            )
+            return planned, drop, jobs
+
+    def _find_overrides(self, inbox: Inbox, path: str, seen: FileState) -> list[Override]:
+        """Return the overrides of a picture, without those that are left over. Raises OSError."""
+        found = find_overrides(inbox.path / path)
+        if not found:
+            return []
+        first = self._first_look(inbox, path, seen)
+        # A change of its mode, which made it readable, is no arrival.
+        arrived = min(seen.ctime_ns / 1e9, first.at if first else math.inf)
+        arrival = Arrival(arrived, self._services.queries.last_taken(inbox.name, path))
+        return [override for override in found if not override.is_leftover(arrival)]
 
     def _is_there(self, inbox: Inbox, drop: Drop) -> bool:
         """Return True if the file is still in the inbox, unchanged. Raises OSError if unknown."""
@@ -183,23 +238,44 @@ class Intake:
             status = (inbox.path / drop.path).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return FileState.of(status).fingerprint(self._services.owner) == drop.fingerprint
+        return FileState.of(status).fingerprint == drop.fingerprint
+
+    # --- files that cannot be used, or not yet
+
+    def _first_look(self, inbox: Inbox, path: str, seen: FileState) -> _FirstLook | None:
+        first = self._first_looks.get((inbox.name, path))
+        return first if first and first.fingerprint == seen.fingerprint else None
+
+    def _remember(
+        self, inbox: Inbox, path: str, seen: FileState, *, undecodable: bool = False
+    ) -> None:
+        """Remember the time of the first look at a file, and if it was undecodable."""
+        first = self._first_look(inbox, path, seen)
+        at = first.at if first else time.time()
+        undecodable |= first is not None and first.undecodable
+        self._first_looks[inbox.name, path] = _FirstLook(seen.fingerprint, at, undecodable)
+        while len(self._first_looks) > _MAX_REMEMBERED_FILES:  # those of files that were removed
+            del self._first_looks[next(iter(self._first_looks))]
 
     async def _retry_or_reject(
         self, inbox: Inbox, path: str, seen: FileState, refusal: Rejected
-    ) -> RetryLater | None:
+    ) -> Answer:
         """Reject a file that cannot be decoded on its second try: a paused copy looks broken."""
         if refusal.gone:
             return None
-        key, fingerprint = (inbox.name, path), seen.fingerprint(self._services.owner)
-        if self._undecodable.get(key) != fingerprint and not isinstance(refusal, PoisonImage):
-            self._undecodable[key] = fingerprint
+        first = self._first_look(inbox, path, seen)
+        if not (first and first.undecodable) and not isinstance(refusal, PoisonImage):
+            self._remember(inbox, path, seen, undecodable=True)
             log.info("picture not readable yet", inbox=inbox.name, path=path, reason=refusal.reason)
-            return RetryLater(float(inbox.unreadable_timeout))
-        self._undecodable.pop(key, None)
+            skip = Skip("incomplete", f"cannot be decoded yet: {refusal.reason}")
+            return RetryLater(float(inbox.unreadable_timeout), skip)
         await asyncio.to_thread(self._services.markers.check, inbox, "path")
-        drop = Drop(inbox=inbox.name, path=path, fingerprint=fingerprint, sha256="", source={})
+        overrides = await asyncio.to_thread(self._find_overrides, inbox, path, seen)
+        drop = Drop(
+            inbox=inbox.name, path=path, fingerprint=seen.fingerprint, sha256="", source={}
+        ).with_overrides(overrides)
         await self._reject(inbox, drop, refusal.reason, "unreadable")
+        self._first_looks.pop((inbox.name, path), None)
         return None
 
     async def _reject(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:

@@ -17,7 +17,8 @@ import tomli_w
 
 from daemon.fs.atomic import CommitMethod, publish_exclusive
 from daemon.fs.names import numbered_names
-from daemon.intake.scanner import is_ignored, is_picture
+from daemon.intake.junk import is_ignored
+from daemon.intake.scanner import is_picture
 from pipeline.durable import fsync_dir, fsync_file
 from pipeline.image.formats import DECODED, PICTURE_SUFFIXES
 from rules.characters import FORBIDDEN, has_unsafe, quoted
@@ -72,7 +73,9 @@ def make_override(
     except (TypeError, ValueError) as error:
         return _unusable(f"not for TOML: {error}")
     if size > MAX_OVERRIDE_BYTES:
-        return _unusable(f"is over {MAX_OVERRIDE_BYTES // 1024} KiB; a few lines of text are enough")
+        return _unusable(
+            f"is over {MAX_OVERRIDE_BYTES // 1024} KiB; a few lines of text are enough"
+        )
     return OverrideFile(".toml", text), *parsed
 
 

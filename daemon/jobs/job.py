@@ -1,7 +1,7 @@
 """Row types of the queue: a job, a drop and an event, as they are read from the tables."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback, Source
+from rules.override import Override
 
 _MAX_REPORTED = 1000
 _reported: set[int] = set()
@@ -40,6 +41,7 @@ EventName = Literal[
     "cancel_requested",
     "retry_requested",
     "priority_changed",
+    "dropped_again",
 ]
 """The events of a job. `transitions.STATE_AFTER` has those that change its state."""
 
@@ -69,6 +71,8 @@ def _check_inside(path: str) -> str:
 
 InsidePath = Annotated[str, AfterValidator(_check_inside)]
 """A path relative to a folder, which does not lead out of it."""
+FileName = Annotated[str, Field(pattern=r"^[^/\x00]{3,}$")]
+"""The name of a file, in a folder that is known; too long for ".."."""
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Time = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -82,10 +86,16 @@ class Drop(BaseModel):
     path: str
     """Relative to the inbox, with "/"."""
     fingerprint: str
-    """Size, mtime, inode and host; `same_fingerprint` compares two of them."""
+    """`FileState.fingerprint`: size and mtime."""
     sha256: str
     source: dict[str, Any]
     """The `source` entry of the sidecar."""
+    overrides: tuple[str, ...] = ()
+    """Names of the files beside the picture that belong to this drop."""
+
+    def with_overrides(self, found: Sequence[Override]) -> "Drop":
+        """Return the drop with these overrides."""
+        return self.model_copy(update={"overrides": tuple(each.path.name for each in found)})
 
 
 class _Progress(BaseModel):
@@ -123,6 +133,8 @@ class Job(BaseModel):
     sha256: str
     fingerprint: str
     source: dict[str, Any]
+    overrides: tuple[FileName, ...] = ()
+    """Names of the files beside the picture that belong to this drop."""
     picture_location: Location
     picture_path: InsidePath | None
     """Relative to the archive or failed folder. In the inbox: the target of the coming move."""

@@ -93,6 +93,27 @@ class Operator:
             self._record_event(db, job_id, "queued", "retried by the operator")
             return True
 
+    def drop_again(self, job_id: int, restore: Callable[[Job], str | None]) -> bool:
+        """Put the picture of a job without a spec back into the inbox, as a new drop.
+
+        `restore` as in `retry`. False if there is no such job or no picture.
+        """
+        with self._database.write() as db:
+            row = db.execute(
+                sa.select(jobs).where(
+                    jobs.c.id == job_id,
+                    jobs.c.state == "failed",
+                    jobs.c.spec.is_(None),
+                    jobs.c.picture_location.in_(["failed", "inbox"]),
+                )
+            ).first()
+            if row is None or restore(as_job(row)) is None:
+                return False
+            left = {"picture_location": "gone", "picture_path": None, "archival_error": None}
+            db.execute(jobs.update().where(same_drop(row)).values(left))
+            self._record_event(db, job_id, "dropped_again")
+            return True
+
     def prioritise(self, job_id: int, priority: int) -> bool:
         """Set the priority of a queued job. False for any other state."""
         queued = (jobs.c.id == job_id) & (jobs.c.state == "queued")

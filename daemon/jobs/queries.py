@@ -7,10 +7,11 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import OPEN, STATES, Event, Job, State, readable
+from daemon.jobs.job import IN_INBOX, OPEN, STATES, Event, Job, State, readable
 from daemon.jobs.schema import events, jobs, same_drop, valid_json
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
+from rules.names import nfc, spellings
 
 _WAITING = (jobs.c.state.in_(["queued", "publishing"]) & (jobs.c.waits > 0)) | (
     jobs.c.state.in_(["done", "failed", "cancelled"])
@@ -43,7 +44,7 @@ class JobFilter(BaseModel):
     state: State | None = None
     inbox: str | None = None
     path: str | None = None
-    """The picture's path in its inbox."""
+    """The picture's path in its inbox, in any Unicode form."""
     rule: str | None = None
     preset: str | None = None
     waiting: bool = False
@@ -59,17 +60,21 @@ class JobFilter(BaseModel):
         """Return the conditions as SQL."""
         equal = {
             key: value
-            for key in ("state", "inbox", "path", "rule", "preset")
+            for key in ("state", "inbox", "rule", "preset")
             if (value := getattr(self, key)) is not None
         }
         clauses = [jobs.c[key] == value for key, value in equal.items()]
         if self.waiting:
             clauses.append(_WAITING)
+        if self.path is not None:
+            clauses.append(jobs.c.path_nfc == nfc(self.path))
         if self.text is not None:
             prompt = valid_json(jobs.c.spec)["prompt"].as_string()
             clauses.append(
-                jobs.c.path.icontains(self.text, autoescape=True)
-                | prompt.icontains(self.text, autoescape=True)
+                sa.or_(
+                    jobs.c.path_nfc.icontains(nfc(self.text), autoescape=True),
+                    *(prompt.icontains(each, autoescape=True) for each in spellings(self.text)),
+                )
             )
         if self.since is not None:
             clauses.append(jobs.c.created >= self.since)
@@ -130,9 +135,31 @@ class JobQueries:
         return readable(rows)
 
     def by_path(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
-        """Return the jobs of a path in an inbox, newest first."""
-        clause = (jobs.c.inbox == inbox) & (jobs.c.path == path)
+        """Return the jobs of a path in an inbox, in any Unicode form, newest first."""
+        clause = (jobs.c.inbox == inbox) & (jobs.c.path_nfc == nfc(path))
         return self._select(clause, newest_first=True, limit=limit)
+
+    def last_taken(self, inbox: str, path: str) -> float | None:
+        """Return when the last picture at a path was taken, since 1970; None if there was none."""
+        query = sa.select(sa.func.max(jobs.c.created))
+        with self._database.read() as db:
+            at: float | None = db.scalar(query.where(jobs.c.inbox == inbox, jobs.c.path == path))
+        return at
+
+    def used_overrides(self, inbox: str, paths: Collection[str]) -> dict[str, list[str]]:
+        """Return the names of the overrides of pictures in the inbox, by path.
+
+        Only pictures with jobs; at most some hundreds at once.
+        """
+        query = (
+            sa.select(jobs.c.path, jobs.c.overrides)
+            .where(jobs.c.inbox == inbox, jobs.c.path.in_(paths))
+            .where(jobs.c.picture_location.in_(IN_INBOX))
+            .order_by(jobs.c.drop)
+        )
+        with self._database.read() as db:
+            rows = db.execute(query).all()
+        return {row.path: row.overrides if isinstance(row.overrides, list) else [] for row in rows}
 
     def by_content(self, sha256: str, limit: int = 20) -> list[Job]:
         """Return the jobs of pictures with this content, newest first."""

@@ -71,11 +71,13 @@ jobs = sa.Table(
     # One drop of one picture; variants share it.
     sa.Column("inbox", sa.Text, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
+    sa.Column("path_nfc", sa.Text, nullable=False, server_default=""),  # for comparisons
     sa.Column("drop", sa.Integer, nullable=False),
     sa.Column("variant", sa.Integer, nullable=False),
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("source", _Json, nullable=False),
+    sa.Column("overrides", _Json, nullable=False, server_default="[]"),
     sa.Column("picture_location", sa.Text, nullable=False, server_default="inbox"),
     sa.Column("picture_path", sa.Text),
     sa.Column("archival_error", sa.Text),
@@ -139,6 +141,7 @@ sa.Index(
     sqlite_where=_MAY_BE_ARCHIVED,
     postgresql_where=_MAY_BE_ARCHIVED,
 )
+sa.Index("jobs_path", jobs.c.inbox, jobs.c.path_nfc)
 sa.Index("jobs_content", jobs.c.sha256)
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
 sa.Index("jobs_counted", jobs.c.state, jobs.c.rule, jobs.c.preset)

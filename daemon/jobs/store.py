@@ -17,14 +17,15 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from daemon.fs.fingerprint import same_fingerprint
 from daemon.jobs.claim_filter import ClaimFilter, pick
 from daemon.jobs.database import Database
-from daemon.jobs.job import IN_INBOX, OPEN, Drop, EventName, Job, Location, as_job
+from daemon.jobs.drops import has_left, last_drop, recognise, replace
+from daemon.jobs.job import IN_INBOX, Drop, EventName, Job, Location, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
 from daemon.jobs.unreadable import fail_if_unreadable
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
+from rules.names import nfc
 
 CANCELLED = "cancelled by the operator"
 _QUEUED: dict[str, Any] = {"state": "queued", "owner": None, "lease": None, "progress": None}
@@ -56,11 +57,19 @@ class JobStore:
         last = {
             row.path: row.fingerprint if row.picture_location in IN_INBOX else None for row in rows
         }
-        return [
-            path
-            for path, fingerprint in fingerprints.items()
-            if (known := last.get(path)) is None or not same_fingerprint(known, fingerprint)
-        ]
+        return [path for path, fingerprint in fingerprints.items() if last.get(path) != fingerprint]
+
+    def recognise(self, drop: Drop) -> bool:
+        """Return True if the last drop at this path is still in the inbox with this content.
+
+        Then the new fingerprint is stored: a copy, a restore or `touch` makes no new drop.
+        """
+        with self._database.read() as db:
+            last = last_drop(db, drop.inbox, drop.path)
+        if last is None or last.sha256 != drop.sha256:
+            return False
+        with self._database.write() as db:
+            return recognise(db, last_drop(db, drop.inbox, drop.path), drop)
 
     def enqueue(
         self,
@@ -77,21 +86,14 @@ class JobStore:
         """Queue one job for each Spec of a new drop; return their ids, none if they exist already.
 
         `required_memory`: of each in bytes (`MemoryEstimator.minimum`). `is_there` returns True if
-        the picture is still unchanged in the inbox. The same content at the same path while its job
-        is open is the same drop, touched. Other content replaces queued jobs.
+        the picture is still unchanged in the inbox. Other content replaces queued jobs.
         """
         with self._database.write() as db:
-            last = self._last(db, drop.inbox, drop.path)
-            if _has_left(last, is_there):
+            last = last_drop(db, drop.inbox, drop.path)
+            if has_left(last, is_there) or recognise(db, last, drop):
                 return []
             if last is not None and last.picture_location in IN_INBOX:
-                if same_fingerprint(last.fingerprint, drop.fingerprint):
-                    return []
-                if last.state in OPEN and last.sha256 == drop.sha256:
-                    touched = jobs.update().where(same_drop(last))
-                    db.execute(touched.values(fingerprint=drop.fingerprint))
-                    return []
-                self._replace(db, last)
+                replace(self._database, db, last)
             ids = []
             try:
                 pairs = zip_longest(specs, required_memory)
@@ -117,11 +119,8 @@ class JobStore:
     ) -> int | None:
         """Record a failed job for an unusable picture; None if recorded. `is_there`: as above."""
         with self._database.write() as db:
-            last = self._last(db, drop.inbox, drop.path)
-            if _has_left(last, is_there):
-                return None
-            in_inbox = last is not None and last.picture_location in IN_INBOX
-            if in_inbox and same_fingerprint(last.fingerprint, drop.fingerprint):
+            last = last_drop(db, drop.inbox, drop.path)
+            if has_left(last, is_there) or recognise(db, last, drop):
                 return None
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason}
@@ -135,7 +134,7 @@ class JobStore:
 
     def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
         row = {"drop": number, "variant": variant, "clip_name": clip_name}
-        return drop.model_dump() | row
+        return drop.model_dump() | row | {"path_nfc": nfc(drop.path)}
 
     def _insert(
         self, db: sa.Connection, values: dict[str, Any], event: EventName, detail: str
@@ -143,27 +142,6 @@ class JobStore:
         job = db.execute(self._new_job, values).scalar_one()
         self._record_event(db, job, event, detail)
         return int(job)
-
-    def _last(self, db: sa.Connection, inbox: str, path: str) -> Any:
-        return db.execute(
-            sa.select(jobs)
-            .where(jobs.c.inbox == inbox, jobs.c.path == path)
-            .order_by(jobs.c.drop.desc(), jobs.c.variant)
-            .limit(1)
-        ).first()
-
-    def _replace(self, db: sa.Connection, last: Any) -> None:
-        """Cancel the queued jobs of a drop whose picture was overwritten."""
-        db.execute(jobs.update().where(same_drop(last)).values(picture_location="gone"))
-        queued = same_drop(last) & (jobs.c.state == "queued")
-        cancelled = db.execute(
-            jobs.update()
-            .where(queued)
-            .values(state="cancelled", error="replaced by a newer picture", finished=self._now)
-            .returning(jobs.c.id)
-        )
-        for job in cancelled.scalars().all():
-            self._record_event(db, job, "cancelled", "replaced by a newer picture")
 
     # --- dispatch: queued -> running -> queued | publishing | failed | cancelled
 
@@ -351,14 +329,6 @@ class JobStore:
             _running(job) if fence is None else fence, job, state, error, state=state, error=error,
             lease=None, progress=None, finished=self._now, waits=0,
         )  # fmt: skip
-
-
-def _has_left(last: Any, is_there: Callable[[], bool]) -> bool:
-    """Return True if the file was the last drop, which another host has finished and moved.
-
-    A move is stored after it was made: a file that is there now was dropped again.
-    """
-    return last is not None and last.picture_location not in IN_INBOX and not is_there()
 
 
 def _running(job: Job) -> sa.ColumnElement[bool]:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -32,7 +32,6 @@ from daemon.storage.scope import find_folder_error
 from daemon.storage.volumes import VolumeMarkers
 from rules.text_file import NotRegular, open_regular
 
-OVERRIDE_SUFFIXES = (".toml", ".txt")
 _ROLES = ("inbox", "archive", "failed")
 _MIN_DELAY_SECONDS = 2.0
 _MAX_DELAY_SECONDS = 300.0
@@ -154,8 +153,9 @@ class Archive:
         if inbox.on_success == "keep":
             self._store.moved(drop, "kept" if _is_ours(picture, drop) else "gone")
         elif inbox.on_success == "delete":
-            for override in _override_files(picture):
-                override.unlink(missing_ok=True)
+            for override in _override_paths(picture, drop):
+                if not override.is_symlink():
+                    override.unlink(missing_ok=True)
             ours = remove(picture, lambda file: _is_ours(file, drop))
             self._store.moved(drop, "deleted" if ours else "gone")
         elif target := self._move_with_overrides(picture, inbox.archive, drop):
@@ -180,8 +180,8 @@ class Archive:
             discard_copy(root / (drop.picture_path or drop.path))
             self._store.moved(drop, "gone")
             return None
-        for ending in OVERRIDE_SUFFIXES:
-            _move_override(picture.with_name(picture.name + ending), target, ending, drop)
+        for override in _override_paths(picture, drop):
+            _move_override(override, target, drop)
         return target
 
     def _move_picture(self, picture: Path, root: Path, drop: Job) -> Path | None:
@@ -239,14 +239,14 @@ def _is_recorded(target: Path, drop: Job, picture: Path) -> bool:
     return not picture.exists() or filecmp.cmp(picture, target, shallow=False)
 
 
-def _move_override(override: Path, picture: Path, ending: str, drop: Job) -> None:
+def _move_override(override: Path, picture: Path, drop: Job) -> None:
     """Move an override beside its moved picture, if it exists."""
-    target = picture.with_name(picture.name + ending)
+    target = picture.with_name(picture.name + override.suffix)
     if os.path.lexists(target):  # copied before a crash
         remove(override, lambda file: filecmp.cmp(file, target, shallow=False))
     if os.path.lexists(override) and not override.is_symlink():
         root = _root_of(picture, drop)
-        move(override, root, target.relative_to(root), suffix=ending)
+        move(override, root, target.relative_to(root), suffix=override.suffix)
 
 
 def _root_of(path: Path, drop: Job) -> Path:
@@ -254,7 +254,7 @@ def _root_of(path: Path, drop: Job) -> Path:
     return path.parents[len(PurePath(drop.path).parents) - 1]
 
 
-def restore(inbox: Inbox, job: Job, host: str) -> str | None:
+def restore(inbox: Inbox, job: Job) -> str | None:
     """Undo archival: move the picture back into the inbox and return its new fingerprint.
 
     Returns None if the picture is missing or another file has its name.
@@ -264,7 +264,7 @@ def restore(inbox: Inbox, job: Job, host: str) -> str | None:
         archived = _find_archived(inbox, job)
         if archived is None or os.path.lexists(picture):
             return None
-        for ending in OVERRIDE_SUFFIXES:
+        for ending in dict.fromkeys(PurePath(name).suffix for name in job.overrides):
             override = spelled_path(archived.parent, archived.name, ending)
             if os.path.lexists(override) and not override.is_symlink():
                 move(override, inbox.path, job.path + ending, suffix=ending)
@@ -272,19 +272,24 @@ def restore(inbox: Inbox, job: Job, host: str) -> str | None:
         remove_reason(archived)
         with contextlib.suppress(OSError):
             spelled_path(archived.parent, *_rejected_clip(job)).unlink(missing_ok=True)
-    status = picture.lstat()
-    return FileState.of(status).fingerprint(host)
+    return FileState.of(picture.lstat()).fingerprint
 
 
 def _find_archived(inbox: Inbox, job: Job) -> Path | None:
-    """Return the path of a picture that left the inbox, or was about to; None if not found."""
+    """Return the path of a picture that left the inbox, or was about to; None if not found.
+
+    A picture that was rejected at intake may have been repaired in its place.
+    """
     if job.picture_path is None:
         return None
     roots = [inbox.archive, inbox.failed]
     if job.picture_location in ("archive", "failed"):
         roots = [folder_of(inbox, job.picture_location)]
     places = (root / job.picture_path for root in roots)
-    return next((place for place in places if _is_recorded(place, job, place)), None)
+    may_differ = job.spec is None and job.picture_location == "failed"
+    return next(
+        (p for p in places if _is_recorded(p, job, p) or (may_differ and p.is_file())), None
+    )
 
 
 def _rejected_clip(job: Job) -> tuple[str, str]:
@@ -292,12 +297,13 @@ def _rejected_clip(job: Job) -> tuple[str, str]:
     return PurePath(job.path).name, f".refused-{job.id}.mp4"
 
 
-def _override_files(picture: Path) -> Iterator[Path]:
-    """Yield the overrides of a picture."""
-    for ending in OVERRIDE_SUFFIXES:
-        override = picture.with_name(picture.name + ending)
-        if os.path.lexists(override) and not override.is_symlink():
-            yield override
+def _override_paths(picture: Path, drop: Job) -> list[Path]:
+    """Return where the overrides of a drop may be, beside its picture in the inbox.
+
+    What was put back there has the picture's name; before, its accents may be written otherwise.
+    """
+    names = [*drop.overrides, *(picture.name + PurePath(name).suffix for name in drop.overrides)]
+    return [picture.with_name(name) for name in dict.fromkeys(names)]
 
 
 def _is_ours(file: Path, drop: Job) -> bool:
@@ -318,15 +324,8 @@ def _is_ours(file: Path, drop: Job) -> bool:
 
 
 def _has_state(seen: FileState, drop: Job) -> bool:
-    """Return True if this is the state in which the drop was seen; of one never decoded, its time.
-
-    The inode may differ for another host, and the time of a copy.
-    """
-    state = drop.fingerprint.partition("@")[0]
-    if seen.state == state:
-        return True
-    size, _, mtime_ns = state.rpartition("-")[0].partition("-")
-    return not drop.sha256 and (seen.size, seen.mtime_ns) == (int(size), int(mtime_ns))
+    """Return True if this is the state in which the drop was seen."""
+    return seen.fingerprint == drop.fingerprint
 
 
 def _size_of(drop: Job) -> int:

@@ -33,7 +33,7 @@ _SUFFIX = f".mp4{_JSON}"
 def check_clip_folder(outbox: Path, clip_name: str) -> None:
     """Check that a clip can be published to its folder; called before generation.
 
-    The outbox itself is left to storage health. Raises the OSError of the folder that refuses files.
+    The outbox itself is left to storage health. Raises the OSError of a folder that refuses files.
     """
     folder = PurePath(clip_name).parent
     if folder.parts:

@@ -30,9 +30,7 @@ def write_reason(picture: Path, failed: Sequence[Job], rejected_clips: Mapping[i
             "tries": job.failures + 1,
             "look": rejected_clips.get(job.id),
             "at": datetime.fromtimestamp(job.finished or 0, UTC).isoformat(timespec="seconds"),
-            "again": f"i2vd retry {job.id}"
-            if job.spec
-            else "put a sound picture into the inbox again",
+            "again": f"i2vd retry {job.id}",
         }
         for job in failed
     ]

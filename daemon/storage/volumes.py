@@ -9,7 +9,6 @@ same.
 
 import contextlib
 import errno
-import os
 import shlex
 import uuid
 from pathlib import Path

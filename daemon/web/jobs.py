@@ -24,13 +24,13 @@ class JobPage(JobFilter):
 
 
 class RetryFilter(BaseModel):
-    """State of the jobs to retry; jobs without a spec are skipped."""
+    """State of the jobs to retry; pictures that have left the failed folder are skipped."""
 
     state: Literal["failed", "cancelled"] = "failed"
 
 
 class RetryResult(BaseModel):
-    """Number of jobs that were queued again, and the reasons for those that were not."""
+    """Number of jobs queued or pictures dropped again, and the reasons for those that were not."""
 
     queued: int
     refused: list[str]
@@ -89,7 +89,8 @@ def create_router(services: Services) -> APIRouter:
     def retry_job(number: JobNumber) -> Job:
         """Queue a failed or cancelled job again and move its picture back to the inbox.
 
-        A job that waits for a reason is tried again at once.
+        A job that waits for a reason is tried again at once. If the picture was rejected at intake,
+        it is dropped again, and this job stays failed.
         """
         return with_local_paths(
             services.settings, control.retry(services, find_job(services, number).id)
@@ -114,7 +115,7 @@ def _retry_all(services: Services, state: State) -> RetryResult:
     while found := services.queries.newest(JobFilter(state=state), _RETRY_BATCH, before):
         before = found[-1].id
         for job in found:
-            if job.spec is None:
+            if job.spec is None and job.picture_location not in ("failed", "inbox"):
                 continue
             try:
                 control.retry(services, job.id)

@@ -46,6 +46,8 @@ class StatusResponse(BaseModel):
     paused: bool
     problems: list[str]
     jobs: dict[State, int]
+    skipped: int
+    """Number of files in the inboxes that belong to no job: `/api/skipped`."""
     changed: int
     """Number of the newest job event; a list of jobs is stale if it or a count has changed."""
     eta: float | None
@@ -87,6 +89,7 @@ def _read_status(status: Status) -> StatusResponse:
         paused=services.operator.paused(),
         problems=status.problems(),
         jobs=services.queries.counts(),
+        skipped=status.skipped,
         changed=Changes(services.database).newest(),
         eta=status.queue_eta(),
         slots=[_slot(slot) for slot in status.slots],

@@ -16,7 +16,7 @@ from daemon.fs.fingerprint import FileState
 from daemon.fs.safe_path import open_beneath
 from daemon.intake.idempotency import Announce, IdempotencyKeys, IdempotentRequest, KeyTaken
 from daemon.intake.intake import checker
-from daemon.intake.scanner import is_ignored
+from daemon.intake.junk import is_ignored
 from daemon.intake.submit import (
     InvalidFileName,
     OverrideFile,
@@ -103,9 +103,7 @@ class Uploads:
 
         def override_existing(announce: Announce) -> str:
             with self._services.enqueue_lock, _open_picture(inbox, path) as file:
-                fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint(
-                    self._services.owner
-                )
+                fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint
                 if not self._services.store.without_job(inbox.name, {str(path): fingerprint}):
                     job = self._services.queries.by_path(inbox.name, str(path), limit=1)[0].id
                     raise Refused(f"it is job {job} already; ask for it again by its number")

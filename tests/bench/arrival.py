@@ -13,7 +13,6 @@ stages of its worker; the worker is the real one with the embedded model.
 import argparse
 import contextlib
 import os
-import socket
 import sqlite3
 import statistics
 import sys
@@ -168,8 +167,8 @@ def old_files(folder: Path, count: int) -> None:
 
 def enter_as_kept(studio: Daemon) -> None:
     """Add a finished job for each picture in the inbox."""
-    seen, host = scan(studio.inbox, recursive=True), socket.gethostname()
-    rows = ({"path": path, "fingerprint": each.fingerprint(host)} for path, each in seen.items())
+    seen = scan(studio.inbox, recursive=True).pictures
+    rows = ({"path": path, "fingerprint": each.fingerprint} for path, each in seen.items())
     studio.enter(rows, picture_location="kept", state="done")
 
 

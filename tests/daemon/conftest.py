@@ -89,9 +89,11 @@ def enqueue(
         priority: int = 0,
         required_memory: int | None = None,
         inbox: str = "inbox",
+        overrides: tuple[str, ...] = (),
     ) -> list[int]:
+        drop = make_drop(path, fingerprint, sha256)
         return store.enqueue(
-            make_drop(path, fingerprint, sha256).model_copy(update={"inbox": inbox}),
+            drop.model_copy(update={"inbox": inbox, "overrides": overrides}),
             [spec] * variants,
             required_memory=[] if required_memory is None else [required_memory] * variants,
             clip_name=path.rpartition(".")[0],

@@ -215,7 +215,7 @@ def test_files_that_cannot_be_read_as_rules(tmp_path):
     assert rules is None
     assert told(mistakes) == [
         "10-latin.toml: is not UTF-8 text (line 2); save it as UTF-8",
-        "20-huge.toml: is over 16 KiB; a rule is a few lines of text",
+        "20-huge.toml: is over 16 KiB; a few lines of text are enough",
         "30-folder.toml: is not a regular file",
         "40-dangling.toml: is a link to a file that does not exist",
         "50-pipe.toml: is not a regular file",
@@ -345,7 +345,7 @@ def test_a_sidecar_comes_from_strangers(tmp_path):
         "b": ["is not a regular file"],
         "c": ["is not a regular file"],
         "d": ["is not UTF-8 text (line 1); save it as UTF-8"],
-        "e": ["is over 8 KiB; an override is a few lines of text"],
+        "e": ["is over 8 KiB; a few lines of text are enough"],
     }
 
 

@@ -68,7 +68,7 @@ def test_any_name_becomes_a_clip_of_that_name(quick: Studio) -> None:
     assert {p.name for p in (quick.archive / "names").iterdir()} == set(NAMES)
 
 
-def test_what_cannot_be_named_or_opened_is_passed_over_once_told(quick: Studio) -> None:
+def test_what_cannot_be_named_or_opened_is_listed_once(quick: Studio) -> None:
     bad = quick.inbox / os.fsdecode(b"caf\xe9.png")
     bad.write_bytes(picture(1))
     os.mkfifo(quick.inbox / "pipe.png")
@@ -76,9 +76,17 @@ def test_what_cannot_be_named_or_opened_is_passed_over_once_told(quick: Studio) 
     (quick.inbox / "out").symlink_to("/usr/share")
     quick.drop("after.png", picture(2))
     quick.until_settled("after.png", "done")
+    odd = {r"caf\xe9.png": "name_not_utf8"}
+    odd |= dict.fromkeys(["pipe.png", "socket.png", "out"], "not_regular_file")
+
+    def listed() -> bool:
+        found = {file["path"]: file["reason"] for file in quick.get("/api/skipped")["files"]}
+        return odd.items() <= found.items()
+
+    quick.until(listed, "they are listed")
     time.sleep(1)
-    told = [line for line in quick.log() if line["event"] == "name skipped"]
-    assert [line["path"] for line in told] == ["caf\xe9.png"]
+    told = [line["path"] for line in quick.log() if line["event"] == "file skipped"]
+    assert [told.count(name) for name in odd] == [1, 1, 1, 1]
     assert not [job for job in quick.jobs() if job["path"] in ("pipe.png", "socket.png")]
     for name in (bad, "pipe.png", "socket.png", "out"):
         (quick.inbox / name).unlink()
@@ -227,7 +235,11 @@ def test_a_tree_of_folders_is_taken_as_deep_as_paths_reach(quick: Studio) -> Non
     assert f"{tree}/deep.mp4" in quick.clips()
     quick.drop("after-deep.png", picture(84))
     quick.until_settled("after-deep.png", "done")
-    (told,) = [line for line in quick.log() if "too long" in line.get("reason", "")]
+
+    def too_long() -> list[Any]:
+        return [line for line in quick.log() if line.get("reason") == "path_too_long"]
+
+    (told,) = quick.until(too_long, "the folder is listed")
     assert str(edge).startswith(str(quick.inbox / told["path"]))
     assert (edge / "e.png").is_file()
     assert quick.is_ready()

@@ -1,8 +1,9 @@
-// Failures: failed and cancelled jobs, their reason, advice, and retry.
+// Failures: failed and cancelled jobs, their reason, advice, and retry; skipped files.
 
 import { get, post } from "./api.js";
 import { buttonAction, h, pathLabel, setText, showToast, syncRows } from "./dom.js";
 import { translate } from "./messages.js";
+import { skippedFiles } from "./skipped.js";
 import { t, time } from "./text.js";
 
 const PAGE_SIZE = 50;
@@ -13,11 +14,12 @@ export function failuresView(app) {
   const all = h("button", { type: "button", onclick: buttonAction(retryAll) }, t("retry.all"));
   const list = h("ul", { class: "list failures" });
   const empty = h("p", { class: "empty" });
+  const skipped = skippedFiles();
   const more = h("button", { type: "button", onclick: buttonAction(() => load(jobs.length + PAGE_SIZE)) }, t("more"));
   const element = h("section", { "aria-label": t("nav.failures") },
     h("div", { class: "head" }, h("h1", {}, t("nav.failures")),
       h("div", { class: "field row" }, h("label", { for: "kind" }, t("show")), kind), all),
-    list, more, empty);
+    list, more, empty, skipped.element);
   let jobs = [];
   let seen;
 
@@ -28,7 +30,7 @@ export function failuresView(app) {
     jobs = found;
     syncRows(list, jobs, (job) => `${job.id} ${job.finished}`, row);
     setText(empty, jobs.length ? "" : t(`${state}.none`));
-    all.hidden = !jobs.some((job) => job.spec);
+    all.hidden = !jobs.some(canRetry);
     more.hidden = jobs.length < limit || limit >= 1000;
   }
 
@@ -43,18 +45,25 @@ export function failuresView(app) {
           h("p", { class: job.state === "failed" ? "mistake" : "dim" }, translate(job.error)),
           h("p", {}, advice(job)),
           h("p", { class: "dim" }, [t("job.is", { n: job.id }), time(job.finished), job.picture_path].filter(Boolean).join(" · "))),
-        job.spec && h("div", { class: "buttons" }, again, change)),
+        canRetry(job) && h("div", { class: "buttons" }, again, job.spec && change)),
     };
   }
 
+  /** A picture that was rejected at intake can be dropped again while it is in the failed folder. */
+  function canRetry(job) {
+    return job.spec || job.picture_location === "failed";
+  }
+
   function advice(job) {
+    if (!job.spec && job.picture_location !== "failed") return "";
     if (!job.spec) return t(job.sha256 ? "do.sidecar" : "do.picture");
     if (["gone", "deleted"].includes(job.picture_location)) return t("do.drop");
     return t(job.state === "failed" ? "do.retry" : "do.cancelled");
   }
 
   async function retry(job) {
-    await post(`api/jobs/${job.id}/retry`);
+    const { state } = await post(`api/jobs/${job.id}/retry`);
+    if (state === "failed") showToast(t("retry.dropped"));
     await load();
   }
 
@@ -66,11 +75,12 @@ export function failuresView(app) {
   }
 
   function status(now) {
+    skipped.status(now);
     const mark = JSON.stringify([now.jobs, now.changed]); // if a job fails again, the counts do not change
     if (mark === seen) return;
     seen = mark;
     load();
   }
 
-  return { element, status };
+  return { element, status, show: skipped.load };
 }

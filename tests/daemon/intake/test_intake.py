@@ -1,25 +1,32 @@
 """Intake with the real picture child: what becomes a job, waits or is rejected."""
 
+import errno
 import io
 import json
+import os
 import random
+import shutil
+import time
+import unicodedata
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from daemon.config.settings import Inbox, Settings
 from daemon.dispatch import control
 from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.memory import MemoryEstimator
-from daemon.fs.fingerprint import FileState, same_fingerprint
 from daemon.intake.intake import Intake, checker
 from daemon.intake.scanner import scan
-from daemon.intake.watcher import RetryLater
+from daemon.intake.watcher import Answer, RetryLater, RetryWithBackoff
 from daemon.jobs.database import Database
 from daemon.jobs.job import Job
 from daemon.jobs.queries import JobQueries
+from daemon.jobs.schema import jobs
 from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
@@ -28,7 +35,7 @@ from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
 from pipeline.children.image_pool import ImagePool
-from pipeline.children.protocol import Inspected, Rejected
+from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import MICRO_FAMILY
 from rules.live import LiveRules
 
@@ -84,11 +91,20 @@ class Desk:
         file.write_bytes(content if content is not None else picture())
 
     async def news(self) -> list[str]:
-        return await self.intake.without_job(self.inbox, scan(self.inbox.path, recursive=True))
+        return await self.intake.without_job(
+            self.inbox, scan(self.inbox.path, recursive=True).pictures
+        )
 
-    async def take(self, path: str = "cat.jpg") -> RetryLater | None:
-        seen = scan(self.inbox.path, recursive=True)[path]
+    async def take(self, path: str = "cat.jpg") -> Answer:
+        seen = scan(self.inbox.path, recursive=True).pictures[path]
         return await self.intake.handle(self.inbox, path, seen)
+
+    async def waits(self, path: str = "cat.jpg") -> tuple[float | None, str]:
+        """When a picture is looked at again, and why."""
+        answer = await self.take(path)
+        assert isinstance(answer, RetryLater)
+        assert answer.skip is not None
+        return answer.seconds, answer.skip.reason
 
     def job(self, number: int = 1) -> Job:
         job = self.queries.job(number)
@@ -149,10 +165,15 @@ async def test_what_another_host_moved_while_it_was_looked_at_is_no_new_drop(
 ) -> None:
     desk.drop(content=content)
     await desk.take()  # what is no picture is given time once
-    seen, glance = scan(desk.inbox.path, recursive=True)["cat.jpg"], desk.decoder.inspect_quickly
+    seen, glance = (
+        scan(desk.inbox.path, recursive=True).pictures["cat.jpg"],
+        desk.decoder.inspect_quickly,
+    )
 
-    async def slowly(path: Path, within: Path | None = None) -> Inspected | Rejected | None:
-        found = await glance(path, within)
+    async def slowly(
+        path: Path, within: Path | None = None, *, lenient: bool = False
+    ) -> Inspected | Rejected | Unavailable | None:
+        found = await glance(path, within, lenient=lenient)
         monkeypatch.undo()
         if content is None:
             desk.services.operator.cancel(1)
@@ -186,13 +207,13 @@ async def test_a_later_change_of_rules_does_not_touch_a_queued_job(desk: Desk) -
 async def test_what_no_rule_takes_waits_for_other_rules(desk: Desk) -> None:
     desk.rule("90-default", '[match]\nnames = ["dog*"]\n' + RULE)
     desk.drop()
-    assert await desk.take() == RetryLater(None)
+    assert await desk.waits() == (None, "no_rule")
     assert desk.queries.job(1) is None
 
 
 async def test_what_cannot_be_decoded_gets_time_and_is_then_rejected(desk: Desk) -> None:
     desk.drop(content=picture()[:-200])
-    assert await desk.take() == RetryLater(7.0)
+    assert await desk.waits() == (7.0, "incomplete")
     assert desk.queries.job(1) is None
     assert await desk.take() is None
     job = desk.job()
@@ -201,13 +222,12 @@ async def test_what_cannot_be_decoded_gets_time_and_is_then_rejected(desk: Desk)
     assert (desk.inbox.failed / "cat.jpg").read_bytes() == picture()[:-200]
     reasons = json.loads((desk.inbox.failed / "cat.jpg.reason.json").read_text())
     assert reasons[0]["reason"] == job.error
-    with pytest.raises(control.Refused, match="drop it again"):
-        control.retry(desk.services, 1)
+    assert reasons[0]["again"] == "i2vd retry 1"
 
 
 async def test_a_copy_that_paused_is_taken_when_it_is_whole(desk: Desk) -> None:
     desk.drop(content=picture()[:-200])
-    assert await desk.take() == RetryLater(7.0)
+    assert await desk.waits() == (7.0, "incomplete")
     desk.drop()
     assert await desk.take() is None
     assert desk.job().state == "queued"
@@ -376,14 +396,249 @@ async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None
     assert (desk.inbox.archive / "cat.jpg").exists()
 
 
-def test_a_fingerprint_distinguishes_states_of_a_file() -> None:
-    told = FileState(1, 2, 3).fingerprint("here")
-    assert same_fingerprint(told, FileState(1, 2, 3).fingerprint("here"))
-    assert not same_fingerprint(told, FileState(1, 2, 4).fingerprint("here"))
-    assert not same_fingerprint(told, FileState(1, 1, 3).fingerprint("there"))
+# --- trouble of the place
 
 
-def test_an_inode_counts_only_on_the_host_that_saw_it() -> None:
-    assert same_fingerprint(
-        FileState(1, -2, 3).fingerprint("here"), FileState(1, -2, 4).fingerprint("there")
-    )
+async def test_a_picture_that_cannot_be_read_now_stays_however_often(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.drop()
+
+    async def away(*_: object, **__: object) -> Unavailable:
+        return Unavailable(reason="the file cannot be read: Permission denied")
+
+    monkeypatch.setattr(desk.decoder, "inspect_quickly", away)
+    for _ in range(5):
+        answer = await desk.take()
+        assert isinstance(answer, RetryWithBackoff)
+        assert answer.skip.reason == "unreadable"
+    assert desk.queries.job(1) is None
+    assert names(desk.inbox.path) == ["cat.jpg"]
+    monkeypatch.undo()
+    assert await desk.take() is None
+    assert desk.job().state == "queued"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.EBUSY])
+async def test_an_override_that_cannot_be_read_now_rejects_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (desk.inbox.path / "cat.jpg.txt").write_text("zooming in")
+    desk.drop()
+    real = os.open
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".txt"):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(OSError, match=r"cat\.jpg\.txt"):
+        await desk.take()
+    assert desk.queries.job(1) is None
+    monkeypatch.undo()
+    assert await desk.take() is None
+    job = desk.job()
+    assert job.spec is not None
+    assert job.spec.prompt == "zooming in"
+
+
+async def test_a_hostile_override_rejects_its_picture_alone(desk: Desk) -> None:
+    (desk.inbox.path / "cat.jpg.toml").write_text("frames" + ".a" * 4000 + " = 1")
+    desk.drop()
+    assert await desk.take() is None
+    assert "nested too deeply" in str(desk.job().error)
+    assert names(desk.inbox.failed) == ["cat.jpg", "cat.jpg.reason.json", "cat.jpg.toml"]
+
+
+# --- a picture that was rejected, again
+
+
+async def test_a_rejected_picture_is_dropped_again_and_looked_at_anew(desk: Desk) -> None:
+    (desk.inbox.path / "cat.jpg.toml").write_text("frames = 99\n")
+    desk.drop()
+    await desk.take()
+    assert desk.job().state == "failed"
+    (desk.inbox.failed / "cat.jpg.toml").write_text("frames = 16\n")
+    assert control.retry(desk.services, 1).picture_location == "gone"
+    assert names(desk.inbox.failed) == []
+    assert await desk.news() == ["cat.jpg"]
+    assert await desk.take() is None
+    again = desk.job(2)
+    assert again.spec is not None
+    assert (again.state, again.spec.frames, again.drop) == ("queued", 16, 2)
+    assert [event.event for event in desk.queries.events(1)] == ["rejected", "dropped_again"]
+
+
+async def test_a_picture_rejected_as_undecodable_is_dropped_again(desk: Desk) -> None:
+    desk.drop(content=b"no picture")
+    await desk.waits()
+    await desk.take()
+    control.retry(desk.services, 1)
+    assert await desk.waits() == (7.0, "incomplete")
+    await desk.take()
+    assert desk.job(2).state == "failed"
+    assert names(desk.inbox.failed) == ["cat.jpg", "cat.jpg.reason.json"]
+
+
+async def test_a_rejected_picture_is_not_put_over_another(desk: Desk) -> None:
+    desk.drop(content=b"no picture")
+    await desk.waits()
+    await desk.take()
+    desk.drop()
+    with pytest.raises(control.Refused, match="another"):
+        control.retry(desk.services, 1)
+    (desk.inbox.path / "cat.jpg").unlink()
+    (desk.inbox.failed / "cat.jpg").unlink()
+    with pytest.raises(control.Refused, match="not in its folder"):
+        control.retry(desk.services, 1)
+
+
+# --- who is this picture?
+
+
+async def test_a_kept_picture_that_was_copied_touched_or_restored_is_the_same(desk: Desk) -> None:
+    inbox = desk.inbox.model_copy(update={"on_success": "keep"})
+    desk.settings = desk.settings.model_copy(update={"inbox": (inbox,)})
+    desk.drop()
+    await desk.take()
+    await finish(desk)
+    file = desk.inbox.path / "cat.jpg"
+    shutil.copy2(file, file.with_name("copy"))
+    file.with_name("copy").replace(file)
+    assert await desk.news() == [], "a copy with its time"
+    os.utime(file, (1, 1))
+    assert await desk.news() == ["cat.jpg"]
+    assert await desk.take() is None
+    assert await desk.news() == [], "touched"
+    assert desk.queries.job(2) is None
+    desk.drop(content=picture(41))
+    assert await desk.take() is None
+    assert desk.job(2).state == "queued", "another picture"
+
+
+async def test_a_touched_picture_with_a_wrong_override_meanwhile_is_not_rejected(
+    desk: Desk,
+) -> None:
+    desk.drop()
+    await desk.take()
+    (desk.inbox.path / "cat.jpg.toml").write_text("frames = 99\n")
+    os.utime(desk.inbox.path / "cat.jpg", (1, 1))
+    assert await desk.take() is None
+    assert desk.queries.job(2) is None
+    assert desk.job().state == "queued"
+
+
+# --- whose override is this?
+
+
+def came(path: Path, seconds_ago: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the override beside pictures come some time ago: a ctime cannot be set."""
+    real = Path.lstat
+
+    def lstat(self: Path) -> os.stat_result:
+        status = real(self)
+        if self != path:
+            return status
+        ctime = status.st_ctime - seconds_ago
+        return os.stat_result(
+            (*status[:9], int(ctime)), {"st_ctime": ctime, "st_mtime_ns": status.st_mtime_ns}
+        )
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+
+
+async def test_an_override_for_an_earlier_picture_is_not_applied_to_a_later_one(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override = desk.inbox.path / "cat.jpg.toml"
+    desk.drop()
+    await desk.take()
+    override.write_text("seed = 4242\n")  # after its picture was taken
+    await finish(desk)
+    assert override.exists(), "it did not belong to the picture that was archived"
+    assert names(desk.inbox.archive) == ["cat.jpg"]
+    with desk.database.write() as db:
+        db.execute(sa.update(jobs).values(created=jobs.c.created - 1000))
+    came(override, 61, monkeypatch)
+    desk.drop(content=picture(50))
+    await desk.take()
+    later = desk.job(2)
+    assert later.spec is not None
+    assert (later.spec.seed == 4242, later.overrides) == (False, ())
+    await finish(desk)
+    assert override.exists()
+
+
+@pytest.mark.parametrize(("seconds", "applied"), [(1800, True), (3700, False)])
+async def test_an_override_may_come_up_to_an_hour_before_its_picture(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, seconds: float, applied: bool
+) -> None:
+    override = desk.inbox.path / "cat.jpg.TXT"
+    override.write_text("zooming in")
+    came(override, seconds, monkeypatch)
+    desk.drop()
+    await desk.take()
+    job = desk.job()
+    assert job.spec is not None
+    assert (job.spec.prompt == "zooming in") == applied
+    assert job.overrides == (("cat.jpg.TXT",) if applied else ())
+
+
+async def test_a_change_of_mode_does_not_make_an_override_old(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture came with its override, and could not be read for two hours."""
+    desk.drop()
+    override = desk.inbox.path / "cat.jpg.txt"
+    override.write_text("zooming in")
+    came(override, 7200, monkeypatch)
+    seen = scan(desk.inbox.path, recursive=True).pictures["cat.jpg"]
+    monkeypatch.setattr(time, "time", lambda: seen.ctime_ns / 1e9 - 7199)
+    desk.intake._remember(desk.inbox, "cat.jpg", seen)
+    monkeypatch.undo()
+    came(override, 7200, monkeypatch)
+    await desk.take()
+    job = desk.job()
+    assert job.spec is not None
+    assert job.spec.prompt == "zooming in"
+
+
+async def test_overrides_that_no_job_used_are_known(desk: Desk) -> None:
+    (desk.inbox.path / "cat.jpg.txt").write_text("zooming in")
+    desk.drop()
+    desk.drop("dog.jpg", picture(50))
+    asked = {"cat.jpg.txt": "cat.jpg", "cat.jpg.toml": "cat.jpg", "dog.jpg.txt": "dog.jpg"}
+    assert await desk.intake.overrides_used(desk.inbox, asked) == {}
+    await desk.take()
+    used = await desk.intake.overrides_used(desk.inbox, asked)
+    assert used == {"cat.jpg.txt": True, "cat.jpg.toml": False}
+
+
+@pytest.mark.parametrize("ending", [".TOML", ".Toml"])
+async def test_an_override_in_upper_case_goes_where_its_picture_goes(
+    desk: Desk, ending: str
+) -> None:
+    (desk.inbox.path / f"cat.jpg{ending}").write_text("frames = 16\n")
+    desk.drop()
+    await desk.take()
+    job = await finish(desk, well=False)
+    assert job.spec is not None
+    assert job.spec.frames == 16
+    assert names(desk.inbox.failed) == ["cat.jpg", f"cat.jpg{ending}", "cat.jpg.reason.json"]
+    control.retry(desk.services, 1)
+    assert names(desk.inbox.path) == ["cat.jpg", f"cat.jpg{ending}"]
+    await finish(desk)
+    assert names(desk.inbox.archive) == ["cat.jpg", f"cat.jpg{ending}"]
+
+
+async def test_an_override_with_its_accent_written_otherwise_goes_along(desk: Desk) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    (desk.inbox.path / f"{composed}.txt").write_text("zooming in")
+    desk.drop(decomposed)
+    await desk.take(decomposed)
+    job = await finish(desk)
+    assert job.spec is not None
+    assert job.spec.prompt == "zooming in"
+    assert names(desk.inbox.archive) == [decomposed, f"{decomposed}.txt"]
+    assert names(desk.inbox.path) == []

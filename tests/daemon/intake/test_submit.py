@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.intake.intake import checker
-from daemon.intake.scanner import is_ignored, is_picture
+from daemon.intake.junk import is_ignored
+from daemon.intake.scanner import is_picture
 from daemon.intake.submit import (
     InvalidFileName,
     OverrideFile,

@@ -8,24 +8,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from daemon.config.settings import Inbox, Settings
 from daemon.fs.fingerprint import FileState
 from daemon.fs.mounts import file_system
-from daemon.intake.scanner import InboxUnavailable, is_ignored, is_picture, scan
-from daemon.intake.watcher import (
-    DeferToSlowLane,
-    RetryLater,
-    StabilityTracker,
-    Watcher,
-    scan_backoff,
-)
-from daemon.jobs.database import Database
+from daemon.intake import skipped
+from daemon.intake.junk import is_ignored
+from daemon.intake.scanner import InboxUnavailable, is_picture, scan
+from daemon.intake.stability import StabilityTracker
+from daemon.intake.watcher import Answer, DeferToSlowLane, RetryLater, Watcher, scan_backoff
+from daemon.jobs.database import Database, QueueUnavailable
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 
-A = FileState(1, 1, 1)
-B = FileState(2, 2, 1)
+A = FileState(1, 1)
+B = FileState(2, 2)
 
 
 def test_a_file_is_offered_once_after_it_stood_still() -> None:
@@ -67,12 +65,12 @@ def test_nothing_is_offered_that_changed_within_the_stability_delay(
     steps: list[tuple[float, bool]],
 ) -> None:
     tracker, now, changed, state = StabilityTracker(2.0), 0.0, 0.0, 0
-    tracker.observe(now, {"a": FileState(0, 0, 0)})
+    tracker.observe(now, {"a": FileState(0, 0)})
     for wait, changes in steps:
         now += wait
         if changes:
             state, changed = state + 1, now
-        if tracker.observe(now, {"a": FileState(state, 0, 0)}):
+        if tracker.observe(now, {"a": FileState(state, 0)}):
             assert now - changed >= 2.0 - 1e-9
 
 
@@ -105,8 +103,8 @@ def test_the_scan_finds_pictures_and_only_plain_files(tmp_path: Path) -> None:
     (inbox / "folder").symlink_to(tmp_path)
     os.mkfifo(inbox / "fifo.jpg")
     (inbox / os.fsdecode(b"bad\xff.jpg")).write_bytes(b"x")
-    assert sorted(scan(inbox, recursive=True)) == ["a.jpg", "sub/deep/b.PNG"]
-    assert sorted(scan(inbox, recursive=False)) == ["a.jpg"]
+    assert sorted(scan(inbox, recursive=True).pictures) == ["a.jpg", "sub/deep/b.PNG"]
+    assert sorted(scan(inbox, recursive=False).pictures) == ["a.jpg"]
 
 
 def test_a_missing_inbox_is_not_an_empty_one(tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_a_missing_inbox_is_not_an_empty_one(tmp_path: Path) -> None:
 class Basket:
     """Takes every picture, with the same answer; those called slow aside, and once it is `free`."""
 
-    def __init__(self, answer: RetryLater | None = None) -> None:
+    def __init__(self, answer: Answer = None) -> None:
         self.answer = answer
         self.known: set[str] = set()
         self.offered: list[str] = []
@@ -127,9 +125,15 @@ class Basket:
     async def without_job(self, _: Inbox, files: Mapping[str, FileState]) -> list[str]:
         return [path for path in files if path not in self.known]
 
+    async def overrides_used(self, _: Inbox, __: Mapping[str, str]) -> dict[str, bool]:
+        return {}
+
+    def named_folders(self, _: Inbox) -> list[str]:
+        return []
+
     async def handle(
         self, _: Inbox, path: str, __: FileState, *, slow_lane: bool = False
-    ) -> RetryLater | DeferToSlowLane | None:
+    ) -> Answer:
         if not slow_lane:
             self.offered.append(path)
         if path.startswith("slow"):
@@ -251,6 +255,114 @@ async def test_a_slow_picture_that_is_replaced_is_decoded_again(tmp_path: Path) 
 
     await run_watcher(watcher_of(Inbox(path=tmp_path, stability_delay=0.0), basket), all_taken)
     assert basket.taken == names
+
+
+# --- one file's trouble
+
+
+class Stubborn(Basket):
+    """Raises an error for one picture, at each look or when it is asked about."""
+
+    def __init__(self, error: BaseException, *, asking: bool = False) -> None:
+        super().__init__()
+        self.error = error
+        self.asking = asking
+        self.looks = 0
+
+    async def without_job(self, inbox: Inbox, files: Mapping[str, FileState]) -> list[str]:
+        if self.asking and "bad.jpg" in files:
+            raise self.error
+        return await super().without_job(inbox, files)
+
+    async def handle(
+        self, inbox: Inbox, path: str, seen: FileState, *, slow_lane: bool = False
+    ) -> Answer:
+        if path == "bad.jpg":
+            self.looks += 1
+            raise self.error
+        return await super().handle(inbox, path, seen, slow_lane=slow_lane)
+
+
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RecursionError("too deep"), "internal_error"),
+        (MemoryError(), "internal_error"),
+        (UnicodeEncodeError("latin-1", "x", 0, 1, "no"), "internal_error"),
+        (KeyError("spec"), "internal_error"),
+        (PermissionError(13, "Permission denied", "bad.jpg"), "unreadable"),
+        (OSError(24, "Too many open files"), "unreadable"),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else each,
+)
+async def test_trouble_with_one_file_stops_no_other(
+    tmp_path: Path, error: Exception, reason: str, asking: bool
+) -> None:
+    folders = {role: tmp_path / role for role in ("path", "outbox", "archive", "failed")}
+    for folder in (*folders.values(), folders["outbox"] / ".i2vd"):
+        folder.mkdir()
+    for name in ("a.jpg", "bad.jpg", "c.jpg"):
+        (folders["path"] / name).write_bytes(b"x")
+    basket = Stubborn(error, asking=asking)
+    watcher = watcher_of(Inbox(stability_delay=0.0, **folders), basket)
+    await run_watcher(watcher, lambda: len(basket.taken) > 1)
+    assert sorted(basket.taken) == ["a.jpg", "c.jpg"]
+    assert watcher._health.blocked == {}
+    assert watcher._waiting["bad.jpg"].reason == reason
+    assert basket.looks <= 1, "it is looked at again after a while"
+
+
+async def test_a_file_in_trouble_is_listed_and_named_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skipped, "REPORT_AFTER_SECONDS", 0.05)
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    basket = Stubborn(RecursionError("too deep"))
+    watcher = watcher_of(Inbox(path=tmp_path, stability_delay=0.0), basket)
+    with capture_logs() as lines:
+        await run_watcher(watcher, lambda: watcher.skipped.total > 0)
+    about = [line["event"] for line in lines if line["path"] == "bad.jpg"]
+    assert about == ["file not handled", "file skipped"]
+    (file,) = (each for each in watcher.skipped.listed() if each.path == "bad.jpg")
+    assert "RecursionError: too deep" in file.detail
+
+
+async def test_a_queue_that_is_away_is_no_files_trouble(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    basket = Stubborn(QueueUnavailable("locked"))
+    watcher = watcher_of(Inbox(path=tmp_path, stability_delay=0.0), basket)
+    await run_watcher(watcher, lambda: watcher._health.blocked != {})
+    assert watcher._waiting == {}
+
+
+def test_an_unavailable_file_is_offered_after_ever_longer_delays() -> None:
+    tracker, now, waits = StabilityTracker(0.0), 0.0, []
+    tracker.observe(now, {"a.jpg": A})
+    for _ in range(6):
+        tracker.offer_with_backoff("a.jpg", now, 2.0, 20.0)
+        due = tracker.next_due()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        assert tracker.observe(now, {"a.jpg": A}) == ["a.jpg"]
+    assert waits == [2, 4, 8, 16, 20, 20]
+    tracker.settle("a.jpg")
+    tracker.offer_with_backoff("a.jpg", now, 2.0, 20.0)
+    assert tracker.next_due() == now + 2
+
+
+def test_a_change_of_mode_wakes_an_unavailable_file_alone() -> None:
+    before, after = FileState(1, 1, ctime_ns=1), FileState(1, 1, ctime_ns=2)
+    tracker = StabilityTracker(2.0)
+    files = {"unavailable.jpg": before, "undecodable.jpg": before, "done.jpg": before}
+    tracker.observe(0.0, files)
+    tracker.observe(2.0, files)
+    tracker.offer_with_backoff("unavailable.jpg", 2.0, 100.0, 100.0)
+    tracker.offer_again(["undecodable.jpg"], 100.0)
+    changed = dict.fromkeys(files, after)
+    assert tracker.observe(3.0, changed) == []
+    assert tracker.observe(5.0, changed) == ["unavailable.jpg"]
 
 
 def test_the_backoff_is_the_interval_when_a_scan_is_cheap() -> None:

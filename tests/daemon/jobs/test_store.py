@@ -128,20 +128,69 @@ def test_other_content_at_the_same_path_replaces_queued_jobs(
     assert claim(store).id == 2
 
 
-def test_a_kept_picture_that_another_host_sees_by_another_inode_is_the_same(
-    store: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop]
+@pytest.fixture
+def keep(store: JobStore) -> Callable[[], None]:
+    """Finish the next job, and keep its picture in the inbox."""
+
+    def keep() -> None:
+        job = claim(store)
+        store.begin_publication(job, {})
+        store.done(job, {})
+        store.moved(job, "kept")
+
+    return keep
+
+
+def test_a_kept_picture_is_known_by_path_size_and_mtime(
+    store: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop], keep: Callable[[], None]
 ) -> None:
-    here, there = FileState(1, 2, 3).fingerprint("here"), FileState(1, 2, 4).fingerprint("there")
-    enqueue(fingerprint=here)
-    job = claim(store)
-    store.begin_publication(job, {})
-    store.done(job, {})
-    store.moved(job, "kept")
-    assert store.without_job("inbox", {"cat.jpg": there}) == []
-    assert enqueue(fingerprint=there) == []
-    assert store.reject(make_drop(fingerprint=there), "broken") is None
-    again = FileState(1, 2, 5).fingerprint("here")
-    assert store.without_job("inbox", {"cat.jpg": again}) == ["cat.jpg"]
+    seen = FileState(1, 2, ctime_ns=3).fingerprint
+    enqueue(fingerprint=seen)
+    keep()
+    again = FileState(1, 2, ctime_ns=4).fingerprint  # copied, restored, or seen by another host
+    assert store.without_job("inbox", {"cat.jpg": again}) == []
+    assert enqueue(fingerprint=again) == []
+    assert store.reject(make_drop(fingerprint=again), "broken") is None
+    assert store.without_job("inbox", {"cat.jpg": FileState(1, 3).fingerprint}) == ["cat.jpg"]
+
+
+def test_a_kept_picture_that_was_touched_is_recognised_by_its_content(
+    store: JobStore, queries: JobQueries, enqueue: Enqueue, make_drop: Callable[..., Drop],
+    keep: Callable[[], None],
+) -> None:  # fmt: skip
+    enqueue(fingerprint="5-1", sha256="aa")
+    keep()
+    assert store.recognise(make_drop(fingerprint="5-2", sha256="aa"))
+    assert store.without_job("inbox", {"cat.jpg": "5-2"}) == []
+    assert enqueue(fingerprint="5-3", sha256="aa") == []
+    assert store.without_job("inbox", {"cat.jpg": "5-3"}) == []
+    assert not store.recognise(make_drop(fingerprint="5-4", sha256="bb"))
+    assert enqueue(fingerprint="5-4", sha256="bb") == [2], "another content of the same size"
+    assert not store.recognise(make_drop("dog.jpg", "5-3", "aa")), "another path"
+
+
+def test_the_content_of_an_archived_picture_dropped_again_is_news(
+    store: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop], keep: Callable[[], None]
+) -> None:
+    enqueue(fingerprint="5-1", sha256="aa")
+    keep()
+    job = store.claim("me", 30)
+    assert job is None
+    assert store.without_job("inbox", {"cat.jpg": "5-1"}) == []
+    enqueue("dog.jpg", "5-1", "cc")
+    store.cancel(2)
+    assert not store.recognise(make_drop("dog.jpg", "5-2", "cc")), "it has no clip"
+
+
+def test_touching_a_picture_one_of_whose_variants_failed_replaces_no_other(
+    store: JobStore, queries: JobQueries, enqueue: Enqueue
+) -> None:
+    enqueue(fingerprint="5-1", sha256="aa", variants=2)
+    store.fail(claim(store), "broke")
+    assert enqueue(fingerprint="5-2", sha256="aa") == []
+    second = queries.job(2)
+    assert second is not None
+    assert second.state == "queued"
 
 
 def test_two_hosts_that_enter_a_drop_at_once_enter_it_once(
@@ -175,7 +224,7 @@ def test_a_kept_picture_is_enqueued_again_only_when_it_changes(
     store.begin_publication(job, {})
     store.done(job, {})
     assert enqueue(fingerprint="1") == []
-    assert enqueue(fingerprint="2") == [2]
+    assert enqueue(fingerprint="2", sha256="bb") == [2]
 
 
 def test_a_rejected_picture_is_recorded_once(

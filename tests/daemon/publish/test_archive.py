@@ -99,8 +99,12 @@ def finished(
         (there.inbox.path / "pets/cat.jpg.txt").write_text("zoom in")
         VolumeMarkers(Settings(inbox=(there.inbox,)), database).check(there.inbox)
         status = there.picture.stat()
-        seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
-        enqueue("pets/cat.jpg", seen.fingerprint("me"), hashlib.sha256(CAT).hexdigest())
+        enqueue(
+            "pets/cat.jpg",
+            FileState.of(status).fingerprint,
+            hashlib.sha256(CAT).hexdigest(),
+            overrides=("cat.jpg.txt",),
+        )
         job = store.claim("me", 30)
         assert job
         if ended == "done":
@@ -240,10 +244,9 @@ def test_a_failed_picture_comes_back(
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
     there.archive().archive_pending()
-    assert Operator(there.database).retry(1, lambda job: restore(there.inbox, job, "me"))
+    assert Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
     status = there.picture.stat()
-    seen = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
-    assert there.job().fingerprint == seen.fingerprint("me")
+    assert there.job().fingerprint == FileState.of(status).fingerprint
     assert there.files() == {"path/pets/cat.jpg": CAT, "path/pets/cat.jpg.txt": b"zoom in"}
 
 

@@ -27,7 +27,6 @@ NOT_ON_THE_PAGE = {
     "daemon/fs/mounts.py",
     "daemon/estimate/requirements.py",
     "daemon/cli/render.py",
-    "daemon/intake/scanner.py",
     "daemon/config/settings.py",
     "daemon/cli/bench_timeline.py",
     "daemon/config/secret_file.py",
@@ -51,11 +50,12 @@ NOT_ON_THE_PAGE = {
 """Files whose messages go to the terminal, the log, the metrics or another program."""
 
 IGNORED_TEXTS = {
-    "worker {}", "{} min", "{} queued", ", all done in {}", "i2vd {}", "i2vd, {}", "settle {}",
-    "storage {} {}", "submission {}",
+    "worker {}", "{} min", "{} queued", "{} skipped", ", all done in {}", "i2vd {}", "i2vd, {}",
+    "settle {}", "storage {} {}", "submission {}",
     "STATUS=stopping, the running attempt may finish", "STATUS=waiting: {}", "i2vd retry {}",
-    "put a sound picture into the inbox again", "numbered_names() does not end", "ended by us",
+    "numbered_names() does not end", "ended by us",
     "no work",
+    "system volume information", "network trash folder", "temporary items",
     "{} may lead out of {}", "queue.url {}: {}", "log writer",
     "Log lines that could not be written, or that nobody took in time.",
     "not a database", "file is encrypted", "unable to open", "timed out", "No such file",
