@@ -30,6 +30,7 @@ from daemon.estimate.memory import MemoryEstimator
 from daemon.fleet.hosts import Hosts
 from daemon.fleet.identity import owner_name
 from daemon.fleet.membership import Membership, heartbeat_lease
+from daemon.fs.atomic import describe_os_error
 from daemon.intake.inotify import FileNotifier
 from daemon.intake.intake import Intake, checker
 from daemon.intake.watcher import Watcher
@@ -51,6 +52,7 @@ from daemon.webhooks import Webhook
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.generator import ClipGenerator
 from pipeline.children.image_pool import ImagePool
+from pipeline.children.protocol import Hello
 from pipeline.request.presets import family_of
 from rules.live import LiveRules, Reloaded
 
@@ -165,6 +167,7 @@ class App:
             others = [
                 tasks.create_task(self._watch_storage()),
                 tasks.create_task(self._send_heartbeats()),
+                tasks.create_task(self._start_image_child()),
                 tasks.create_task(watchdog.feed(self.slots)),
                 *(tasks.create_task(task) for task in self._background_tasks()),
             ]
@@ -265,6 +268,19 @@ class App:
                 self._abandon_queue(reason)
             if self.membership.departed:
                 self.dispatcher.request_cleanup()
+
+    async def _start_image_child(self) -> None:
+        """Start the first image child before a picture comes, and log what its sandbox lacks."""
+        try:
+            first = await self.image_pool.start()
+        except OSError as error:  # the first picture tries again
+            log.warning("image child not started", reason=describe_os_error(error))
+            return
+        if isinstance(first, Hello):
+            if first.unprotected:
+                log.warning("picture sandbox incomplete", missing=list(first.unprotected))
+            else:
+                log.info("picture sandbox ready", layers=["Landlock", "seccomp"])
 
     def _abandon_queue(self, reason: str) -> None:
         """Stop after the running attempts, because the queue is permanently unusable."""

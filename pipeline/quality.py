@@ -12,6 +12,8 @@ FlawKind = Literal["not_finite", "black", "grey", "frozen", "unlike"]
 FLAWS: tuple[FlawKind, ...] = get_args(FlawKind)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Levels = Annotated[float, Field(ge=0.0, le=255.0, allow_inf_nan=False)]
+Similarity = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 
 
 class QualityLimits(BaseModel):
@@ -23,9 +25,9 @@ class QualityLimits(BaseModel):
     """Largest share of black frames; 1 turns the check off."""
     grey: Share = 0.4
     """Largest share of a frame that suddenly is mid-grey; 1 turns the check off."""
-    motion: Annotated[float, Field(ge=0.0, le=255.0, allow_inf_nan=False)] = 0.25
+    motion: Levels = 0.25
     """Least motion, in levels of 255; 0 turns the check off."""
-    similarity: Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)] = 0.2
+    similarity: Similarity = 0.2
     """Least similarity of the first frame to the picture; -1 turns the check off."""
 
 
@@ -38,15 +40,15 @@ class Measurements(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    black: float
+    black: Share
     """Share of frames that are black though the picture is not."""
-    grey: float
+    grey: Share
     """Largest rise of a frame's mid-grey share over the picture and all earlier frames."""
-    motion: float
+    motion: Levels
     """Largest mean difference of a frame to the first frame, in levels of 255."""
-    similarity: float
+    similarity: Similarity
     """Structural similarity (SSIM) of the first frame to the picture, as thumbnails; 1 is equal."""
-    dropped: int = 0
+    dropped: Annotated[int, Field(ge=0, le=1)] = 0
     """1 if a grey last frame was dropped."""
 
 

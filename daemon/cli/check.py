@@ -1,5 +1,6 @@
 """`i2vd check`: problems that can be found before the first picture arrives."""
 
+import asyncio
 import os
 import shutil
 import sysconfig
@@ -26,6 +27,9 @@ from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
 from daemon.webhooks import origin_of, signer_of
 from pipeline.checkpoint.layout import ModelUnusable, find
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.image_pool import ImagePool
+from pipeline.children.protocol import Hello
 from pipeline.memory.dimensions import read_dimensions
 from pipeline.request.presets import MICRO, family_of
 from rules.parse import parse_folder
@@ -58,6 +62,7 @@ def _run_checks(settings: Settings) -> Iterator[Finding]:
     for inbox in settings.inbox:
         yield from _folders(inbox, settings.min_free)
         yield from _rules(settings, inbox)
+    yield _picture_sandbox()
     yield from _device(settings)
     yield from _kernels(settings)
     yield _weights(settings)
@@ -207,6 +212,28 @@ def _rules(settings: Settings, inbox: Inbox) -> Iterator[Finding]:
         yield Finding("mistake" if mistake.fatal else "warning", name, str(mistake))
     if parsed.rules is not None:
         yield Finding("ok", name, f"{inbox.rules}, {len(parsed.rules.rules)} rule(s)")
+
+
+def _picture_sandbox() -> Finding:
+    """Start a child that decodes pictures, and report which layers of its sandbox are in force."""
+
+    async def start() -> Hello | ChildFailure:
+        image_pool = ImagePool(lambda _: None, lambda _: None)
+        try:
+            return await image_pool.start()
+        finally:
+            await image_pool.close()
+
+    try:
+        first = asyncio.run(start())
+    except OSError as error:
+        return Finding("mistake", "pictures", f"no child can be started: {error.strerror}")
+    if isinstance(first, ChildFailure):
+        return Finding("mistake", "pictures", first.reason)
+    if first.unprotected:
+        detail = "; ".join(first.unprotected)
+        return Finding("warning", "pictures", f"their decoder's sandbox is incomplete: {detail}")
+    return Finding("ok", "pictures", "decoded in a sandbox of Landlock and seccomp")
 
 
 def _device(settings: Settings) -> Iterator[Finding]:

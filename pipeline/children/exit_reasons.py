@@ -17,6 +17,7 @@ Cause = Literal[
     "host_memory",
     "killed",
     "crash",
+    "forbidden_call",
     "hang",
     "channel",
     "load",
@@ -31,6 +32,8 @@ _ADVICE: dict[Cause, str] = {
     "host_memory": "the machine or the service (MemoryMax=) has too little memory beside what else "
     "runs there",
     "killed": "somebody sent the signal; a new one takes over",
+    "forbidden_call": "a picture may have tried to take it over, or i2vd's sandbox is wrong here: "
+    "keep the picture and report it with what `journalctl -k --grep=type=1326` says",
     "crash": "its last words stand in the log before this line",
     "hang": "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.heartbeat_timeouts`",
     "channel": "this is a fault in i2vd or in a library: please report it with the log",
@@ -42,7 +45,7 @@ _ADVICE: dict[Cause, str] = {
 }
 
 _EXTERNAL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals sent by other processes; any other signal is a fault of the child itself."""
+"""Signals sent by other processes, as real-time signals are; any other is the child's own fault."""
 
 _TOLERATED_LEAK_BYTES = 256 << 20
 """Bytes that may stay on the device after a clip: libraries keep some tens of MB of workspace,
@@ -76,14 +79,20 @@ def classify_exit(
     if end.returncode == -signal.SIGKILL and oom_killed:
         reason = f"the kernel killed {child} (in {stage}), for the host's memory ran out"
         return ChildFailure("host_memory", reason)
-    return ChildFailure(_exit_cause(end.returncode), f"{child} {end} (in {stage})")
+    cause = _exit_cause(end.returncode)
+    if cause == "forbidden_call":
+        reason = f"{child} made a system call that its sandbox forbids, and {end} (in {stage})"
+        return ChildFailure(cause, reason)
+    return ChildFailure(cause, f"{child} {end} (in {stage})")
 
 
 def _exit_cause(returncode: int | None) -> Cause:
     if returncode is None:
         return "channel"
-    if -returncode in _EXTERNAL_SIGNALS:
+    if -returncode in _EXTERNAL_SIGNALS or -returncode >= signal.SIGRTMIN:
         return "killed"
+    if -returncode == signal.SIGSYS:
+        return "forbidden_call"
     return "device" if returncode == EXIT_DEVICE_LOST else "crash"
 
 

@@ -5,13 +5,16 @@ Does not interpret the messages; image_pool.py and worker_session.py do.
 
 import asyncio
 import contextlib
+import math
 import os
+import resource
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -19,9 +22,11 @@ from pipeline.children.protocol import CHANNEL_FD, Reply, Request, dump, read_re
 from pipeline.children.timeouts import wait_excluding_stalls
 
 _MAX_LINE_BYTES = 1 << 20
-_MAX_LINES_PER_SECOND = 100
-"""Lines of a child's stderr that are passed on; a sick library may write without end."""
+_MAX_STDERR_CHARACTERS = 1000
+_MAX_STDERR_LINES = 200
+"""Lines of stderr a minute that reach the log; a child in bad hands could fill the disk."""
 _TERM_GRACE_SECONDS = 10.0
+_KILL_GRACE_SECONDS = 10.0
 _SECRET_SETTINGS = ("I2VD_QUEUE", "I2VD_WEBHOOK")
 
 
@@ -47,17 +52,42 @@ class TimedOut:
     seconds: float
 
 
+class LineBudget:
+    """Lines that a minute may have; the others are counted, and reported in the next minute."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._left = lines
+        self._dropped = 0
+        self._until = 0.0
+
+    def spend(self, text: str, now: float) -> list[str]:
+        """Return what is to be logged at a line: nothing, the line, or a note before it."""
+        logged = []
+        if now >= self._until:
+            if self._dropped:
+                logged.append(f"({self._dropped} lines more in a minute were left out)")
+            self._left, self._dropped, self._until = self._lines, 0, now + 60
+        if self._left == 0:
+            self._dropped += 1
+            return logged
+        self._left -= 1
+        return [*logged, text]
+
+
 class Child:
     """Process `python -m MODULE` with a channel to it. Create it with `spawn`."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
+        channel: socket.socket,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_line: Callable[[str], None],
     ) -> None:
         self._process = process
+        self._channel = channel
         self._reader = reader
         self._writer = writer
         self._tail: deque[str] = deque(maxlen=5)
@@ -69,8 +99,9 @@ class Child:
     ) -> "Child":
         """Start the child; each line of its stderr goes to `on_line`.
 
-        A separate process group keeps a terminal's Ctrl-C away from the child. `-P` keeps the
-        working folder, which may be writable by others, off its import path.
+        `env` is all of its environment beside the channel's number; None: as this process's. A
+        separate process group keeps a terminal's Ctrl-C away from the child. `-P` keeps the working
+        folder, which may be writable by others, off its import path.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -82,7 +113,10 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 process_group=0,
                 limit=_MAX_LINE_BYTES,
-                env=_public_environment() | {**(env or {}), CHANNEL_FD: str(theirs.fileno())},
+                env={
+                    **(public_environment() if env is None else env),
+                    CHANNEL_FD: str(theirs.fileno()),
+                },
             )
         except BaseException:
             ours.close()
@@ -90,7 +124,7 @@ class Child:
         finally:
             theirs.close()
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
-        return cls(process, reader, writer, on_line)
+        return cls(process, ours, reader, writer, on_line)
 
     @property
     def pid(self) -> int:
@@ -107,11 +141,48 @@ class Child:
         """Return True if the child exited, or closed its channel."""
         return not self.alive or self._reader.at_eof()
 
-    async def send(self, message: Request) -> None:
-        """Send a request; a dead child is ignored, because `receive` reports it."""
-        with contextlib.suppress(ConnectionError):
-            self._writer.write(dump(message))
+    def limit_cpu(self, seconds: float) -> None:
+        """Limit the CPU time from now on to what all cores give in `seconds`.
+
+        A timeout ends the child earlier. This ends one that is busy when the parent is gone.
+        """
+        with contextlib.suppress(OSError):  # it ended, or the container forbids it
+            stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            used = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+            most = math.ceil(used + seconds * (os.cpu_count() or 1)) + 1
+            hard = resource.prlimit(self.pid, resource.RLIMIT_CPU)[1]
+            if hard == resource.RLIM_INFINITY or most < hard:
+                resource.prlimit(self.pid, resource.RLIMIT_CPU, (most, hard))
+
+    async def send(self, message: Request, descriptors: Sequence[int] = ()) -> None:
+        """Send a request; a dead child is ignored, because `receive` reports it.
+
+        The child gets copies of the `descriptors`. At most one such request may be unanswered, so
+        that it fits into the socket's buffer.
+        """
+        line = dump(message)
+        with contextlib.suppress(OSError if descriptors else ConnectionError):
+            if descriptors:  # asyncio has no way to send them
+                sent = socket.send_fds(self._channel, [line], descriptors)
+                line = line[sent:]
+            self._writer.write(line)
             await self._writer.drain()
+
+    async def is_idle(self) -> bool:
+        """Return True if the child waits for a request: it neither exited nor said anything.
+
+        What it said unasked is lost.
+        """
+        if self.ended:
+            return False
+        try:
+            async with asyncio.timeout(0):
+                await self._reader.readline()
+        except TimeoutError:
+            return True
+        except (ConnectionError, ValueError):
+            pass
+        return False
 
     async def receive(self, limit: float | None = None) -> Reply | Exited | TimedOut:
         """Return the next reply or the exit; TimedOut only with a `limit` in seconds."""
@@ -167,43 +238,40 @@ class Child:
             async with asyncio.timeout(grace):
                 await self._process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+            await self._kill_now()
         self._writer.close()
         await self._stderr
 
+    async def _kill_now(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        try:
+            async with asyncio.timeout(_KILL_GRACE_SECONDS):
+                await self._process.wait()
+        except TimeoutError:  # it waits in the kernel for a share that hangs, and dies after that
+            self._stderr.cancel()
+
     async def _forward_stderr(self, on_line: Callable[[str], None]) -> None:
-        """Pass on the lines, a hundred a second at most, and read all: the child never waits."""
+        """Pass on the lines of stderr, within limits of length and number."""
         stream = self._process.stderr
         assert stream is not None
-        loop = asyncio.get_running_loop()
-        second, passed, dropped = 0, 0, 0
+        budget = LineBudget(_MAX_STDERR_LINES)
         while True:
             try:
                 line = await stream.readline()
             except ValueError:
                 continue  # the stream dropped a line over the limit
-            if int(loop.time()) != second or not line:
-                if dropped:
-                    on_line(f"... {dropped} more lines")
-                second, passed, dropped = int(loop.time()), 0, 0
             if not line:
                 return
-            text = line.decode(errors="replace").rstrip()
-            if not text:
-                continue
-            self._tail.append(text)
-            if passed < _MAX_LINES_PER_SECOND:
-                passed += 1
-                on_line(text)
-            else:
-                dropped += 1
-                if dropped % _MAX_LINES_PER_SECOND == 0:
-                    await asyncio.sleep(0)  # lines that are buffered do not let others run
+            text = line.decode(errors="replace").rstrip()[:_MAX_STDERR_CHARACTERS]
+            if text:
+                self._tail.append(text)
+                for each in budget.spend(text, asyncio.get_running_loop().time()):
+                    on_line(each)
+            await asyncio.sleep(0)  # lines that are buffered do not let others run
 
 
-def _public_environment() -> dict[str, str]:
+def public_environment() -> dict[str, str]:
     """Return the environment without settings that may contain a password."""
     return {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_SETTINGS)}
 

@@ -4,14 +4,17 @@ The image child answers Inspect and Prepare; the worker answers Load, QueryMemor
 Each request gets exactly one final message; after it the child is ready for the next. Progress may
 precede it and is the heartbeat: a child that exceeds its stage's timeout is hung.
 
+Replies are bounded here, because a child may be in the hands of a hostile picture, or sick: what
+`read_reply` returns can be stored, computed with and shown.
+
 Generate has two halves, so that the device does not wait for the MP4. FramesReady makes the worker
 ready for the next Generate. ClipDone or a failure follows, possibly during that next one. Embed
 announces a Generate that will follow soon. Every message about a job has its id.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from pipeline.memory.modes import Mode
 from pipeline.quality import FlawKind, Measurements, QualityLimits
@@ -46,20 +49,30 @@ EXIT_DEVICE_LOST = 70
 """Exit code of the worker after an error that makes its device context unusable."""
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Pixels = Annotated[int, Field(ge=1, le=100_000)]
+"""A side of a picture."""
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A count or bytes, as databases can store them."""
+Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
+Name = Annotated[str, Field(max_length=500)]
+Sentence = Annotated[str, AfterValidator(lambda text: text[:2000])]
+"""A text for people; a longer one is cut, because it may hold any library's message."""
+
+_MAX_NAMES = 100
+
+
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-# --- to the image child
+# --- to the image child. The picture goes with the message, as an open descriptor.
 
 
 class Inspect(_Message):
-    """Decode the whole file and return its properties."""
+    """Decode the whole picture and return its properties."""
 
     type: Literal["inspect"] = "inspect"
-    path: str
-    within: str = ""
-    """Symlinks below this folder are rejected; empty: only the file itself is checked."""
     lenient: bool = False
     """Accept a picture whose end is missing if all its pixels are there.
 
@@ -68,16 +81,16 @@ class Inspect(_Message):
 
 
 class Prepare(_Message):
-    """Decode the file again, frame it to width x height pixels and write a clean PNG."""
+    """Decode the picture again, and frame it to width x height pixels.
+
+    A second descriptor goes with it: memory for the pixels, RGB, 8 bits a channel, row by row.
+    """
 
     type: Literal["prepare"] = "prepare"
-    path: str
-    within: str = ""
     sha256: str
     width: int
     height: int
     framing: Framing
-    output: str
 
 
 # --- from the image child
@@ -87,16 +100,16 @@ class Inspected(_Message):
     """Valid picture; width and height in pixels after orientation, `size` in bytes."""
 
     type: Literal["inspected"] = "inspected"
-    sha256: str
-    size: int
-    width: int
-    height: int
-    format: str
-    caption: str = ""
+    sha256: Sha256
+    size: Count
+    width: Pixels
+    height: Pixels
+    format: Name
+    caption: Annotated[str, Field(max_length=2000)] = ""
 
 
 class Prepared(_Message):
-    """Clean PNG, written and fsynced."""
+    """Pixels, written into the memory that was passed."""
 
     type: Literal["prepared"] = "prepared"
 
@@ -105,7 +118,7 @@ class Rejected(_Message):
     """Unusable picture; `gone` if the file vanished or its content changed."""
 
     type: Literal["rejected"] = "rejected"
-    reason: str
+    reason: Sentence
     gone: bool = False
     incomplete: bool = False
     """True if the file may still be being copied."""
@@ -115,7 +128,7 @@ class Unavailable(_Message):
     """File that cannot be read now, for a reason of the place and not of the file."""
 
     type: Literal["unavailable"] = "unavailable"
-    reason: str
+    reason: Sentence
 
 
 # --- to the worker
@@ -181,21 +194,23 @@ class Hello(_Message):
     """First message of every child: its channel is open. The worker has not imported torch yet."""
 
     type: Literal["hello"] = "hello"
+    unprotected: Annotated[tuple[Name, ...], Field(max_length=_MAX_NAMES)] = ()
+    """Layers of the image child's sandbox that this machine does not have, with the reasons."""
 
 
 class Loaded(_Message):
     """Loaded model. `weights` is the SHA-256 over the weight files' digests."""
 
     type: Literal["loaded"] = "loaded"
-    model: str
-    weights: str
+    model: Annotated[str, Field(max_length=5000)]
+    weights: Name
     dtype: Dtype
-    device: str
-    device_name: str
-    memory: int | None
+    device: Name
+    device_name: Name
+    memory: Count | None
     """Total bytes of the device; None on a CPU."""
-    versions: dict[str, str]
-    seconds: float
+    versions: Annotated[dict[Name, Name], Field(max_length=_MAX_NAMES)]
+    seconds: Seconds
 
 
 class FreeMemory(_Message):
@@ -205,11 +220,11 @@ class FreeMemory(_Message):
     """
 
     type: Literal["free_memory"] = "free_memory"
-    free: int | None
+    free: Count | None
 
 
 class _OfJob(_Message):
-    job: str = ""
+    job: Name = ""
     """Job id; empty in replies to Load."""
 
 
@@ -223,30 +238,36 @@ class Progress(_OfJob):
 
     type: Literal["progress"] = "progress"
     stage: Stage
-    step: int
-    steps: int
+    step: Count
+    steps: Count
     preview: bytes | None = None
+
+    @model_validator(mode="after")
+    def _within_steps(self) -> Self:
+        if self.step > self.steps:
+            raise ValueError("more steps are done than there are")
+        return self
 
 
 class Output(BaseModel):
     """Properties of the MP4, as read back from the file: size in bytes, duration in seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    sha256: str
-    size: int
-    codec: str
-    width: int
-    height: int
-    frames: int
-    fps: int
-    duration: float
+    sha256: Sha256
+    size: Count
+    codec: Name
+    width: Pixels
+    height: Pixels
+    frames: Count
+    fps: Count
+    duration: Seconds
 
 
 class Released(_OfJob):
     """Base of replies after which the device is ready for the next Generate."""
 
-    leaked_bytes: int | None = None
+    leaked_bytes: Count | None = None
     """Bytes left on the device besides weights, after release; None if not counted."""
 
 
@@ -262,9 +283,9 @@ class ClipDone(_OfJob):
     type: Literal["clip_done"] = "clip_done"
     output: Output
     measurements: Measurements
-    seconds: dict[str, float]
+    seconds: Annotated[dict[Name, Seconds], Field(max_length=_MAX_NAMES)]
     """Seconds per stage."""
-    peak_memory: int | None
+    peak_memory: Count | None
     """Maximum bytes reserved on the device; None if it does not count them."""
     unread: dict[str, str] = {}
     """Ends of the prompts beyond the text encoder's length, by their key."""
@@ -279,10 +300,10 @@ class OutOfMemory(Released):
 
     type: Literal["out_of_memory"] = "out_of_memory"
     stage: Stage
-    detail: str
-    requested: int | None = None
-    allocated: int | None = None
-    reserved: int | None = None
+    detail: Sentence
+    requested: Count | None = None
+    allocated: Count | None = None
+    reserved: Count | None = None
 
 
 class QualityRejected(Released):
@@ -291,7 +312,7 @@ class QualityRejected(Released):
     type: Literal["quality_rejected"] = "quality_rejected"
     stage: Stage
     flaw: FlawKind
-    reason: str
+    reason: Sentence
     measurements: Measurements | None = None
 
 
@@ -300,7 +321,7 @@ class Failed(Released):
 
     type: Literal["failed"] = "failed"
     stage: Stage
-    reason: str
+    reason: Sentence
     retry: bool
     disk: bool = False
     """True if the folder is not writable, which is not the request's fault."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.generation import GenerationFailure
-from pipeline.children.process import Child
+from pipeline.children.process import Child, public_environment
 from pipeline.children.protocol import (
     HEARTBEAT_TIMEOUTS,
     Dtype,
@@ -45,7 +45,7 @@ class Supervisor:
         self._on_line = on_line
         self._on_failure = on_failure
         self._timeouts = {**HEARTBEAT_TIMEOUTS, **timeouts}
-        self._env = env
+        self._env = {**public_environment(), **(env or {})}
         self._module = module
         self._count_oom_kills = count_oom_kills
 

@@ -1,11 +1,9 @@
-"""Limits of the image child: memory, pixels, output."""
+"""Limits of the image child: memory, pixels, files."""
 
 import ctypes
 import errno
-import mmap
 import os
 import resource
-from pathlib import Path
 
 from PIL import Image
 
@@ -23,9 +21,7 @@ _errno.restype = ctypes.POINTER(ctypes.c_int)
 """C's errno: shows a failed allocation that some decoders report as a broken file."""
 
 _DEFAULT_PIXELS = 200_000_000
-_MAX_OUTPUT_BYTES = 256 * 2**20
-_SPARE_BYTES = 4 * 2**20
-"""Left out when the rest of the limit is probed, for what the probe itself needs."""
+_MAX_DESCRIPTORS = 32
 
 
 def limit_from_environment() -> None:
@@ -37,11 +33,17 @@ def limit_from_environment() -> None:
 
 
 def limit_resources(memory: int, pixels: int) -> None:
-    """Set permanent limits: `memory` in MiB of address space, `pixels` per picture."""
+    """Set permanent limits: `memory` in MiB of address space, `pixels` per picture.
+
+    No file can grow, not even one that the sandbox would let it open. CPU time is limited by the
+    parent for each picture. The number of processes is not limited here, because that limit counts
+    all processes of the user; seccomp lets the child start none.
+    """
     for kind, most in (
         (resource.RLIMIT_AS, memory * 2**20),
-        (resource.RLIMIT_FSIZE, _MAX_OUTPUT_BYTES),
+        (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS),
     ):
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)  # noqa: PLW2901
@@ -62,28 +64,3 @@ def is_out_of_memory(error: Exception) -> bool:
 def memory_limit() -> int:
     """Return the limit of this process's address space in MiB."""
     return resource.getrlimit(resource.RLIMIT_AS)[0] // 2**20
-
-
-def machine_lacks_memory() -> bool:
-    """Return True if the system refuses even the address space that this process's limit leaves.
-
-    Then not the picture is too large, but the machine is out of memory; except where all of its
-    memory is less than the limit, because waiting would not help.
-    """
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    left = memory_limit() * 2**20 - pages * mmap.PAGESIZE - _SPARE_BYTES
-    if left <= 0:
-        return False
-    try:
-        mmap.mmap(-1, left).close()  # is counted, but never touched
-    except (OSError, MemoryError):
-        return left < _memory_of_machine()
-    return False
-
-
-def _memory_of_machine() -> int:
-    """Return the bytes that the system would ever allocate."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    sizes = {name: int(value.split()[0]) * 1024 for name, value in (x.split(":") for x in lines)}
-    strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
-    return sizes["CommitLimit"] if strict else sizes["MemTotal"] + sizes["SwapTotal"]

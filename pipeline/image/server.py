@@ -1,37 +1,49 @@
 """Image child: decodes untrusted files under resource limits, without a GPU.
 
-It answers Inspect (is the picture valid, and what is it?) and Prepare (write a clean PNG at the
-clip's size). A file is read once, so that the SHA-256 is that of the decoded bytes. A decoder that
-crashes or hangs this process costs one picture only.
+It answers Inspect (is the picture valid, and what is it?) and Prepare (its pixels at the clip's
+size). A file is read once, so that the SHA-256 is that of the decoded bytes. A decoder that
+crashes or hangs this process costs one picture only; sandbox.py keeps it from more.
 """
 
+import codecs
 import hashlib
-import io
-import os
-from pathlib import Path
+import mmap
+
+from PIL import Image
 
 from pipeline.children.channel import Channel, ParentGone
 from pipeline.children.protocol import (
-    Failed,
+    Hello,
     Inspect,
     Inspected,
     Prepare,
     Prepared,
     Rejected,
+    Reply,
+    Request,
     Unavailable,
 )
-from pipeline.durable import fsync_dir, fsync_file
 from pipeline.image.colour import UnsupportedColours, apply_framing
 from pipeline.image.decode import decode
 from pipeline.image.errors import ImageRejected, SourceUnavailable
-from pipeline.image.limits import limit_from_environment, machine_lacks_memory, memory_limit
-from pipeline.image.source import read, strerror
+from pipeline.image.limits import limit_from_environment, memory_limit
+from pipeline.image.memory import MachineMemory
+from pipeline.image.sandbox import enter as enter_sandbox
+from pipeline.image.source import read
+
+_ENCODINGS = (
+    "ascii", "latin-1", "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252",
+    "mac-roman",
+)  # fmt: skip
+"""Encodings of texts in pictures; Python imports each when it is first used."""
+
+_machine_memory = MachineMemory()
 
 
-def inspect(request: Inspect) -> Inspected | Rejected | Unavailable:
-    """Decode the whole file and return its properties."""
+def inspect(request: Inspect, picture_file: int) -> Inspected | Rejected | Unavailable:
+    """Decode the whole file behind the descriptor and return its properties."""
     try:
-        data = read(Path(request.path), Path(request.within))
+        data = read(picture_file)
         picture = decode(data, needed=1, lenient=request.lenient)
         return Inspected(
             sha256=hashlib.sha256(data).hexdigest(),
@@ -45,10 +57,10 @@ def inspect(request: Inspect) -> Inspected | Rejected | Unavailable:
         return _refusal(error)
 
 
-def prepare(request: Prepare) -> Prepared | Rejected | Unavailable | Failed:
-    """Write a clean PNG of the requested size. Failed: it cannot be written."""
+def prepare(request: Prepare, picture_file: int, pixels: int) -> Prepared | Rejected | Unavailable:
+    """Decode the file, and write its pixels at the requested size into the memory `pixels`."""
     try:
-        data = read(Path(request.path), Path(request.within))
+        data = read(picture_file)
         if hashlib.sha256(data).hexdigest() != request.sha256:
             raise ImageRejected("the file has changed since it was first looked at", gone=True)
         picture = decode(
@@ -56,18 +68,13 @@ def prepare(request: Prepare) -> Prepared | Rejected | Unavailable | Failed:
         )  # intake has accepted it
         clean = apply_framing(
             picture.image, picture.profile, request.width, request.height, request.framing
-        )
-        png = io.BytesIO()
-        clean.save(png, "PNG")
+        ).tobytes()
+        with mmap.mmap(pixels, len(clean)) as memory:
+            memory[:] = clean
     except UnsupportedColours as mode:
         return Rejected(reason=f"the picture's colours are of an unsupported kind, {mode}")
     except (ImageRejected, SourceUnavailable, MemoryError) as error:
         return _refusal(error)
-    try:
-        write(Path(request.output), png.getbuffer())
-    except OSError as error:
-        reason = f"the prepared picture cannot be written: {strerror(error)}"
-        return Failed(stage="condition", reason=reason, retry=True)
     return Prepared()
 
 
@@ -77,38 +84,40 @@ def _refusal(error: ImageRejected | SourceUnavailable | MemoryError) -> Rejected
             return Rejected(reason=str(error), gone=error.gone, incomplete=error.incomplete)
         case SourceUnavailable():
             return Unavailable(reason=str(error))
-    if machine_lacks_memory():
+    if _machine_memory.is_short(memory_limit() * 2**20):
         return Unavailable(reason="the machine is out of memory; it will be tried again")
     return Rejected(
         reason=f"the picture needs more memory than the {memory_limit()} MiB it may have"
     )
 
 
-def write(output: Path, content: memoryview) -> None:
-    """Write atomically: write beside `output`, fsync, rename, fsync the folder."""
-    beside = output.with_name(f"{output.name}.part")
-    beside.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(beside, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
-        file.write(content)
-        file.flush()
-        fsync_file(file.fileno())
-    beside.rename(output)
-    fsync_dir(output.parent)
-
-
 def main() -> int:
     """Answer requests until the parent exits."""
     limit_from_environment()
-    channel = Channel.open()
+    load_codecs()
+    channel = Channel.open(lambda: Hello(unprotected=tuple(enter_sandbox())))
     try:
         while True:
-            match channel.receive():
-                case Inspect() as request:
-                    channel.send(inspect(request))
-                case Prepare() as request:
-                    channel.send(prepare(request))
-                case other:
-                    raise TypeError(f"the picture child was asked to {other.type}")
+            request = channel.receive()
+            with channel.descriptors() as descriptors:
+                reply = _answer(request, descriptors)
+            channel.send(reply)
     except ParentGone:
         return 0
+
+
+def load_codecs() -> None:
+    """Load everything that decoding may need, because in the sandbox no file can be opened."""
+    Image.preinit()  # called by Image.open
+    for encoding in _ENCODINGS:
+        codecs.lookup(encoding)
+
+
+def _answer(request: Request, descriptors: list[int]) -> Reply:
+    match request, descriptors:
+        case Inspect(), [picture_file]:
+            return inspect(request, picture_file)
+        case Prepare(), [picture_file, pixels]:
+            return prepare(request, picture_file, pixels)
+        case other, _:
+            raise TypeError(f"the picture child was asked to {other.type}")

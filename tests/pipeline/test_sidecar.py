@@ -19,8 +19,8 @@ def step(mode: Mode, side: int = 64) -> StepDown:
 
 def sidecar(side: int, dropped: int = 0) -> Sidecar:
     figures = Measurements(black=0.0, grey=0.0, motion=9.0, similarity=0.9, dropped=dropped)
-    output = Output(sha256="s", size=1, codec="h264", width=side, height=side, frames=8 - dropped,
-                    fps=8, duration=1.0)  # fmt: skip
+    output = Output(sha256="5" * 64, size=1, codec="h264", width=side, height=side,
+                    frames=8 - dropped, fps=8, duration=1.0)  # fmt: skip
     made = ClipDone(output=output, measurements=figures, seconds={}, peak_memory=None)
     loaded = Loaded(model="micro", weights="w", dtype="bfloat16", device="cpu", device_name="c",
                     memory=None, versions={}, seconds=0.0)  # fmt: skip

@@ -368,7 +368,7 @@ async def test_kill_ends_whatever_is_going_on(bench: Bench) -> None:
 
 
 async def test_a_child_that_cannot_start_has_died() -> None:
-    child = await Child.spawn("no.such.module", lambda _: None)
+    child = await Child.spawn("no.such.module", lambda _: None, os.environ)
     answer = await child.receive(30)
     assert isinstance(answer, Exited)
     assert "exit code 1" in str(answer)

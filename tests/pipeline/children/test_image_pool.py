@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
+from pipeline.children.clean_picture import pixel_memory
 from pipeline.children.protocol import (
     CHANNEL_FD,
+    Cancel,
     Hello,
     Inspect,
     Inspected,
@@ -38,15 +40,15 @@ CAT = ROOT / "daemon" / "samples" / "cat.jpg"
 class Child:
     """A few lines of a parent."""
 
-    def __init__(self, log: Path, **env: str) -> None:
+    def __init__(self, **env: str) -> None:
         ours, theirs = socket.socketpair()
-        with theirs, log.open("wb") as stderr:
+        with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.image"],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=stderr,
+                stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **env, CHANNEL_FD: str(theirs.fileno())},
             )
@@ -58,12 +60,24 @@ class Child:
         line = self.lines.readline()
         return read_reply(line) if line else None
 
-    def ask(self, request: BaseModel) -> Reply | None:
-        self.socket.sendall(dump(request))
+    def ask(self, request: BaseModel, *descriptors: int) -> Reply | None:
+        socket.send_fds(self.socket, [dump(request)], descriptors)
         return self.receive()
 
+    def inspect(self, path: Path) -> Reply | None:
+        with path.open("rb") as file:
+            return self.ask(Inspect(), file.fileno())
+
+    def prepare(self, path: Path, sha256: str, size: tuple[int, int]) -> bytes:
+        """The pixels that it leaves."""
+        request = Prepare(sha256=sha256, width=size[0], height=size[1], framing="blur")
+        with path.open("rb") as file, pixel_memory(*size) as pixels:
+            assert self.ask(request, file.fileno(), pixels) == Prepared()
+            return os.pread(pixels, 10**9, 0)
+
     def __enter__(self) -> "Child":
-        assert self.receive() == Hello()
+        first = self.receive()
+        assert isinstance(first, Hello)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,39 +86,37 @@ class Child:
     def close(self) -> int:
         self.lines.close()
         self.socket.close()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process.communicate(timeout=20)
         return self.process.wait(timeout=20)
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Iterator[Child]:
-    with Child(tmp_path / "log") as child:
+def child() -> Iterator[Child]:
+    with Child() as child:
         yield child
 
 
 def test_it_inspects_and_prepares_one_after_another(child, tmp_path):
+    (tmp_path / "rubbish.png").write_bytes(b"rubbish")
     for _ in range(3):
-        found = child.ask(Inspect(path=str(CAT)))
+        found = child.inspect(CAT)
         assert isinstance(found, Inspected)
         assert found.sha256 == hashlib.sha256(CAT.read_bytes()).hexdigest()
-        output = tmp_path / "clean.png"
-        reply = child.ask(
-            Prepare(
-                path=str(CAT),
-                sha256=found.sha256,
-                width=64,
-                height=96,
-                framing="blur",
-                output=str(output),
-            )
-        )
-        assert reply == Prepared()
-        with Image.open(output) as clean:
-            assert clean.size == (64, 96)
-        assert output.stat().st_mode & 0o777 == 0o600
-        assert isinstance(child.ask(Inspect(path=str(tmp_path))), Rejected)
+        pixels = child.prepare(CAT, found.sha256, (64, 96))
+        assert len(pixels) == 64 * 96 * 3
+        assert len(set(pixels)) > 100
+        assert isinstance(child.inspect(tmp_path / "rubbish.png"), Rejected)
     assert child.close() == 0
+
+
+def test_it_keeps_no_descriptor_that_it_was_given(child):
+    descriptors = Path(f"/proc/{child.process.pid}/fd")
+    child.inspect(CAT)
+    before = len([*descriptors.iterdir()])
+    for _ in range(40):
+        found = child.inspect(CAT)
+        child.prepare(CAT, found.sha256, (64, 64))
+    assert len([*descriptors.iterdir()]) == before
 
 
 def test_it_ends_with_its_channel(child):
@@ -113,7 +125,7 @@ def test_it_ends_with_its_channel(child):
 
 def test_it_ignores_an_interrupt_and_heeds_a_termination(child):
     child.process.send_signal(signal.SIGINT)
-    assert isinstance(child.ask(Inspect(path=str(CAT))), Inspected)
+    assert isinstance(child.inspect(CAT), Inspected)
     child.process.terminate()
     assert child.receive() is None
     assert child.close() == -signal.SIGTERM
@@ -123,15 +135,18 @@ def test_what_it_prints_never_reaches_stdout(child, tmp_path):
     broken, png = tmp_path / "broken.png", bytearray(encoded(scene(), "PNG"))
     png[100] ^= 0xFF  # not in step with its checksum, which is put right
     broken.write_bytes(checked(bytes(png)))
-    assert isinstance(child.ask(Inspect(path=str(broken))), Rejected)
+    assert isinstance(child.inspect(broken), Rejected)
     child.socket.shutdown(socket.SHUT_RDWR)
-    assert child.process.stdout is not None
-    assert child.process.stdout.read() == b""
-    assert b"broken" in (tmp_path / "log").read_bytes()
+    printed, logged = child.process.communicate(timeout=20)
+    assert printed == b""
+    assert b"broken" in logged
 
 
-def test_asked_for_what_it_cannot_do_it_ends(child):
-    assert child.ask(Load(model="micro", device="cpu", dtype="float32")) is None
+@pytest.mark.parametrize(
+    "request_", [Load(model="micro", device="cpu", dtype="float32"), Inspect(), Cancel(job="7")]
+)
+def test_asked_for_what_it_cannot_do_it_ends(child, request_):
+    assert child.ask(request_) is None
     assert child.close() == 1
 
 
@@ -158,16 +173,16 @@ def test_a_bomb_within_the_pixels_is_stopped_by_memory_and_costs_itself_alone(tm
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(12_000))
     assert path.stat().st_size < 1_000_000
-    with Child(tmp_path / "log", **{MEMORY: "400"}) as child:
-        reply = child.ask(Inspect(path=str(path)))
+    with Child(**{MEMORY: "400"}) as child:
+        reply = child.inspect(path)
         words = "the picture needs more memory than the 400 MiB it may have"
         assert reply == Rejected(reason=words)
-        assert isinstance(child.ask(Inspect(path=str(CAT))), Inspected)
+        assert isinstance(child.inspect(CAT), Inspected)
 
 
-def test_the_pixels_can_be_limited(tmp_path):
-    with Child(tmp_path / "log", **{PIXELS: "50000"}) as child:
-        reply = child.ask(Inspect(path=str(CAT)))
+def test_the_pixels_can_be_limited():
+    with Child(**{PIXELS: "50000"}) as child:
+        reply = child.inspect(CAT)
         words = "the picture has too many pixels; allowed: up to 0.05 million"
         assert reply == Rejected(reason=words)
 
@@ -175,18 +190,10 @@ def test_the_pixels_can_be_limited(tmp_path):
 def test_a_large_picture_is_fine_under_the_default_limits(child, tmp_path):
     path = tmp_path / "large.jpg"
     Image.new("RGB", (12_000, 9_000), "teal").save(path, quality=80)
-    found = child.ask(Inspect(path=str(path)))
+    found = child.inspect(path)
     assert isinstance(found, Inspected), found
     assert (found.width, found.height) == (12_000, 9_000)
-    request = Prepare(
-        path=str(path),
-        sha256=found.sha256,
-        width=512,
-        height=512,
-        framing="crop",
-        output=str(tmp_path / "out.png"),
-    )
-    assert child.ask(request) == Prepared()
+    child.prepare(path, found.sha256, (512, 512))
     status = Path(f"/proc/{child.process.pid}/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) // 1024
     assert peak < 300, f"{peak} MiB"  # the decoder shrinks a JPEG by itself

@@ -62,13 +62,12 @@ SPEC_LINE = (
     '"encoder":"x264","fallback":"auto"}'
 )
 
+SHA256 = "0123456789abcdef" * 4
+
 REQUESTS = {
-    '{"type":"inspect","path":"/in/a.jpg","within":"/in","lenient":false}': Inspect(
-        path="/in/a.jpg", within="/in"
-    ),
-    '{"type":"prepare","path":"/a.jpg","within":"","sha256":"00","width":64,"height":64,'
-    '"framing":"crop","output":"/o.png"}': Prepare(
-        path="/a.jpg", sha256="00", width=64, height=64, framing="crop", output="/o.png"
+    '{"type":"inspect","lenient":false}': Inspect(),
+    f'{{"type":"prepare","sha256":"{SHA256}","width":64,"height":64,"framing":"crop"}}': Prepare(
+        sha256=SHA256, width=64, height=64, framing="crop"
     ),
     '{"type":"load","model":"micro","device":"cpu","dtype":"float32","max_memory":null}': Load(
         model="micro", device="cpu", dtype="float32"
@@ -91,10 +90,12 @@ REQUESTS = {
     '{"type":"cancel","job":"7"}': Cancel(job="7"),
 }
 REPLIES = {
-    '{"type":"hello"}': Hello(),
-    '{"type":"inspected","sha256":"00","size":9,"width":64,"height":48,"format":"JPEG",'
+    '{"type":"hello","unprotected":["Landlock: not there"]}': Hello(
+        unprotected=("Landlock: not there",)
+    ),
+    f'{{"type":"inspected","sha256":"{SHA256}","size":9,"width":64,"height":48,"format":"JPEG",'
     '"caption":"c"}': Inspected(
-        sha256="00", size=9, width=64, height=48, format="JPEG", caption="c"
+        sha256=SHA256, size=9, width=64, height=48, format="JPEG", caption="c"
     ),
     '{"type":"prepared"}': Prepared(),
     '{"type":"rejected","reason":"r","gone":false,"incomplete":false}': Rejected(reason="r"),
@@ -115,12 +116,13 @@ REPLIES = {
         stage="denoise", step=1, steps=50, preview=b"\xff\xd8"
     ),
     '{"job":"7","leaked_bytes":0,"type":"frames_ready"}': FramesReady(job="7", leaked_bytes=0),
-    '{"job":"","type":"clip_done","output":{"sha256":"00","size":9,"codec":"h264","width":64,"height":64,'
+    f'{{"job":"","type":"clip_done","output":{{"sha256":"{SHA256}","size":9,"codec":"h264",'
+    '"width":64,"height":64,'
     '"frames":8,"fps":8,"duration":1.0},"measurements":{"black":0.0,"grey":0.1,"motion":9.5,'
     '"similarity":0.9,"dropped":0},"seconds":{"condition":0.5},"peak_memory":null,'
     '"unread":{}}': ClipDone(
         output=Output(
-            sha256="00",
+            sha256=SHA256,
             size=9,
             codec="h264",
             width=64,

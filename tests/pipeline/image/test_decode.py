@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.children.protocol import Failed, Inspect, Inspected, Prepare, Prepared, Rejected
-from pipeline.image import decode, server
+from pipeline.children.protocol import Inspected, Prepare, Prepared, Rejected
+from pipeline.image import decode
 from pipeline.image.colour import UnsupportedColours, apply_framing
+from tests.pipeline.image.direct import inspect, prepare
 
 pillow_heif.register_heif_opener()
 
@@ -39,10 +40,6 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def inspect(path: Path) -> Inspected | Rejected:
-    return server.inspect(Inspect(path=str(path)))
-
-
 def inspect_bytes(folder: Path, data: bytes, name: str = "a.jpg") -> Inspected | Rejected:
     path = folder / name
     path.write_bytes(data)
@@ -61,15 +58,9 @@ def prepared(
 ) -> Image.Image:
     path, output = folder / "in.bin", folder / "out.png"
     path.write_bytes(data)
-    request = Prepare(
-        path=str(path),
-        sha256=hashlib.sha256(data).hexdigest(),
-        width=size[0],
-        height=size[1],
-        framing=framing,
-        output=str(output),
-    )
-    assert server.prepare(request) == Prepared()
+    sha256 = hashlib.sha256(data).hexdigest()
+    request = Prepare(sha256=sha256, width=size[0], height=size[1], framing=framing)
+    assert prepare(request, path, output) == Prepared()
     image = Image.open(output)
     image.load()
     assert (image.format, image.mode, image.size, image.info) == ("PNG", "RGB", size, {})
@@ -327,7 +318,7 @@ def test_no_folder_on_the_way_may_be_a_link(tmp_path):
     (real / "friends").symlink_to(real / "pets")
 
     def asked(path: str) -> Inspected | Rejected:
-        return server.inspect(Inspect(path=str(inbox / path), within=str(inbox)))
+        return inspect(inbox / path, inbox)
 
     assert isinstance(asked("pets/cat.png"), Inspected)
     assert asked("friends/cat.png") == Rejected(reason="the file is gone", gone=True)
@@ -413,15 +404,8 @@ _ENCODED = {kind: encoded(scene(48, 32), kind) for kind in FORMATS}
 def test_a_file_that_changed_since_is_not_prepared(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(scene()))
-    request = Prepare(
-        path=str(path),
-        sha256="0" * 64,
-        width=64,
-        height=64,
-        framing="crop",
-        output=str(tmp_path / "out.png"),
-    )
-    reply = server.prepare(request)
+    request = Prepare(sha256="0" * 64, width=64, height=64, framing="crop")
+    reply = prepare(request, path, tmp_path / "out.png")
     assert isinstance(reply, Rejected)
     assert reply.gone
     assert not (tmp_path / "out.png").exists()
@@ -430,18 +414,10 @@ def test_a_file_that_changed_since_is_not_prepared(tmp_path):
 def test_a_place_that_cannot_be_written_is_not_the_pictures_fault(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(scene()))
-    request = Prepare(
-        path=str(path),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        width=64,
-        height=64,
-        framing="crop",
-        output=str(tmp_path / "nowhere" / "out.png"),
-    )
-    reply = server.prepare(request)
-    assert isinstance(reply, Failed)
-    assert reply.retry
-    assert "no such file or directory" in reply.reason
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    request = Prepare(sha256=sha256, width=64, height=64, framing="crop")
+    with pytest.raises(FileNotFoundError):
+        prepare(request, path, tmp_path / "nowhere" / "out.png")
 
 
 @settings(max_examples=120, deadline=None)
