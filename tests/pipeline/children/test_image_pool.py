@@ -40,11 +40,11 @@ CAT = ROOT / "daemon" / "samples" / "cat.jpg"
 class Child:
     """A few lines of a parent."""
 
-    def __init__(self, **env: str) -> None:
+    def __init__(self, *prefix: str, module: str = "pipeline.image", **env: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.image"],
+                [*prefix, sys.executable, "-m", module],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

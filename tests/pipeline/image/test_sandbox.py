@@ -1,8 +1,10 @@
 """The sandbox of the picture child, tried from within by what code that took it over would do."""
 
+import asyncio
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,8 +12,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import ExifTags, Image
 
+from pipeline.children import image_lane, process
+from pipeline.children.clean_picture import pixel_memory
+from pipeline.children.exit_reasons import ChildFailure
+from pipeline.children.image_pool import ImagePool, PoisonImage
+from pipeline.children.process import Exited, TimedOut
+from pipeline.children.protocol import Hello, Inspected, Prepare, Rejected, Reply
+from tests.fuzz.corpus import corpus, encoded, scene
+from tests.pipeline import hostile
+from tests.pipeline.children.test_image_pool import CAT, Child
 from tests.pipeline.image.attack import ATTACKS, GOT_IN, Outcome
+from tests.system.needs import needs
 
 ROOT = Path(__file__).parents[3]
 ALLOWED = ["start_a_thread", "read_the_picture", "use_memory"]
@@ -89,3 +102,115 @@ def test_what_decoders_need_is_allowed(tried: Tried, what: str, layers: str) -> 
 
 def test_a_decoder_that_aborts_is_seen_as_that(tried: Tried) -> None:
     assert tried("landlock+seccomp", "abort").returncode == -signal.SIGABRT
+
+
+# --- the real child in it
+
+
+def pictures() -> dict[str, bytes]:
+    """Sound pictures in all formats, with captions of all kinds, and damaged ones."""
+    title = Image.Exif()
+    title[ExifTags.Base.XPTitle] = "Ein Segelboot".encode("utf-16-le") + b"\0\0"
+    words = "Möwen".encode("latin-1")
+    record = b"\x1c\x02\x78" + struct.pack(">H", len(words)) + words
+    press = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(record)) + record + b"\0"
+    sound = corpus()
+    cut = {f"{name}-cut": data[: len(data) // 2] for name, data in sound.items()}
+    odd = {f"{name}-odd": data[:60] + b"\xff" * 40 + data[100:] for name, data in sound.items()}
+    return {
+        **sound,
+        **cut,
+        **odd,
+        "jpeg-title": encoded(scene(), "JPEG", exif=title),
+        "jpeg-press": hostile.with_segment(sound["jpeg"], 0xED, press),
+        "tiff-bomb": hostile.claiming("TIFF"),
+        "text": b"hello",
+    }
+
+
+def test_nothing_is_opened_for_any_picture(tmp_path: Path) -> None:
+    """The sandbox would refuse it, and an import that was left for later would fail."""
+    strace = needs("strace", package="strace")
+    trace = tmp_path / "trace"
+    calls = "trace=%file,/socket,/exec,/fork,/ioctl"
+    with Child(strace, "-f", "-o", str(trace), "-e", calls, "-e", "signal=none") as child:
+        before = len(trace.read_text().splitlines())
+        for name, data in pictures().items():
+            path = tmp_path / name
+            path.write_bytes(data)
+            found = child.inspect(path)
+            assert isinstance(found, (Inspected, Rejected)), name
+            if isinstance(found, Inspected):
+                child.prepare(path, found.sha256, (64, 48))
+        assert child.close() == 0
+    after = trace.read_text().splitlines()[before:]
+    harmless = ("exited with", '"", ')  # fstat of an open descriptor, whose failure is no error
+    assert [line for line in after if not any(each in line for each in harmless)] == []
+    assert before > 100
+
+
+def test_a_forbidden_call_is_the_cause_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_lane, "_MODULE", "tests.pipeline.image.burglar")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    losses: list[ChildFailure] = []
+
+    async def inspect() -> object:
+        pool = ImagePool(lambda _: None, losses.append)
+        try:
+            return await pool.inspect(CAT)
+        finally:
+            await pool.close()
+
+    found = asyncio.run(inspect())
+    assert isinstance(found, PoisonImage)
+    assert [loss.cause for loss in losses] == ["forbidden_call", "forbidden_call"]
+    assert "a system call that its sandbox forbids" in losses[0].reason
+    assert "journalctl -k" in losses[0].advice
+
+
+def test_a_child_whose_parent_stands_still_stops_computing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent would end it by a timeout."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+    async def run() -> Exited | TimedOut | Reply:
+        env = {"PYTHONPATH": str(ROOT)}
+        child = await process.Child.spawn("tests.pipeline.image.burglar", lambda _: None, env)
+        assert isinstance(await child.receive(60), Hello)
+        child.limit_cpu(0.1)
+        with CAT.open("rb") as picture, pixel_memory(64, 64) as pixels:
+            request = Prepare(sha256="", width=64, height=64, framing="crop")
+            await child.send(request, [picture.fileno(), pixels])
+            return await child.receive(60)
+
+    assert "SIGXCPU" in str(asyncio.run(run()))
+
+
+def test_a_child_has_no_more_of_the_environment_than_it_needs() -> None:
+    """The parent's has the password of a shared queue."""
+    ours = {
+        "I2VD_QUEUE__URL": "postgresql://i2vd:secret@db/i2vd",
+        "I2VD_PICTURE_PIXELS": "1000000",
+    }
+
+    async def environment() -> bytes:
+        pool = ImagePool(print, print)
+        await pool.start()
+        child = pool._fast._child
+        assert child is not None
+        try:
+            return Path(f"/proc/{child.pid}/environ").read_bytes()
+        finally:
+            await pool.close()
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in ours.items():
+            patched.setenv(name, value)
+        told = asyncio.run(environment()).decode()
+    names = {each.partition("=")[0] for each in told.split("\0") if each}
+    assert {"I2VD_CHANNEL", "I2VD_PICTURE_PIXELS"} <= names
+    assert names <= {"I2VD_CHANNEL", *image_lane._ENVIRONMENT}
+    assert "secret" not in told
