@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.durable import fsync_dir, fsync_file
+
 _BYTES_PER_PIXEL = 3
 _COMPRESSION = 1
 """Level of zlib: the file is read once or twice, and then removed."""
@@ -43,13 +45,9 @@ def write_png(pixels: int, width: int, height: int, output: Path) -> None:
     with open(os.open(beside, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
         file.write(png)
         file.flush()
-        os.fsync(file.fileno())
+        fsync_file(file.fileno())
     beside.rename(output)
-    folder = os.open(output.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync_dir(output.parent)
 
 
 def encode_png(pixels: bytes, width: int, height: int) -> bytes:

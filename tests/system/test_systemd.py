@@ -17,12 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "systemd/README.md").read_text()
 SERVICE = (ROOT / "systemd/i2vd.service").read_text()
 
+_LANDLOCK = "--system-call-filter=landlock_create_ruleset landlock_restrict_self"
+"""The container of systemd 252 forbids it; a machine does not."""
+
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     """A booted machine on which i2vd was installed as systemd/README.md says."""
     install = re.search(r"^## Install\n.*?```sh\n(.*?)```", README, re.DOTALL | re.M)
-    with Machine.booted(f"i2vd{os.getpid()}") as machine:
+    with Machine.booted(f"i2vd{os.getpid()}", _LANDLOCK) as machine:
         machine.get_ready(ROOT)
         machine.run("useradd", "alice")
         machine.run("sh", "-e", "-c", f"cd {SOURCE}\n{install[1]}")
@@ -256,6 +259,23 @@ def test_the_service_writes_to_its_folders_and_nowhere_else(machine, place, writ
     assert machine.path(place).exists() == writable
     if not writable:
         assert f"cannot touch '{place}': Read-only file system" in probed(machine)
+
+
+def test_pictures_are_decoded_in_a_sandbox_within_the_services(machine):
+    """The unit's list of system calls lets a process lock itself down further."""
+    machine.run("systemctl", "restart", "i2vd.service")
+    pid = machine.shown("MainPID")
+    machine.wait_for(lambda: "picture sandbox" in journal(machine, since=pid), 30)
+    assert "picture sandbox ready" in journal(machine, since=pid)
+    with drop_in(machine, "[Service]\nSystemCallFilter=~seccomp landlock_create_ruleset\n"):
+        machine.run("systemctl", "restart", "i2vd.service")
+        pid = machine.shown("MainPID")
+        machine.wait_for(lambda: "picture sandbox" in journal(machine, since=pid), 30)
+        assert "picture sandbox incomplete" in journal(machine, since=pid)
+        machine.copy(ROOT / "daemon/samples/person.jpg", "/var/tmp")
+        machine.run("mv", "/var/tmp/person.jpg", "/srv/i2vd/inbox/barely.jpg")
+        machine.wait_for(lambda: has_clip(machine, "barely"), 120)
+    machine.run("systemctl", "restart", "i2vd.service")
 
 
 def test_the_service_may_build_and_keep_kernels(machine):

@@ -1,4 +1,4 @@
-"""`i2vd check`: compiler and headers for the GPU kernels."""
+"""`i2vd check`: compiler and headers for the GPU kernels, and the sandbox of pictures."""
 
 from pathlib import Path
 
@@ -69,3 +69,33 @@ def test_webhooks_are_checked_without_telling_their_secrets(
     assert found[0] == Finding("ok", "webhook", "https://hooks.example.com:8443, not signed")
     assert found[1].verdict == "mistake"
     assert not any("T0KEN" in each.detail or "base64 at" in each.detail for each in found)
+
+
+def test_the_sandbox_of_pictures_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (found,) = [found for found in check(load(None)) if found.what == "pictures"]
+    assert found == Finding("ok", "pictures", "decoded in a sandbox of Landlock and seccomp")
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict", "words"),
+    [
+        ("sandbox._load_libseccomp = lambda: None", "warning", "libseccomp.so.2 is missing"),
+        ("sandbox._LANDLOCK_CREATE_RULESET = 100_000", "warning", "Landlock: function not impl"),
+        ("raise SystemExit(7)", "mistake", "exit code 7"),
+    ],
+)
+def test_what_a_kernel_does_not_have_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, verdict: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poor_child.py").write_text(
+        f"from pipeline.image import decode, sandbox\n{code}\ndecode.main()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("pipeline.children.image_lane._MODULE", "poor_child")
+    (found,) = [found for found in check(load(None)) if found.what == "pictures"]
+    assert found.verdict == verdict
+    assert words in found.detail
