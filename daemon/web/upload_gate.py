@@ -61,7 +61,7 @@ def require_space(folder: Path, size: int, min_free: int) -> None:
     if free is not None and free - size < min_free:
         raise HTTPException(
             507,
-            f"no room for {size / 1e6:.1f} MB in {folder}: {free / 1e6:.0f} MB free, "
+            f"no room for the upload, {size / 1e6:.1f} MB, in {folder}: {free / 1e6:.0f} MB free, "
             f"min_free is {min_free / 1e6:.0f} MB",
         )
 

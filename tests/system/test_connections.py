@@ -137,7 +137,7 @@ def test_an_upload_without_room_is_refused_before_it_is_sent(quick_in: Open) -> 
     asked, _ = head(studio, "huge.png", 800 * 10**12)
     answer = raw(studio, asked)
     assert answer.startswith(b"HTTP/1.1 507")
-    assert b"no room for 800000000.0 MB in " in answer
+    assert b"no room for the upload, 800000000.0 MB, in " in answer
     assert raw(studio, b"".join(head(studio, "cat.png"))).startswith(b"HTTP/1.1 202")
 
 

@@ -86,7 +86,7 @@ export default {
   "is not a file; send it with a file name, as curl -F picture=@cat.jpg does": "不是文件；请带文件名发送，例如 curl -F picture=@cat.jpg",
   "too many connections": "连接过多",
   "too many uploads at once; send it again, or raise http.max_uploads": "同时上传过多；请重新发送，或调大 http.max_uploads",
-  "no room for {} MB in {}: {} MB free, min_free is {} MB": "{2} 放不下 {1#} MB：剩余 {3#} MB，min_free 为 {4#} MB",
+  "no room for the upload, {} MB, in {}: {} MB free, min_free is {} MB": "{2} 放不下 {1#} MB 的上传：剩余 {3#} MB，min_free 为 {4#} MB",
   "{}: longer than the {} tokens that the model reads; no effect has: {}": "{1}：超过模型能读的 {2#} 个词元；以下部分不起作用：{3}",
   "{} listen already; ask /api/status instead": "已有 {1} 个监听者；请改用 /api/status 查询",
   "the key {} was used for another request": "键 {1} 已用于另一个请求",
