@@ -21,6 +21,7 @@ from daemon.intake.submit import (
     write_override,
 )
 from pipeline.request.presets import MICRO_FAMILY
+from rules.override import find_overrides
 from rules.parse import parse_sidecar, read_sidecar
 
 CHECKER = checker(MICRO_FAMILY)
@@ -199,6 +200,6 @@ def test_settings_that_are_accepted_are_accepted_when_they_are_read(
         picture = Path(folder) / "cat.png"
         picture.touch()
         assert write_override(picture, override)
-        read, found = read_sidecar(picture, CHECKER)
+        read, found = read_sidecar(find_overrides(picture), CHECKER)
     assert read == made
     assert not any(mistake.fatal for mistake in found)
