@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,14 @@ import typer
 from rich.console import Console
 
 from daemon.cli.base import Config, Exit, app, fail, load_settings, utf8
+from daemon.cli.paths import shown
 from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override, read_head
 from daemon.storage.folders import create_folders
 from daemon.telemetry import logs
+from rules.text_file import open_regular
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -127,16 +130,17 @@ def submit(
     named: list[tuple[Path, str]] = []
     for picture in pictures:
         try:
-            with picture.open("rb") as content:
+            with os.fdopen(open_regular(picture, follow=True), "rb") as content:
                 named.append((picture, picture_name(picture.name, read_head(content))))
         except InvalidFileName as error:
             fail(Exit.MISTAKE, str(error))
         except OSError as error:
-            fail(Exit.MISTAKE, f"{picture}: {(error.strerror or 'cannot be read').lower()}")
+            reason = (error.strerror or "cannot be read").lower()
+            fail(Exit.MISTAKE, f"{shown(picture)}: {reason}")
     target.path.mkdir(parents=True, exist_ok=True)
     override = None if prompt is None else prompt_override(prompt)
     for picture, name in named:
-        with picture.open("rb") as content:
+        with os.fdopen(open_regular(picture, follow=True), "rb") as content:
             typer.echo(copy_in(content, name, target.path, override))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,12 @@ def test_submit_copies_a_picture_into_the_inbox(shared: Studio) -> None:
     assert shared.sidecar("submitted.mp4")["requested"]["prompt"] == "camera rotating slowly"
     missing = shared.command("submit", shared.root / "nowhere.png")
     assert missing.returncode == MISTAKE
+    os.mkfifo(shared.root / "pipe.png")
+    pipe = shared.command("submit", shared.root / "pipe.png")
+    assert (pipe.returncode, "is not a regular file" in pipe.stderr) == (MISTAKE, True)
+    bare = shared.drop("without ending", picture(31), folder=shared.root)
+    assert shared.command("submit", bare).stdout.endswith("/without ending.png\n")
+    shared.until_settled("without ending.png", "done")
 
 
 def test_render_makes_a_clip_without_a_daemon(studio_in: Open) -> None:
