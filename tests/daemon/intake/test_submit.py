@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from daemon.intake.intake import checker
@@ -186,6 +186,7 @@ makes = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(makes)
 @example({"prompt": "\x01" * 2000, "negative_prompt": "\x01" * 2000})
 @example({"prompt": "猫" * 2000, "negative_prompt": "犬" * 2000})

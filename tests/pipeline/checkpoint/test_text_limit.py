@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.checkpoint.layout import find
@@ -50,21 +51,27 @@ def test_the_rest_is_said_as_it_was_written(limit: TextLimit, text: str, unread:
 texts = st.text(st.sampled_from("ab ,.'sWave猫é👨\u200d1  \n"), max_size=400)
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer")
+
+
+@settings(deadline=None)
 @given(texts)
 @example("don't " * 60)
 @example("e\u0301" * 200)
-def test_the_length_is_counted_as_by_transformers(text: str) -> None:
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(MICRO_FOLDER / "tokenizer")
-    limit = text_limit_of(MICRO)
-    assert limit is not None
+def test_the_length_is_counted_as_by_transformers(
+    limit: TextLimit, tokenizer: Any, text: str
+) -> None:
     is_longer = len(tokenizer(text).input_ids) > LENGTH
     assert bool(limit.unread(text)) <= is_longer
     if is_longer and (unread := limit.unread(text)):
         assert text.rstrip().endswith(unread)
 
 
+@settings(deadline=None)
 @given(texts)
 def test_both_kinds_of_vocabulary_divide_a_text_alike(
     slow_files: tuple[Path, Path], text: str
