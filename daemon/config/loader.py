@@ -12,6 +12,7 @@ from typing import Any
 
 import pydantic_settings
 from pydantic import ValidationError
+from pydantic_settings import PydanticBaseSettingsSource
 
 from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
 from daemon.config.settings import ENV_PREFIX, Inbox, Settings, SettingsError, WebhookSettings
@@ -46,7 +47,7 @@ def load(config: Path | None) -> Settings:
     try:
         settings = Settings(**content)
         if not mistakes:
-            return Settings.model_validate(_absolute(settings, base).model_dump())
+            return _Resolved.model_validate(_absolute(settings, base).model_dump())
     except ValidationError as error:
         mistakes += [_explain(each) for each in error.errors()]
     except pydantic_settings.SettingsError as error:
@@ -71,6 +72,21 @@ def _read(config: Path) -> dict[str, Any]:
     except ValueError as error:  # not TOML, not UTF-8, or a number that Python refuses
         reason = "a number has too many digits" if "string conversion" in str(error) else error
         raise SettingsError(f"{config}: not TOML: {reason}") from None
+
+
+class _Resolved(Settings):
+    """Settings that are checked once more, and no longer overridden by the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **_others: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the values as they are given."""
+        return (init_settings,)
 
 
 def _read_text(config: Path) -> str:

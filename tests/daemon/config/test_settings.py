@@ -211,3 +211,18 @@ def test_what_is_no_address_is_refused(tmp_path: Path, listen: str) -> None:
 def test_an_address_that_others_reach_demands_a_token(tmp_path: Path, listen: str) -> None:
     said = mistakes(tmp_path, f'[http]\nlisten = "{listen}"\n')
     assert f"other machines reach {listen}: set http.token_file" in said
+
+
+def test_paths_in_variables_are_relative_to_the_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "i2vd.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("I2VD_STATE", "queue")
+    monkeypatch.setenv("I2VD_HTTP__TOKEN_FILE", "token")
+    monkeypatch.setenv("I2VD_INBOX", '[{"path": "drops"}]')
+    settings = load(Path("sub/i2vd.toml"))
+    assert settings.state == tmp_path / "sub" / "queue"
+    assert settings.http.token_file == tmp_path / "sub" / "token"
+    assert settings.inbox[0].path == tmp_path / "sub" / "drops"
