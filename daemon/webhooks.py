@@ -26,7 +26,7 @@ from standardwebhooks.webhooks import Webhook as Signer
 from daemon.config.secret_file import read_token
 from daemon.config.settings import Settings, SettingsError, WebhookSettings
 from daemon.jobs.database import Database, QueueUnavailable
-from daemon.jobs.job import Job, UnreadableRow, as_job
+from daemon.jobs.job import EventTime, Job, UnreadableRow, as_job
 from daemon.jobs.schema import events, jobs, meta
 from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.metrics import Metrics
@@ -51,7 +51,7 @@ class Message(BaseModel):
 
     event: str
     """"done", "failed" or "cancelled"."""
-    at: float
+    at: EventTime
     detail: str
     """The reason of a failure or cancellation."""
     job: Job

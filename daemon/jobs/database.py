@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daemon.jobs.job import EventName
-from daemon.jobs.migrations import incompatibility, migrate
+from daemon.jobs.migrations import Incompatibility, UnreadableVersion, incompatibility, migrate
 from daemon.jobs.schema import events, meta
 
 _LEASE_SECONDS = 30.0
@@ -203,7 +203,11 @@ class Database:
                 db.exec_driver_sql("select pg_advisory_xact_lock(7319203)")
                 for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     db.exec_driver_sql(f"set local {limit} = 0")  # a long history takes longer
-            if problem := migrate(db, self.now, self._file):
+            try:
+                problem = migrate(db, self.now, self._file)
+            except UnreadableVersion as error:
+                problem = Incompatibility(str(error))
+            if problem:
                 raise DatabaseUnusable(
                     f"the queue at {self._url} {problem.reason}", temporary=problem.temporary
                 )
@@ -213,8 +217,11 @@ class Database:
 
         None if it can. Raises QueueUnavailable.
         """
-        with self.read() as db:
-            problem = incompatibility(db)
+        try:
+            with self.read() as db:
+                problem = incompatibility(db)
+        except UnreadableVersion as error:
+            problem = Incompatibility(str(error))
         return problem and f"the queue at {self._url} {problem.reason}"
 
     @contextmanager

@@ -1,12 +1,21 @@
 """Row types of the queue: a job, a drop and an event, as they are read from the tables."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
@@ -187,10 +196,19 @@ class Job(BaseModel):
         return value
 
 
-class Event(BaseModel):
-    """An event of a job; `at` is in seconds since 1970."""
+def _known_time(value: object) -> float:
+    """Return a time that is one; 0 for anything else, which must not hide the event."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
-    at: float
+
+EventTime = Annotated[float, BeforeValidator(_known_time)]
+"""Seconds since 1970; 0 if the row does not have it."""
+
+
+class Event(BaseModel):
+    """An event of a job."""
+
+    at: EventTime
     event: str
     """An EventName, or one that a newer i2vd in the fleet has added."""
     detail: str

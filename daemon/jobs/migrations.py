@@ -45,6 +45,10 @@ def oldest_compatible_version() -> int:
     return max(breaking, default=1)
 
 
+class UnreadableVersion(Exception):
+    """The queue's version is not a number."""
+
+
 class Incompatibility(NamedTuple):
     """A reason why this i2vd cannot use a queue; `temporary` if it may end by itself."""
 
@@ -105,6 +109,10 @@ def _outdated_hosts(db: sa.Connection, now: sa.ColumnElement[float]) -> list[str
 
 def _read(db: sa.Connection, key: str) -> int | None:
     value = db.scalar(sa.select(meta.c.value).where(meta.c.key == key))
+    if value is not None and not value.isdecimal():
+        raise UnreadableVersion(
+            f"has no readable version ({key} is {value[:20]!r}): restore a copy"
+        )
     return None if value is None else int(value)
 
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import EventName, State
+from daemon.jobs.job import EventName, EventTime, State
 from daemon.jobs.schema import events, jobs
 
 STATE_AFTER: dict[EventName, State] = {
@@ -25,7 +25,7 @@ _PAGE_SIZE = 200
 
 
 class Change(BaseModel):
-    """A state change of a job; `at` is in seconds since 1970.
+    """A state change of a job.
 
     `detail` is the clip's path in the outbox if the job is done, and the reason if it failed.
     """
@@ -41,7 +41,7 @@ class Change(BaseModel):
     to_state: State = Field(serialization_alias="to")
     event: str
     detail: str
-    at: float
+    at: EventTime
 
 
 class Changes:

@@ -1,15 +1,19 @@
 """Rows that are no jobs: each costs itself only."""
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from daemon.estimate.duration import DurationEstimator
-from daemon.jobs.database import Database
+from daemon.jobs.database import Database, DatabaseUnusable
 from daemon.jobs.queries import JobFilter, JobQueries
 from daemon.jobs.store import JobStore
+from daemon.jobs.transitions import Changes
 from daemon.jobs.unreadable import fail_unreadable
 from tests.daemon.conftest import claim
 
@@ -143,3 +147,25 @@ def test_what_can_be_read_of_a_failed_row_is_shown(
     job = queries.job(bad)
     assert job is not None
     assert (job.path, job.state, job.spec, job.attempt) == ("bad.jpg", "failed", None, 0)
+
+
+@pytest.mark.parametrize("at", ["'abc'", "9e999", "''", "'{'", "x'ff'"])
+def test_an_event_without_its_time_is_shown_all_the_same(
+    database: Database, queries: JobQueries, enqueue: Enqueue, at: str
+) -> None:
+    (job,) = enqueue()
+    with database.write() as db:
+        db.exec_driver_sql(f"UPDATE events SET at = {at}")
+    assert [(event.event, event.at) for event in queries.events(job)] == [("queued", 0.0)]
+    assert [change.at for change in Changes(database).after(0)] == [0.0]
+
+
+@pytest.mark.parametrize("key", ["schema_version", "oldest_schema"])
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1e3", "\u0661\u00b2"])
+def test_a_queue_without_its_version_is_told(tmp_path: Path, key: str, value: str) -> None:
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    Database(url).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as db, db:
+        db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+    with pytest.raises(DatabaseUnusable, match="has no readable version"):
+        Database(url)

@@ -56,7 +56,7 @@ IGNORED_TEXTS = {
     "numbered_names() does not end", "ended by us",
     "no work",
     "system volume information", "network trash folder", "temporary items",
-    "{} may lead out of {}", "queue.url {}: {}", "log writer",
+    "{} may lead out of {}", "queue.url {}: {}", "log writer", "... {} more lines",
     "Log lines that could not be written, or that nobody took in time.",
     "not a database", "file is encrypted", "unable to open", "timed out", "No such file",
     "starting up", "shutting down", "too many", "closed the connection", "maximum image size",
