@@ -40,6 +40,8 @@ _CHARACTER_SETS = {
     },
 }
 """Escape sequences of ISO 2022 in IPTC's CodedCharacterSet."""
+ENCODINGS = frozenset({"utf-8", "utf-16-le", "cp1252", "latin-1", *_CHARACTER_SETS.values()})
+"""Encodings used here. Python imports each with its first use; in the sandbox that is too late."""
 
 
 def read_caption(image: ImageFile.ImageFile, exif: Mapping[int, Any]) -> str:

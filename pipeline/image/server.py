@@ -23,6 +23,7 @@ from pipeline.children.protocol import (
     Request,
     Unavailable,
 )
+from pipeline.image import caption
 from pipeline.image.colour import UnsupportedColours, apply_framing
 from pipeline.image.decode import decode
 from pipeline.image.errors import ImageRejected, SourceUnavailable
@@ -31,11 +32,7 @@ from pipeline.image.memory import MachineMemory
 from pipeline.image.sandbox import enter as enter_sandbox
 from pipeline.image.source import read
 
-_ENCODINGS = (
-    "ascii", "latin-1", "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252",
-    "mac-roman",
-)  # fmt: skip
-"""Encodings of texts in pictures; Python imports each when it is first used."""
+_PILLOWS_ENCODINGS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-16-be", "utf-32")
 
 _machine_memory = MachineMemory()
 
@@ -109,7 +106,7 @@ def main() -> int:
 def load_codecs() -> None:
     """Load everything that decoding may need, because in the sandbox no file can be opened."""
     Image.preinit()  # called by Image.open
-    for encoding in _ENCODINGS:
+    for encoding in (*caption.ENCODINGS, *_PILLOWS_ENCODINGS):
         codecs.lookup(encoding)
 
 

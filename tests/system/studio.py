@@ -117,18 +117,22 @@ class Studio(Sandbox):
     def processes(self, module: str = "") -> list[int]:
         """Return the ids of this studio's processes, or of those that run `module`.
 
-        They are found by their environment, so children of a killed daemon are included.
+        They are found by their environment, so children of a killed daemon are included; a picture
+        child, which has no such environment, as long as its daemon lives.
         """
         mark = f"STUDIO={self.root}".encode()
-        found = []
+        found: dict[int, list[bytes]] = {}
+        others: dict[int, tuple[int, list[bytes]]] = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 command = (folder / "cmdline").read_bytes().split(b"\0")
-                if mark in (folder / "environ").read_bytes().split(b"\0") and (
-                    not module or module.encode() in command
-                ):
-                    found.append(int(folder.name))
-        return found
+                if b"pipeline.image" in command:
+                    parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                    others[int(folder.name)] = int(parent), command
+                elif mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = command
+        found |= {pid: command for pid, (parent, command) in others.items() if parent in found}
+        return [pid for pid, command in found.items() if not module or module.encode() in command]
 
     def command(
         self, *arguments: str | Path, **environment: str

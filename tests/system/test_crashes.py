@@ -40,6 +40,19 @@ def test_a_worker_that_is_killed_costs_one_attempt(quick: Studio) -> None:
     assert quick.slot()["pid"] != worker
 
 
+@pytest.mark.parametrize("number", [36, signal.SIGRTMAX - 1])
+def test_a_real_time_signal_costs_one_attempt_as_others_do(quick: Studio, number: int) -> None:
+    name = f"slow-real-{number}.png"
+    quick.drop(name, picture(number))
+    os.kill(quick.until_denoising(name)["pid"], number)
+    (job,) = quick.until_settled(name, "done")
+    assert (job["attempt"], job["failures"]) == (2, 1)
+    lost = [line for line in quick.log() if line["event"] == "child lost"]
+    assert f"was killed by signal {number}" in lost[-1]["reason"]
+    assert lost[-1]["cause"] == "killed"
+    assert quick.is_ready()
+
+
 def test_a_picture_child_that_is_killed_condemns_no_picture(quick: Studio) -> None:
     quick.drop("before.png", picture(2))
     quick.until_settled("before.png", "done")

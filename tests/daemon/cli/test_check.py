@@ -92,7 +92,7 @@ def test_what_a_kernel_does_not_have_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "poor_child.py").write_text(
-        f"from pipeline.image import decode, sandbox\n{code}\ndecode.main()\n"
+        f"from pipeline.image import sandbox, server\n{code}\nserver.main()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("pipeline.children.image_lane._MODULE", "poor_child")

@@ -7,7 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -107,13 +107,53 @@ def test_a_decoder_that_aborts_is_seen_as_that(tried: Tried) -> None:
 # --- the real child in it
 
 
+def press(charset: bytes, words: bytes) -> bytes:
+    """A JPEG with a caption of the press (IPTC), and the escape sequence of its character set."""
+    named = b"\x1c\x01\x5a" + struct.pack(">H", len(charset)) + charset
+    record = named + b"\x1c\x02\x78" + struct.pack(">H", len(words)) + words
+    block = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(record)) + record
+    return hostile.with_segment(encoded(scene(), "JPEG"), 0xED, block + b"\0" * (len(record) % 2))
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    with Child() as child:
+        yield child
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding", "words"),
+    [
+        (b"\x1b%G", "utf-8", "Möwen über 東京"),
+        (b"\x1b-A", "iso8859-1", "Möwen"),
+        (b"\x1b-B", "iso8859-2", "Łódź"),
+        (b"\x1b-C", "iso8859-3", "Ĝardeno"),
+        (b"\x1b-D", "iso8859-4", "Rīga"),
+        (b"\x1b-L", "iso8859-5", "Чайки"),
+        (b"\x1b-G", "iso8859-6", "نورس"),
+        (b"\x1b-F", "iso8859-7", "Γλάροι"),
+        (b"\x1b-H", "iso8859-8", "שחף"),
+        (b"\x1b-M", "iso8859-9", "Mart\u0131"),
+        (b"\x1b.V", "iso8859-10", "Máŋga"),
+        (b"", "cp1252", "Möwen\u2026"),
+        (b"", "latin-1", "\x81 M\xf6wen"),
+    ],
+)
+def test_a_caption_in_any_encoding_is_read_in_it(
+    child: Child, tmp_path: Path, charset: bytes, encoding: str, words: str
+) -> None:
+    """Python imports an encoding when it is first used, and there is nothing to import from."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(press(charset, words.encode(encoding)))
+    found = child.inspect(path)
+    assert isinstance(found, Inspected), found
+    assert found.caption == words.replace("\x81", "").strip()
+
+
 def pictures() -> dict[str, bytes]:
     """Sound pictures in all formats, with captions of all kinds, and damaged ones."""
     title = Image.Exif()
     title[ExifTags.Base.XPTitle] = "Ein Segelboot".encode("utf-16-le") + b"\0\0"
-    words = "Möwen".encode("latin-1")
-    record = b"\x1c\x02\x78" + struct.pack(">H", len(words)) + words
-    press = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(record)) + record + b"\0"
     sound = corpus()
     cut = {f"{name}-cut": data[: len(data) // 2] for name, data in sound.items()}
     odd = {f"{name}-odd": data[:60] + b"\xff" * 40 + data[100:] for name, data in sound.items()}
@@ -122,7 +162,6 @@ def pictures() -> dict[str, bytes]:
         **cut,
         **odd,
         "jpeg-title": encoded(scene(), "JPEG", exif=title),
-        "jpeg-press": hostile.with_segment(sound["jpeg"], 0xED, press),
         "tiff-bomb": hostile.claiming("TIFF"),
         "text": b"hello",
     }
