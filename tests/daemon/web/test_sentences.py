@@ -39,6 +39,7 @@ NOT_ON_THE_PAGE = {
     "pipeline/memory/dimensions.py",
     "pipeline/children/channel.py",
     "pipeline/children/protocol.py",
+    "pipeline/image/sandbox.py",
     "pipeline/checkpoint/download.py",
     "pipeline/sidecar.py",
     "pipeline/worker/__main__.py",
@@ -67,12 +68,15 @@ IGNORED_TEXTS = {
     "the picture child was asked to {}", "tuple[float, float]", "model name", "string conversion",
     "(at end of document)", "{} while another request is being served", "out of memory",
     "can't allocate memory", "CUDA driver error", "; nvenc is unavailable", "Value error, ",
+    "open picture", "spoke without being asked", "({} lines more in a minute were left out)",
     # The advice about a lost child process is only logged.
     "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and at the card "
     "in `nvidia-smi`",
     "the machine or the service (MemoryMax=) has too little memory beside what else runs there",
     "somebody sent the signal; a new one takes over",
     "its last words stand in the log before this line",
+    "a picture may have tried to take it over, or i2vd's sandbox is wrong here: keep the picture "
+    "and report it with what `journalctl -k --grep=type=1326` says",
     "look at `nvidia-smi` and `dmesg`; on a slow machine raise `model.heartbeat_timeouts`",
     "this is a fault in i2vd or in a library: please report it with the log",
     "`i2vd check` looks at the model and the device; the job waits",
