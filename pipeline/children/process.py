@@ -18,13 +18,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.children.line_budget import LineBudget
 from pipeline.children.protocol import CHANNEL_FD, Reply, Request, dump, read_reply
 from pipeline.children.timeouts import wait_excluding_stalls
 
 _MAX_LINE_BYTES = 1 << 20
-_MAX_STDERR_CHARACTERS = 1000
-_MAX_STDERR_LINES = 200
-"""Lines of stderr a minute that reach the log; a child in bad hands could fill the disk."""
+_MAX_TAIL_CHARACTERS = 1000
 _TERM_GRACE_SECONDS = 10.0
 _KILL_GRACE_SECONDS = 10.0
 _SECRET_SETTINGS = ("I2VD_QUEUE", "I2VD_WEBHOOK")
@@ -50,29 +49,6 @@ class TimedOut:
     """No message from the child for `seconds`."""
 
     seconds: float
-
-
-class LineBudget:
-    """Lines that a minute may have; the others are counted, and reported in the next minute."""
-
-    def __init__(self, lines: int) -> None:
-        self._lines = lines
-        self._left = lines
-        self._dropped = 0
-        self._until = 0.0
-
-    def spend(self, text: str, now: float) -> list[str]:
-        """Return what is to be logged at a line: nothing, the line, or a note before it."""
-        logged = []
-        if now >= self._until:
-            if self._dropped:
-                logged.append(f"({self._dropped} lines more in a minute were left out)")
-            self._left, self._dropped, self._until = self._lines, 0, now + 60
-        if self._left == 0:
-            self._dropped += 1
-            return logged
-        self._left -= 1
-        return [*logged, text]
 
 
 class Child:
@@ -252,23 +228,25 @@ class Child:
             self._stderr.cancel()
 
     async def _forward_stderr(self, on_line: Callable[[str], None]) -> None:
-        """Pass on the lines of stderr, within limits of length and number."""
+        """Pass on the lines within their budget, and read all: the child never waits."""
         stream = self._process.stderr
         assert stream is not None
-        budget = LineBudget(_MAX_STDERR_LINES)
+        budget, loop = LineBudget(), asyncio.get_running_loop()
         while True:
             try:
                 line = await stream.readline()
             except ValueError:
                 continue  # the stream dropped a line over the limit
-            if not line:
-                return
-            text = line.decode(errors="replace").rstrip()[:_MAX_STDERR_CHARACTERS]
+            text = line.decode(errors="replace").rstrip()
             if text:
-                self._tail.append(text)
-                for each in budget.spend(text, asyncio.get_running_loop().time()):
-                    on_line(each)
+                self._tail.append(text[:_MAX_TAIL_CHARACTERS])
+            for each in budget.spend(text, loop.time()) if text else ():
+                on_line(each)
+            if not line:
+                break
             await asyncio.sleep(0)  # lines that are buffered do not let others run
+        for each in budget.settle():
+            on_line(each)
 
 
 def public_environment() -> dict[str, str]:

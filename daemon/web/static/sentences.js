@@ -169,7 +169,6 @@ export default {
   "closed its channel and went on": "关闭了通道却继续运行",
   "answered out of turn ({})": "答非所问（{1}）",
   "{} answered out of turn ({})": "{1}答非所问（{2}）",
-  "did not say hello": "没有报到",
   "reading it": "读取图片",
   "{} hung in {}: silent for {} s": "{1}在“{2}”阶段停滞：{3} 秒没有消息",
   "the kernel killed {} (in {}), for the host's memory ran out": "主机内存耗尽，内核终止了{1}（在“{2}”阶段）",

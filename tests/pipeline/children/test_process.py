@@ -64,6 +64,6 @@ async def test_a_child_that_writes_without_end_holds_nobody_up(
     assert max(turns) < 1
     seconds = time.monotonic() - began
     assert lines[:2] == ["warning 0", "warning 1"]
-    assert len(lines) < 110 * (seconds + 2)
+    assert len(lines) < 1010 * (seconds / 60 + 2)
     left_out = [int(found[1]) for line in lines if (found := re.match(r"... (\d+) more", line))]
     assert sum(left_out) + len(lines) - len(left_out) == 200_001

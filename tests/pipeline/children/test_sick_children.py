@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.children import image_lane, process
+from pipeline.children import image_lane
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest
 from pipeline.children.generator import ClipGenerator
 from pipeline.children.image_pool import ImagePool, PoisonImage
+from pipeline.children.line_budget import LineBudget
 from pipeline.children.protocol import Inspected, Load, Prepared, Rejected, Unavailable
 from tests.pipeline.children.test_generator import order
 from tests.pipeline.children.test_protocol import REPLIES, SHA256, SPEC
@@ -258,12 +259,11 @@ def descendants() -> Callable[[str], list[int]]:
 # --- stderr
 
 
-async def test_a_child_that_fills_the_log_is_cut_short() -> None:
-    budget = process.LineBudget(3)
+def test_a_child_that_fills_the_log_is_cut_short() -> None:
+    budget = LineBudget(3)
     said = [line for number in range(10) for line in budget.spend(str(number), now=5.0)]
     assert said == ["0", "1", "2"]
-    assert budget.spend("later", now=70.0) == [
-        "(7 lines more in a minute were left out)",
-        "later",
-    ]
+    assert budget.spend("later", now=70.0) == ["... 7 more lines", "later"]
     assert budget.spend("and", now=71.0) == ["and"]
+    assert budget.settle() == []
+    assert budget.spend("x" * 100_000, now=72.0) == ["x" * 1000]
