@@ -24,6 +24,7 @@ export function translate(text) {
 }
 
 function lookup(text) {
+  if (!text.includes("{}") && Object.hasOwn(catalog.default, text)) return catalog.default[text];
   return translatePrefixed(text) ?? translateSentence(text) ?? translateList(text);
 }
 
