@@ -84,7 +84,7 @@ def test_a_metric_that_cannot_be_read_costs_no_other(quick_in: Open) -> None:
         quick_in,
         "daemon.collectors:free_bytes=1000",
         "daemon.jobs.queries:JobQueries.outcomes=1000",
-        "daemon.jobs.store:JobStore.paused=1000",
+        "daemon.jobs.operator:Operator.paused=1000",
     )
     studio.start()
     for _ in range(3):
