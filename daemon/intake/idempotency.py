@@ -4,6 +4,7 @@ A caller without an answer sends its request again under the same key. The path 
 the picture gets its name, so that a repeated request can check whether it was dropped.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import jobs, submissions
 from daemon.publish.picture_location import open_below
+from rules.text_file import NotRegular
 
 _KEPT_SECONDS = 7 * 86400.0
 """Seconds for which a key is remembered."""
@@ -48,7 +50,8 @@ class IdempotencyKeys:
     ) -> str:
         """Return the picture's path in the inbox; call `drop` unless it was dropped before.
 
-        `drop` announces each path before it puts the picture there. Raises KeyTaken.
+        `drop` announces each path before it puts the picture there. Raises KeyTaken, and OSError if
+        the inbox cannot be read now.
         """
         with self._database.advisory_lock(f"submission {request.key}", wait=True):
             recorded = self._find(request)
@@ -88,5 +91,9 @@ class IdempotencyKeys:
         try:
             with os.fdopen(open_below(inbox.path, inbox.path / path), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except (OSError, ValueError):
+        except (NotRegular, ValueError):
             return False
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return False
+            raise  # nothing is known: to drop it again could make it twice

@@ -1,14 +1,18 @@
 """Idempotency keys: a repeated request is dropped once, whenever the first was cut off."""
 
+import errno
 import hashlib
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
 
 from daemon.config.settings import Inbox
+from daemon.intake import idempotency
 from daemon.intake.idempotency import Announce, IdempotencyKeys, IdempotentRequest, KeyTaken
 from daemon.intake.submit import copy_in
 from daemon.jobs.database import Database
@@ -117,3 +121,18 @@ def test_old_keys_are_forgotten(database: Database, inbox: Inbox) -> None:
     ask(database, inbox, ASKED._replace(key="two"))
     with database.read() as db:
         assert db.scalars(sa.select(submissions.c.key)).all() == ["two"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_picture_that_cannot_be_read_now_is_not_dropped_again(
+    database: Database, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with pytest.raises(CutOff):
+        ask(database, inbox, cut="after the drop")
+    away = Mock(side_effect=OSError(number, os.strerror(number)))
+    monkeypatch.setattr(idempotency, "open_below", away)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        ask(database, inbox)
+    monkeypatch.undo()
+    assert ask(database, inbox) == "cat.jpg"
+    assert pictures(inbox) == ["cat.jpg"]
