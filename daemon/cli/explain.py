@@ -79,7 +79,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     image_pool = ImagePool(lambda _: None, lambda _: None)
     try:
         with readable_by_children(picture) as readable:
-            inspected = await image_pool.inspect(readable)
+            inspected = await image_pool.inspect(readable, lenient=True)
     finally:
         await image_pool.close()
     if isinstance(inspected, (Rejected, Unavailable)):

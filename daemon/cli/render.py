@@ -148,7 +148,7 @@ async def _render(
     opened = contextlib.ExitStack()
     try:
         readable = opened.enter_context(readable_by_children(picture))
-        inspected = await image_pool.inspect(readable)
+        inspected = await image_pool.inspect(readable, lenient=True)
         if isinstance(inspected, (Rejected, Unavailable)):
             raise NotRendered(f"{shown(picture)}: {inspected.reason}", mistake=True)
         spec = spec_for(inspected)

@@ -5,9 +5,12 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
+import pillow_heif
 from PIL import Image
 
 from tests.system.studio import picture
+
+pillow_heif.register_heif_opener()
 
 
 def main() -> None:

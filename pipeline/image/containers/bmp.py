@@ -37,11 +37,12 @@ def check(data: bytes, *, lenient: bool) -> None:
     if not begin or not bits:
         raise Incomplete(EMPTY)
     if packing in _PLAIN:
-        end = begin + (width * bits + 31) // 32 * 4 * abs(height)
+        stride = (width * bits + 31) // 32 * 4
+        end = begin + stride * abs(height)
         if end > len(data):
             raise Incomplete(CUT)
-        padding = (width * bits + 31) // 32 * 4 - (width * bits + 7) // 8
-        zeros.check_plain(data, begin, end - padding, lenient=lenient)
+        end -= stride - (width * bits + 7) // 8  # padding
+        zeros.check_plain(data, begin, end, stride=stride, lenient=lenient)
         return
     (size,) = struct.unpack_from("<I", data, 34)
     end = begin + size if size else len(data)

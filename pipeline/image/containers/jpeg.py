@@ -93,11 +93,42 @@ class _Scan(NamedTuple):
 
 @dataclass
 class _Layout:
-    """A JPEG up to its end marker. `end` is None if there is none."""
+    """A JPEG up to its end marker. `end` is None if there is none.
+
+    `enough` is the number of scans that have all bits of all coefficients.
+    """
 
     frame: _Frame | None = None
     scans: list[_Scan] = field(default_factory=list)
     end: int | None = None
+    enough: int | None = None
+    tables: dict[int, bytes] = field(default_factory=dict)
+    restart_interval: int = 0
+
+    def add_segment(self, marker: int, body: bytes) -> None:
+        """Note what decides over the scans. Raises Incomplete, and errors of reading."""
+        if marker in _FRAMES:
+            if self.frame is not None:
+                raise Incomplete(DAMAGED)
+            self.frame = _read_frame(marker, body)
+        elif marker == _DQT:
+            _check_quantizers(body)
+        elif marker == _DHT:
+            self.tables |= _read_huffman_tables(body)
+        elif marker == _DRI:
+            (self.restart_interval,) = struct.unpack(">H", body)
+
+    def add_scan(self, header: bytes, begin: int, end: int) -> None:
+        """Note a scan and what it gives. Raises Incomplete, and errors of reading."""
+        if self.frame is None:
+            raise Incomplete(DAMAGED)
+        units = _read_scan(self.frame, header)
+        used = _tables_of(header, self.tables)
+        constant = all(len(symbols) == 1 for symbols in used.values())
+        scan = _Scan(begin, end, units, self.restart_interval, _zeros_are_even(used), constant)
+        self.scans.append(scan)
+        if self.enough is None and not self.frame.lacks_bits():
+            self.enough = len(self.scans)
 
 
 def check(data: bytes, *, lenient: bool) -> bytes:
@@ -105,16 +136,19 @@ def check(data: bytes, *, lenient: bool) -> bytes:
 
     Raises ImageRejected.
     """
+    layout = _Layout()
     try:
-        layout = _walk(data)
-    except (IndexError, KeyError, ZeroDivisionError, struct.error) as error:
-        raise Incomplete(DAMAGED) from error
+        _walk(data, layout)
+    except (Incomplete, IndexError, KeyError, ZeroDivisionError, struct.error) as error:
+        if not lenient or not layout.scans:
+            raise error if isinstance(error, Incomplete) else Incomplete(DAMAGED) from error
+        layout.end = None  # some phones write none, and then what is no JPEG
     frame = layout.frame
     if frame is None or not layout.scans:
         raise Incomplete(CUT if layout.end is None else DAMAGED)
+    if layout.end is None and not lenient:
+        raise Incomplete(CUT)
     if layout.end is None:
-        if not lenient:
-            raise Incomplete(CUT)
         data, layout = _with_end(data, layout)
     if any(left[0] == _UNSEEN for left in frame.left.values()):
         raise Incomplete(DAMAGED)
@@ -144,49 +178,33 @@ def check_kind(data: bytes) -> None:
             at += int.from_bytes(data[at : at + 2], "big")
 
 
-def _walk(data: bytes) -> _Layout:
+def _walk(data: bytes, layout: _Layout) -> None:
     """Read the segments up to the end marker. Raises Incomplete, and errors of reading."""
-    layout, interval, at = _Layout(), 0, 2
-    tables: dict[int, bytes] = {}
-    while True:
-        found = _MARKER.search(data, at)
-        if found is None:
-            _check_between(data, at, len(data), at_end=True)
-            return layout
-        _check_between(data, at, found.start(), at_end=False)
+    at = 2
+    while (found := _MARKER.search(data, at)) is not None:
+        _check_between(data, at, found.start())
         marker, at = data[found.end() - 1], found.end()
         if marker == _EOI:
             layout.end = at
-            return layout
+            return
         if marker in _STANDALONE:
             continue
         length = int.from_bytes(data[at : at + 2], "big")
         if at + length > len(data):
             raise Incomplete(CUT)
         body, at = data[at + 2 : at + length], at + length
-        if marker in _FRAMES:
-            layout.frame = _read_frame(marker, body)
-        elif marker == _DQT:
-            _check_quantizers(body)
-        elif marker == _DHT:
-            tables |= _read_huffman_tables(body)
-        elif marker == _DRI:
-            (interval,) = struct.unpack(">H", body)
-        elif marker == _SOS:
+        if marker == _SOS:
             ended = _SCAN_END.search(data, at)
             end = ended.start() if ended else len(data)
-            if layout.frame is None:
-                raise Incomplete(DAMAGED)
-            units = _read_scan(layout.frame, body)
-            even = _zeros_are_even(body, tables)
-            constant = all(len(symbols) == 1 for symbols in _tables_of(body, tables).values())
-            layout.scans.append(_Scan(at, end, units, interval, even, constant))
+            layout.add_scan(body, at, end)
             at = end
+        else:
+            layout.add_segment(marker, body)
 
 
-def _check_between(data: bytes, begin: int, end: int, *, at_end: bool) -> None:
-    """Between segments decoders pass over anything. Zeros there are a hole, if more follows."""
-    if not at_end and zeros.longest(data, begin, end):
+def _check_between(data: bytes, begin: int, end: int) -> None:
+    """Between segments decoders pass over anything, also zeros: these are a hole."""
+    if zeros.longest(data, begin, end):
         raise Incomplete(EMPTY)
 
 
@@ -236,16 +254,13 @@ def _read_scan(frame: _Frame, body: bytes) -> int:
     return frame.units(chosen)
 
 
-def _zeros_are_even(body: bytes, tables: Mapping[int, bytes]) -> bool:
+def _zeros_are_even(tables: Mapping[int, bytes]) -> bool:
     """Return True if all codes of zeros in a scan mean "as before": no difference, end of block.
 
     Only then large even areas are runs of zeros. In tables that are usual otherwise, they would
     mean the same coefficient again and again. Tables that are not there count as even.
     """
-    for number, symbols in _tables_of(body, tables).items():
-        if symbols[0] & (15 if number >> 4 else 0xFF):
-            return False
-    return True
+    return not any(symbols[0] & (15 if number >> 4 else 0xFF) for number, symbols in tables.items())
 
 
 def _tables_of(body: bytes, tables: Mapping[int, bytes]) -> dict[int, bytes]:
@@ -266,20 +281,18 @@ def _with_end(data: bytes, layout: _Layout) -> tuple[bytes, _Layout]:
 
     Copies that were not finished may end in zeros instead of the marker.
     """
-    assert layout.frame is not None
-    scan = layout.scans[-1]
-    end = len(data.rstrip(b"\0"))
+    if layout.frame is None or layout.enough is None:
+        raise Incomplete(CUT)
+    scan = layout.scans[layout.enough - 1]
+    end = len(data[: scan.end].rstrip(b"\0"))
     if data[end - 1] == 0xFF:  # the first half of the marker
         end -= 1
     whole = data[:end] + b"\xff\xd9"
     scan = scan._replace(end=end)
-    if (
-        layout.frame.lacks_bits()
-        or not scan.has_restarts(whole)
-        or not reads_no_further(*_codes(whole, scan.begin, end))
-    ):
+    if not scan.has_restarts(whole) or not reads_no_further(*_codes(whole, scan.begin, end)):
         raise Incomplete(CUT)
-    return whole, _Layout(layout.frame, [*layout.scans[:-1], scan], len(whole))
+    scans = [*layout.scans[: layout.enough - 1], scan]
+    return whole, _Layout(layout.frame, scans, len(whole))
 
 
 def _check_runs(data: bytes, frame: _Frame, scans: list[_Scan], *, lenient: bool) -> None:

@@ -62,7 +62,7 @@ def check(data: bytes, *, lenient: bool) -> bytes:
         rest = data[end : end + 12]
         if any(data[end:]) and len(rest) == 12 and not _TYPE.fullmatch(rest[4:8]):
             raise Incomplete(DAMAGED if any(rest[:8]) else EMPTY)
-        if not lenient:
+        if not lenient or rest[4:8] == b"IDAT":
             raise Incomplete(CUT)
         kept.append(_END)
     return b"".join(kept)

@@ -13,6 +13,7 @@ from pipeline.image.errors import CUT, DAMAGED, EMPTY, ImageRejected, Incomplete
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _JPEG_TABLES = 256, 257, 258, 259, 277, 347
 _STRIP_OFFSETS, _STRIP_SIZES = 273, 279
+_PLANAR, _TILE_WIDTH = 284, 322
 _TILE_OFFSETS, _TILE_SIZES = 324, 325
 _DNG_VERSION = 50706
 _PLAIN, _DEFLATES, _JPEG = 1, (8, 32946), 7
@@ -46,6 +47,15 @@ class _Page:
             if len(begins) == 1:
                 return [(begins[0], size)]
         return []
+
+    def stride(self) -> int:
+        """Return the bytes of a row of a strip or tile without compression; 0 with compression."""
+        if self.number(_COMPRESSION, _PLAIN) != _PLAIN:
+            return 0
+        bits = self.number(_BITS, 1)
+        if self.number(_PLANAR, 1) == 1:
+            bits *= self.number(_SAMPLES, 1)
+        return (self.number(_TILE_WIDTH, self.number(_WIDTH, 0)) * bits + 7) // 8
 
     def pixel_bytes(self) -> int:
         """Return the bytes of the unpacked pixels, with some for what tiles have beyond them."""
@@ -88,7 +98,7 @@ def check(data: bytes, *, lenient: bool) -> None:
             tables = bytes(page.tags.get(_JPEG_TABLES, ()))[:-2] or b"\xff\xd8"
             jpeg.check(tables + data[begin + 2 : end], lenient=lenient)
         elif packing in _MAY_HAVE_ZEROS:
-            zeros.check_plain(data, begin, end, lenient=lenient)
+            zeros.check_plain(data, begin, end, stride=page.stride(), lenient=lenient)
         else:
             zeros.check_coded(data, begin, end, tail=1)
 

@@ -43,7 +43,7 @@ def _chunks(data: bytes, at: int) -> Iterator[tuple[bytes, int, int]]:
 
 def _check_codes(data: bytes, kind: bytes, begin: int, end: int, *, lenient: bool) -> None:
     if kind == _ALPHA and data[begin] & 3 == 0:
-        zeros.check_plain(data, begin + 1, end, lenient=lenient)
+        zeros.check_plain(data, begin + 1, end, stride=0, lenient=lenient)
     elif kind in (_LOSSLESS, _ALPHA):
         zeros.check_coded(data, begin, end, tail=1)
     elif kind == _LOSSY:

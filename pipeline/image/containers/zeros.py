@@ -46,14 +46,34 @@ def ends_in_zeros(data: bytes, begin: int, end: int, most: int) -> bool:
     return end - begin > most and not any(data[end - most - 1 : end])
 
 
-def check_plain(data: bytes, begin: int, end: int, *, lenient: bool) -> None:
+def check_plain(data: bytes, begin: int, end: int, *, stride: int, lenient: bool) -> None:
     """Reject a part that holds plain pixels of which some may not be written yet.
 
     There zeros may also be black. So a strict look rejects every run, and an end in black; a
-    lenient one only what is unwritten for certain. Raises Incomplete.
+    lenient one only what is a hole for certain. `stride`: bytes of a row. Raises Incomplete.
     """
     found = runs(data, begin, end)
     if lenient:
-        found = [run for run in found if is_unwritten(data, run)]
+        torn = [run for run in found if _is_torn(data, run, begin, stride)]
+        found = torn or [run for run in found if is_unwritten(data, run)]
     if found or (not lenient and ends_in_zeros(data, begin, end, 2)):
         raise Incomplete(EMPTY)
+
+
+def _is_torn(data: bytes, run: Span, begin: int, stride: int) -> bool:
+    """Return True if rows of zeros begin or end within a row that is bright, beside a bright row.
+
+    No black area of a picture has such a step of one row; a hole has two.
+    """
+    first, last = run
+    if stride <= 0 or last - first < 2 * stride:
+        return False
+    column = (first - begin) % stride
+    before, above = data[first - column : first], data[max(begin, first - stride) : first - column]
+    rest = stride - (last - begin) % stride
+    after, below = data[last : last + rest], data[last + rest : last + stride]
+    return (_is_bright(before) and _is_bright(above)) or (_is_bright(after) and _is_bright(below))
+
+
+def _is_bright(part: bytes) -> bool:
+    return len(part) >= 16 and part.count(0) * 10 < len(part)

@@ -208,6 +208,16 @@ def test_black_without_packing_is_accepted_at_the_second_look(
         assert caught.value.incomplete
 
 
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_torn_picture_is_refused_at_the_second_look_too(kind: str) -> None:
+    """A hole begins and ends within a row; a black area does not."""
+    with Image.open(CAT) as opened:
+        data = encoded(opened.convert("RGB").resize((201, 150)), kind)
+    for begin, end in ((len(data) // 2, len(data)), (20_001, 40_001), (300, 60_001)):
+        with pytest.raises(ImageRejected, match="only zeros"):
+            pixels(data[:begin] + bytes(end - begin) + data[end:], lenient=True)
+
+
 def test_a_hole_of_whole_sectors_is_refused_at_the_second_look_too() -> None:
     for kind in ("BMP", "TIFF"):
         data = encoded(scene((300, 300)), kind)
@@ -228,6 +238,16 @@ def test_a_jpeg_that_lacks_its_end_marker_alone_is_accepted_at_the_second_look(
     with pytest.raises(ImageRejected, match="the end of the picture is missing") as caught:
         pixels(data)
     assert caught.value.incomplete
+    assert pixels(data, lenient=True) == whole(name)
+
+
+@pytest.mark.parametrize("name", [n for n in sound() if "jpeg" in n and "tiff" not in n])
+def test_a_trailer_in_the_place_of_the_end_marker_is_no_damage(name: str) -> None:
+    """Panoramas of some phones: a film follows the codes, and no end marker is anywhere."""
+    film = b"\0\0\x0a\x08\0\0" + random.Random(1).randbytes(20_000).replace(b"\xff\xd9", b"")
+    data = sound()[name][:-2] + film
+    with pytest.raises(ImageRejected):
+        pixels(data)
     assert pixels(data, lenient=True) == whole(name)
 
 
