@@ -129,3 +129,12 @@ def test_a_link_in_the_place_of_staging_is_waited_for_and_never_swept(quick_in: 
     link.unlink()
     studio.until_settled("cat.png", "done")
     assert precious.read_text() == "precious"
+
+
+def test_the_log_says_at_the_start_what_the_sandbox_of_pictures_has(house: Studio) -> None:
+    house.until(
+        lambda: any(line["event"].startswith("picture sandbox") for line in house.log()), "it does"
+    )
+    (said,) = [line for line in house.log() if line["event"].startswith("picture sandbox")]
+    assert said["event"] == "picture sandbox ready"
+    assert said["layers"] == ["Landlock", "seccomp"]
