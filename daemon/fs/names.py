@@ -9,9 +9,6 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAX_NAME_BYTES = 255
-"""Limit of most Linux file systems. Some allow less, and some more."""
-
 _SAFE = re.compile(r"[A-Za-z0-9._-]")
 _STAND_IN = "_"
 _PLAIN_CHARACTERS = 32
