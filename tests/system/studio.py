@@ -235,8 +235,8 @@ class Studio(Sandbox):
         return [json.loads(line) for line in self.log_file.read_bytes().splitlines()]
 
     def logged_events(self, job: int) -> list[str]:
-        """Return the log events of a job, except "model loaded"."""
-        lines = [line for line in self.log() if line.get("job") == job]
+        """Return the log events of a job, except "model loaded" and what children print."""
+        lines = [x for x in self.log() if x.get("job") == job and "child" not in x]
         return [line["event"] for line in lines if line["event"] != "model loaded"]
 
     # --- waiting

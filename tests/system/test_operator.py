@@ -123,7 +123,7 @@ def test_all_failed_jobs_are_tried_again_and_the_next_one_is_chosen(quick_in: Op
     (studio.failed / "bad-2.png").unlink()
     with paused(studio):
         ended = studio.command("retry", "--all")
-        assert (ended.returncode, ended.stdout) == (1, "2 jobs are queued\n")
+        assert (ended.returncode, ended.stdout) == (1, "3 jobs are queued or dropped again\n")
         assert f"job {jobs[1]}: the picture of job {jobs[1]} is not in" in ended.stderr
         assert ended.stderr.count("\n") == 1
         assert [job["id"] for job in studio.get("/api/queue")] == [jobs[0], jobs[2]]
@@ -132,6 +132,7 @@ def test_all_failed_jobs_are_tried_again_and_the_next_one_is_chosen(quick_in: Op
         assert [job["id"] for job in studio.get("/api/queue")] == [jobs[2], jobs[0]]
     for name in ("bad-1.png", "bad-3.png"):
         studio.until_settled(name, "failed")
+    studio.until_settled("rubbish.png", "failed", count=2)
     assert [studio.events(job).count("failed") for job in jobs] == [2, 1, 2]
     assert (
         studio.command("retry").returncode == studio.command("priority", "1", "999").returncode == 2
@@ -146,6 +147,7 @@ def test_what_cannot_be_done_with_a_job_is_said(quick: Studio) -> None:
     assert (refused.status_code, "done" in refused.text) == (409, True)
     quick.drop("rubbish.png", b"no picture")
     (job,) = quick.until_settled("rubbish.png", "failed")
+    (quick.failed / "rubbish.png").unlink()
     refused = quick.post(f"/api/jobs/{job['id']}/retry")
-    assert (refused.status_code, "never became a request" in refused.text) == (409, True)
+    assert (refused.status_code, "is not in" in refused.text) == (409, True)
     assert quick.post("/api/jobs/999999/cancel").status_code == 404
