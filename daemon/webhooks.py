@@ -215,6 +215,8 @@ class Webhook:
                 return None if answer.is_success else f"it answered {answer.status_code}"
         except TimeoutError:
             return f"it did not answer within {_TIMEOUT_SECONDS:.0f} s"
+        except httpx2.ProtocolError:  # its message would quote the answer, and that the request
+            return "its answer is not HTTP"
         except Exception as error:  # whatever it is, another try may succeed, for a day
             return f"{type(error).__name__}: {error}"
 

@@ -21,7 +21,7 @@ from daemon.fs.probe import check_takes_files, find_name_rules, write_probe
 from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable, shown
 from daemon.jobs.queries import JobQueries
-from daemon.storage.folders import ROLES, folder_of
+from daemon.storage.folders import ROLES, find_loop, folder_of
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
@@ -59,6 +59,8 @@ def _run_checks(settings: Settings) -> Iterator[Finding]:
     yield from _webhooks(settings)
     yield from _state(settings)
     yield from _storage(settings)
+    if loop := find_loop(settings):
+        yield Finding("mistake", "folders", loop)
     for inbox in settings.inbox:
         yield from _folders(inbox, settings.min_free)
         yield from _rules(settings, inbox)

@@ -17,7 +17,7 @@ from daemon.config.loader import find_config
 from daemon.config.settings import SettingsError
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override, read_head
-from daemon.storage.folders import create_folders
+from daemon.storage.folders import create_folders, find_loop
 from daemon.telemetry import logs
 from rules.text_file import open_regular
 
@@ -46,6 +46,8 @@ def run(config: Config = None) -> None:
             _require_usable(settings.model.name)
         for created in create_folders(settings):
             log.info("path created", path=str(created))
+        if loop := find_loop(settings):
+            fail(Exit.MISTAKE, loop)
         with Lock(settings.state):
             daemon = open_app(settings)
             asyncio.run(daemon.run())

@@ -132,7 +132,7 @@ def _place(
             raise
     copy = hidden_name(folder / rules.spell(stem, suffix), "part")
     try:
-        state = _copy(source, copy)
+        state = copy_file(source, copy)
         target = _rename_to_free(copy, folder, numbered_names(stem, suffix, rules), announce)
     finally:
         copy.unlink(missing_ok=True)
@@ -158,28 +158,35 @@ def _rename(source: Path, target: Path) -> bool:
     """Rename a file; link it only if rename is not supported.
 
     Most pictures have another owner than the daemon, and fs.protected_hardlinks forbids links to
-    such files.
+    such files. A rename that is not permitted is no reason to link: in a folder with the sticky bit
+    the file would then have two names, and could lose neither.
     """
     for method in (CommitMethod.RENAME, CommitMethod.LINK, CommitMethod.RESERVE):
         try:
             placed = publish_exclusive(source, target, method)
         except OSError as error:
-            if error.errno not in UNSUPPORTED_ERRNOS or method is CommitMethod.RESERVE:
+            refused = method is CommitMethod.RENAME and error.errno == errno.EPERM
+            if refused or error.errno not in UNSUPPORTED_ERRNOS or method is CommitMethod.RESERVE:
                 raise
         else:
-            if placed and is_same_file(source, target):  # linked, now or before a crash
+            # linked, now or before a crash; sshfs shows two inodes of one file
+            if placed and (method is CommitMethod.LINK or is_same_file(source, target)):
                 source.unlink()
             return placed
     raise AssertionError
 
 
-def _copy(source: Path, copy: Path) -> FileState:
+def copy_file(source: Path, copy: Path) -> FileState:
     """Copy to a new file, with fsync; return the state of the source."""
     copy.unlink(missing_ok=True)
     with os.fdopen(open_regular(source), "rb") as original, copy.open("xb") as file:
         status = os.fstat(original.fileno())
-        shutil.copyfileobj(original, file)
-        file.flush()
+        try:
+            shutil.copyfileobj(original, file)
+            file.flush()
+        except OSError as error:  # the file that was full has no name in it
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise OSError(error.errno, error.strerror, str(copy if full else source)) from error
         for keep in (_copy_time, _copy_mode):
             with contextlib.suppress(OSError):
                 keep(status, copy)

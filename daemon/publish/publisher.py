@@ -14,9 +14,12 @@ from pathlib import Path, PurePath
 
 from daemon.fs.atomic import (
     CommitMethod,
+    hidden_name,
     is_same_file,
+    probe_commit_method,
     publish_exclusive,
 )
+from daemon.fs.move import copy_file
 from daemon.fs.names import UNCHANGED, NameRules, may_be_spelling, numbered_names
 from daemon.fs.probe import find_name_rules
 from daemon.fs.safe_path import check_beneath, create_beneath
@@ -141,9 +144,9 @@ class _Publication:
     def _place(self, rules: NameRules) -> Path:
         for name in numbered_names(self._stem, _SUFFIX, rules):
             clip = self._folder / name.removesuffix(_JSON)
-            if not publish_exclusive(self._staged_sidecar, _sidecar_of(clip), self._method):
+            if not self._give_name(self._staged_sidecar, _sidecar_of(clip)):
                 continue
-            if publish_exclusive(self._staged_clip, clip, self._method):
+            if self._give_name(self._staged_clip, clip):
                 return clip
             self._withdraw_sidecar(clip)
         raise FileExistsError(f"a million clips named {self._stem} in {self._folder}")
@@ -153,7 +156,21 @@ class _Publication:
         if self._method is CommitMethod.RESERVE and _size(clip) == 0:  # reserved before a crash
             self._staged_clip.rename(clip)
             return True
-        return publish_exclusive(self._staged_clip, clip, self._method)
+        return self._give_name(self._staged_clip, clip)
+
+    def _give_name(self, staged: Path, target: Path) -> bool:
+        """Publish one file; through a copy if its folder is on a file system of its own."""
+        try:
+            return publish_exclusive(staged, target, self._method)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        copy = hidden_name(target, "part")
+        try:
+            copy_file(staged, copy)
+            return publish_exclusive(copy, target, probe_commit_method(self._folder))
+        finally:
+            copy.unlink(missing_ok=True)
 
     def _withdraw_sidecar(self, clip: Path) -> None:
         """Take back a sidecar whose clip name is held by another file."""

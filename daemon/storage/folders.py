@@ -25,6 +25,34 @@ def create_folders(settings: Settings) -> list[Path]:
     return made
 
 
+def find_loop(settings: Settings) -> str | None:
+    """Return why a picture that leaves an inbox would come into one again; None if none would.
+
+    Folders are compared as the kernel sees them, through links and bind mounts.
+    """
+    inboxes = {_identity(inbox.path): inbox for inbox in settings.inbox}
+    inboxes.pop(None, None)
+    for inbox in settings.inbox:
+        for role in ("archive", "failed"):
+            real = folder_of(inbox, role).resolve()
+            for folder in (real, *real.parents):
+                other = inboxes.get(_identity(folder))
+                if other is not None and (folder == real or other.recursive):
+                    return (
+                        f"inbox {inbox.name!r}: its {role} {real} lies in inbox {other.name!r}, so "
+                        "each picture would be made again without end; choose another folder"
+                    )
+    return None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:  # a share that is away is looked at when it is back
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _all(settings: Settings) -> list[Path]:
     return [folder_of(inbox, role) for inbox in settings.inbox for role in ROLES]
 

@@ -55,6 +55,11 @@ def rubbish(connection: socket.socket) -> None:
     connection.sendall(b"\x00\xff" * 1000)
 
 
+def echo(connection: socket.socket) -> None:
+    """Answer as an echo server does: with the request, whose path is a secret."""
+    connection.sendall(b"POST /secret-path HTTP/1.1\r\n")
+
+
 def endless_continue(connection: socket.socket) -> None:
     while True:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -114,7 +119,7 @@ def refused(studio: Studio) -> set[str]:
 def test_no_answer_of_a_receiver_fills_the_memory_or_holds_up_the_others(
     quick_in: Open, hostile: Callable[[Callable[[socket.socket], None]], int]
 ) -> None:
-    answers = [*ACCEPTED, drips, endless_head, silence, rubbish, endless_continue]
+    answers = [*ACCEPTED, drips, endless_head, silence, rubbish, echo, endless_continue]
     receiver = Receiver()
     receiver.open()
     studio = quick_in()

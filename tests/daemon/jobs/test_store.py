@@ -170,7 +170,11 @@ def test_a_kept_picture_that_was_touched_is_recognised_by_its_content(
 
 
 def test_the_content_of_an_archived_picture_dropped_again_is_news(
-    store: JobStore, enqueue: Enqueue, make_drop: Callable[..., Drop], keep: Callable[[], None]
+    store: JobStore,
+    operator: Operator,
+    enqueue: Enqueue,
+    make_drop: Callable[..., Drop],
+    keep: Callable[[], None],
 ) -> None:
     enqueue(fingerprint="5-1", sha256="aa")
     keep()
@@ -178,7 +182,7 @@ def test_the_content_of_an_archived_picture_dropped_again_is_news(
     assert job is None
     assert store.without_job("inbox", {"cat.jpg": "5-1"}) == []
     enqueue("dog.jpg", "5-1", "cc")
-    store.cancel(2)
+    operator.cancel(2)
     assert not store.recognise(make_drop("dog.jpg", "5-2", "cc")), "it has no clip"
 
 
