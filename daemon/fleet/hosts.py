@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from daemon.fleet.identity import host_name
 from daemon.jobs.database import Database
 from daemon.jobs.migrations import latest_version
-from daemon.jobs.schema import hosts, jobs
+from daemon.jobs.schema import hosts, is_typed, jobs
 
 _MAX_AWAY_SECONDS = 30 * 86400.0
 
@@ -124,7 +124,8 @@ class Hosts:
     def all(self) -> list[Host]:
         """Return all hosts, sorted by owner."""
         active = sa.select(jobs.c.owner, jobs.c.id, jobs.c.path, jobs.c.state)
-        active = active.where(jobs.c.state.in_(["running", "publishing"])).order_by(jobs.c.id)
+        active = active.where(jobs.c.state.in_(["running", "publishing"]), is_typed(jobs.c.path))
+        active = active.order_by(jobs.c.id)
         alive = hosts.c.lease > self._now
         silence = (self._now - hosts.c.last_heartbeat).label("silence")
         with self._database.read() as db:

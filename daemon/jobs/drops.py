@@ -7,14 +7,17 @@ import sqlalchemy as sa
 
 from daemon.jobs.database import Database
 from daemon.jobs.job import IN_INBOX, OPEN, Drop
-from daemon.jobs.schema import jobs, same_drop
+from daemon.jobs.schema import is_typed, jobs, same_drop
 
 
 def last_drop(db: sa.Connection, inbox: str, path: str) -> Any:
-    """Return the first row of the last drop at a path; None if there was none."""
+    """Return the first row of the last drop at a path; None if there was none.
+
+    A row whose drop is not a number is none.
+    """
     return db.execute(
         sa.select(jobs)
-        .where(jobs.c.inbox == inbox, jobs.c.path == path)
+        .where(jobs.c.inbox == inbox, jobs.c.path == path, is_typed(jobs.c.drop))
         .order_by(jobs.c.drop.desc(), jobs.c.variant)
         .limit(1)
     ).first()

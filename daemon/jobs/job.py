@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import to_json
 
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
@@ -192,6 +193,8 @@ class Job(BaseModel):
     @classmethod
     def _check_source(cls, value: dict[str, Any]) -> dict[str, Any]:
         if value:
+            if known := value.keys() & {"path", "sha256"}:
+                raise ValueError(f"has {min(known)}, which is a column of its own")
             Source(path="", sha256="", **value)
         return value
 
@@ -205,23 +208,30 @@ EventTime = Annotated[float, BeforeValidator(_known_time)]
 """Seconds since 1970; 0 if the row does not have it."""
 
 
+def _known_text(value: object) -> object:
+    """Return a text in place of bytes, which must not hide the event."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+EventText = Annotated[str, BeforeValidator(_known_text)]
+
+
 class Event(BaseModel):
     """An event of a job."""
 
     at: EventTime
-    event: str
+    event: EventText
     """An EventName, or one that a newer i2vd in the fleet has added."""
-    detail: str
+    detail: EventText
 
 
 def as_job(row: Any) -> Job:
-    """Convert a row of the jobs table. Raises UnreadableRow."""
+    """Convert a row of the jobs table. Raises UnreadableRow, and nothing else."""
     values = row._asdict()
-    for column, value in values.items():
-        try:  # no NaN and no half of a character, which the API could not write
-            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except (ValueError, RecursionError) as error:
-            raise UnreadableRow(row.id, frozenset([column]), f"{column}: {error}") from error
+    faults = {column: fault for column in values if (fault := _fault(values[column]))}
+    if faults:
+        reason = "; ".join(f"{column}: {fault}" for column, fault in faults.items())
+        raise UnreadableRow(row.id, frozenset(faults), reason)
     try:
         return Job.model_validate(values)
     except ValidationError as error:
@@ -230,6 +240,20 @@ def as_job(row: Any) -> Job:
         where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
         reason = first["msg"].removeprefix("Value error, ")
         raise UnreadableRow(row.id, columns, f"{where}: {reason}" if where else reason) from error
+    except (ValueError, TypeError, RecursionError) as error:  # from a validator
+        raise UnreadableRow(row.id, frozenset(), str(error)) from error
+
+
+def _fault(value: object) -> str | None:
+    """Return why the API could not write a value: bytes, NaN, half of a character, too deep."""
+    if isinstance(value, bytes):
+        return "is bytes, not text or a number"
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        to_json([[[[value]]]])  # the API nests it in a list of jobs, or in a message
+    except (ValueError, TypeError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def readable(rows: Iterable[Any]) -> list[Job]:

@@ -1,16 +1,17 @@
 """Read-only queries about jobs: counts, lists, pending work and events."""
 
+import contextlib
 from collections.abc import Collection
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import IN_INBOX, OPEN, STATES, Event, Job, State, readable
-from daemon.jobs.schema import events, jobs, same_drop, valid_json
+from daemon.jobs.job import IN_INBOX, OPEN, STATES, Event, Job, State, as_job, readable
+from daemon.jobs.schema import events, is_typed, jobs, same_drop, valid_json
 from pipeline.request.presets import Speed
-from pipeline.request.spec import Spec
+from pipeline.request.spec import Frames, Pixels, Spec, Steps
 from rules.names import nfc, spellings
 
 _WAITING = (jobs.c.state.in_(["queued", "publishing"]) & (jobs.c.waits > 0)) | (
@@ -24,10 +25,10 @@ class Shape(NamedTuple):
     """The settings of a clip that determine its work; `guided` is True if guidance is above 1."""
 
     preset: str
-    width: int
-    height: int
-    frames: int
-    steps: int
+    width: Pixels
+    height: Pixels
+    frames: Frames
+    steps: Steps
     guided: bool
     speed: Speed
 
@@ -36,6 +37,9 @@ class Shape(NamedTuple):
         """Return the shape of a Spec."""
         size = (spec.width, spec.height, spec.frames, spec.steps)
         return cls(spec.preset, *size, spec.guided, spec.speed)
+
+
+_SHAPE = TypeAdapter(Shape)
 
 
 class JobFilter(BaseModel):
@@ -99,10 +103,11 @@ class JobQueries:
         return counts
 
     def outcomes(self) -> list[tuple[State, str, str, int]]:
-        """Count the finished jobs, as (state, rule, preset, count)."""
+        """Count the finished jobs whose labels are texts, as (state, rule, preset, count)."""
         group = (jobs.c.state, jobs.c.rule, jobs.c.preset)
         ended = jobs.c.state.in_(["done", "failed", "cancelled"])
-        query = sa.select(*group, sa.func.count()).where(ended).group_by(*group)
+        labelled = is_typed(jobs.c.rule) & is_typed(jobs.c.preset)
+        query = sa.select(*group, sa.func.count()).where(ended, labelled).group_by(*group)
         with self._database.read() as db:
             rows = db.execute(query).all()
         return [(state, rule or "", preset or "", count) for state, rule, preset, count in rows]
@@ -114,9 +119,10 @@ class JobQueries:
             return db.scalar(query)
 
     def job(self, job_id: int) -> Job | None:
-        """Return one job; None if there is no such id."""
-        found = self._select(jobs.c.id == job_id)
-        return found[0] if found else None
+        """Return one job; None if there is no such id. Raises UnreadableRow."""
+        with self._database.read() as db:
+            row = db.execute(sa.select(jobs).where(jobs.c.id == job_id)).first()
+        return None if row is None else as_job(row)
 
     def newest(
         self, job_filter: JobFilter | None = None, limit: int = 50, before: int | None = None
@@ -141,7 +147,7 @@ class JobQueries:
 
     def last_taken(self, inbox: str, path: str) -> float | None:
         """Return when the last picture at a path was taken, since 1970; None if there was none."""
-        query = sa.select(sa.func.max(jobs.c.created))
+        query = sa.select(sa.func.max(jobs.c.created)).where(is_typed(jobs.c.created))
         with self._database.read() as db:
             at: float | None = db.scalar(query.where(jobs.c.inbox == inbox, jobs.c.path == path))
         return at
@@ -166,17 +172,21 @@ class JobQueries:
         return self._select(jobs.c.sha256 == sha256, newest_first=True, limit=limit)
 
     def queued(self) -> list[tuple[Shape, int]]:
-        """Count the queued jobs of each shape."""
+        """Count the queued jobs of each shape; those without one cannot be read, and will fail."""
         spec = valid_json(jobs.c.spec)
         sizes = [spec[key].as_integer() for key in ("width", "height", "frames", "steps")]
         guided = spec["guidance"].as_float() > 1
         speed = spec["speed"].as_string()
         labelled = [c.label(f"c{n}") for n, c in enumerate((*sizes, guided, speed))]
         query = sa.select(jobs.c.preset, *labelled, sa.func.count())
-        query = query.where(jobs.c.state == "queued", jobs.c.preset.is_not(None))
+        query = query.where(jobs.c.state == "queued", is_typed(jobs.c.preset))
         with self._database.read() as db:
             rows = db.execute(query.group_by(jobs.c.preset, *labelled)).all()
-        return [(Shape(*row[:-1]), row[-1]) for row in rows]
+        found = []
+        for *shape, count in rows:
+            with contextlib.suppress(ValidationError):
+                found.append((_SHAPE.validate_python(shape), count))
+        return found
 
     # --- pending work
 

@@ -38,6 +38,8 @@ class _Json(sa.TypeDecorator[Any]):
         parse = super().result_processor(dialect, coltype)
 
         def parse_or_keep(value: Any) -> Any:
+            if isinstance(value, bytes):  # a BLOB of SQLite, whatever it contains
+                return value
             try:
                 return parse(value) if parse else value
             except (ValueError, TypeError, RecursionError):
@@ -61,7 +63,26 @@ def _compile_valid_json(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(valid_json, "sqlite")
 def _compile_valid_json_for_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     column = compiler.process(element.clauses, **options)
-    return f"CASE WHEN json_valid({column}) THEN {column} END"
+    return f"CASE WHEN typeof({column}) = 'text' AND json_valid({column}) THEN {column} END"
+
+
+class is_typed(FunctionElement[bool]):  # noqa: N801  # a function of SQL
+    """True if a column has NULL or a value of its own type: SQLite stores any value anywhere."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(is_typed)
+def _compile_is_typed(element: Any, compiler: Any, **options: Any) -> str:
+    return "true"
+
+
+@compiles(is_typed, "sqlite")
+def _compile_is_typed_for_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    (column,) = element.clauses
+    types = "'text'" if isinstance(column.type, sa.Text) else "'integer', 'real'"
+    return f"(typeof({compiler.process(column, **options)}) IN ('null', {types}))"
 
 
 jobs = sa.Table(

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import EventName, EventTime, State
-from daemon.jobs.schema import events, jobs
+from daemon.jobs.job import EventName, EventText, EventTime, State
+from daemon.jobs.schema import events, is_typed, jobs
 
 STATE_AFTER: dict[EventName, State] = {
     "queued": "queued",
@@ -40,7 +40,7 @@ class Change(BaseModel):
     """None for a new job."""
     to_state: State = Field(serialization_alias="to")
     event: str
-    detail: str
+    detail: EventText
     at: EventTime
 
 
@@ -70,6 +70,7 @@ class Changes:
             sa.select(events, jobs.c.inbox, jobs.c.path, before.label("before"))
             .join(jobs, jobs.c.id == events.c.job)
             .where(events.c.id > number, events.c.event.in_(STATE_AFTER))
+            .where(is_typed(jobs.c.inbox), is_typed(jobs.c.path))
             .where(self._database.is_settled(events))
             .order_by(events.c.id)
             .limit(_PAGE_SIZE)

@@ -9,6 +9,7 @@ import contextlib
 import filecmp
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -328,8 +329,10 @@ def _has_state(seen: FileState, drop: Job) -> bool:
     return seen.fingerprint == drop.fingerprint
 
 
-def _size_of(drop: Job) -> int:
-    return int(drop.fingerprint.partition("-")[0])
+def _size_of(drop: Job) -> int | None:
+    """Return the size of a drop's picture in bytes; None if its fingerprint was damaged."""
+    size = drop.fingerprint.partition("-")[0]
+    return int(size) if re.fullmatch("[0-9]{1,19}", size) else None
 
 
 def _drop_of(job: Job) -> tuple[str, str, int]:

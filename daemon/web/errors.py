@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from daemon.dispatch.control import Refused
 from daemon.jobs.database import QueueUnavailable
+from daemon.jobs.job import UnreadableRow
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
@@ -65,6 +66,10 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(Refused)
     async def _refused(_: Request, error: Refused) -> JSONResponse:
         return problem_response(HTTPException(409, str(error)))
+
+    @api.exception_handler(UnreadableRow)
+    async def _unreadable(_: Request, error: UnreadableRow) -> JSONResponse:
+        return problem_response(HTTPException(409, f"job {error.job}: {error}"))
 
     @api.exception_handler(QueueUnavailable)
     async def _unavailable(_: Request, error: QueueUnavailable) -> JSONResponse:

@@ -43,7 +43,7 @@ class Priority(BaseModel):
 
 
 def find_job(services: Services, number: int) -> Job:
-    """Return the job with this number. Raises HTTPException 404."""
+    """Return the job with this number. Raises HTTPException 404 and UnreadableRow."""
     job = services.queries.job(number)
     if job is None:
         raise HTTPException(404, f"there is no job {number}")

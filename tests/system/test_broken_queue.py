@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.jobs.test_unreadable import DAMAGE, HARMLESS
+from tests.daemon.jobs.test_unreadable import COLUMNS, DAMAGE, HARMLESS
 from tests.system import disks
 from tests.system.conftest import Open
 from tests.system.studio import DRAFT, Studio, names, picture
@@ -180,5 +180,52 @@ def test_rows_that_cannot_be_read_cost_themselves_only(quick_in: Open) -> None:
     db.close()
     studio.drop("another.png", picture(98))
     studio.until_settled("another.png", "done")
+    assert studio.stop() == 0
+    assert "Traceback" not in studio.log_file.read_text()
+
+
+def test_rows_with_blobs_are_left_out_of_every_answer(quick_in: Open) -> None:
+    studio = quick_in().start()
+    for name in ("done.png", "sound.png"):
+        studio.drop(name, picture(len(name)))
+        studio.until_settled(name, "done")
+    studio.post("/api/pause")
+    studio.drop("waiting.png", picture(50))
+    studio.until_state("waiting.png", "queued")
+    (done,), (waiting,) = (
+        [job["id"] for job in studio.jobs() if job["path"] == name]
+        for name in ("done.png", "waiting.png")
+    )
+    lists = ("/api/jobs", "/api/jobs?state=done", "/api/jobs?text=n", "/api/queue", "/api/status")
+    lists += ("/api/hosts", "/metrics", "/api/skipped")
+    parts = ("", "/events", "/clip", "/sidecar", "/picture")
+    with sqlite3.connect(queue(studio), isolation_level=None) as db:
+        for column in COLUMNS:
+            if column == "cancel":
+                continue
+            for job in (done, waiting):
+                (kept,) = db.execute(f'SELECT "{column}" FROM jobs WHERE id = {job}').fetchone()
+                db.execute(f"UPDATE jobs SET \"{column}\" = x'ff' WHERE id = {job}")
+                for path in lists:
+                    answer = studio.request("GET", path)
+                    assert answer.status_code == 200, (column, path, answer.text)
+                for part in parts:
+                    answer = studio.request("GET", f"/api/jobs/{job}{part}")
+                    assert answer.status_code == 409, (column, part, answer.text)
+                    assert "its row cannot be read" in answer.text
+                assert job not in [each["id"] for each in studio.jobs()]
+                db.execute(f'UPDATE jobs SET "{column}" = ? WHERE id = {job}', (kept,))
+        db.execute(f"UPDATE jobs SET spec = '[' WHERE id = {waiting}")
+        assert studio.request("GET", "/api/status").status_code == 200
+        db.execute(f"UPDATE jobs SET error = x'ff', rule = x'ff' WHERE id = {done}")
+    db.close()
+    assert studio.stop() == 0
+    studio.start().post("/api/resume")
+    studio.drop("another.png", picture(51))
+    studio.until_settled("another.png", "done")
+    assert [job["path"] for job in studio.jobs() if job["state"] == "done"] == [
+        "sound.png",
+        "another.png",
+    ]
     assert studio.stop() == 0
     assert "Traceback" not in studio.log_file.read_text()

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from daemon.estimate.duration import DurationEstimator
+from daemon.estimate.duration import DurationEstimator, queued_work
 from daemon.jobs.database import Database, DatabaseUnusable
+from daemon.jobs.job import UnreadableRow
 from daemon.jobs.queries import JobFilter, JobQueries
+from daemon.jobs.schema import jobs
 from daemon.jobs.store import JobStore
 from daemon.jobs.transitions import Changes
 from daemon.jobs.unreadable import fail_unreadable
@@ -56,9 +58,27 @@ DAMAGE: dict[str, str] = {
     "a word as the priority": "priority = 'high'",
     "bytes that are no text": "rule = CAST(x'ff' AS TEXT), sha256 = CAST(x'ff00' AS TEXT)",
 }
-HARMLESS = ("bytes that are no text",)
-REPAIRED = ("a word as the attempt", "a word as the start", "a word as the priority")
-"""What a claim sets anyway."""
+JSON_COLUMNS = ("source", "overrides", "spec", "fallbacks", "progress", "result")
+COLUMNS = [column.name for column in jobs.c if column.name != "id"]
+DAMAGE |= {f"a BLOB as the {column}": f"\"{column}\" = x'ff'" for column in COLUMNS}
+DAMAGE |= {f"a BLOB of JSON as the {column}": f"{column} = x'7b7d'" for column in JSON_COLUMNS}
+DAMAGE |= {f"broken JSON in the {column}": f"{column} = '['" for column in JSON_COLUMNS}
+DAMAGE |= {
+    "a source with a path": 'source = \'{"path": "x"}\'',
+    "a result too deep for the API": f"result = '{{\"x\": {'[' * 300}{']' * 300}}}'",
+}
+HARMLESS = ("bytes that are no text", "a BLOB as the cancel")
+"""The latter is read as true."""
+REPAIRED = (
+    "a word as the attempt",
+    "a word as the start",
+    "a word as the priority",
+    *(
+        f"a BLOB as the {column}"
+        for column in ("attempt", "error", "lease", "not_before", "owner", "priority", "started")
+    ),
+)
+"""What a claim, or the test before it, sets anyway."""
 
 
 @pytest.fixture
@@ -136,6 +156,82 @@ def test_a_damaged_row_of_a_running_job_is_failed_after_a_crash(
         store.begin_publication(job, {"sidecar_sha256": "x"})
     damage(database, bad, "result = '['")
     assert fail_unreadable(database, "me") == [bad]
+
+
+STATES = ("queued", "running", "publishing", "done", "failed")
+
+
+@pytest.mark.parametrize("in_state", STATES)
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if "BLOB" in kind or "broken" in kind])
+def test_a_damaged_row_is_left_out_in_every_state(
+    database: Database, queries: JobQueries, enqueue: Enqueue, in_state: str, kind: str
+) -> None:
+    (bad,) = enqueue("bad.jpg", sha256="a2")
+    enqueue("good.jpg", sha256="a3")
+    damage(database, bad, f"owner = 'other', state = '{in_state}'")
+    damage(database, bad, DAMAGE[kind])
+    if kind != "a BLOB as the cancel":
+        assert [job.path for job in queries.newest()] == ["good.jpg"]
+        with pytest.raises(UnreadableRow, match="its row cannot be read: "):
+            queries.job(bad)
+    for asked in (JobFilter(text="cat"), JobFilter(text="g"), JobFilter(state="done")):
+        queries.newest(asked)
+    for read in (
+        queries.counts,
+        queries.waiting,
+        queries.pending_archival,
+        queries.oldest_queued,
+        queries.active_attempts,
+        lambda: queries.remote_jobs("me"),
+        lambda: queries.last_taken("inbox", "bad.jpg"),
+        lambda: queued_work(queries),
+        lambda: Changes(database).after(0),
+        lambda: DurationEstimator.from_history(queries),
+    ):
+        read()
+    for _, rule, preset, _ in queries.outcomes():
+        assert isinstance(rule, str)
+        assert isinstance(preset, str)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "'['",
+        "json_set(spec, '$.width', 'wide')",
+        "json_set(spec, '$.speed', json('[]'))",
+        "json_remove(spec, '$.steps')",
+        "json_set(spec, '$.frames', 1e300)",
+    ],
+)
+def test_the_work_of_a_damaged_spec_is_not_counted(
+    database: Database, queries: JobQueries, enqueue: Enqueue, damaged: str
+) -> None:
+    enqueue("good.jpg", sha256="a3")
+    expected = queued_work(queries)
+    (bad,) = enqueue("bad.jpg", sha256="a2")
+    damage(database, bad, f"spec = {damaged}")
+    assert queued_work(queries) == expected
+
+
+@pytest.mark.parametrize("drop", ["x'ff'", "'first'"])
+def test_a_picture_after_a_drop_without_number_is_queued(
+    database: Database, queries: JobQueries, enqueue: Enqueue, drop: str
+) -> None:
+    (bad,) = enqueue("cat.jpg", sha256="a2")
+    damage(database, bad, f'"drop" = {drop}')
+    (new,) = enqueue("cat.jpg", sha256="a3")
+    assert [job.id for job in queries.newest()] == [new]
+
+
+def test_an_event_of_bytes_is_shown_all_the_same(
+    database: Database, queries: JobQueries, enqueue: Enqueue
+) -> None:
+    (job,) = enqueue()
+    with database.write() as db:
+        db.exec_driver_sql("UPDATE events SET detail = x'ff'")
+    assert [event.detail for event in queries.events(job)] == ["\ufffd"]
+    assert [change.detail for change in Changes(database).after(0)] == ["\ufffd"]
 
 
 def test_what_can_be_read_of_a_failed_row_is_shown(
