@@ -306,6 +306,8 @@ export default {
 
   // --- rows of the queue
   "its row cannot be read: {}": "它在队列中的记录无法读取：{1}",
+  "is bytes, not text or a number": "是字节，不是文本或数字",
+  "has {}, which is a column of its own": "含有 {1}，它有自己的列",
   "leads out of its folder": "指向所在文件夹之外",
   "spec: is empty": "spec：是空的",
   "result: is empty": "result：是空的",
