@@ -219,6 +219,7 @@ export default {
   "{} cannot be loaded: {}": "无法加载 {1}：{2}",
   "{} has {} {}, the text encoder {}: they do not belong together": "{1} 有 {2} {3}，文本编码器为 {4}：两者不匹配",
   "{}: its {} cannot be used: {}": "{1}：其 {2} 无法使用：{3}",
+  "inbox {}: its {} {} lies in inbox {}, so each picture would be made again without end; choose another folder": "收件箱 {1}：其 {2} {3} 位于收件箱 {4} 之内，每张图片都会没完没了地重新生成；请换一个文件夹",
   "tokens a prompt": "每个提示词的词元数",
   "it gives no numbers": "输出不是数字",
   "{}; the sample clip fails too: {}; {}": "{1}；示例短片也失败：{2}；{3}",
