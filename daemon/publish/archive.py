@@ -245,7 +245,7 @@ def _move_override(override: Path, picture: Path, drop: Job) -> None:
     target = picture.with_name(picture.name + override.suffix)
     if os.path.lexists(target):  # copied before a crash
         remove(override, lambda file: filecmp.cmp(file, target, shallow=False))
-    if override.is_file() and not override.is_symlink():  # a folder of that name is somebody else's
+    if override.is_file() and not override.is_symlink():  # a folder of that name is no override
         root = _root_of(picture, drop)
         move(override, root, target.relative_to(root), suffix=override.suffix)
 

@@ -1,7 +1,7 @@
 """Scope of an I/O error: all work on the folders of an inbox, or one file of one job.
 
 An error number does not tell. EACCES may mean a folder that the daemon lost, or one album of
-somebody else's in it, and EINVAL a name with a colon. So it is found by trial: if the folders take
+another user's in it, and EINVAL a name with a colon. So it is found by trial: if the folders take
 a test write, the error is the job's own.
 """
 
