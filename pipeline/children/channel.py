@@ -33,7 +33,7 @@ class Channel:
 
     @classmethod
     def open(cls, hello: Callable[[], Hello] = Hello) -> "Channel":
-        """Open the descriptor that the parent passed and send Hello.
+        """Open the descriptor that the parent passed and send Hello. Raises ParentGone.
 
         `hello` makes the message as the last step: it may lock the process down.
 
@@ -57,7 +57,10 @@ class Channel:
     def receive(self) -> Request:
         """Wait for the next request. Raises ParentGone."""
         while b"\n" not in self._buffer:
-            chunk, descriptors, _, _ = socket.recv_fds(self._socket, 65536, _MAX_DESCRIPTORS)
+            try:
+                chunk, descriptors, _, _ = socket.recv_fds(self._socket, 65536, _MAX_DESCRIPTORS)
+            except ConnectionResetError as error:  # it left replies unread
+                raise ParentGone from error
             if not chunk:
                 raise ParentGone
             self._buffer += chunk

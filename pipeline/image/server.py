@@ -92,8 +92,8 @@ def main() -> int:
     """Answer requests until the parent exits."""
     limit_from_environment()
     load_codecs()
-    channel = Channel.open(lambda: Hello(unprotected=tuple(enter_sandbox())))
     try:
+        channel = Channel.open(lambda: Hello(unprotected=tuple(enter_sandbox())))
         while True:
             request = channel.receive()
             with channel.descriptors() as descriptors:

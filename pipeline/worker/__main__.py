@@ -31,9 +31,9 @@ def main() -> None:
     """Serve requests until the parent is gone."""
     _raise_oom_score()
     _configure_libraries()
-    channel = Channel.open()
     server: Server | None = None
     try:
+        channel = Channel.open()
         while True:
             request = channel.receive()
             if isinstance(request, Load):

@@ -52,11 +52,11 @@ def main() -> None:
     if os.environ.get("PEER") == "mute":
         time.sleep(600)
     number = int(os.environ["I2VD_CHANNEL"])
-    channel = Channel.open()
-    print("a library prints to stdout")
-    print("peer: hello", file=sys.stderr)
     tries = 0
     try:
+        channel = Channel.open()
+        print("a library prints to stdout")
+        print("peer: hello", file=sys.stderr)
         while True:
             match channel.receive():
                 case Load() if os.environ.get("PEER") == "unready":

@@ -3,7 +3,11 @@
 import asyncio
 import os
 import re
+import select
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +15,14 @@ import pytest
 
 from pipeline.children.exit_reasons import classify_exit
 from pipeline.children.process import Child, Exited
+from pipeline.children.protocol import CHANNEL_FD
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.mark.parametrize("number", [signal.SIGRTMIN + 2, signal.SIGRTMAX, 63, signal.SIGSEGV])
@@ -37,6 +49,29 @@ async def test_a_child_does_not_know_the_password_of_the_queue(
     assert b"hunter2" not in environment
     assert b"I2VD_TORCH_THREADS=1" in environment
     await child.close()
+
+
+@pytest.mark.parametrize("module", ["pipeline.image", "pipeline.worker", "tests.pipeline.peer"])
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_child_whose_parent_is_gone_ends_without_a_word(module: str, unread: bool) -> None:
+    ours, theirs = socket.socketpair()
+    if not unread:
+        ours.close()
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, CHANNEL_FD: str(theirs.fileno())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    theirs.close()
+    with child:
+        if unread:  # its hello is there, and nobody takes it
+            select.select([ours], [], [], 60)
+            ours.close()
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert b"Traceback" not in said
 
 
 async def test_a_child_that_writes_without_end_holds_nobody_up(
