@@ -1,11 +1,11 @@
 """`i2vd explain PICTURE`: a dry run of a picture with its reasons, and its earlier jobs."""
 
-import hashlib
-import os
+import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 from rich.console import Console
@@ -15,10 +15,10 @@ from daemon.config.settings import Inbox, Settings
 from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.estimator import Estimator
 from daemon.estimate.memory import MemoryEstimator
+from daemon.fs.atomic import describe_os_error
 from daemon.intake.dry_run import DryRun, dry_run
 from daemon.intake.intake import checker, plan
-from daemon.intake.junk import is_ignored
-from daemon.intake.scanner import is_picture
+from daemon.intake.scanner import Entry, find_entry
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
 from daemon.jobs.queries import JobQueries
@@ -26,16 +26,14 @@ from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.terminal import escape
 from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.children.image_pool import ImagePool
-from pipeline.children.protocol import Rejected, Unavailable
-from pipeline.image.formats import find_by_name
+from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import family_of
-from pipeline.request.spec import Spec
+from pipeline.request.spec import SeedChoice, Spec
 from rules.characters import quoted
 from rules.live import LiveRules
 from rules.names import spellings
 from rules.override import Arrival, Override, find_overrides
 from rules.parse import read_sidecar
-from rules.text_file import open_regular
 
 
 class NotExplained(Exception):
@@ -61,37 +59,55 @@ class Explanation(DryRun):
     height: int = 0
     past: list[EarlierJob] = Field(default_factory=list)
 
+    @property
+    def gives_clip(self) -> bool:
+        """Return True if a clip is made, or the file is gone and was a picture of a job."""
+        refused = self.ignored or self.unreadable or self.mistakes or self.width
+        return bool(self.specs) or not refused
+
+
+class _Place(NamedTuple):
+    """A file: the inbox to whose rules it belongs, the folder to start from, and the path there."""
+
+    inbox: Inbox
+    root: Path
+    path: str
+    recursive: bool = True
+
+    @property
+    def file(self) -> Path:
+        return self.root / self.path
+
 
 async def explain(settings: Settings, picture: Path) -> Explanation:
     """Process the picture as intake would, without queueing it. Raises NotExplained."""
-    picture = _as_spelled(picture)
-    if not picture.is_file():
-        found = _earlier_jobs(settings, None, picture)
-        if not found:
-            raise NotExplained(f"{shown(picture)}: no such file, and no job knows it")
-        return Explanation(picture=shown(picture), inbox=found[0].job.inbox, past=found)
-    inbox, path = _locate(settings, picture)
-    family = family_of(settings.model.name)
-    answer = Explanation(picture=shown(picture), inbox=inbox.name, ignored=_ignore_reason(path))
-    if not is_utf8(Path(path)):
-        return answer
-    answer.past = _earlier_jobs(settings, _sha256(picture), picture)
-    image_pool = ImagePool(lambda _: None, lambda _: None)
+    place = _locate(settings, picture)
+    inbox, path, file = place.inbox, place.path, place.file
+    answer = Explanation(picture=shown(file), inbox=inbox.name)
+    answer.past = _earlier_jobs(settings, None, place)
     try:
-        with readable_by_children(picture) as readable:
-            inspected = await image_pool.inspect(readable, lenient=True)
-    finally:
-        await image_pool.close()
+        answer.ignored = _ignore_reason(find_entry(place.root, path, place.recursive))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not answer.past:
+            raise NotExplained(f"{shown(picture)}: no such file, and no job knows it") from error
+        return answer
+    except OSError as error:
+        raise NotExplained(f"{shown(picture)}: {describe_os_error(error)}") from error
+    if answer.ignored:
+        return answer
+    inspected = await _inspect(file)
     if isinstance(inspected, (Rejected, Unavailable)):
         answer.unreadable = inspected.reason
         return answer
+    answer.past = _earlier_jobs(settings, inspected.sha256, place)
+    family = family_of(settings.model.name)
     rules = LiveRules(inbox.rules, checker(family))
     loaded = rules.reload(0.0)
     if not loaded.ok:
         answer.mistakes = [str(mistake) for mistake in loaded.mistakes]
         return answer
     database = _database(settings)
-    overrides, leftover = _overrides(database, inbox, path, picture)
+    overrides, leftover = _overrides(database, inbox, path, file)
     planned = plan(
         path,
         inspected,
@@ -111,10 +127,86 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     return answer.model_copy(update=fields | {"width": inspected.width, "height": inspected.height})
 
 
-def _as_spelled(picture: Path) -> Path:
+def _ignore_reason(entry: Entry) -> str | None:
+    path = shown(Path(entry.path))
+    match entry.kind:
+        case "picture":
+            return None
+        case "skipped":
+            return f"{path}: {entry.detail}"
+        case "override":
+            return f"{path}: has the settings of {quoted(entry.detail)}"
+        case "folder":
+            return f"{path}: is a folder; give the path of a picture in it"
+        case "system":
+            return f"{path}: has a name that systems and programs give to files of their own"
+
+
+async def _inspect(file: Path) -> Inspected | Rejected | Unavailable:
+    image_pool = ImagePool(lambda _: None, lambda _: None)
+    try:
+        with readable_by_children(file) as readable:
+            return await image_pool.inspect(readable, lenient=True)
+    except OSError as error:
+        return Unavailable(reason=describe_os_error(error))
+    finally:
+        await image_pool.close()
+
+
+def _locate(settings: Settings, picture: Path) -> _Place:
+    """Return where a picture is: in an inbox, archive or failed folder, or outside of them.
+
+    A relative path may also be one in an inbox, as the page and the API give it. One outside is
+    taken for a picture of the first inbox.
+    """
+    whole = _as_spelled(picture.absolute())
+    if ".." in whole.parts:
+        whole = whole.parent.resolve() / whole.name
+    places = list(_possible_places(settings, whole))
+    if not picture.is_absolute():
+        places += [
+            _Place(inbox, inbox.path, str(_as_spelled(picture, inbox.path)), inbox.recursive)
+            for inbox in settings.inbox
+        ]
+    for place in places:
+        if _exists(place.file):
+            return place
+    return next((each for each in places if _earlier_jobs(settings, None, each)), places[0])
+
+
+def _possible_places(settings: Settings, picture: Path) -> Iterator[_Place]:
+    for inbox in settings.inbox:
+        folders = ((inbox.path, inbox.recursive), (inbox.archive, True), (inbox.failed, True))
+        for folder, recursive in folders:
+            if path := _path_below(folder, picture):
+                yield _Place(inbox, folder, path, recursive)
+    yield _Place(settings.inbox[0], picture.parent, picture.name)
+
+
+def _path_below(folder: Path, file: Path) -> str | None:
+    """Return the path of a file below a folder that may be reached through links; else None."""
+    for parent in file.parents:
+        with contextlib.suppress(OSError):
+            if parent.samefile(folder):
+                return str(file.relative_to(parent))
+    return None
+
+
+def _as_spelled(picture: Path, root: Path = Path()) -> Path:
     """Return the path as the file system has it, whose accents may be written otherwise."""
     forms = (Path(form) for form in spellings(str(picture)))
-    return next((form for form in forms if form.is_file()), picture)
+    return next((form for form in forms if _exists(root / form)), picture)
+
+
+def _exists(file: Path) -> bool:
+    """Return True if there is something of this name, or nobody can say."""
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _overrides(
@@ -128,35 +220,6 @@ def _overrides(
     return [each for each in found if each.path.name not in leftover], leftover
 
 
-def _locate(settings: Settings, picture: Path) -> tuple[Inbox, str]:
-    """Return the inbox of a picture and its path there; a picture outside belongs to the first."""
-    real = picture.resolve()
-    for inbox in settings.inbox:
-        for folder in (inbox.path, inbox.archive, inbox.failed):
-            if real.is_relative_to(folder.resolve()):
-                return inbox, str(real.relative_to(folder.resolve()))
-    return settings.inbox[0], picture.name
-
-
-def _sha256(picture: Path) -> str:
-    with os.fdopen(open_regular(picture, follow=True), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _ignore_reason(path: str) -> str | None:
-    if not is_utf8(Path(path)):
-        return f"{shown(Path(path))} is not UTF-8; rename it"
-    parts = Path(path).parts
-    ignored = next((part for part in parts if is_ignored(part)), None)
-    if ignored:
-        return f"{quoted(ignored)} is the name of a temporary or hidden file"
-    if is_picture(path):
-        return None
-    if known := find_by_name(path):
-        return f"{quoted(parts[-1])} is {known}"
-    return f"{quoted(parts[-1])} has not the ending of a picture"
-
-
 def _database(settings: Settings) -> Database | None:
     """Open the queue; None if there is none, because explaining must not create one."""
     if settings.queue_file and not settings.queue_file.exists():
@@ -164,15 +227,12 @@ def _database(settings: Settings) -> Database | None:
     return Database(settings.queue_url)
 
 
-def _earlier_jobs(settings: Settings, sha256: str | None, picture: Path) -> list[EarlierJob]:
+def _earlier_jobs(settings: Settings, sha256: str | None, place: _Place) -> list[EarlierJob]:
     database = _database(settings)
-    if database is None:
+    if database is None or not is_utf8(Path(place.path)):  # no job has such a name
         return []
     queries = JobQueries(database)
-    inbox, path = _locate(settings, picture)
-    if not is_utf8(Path(path)):  # no job has such a name
-        return []
-    found = {job.id: job for job in queries.by_path(inbox.name, path)}
+    found = {job.id: job for job in queries.by_path(place.inbox.name, place.path)}
     if sha256:
         found |= {job.id: job for job in queries.by_content(sha256)}
     newest = [found[number] for number in sorted(found, reverse=True)]
@@ -200,14 +260,15 @@ def show(answer: Explanation, console: Console) -> None:
     for warning in answer.warnings:
         console.print(f"[yellow]{escape(warning)}[/]")
     for spec in answer.specs:
-        _show_spec(spec, console)
+        _show_spec(spec, answer.seed, console)
     if answer.specs:
         _show_costs(answer, console)
     _show_earlier_jobs(answer.past, console)
 
 
-def _show_spec(spec: Spec, console: Console) -> None:
-    for key, value in spec.model_dump().items():
+def _show_spec(spec: Spec, seed: SeedChoice, console: Console) -> None:
+    chosen_later = {"seed": "drawn when the picture is taken"} if seed == "random" else {}
+    for key, value in (spec.model_dump() | chosen_later).items():
         console.print(f"  {key:16} {escape(str(value))}", highlight=False)
 
 

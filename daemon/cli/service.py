@@ -97,8 +97,18 @@ def check(config: Config = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(picture: Path, config: Config = None, as_json: Json = False) -> None:
-    """Show the rule that matches PICTURE, the resulting clip, and earlier jobs."""
+def explain(
+    picture: Annotated[
+        Path,
+        typer.Argument(help="A file, or its path in an inbox.", readable=False),
+    ],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rule that matches PICTURE, the resulting clip, and earlier jobs.
+
+    The exit code is 2 if no clip is made of it.
+    """
     from daemon.cli import explain as explanations
 
     settings = load_settings(config)
@@ -110,6 +120,8 @@ def explain(picture: Path, config: Config = None, as_json: Json = False) -> None
         typer.echo(explanation.model_dump_json(indent=2))
     else:
         explanations.show(explanation, Console())
+    if not explanation.gives_clip:
+        raise typer.Exit(Exit.MISTAKE)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake.intake import Plan
 from pipeline.checkpoint.text_limit import TextLimit
 from pipeline.image.framing import kept_fraction
-from pipeline.request.spec import Spec
+from pipeline.request.spec import SeedChoice, Spec
 
 
 class DryRun(BaseModel):
@@ -22,6 +22,9 @@ class DryRun(BaseModel):
     mistakes: list[str] = []
     warnings: list[str] = []
     specs: list[Spec] = []
+    seed: SeedChoice = "random"
+    """How the seed is chosen: "random" when the picture is taken, then those in `specs` are
+    examples; from its "content"; or that number."""
     unread: dict[str, str] = {}
     """Ends of the first clip's prompts beyond the text encoder's length, by their key."""
     kept: float = 1.0
@@ -44,6 +47,7 @@ def dry_run(
         mistakes=[str(mistake) for mistake in planned.mistakes],
         warnings=[str(warning) for warning in planned.warnings],
         specs=list(planned.specs),
+        seed=planned.seed,
     )
     if planned.specs:
         spec = planned.specs[0]

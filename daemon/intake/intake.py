@@ -24,7 +24,7 @@ from daemon.services import Services
 from pipeline.children.image_pool import PoisonImage
 from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import Family
-from pipeline.request.spec import Problem, Request, Spec, check, resolve
+from pipeline.request.spec import Problem, Request, SeedChoice, Spec, check, resolve
 from rules.override import Arrival, Override, find_overrides
 from rules.parse import read_sidecar
 from rules.rule import Choice, Make, Picture, RuleSet
@@ -53,6 +53,7 @@ class Plan:
     priority: int = 0
     clip_name: str = ""
     """Path of the clip in the outbox, without ".mp4"."""
+    seed: SeedChoice = "random"
 
 
 Overrides = tuple[Make | None, list[RuleError]]
@@ -94,7 +95,12 @@ def plan(
     )
     name = PurePosixPath(path).parent / choice.rule.output_stem(subject)
     return Plan(
-        choice, specs, warnings=tuple(mistakes), priority=make.priority, clip_name=str(name)
+        choice,
+        specs,
+        warnings=tuple(mistakes),
+        priority=make.priority,
+        clip_name=str(name),
+        seed=request.seed if request.seed is not None else "random",
     )
 
 

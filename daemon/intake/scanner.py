@@ -3,9 +3,11 @@
 The scan is the source of truth: it needs no events and works on any mount. It does not open files.
 """
 
+import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from daemon.fs.fingerprint import FileState
 from daemon.intake.junk import UNFINISHED_SUFFIXES, junk_kind
@@ -44,6 +46,17 @@ class Scan:
     """Folders without any entry."""
 
 
+class Entry(NamedTuple):
+    """What a scan makes of a file or folder.
+
+    `detail`: why it is skipped, or the picture of an override.
+    """
+
+    path: str
+    kind: Literal["picture", "override", "folder", "system", "skipped"]
+    detail: str = ""
+
+
 def is_picture(name: str) -> bool:
     """Return True if a file of this name counts as a picture."""
     return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
@@ -71,6 +84,27 @@ def scan(root: Path, recursive: bool) -> Scan:
     return found
 
 
+def find_entry(root: Path, path: str, recursive: bool) -> Entry:
+    """Return what a scan makes of the file at `path`, or of a folder above it that is skipped.
+
+    Raises FileNotFoundError or NotADirectoryError if it is not there.
+    """
+    parts = path.split("/")
+    for depth, name in enumerate(parts):
+        folder = "/".join(parts[:depth])
+        listing = _Listing(root, folder, recursive)
+        try:
+            listing.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            return Entry(folder, "skipped", f"cannot be read: {error.strerror}")
+        entry = listing.find(name)
+        if entry.kind in ("skipped", "system"):
+            break
+    return entry
+
+
 class _Listing:
     """The entries of one folder."""
 
@@ -80,7 +114,7 @@ class _Listing:
         self._folder = folder
         self._prefix = f"{folder}/" if folder else ""
         self._recursive = recursive
-        self._is_empty = True
+        self._names: set[str] = set()
         self._pictures: dict[str, FileState] = {}
         self._skipped: dict[str, Skip] = {}
         self._overrides: dict[str, str] = {}
@@ -92,7 +126,7 @@ class _Listing:
         """Read the folder. Raises OSError."""
         with os.scandir(self._root / self._folder) as entries:
             for entry in entries:
-                self._is_empty = False
+                self._names.add(entry.name)
                 try:
                     self._look_at(entry)
                 except FileNotFoundError:
@@ -112,8 +146,22 @@ class _Listing:
             found.skipped[self._prefix + name] = skip
         if self._pictures:
             found.filled.add(self._folder)
-        if self._is_empty and self._folder:
+        if not self._names and self._folder:
             found.empty.add(self._folder)
+
+    def find(self, name: str) -> Entry:
+        """Return what becomes of an entry. Raises FileNotFoundError."""
+        if name not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._prefix + name)
+        found, path = Scan(), self._prefix + name
+        self.add_to(found)
+        if path in found.skipped:
+            return Entry(path, "skipped", found.skipped[path].detail)
+        if path in found.overrides:
+            return Entry(path, "override", found.overrides[path])
+        if path in found.pictures:
+            return Entry(path, "picture")
+        return Entry(path, "folder" if path in self.folders else "system")
 
     def _look_at(self, entry: os.DirEntry[str]) -> None:
         name = entry.name

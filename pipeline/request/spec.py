@@ -43,6 +43,7 @@ Guidance = Annotated[float, Field(ge=1.0, le=20.0, allow_inf_nan=False)]
 Rescale = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Quality = Annotated[int, Field(ge=0, le=51)]
 SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
+SeedChoice = SeedNumber | Literal["random", "content"]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
 _RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
@@ -91,7 +92,7 @@ class Request(BaseModel):
     sampler: Sampler | None = None
     spacing: Spacing | None = None
     speed: Speed | None = None
-    seed: SeedNumber | Literal["random", "content"] | None = None
+    seed: SeedChoice | None = None
     quality: Quality | None = None
     """Constant rate factor of H.264: lower is better and larger, 18 is visually lossless."""
     encoder: Encoder | None = None

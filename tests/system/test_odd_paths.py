@@ -43,6 +43,7 @@ def test_explain_takes_any_path(studio: Studio, name: str) -> None:
         assert "\\x" in told["picture"]
         if folder == studio.inbox or "/" not in name:
             assert "not UTF-8; rename it" in told["ignored"]
+            assert ended.returncode == 2
         else:
             assert told["rule"] == "90-default"
         run(studio, "explain", path)
