@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 ENV_PREFIX = "I2VD_"
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_YEAR = 366.0 * 24 * 3600
+Seconds = Annotated[float, Field(ge=0, le=_YEAR)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=_YEAR)]
 
 
 class SettingsError(Exception):
@@ -87,7 +89,7 @@ class Model(_Section):
     """"auto" (all CUDA devices, else the CPU), "cpu", "cuda:0" ...; empty: no jobs here."""
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     """"auto" is float16 on CUDA and float32 on a CPU."""
-    heartbeat_timeouts: dict[Stage, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    heartbeat_timeouts: dict[Stage, PositiveSeconds] = {}
     """Heartbeat timeout in seconds by stage; missing stages use the protocol's defaults."""
     unload_after_idle: Seconds = 0.0
     """Seconds without work after which a worker is stopped to free its memory; 0: never."""
@@ -184,7 +186,7 @@ class Settings(BaseSettings):
 
     state: ConfigPath = Path(".i2vd")
     """Folder of the queue, the lock and the caches; on a local disk."""
-    scan_interval: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    scan_interval: PositiveSeconds = 2.0
     """Seconds between two scans of each inbox; file events only shorten the wait."""
     min_free: ByteSize = ByteSize(500_000_000)
     """Low-water mark in bytes, for the state folder and each inbox's folders."""
