@@ -60,6 +60,15 @@ class ChildFailure:
 
     cause: Cause
     reason: str
+    stage: str = ""
+
+    @property
+    def blames_request(self) -> bool:
+        """Return True if what the child was asked to do may have caused it.
+
+        It did not if the child was killed from outside, or never started.
+        """
+        return self.cause not in ("host_memory", "killed") and self.stage != "start"
 
     @property
     def advice(self) -> str:
@@ -75,15 +84,16 @@ def classify_exit(
     `oom_killed`: the kernel's OOM killer ended a process at that time.
     """
     if isinstance(end, TimedOut):
-        return ChildFailure("hang", f"{child} hung in {stage}: silent for {end.seconds:.0f} s")
+        reason = f"{child} hung in {stage}: silent for {end.seconds:.0f} s"
+        return ChildFailure("hang", reason, stage)
     if end.returncode == -signal.SIGKILL and oom_killed:
         reason = f"the kernel killed {child} (in {stage}), for the host's memory ran out"
-        return ChildFailure("host_memory", reason)
+        return ChildFailure("host_memory", reason, stage)
     cause = _exit_cause(end.returncode)
     if cause == "forbidden_call":
         reason = f"{child} made a system call that its sandbox forbids, and {end} (in {stage})"
-        return ChildFailure(cause, reason)
-    return ChildFailure(cause, f"{child} {end} (in {stage})")
+        return ChildFailure(cause, reason, stage)
+    return ChildFailure(cause, f"{child} {end} (in {stage})", stage)
 
 
 def _exit_cause(returncode: int | None) -> Cause:

@@ -69,7 +69,12 @@ class ImageLane:
         """Return the child's `answer` or refusal within `limit` seconds, or its failure."""
         async with self._lock:
             await self._discard_interrupted()
-            match await self._exchange(request, descriptors, limit):
+            child = await self._started()
+            if not isinstance(child, Child):
+                return await self._discard(child, "start")
+            child.limit_cpu(limit)
+            await child.send(request, descriptors)
+            match await child.receive(limit):
                 case (Exited() | TimedOut()) as end:
                     return await self._discard(end, "reading it")
                 case reply if isinstance(reply, (answer, Rejected, Unavailable)):
@@ -97,17 +102,6 @@ class ImageLane:
                 case other:
                     return _out_of_turn(other)
         return self._child
-
-    async def _exchange(
-        self, request: Inspect | Prepare, descriptors: Sequence[int], limit: float
-    ) -> Reply | Exited | TimedOut:
-        match await self._started():
-            case Child() as child:
-                child.limit_cpu(limit)
-                await child.send(request, descriptors)
-                return await child.receive(limit)
-            case end:
-                return end
 
     async def _discard_interrupted(self) -> None:
         """Discard a child that ended or spoke while it was idle: no picture is to blame."""

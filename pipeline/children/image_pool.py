@@ -132,6 +132,8 @@ class ImagePool:
     ) -> Answer | Rejected | Unavailable:
         answer = await self._slow.ask(request, descriptors, expected, _SLOW_TIMEOUT_SECONDS)
         if isinstance(answer, ChildFailure):
+            if not answer.blames_request:
+                return Unavailable(reason=f"{answer.reason}; the picture is tried again")
             return PoisonImage(reason=f"{answer.reason}, 2 times")
         await self._slow.close()
         return answer

@@ -1,7 +1,8 @@
 """A child that says what it is told to say, as one in bad hands would.
 
-`python -m tests.pipeline.parrot`. As a picture child it answers with the content of the picture, as
-a worker with the prompt, which is in base64. Before that it behaves.
+`python -m tests.pipeline.parrot`. As a picture child it answers with the content of the picture, or
+ends by the "signal N" in it; as a worker with the prompt, which is in base64. Before that it
+behaves.
 """
 
 import array
@@ -42,7 +43,10 @@ def answer(request: dict[str, object], pictures: "array.array[int]") -> bytes:
         case {"type": "generate", "spec": {"prompt": str(prompt)}}:
             return base64.b64decode(prompt)
         case {"type": "inspect" | "prepare"}:
-            return os.pread(pictures[0], 1 << 24, 0)
+            content = os.pread(pictures[0], 1 << 24, 0)
+            if content.startswith(b"signal "):
+                os.kill(os.getpid(), int(content.split()[1]))
+            return content
     return b""
 
 

@@ -176,6 +176,7 @@ export default {
   "{} {} (in {})": "{1@}{2}（在“{3}”阶段）",
   "{} (in {})": "{1}（在“{2}”阶段）",
   "{}, 2 times": "{1}，两次",
+  "{}; the picture is tried again": "{1}；会再次尝试这张图片",
   "the device's memory is fragmented: {} (in {})": "显存碎片化：{1}（在“{2}”阶段）",
   "the device's memory leaks: {}": "显存泄漏：{1}",
   "{} were asked for and {} idle, but in pieces": "需要 {1}，空闲 {2}，但不连续",

@@ -242,6 +242,30 @@ def test_a_picture_child_that_a_signal_ends_condemns_no_picture(
     assert [loss.cause for loss in parrots.losses] == [cause]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGRTMIN + 2])
+def test_a_picture_whose_children_are_killed_from_outside_waits(
+    parrots: Parrots, number: int
+) -> None:
+    for found in parrots.inspect(f"signal {number}"), parrots.prepare(f"signal {number}"):
+        assert isinstance(found, Unavailable)
+        assert "the picture is tried again" in found.reason
+    assert isinstance(parrots.inspect(GOOD), Inspected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGSYS, signal.SIGXCPU])
+def test_a_picture_that_crashes_two_children_is_condemned(parrots: Parrots, number: int) -> None:
+    assert isinstance(parrots.inspect(f"signal {number}"), PoisonImage)
+
+
+def test_a_child_that_cannot_start_condemns_no_picture(
+    parrots: Parrots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_lane, "_MODULE", "tests.no_such_module")
+    for found in parrots.inspect(GOOD), parrots.prepare(PREPARED):
+        assert isinstance(found, Unavailable)
+        assert "(in start)" in found.reason
+
+
 @pytest.fixture
 def descendants() -> Callable[[str], list[int]]:
     """Children of this process that run a module."""
