@@ -15,9 +15,10 @@ NO_HOME = $(PYTHON) -c 'import sys; sys.exit("the service cannot see a Python in
 demo: $(VENV)/.installed
 	$(BIN)/i2vd demo demo
 
-# Four at a time, a file each: most tests of the whole daemon wait for it more than they compute.
+# Several at a time, a file each (tests/conftest.py): most tests of the whole daemon wait for it more
+# than they compute.
 test: $(VENV)/.installed-test check
-	$(BIN)/pytest -n 4 --dist loadfile --durations 15 --ignore tests/system/test_example.py
+	$(BIN)/pytest -n 4 --no-loadscope-reorder --durations 15 --ignore tests/system/test_example.py
 
 test-unit: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/system --ignore tests/pipeline/worker \
