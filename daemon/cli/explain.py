@@ -86,6 +86,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     answer = Explanation(picture=shown(file), inbox=inbox.name)
     answer.past = _earlier_jobs(settings, None, place)
     try:
+        file.lstat()
         answer.ignored = _ignore_reason(find_entry(place.root, path, place.recursive))
     except (FileNotFoundError, NotADirectoryError) as error:
         if not answer.past:

@@ -1,6 +1,7 @@
 """A headless Chromium: the page that it shows, and its error log."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -100,10 +101,12 @@ class Browser:
     def errors(self) -> list[str]:
         """Return the browser's errors since the last call, such as refused scripts.
 
-        Missing thumbnails are skipped: the picture may be moving to another folder.
+        Missing thumbnails and previews are skipped: the picture may be moving to another folder,
+        and the clip may be done.
         """
         messages = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
-        return [each for each in messages if not ("/picture - " in each and "404" in each)]
+        moving = re.compile(r"/(picture|preview\S*) - .*404")
+        return [each for each in messages if not moving.search(each)]
 
     def _wait(self, condition: Any, what: str) -> Any:
         """Wait until the condition is true and return its value; retries while a page unloads."""

@@ -33,25 +33,6 @@ def run(studio: Studio, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_explain_takes_any_path(studio: Studio, name: str) -> None:
-    for folder in (studio.root / "elsewhere", studio.inbox):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(1))
-        ended = run(studio, "explain", "--json", path)
-        told = json.loads(ended.stdout)
-        assert "\\x" in told["picture"]
-        if folder == studio.inbox or "/" not in name:
-            assert "not UTF-8; rename it" in told["ignored"]
-            assert ended.returncode == 2
-        else:
-            assert told["rule"] == "90-default"
-        run(studio, "explain", path)
-        path.unlink()
-        assert run(studio, "explain", path).returncode == 2
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_submit_takes_a_folder_and_refuses_a_name_that_is_not_utf8(
     studio: Studio, name: str
 ) -> None:

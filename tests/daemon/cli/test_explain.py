@@ -35,8 +35,9 @@ def load_recursive(recursive: bool) -> Settings:
 
 
 def explained(settings: Settings, path: Path | str) -> Explanation:
-    answer = asyncio.run(explain(settings, Path(path)))
-    show(answer, Console(file=io.StringIO()))
+    answer, shown = asyncio.run(explain(settings, Path(path))), io.StringIO()
+    show(answer, Console(file=shown))
+    (shown.getvalue() + answer.model_dump_json()).encode()  # no byte of a name is shown as it is
     return answer
 
 
@@ -94,6 +95,22 @@ def test_a_path_is_taken_as_the_api_gives_it(settings: Settings) -> None:
     ):
         answer = explained(settings, path)
         assert (answer.rule, Path(answer.picture)) == ("90-all", inbox / "sub/deep/cat.png")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"\xff\xfe.png", b"caf\xe9/cat.png"])
+def test_a_name_need_not_be_utf8(settings: Settings, tmp_path: Path, name: bytes) -> None:
+    for folder in tmp_path, settings.inbox[0].path:
+        path = folder / os.fsdecode(name)
+        write_picture(path)
+        answer = explained(settings, path)
+        assert "\\x" in answer.picture
+        if folder == tmp_path and b"/" in name:
+            assert answer.rule == "90-all"
+        else:
+            assert "not UTF-8; rename it" in (answer.ignored or "")
+        path.unlink()
+        with pytest.raises(NotExplained, match="no such file"):
+            explained(settings, path)
 
 
 def test_a_seed_that_is_drawn_later_is_not_shown(settings: Settings) -> None:
