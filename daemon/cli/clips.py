@@ -33,15 +33,27 @@ def render(
     framing: Annotated[str | None, typer.Option(help="crop, fit or blur")] = None,
     frames: Annotated[int | None, typer.Option(help="8 to 32")] = None,
     fps: Annotated[int | None, typer.Option(help="4 to 24")] = None,
+    motion_fps: Annotated[
+        int | None, typer.Option(help="1 to 60; higher is less motion from frame to frame")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="10 to 100")] = None,
     guidance: Annotated[float | None, typer.Option(help="1.0 to 20.0")] = None,
+    guidance_rescale: Annotated[
+        float | None, typer.Option(help="0.0 to 1.0; against burnt colours")
+    ] = None,
     seed: Annotated[str | None, typer.Option(help='a number, "random" or "content"')] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, dpm++2m or unipc")] = None,
     spacing: Annotated[str | None, typer.Option(help="leading or trailing")] = None,
     speed: Annotated[
         str | None, typer.Option(help="exact, balanced or fast (quicker, less exact)")
     ] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="0 to 51, of the file; lower is better and larger")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="x264 or nvenc")] = None,
+    fallback: Annotated[
+        str | None, typer.Option(help="short of memory: auto, keep-size or never")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite an existing clip.")] = False,
     config: Config = None,
 ) -> None:
@@ -60,13 +72,17 @@ def render(
         "framing": framing,
         "frames": frames,
         "fps": fps,
+        "motion_fps": motion_fps,
         "steps": steps,
         "guidance": guidance,
+        "guidance_rescale": guidance_rescale,
         "seed": int(seed) if seed and seed.isdigit() else seed,
         "sampler": sampler,
         "spacing": spacing,
         "speed": speed,
+        "quality": quality,
         "encoder": encoder,
+        "fallback": fallback,
     }
     requested = {key: value for key, value in requested.items() if value is not None}
     console = Console()
@@ -86,7 +102,10 @@ def replay(
     picture: Annotated[Path | None, typer.Option(help="Picture file, if it was moved.")] = None,
     config: Config = None,
 ) -> None:
-    """Make the clip of a sidecar again and compare it byte for byte."""
+    """Make the clip of a sidecar again and compare it byte for byte.
+
+    The exit code is 1 if it differs.
+    """
     settings = load_settings(config)
     try:
         original = Sidecar.model_validate_json(read_text(sidecar))
@@ -113,6 +132,7 @@ def replay(
     else:
         for difference in _differences(original, rendered.sidecar):
             console.print(f"differs: {escape(difference)}")
+        raise typer.Exit(Exit.FAILED)
 
 
 def _differences(old: Sidecar, new: Sidecar) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from daemon.intake.intake import checker, plan
 from daemon.intake.scanner import Entry, find_entry
 from daemon.jobs.database import Database
 from daemon.jobs.job import Event, Job
+from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.publish.picture_location import with_local_paths
 from daemon.telemetry.terminal import escape
@@ -55,6 +57,8 @@ class Explanation(DryRun):
     ignored: str | None = None
     """Reason why the watcher ignores the file."""
     unreadable: str | None = None
+    waits: list[str] = Field(default_factory=list)
+    """What holds up every picture, or this one for a moment."""
     width: int = 0
     height: int = 0
     past: list[EarlierJob] = Field(default_factory=list)
@@ -96,6 +100,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
         raise NotExplained(f"{shown(picture)}: {describe_os_error(error)}") from error
     if answer.ignored:
         return answer
+    answer.waits = [*_find_waits(settings, place)]
     inspected = await _inspect(file)
     if isinstance(inspected, (Rejected, Unavailable)):
         answer.unreadable = inspected.reason
@@ -126,6 +131,15 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     expected.warnings += [f"{name} is not applied: it came long before" for name in leftover]
     fields = {key: getattr(expected, key) for key in DryRun.model_fields}
     return answer.model_copy(update=fields | {"width": inspected.width, "height": inspected.height})
+
+
+def _find_waits(settings: Settings, place: _Place) -> Iterator[str]:
+    delay = place.inbox.stability_delay
+    if place.root == place.inbox.path and time.time() - place.file.stat().st_ctime < delay:
+        yield f"still changing: it is taken {delay:g} s after its last change"
+    database = _database(settings)
+    if database and Operator(database).paused():
+        yield "the queue is paused, and no clip is begun: `i2vd resume`"
 
 
 def _ignore_reason(entry: Entry) -> str | None:
@@ -248,6 +262,8 @@ def show(answer: Explanation, console: Console) -> None:
     console.print(f"[bold]{escape(answer.picture)}[/], inbox {answer.inbox}")
     if answer.ignored:
         console.print(f"passed over: {escape(answer.ignored)}")
+    for reason in answer.waits:
+        console.print(f"[yellow]waits:[/] {escape(reason)}")
     if answer.unreadable:
         console.print(f"[red]not usable:[/] {escape(answer.unreadable)}")
     for name, reason in answer.rejected_by:

@@ -192,7 +192,7 @@ def cancel(job: JobId, config: Config = None) -> None:
     )
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -5 is a priority
 def priority(
     job: JobId,
     number: Annotated[

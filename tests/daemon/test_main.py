@@ -47,7 +47,9 @@ def test_broken_settings_end_every_command_with_all_mistakes(tmp_path: Path) -> 
 
 def test_without_a_daemon_the_remote_commands_say_so(tmp_path: Path) -> None:
     (tmp_path / "i2vd.toml").write_text('[http]\nlisten = "127.0.0.1:9"\n')
-    for command in (["jobs"], ["pause"], ["resume"], ["retry", "1"], ["cancel", "1"]):
+    for command in (
+        ["jobs"], ["pause"], ["resume"], ["retry", "1"], ["cancel", "1"], ["priority", "1", "-5"],
+    ):  # fmt: skip
         run = i2vd(*command, cwd=tmp_path)
         assert run.returncode == 3
         assert "no i2vd answers at http://127.0.0.1:9" in run.stderr

@@ -1,9 +1,11 @@
 """`i2vd explain` says of each file what the daemon does with it."""
 
 import asyncio
+import contextlib
 import io
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from daemon.cli.explain import Explanation, NotExplained, explain, show
 from daemon.config.loader import load
 from daemon.config.settings import Settings
 from daemon.intake.scanner import scan
+from daemon.jobs.database import Database
+from daemon.jobs.operator import Operator
 
 
 @pytest.fixture
@@ -30,6 +34,7 @@ def load_recursive(recursive: bool) -> Settings:
     Path("i2vd.toml").write_text(
         'state = "state"\n[model]\nname = "micro"\n[[inbox]]\nname = "inbox"\npath = "inbox"\n'
         f'rules = "rules"\noutbox = "outbox"\nrecursive = {str(recursive).lower()}\n'
+        "stability_delay = 0.5\n"
     )
     return load(Path("i2vd.toml"))
 
@@ -123,6 +128,23 @@ def test_a_seed_that_is_drawn_later_is_not_shown(settings: Settings) -> None:
     picture.with_name("cat.png.toml").write_text("seed = 7\n")
     answer = explained(settings, picture)
     assert (answer.seed, answer.specs[0].seed) == (7, 7)
+
+
+def test_it_says_what_a_picture_waits_for(settings: Settings) -> None:
+    picture = settings.inbox[0].path / "cat.png"
+    write_picture(picture)
+    os.utime(picture, (1, 1))  # its content is old, its arrival is not
+    (reason,) = explained(settings, picture).waits
+    assert reason.startswith("still changing")
+    settings.state.mkdir()
+    with contextlib.closing(Database(settings.queue_url)) as database:
+        Operator(database).pause(True)
+    time.sleep(settings.inbox[0].stability_delay)
+    (reason,) = explained(settings, picture).waits
+    assert "i2vd resume" in reason
+    with contextlib.closing(Database(settings.queue_url)) as database:
+        Operator(database).pause(False)
+    assert explained(settings, picture).waits == []
 
 
 def test_a_mistake_gives_no_clip(settings: Settings) -> None:
