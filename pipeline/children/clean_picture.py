@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.durable import fsync_dir, fsync_file
-
 _BYTES_PER_PIXEL = 3
 _COMPRESSION = 1
 """Level of zlib: the file is read once or twice, and then removed."""
@@ -34,20 +32,14 @@ def pixel_memory(width: int, height: int) -> Iterator[int]:
 
 
 def write_png(pixels: int, width: int, height: int, output: Path) -> None:
-    """Write the pixels behind the descriptor as a PNG to `output`. Raises OSError.
+    """Write the pixels behind the descriptor as a PNG to `output`, a new file. Raises OSError.
 
-    Atomic: write beside `output`, fsync, rename, fsync the folder.
+    Whoever gets the file gets it after this has returned, so it need not appear at once.
     """
     png = encode_png(os.pread(pixels, width * height * _BYTES_PER_PIXEL, 0), width, height)
-    beside = output.with_name(f"{output.name}.part")
-    beside.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(beside, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
+    with open(os.open(output, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
         file.write(png)
-        file.flush()
-        fsync_file(file.fileno())
-    beside.rename(output)
-    fsync_dir(output.parent)
 
 
 def encode_png(pixels: bytes, width: int, height: int) -> bytes:

@@ -4,9 +4,11 @@ The bytes depend only on the frames and the request, so that the same Spec gives
 the same machine.
 """
 
+import contextlib
 import hashlib
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,21 +50,24 @@ def write_video(
     differs from what was written.
     """
     name, options = _choose_encoder(encoder, quality)
-    _mux(
-        path,
-        frames,
-        fps=fps,
-        name=name,
-        options=options,
-        metadata=metadata,
-        on_step=on_step,
-    )
-    _fsync(path)
-    _verify(path, frames.shape, fps)
+    with _new_file(path) as file:
+        _mux(
+            file,
+            frames,
+            fps=fps,
+            name=name,
+            options=options,
+            metadata=metadata,
+            on_step=on_step,
+        )
+        _fsync(file)
+        fsync_dir(path.parent)
+        _verify(file, frames.shape, fps)
+        content = file.read_bytes()
     fell_back = encoder == "nvenc" and name != "h264_nvenc"
     return Output(
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        size=path.stat().st_size,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
         codec=f"h264 ({name}{'; nvenc is unavailable' if fell_back else ''})",
         width=frames.shape[2],
         height=frames.shape[1],
@@ -70,6 +75,25 @@ def write_video(
         fps=fps,
         duration=len(frames) / fps,
     )
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Create a file, in the place of an earlier try's; yield a path to it that no link redirects.
+
+    Others may write to an outbox, and FFmpeg follows links.
+    """
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    file = Path(f"/proc/self/fd/{descriptor}")
+    try:
+        yield file
+    except OSError as error:
+        if error.filename == str(file):
+            error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _choose_encoder(requested: Encoder, quality: int) -> tuple[str, dict[str, str]]:
@@ -133,7 +157,6 @@ def _frame(pixels: Frames, number: int, fps: int) -> av.VideoFrame:
 def _fsync(path: Path) -> None:
     with path.open("rb") as file:
         fsync_file(file.fileno())
-    fsync_dir(path.parent)
 
 
 def _verify(path: Path, shape: tuple[int, ...], fps: int) -> None:

@@ -49,12 +49,20 @@ def test_memory_for_pixels_neither_grows_nor_shrinks() -> None:
         assert os.fstat(pixels).st_size == 300
 
 
-def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_the_file_is_new_and_private(tmp_path: Path) -> None:
     output = tmp_path / "picture.png"
-    (tmp_path / "picture.png.part").symlink_to(tmp_path / "elsewhere")  # left, or laid there
     with pixel_memory(4, 4) as pixels:
         write_png(pixels, 4, 4, output)
         assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
         assert output.stat().st_mode & 0o777 == 0o600
         with pytest.raises(FileNotFoundError):
             write_png(pixels, 4, 4, tmp_path / "nowhere" / "picture.png")
+        for precious in (output, tmp_path / "elsewhere" / "picture.png"):
+            precious.parent.mkdir(exist_ok=True)
+            precious.write_text("precious")
+            (tmp_path / "link.png").unlink(missing_ok=True)
+            (tmp_path / "link.png").symlink_to(precious)
+            for taken in (precious, tmp_path / "link.png"):
+                with pytest.raises(FileExistsError):
+                    write_png(pixels, 4, 4, taken)
+            assert precious.read_text() == "precious"

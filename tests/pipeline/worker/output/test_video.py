@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -167,6 +168,25 @@ def test_a_file_that_differs_is_unusable(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(video, "_mux", cut)
     with pytest.raises(UnusableFile):
         written(tmp_path / "clip.mp4")
+
+
+def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    precious, clip = tmp_path / "precious", tmp_path / "clip.mp4"
+    precious.write_text("precious")
+    clip.symlink_to(precious)
+    written(clip)
+    assert precious.read_text() == "precious"
+    assert not clip.is_symlink()
+
+
+def test_an_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(video, "_mux", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        written(tmp_path / "clip.mp4")
+    assert caught.value.filename == str(tmp_path / "clip.mp4")
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
