@@ -4,6 +4,7 @@ A file in an inbox is untrusted. It is read without following a symlink, blockin
 reading more than a rule can have. text_file.py opens it, and parse.py interprets the text.
 """
 
+import hashlib
 from pathlib import Path
 
 from rules.text_file import Unreadable, irregularity, read_bytes
@@ -51,3 +52,15 @@ def read(file: Path, *, follow: bool) -> bytes:
     if len(content) > limit:
         raise Unreadable(f"is over {limit // 1024} KiB; a few lines of text are enough")
     return content
+
+
+def sha256_of(override: Path) -> str:
+    """Return the SHA-256 of an override, or of as much of it as `read` looks at.
+
+    Returns "" for a file that is missing, cannot be read, or is not a regular file.
+    """
+    try:
+        content = read_bytes(override, max_bytes=MAX_OVERRIDE_BYTES)
+    except OSError:
+        return ""
+    return hashlib.sha256(content).hexdigest()

@@ -5,7 +5,7 @@ import structlog
 from daemon.fs.atomic import describe_os_error
 from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import Job
-from daemon.publish import archive
+from daemon.publish import drop_files
 from daemon.services import Services
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ def retry(services: Services, job_id: int) -> Job:
 
     def restore(job: Job) -> str | None:
         inbox = services.settings.inbox_named(job.inbox)
-        return archive.restore(inbox, job) if inbox else None
+        return drop_files.restore(inbox, job) if inbox else None
 
     if services.operator.hasten(job_id):
         job = _job(services, job_id)

@@ -4,7 +4,6 @@ import errno
 import os
 
 from daemon.config.settings import Inbox
-from daemon.fs.safe_path import UnsafePath
 from daemon.jobs.job import Job
 from daemon.publish.picture_location import open_below
 from daemon.publish.publisher import check_clip_folder
@@ -22,7 +21,7 @@ def check_startable(inbox: Inbox, job: Job) -> None:
     path = inbox.path / job.path
     try:
         picture = open_below(inbox.path, path)
-    except (ValueError, FileNotFoundError, NotADirectoryError, NotRegular, UnsafePath):
+    except (ValueError, FileNotFoundError, NotADirectoryError, NotRegular):
         return
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link in its place

@@ -12,10 +12,11 @@ import structlog
 from daemon.config.settings import Inbox
 from daemon.dispatch.slot import Slot
 from daemon.fs.atomic import CommitMethod, atomic_write, probe_commit_method
+from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import Job
 from daemon.jobs.store import CANCELLED
-from daemon.publish.archive import keep_rejected_clip
-from daemon.publish.publisher import CLIP, SIDECAR, ClipLost, publish, withdraw
+from daemon.publish.publisher import SIDECAR, ClipLost, publish, withdraw
+from daemon.publish.rejected_clip import keep_rejected_clip
 from daemon.publish.staging import remove_staging, staging_of
 from daemon.services import Services
 from daemon.storage.scope import StorageFailure
@@ -209,8 +210,7 @@ class Outcomes:
         """Fail the job, `running -> failed`, and keep the rejected clip for inspection."""
         log.error("job failed", job=job.id, reason=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
-            clip = staging_of(inbox, job) / CLIP
-            await asyncio.to_thread(keep_rejected_clip, inbox, job, clip)
+            await asyncio.to_thread(keep_rejected_clip, inbox, job)
             await self.archive(job)
 
     async def archive(self, job: Job) -> None:
@@ -235,7 +235,7 @@ class Outcomes:
             earlier=job.fallbacks,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
-        await asyncio.to_thread(atomic_write, staging_of(inbox, job) / SIDECAR, text)
+        await asyncio.to_thread(_write_sidecar, inbox, job, text)
         result = {
             "sidecar_sha256": hashlib.sha256(text.encode()).hexdigest(),
             **sidecar.applied.model_dump(mode="json"),
@@ -283,6 +283,12 @@ class Outcomes:
                 probe_commit_method, inbox.outbox
             )
         return self._commit_methods[inbox.outbox]
+
+
+def _write_sidecar(inbox: Inbox, job: Job, text: str) -> None:
+    staging = staging_of(inbox, job).relative_to(inbox.outbox)
+    with open_beneath(inbox.outbox, staging, make=False) as folder:
+        atomic_write(folder / SIDECAR, text)
 
 
 def _delay(job: Job) -> float:

@@ -4,7 +4,9 @@ The inode is no part of it: a copy, a restore, a remount and some FUSE folders c
 """
 
 import os
+import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,15 @@ class FileState:
     def of(cls, status: os.stat_result) -> "FileState":
         """Return the state in a stat result."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    @classmethod
+    def find(cls, file: Path) -> "FileState | None":
+        """Return the state of a regular file; None for a link or anything else. Raises OSError."""
+        try:
+            status = file.lstat()
+        except FileNotFoundError:
+            return None
+        return cls.of(status) if stat.S_ISREG(status.st_mode) else None
 
     @property
     def fingerprint(self) -> str:

@@ -5,7 +5,6 @@ Only the content must arrive. Time and permissions follow where the target keeps
 
 import contextlib
 import errno
-import filecmp
 import os
 import shutil
 import stat
@@ -20,6 +19,7 @@ from daemon.fs.atomic import (
     is_same_file,
     publish_exclusive,
 )
+from daemon.fs.content import has_same_content
 from daemon.fs.fingerprint import FileState
 from daemon.fs.names import UNCHANGED, NameRules, numbered_names
 from daemon.fs.probe import check_takes_files, find_name_rules
@@ -29,9 +29,9 @@ from rules.text_file import open_regular
 
 
 class Moved(NamedTuple):
-    """A move: the new path, and the state that the file had at its old one."""
+    """A move: the new path below the root, and the state that the file had at its old one."""
 
-    path: Path
+    inside: PurePath
     state: FileState
 
 
@@ -39,16 +39,17 @@ def move(
     source: Path,
     root: Path,
     inside: PurePath | str,
-    announce: Callable[[Path], None] = lambda _: None,
+    announce: Callable[[PurePath], None] = lambda _: None,
     *,
     suffix: str | None = None,
 ) -> Moved:
     """Move a file to `inside` below `root`, or "name-2" and so on; across file systems too.
 
-    A name that a folder does not take is spelled so that it does; `suffix`, by default the part
-    after the last dot, is left as it is. Safe to repeat after a crash at
-    any moment: the file always has a name. `announce` is called with each path before the file
-    gets it. Raises OSError, which names the file or folder that refused.
+    Where others can replace the folder of the source, safe_path.py opens it first. A name that a
+    folder does not take is spelled so that it does; `suffix`, by default the part after the last
+    dot, is left as it is. Safe to repeat after a crash at any moment: the file always has a name.
+    `announce` is called with each path below `root` before the file gets it. Raises OSError, which
+    names the file or folder that refused.
     """
     requested = PurePath(inside)
     if suffix is None:
@@ -58,21 +59,21 @@ def move(
     with create_beneath(root, requested.parent) as (folder, parent):
 
         def announce_target(target: Path) -> None:
-            announce(root / parent / target.name)
+            announce(parent / target.name)
 
         try:
-            moved = _place(source, folder, stem, suffix, UNCHANGED, announce_target)
+            target, state = _place(source, folder, stem, suffix, UNCHANGED, announce_target)
         except OSError:
             rules = find_name_rules(folder, stem, suffix)
             try:
                 if rules is None:
                     raise
-                moved = _place(source, folder, stem, suffix, rules, announce_target)
+                target, state = _place(source, folder, stem, suffix, rules, announce_target)
             except OSError as error:
                 _check_source(source, error)
                 raise
         fsync_dir(folder)
-    return moved._replace(path=root / parent / moved.path.name)
+    return Moved(parent / target.name, state)
 
 
 def remove(path: Path, is_ours: Callable[[Path], bool]) -> bool:
@@ -122,11 +123,11 @@ def _place(
     suffix: str,
     rules: NameRules,
     announce: Callable[[Path], None],
-) -> Moved:
+) -> tuple[Path, FileState]:
     """Rename the file to a free name in `folder`, or copy it there and remove it."""
     try:
         target = _rename_to_free(source, folder, numbered_names(stem, suffix, rules), announce)
-        return Moved(target, FileState.of(target.lstat()))
+        return target, FileState.of(target.lstat())
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -137,8 +138,8 @@ def _place(
     finally:
         copy.unlink(missing_ok=True)
     fsync_dir(folder)
-    remove(source, lambda file: filecmp.cmp(file, target, shallow=False))
-    return Moved(target, state)
+    remove(source, lambda file: has_same_content(file, target))
+    return target, state
 
 
 def _rename_to_free(
@@ -189,14 +190,14 @@ def copy_file(source: Path, copy: Path) -> FileState:
             raise OSError(error.errno, error.strerror, str(copy if full else source)) from error
         for keep in (_copy_time, _copy_mode):
             with contextlib.suppress(OSError):
-                keep(status, copy)
+                keep(status, file.fileno())
         fsync_file(file.fileno())
     return FileState.of(status)
 
 
-def _copy_time(status: os.stat_result, copy: Path) -> None:
+def _copy_time(status: os.stat_result, copy: int) -> None:
     os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _copy_mode(status: os.stat_result, copy: Path) -> None:
-    copy.chmod(stat.S_IMODE(status.st_mode))
+def _copy_mode(status: os.stat_result, copy: int) -> None:
+    os.fchmod(copy, stat.S_IMODE(status.st_mode))

@@ -122,11 +122,14 @@ def _probe_folder(folder: Path) -> Iterator[Path]:
     probe = new_probe(folder)
     try:
         probe.mkdir()
+        # others may put a link in its place
+        descriptor = os.open(probe, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise _of_folder(error, folder) from error
     try:
-        yield probe
+        yield Path(f"/proc/self/fd/{descriptor}")
     finally:
+        os.close(descriptor)
         shutil.rmtree(probe, ignore_errors=True)
 
 

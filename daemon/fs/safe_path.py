@@ -16,8 +16,11 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MISSING_ERRNOS = (errno.ENOENT, errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
 """Errors for a name that is not there, or that the file system does not take."""
 
+_NOWHERE = Path("/proc/self/fd/none")
+"""A folder that does not exist and cannot be created."""
 
-class UnsafePath(OSError):
+
+class UnsafePath(NotADirectoryError):
     """A link or a file is in the place of a folder."""
 
 
@@ -33,6 +36,24 @@ def open_beneath(root: Path, inside: PurePath, *, make: bool = True) -> Iterator
             walk.enter(part, make=make)
         with walk.usual_names():
             yield walk.folder
+
+
+@contextlib.contextmanager
+def find_beneath(root: Path, inside: PurePath) -> Iterator[Path]:
+    """Open the folder `inside` of `root` as `open_beneath` does, if it exists.
+
+    If it is missing, or a link is in its place, the path is one where nothing exists and nothing
+    can be created. Raises OSError if that is not known.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = opened.enter_context(open_beneath(root, inside, make=False))
+        except OSError as error:
+            if not isinstance(error, UnsafePath) and error.errno not in _MISSING_ERRNOS:
+                raise
+            folder = _NOWHERE
+            opened.enter_context(_usual_names(folder, root / inside))
+        yield folder
 
 
 @contextlib.contextmanager
@@ -78,13 +99,15 @@ def check_beneath(root: Path, inside: PurePath) -> None:
 
 
 class _Walk:
-    """Descriptors of the folders from a root downwards."""
+    """The descriptor of a folder, on the way from a root downwards."""
 
-    def __init__(self, root: Path, opened: contextlib.ExitStack) -> None:
+    def __init__(self, root: Path) -> None:
         self.inside = PurePath()
         self._root = root
-        self._opened = opened
-        self._descriptor = self._keep(os.open(root, _OPEN_FLAGS))
+        self._descriptor = os.open(root, _OPEN_FLAGS)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
     @property
     def folder(self) -> Path:
@@ -111,33 +134,33 @@ class _Walk:
                 reason = "a link or a file stands in the place of a folder; remove it"
                 raise UnsafePath(error.errno, reason, usual_path) from error
             raise refusal or OSError(error.errno, error.strerror, usual_path) from error
-        self._descriptor = self._keep(descriptor)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
         self.inside /= part
 
-    @contextlib.contextmanager
-    def usual_names(self) -> Iterator[None]:
-        """Replace the path of the descriptor by the usual one in errors."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = self._usual_name(error.filename)
-            error.filename2 = self._usual_name(error.filename2)
-            raise
+    def usual_names(self) -> contextlib.AbstractContextManager[None]:
+        return _usual_names(self.folder, self.usual_path)
 
-    def _usual_name(self, name: object) -> object:
-        folder = str(self.folder)
-        if isinstance(name, str) and (name == folder or name.startswith(f"{folder}/")):
-            return str(self.usual_path) + name.removeprefix(folder)
+
+@contextlib.contextmanager
+def _usual_names(opened: Path, usual: Path) -> Iterator[None]:
+    """Replace the path of an opened folder by the usual one in errors."""
+
+    def rename(name: object) -> object:
+        if isinstance(name, str) and (name == str(opened) or name.startswith(f"{opened}/")):
+            return str(usual) + name.removeprefix(str(opened))
         return name
 
-    def _keep(self, descriptor: int) -> int:
-        self._opened.callback(os.close, descriptor)
-        return descriptor
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = rename(error.filename), rename(error.filename2)
+        raise
 
 
 @contextlib.contextmanager
 def _walk(root: Path, inside: PurePath) -> Iterator[_Walk]:
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"{inside} may lead out of {root}")
-    with contextlib.ExitStack() as opened:
-        yield _Walk(root, opened)
+    with contextlib.closing(_Walk(root)) as walk:
+        yield walk

@@ -9,14 +9,16 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import structlog
 
 from daemon.config.settings import Inbox
 from daemon.fs.fingerprint import FileState
+from daemon.fs.safe_path import find_beneath
 from daemon.intake.skipped import Skip
 from daemon.intake.watcher import Answer, DeferToSlowLane, RetryLater, RetryWithBackoff
 from daemon.jobs.job import Drop
@@ -102,6 +104,11 @@ def plan(
         clip_name=str(name),
         seed=request.seed if request.seed is not None else "random",
     )
+
+
+def _folder_of(inbox: Inbox, path: str) -> AbstractContextManager[Path]:
+    """Open the folder of a file in an inbox; a link in its place is an empty folder."""
+    return find_beneath(inbox.path, PurePosixPath(path).parent)
 
 
 @dataclass(frozen=True)
@@ -208,8 +215,8 @@ class Intake:
         Returns the drop with its overrides. Raises OSError if they cannot be read now.
         """
         rules, family = self._services.rules[inbox.name].rules, self._services.family
-        with self._services.enqueue_lock:
-            overrides = self._find_overrides(inbox, drop.path, seen)
+        with self._services.enqueue_lock, _folder_of(inbox, drop.path) as folder:
+            overrides = self._find_overrides(inbox, drop.path, folder, seen)
             drop = drop.with_overrides(overrides)
             settings = read_sidecar(overrides, checker(family))
             planned = plan(drop.path, picture, settings, rules, family, self._rng)
@@ -227,9 +234,14 @@ class Intake:
             )
             return planned, drop, jobs
 
-    def _find_overrides(self, inbox: Inbox, path: str, seen: FileState) -> list[Override]:
-        """Return the overrides of a picture, without those that are left over. Raises OSError."""
-        found = find_overrides(inbox.path / path)
+    def _find_overrides(
+        self, inbox: Inbox, path: str, folder: Path, seen: FileState
+    ) -> list[Override]:
+        """Return the overrides of a picture, without those that are left over. Raises OSError.
+
+        `folder` is the picture's, opened.
+        """
+        found = find_overrides(folder / PurePosixPath(path).name)
         if not found:
             return []
         first = self._first_look(inbox, path, seen)
@@ -240,11 +252,9 @@ class Intake:
 
     def _is_there(self, inbox: Inbox, drop: Drop) -> bool:
         """Return True if the file is still in the inbox, unchanged. Raises OSError if unknown."""
-        try:
-            status = (inbox.path / drop.path).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return FileState.of(status).fingerprint == drop.fingerprint
+        with _folder_of(inbox, drop.path) as folder:
+            found = FileState.find(folder / PurePosixPath(drop.path).name)
+        return found is not None and found.fingerprint == drop.fingerprint
 
     # --- files that cannot be used, or not yet
 
@@ -276,13 +286,16 @@ class Intake:
             skip = Skip("incomplete", f"cannot be decoded yet: {refusal.reason}")
             return RetryLater(float(inbox.unreadable_timeout), skip)
         await asyncio.to_thread(self._services.markers.check, inbox, "path")
-        overrides = await asyncio.to_thread(self._find_overrides, inbox, path, seen)
-        drop = Drop(
-            inbox=inbox.name, path=path, fingerprint=seen.fingerprint, sha256="", source={}
-        ).with_overrides(overrides)
+        drop = await asyncio.to_thread(self._undecoded, inbox, path, seen)
         await self._reject(inbox, drop, refusal.reason, "unreadable")
         self._first_looks.pop((inbox.name, path), None)
         return None
+
+    def _undecoded(self, inbox: Inbox, path: str, seen: FileState) -> Drop:
+        """Return the drop of a picture that cannot be decoded. Raises OSError."""
+        drop = Drop(inbox=inbox.name, path=path, fingerprint=seen.fingerprint, sha256="", source={})
+        with _folder_of(inbox, path) as folder:
+            return drop.with_overrides(self._find_overrides(inbox, path, folder, seen))
 
     async def _reject(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
         job = await asyncio.to_thread(

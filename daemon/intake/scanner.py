@@ -6,10 +6,11 @@ The scan is the source of truth: it needs no events and works on any mount. It d
 import errno
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
 from daemon.fs.fingerprint import FileState
+from daemon.fs.safe_path import open_beneath
 from daemon.intake.junk import UNFINISHED_SUFFIXES, junk_kind
 from daemon.intake.skipped import Skip, SkipReason
 from pipeline.image.formats import PICTURE_SUFFIXES, find_by_name
@@ -124,7 +125,10 @@ class _Listing:
 
     def read(self) -> None:
         """Read the folder. Raises OSError."""
-        with os.scandir(self._root / self._folder) as entries:
+        with (
+            open_beneath(self._root, PurePath(self._folder), make=False) as folder,
+            os.scandir(folder) as entries,
+        ):
             for entry in entries:
                 self._names.add(entry.name)
                 try:

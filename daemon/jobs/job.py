@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import structlog
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback, Source
+from rules.files import sha256_of
 from rules.override import Override
 
 _MAX_REPORTED = 1000
@@ -87,6 +88,14 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Time = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class DropOverride(NamedTuple):
+    """A file beside the picture that belongs to its drop."""
+
+    name: FileName
+    sha256: str
+    """Of its content, by `rules.files.sha256_of`."""
+
+
 class Drop(BaseModel):
     """One drop: one appearance of a picture in an inbox, and its content."""
 
@@ -100,12 +109,12 @@ class Drop(BaseModel):
     sha256: str
     source: dict[str, Any]
     """The `source` entry of the sidecar."""
-    overrides: tuple[str, ...] = ()
-    """Names of the files beside the picture that belong to this drop."""
+    overrides: tuple[DropOverride, ...] = ()
 
     def with_overrides(self, found: Sequence[Override]) -> "Drop":
-        """Return the drop with these overrides."""
-        return self.model_copy(update={"overrides": tuple(each.path.name for each in found)})
+        """Return the drop with these overrides, whose content is read."""
+        overrides = tuple(DropOverride(each.path.name, sha256_of(each.path)) for each in found)
+        return self.model_copy(update={"overrides": overrides})
 
 
 class _Progress(BaseModel):
@@ -143,8 +152,7 @@ class Job(BaseModel):
     sha256: str
     fingerprint: str
     source: dict[str, Any]
-    overrides: tuple[FileName, ...] = ()
-    """Names of the files beside the picture that belong to this drop."""
+    overrides: tuple[DropOverride, ...] = ()
     picture_location: Location
     picture_path: InsidePath | None
     """Relative to the archive or failed folder. In the inbox: the target of the coming move."""

@@ -165,7 +165,7 @@ class JobQueries:
         )
         with self._database.read() as db:
             rows = db.execute(query).all()
-        return {row.path: row.overrides if isinstance(row.overrides, list) else [] for row in rows}
+        return {row.path: _override_names(row.overrides) for row in rows}
 
     def by_content(self, sha256: str, limit: int = 20) -> list[Job]:
         """Return the jobs of pictures with this content, newest first."""
@@ -255,3 +255,10 @@ class JobQueries:
         with self._database.read() as db:
             rows = db.execute(sa.select(jobs).where(clause).order_by(order).limit(limit)).all()
         return readable(rows)
+
+
+def _override_names(stored: object) -> list[str]:
+    """Return the names in a column of overrides; others may have written anything there."""
+    if not isinstance(stored, list):
+        return []
+    return [each[0] for each in stored if isinstance(each, list) and each]

@@ -6,7 +6,6 @@ be repeated after a crash; the sidecar's digest identifies a publication that wa
 
 import contextlib
 import errno
-import filecmp
 import hashlib
 import os
 from collections.abc import Iterator
@@ -19,10 +18,11 @@ from daemon.fs.atomic import (
     probe_commit_method,
     publish_exclusive,
 )
+from daemon.fs.content import has_same_content
 from daemon.fs.move import copy_file
 from daemon.fs.names import UNCHANGED, NameRules, may_be_spelling, numbered_names
 from daemon.fs.probe import find_name_rules
-from daemon.fs.safe_path import check_beneath, create_beneath
+from daemon.fs.safe_path import check_beneath, create_beneath, find_beneath
 from daemon.publish.staging import withdrawn
 from pipeline.durable import fsync_dir
 from rules.text_file import NotRegular, read_bytes
@@ -58,15 +58,19 @@ def publish(
 ) -> Path:
     """Publish the staged sidecar, then the clip; return the clip's final path.
 
-    `clip_name` is the requested path in the outbox without ".mp4". If the name is taken, "-2" and
-    so on is added; if the folder does not take such a name, it is spelled so that it does.
+    `staging` is below `outbox`. `clip_name` is the requested path in the outbox without ".mp4". If
+    the name is taken, "-2" and so on is added; if the folder does not take such a name, it is
+    spelled so that it does.
     `sidecar_sha256` is the digest of the staged sidecar; it identifies a publication that a crash
     interrupted. `first`: there is none to look for. Raises ClipLost, and OSError, which names the
     folder or file that refused.
     """
     requested = PurePath(clip_name)
-    with create_beneath(outbox, requested.parent) as (folder, parent):
-        publication = _Publication(staging, folder, requested.name, method, sidecar_sha256)
+    with (
+        find_beneath(outbox, staging.relative_to(outbox)) as staged,
+        create_beneath(outbox, requested.parent) as (folder, parent),
+    ):
+        publication = _Publication(staged, folder, requested.name, method, sidecar_sha256)
         clip = None if first else publication.resume()
         clip = clip or publication.place()
         fsync_dir(folder)
@@ -82,13 +86,16 @@ def withdraw(
     renamed first, so that no other host can go on with the publication. Safe to repeat after a
     crash. Raises OSError.
     """
-    with contextlib.suppress(FileNotFoundError):
-        staging.rename(withdrawn(staging))
     requested = PurePath(clip_name)
-    with create_beneath(outbox, requested.parent) as (folder, parent):
-        publication = _Publication(
-            withdrawn(staging), folder, requested.name, method, sidecar_sha256
-        )
+    inside = staging.relative_to(outbox)
+    aside = inside.with_name(withdrawn(inside.name))
+    with find_beneath(outbox, inside.parent) as private, contextlib.suppress(FileNotFoundError):
+        (private / inside.name).rename(private / aside.name)
+    with (
+        find_beneath(outbox, aside) as staged,
+        create_beneath(outbox, requested.parent) as (folder, parent),
+    ):
+        publication = _Publication(staged, folder, requested.name, method, sidecar_sha256)
         if (clip := publication.find_clip()) is None:
             return None
         return outbox / parent / clip.name
@@ -202,7 +209,7 @@ def _sidecar_of(clip: Path) -> Path:
 
 
 def _is_copy(staged: Path, clip: Path) -> bool:
-    return clip.exists() and filecmp.cmp(staged, clip, shallow=False)
+    return clip.exists() and has_same_content(staged, clip)
 
 
 def _size(file: Path) -> int | None:

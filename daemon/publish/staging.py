@@ -26,9 +26,9 @@ def name_of(job: Job) -> str:
     return f"{job.id}-{job.attempt}"
 
 
-def withdrawn(staging: Path) -> Path:
+def withdrawn(name: str) -> str:
     """Return the name that a staging folder gets while its publication is withdrawn."""
-    return staging.with_name(staging.name + _WITHDRAWN)
+    return name + _WITHDRAWN
 
 
 def create_staging(inbox: Inbox, job: Job) -> Path:
@@ -42,8 +42,8 @@ def create_staging(inbox: Inbox, job: Job) -> Path:
 def remove_staging(inbox: Inbox, job: Job) -> None:
     """Remove the folder of an attempt; I/O errors are ignored."""
     with contextlib.suppress(OSError), open_beneath(inbox.outbox, ALL, make=False) as folder:
-        for staging in (folder / name_of(job), withdrawn(folder / name_of(job))):
-            shutil.rmtree(staging, ignore_errors=True)
+        for name in (name_of(job), withdrawn(name_of(job))):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def remove_stale_staging(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import Drop, Job
+from daemon.jobs.job import Drop, DropOverride, Job
 from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
@@ -89,7 +89,7 @@ def enqueue(
         priority: int = 0,
         required_memory: int | None = None,
         inbox: str = "inbox",
-        overrides: tuple[str, ...] = (),
+        overrides: tuple[DropOverride, ...] = (),
     ) -> list[int]:
         drop = make_drop(path, fingerprint, sha256)
         return store.enqueue(

@@ -111,7 +111,7 @@ def test_a_real_folder_gets_a_name_that_it_takes(
     (tmp_path / "two").write_text("two")
     root = tmp_path / "odd"
     with odd_folder(root, refuses=refuses, name_max=name_max):
-        one, two = (move(tmp_path / name, root, inside).path for name in ("one", "two"))
+        one, two = (root / move(tmp_path / name, root, inside).inside for name in ("one", "two"))
         assert (one.read_text(), two.read_text()) == ("one", "two")
         assert one.parent == two.parent != root
         assert one.suffix == two.suffix == ".png"

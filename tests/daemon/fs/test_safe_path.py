@@ -1,21 +1,25 @@
 """Folders that others can write to: nothing is created, changed or removed through a link."""
 
+import contextlib
 import ctypes
+import hashlib
 import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 
 from daemon.config.settings import Inbox
 from daemon.fs.atomic import CommitMethod, atomic_write
-from daemon.fs.move import move
-from daemon.fs.probe import write_probe
-from daemon.fs.safe_path import UnsafePath, open_beneath
+from daemon.fs.move import copy_file, move
+from daemon.fs.probe import check_takes_files, write_probe
+from daemon.fs.safe_path import UnsafePath, find_beneath, open_beneath
 from daemon.jobs.job import Job
-from daemon.publish.publisher import CLIP, SIDECAR, check_clip_folder, publish
+from daemon.publish.publisher import CLIP, SIDECAR, ClipLost, check_clip_folder, publish, withdraw
+from daemon.publish.rejected_clip import keep_rejected_clip
 from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
 
 
@@ -47,9 +51,9 @@ def exchange(one: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def staging(tmp_path: Path) -> Path:
-    folder = tmp_path / "staged"
-    folder.mkdir()
+def staging(root: Path) -> Path:
+    folder = root / ".i2vd" / "1-1"
+    folder.mkdir(parents=True)
     (folder / CLIP).write_text("the clip")
     (folder / SIDECAR).write_text("{}")
     return folder
@@ -124,6 +128,41 @@ def test_no_clip_is_published_through_a_link(
     assert (staging / CLIP).read_text() == "the clip"
 
 
+@pytest.mark.parametrize("act", [publish, withdraw])
+@pytest.mark.parametrize("method", CommitMethod)
+def test_nothing_is_published_from_a_link_in_the_place_of_staging(
+    root: Path,
+    elsewhere: Path,
+    staging: Path,
+    method: CommitMethod,
+    act: Callable[..., Path | None],
+) -> None:
+    for file in staging.iterdir():
+        file.rename(elsewhere / file.name)
+    staging.rmdir()
+    staging.symlink_to(elsewhere)
+    before = everything(elsewhere)
+    with contextlib.suppress(ClipLost):
+        assert act(staging, root, "cat", method, hashlib.sha256(b"{}").hexdigest()) is None
+    assert everything(elsewhere) == before
+    assert not list(root.glob("cat*"))
+
+
+def test_no_rejected_clip_is_taken_from_a_link(
+    elsewhere: Path, staging: Path, inbox: Inbox
+) -> None:
+    job = Job.model_construct(id=1, attempt=1, path="cat.jpg")
+    shutil.move(staging, elsewhere / "staged")
+    staging.symlink_to(elsewhere / "staged")
+    before = everything(elsewhere)
+    keep_rejected_clip(inbox, job)
+    assert everything(elsewhere) == before
+    staging.unlink()
+    shutil.move(elsewhere / "staged", staging)
+    keep_rejected_clip(inbox, job)
+    assert everything(inbox.failed) == {"cat.jpg.refused-1.mp4": "the clip"}
+
+
 def test_nothing_is_moved_through_a_link(root: Path, elsewhere: Path, tmp_path: Path) -> None:
     (root / "sub").symlink_to(elsewhere)
     before = everything(elsewhere)
@@ -178,7 +217,7 @@ def test_a_link_swapped_in_at_any_moment_gets_nothing(
 
 @pytest.fixture
 def inbox(tmp_path: Path, root: Path) -> Inbox:
-    return Inbox(path=tmp_path / "inbox", outbox=root)
+    return Inbox(path=tmp_path / "inbox", outbox=root, failed=tmp_path / "failed")
 
 
 def test_staging_is_neither_made_nor_swept_through_a_link(
@@ -215,6 +254,70 @@ def test_a_probe_writes_through_no_link(root: Path, elsewhere: Path) -> None:
     assert everything(elsewhere) == {"1-1/precious": "precious"}
 
 
+def test_a_probe_of_names_leaves_nothing_behind_a_link(
+    root: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, really = everything(elsewhere), Path.mkdir
+
+    def replaced(self: Path) -> None:
+        really(self)
+        self.rename(root / "was")
+        self.symlink_to(elsewhere)
+
+    monkeypatch.setattr(Path, "mkdir", replaced)
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        check_takes_files(root)
+    assert caught.value.filename == str(root)
+    assert everything(elsewhere) == before
+
+
+def test_a_copy_gives_its_mode_and_time_to_no_other_file(
+    root: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, copy, precious = root / "cat.jpg", root / "copy", elsewhere / "1-1" / "precious"
+    source.write_text("cat")
+    source.chmod(0o777)
+    precious.chmod(0o600)
+    before, really = precious.stat(), shutil.copyfileobj
+
+    def replaced(*args: Any) -> None:
+        really(*args)
+        copy.rename(root / "was")
+        copy.symlink_to(precious)
+
+    monkeypatch.setattr(shutil, "copyfileobj", replaced)
+    copy_file(source, copy)
+    after = precious.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    assert (root / "was").stat().st_mtime_ns == source.stat().st_mtime_ns
+
+
+def test_what_is_missing_or_a_link_is_a_folder_in_which_nothing_is(
+    root: Path, elsewhere: Path
+) -> None:
+    (root / "link").symlink_to(elsewhere)
+    for inside in ("link", "link/1-1", "missing", "missing/deeper"):
+        with find_beneath(root, PurePath(inside)) as folder:
+            assert not os.path.lexists(folder / "precious")
+            with pytest.raises(FileNotFoundError) as caught:
+                (folder / "new").touch()
+        assert str(caught.value.filename).startswith("/proc/self/fd/none")
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        find_beneath(root, PurePath("missing")) as folder,
+    ):
+        (folder / "new").touch()
+    assert caught.value.filename == str(root / "missing" / "new")
+
+
+def test_a_deep_folder_takes_no_descriptor_for_each_of_its_parents(root: Path) -> None:
+    deep = PurePath(*["a"] * 300)
+    with open_beneath(root, deep):
+        during = len([*Path("/proc/self/fd").iterdir()])
+    after = len([*Path("/proc/self/fd").iterdir()])
+    assert during == after + 1
+
+
 def test_a_durable_write_goes_through_no_link(root: Path, elsewhere: Path) -> None:
     atomic_write(root / "cat.json", "first")
     seen: list[str] = []
@@ -246,7 +349,7 @@ def test_a_copy_to_another_file_system_follows_no_link(
         (root / "cat.jpg").write_text("cat")
         with pytest.raises(UnsafePath):
             move(root / "cat.jpg", far, "sub/cat.jpg")
-        assert move(root / "cat.jpg", far, "real/cat.jpg").path == far / "real" / "cat.jpg"
+        assert move(root / "cat.jpg", far, "real/cat.jpg").inside == PurePath("real/cat.jpg")
         assert everything(elsewhere) == {"1-1/precious": "precious"}
     finally:
         shutil.rmtree(far)

@@ -38,6 +38,7 @@ from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Inspected, Rejected, Unavailable
 from pipeline.request.presets import MICRO_FAMILY
 from rules.live import LiveRules
+from rules.parse import read_sidecar
 
 RULE = '[make]\nprompt = "camera panning right, {stem}"\npreset = "draft"\n'
 
@@ -538,7 +539,7 @@ def came(path: Path, seconds_ago: float, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def lstat(self: Path) -> os.stat_result:
         status = real(self)
-        if self != path:
+        if self.name != path.name:
             return status
         ctime = status.st_ctime - seconds_ago
         return os.stat_result(
@@ -582,7 +583,35 @@ async def test_an_override_may_come_up_to_an_hour_before_its_picture(
     job = desk.job()
     assert job.spec is not None
     assert (job.spec.prompt == "zooming in") == applied
-    assert job.overrides == (("cat.jpg.TXT",) if applied else ())
+    assert [each.name for each in job.overrides] == (["cat.jpg.TXT"] if applied else [])
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_no_override_is_read_through_a_link_in_the_place_of_a_folder(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link comes when the picture has been decoded."""
+    desk.drop("sub/cat.jpg")
+    secret, really = tmp_path / "elsewhere" / "cat.jpg.txt", desk.store.recognise
+    secret.parent.mkdir()
+    secret.write_text("a secret")
+    (secret.parent / "cat.jpg").write_bytes(b"")
+
+    def replaced(*args: Any) -> bool:
+        (desk.inbox.path / "sub").rename(desk.inbox.path / "was")
+        (desk.inbox.path / "sub").symlink_to(secret.parent)
+        return really(*args)
+
+    monkeypatch.setattr(desk.store, "recognise", replaced)
+    seen: list[str] = []
+    parse = read_sidecar
+    monkeypatch.setattr(
+        "daemon.intake.intake.read_sidecar",
+        lambda found, check: seen.extend(each.path.name for each in found) or parse(found, check),
+    )
+    assert await desk.take("sub/cat.jpg") is None
+    assert seen == []
+    assert desk.job().overrides == ()
 
 
 async def test_a_change_of_mode_does_not_make_an_override_old(

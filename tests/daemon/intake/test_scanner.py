@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.intake import scanner
 from daemon.intake.scanner import scan
 
 
@@ -58,6 +59,24 @@ def test_what_is_no_regular_file_has_a_reason(tmp_path: Path) -> None:
         made.bind(str(tmp_path / "s.jpg"))
     assert set(reasons(tmp_path).values()) == {"not_regular_file"}
     assert len(reasons(tmp_path)) == 4
+
+
+def test_a_link_that_takes_a_folders_place_during_the_scan_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "inbox/sub/a.jpg", "elsewhere/secret.jpg")
+    root, really = tmp_path / "inbox", scanner._Listing.add_to
+
+    def replaced(self: scanner._Listing, found: scanner.Scan) -> None:
+        really(self, found)
+        if not (root / "was").exists():
+            (root / "sub").rename(root / "was")
+            (root / "sub").symlink_to(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(scanner._Listing, "add_to", replaced)
+    found = scanner.scan(root, recursive=True)
+    assert found.pictures == {}
+    assert found.skipped["sub"].reason == "unreadable"
 
 
 def test_system_files_are_not_mentioned(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from daemon.config.settings import Inbox, Settings
 from daemon.fs import atomic, move
 from daemon.fs.fingerprint import FileState
 from daemon.jobs.database import Database
-from daemon.jobs.job import Job
+from daemon.jobs.job import DropOverride, Job
 from daemon.jobs.operator import Operator
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
-from daemon.publish.archive import Archive, restore
+from daemon.publish.archive import Archive
+from daemon.publish.drop_files import restore
 from daemon.publish.reason_file import remove_reason, write_reason
 from daemon.storage.volumes import MARKER, VolumeMarkers
 
@@ -103,7 +104,7 @@ def finished(
             "pets/cat.jpg",
             FileState.of(status).fingerprint,
             hashlib.sha256(CAT).hexdigest(),
-            overrides=("cat.jpg.txt",),
+            overrides=(DropOverride("cat.jpg.txt", hashlib.sha256(b"zoom in").hexdigest()),),
         )
         job = store.claim("me", 30)
         assert job
@@ -115,6 +116,33 @@ def finished(
         return there
 
     return make
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def exchange_for_link(folder: Path, elsewhere: Path) -> None:
+    folder.rename(folder.with_name("was"))
+    folder.symlink_to(elsewhere)
+
+
+@contextlib.contextmanager
+def swapping_after_a_look(file: Path, elsewhere: Path) -> Iterator[None]:
+    """Right after the first look at `file`, its folder is exchanged for a link."""
+    really = Path.lstat
+
+    def lstat(self: Path) -> os.stat_result:
+        try:
+            return really(self)
+        finally:
+            here = self.parent.exists() and self.parent.samefile(file.parent)
+            if here and self.name == file.name and not file.parent.is_symlink():
+                exchange_for_link(file.parent, elsewhere)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "lstat", lstat)
+        yield
 
 
 def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, store: JobStore) -> None:
@@ -203,7 +231,9 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
     really, rename = move._rename, Path.rename
 
     def raced(source: Path, target: Path) -> bool:
-        if source == there.picture:  # checked a microsecond ago, replaced since
+        if there.picture.exists() and source.samefile(
+            there.picture
+        ):  # checked a microsecond ago, replaced since
             newer = there.picture.with_name("newer")
             newer.write_bytes(b"the dog")
             rename(newer, there.picture)
@@ -213,6 +243,125 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
     there.archive().archive_pending()
     assert there.files()["path/pets/cat.jpg"] == b"the dog"
     assert b"the dog" not in [v for k, v in there.files().items() if not k.startswith("path")]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder outside i2vd's, whose files are named like the drop's and have its time and text."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "cat.jpg").write_bytes(b"VICTIM!")
+    (folder / "cat.jpg.txt").write_text("zoom in")
+    (folder / "cat.jpg.refused-1.mp4").write_text("precious")
+    return folder
+
+
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+"""The engine makes no difference."""
+ENDINGS = [("done", "archive"), ("done", "delete"), ("failed", "archive"), ("done", "keep")]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(("ended", "on_success"), ENDINGS)
+def test_a_link_in_the_place_of_the_inboxs_folder_leads_nowhere(
+    finished: Make, elsewhere: Path, ended: str, on_success: str
+) -> None:
+    there = finished(ended=ended, on_success=on_success)
+    shutil.copy2(there.picture, elsewhere / "cat.jpg")  # the same content and time
+    before = contents(elsewhere)
+    there.picture.parent.rename(there.inbox.path / "was")
+    there.picture.parent.symlink_to(elsewhere)
+    there.archive().archive_pending()
+    assert contents(elsewhere) == before
+    assert there.job().picture_location == "gone"
+    assert there.files() == {"path/was/cat.jpg": CAT, "path/was/cat.jpg.txt": b"zoom in"}
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize(("ended", "on_success"), ENDINGS)
+def test_a_link_swapped_in_after_the_look_at_the_picture_leads_nowhere(
+    finished: Make,
+    elsewhere: Path,
+    far_folder: Path,
+    tmp_path: Path,
+    far: bool,
+    ended: str,
+    on_success: str,
+) -> None:
+    there = finished(ended=ended, on_success=on_success, away=far_folder if far else tmp_path)
+    before = contents(elsewhere)
+    with swapping_after_a_look(there.picture, elsewhere):
+        there.archive().archive_pending()
+    assert contents(elsewhere) == before
+    assert b"VICTIM!" not in there.files().values()
+    assert there.picture.parent.is_symlink()
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_link_in_the_failed_folder_gets_and_gives_nothing(
+    finished: Make, elsewhere: Path, retried: bool
+) -> None:
+    there = finished(ended="failed")
+    shutil.copy2(there.picture, elsewhere / "cat.jpg")
+    if retried:
+        there.archive().archive_pending()
+        (there.inbox.failed / "pets").rename(there.inbox.failed / "was")
+    before = contents(elsewhere)
+    (there.inbox.failed / "pets").symlink_to(elsewhere)
+    if retried:
+        assert not Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
+        assert not there.picture.exists()
+    else:
+        there.archive().archive_pending()
+        assert there.picture.read_bytes() == CAT
+    assert contents(elsewhere) == before
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("moment", ["move", "reason", "retry"])
+def test_a_link_swapped_into_the_failed_folder_gets_and_gives_nothing(
+    finished: Make, elsewhere: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = finished(ended="failed")
+    failed = there.inbox.failed / "pets" / "cat.jpg"
+    before = contents(elsewhere)
+    if moment == "reason":
+
+        def swap_and_write(*args: Any) -> None:
+            exchange_for_link(failed.parent, elsewhere)
+            write_reason(*args)
+
+        monkeypatch.setattr("daemon.publish.archive.write_reason", swap_and_write)
+        there.archive().archive_pending()
+    elif moment == "move":
+        failed.parent.mkdir()
+        with swapping_after_a_look(failed, elsewhere):
+            there.archive().archive_pending()
+    else:
+        there.archive().archive_pending()
+        with swapping_after_a_look(failed, elsewhere):
+            Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
+        assert there.picture.read_bytes() == CAT
+    assert failed.parent.is_symlink()
+    assert contents(elsewhere) == before
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(("ended", "on_success"), ENDINGS)
+@pytest.mark.parametrize("replaced", ["cat.jpg", "cat.jpg.txt"])
+def test_an_override_leaves_with_its_own_picture_alone(
+    finished: Make, ended: str, on_success: str, replaced: str
+) -> None:
+    """It is for a picture that comes, or came, in the place of this one."""
+    there = finished(ended=ended, on_success=on_success)
+    (there.picture.parent / replaced).write_text("newer")
+    there.archive().archive_pending()
+    files = there.files()
+    assert files[f"path/pets/{replaced}"] == b"newer"
+    if replaced == "cat.jpg":
+        assert files["path/pets/cat.jpg.txt"] == b"zoom in"
 
 
 def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:

@@ -199,7 +199,7 @@ def test_a_move_across_file_systems_copies(tmp_path: Path) -> None:
     os.utime(tmp_path / "cat.jpg", (1, 2))
     folder = other / f"i2vd-test-{os.getpid()}"
     try:
-        there = move(tmp_path / "cat.jpg", folder, "cat.jpg").path
+        there = folder / move(tmp_path / "cat.jpg", folder, "cat.jpg").inside
         assert clips(folder) == {"cat.jpg": b"cat"}
         assert there == folder / "cat.jpg"
         assert there.stat().st_mtime == 2
