@@ -39,6 +39,7 @@ from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters, remove_old_posters
+from daemon.retention import Retention
 from daemon.services import Services
 from daemon.signals import SIGNALS
 from daemon.status import Status
@@ -111,6 +112,7 @@ class App:
         self.webhooks = [
             Webhook(h, settings, self.database, self.metrics) for h in settings.webhook
         ]
+        self.retention = Retention(settings, self.database, markers, self._delivered_events)
         self.notifier = FileNotifier()
         self._stopping = self.dispatcher.stopping
         self.status = Status(
@@ -180,6 +182,7 @@ class App:
         for hook in self.webhooks:
             yield keep_running("webhooks", partial(hook.run, self._stopping), metrics)
         yield keep_running("rules", self._watch_rules, metrics)
+        yield keep_running("retention", self.retention.run, metrics)
         yield keep_running("status", lambda: watchdog.send_status(self.status.line), metrics)
 
     def stop(self) -> None:
@@ -288,6 +291,10 @@ class App:
             log.error("queue unusable", reason=reason)
             self.failed = reason
             self.stop()
+
+    def _delivered_events(self) -> int | None:
+        """Return the last event that every webhook has reported; None without webhooks."""
+        return min((hook.last_delivered() for hook in self.webhooks), default=None)
 
     def _remove_old_posters(self) -> None:
         with contextlib.suppress(QueueUnavailable):

@@ -131,7 +131,7 @@ class Webhook:
             finally:
                 await asyncio.to_thread(stack.close)
 
-    def _last_delivered(self) -> int:
+    def last_delivered(self) -> int:
         """Return the id of the last event that any host delivered.
 
         A new webhook starts with the next event and does not report earlier ones.
@@ -152,7 +152,7 @@ class Webhook:
 
     def _next_message(self) -> _Pending | None:
         """Return the message of the oldest event that is not delivered."""
-        last = self._last_delivered()
+        last = self.last_delivered()
         with self._database.read() as db:
             query = (
                 sa.select(events.c.id.label("number"), events.c.event, events.c.at, events.c.detail)

@@ -13,8 +13,8 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "num
 LAYERS = {
     "daemon": (
         "signals", "fs", "config", "devices", "jobs", "telemetry", "background", "storage",
-        "estimate", "publish", "services", "webhooks", "intake", "dispatch", "fleet", "status",
-        "collectors", "web", "app", "cli", "__main__",
+        "estimate", "publish", "services", "webhooks", "retention", "intake",
+        "dispatch", "fleet", "status", "collectors", "web", "app", "cli", "__main__",
     ),
     "pipeline": (
         "durable", "request", "checkpoint", "memory", "quality", "children", "sidecar", "image",

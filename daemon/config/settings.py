@@ -78,6 +78,10 @@ class Queue(_Section):
     """Seconds without a heartbeat after which an owner loses its job."""
     backoff: Seconds = 5.0
     """Seconds before the second attempt; doubled for each further one."""
+    keep_days: float | None = Field(default=None, ge=7, le=36_500)
+    """Days for which a finished job stays in the queue; default: for ever."""
+    keep_jobs: int | None = Field(default=None, ge=0)
+    """Finished jobs that stay at most, the newest, besides those of the last 7 days."""
 
 
 class Model(_Section):

@@ -58,6 +58,13 @@ def _postgresql_options(lease: float) -> dict[str, Any]:
     }
 
 
+_PRAGMAS = (
+    "busy_timeout=5000",
+    "auto_vacuum=INCREMENTAL",  # before anything is written to a new file
+    "journal_mode=WAL",
+    "synchronous=FULL",
+)
+
 _CORRUPTION_WORDS = ("malformed", "not a database", "file is encrypted")
 _ADVISORY_LOCK_SEED = 7319204
 """Keeps the keys of `advisory_lock` apart from other advisory locks in the database."""
@@ -254,6 +261,23 @@ class Database:
         entry = {"job": job, "event": event, "detail": detail}
         db.execute(self._new_event, entry)
 
+    def shrink(self, pages: int) -> bool:
+        """Return some free pages of an SQLite file to the file system; False if it gave none back.
+
+        PostgreSQL reuses them by itself. Raises QueueUnavailable.
+        """
+        if not self._sqlite:
+            return False
+        with self.read() as db:
+            free = _free_pages(db)
+            connection: Any = db.connection.driver_connection
+            try:  # a script, because execute() would take the first step only: one page
+                connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+            except sqlite3.Error as error:
+                reason = f"the queue at {self._url} cannot be used: {error}"
+                raise QueueUnavailable(reason) from error
+            return _free_pages(db) < free
+
     def try_write(self) -> None:
         """Write and delete a probe row. Raises QueueUnavailable."""
         with self.write() as db:
@@ -300,8 +324,12 @@ class Database:
         return text
 
 
+def _free_pages(db: sa.Connection) -> int:
+    return db.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
+
+
 def prepare_sqlite(engine: sa.Engine) -> None:
-    """Configure SQLite: WAL, full sync and BEGIN IMMEDIATE.
+    """Configure SQLite: WAL, full sync, BEGIN IMMEDIATE, and a new file that can shrink.
 
     A commit survives a power cut, and no transaction fails because it cannot upgrade its lock.
     """
@@ -310,7 +338,7 @@ def prepare_sqlite(engine: sa.Engine) -> None:
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         connection.text_factory = _decode
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     def _decode(text: bytes) -> str:

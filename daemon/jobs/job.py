@@ -33,6 +33,7 @@ log = structlog.get_logger()
 State = Literal["queued", "running", "publishing", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "publishing", "done", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("queued", "running", "publishing")
+FINISHED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 EventName = Literal[
     "queued",

@@ -1,6 +1,7 @@
 """Read-only queries about jobs: counts, lists, pending work and events."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -8,14 +9,14 @@ import sqlalchemy as sa
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from daemon.jobs.database import Database
-from daemon.jobs.job import IN_INBOX, OPEN, STATES, Event, Job, State, as_job, readable
-from daemon.jobs.schema import events, is_typed, jobs, same_drop, valid_json
+from daemon.jobs.job import FINISHED, IN_INBOX, OPEN, STATES, Event, Job, State, as_job, readable
+from daemon.jobs.schema import events, is_typed, jobs, pruned, same_drop, valid_json
 from pipeline.request.presets import Speed
 from pipeline.request.spec import Frames, Pixels, Spec, Steps
 from rules.names import nfc, spellings
 
 _WAITING = (jobs.c.state.in_(["queued", "publishing"]) & (jobs.c.waits > 0)) | (
-    jobs.c.state.in_(["done", "failed", "cancelled"])
+    jobs.c.state.in_(FINISHED)
     & (jobs.c.picture_location == "inbox")
     & jobs.c.archival_error.is_not(None)
 )
@@ -95,22 +96,31 @@ class JobQueries:
         self._now = database.now
 
     def counts(self) -> dict[State, int]:
-        """Count the jobs in each state."""
-        query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        """Count the jobs in each state, with those that were pruned."""
+        kept = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        gone = sa.select(pruned.c.state, pruned.c.count)
+        counts = dict.fromkeys(STATES, 0)
         with self._database.read() as db:
-            counts = dict.fromkeys(STATES, 0)
-            counts.update((row[0], row[1]) for row in db.execute(query) if row[0] in counts)
+            for state, count in db.execute(kept.union_all(gone)):
+                if state in counts:
+                    counts[state] += count
         return counts
 
     def outcomes(self) -> list[tuple[State, str, str, int]]:
-        """Count the finished jobs whose labels are texts, as (state, rule, preset, count)."""
+        """Count the finished jobs whose labels are texts, with those that were pruned.
+
+        As (state, rule, preset, count).
+        """
         group = (jobs.c.state, jobs.c.rule, jobs.c.preset)
-        ended = jobs.c.state.in_(["done", "failed", "cancelled"])
         labelled = is_typed(jobs.c.rule) & is_typed(jobs.c.preset)
-        query = sa.select(*group, sa.func.count()).where(ended, labelled).group_by(*group)
+        kept = sa.select(*group, sa.func.count()).where(jobs.c.state.in_(FINISHED), labelled)
+        totals: Counter[tuple[State, str, str]] = Counter()
         with self._database.read() as db:
-            rows = db.execute(query).all()
-        return [(state, rule or "", preset or "", count) for state, rule, preset, count in rows]
+            for state, rule, preset, count in db.execute(
+                kept.group_by(*group).union_all(sa.select(pruned))
+            ):
+                totals[state, rule or "", preset or ""] += count
+        return [(*labels, count) for labels, count in totals.items()]
 
     def oldest_queued(self) -> float | None:
         """Return the seconds that the oldest queued job has waited; None if none is queued."""
@@ -222,9 +232,7 @@ class JobQueries:
             sibling.c.state.in_(OPEN),
         )
         return self._select(
-            jobs.c.state.in_(["done", "failed", "cancelled"])
-            & (jobs.c.picture_location == "inbox")
-            & ~needed
+            jobs.c.state.in_(FINISHED) & (jobs.c.picture_location == "inbox") & ~needed
         )
 
     def remote_jobs(self, owner: str) -> list[Job]:

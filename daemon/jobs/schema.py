@@ -14,6 +14,7 @@ Changes of `jobs.state` (each is made by the module in brackets, and recorded in
     publishing -> queued                       requeue a publication whose clip was lost [store]
     publishing -> cancelled                    withdraw a publication [store]
     failed | cancelled -> queued               retry [operator]
+    done | failed | cancelled -> (none)        remove [pruning]
 """
 
 from typing import Any
@@ -128,6 +129,7 @@ jobs = sa.Table(
     sa.Column("started", sa.Float),
     sa.Column("finished", sa.Float),
     sa.UniqueConstraint("inbox", "path", "drop", "variant"),
+    sqlite_autoincrement=True,  # the number of a pruned job is never given again
 )
 # The next job to claim: of all, and of each required memory (claim_filter.py). The state comes
 # first, though it is the same in all rows of the index: otherwise SQLite uses jobs_state and sorts
@@ -175,6 +177,17 @@ events = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("event", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False, server_default=""),
+    sqlite_autoincrement=True,
+)
+
+pruned = sa.Table(
+    "pruned",
+    metadata,
+    # How many jobs were pruned, so that the counts of all jobs stay right: pruning.py.
+    sa.Column("state", sa.Text, primary_key=True),
+    sa.Column("rule", sa.Text, primary_key=True),
+    sa.Column("preset", sa.Text, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
 )
 
 peaks = sa.Table(

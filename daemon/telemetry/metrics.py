@@ -299,7 +299,7 @@ class _QueueCollector(Collector):
 
     def _states(self) -> GaugeMetricFamily:
         return GaugeMetricFamily(
-            "i2vd_jobs", "Jobs in the queue's database, by state.", labels=["state"]
+            "i2vd_jobs", "Jobs of the queue by state, also pruned ones.", labels=["state"]
         )
 
     def _finished(self) -> CounterMetricFamily:
