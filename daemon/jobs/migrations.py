@@ -8,14 +8,15 @@ version of its tables and the oldest version that can still use them.
 """
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from daemon.jobs.backup import BackupFailed, copy_database
 from daemon.jobs.schema import hosts, meta, metadata
+from pipeline.durable import fsync_dir
 
 _VERSION = "schema_version"
 _OLDEST = "oldest_schema"
@@ -126,14 +127,10 @@ def _back_up(file: Path, version: int) -> Incompatibility | None:
     copy = file.with_name(f"{file.name}.v{version}")
     part = copy.with_name(f"{copy.name}.part")
     try:
-        part.unlink(missing_ok=True)
-        with (
-            contextlib.closing(sqlite3.connect(file)) as old,
-            contextlib.closing(sqlite3.connect(part)) as new,
-        ):
-            old.backup(new)
+        copy_database(file, part)
         part.replace(copy)
-    except (OSError, sqlite3.Error) as error:
+        fsync_dir(copy.parent)
+    except (OSError, BackupFailed) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         return Incompatibility(

@@ -14,6 +14,7 @@ CATALOG = (FILES / "sentences.js").read_text(encoding="utf-8")
 NOT_ON_THE_PAGE = {
     "daemon/__main__.py",
     "daemon/cli/bench_memory.py",
+    "daemon/jobs/backup.py",
     "daemon/cli/check.py",
     "daemon/config/loader.py",
     "daemon/cli/demo.py",
