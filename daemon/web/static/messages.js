@@ -1,25 +1,29 @@
 // Translation of the daemon's messages into the reader's language; English stays as it is.
 
+import { Template } from "./template.js";
 import { language } from "./text.js";
 
 const catalog = language === "zh" ? await import("./sentences.js") : null;
-const GROUPS = { "#": "([\\d.]+)", "@": "(the (?:picture )?\\w+)", "": "(.+?)" };
-const patterns = catalog ? Object.entries(catalog.default).map(pattern).sort((a, b) => b.weight - a.weight) : [];
+const templates = catalog ? Object.entries(catalog.default).map(compile).sort((a, b) => b.template.weight - a.template.weight) : [];
+const MAX_LOOKUPS = 500;
 
-/** A regular expression for a key. Each {} is a group, of the kind that its translation names. Keys
- * with more fixed text are matched first. */
-function pattern([key, text]) {
-  let source = "";
-  key.split("{}").forEach((part, number) => {
-    const kind = number ? new RegExp(`\\{${number}([#@]?)\\}`).exec(text)[1] : null;
-    source += (kind === null ? "" : GROUPS[kind]) + part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  });
-  return { regex: new RegExp(`^${source}$`, "s"), text, weight: key.replaceAll("{}", "").length };
+/** Lookups that are left for the message: names of strangers in it are made of parts without end. */
+let lookups = 0;
+
+/** Templates with more fixed text are matched first; each {} takes what its translation names. */
+function compile([key, chinese]) {
+  const kinds = Array.from({ length: key.split("{}").length - 1 }, (_, n) => new RegExp(`\\{${n + 1}([#@]?)\\}`).exec(chinese)[1]);
+  return { template: new Template(key, kinds), chinese };
 }
 
 /** Translate a message of the daemon; an unknown message is returned unchanged. */
 export function translate(text) {
   if (!catalog || !text) return text;
+  lookups = MAX_LOOKUPS;
+  return translatePart(text);
+}
+
+function translatePart(text) {
   return lookup(text) ?? text;
 }
 
@@ -29,16 +33,18 @@ function lookup(text) {
 }
 
 function translateSentence(text) {
+  if (lookups-- <= 0) return undefined;
   if (Object.hasOwn(catalog.WORDS, text)) return catalog.WORDS[text];
-  for (const { regex, text: chinese } of patterns) {
-    const match = regex.exec(text);
-    if (match) return chinese.replace(/\{(\d)[#@]?\}/g, (_, number) => translate(match[number]));
+  for (const { template, chinese } of templates) {
+    const values = template.match(text);
+    if (values) return chinese.replace(/\{(\d)[#@]?\}/g, (_, number) => translatePart(values[number - 1]));
   }
   return undefined;
 }
 
 /** Translate a message after an inbox, or after file, line and key: "10-cat.toml:3: warning: frames: ..." */
 function translatePrefixed(text) {
+  if (lookups-- <= 0) return undefined;
   const inbox = /^inbox ([^:;]+): (.+)$/s.exec(text);
   if (inbox) {
     const translation = lookup(inbox[2]);
@@ -52,10 +58,10 @@ function translatePrefixed(text) {
 
 /** Translate several messages joined by "; ". */
 function translateList(text) {
-  for (let cut = text.indexOf("; "); cut > 0; cut = text.indexOf("; ", cut + 1)) {
+  for (let cut = text.indexOf("; "); cut > 0 && lookups > 0; cut = text.indexOf("; ", cut + 1)) {
     const first = text.slice(0, cut);
     const translation = translatePrefixed(first) ?? translateSentence(first);
-    if (translation) return `${translation}；${translate(text.slice(cut + 2))}`;
+    if (translation) return `${translation}；${translatePart(text.slice(cut + 2))}`;
   }
   return undefined;
 }
