@@ -62,6 +62,8 @@ def _to_scalable(image: Image.Image) -> Image.Image:
     """Convert to a mode that can be scaled, without transparency: L, RGB, CMYK or LAB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _to_eight_bit(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         page = Image.new("RGB", image.size, _WHITE)

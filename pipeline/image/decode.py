@@ -17,13 +17,15 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
-from pipeline.image import completeness
+from pipeline.image import completeness, tiff_layout
 from pipeline.image.caption import read_caption
 from pipeline.image.colour_space import find_profile
-from pipeline.image.errors import CUT, DAMAGED, EMPTY, ImageRejected, Incomplete
+from pipeline.image.containers import tiff
+from pipeline.image.errors import CUT, DAMAGED, EMPTY, ImageRejected, Incomplete, unsupported
 from pipeline.image.formats import DECODED, KNOWN, find_by_content, find_decoded
 from pipeline.image.limits import clear_errno, is_out_of_memory
 
@@ -33,6 +35,7 @@ _MIN_SIDE_PIXELS = 16
 _SIGNATURE_BYTES = 12
 _HEAD_BYTES = 16
 """Zeros of this length at the beginning or behind the signature were not written yet."""
+_PILLOWS_BMP_REFUSAL = "unsupported bmp "
 _PLUGINS = tuple(each.plugin for each in DECODED)
 _NAMES = {each.plugin: each.name for each in DECODED} | {"MPO": "JPEG"}
 
@@ -105,12 +108,15 @@ def _classify(error: Exception) -> ImageRejected | MemoryError:
         return ImageRejected(_too_many_pixels())
     if is_out_of_memory(error):
         return MemoryError()
+    if text.startswith(_PILLOWS_BMP_REFUSAL):
+        return unsupported("BMP", text.removeprefix(_PILLOWS_BMP_REFUSAL))
     return Incomplete(CUT if "truncated" in text else DAMAGED)
 
 
 def _decode(original: bytes, data: bytes, needed: int) -> DecodedImage:
     """Decode `data`, which has the pixels of the `original` and maybe less beside them."""
-    image = Image.open(io.BytesIO(data), formats=_PLUGINS)
+    tags = tiff.read_tags(data) if data.startswith((b"II", b"MM")) else {}
+    image = _open(data, tags)
     if min(image.size) < _MIN_SIDE_PIXELS:
         raise ImageRejected(
             f"the picture is tiny ({image.width}x{image.height}); "
@@ -126,16 +132,29 @@ def _decode(original: bytes, data: bytes, needed: int) -> DecodedImage:
         size = image.size  # only now, because Pillow rotates a TIFF while loading
     if image.mode == "P" and image.palette is None:  # Pillow would fail an assertion later
         raise Incomplete(DAMAGED)
+    pixels = tiff_layout.restore(image, tags)
     exif, name = _exif(image), _NAMES[image.format or ""]
     orientation = exif.get(ExifTags.Base.Orientation, 1)
     transpose = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return DecodedImage(
-        image=image if transpose is None else image.transpose(transpose),
+        image=pixels if transpose is None else pixels.transpose(transpose),
         size=size[::-1] if transpose is not None and orientation >= 5 else size,
         format=name,
         profile=find_profile(name, original, image.info.get("icc_profile") or b"", exif),
         caption=read_caption(image, exif),
     )
+
+
+def _open(data: bytes, tags: tiff_layout.Tags) -> ImageFile.ImageFile:
+    """Open a picture; `tags`: of a TIFF. Raises ImageRejected, and what Pillow raises."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=_PLUGINS)
+    except UnidentifiedImageError as error:
+        if tags and (refusal := tiff_layout.name_unknown(tags)):
+            raise refusal from error
+        raise
+    tiff_layout.check_planes(tags)
+    return image
 
 
 def _too_many_pixels() -> str:

@@ -25,5 +25,14 @@ class Incomplete(ImageRejected):
         super().__init__(reason, incomplete=True)
 
 
+def unsupported(format_name: str, kind: str) -> ImageRejected:
+    """Return the refusal of a rare kind of a format. A half copy may look like one."""
+    return ImageRejected(
+        f"it is a {format_name} of a rare kind ({kind}), which is not supported; "
+        "export it as JPEG or PNG",
+        incomplete=True,
+    )
+
+
 class SourceUnavailable(Exception):
     """File that cannot be read now, for a reason of the place; the message is a sentence."""

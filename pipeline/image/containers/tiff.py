@@ -24,9 +24,11 @@ _FORMATS = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q"}
 """struct's letters of the field types that are whole numbers."""
 _SIZES = {2: 1, 3: 2, 4: 4, 5: 8, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 """Bytes of a value of each field type, where more than one."""
-_PRIVATE = 32768
-"""The first tag that a program may use as it likes, for zeros too."""
 _MAX_PARTS = 1_000_000
+_NEEDED = {_BITS, _STRIP_OFFSETS, _STRIP_SIZES, 318, 319, 320, _TILE_OFFSETS, _TILE_SIZES, 339,
+           _JPEG_TABLES, 529, 532}  # fmt: skip
+"""Tags without which the pixels are wrong, and whose values are not all zero. Others may be, such
+as SMinSampleValue in what ImageMagick writes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def check_kind(data: bytes) -> None:
     Raises ImageRejected.
     """
     try:
-        tags = _read_tags(data)
+        tags = read_tags(data)
     except (struct.error, IndexError, Incomplete):
         return
     if _DNG_VERSION in tags:
@@ -80,7 +82,7 @@ def check_kind(data: bytes) -> None:
 def check(data: bytes, *, lenient: bool) -> None:
     """Reject a page of which a strip or tile is missing or has a hole. Raises ImageRejected."""
     try:
-        page = _Page(_read_tags(data))
+        page = _Page(read_tags(data))
     except (struct.error, IndexError) as error:
         raise Incomplete(CUT) from error
     packing, parts = page.number(_COMPRESSION, _PLAIN), page.parts(len(data))
@@ -103,8 +105,11 @@ def check(data: bytes, *, lenient: bool) -> None:
             zeros.check_coded(data, begin, end, tail=1)
 
 
-def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the whole numbers of the first page. Raises Incomplete, struct.error, IndexError."""
+def read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Return the whole numbers of the first page by tag.
+
+    Raises Incomplete, struct.error, IndexError.
+    """
     order = "<" if data[:2] == b"II" else ">"
     is_big = data[2:4] in (b"+\0", b"\0+")
     offset, count, entry = ("Q", "Q", "HHQ") if is_big else ("I", "H", "HHI")
@@ -122,7 +127,7 @@ def _read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
         at += struct.calcsize(order + entry)
         size = _SIZES.get(kind, 1) * number
         where = at if size <= inline else struct.unpack_from(order + offset, data, at)[0]
-        if kind == 0 or (size > inline and tag < _PRIVATE and _is_empty(data, where, size)):
+        if kind == 0 or (size > inline and tag in _NEEDED and _is_empty(data, where, size)):
             raise Incomplete(EMPTY)
         if kind in _FORMATS and number <= _MAX_PARTS:
             found[tag] = struct.unpack_from(f"{order}{number}{_FORMATS[kind]}", data, where)

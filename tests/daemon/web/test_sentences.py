@@ -62,6 +62,7 @@ IGNORED_TEXTS = {
     "Log lines that could not be written, or that nobody took in time.",
     "not a database", "file is encrypted", "unable to open", "timed out", "No such file",
     "starting up", "shutting down", "too many", "closed the connection", "maximum image size",
+    "unsupported bmp ",
     "private, max-age=3600", "private, max-age=31536000, immutable", "`status` as it changes.",
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
