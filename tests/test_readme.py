@@ -11,6 +11,8 @@ from daemon.cli.base import Exit
 from daemon.cli.commands import app
 from daemon.config.loader import load
 from daemon.config.settings import Http, Inbox, Log, Model, Queue, Settings, WebhookSettings
+from daemon.estimate.requirements import predicted
+from pipeline.checkpoint import download
 from pipeline.children.protocol import HEARTBEAT_TIMEOUTS
 from pipeline.quality import QualityLimits
 from pipeline.request.presets import I2VGEN_XL
@@ -112,3 +114,16 @@ def test_the_limits_of_silence_are_as_told() -> None:
     assert row == ", ".join(
         f"{stage} {seconds:.0f}" for stage, seconds in HEARTBEAT_TIMEOUTS.items()
     )
+
+
+def test_the_size_of_the_weights_is_one_figure() -> None:
+    models = typer.main.get_command(app).commands["model"]  # type: ignore[attr-defined]
+    texts = (README, (ROOT / "README.zh-CN.md").read_text(), models.commands["pull"].help)
+    for text in (*texts, download.LICENCE):
+        assert set(re.findall(r"\b[45]\.\d Gi?B", text)) == {download.SIZE}
+
+
+def test_a_card_of_4_gb_is_enough_for_each_preset() -> None:
+    assert "4 GB is enough" in README
+    found = predicted(I2VGEN_XL.name, list(I2VGEN_XL.presets), 4 * 10**9)
+    assert {row.preset for row in found if row.fits and row.exact} == set(I2VGEN_XL.presets)

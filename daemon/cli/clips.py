@@ -167,7 +167,7 @@ def pull(
     revision: Annotated[str | None, typer.Option()] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept the licence without asking.")] = False,
 ) -> None:
-    """Download the full model's weights (4.6 GB); resumes an interrupted download."""
+    """Download the full model's weights (5.0 GB); resumes an interrupted download."""
     from pipeline.checkpoint import download as hub
 
     typer.echo(hub.LICENCE)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 REPOSITORY = "ali-vilab/i2vgen-xl"
 
-LICENCE = """\
+SIZE = "5.0 GB"
+"""Of the fp16 weights: 2.84 GB UNet, 1.26 image encoder, 0.71 text encoder, 0.17 VAE."""
+
+LICENCE = f"""\
 The weights of I2VGen-XL are not part of i2vd, and their licence is not clear:
   - the model's page on the hub (https://huggingface.co/ali-vilab/i2vgen-xl) is tagged MIT;
   - the README of its authors' code (https://github.com/ali-vilab/VGen) says that the models are
     for RESEARCH AND NON-COMMERCIAL USE ONLY.
-Read both, and ask the authors before any commercial use. The download is about 4.7 GiB."""
+Read both, and ask the authors before any commercial use. The download has {SIZE}."""
 
 _PARTS = ("unet", "vae", "text_encoder", "image_encoder")
 _SMALL = ("model_index.json", "*/*.json", "*/*.txt")
