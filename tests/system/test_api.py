@@ -44,6 +44,24 @@ def ask(studio: Studio, method: str, path: str, **options: Any) -> httpx2.Respon
     return httpx2.request(method, url, timeout=30, trust_env=False, **options)
 
 
+def test_the_table_of_calls_is_the_api(studio: Studio) -> None:
+    readme = (ROOT / "daemon/README.md").read_text()
+    table = re.findall(r"^\| (`(?:GET|POST) /.*?) \| (.*) \|$", readme, re.MULTILINE)
+    told = {
+        call.partition("?")[0].replace("/NAME", "/{host}").replace("/N", "/{job}")
+        for calls, _ in table
+        for call in re.findall(r"`([A-Z]+ [^`]+)`", calls)
+    }
+    document = studio.get("/api/openapi.json")
+    there = document["paths"].items()
+    assert told == {f"{method.upper()} {path}" for path, methods in there for method in methods}
+    (dropping,) = (does for calls, does in table if calls == "`POST /api/jobs`")
+    form = document["paths"]["/api/jobs"]["post"]["requestBody"]["content"]
+    name = form["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
+    fields = document["components"]["schemas"][name]["properties"]
+    assert {"picture", "path"} <= fields.keys() <= set(re.findall(r"`(\w+)`", dropping))
+
+
 def test_a_clip_is_served_whole_and_in_parts(studio: Studio, done: dict[str, Any]) -> None:
     file = (studio.outbox / "tall.mp4").read_bytes()
     path = f"/api/jobs/{done['id']}/clip"
