@@ -98,6 +98,7 @@ class Desk:
         """The clean PNG of a picture that is accepted."""
         assert isinstance(self.inspect(data), Inspected)
         output = self._folder / "clean.png"
+        output.unlink(missing_ok=True)
         sha256 = hashlib.sha256(data).hexdigest()
         picture = self._folder / "picture.jpg"
         self._runner.run(self._decoder.prepare(picture, sha256, SPEC, output))
