@@ -16,6 +16,7 @@ from daemon.estimate.duration import DurationEstimator
 from daemon.estimate.memory import MemoryEstimator
 from daemon.estimate.requirements import Requirement, known
 from daemon.fs.atomic import probe_commit_method
+from daemon.fs.lock import is_locked
 from daemon.fs.mounts import queue_refusal
 from daemon.fs.probe import check_takes_files, find_name_rules, write_probe
 from daemon.intake.intake import checker
@@ -25,6 +26,7 @@ from daemon.storage.folders import ROLES, find_loop, folder_of
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
+from daemon.web.server import CannotListen, listen
 from daemon.webhooks import origin_of, signer_of
 from pipeline.checkpoint.layout import ModelUnusable, find
 from pipeline.children.exit_reasons import ChildFailure
@@ -77,6 +79,12 @@ def _http(settings: Settings) -> Finding:
     except SettingsError as error:
         return Finding("mistake", "http", str(error))
     summary = f"{http.url}, {'a token is demanded' if token else 'no token is demanded'}"
+    if not is_locked(settings.state):
+        try:
+            for opened in listen(http):
+                opened.close()
+        except CannotListen as error:
+            return Finding("warning", "http", f"{error}, unless i2vd.socket holds this one")
     if is_loopback(http.host):
         return Finding("ok", "http", summary)
     return Finding("warning", "http", f"{summary}; {OPEN_TO_OTHERS}")

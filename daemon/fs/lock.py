@@ -10,6 +10,18 @@ class AlreadyRunning(Exception):
     """Another daemon holds the lock."""
 
 
+def is_locked(state: Path) -> bool:
+    """Return True if a daemon works with the folder `state`."""
+    try:
+        with (state / "i2vd.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class Lock:
     """Held from construction until the process ends, also if it is killed."""
 

@@ -94,7 +94,7 @@ async def serving(status: Status, actions: Actions) -> AsyncIterator[None]:
     http = settings.http
     token = read_token(http.token_file)
     passed = systemd.listening_socket()
-    sockets = [passed] if passed else _listen(http)
+    sockets = [passed] if passed else listen(http)
     for sock in sockets:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # asyncio sets it only on sockets with an explicit TCP protocol; unset, responses take
@@ -127,8 +127,11 @@ def _spool_uploads_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _listen(http: Http) -> list[socket.socket]:
-    """Listen on the address of the settings: all addresses of "localhost", and IPv4 on [::] too."""
+def listen(http: Http) -> list[socket.socket]:
+    """Listen on the address of the settings: all addresses of "localhost", and IPv4 on [::] too.
+
+    Raises CannotListen.
+    """
     host, port = split_address(http.listen)
     try:
         if host != "localhost":
@@ -138,8 +141,9 @@ def _listen(http: Http) -> list[socket.socket]:
             sockets.append(_listen_on("::1", port))
         return sockets
     except OSError as error:
+        reason = str(error.strerror).partition(" (while attempting")[0]
         raise CannotListen(
-            f"http.listen {http.listen}: {error.strerror}; choose another port in the settings"
+            f"http.listen {http.listen}: {reason}; choose another port in the settings"
         ) from error
 
 

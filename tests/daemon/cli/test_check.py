@@ -1,11 +1,13 @@
 """`i2vd check`: compiler and headers for the GPU kernels, and the sandbox of pictures."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from daemon.cli.check import Finding, check
 from daemon.config.loader import load
+from daemon.fs.lock import Lock
 
 
 @pytest.fixture
@@ -69,6 +71,25 @@ def test_webhooks_are_checked_without_telling_their_secrets(
     assert found[0] == Finding("ok", "webhook", "https://hooks.example.com:8443, not signed")
     assert found[1].verdict == "mistake"
     assert not any("T0KEN" in each.detail or "base64 at" in each.detail for each in found)
+
+
+def test_a_port_that_is_taken_is_a_warning_unless_the_daemon_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def http() -> Finding:
+        return next(found for found in check(load(None)) if found.what == "http")
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("I2VD_HTTP__LISTEN", f"127.0.0.1:{port}")
+        assert http().verdict == "warning"
+        assert "Address already in use; choose another port" in http().detail
+        load(None).state.mkdir()
+        with Lock(load(None).state):
+            assert http().verdict == "ok"
+    assert http().verdict == "ok"
 
 
 def test_the_sandbox_of_pictures_is_reported(
