@@ -57,10 +57,12 @@ def read(file: Path, *, follow: bool) -> bytes:
 def sha256_of(override: Path) -> str:
     """Return the SHA-256 of an override, or of as much of it as `read` looks at.
 
-    Returns "" for a file that is missing, cannot be read, or is not a regular file.
+    Returns "" for a file that is missing or not regular. Raises OSError if it cannot be read now.
     """
     try:
         content = read_bytes(override, max_bytes=MAX_OVERRIDE_BYTES)
-    except OSError:
-        return ""
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or irregularity(error, override, follow=False):
+            return ""
+        raise
     return hashlib.sha256(content).hexdigest()

@@ -9,11 +9,14 @@ import errno
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rules.names import spellings
 
 OVERRIDE_SUFFIXES = (".toml", ".txt")
+
+AllowedOverrides = Literal["all", "prompt", "none"]
+"""Settings that an inbox takes from overrides; the other ones are mistakes."""
 
 MAX_AGE_SECONDS = 3600.0
 """An override that is older than its picture by more than this is left over."""

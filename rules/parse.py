@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 from rules import template
 from rules.characters import FORBIDDEN, has_unsafe, one_line, quoted
 from rules.files import read, rule_files
-from rules.override import Override
+from rules.override import AllowedOverrides, Override
 from rules.rule import OUTPUT_VARIABLES, PROMPT_VARIABLES, PROMPTS, Make, Match, Rule, RuleSet
 from rules.rule import digest as digest_of
 from rules.source import RuleError, Source, show
@@ -188,8 +188,12 @@ def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, lis
     return Rule(name[: -len(".toml")], Match(**match), Make(table["make"]), **top), found
 
 
-def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, list[RuleError]]:
+def parse_sidecar(
+    name: str, text: str, checker: Checker, allowed: AllowedOverrides = "all"
+) -> tuple[Make | None, list[RuleError]]:
     """Parse the file beside a picture: `cat.jpg.txt` (a prompt) or `cat.jpg.toml` (as [make])."""
+    if allowed == "none":
+        return None, [RuleError(name, None, "", "this inbox takes no settings beside its pictures")]
     if name.lower().endswith(".txt"):
         prompt = one_line(text)
         if not prompt:
@@ -210,13 +214,15 @@ def parse_sidecar(name: str, text: str, checker: Checker) -> tuple[Make | None, 
     if nested:
         found += _check_value(source, "", "make", table["make"], TOP_KEYS["make"])
     found += _check_make(source, table if nested else {"make": table}, checker, flat=not nested)
+    if allowed == "prompt":
+        found += _check_prompts_only(source, table["make"] if nested else table, flat=not nested)
     if any(m.fatal for m in found):
         return None, found
     return Make(table["make"] if nested else table), found
 
 
 def read_sidecar(
-    overrides: Sequence[Override], checker: Checker
+    overrides: Sequence[Override], checker: Checker, allowed: AllowedOverrides = "all"
 ) -> tuple[Make | None, list[RuleError]]:
     """Read and parse the override of a picture; (None, []) if there is none.
 
@@ -228,12 +234,12 @@ def read_sidecar(
     if others:
         return None, [RuleError(file.name, None, "", f"stands beside {others[0].name}; keep one")]
     try:
-        text = decode(read(file, follow=False))
+        text = "" if allowed == "none" else decode(read(file, follow=False))
     except Unreadable as error:
         return None, [RuleError(file.name, None, "", str(error))]
     except FileNotFoundError:
         return None, []
-    return parse_sidecar(file.name, text, checker)
+    return parse_sidecar(file.name, text, checker, allowed)
 
 
 def _reason(error: Unreadable | OSError) -> str:
@@ -347,6 +353,13 @@ def _check_make(
                 yield source.mistake(where, key, message)
     for problem in checker(settings):
         yield source.mistake(where, problem.key, problem.message, fatal=problem.fatal)
+
+
+def _check_prompts_only(source: Source, make: object, *, flat: bool) -> Iterable[RuleError]:
+    if isinstance(make, dict):
+        for key in (key for key in make if key not in PROMPTS):
+            message = "this inbox takes only prompts beside its pictures"
+            yield source.mistake("" if flat else "make", key, message)
 
 
 def _check_value(

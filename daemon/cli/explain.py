@@ -117,7 +117,7 @@ async def explain(settings: Settings, picture: Path) -> Explanation:
     planned = plan(
         path,
         inspected,
-        read_sidecar(overrides, checker(family)),
+        read_sidecar(overrides, checker(family), inbox.overrides),
         rules.rules,
         family,
         random.SystemRandom(),

@@ -151,6 +151,8 @@ def submit(
         except OSError as error:
             reason = (error.strerror or "cannot be read").lower()
             fail(Exit.MISTAKE, f"{shown(picture)}: {reason}")
+    if prompt is not None and target.overrides == "none":
+        fail(Exit.MISTAKE, f'inbox {target.name}: overrides = "none", so it takes no prompt')
     target.path.mkdir(parents=True, exist_ok=True)
     override = None if prompt is None else prompt_override(prompt)
     for picture, name in named:

@@ -28,6 +28,7 @@ from daemon.config.fields import (
 from pipeline.children.protocol import Dtype, Load, Stage
 from pipeline.quality import QualityLimits
 from pipeline.request.presets import MICRO
+from rules.override import AllowedOverrides
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -65,6 +66,8 @@ class Inbox(_Section):
     """Seconds after which an unchanged file that cannot be decoded is rejected."""
     on_success: Literal["archive", "keep", "delete"] = "archive"
     """Treatment of the picture after its clip is published."""
+    overrides: AllowedOverrides = "all"
+    """Settings that a picture may bring with it, in a file beside it or by the API."""
 
 
 class Queue(_Section):

@@ -218,7 +218,7 @@ class Intake:
         with self._services.enqueue_lock, _folder_of(inbox, drop.path) as folder:
             overrides = self._find_overrides(inbox, drop.path, folder, seen)
             drop = drop.with_overrides(overrides)
-            settings = read_sidecar(overrides, checker(family))
+            settings = read_sidecar(overrides, checker(family), inbox.overrides)
             planned = plan(drop.path, picture, settings, rules, family, self._rng)
             if planned.choice.rule is None or not planned.specs:
                 return planned, drop, []

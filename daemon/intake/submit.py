@@ -23,6 +23,7 @@ from pipeline.durable import fsync_dir, fsync_file
 from pipeline.image.formats import DECODED, PICTURE_SUFFIXES
 from rules.characters import FORBIDDEN, has_unsafe, quoted
 from rules.files import MAX_OVERRIDE_BYTES
+from rules.override import AllowedOverrides
 from rules.parse import Checker, is_too_deep, parse_sidecar
 from rules.rule import Make
 from rules.source import RuleError
@@ -55,7 +56,7 @@ def prompt_override(prompt: str) -> OverrideFile:
 
 
 def make_override(
-    make: Mapping[str, object], checker: Checker
+    make: Mapping[str, object], checker: Checker, allowed: AllowedOverrides = "all"
 ) -> tuple[OverrideFile, Make | None, list[RuleError]]:
     """Return the override that holds settings, how it is parsed, and its mistakes and warnings.
 
@@ -67,7 +68,7 @@ def make_override(
     try:
         text = tomli_w.dumps(make)
         size = len(text.encode())
-        parsed = parse_sidecar("make", text, checker)
+        parsed = parse_sidecar("make", text, checker, allowed)
     except RecursionError:
         return _unusable("is nested too deeply")
     except (TypeError, ValueError) as error:

@@ -113,7 +113,7 @@ class Drop(BaseModel):
     overrides: tuple[DropOverride, ...] = ()
 
     def with_overrides(self, found: Sequence[Override]) -> "Drop":
-        """Return the drop with these overrides, whose content is read."""
+        """Return the drop with these overrides, whose content is read. Raises OSError."""
         overrides = tuple(DropOverride(each.path.name, sha256_of(each.path)) for each in found)
         return self.model_copy(update={"overrides": overrides})
 

@@ -138,7 +138,7 @@ def _plan_picture(services: Services, request: ExplainRequest) -> Plan:
     )  # fmt: skip
     overrides: Overrides = (None, [])
     if request.make:
-        _, overriding, mistakes = make_override(request.make, checker(family))
+        _, overriding, mistakes = make_override(request.make, checker(family), inbox.overrides)
         overrides = (overriding, mistakes)
     path = str(PurePosixPath(request.path))
     rules = services.rules[inbox.name].rules

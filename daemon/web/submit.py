@@ -70,7 +70,7 @@ class Uploads:
         key: str | None,
     ) -> SubmitResult:
         """Copy a picture to a path in an inbox, or to a similar free one; once for each key."""
-        override, warnings = self._override(make)
+        override, warnings = self._override(make, inbox)
         if reason := self._services.storage_health.blocked.get(inbox.name):
             raise HTTPException(507, reason)
         size = content.seek(0, os.SEEK_END)
@@ -99,7 +99,7 @@ class Uploads:
 
         Raises Refused if the picture already has a job or another override file.
         """
-        override, warnings = self._override(make)
+        override, warnings = self._override(make, inbox)
 
         def override_existing(announce: Announce) -> str:
             with self._services.enqueue_lock, _open_picture(inbox, path) as file:
@@ -155,11 +155,13 @@ class Uploads:
             detail = f"inbox {inbox.name}: {error.strerror or error}"
             raise HTTPException(507, detail) from error
 
-    def _override(self, make: dict[str, Any]) -> tuple[OverrideFile | None, list[str]]:
+    def _override(
+        self, make: dict[str, Any], inbox: Inbox
+    ) -> tuple[OverrideFile | None, list[str]]:
         """Return the override file of these settings, and warnings. Raises HTTPException 422."""
         if not make:
             return None, []
-        override, _, mistakes = make_override(make, self._check)
+        override, _, mistakes = make_override(make, self._check, inbox.overrides)
         fatal = [str(mistake) for mistake in mistakes if mistake.fatal]
         if fatal:
             raise HTTPException(422, "; ".join(fatal))

@@ -262,6 +262,8 @@ def test_a_rule_whose_name_cannot_be_shown(tmp_path):
 
 # --- a sidecar
 
+ONLY_PROMPTS = "this inbox takes only prompts beside its pictures"
+
 
 def test_a_text_beside_a_picture_is_its_prompt():
     make, mistakes = parse_sidecar("a.jpg.txt", " A cat\n turns {its} head\n", CHECK)
@@ -313,6 +315,39 @@ def test_mistakes_in_a_sidecar(text, mistakes):
     make, found = parse_sidecar("a.jpg.toml", text, CHECK)
     assert make is None
     assert told(found) == mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "refused"),
+    [
+        ("a.jpg.txt", "A cat", []),
+        ("a.jpg.toml", "prompt = 'A cat'\nnegative_prompt = 'blur'", []),
+        ("a.jpg.toml", "prompt = 'A cat'\nframes = 8\npriority = 100\nvariants = 16", [
+            f"a.jpg.toml:2: frames: {ONLY_PROMPTS}",
+            f"a.jpg.toml:3: priority: {ONLY_PROMPTS}",
+            f"a.jpg.toml:4: variants: {ONLY_PROMPTS}",
+        ]),
+        ("a.jpg.toml", "[make]\nvariants = 2", [f"a.jpg.toml:2: make.variants: {ONLY_PROMPTS}"]),
+    ],
+)  # fmt: skip
+def test_an_inbox_says_what_an_override_may_set(name, text, refused):
+    make, found = parse_sidecar(name, text, CHECK, "prompt")
+    assert (make is None, told(found)) == (refused != [], refused)
+    make, found = parse_sidecar(name, text, CHECK, "none")
+    assert (make, told(found)) == (
+        None,
+        [f"{name}: this inbox takes no settings beside its pictures"],
+    )
+
+
+def test_what_an_inbox_does_not_take_is_not_even_read(tmp_path, monkeypatch):
+    (tmp_path / "cat.jpg.txt").write_text("A cat sleeps")
+    found = find_overrides(tmp_path / "cat.jpg")
+    monkeypatch.setattr("rules.parse.read", None)
+    make, mistakes = read_sidecar(found, CHECK, "none")
+    assert make is None
+    assert told(mistakes) == ["cat.jpg.txt: this inbox takes no settings beside its pictures"]
+    assert read_sidecar([], CHECK, "none") == (None, [])
 
 
 def test_a_sidecar_is_found_beside_its_picture(tmp_path):

@@ -307,6 +307,8 @@ export default {
   "has the same rule name as {}": "与 {1} 的规则名相同",
   "stands beside {}; keep one": "与 {1} 并存；请只留一个",
   "stands outside [make]; here all keys go under it, or none": "在 [make] 之外；这里要么全部写在其下，要么都不写",
+  "this inbox takes no settings beside its pictures": "此收件箱不接受图片附带的设置",
+  "this inbox takes only prompts beside its pictures": "此收件箱只接受图片附带的提示词",
   "is empty; it should hold the prompt": "是空的；里面应写提示词",
   "is missing; it says at least the prompt": "缺失；至少要写提示词",
   "{}: a rule's name must not hold {}": "{1}：规则名不能含有{2}",

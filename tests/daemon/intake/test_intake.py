@@ -397,6 +397,23 @@ async def test_a_picture_that_lost_some_variants_is_archived(desk: Desk) -> None
     assert (desk.inbox.archive / "cat.jpg").exists()
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_an_inbox_that_takes_only_prompts_rejects_other_settings(desk: Desk) -> None:
+    desk.inbox = desk.inbox.model_copy(update={"overrides": "prompt"})
+    desk.drop("a.jpg")
+    (desk.inbox.path / "a.jpg.txt").write_text("zooming in")
+    desk.drop("b.jpg", picture(50))
+    (desk.inbox.path / "b.jpg.toml").write_text("priority = 100\nvariants = 16\n")
+    for name in "a.jpg", "b.jpg":
+        assert await desk.take(name) is None
+    spec = desk.job(1).spec
+    assert spec is not None
+    assert spec.prompt == "zooming in"
+    assert desk.job(2).state == "failed"
+    assert "b.jpg.toml:1: priority: this inbox takes only prompts" in (desk.job(2).error or "")
+    assert desk.queries.job(3) is None
+
+
 # --- trouble of the place
 
 
@@ -607,7 +624,7 @@ async def test_no_override_is_read_through_a_link_in_the_place_of_a_folder(
     parse = read_sidecar
     monkeypatch.setattr(
         "daemon.intake.intake.read_sidecar",
-        lambda found, check: seen.extend(each.path.name for each in found) or parse(found, check),
+        lambda found, *how: seen.extend(each.path.name for each in found) or parse(found, *how),
     )
     assert await desk.take("sub/cat.jpg") is None
     assert seen == []

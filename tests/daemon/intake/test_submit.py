@@ -21,7 +21,7 @@ from daemon.intake.submit import (
     write_override,
 )
 from pipeline.request.presets import MICRO_FAMILY
-from rules.override import find_overrides
+from rules.override import AllowedOverrides, find_overrides
 from rules.parse import parse_sidecar, read_sidecar
 
 CHECKER = checker(MICRO_FAMILY)
@@ -111,6 +111,19 @@ def test_any_settings_are_told_right_or_wrong_before_anything_is_written(
         read, again = parse_sidecar("cat.jpg.toml", sidecar.text, CHECKER)
         assert read is not None
         assert len(again) == len(mistakes)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [("all", []), ("prompt", ["priority", "frames"]), ("none", [""])],
+)
+def test_the_api_is_refused_what_the_inbox_does_not_take(
+    allowed: AllowedOverrides, refused: list[str]
+) -> None:
+    make = {"prompt": "A cat", "priority": 100, "frames": 16}
+    _, _, mistakes = make_override(make, CHECKER, allowed)
+    assert [mistake.key for mistake in mistakes] == refused
+    assert all(mistake.fatal and "this inbox takes" in mistake.message for mistake in mistakes)
 
 
 def test_a_prompt_beside_is_taken_as_it_is() -> None:
