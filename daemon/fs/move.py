@@ -6,7 +6,6 @@ Only the content must arrive. Time and permissions follow where the target keeps
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
@@ -19,7 +18,7 @@ from daemon.fs.atomic import (
     is_same_file,
     publish_exclusive,
 )
-from daemon.fs.content import has_same_content
+from daemon.fs.content import copy_content, has_same_content
 from daemon.fs.fingerprint import FileState
 from daemon.fs.names import UNCHANGED, NameRules, numbered_names
 from daemon.fs.probe import check_takes_files, find_name_rules
@@ -183,8 +182,7 @@ def copy_file(source: Path, copy: Path) -> FileState:
     with os.fdopen(open_regular(source), "rb") as original, copy.open("xb") as file:
         status = os.fstat(original.fileno())
         try:
-            shutil.copyfileobj(original, file)
-            file.flush()
+            copy_content(original.fileno(), file.fileno())
         except OSError as error:  # the file that was full has no name in it
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise OSError(error.errno, error.strerror, str(copy if full else source)) from error

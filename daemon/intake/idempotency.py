@@ -5,7 +5,6 @@ the picture gets its name, so that a repeated request can check whether it was d
 """
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import jobs, submissions
 from daemon.publish.picture_location import open_below
+from pipeline.children.picture_file import picture_digest
 from rules.text_file import NotRegular
 
 _KEPT_SECONDS = 7 * 86400.0
@@ -90,7 +90,7 @@ class IdempotencyKeys:
             return True
         try:
             with os.fdopen(open_below(inbox.path, inbox.path / path), "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+                return picture_digest(file) == sha256
         except (NotRegular, ValueError):
             return False
         except OSError as error:

@@ -6,7 +6,6 @@ or gets it back. Every step may be repeated after a crash.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from daemon.jobs.job import Job
 from daemon.publish.reason_file import remove_reason
 from daemon.publish.rejected_clip import remove_rejected_clip
 from daemon.storage.folders import folder_of
+from pipeline.children.picture_file import picture_digest
 from rules.files import sha256_of
 from rules.text_file import NotRegular, open_regular
 
@@ -215,7 +215,7 @@ def _is_ours(file: Path, drop: Job) -> bool:
         return False
     try:
         with os.fdopen(open_regular(file), "rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest() == drop.sha256
+            return picture_digest(content) == drop.sha256
     except (FileNotFoundError, NotRegular):
         return False
 

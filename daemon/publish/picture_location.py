@@ -4,7 +4,6 @@ Files are opened without following symlinks, and only if the content is the job'
 """
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,6 +12,7 @@ from daemon.config.settings import Settings
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.job import IN_INBOX, Job
 from daemon.storage.folders import folder_of
+from pipeline.children.picture_file import picture_digest
 from rules.text_file import open_regular
 
 
@@ -65,7 +65,7 @@ def open_original(settings: Settings, job: Job) -> BinaryIO:
         raise PictureMissing(
             f"the picture of job {job.id} is not at {location.path} any more"
         ) from error
-    if hashlib.file_digest(file, "sha256").hexdigest() != job.sha256:
+    if picture_digest(file) != job.sha256:
         file.close()
         raise PictureMissing(f"another picture lies at {location.path} than that of job {job.id}")
     file.seek(0)

@@ -32,6 +32,7 @@ from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import JobNumber, find_job
 from daemon.web.upload_gate import require_space
+from pipeline.children.picture_file import MAX_FILE_BYTES, picture_digest
 from rules.characters import quoted
 
 
@@ -124,12 +125,16 @@ class Uploads:
     def _content_sha256(self, inbox: Inbox, path: PurePosixPath) -> str:
         """Return the SHA-256 of the picture at `path`, or of the last one submitted from there."""
         try:
-            with _open_picture(inbox, path) as file:
-                return _sha256(file)
+            file = _open_picture(inbox, path)
         except HTTPException:
             if jobs := self._services.queries.by_path(inbox.name, str(path), limit=1):
                 return jobs[0].sha256
             raise
+        with file:
+            sha256 = picture_digest(file)
+        if sha256 is None:
+            raise HTTPException(413, f"{quoted(str(path))} has over {MAX_FILE_BYTES:,} bytes")
+        return sha256
 
     def _once(
         self,

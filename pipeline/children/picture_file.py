@@ -6,15 +6,21 @@ Others may replace the file or a folder on its way, and a share may never answer
 import asyncio
 import concurrent.futures
 import errno
+import hashlib
 import os
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.children.protocol import Rejected, Unavailable
 from rules.text_file import NotRegular, open_regular
 
+MAX_FILE_BYTES = 512 * 2**20
+"""A larger file is no picture, and is not read."""
+
 _OPEN_TIMEOUT_SECONDS = 5.0
+_BLOCK_BYTES = 1 << 20
 
 _GONE = "the file is gone"
 _REJECTIONS = {
@@ -29,6 +35,19 @@ def describe_read_error(error: OSError) -> str:
     """Return a sentence for an error of the place, after which reading is tried again."""
     text = os.strerror(error.errno or errno.EIO).lower()
     return f"the file cannot be read: {text}; it will be tried again"
+
+
+def picture_digest(file: BinaryIO) -> str | None:
+    """Return the SHA-256 of a file at position 0; None if it is larger than a picture may be."""
+    if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+        return None
+    digest, left = hashlib.sha256(), MAX_FILE_BYTES
+    while block := file.read(_BLOCK_BYTES):
+        left -= len(block)
+        if left < 0:  # it has grown
+            return None
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def open_picture(path: Path, within: Path | None = None) -> int | Rejected | Unavailable:

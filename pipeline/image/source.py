@@ -2,10 +2,8 @@
 
 import os
 
-from pipeline.children.picture_file import describe_read_error
+from pipeline.children.picture_file import MAX_FILE_BYTES, describe_read_error
 from pipeline.image.errors import ImageRejected, SourceUnavailable
-
-_MAX_FILE_BYTES = 512 * 2**20
 
 
 def read(descriptor: int) -> bytes:
@@ -16,8 +14,8 @@ def read(descriptor: int) -> bytes:
     try:
         # not fstat: the sandbox has no call of that name which could not be asked of a path too
         size = os.lseek(descriptor, 0, os.SEEK_END)
-        if size > _MAX_FILE_BYTES:
-            has, most = size // 2**20, _MAX_FILE_BYTES // 2**20
+        if size > MAX_FILE_BYTES:
+            has, most = size // 2**20, MAX_FILE_BYTES // 2**20
             raise ImageRejected(f"the file has {has} MiB; allowed: up to {most}")
         os.lseek(descriptor, 0, os.SEEK_SET)
         # allocated once; one byte more detects a growing file

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daemon.config.settings import Inbox
+from daemon.fs import content
 from daemon.fs.atomic import CommitMethod, atomic_write
 from daemon.fs.move import copy_file, move
 from daemon.fs.probe import check_takes_files, write_probe
@@ -278,14 +279,14 @@ def test_a_copy_gives_its_mode_and_time_to_no_other_file(
     source.write_text("cat")
     source.chmod(0o777)
     precious.chmod(0o600)
-    before, really = precious.stat(), shutil.copyfileobj
+    before, really = precious.stat(), content.copy_content
 
     def replaced(*args: Any) -> None:
         really(*args)
         copy.rename(root / "was")
         copy.symlink_to(precious)
 
-    monkeypatch.setattr(shutil, "copyfileobj", replaced)
+    monkeypatch.setattr("daemon.fs.move.copy_content", replaced)
     copy_file(source, copy)
     after = precious.stat()
     assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)

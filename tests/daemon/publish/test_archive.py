@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from daemon.config.settings import Inbox, Settings
-from daemon.fs import atomic, move
+from daemon.fs import atomic, content, move
 from daemon.fs.fingerprint import FileState
 from daemon.jobs.database import Database
 from daemon.jobs.job import DropOverride, Job
@@ -160,7 +160,7 @@ def crashing_at(number: int, monkeypatch: pytest.MonkeyPatch, store: JobStore) -
         return call
 
     monkeypatch.setattr(move, "publish_exclusive", counted(atomic.publish_exclusive))
-    monkeypatch.setattr(shutil, "copyfileobj", counted(shutil.copyfileobj))
+    monkeypatch.setattr(move, "copy_content", counted(content.copy_content))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     monkeypatch.setattr(store, "moved", counted(store.moved))

@@ -1,6 +1,8 @@
 """Opening pictures for the child, where folders do not answer."""
 
 import asyncio
+import hashlib
+import io
 import os
 import threading
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.children import picture_file
-from pipeline.children.picture_file import PictureOpener
+from pipeline.children.picture_file import PictureOpener, picture_digest
 from pipeline.children.protocol import Rejected, Unavailable
 
 Open = Callable[[Path, Path | None], int | Rejected | Unavailable]
@@ -90,3 +92,32 @@ async def test_a_thousand_pictures_leave_no_descriptor_and_no_thread(tmp_path: P
             assert isinstance(each, int)
             os.close(each)
     assert (descriptors(), threads()) == (before, 0)
+
+
+def test_a_file_that_is_no_picture_by_its_size_is_not_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cat.jpg"
+    with file.open("wb") as huge:
+        huge.truncate(20 * 2**30)  # a hole alone
+    with file.open("rb") as opened:
+        assert picture_digest(opened) is None
+        assert opened.tell() == 0, "nothing was read"
+    monkeypatch.setattr(picture_file, "MAX_FILE_BYTES", 3)
+    for content, digest in ((b"cat", hashlib.sha256(b"cat").hexdigest()), (b"cats", None)):
+        file.write_bytes(content)
+        with file.open("rb") as opened:
+            assert picture_digest(opened) == digest
+
+
+def test_a_file_that_grows_while_it_is_hashed_is_read_no_further_than_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return b"x" * (size or 0)
+
+    monkeypatch.setattr(picture_file, "MAX_FILE_BYTES", 2**22)
+    (tmp_path / "cat.jpg").touch()
+    with Endless(tmp_path / "cat.jpg") as endless:
+        assert picture_digest(endless) is None  # type: ignore[arg-type]
