@@ -299,7 +299,8 @@ class App:
     def _remove_old_posters(self) -> None:
         with contextlib.suppress(QueueUnavailable):
             newest = self.queries.newest(limit=1)
-            for inbox in self.services.settings.inbox:
+            blocked = self.storage_health.blocked
+            for inbox in (i for i in self.services.settings.inbox if i.name not in blocked):
                 remove_old_posters(inbox.outbox, newest[0].id if newest else 0)
 
     # --- construction

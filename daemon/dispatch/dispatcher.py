@@ -335,11 +335,20 @@ class Dispatcher:
     def _sweep(self) -> None:
         """Remove what a crash left: staging folders, unfinished copies, probes."""
         local = {(r.job.id, r.job.attempt) for slot in self._slots for r in slot.running}
-        for outbox in {inbox.outbox for inbox in self._services.settings.inbox}:
+        inboxes = [i for i in self._services.settings.inbox if self._owns_outbox(i)]
+        for outbox in {inbox.outbox for inbox in inboxes}:
             remove_stale_staging(outbox, lambda: self._queries.active_attempts() | local)
-        for inbox in self._services.settings.inbox:
+        for inbox in inboxes:
             for folder in output_folders(inbox).values():
                 sweep(folder)
+
+    def _owns_outbox(self, inbox: Inbox) -> bool:
+        """Return False if the outbox is away, or another queue's, which has its own staging."""
+        try:
+            self._services.markers.check(inbox, "outbox")
+        except OSError:
+            return False
+        return True
 
     def _running_ids(self) -> list[int]:
         return [running_job.job.id for slot in self._slots for running_job in slot.running]

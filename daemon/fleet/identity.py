@@ -1,10 +1,8 @@
 """Owner names: the identity under which a daemon claims jobs."""
 
-import uuid
 from pathlib import Path
 
-from daemon.fs.atomic import atomic_write
-from rules.text_file import decode, read_bytes
+from daemon.fs.instance import instance_id
 
 
 def owner_name(host: str, state: Path, *, shared: bool) -> str:
@@ -16,10 +14,7 @@ def owner_name(host: str, state: Path, *, shared: bool) -> str:
     """
     if not shared:
         return host
-    file = state / "instance"
-    if not file.exists():
-        atomic_write(file, f"{uuid.uuid4().hex[:12]}\n")
-    return f"{host} {decode(read_bytes(file)).strip()}"
+    return f"{host} {instance_id(state)}"
 
 
 def host_name(owner: str) -> str:

@@ -4,9 +4,11 @@ SQLite for one daemon, PostgreSQL for a fleet. What the tables mean is left to s
 recovery.py and queries.py.
 """
 
+import contextlib
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from daemon.fs.instance import instance_id
 from daemon.jobs.job import EventName
 from daemon.jobs.migrations import Incompatibility, UnreadableVersion, incompatibility, migrate
 from daemon.jobs.schema import events, meta
@@ -141,6 +144,29 @@ class Database:
             self.close()
             raise
         self._identity = self._identify()
+
+    @property
+    def location(self) -> str:
+        """Path of the SQLite file, or URL of the database without its password."""
+        return self._url
+
+    def identity(self) -> str:
+        """Return the durable id of this queue: the database's, or the folder's of an SQLite file.
+
+        An SQLite file that is lost or restored is the same queue. Raises OSError.
+        """
+        if self._file is not None:
+            return instance_id(self._file.parent)
+        query = sa.select(meta.c.value).where(meta.c.key == "identity")
+        with self.read() as db:
+            known: str | None = db.scalar(query)
+        if known is None:
+            new = {"key": "identity", "value": uuid.uuid4().hex}
+            with contextlib.suppress(IntegrityError), self.write() as db:  # another host was first
+                db.execute(meta.insert().values(**new))
+            with self.read() as db:
+                known = db.scalar(query)
+        return str(known)
 
     @property
     def shared(self) -> bool:

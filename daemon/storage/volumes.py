@@ -24,6 +24,7 @@ from daemon.fs.mounts import Mount, mount_of
 from daemon.jobs.database import Database
 from daemon.jobs.schema import meta
 from daemon.storage.folders import folder_of
+from daemon.storage.ownership import SILENT_SECONDS, Ownership
 from pipeline.durable import fsync_file
 from rules.text_file import NotRegular, Unreadable, decode, read_bytes
 
@@ -37,7 +38,10 @@ log = structlog.get_logger()
 
 
 class VolumeMissing(OSError):
-    """A folder is missing, or another volume is in its place; the message has a remedy."""
+    """A folder is missing, another volume is in its place, or another queue uses it.
+
+    The message has a remedy.
+    """
 
 
 class VolumeMarkers:
@@ -45,6 +49,7 @@ class VolumeMarkers:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
+        self._ownership = Ownership(database.identity, f"{database.location} on {settings.host}")
         self._ids: dict[str, str | None] = {}
         """Ids by inbox and role; None for an inbox without write permission: it has no marker."""
         self._first_mount = {inbox.path: mount_of(inbox.path) for inbox in settings.inbox}
@@ -52,7 +57,10 @@ class VolumeMarkers:
         """The folders in which this daemon has seen their own marker, by inbox and role."""
 
     def check(self, inbox: Inbox, *roles: str) -> None:
-        """Check these folders of an inbox, or all. Raises VolumeMissing and other OSErrors."""
+        """Check these folders of an inbox, or all, and claim them for this queue.
+
+        Raises VolumeMissing and other OSErrors.
+        """
         for role in roles or ROLES:
             folder = folder_of(inbox, role)
             known = self._id(inbox, role, folder)
@@ -65,6 +73,8 @@ class VolumeMarkers:
                 self._marked.pop(_key(inbox, role), None)  # a new file system may look the same
                 raise VolumeMissing(_describe(inbox, role, folder, found, known))
             self._note_marked(_key(inbox, role), folder)
+            if _is_owned(inbox, role) and (other := self._ownership.claim(folder)):
+                raise VolumeMissing(_describe_other(role, folder, other))
 
     def problem(self, inbox: Inbox) -> str | None:
         """Return the first problem of all folders as a text; creates no marker."""
@@ -76,7 +86,15 @@ class VolumeMarkers:
                 return describe_os_error(error)
             if known is not None and found != known:
                 return _describe(inbox, role, folder, found, known)
+            if _is_owned(inbox, role) and (other := self._other_owner(folder)):
+                return _describe_other(role, folder, other)
         return None
+
+    def _other_owner(self, folder: Path) -> str | None:
+        try:
+            return self._ownership.other(folder)
+        except OSError as error:
+            return describe_os_error(error)
 
     def _id(self, inbox: Inbox, role: str, folder: Path) -> str | None:
         key = _key(inbox, role)
@@ -160,6 +178,22 @@ def _read(folder: Path) -> str | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
+
+
+def _is_owned(inbox: Inbox, role: str) -> bool:
+    """Return True for the folders of which only one queue may be the owner.
+
+    Several may make clips of one inbox whose pictures stay where they are.
+    """
+    return role == "outbox" or (role == "path" and inbox.on_success != "keep")
+
+
+def _describe_other(role: str, folder: Path, other: str) -> str:
+    name = "inbox" if role == "path" else role
+    return (
+        f"{name} {folder}: used by another i2vd ({other}); stop that one, or give each its own "
+        f"folders; it is taken over once that one has been silent for {SILENT_SECONDS:.0f} s"
+    )
 
 
 def _describe(inbox: Inbox, role: str, folder: Path, found: str | None, known: str | None) -> str:

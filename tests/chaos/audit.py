@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.publish.posters import POSTERS
+from daemon.storage.ownership import OWNER
 from daemon.storage.volumes import MARKER
 from tests.system.studio import Studio, visible
 
@@ -86,7 +87,7 @@ def _leftovers(studio: Studio) -> Iterator[str]:
         for path in folder.rglob("*"):
             name = path.relative_to(folder).as_posix()
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            ours = name in (".i2vd", MARKER) or name.startswith(str(POSTERS))
+            ours = name in (".i2vd", MARKER, OWNER) or name.startswith(str(POSTERS))
             if hidden and not ours:
                 yield f"{path}: left behind"
             elif folder is studio.inbox and path.is_file() and not hidden:

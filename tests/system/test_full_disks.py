@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from daemon.storage.ownership import OWNER
 from daemon.storage.volumes import MARKER
 from tests.system import disks
 from tests.system.conftest import Open
@@ -148,7 +149,7 @@ def test_a_full_inbox_keeps_no_picture_that_is_whole_from_its_clip(
         trust_env=False,
     )
     assert (answer.status_code, "no room for the upload" in answer.text) == (507, True), answer.text
-    left = [path.name for path in studio.inbox.iterdir() if path.name != MARKER]
+    left = [path.name for path in studio.inbox.iterdir() if path.name not in (MARKER, OWNER)]
     assert left == [ballast.name]
 
 

@@ -23,6 +23,7 @@ from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.drop_files import restore
 from daemon.publish.reason_file import remove_reason, write_reason
+from daemon.storage.ownership import OWNER
 from daemon.storage.volumes import MARKER, VolumeMarkers
 
 CAT = b"the cat"
@@ -62,7 +63,7 @@ class Place:
             for role in ("path", "archive", "failed")
             for folder in [getattr(self.inbox, role)]
             for file in folder.rglob("*")
-            if file.is_file() and file.suffix != ".json" and file.name != MARKER
+            if file.is_file() and file.suffix != ".json" and file.name not in (MARKER, OWNER)
         }
 
 

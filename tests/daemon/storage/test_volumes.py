@@ -106,9 +106,11 @@ def test_the_check_names_a_folder_that_is_not_the_queues(tmp_path: Path) -> None
     assert f"outbox {tmp_path}/outbox: no marker" in wrong[0].detail
 
 
-def test_a_new_queue_takes_the_markers_that_are_there(tmp_path: Path, database: Database) -> None:
+def test_a_new_queue_takes_the_markers_that_are_there(tmp_path: Path) -> None:
     settings = host(tmp_path)
-    VolumeMarkers(settings, database).check(settings.inbox[0])
+    lost = Database(f"sqlite:///{tmp_path}/lost.sqlite")
+    VolumeMarkers(settings, lost).check(settings.inbox[0])
+    lost.close()
     fresh = Database(f"sqlite:///{tmp_path}/fresh.sqlite")
     before = (tmp_path / "path" / MARKER).read_text()
     VolumeMarkers(settings, fresh).check(settings.inbox[0])

@@ -52,7 +52,8 @@ NOT_ON_THE_PAGE = {
 """Files whose messages go to the terminal, the log, the metrics or another program."""
 
 IGNORED_TEXTS = {
-    "worker {}", "{} min", "{} queued", "{} skipped", ", all done in {}", "i2vd {}", "i2vd, {}",
+    "worker {}", "{} on {}", "{} min",
+    "{} queued", "{} skipped", ", all done in {}", "i2vd {}", "i2vd, {}",
     "settle {}", "storage {} {}", "submission {}",
     "STATUS=stopping, the running attempt may finish", "STATUS=waiting: {}", "i2vd retry {}",
     "numbered_names() does not end", "ended by us",
