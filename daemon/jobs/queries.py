@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -137,7 +137,10 @@ class JobQueries:
     def newest(
         self, job_filter: JobFilter | None = None, limit: int = 50, before: int | None = None
     ) -> list[Job]:
-        """Return matching jobs, newest first; with ids below `before`, for paging."""
+        """Return matching jobs, newest first; with ids below `before`, for paging.
+
+        Fewer than `limit` only if there are no more.
+        """
         clause = sa.true() if job_filter is None else job_filter.clause()
         if before is not None:
             clause &= jobs.c.id < before
@@ -146,9 +149,7 @@ class JobQueries:
     def waiting(self, limit: int = 50) -> list[Job]:
         """Return queued jobs in claim order."""
         query = sa.select(jobs).where(jobs.c.state == "queued")
-        with self._database.read() as db:
-            rows = db.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id).limit(limit)).all()
-        return readable(rows)
+        return self._read(query.order_by(jobs.c.priority.desc(), jobs.c.id), limit)
 
     def by_path(self, inbox: str, path: str, limit: int = 20) -> list[Job]:
         """Return the jobs of a path in an inbox, in any Unicode form, newest first."""
@@ -260,9 +261,20 @@ class JobQueries:
         limit: int | None = None,
     ) -> list[Job]:
         order = jobs.c.id.desc() if newest_first else jobs.c.id
+        return self._read(sa.select(jobs).where(clause).order_by(order), limit)
+
+    def _read(self, query: sa.Select[Any], limit: int | None) -> list[Job]:
+        """Return the jobs of an ordered query; rows that cannot be read do not count."""
+        found: list[Job] = []
+        seen = 0
         with self._database.read() as db:
-            rows = db.execute(sa.select(jobs).where(clause).order_by(order).limit(limit)).all()
-        return readable(rows)
+            while True:
+                wanted = None if limit is None else limit - len(found)
+                rows = db.execute(query.offset(seen).limit(wanted)).all()
+                seen += len(rows)
+                found += readable(rows)
+                if len(rows) != wanted or len(found) == limit:
+                    return found
 
 
 def _override_names(stored: object) -> list[str]:

@@ -158,6 +158,21 @@ def test_a_damaged_row_of_a_running_job_is_failed_after_a_crash(
     assert fail_unreadable(database, "me") == [bad]
 
 
+def test_rows_that_cannot_be_read_end_no_page(
+    database: Database, queries: JobQueries, enqueue: Enqueue
+) -> None:
+    old = [enqueue(f"{n}.jpg", sha256=f"a{n}")[0] for n in range(3)]
+    for n in range(3, 9):
+        damage(database, enqueue(f"{n}.jpg", sha256=f"a{n}")[0], "source = '['")
+    (new,) = enqueue("9.jpg", sha256="a9")
+    pages = [queries.newest(limit=2)]
+    while len(pages[-1]) == 2:
+        pages.append(queries.newest(limit=2, before=pages[-1][-1].id))
+    assert [[job.id for job in page] for page in pages] == [[new, old[2]], [old[1], old[0]], []]
+    assert [job.id for job in queries.waiting(4)] == [*old, new]
+    assert len(queries.newest(limit=50)) == 4
+
+
 STATES = ("queued", "running", "publishing", "done", "failed")
 
 
