@@ -44,7 +44,7 @@ class Picture:
     @property
     def folder(self) -> str:
         """Folder inside the inbox, with "/" between its parts; "" at the top."""
-        return "" if self.path.parent == PurePosixPath(".") else str(self.path.parent)
+        return folder_of(self.path)
 
     @property
     def orientation(self) -> Orientation:
@@ -68,12 +68,8 @@ class Match:
 
     def mismatch(self, picture: Picture) -> str | None:
         """Return the first condition that fails, as a sentence; None if the picture matches."""
-        name = picture.path.name
-        if self.names and not any(fnmatchcase(fold(name), fold(g)) for g in self.names):
-            globs = " or ".join(f'"{g}"' for g in self.names)
-            return f'its name "{name}" does not fit {globs}'
-        if self.folder is not None and not folder_fits(picture.folder, self.folder):
-            return f'its folder "{picture.folder}" does not fit "{self.folder}"'
+        if reason := self.path_mismatch(picture.path):
+            return reason
         if self.orientation not in (None, picture.orientation):
             size = f"{picture.width}x{picture.height}"
             return f"it is {picture.orientation} ({size}), not {self.orientation}"
@@ -83,6 +79,16 @@ class Match:
                 return f"its {side} of {has} pixels is under min_{side} = {least}"
             if most is not None and has > most:
                 return f"its {side} of {has} pixels is over max_{side} = {most}"
+        return None
+
+    def path_mismatch(self, path: PurePosixPath) -> str | None:
+        """Return why a picture at this path in its inbox cannot match, whatever its size."""
+        name, folder = path.name, folder_of(path)
+        if self.names and not any(fnmatchcase(fold(name), fold(g)) for g in self.names):
+            globs = " or ".join(f'"{g}"' for g in self.names)
+            return f'its name "{name}" does not fit {globs}'
+        if self.folder is not None and not folder_fits(folder, self.folder):
+            return f'its folder "{folder}" does not fit "{self.folder}"'
         return None
 
 
@@ -177,6 +183,12 @@ class RuleSet:
             rejected.append((rule.name, reason))
         return Choice(None, tuple(rejected))
 
+    def warn_unmatched(self, path: PurePosixPath) -> list[str]:
+        """Return a warning if no rule can match a picture at this path, whatever its size."""
+        if any(rule.enabled and not rule.match.path_mismatch(path) for rule in self.rules):
+            return []
+        return ["no rule matches its name and folder; it stays in the inbox until one does"]
+
     def named_folders(self) -> set[str]:
         """Return the folders that rules name, and their parents, up to the first wildcard."""
         named = set()
@@ -197,6 +209,11 @@ def digest(files: Iterable[tuple[str, bytes]]) -> str:
         for part in (os.fsencode(name), content):
             total.update(len(part).to_bytes(8, "big") + part)
     return total.hexdigest()
+
+
+def folder_of(path: PurePosixPath) -> str:
+    """Return the folder of a path in an inbox; "" at the top."""
+    return "" if path.parent == PurePosixPath(".") else str(path.parent)
 
 
 def folder_fits(folder: str, glob: str) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import structlog
@@ -14,11 +14,13 @@ from rich.console import Console
 from daemon.cli.base import Config, Exit, app, fail, load_settings, utf8
 from daemon.cli.paths import shown
 from daemon.config.loader import find_config
-from daemon.config.settings import SettingsError
+from daemon.config.settings import Inbox, Settings, SettingsError
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override, read_head
 from daemon.storage.folders import create_folders, find_loop
 from daemon.telemetry import logs
+from rules.characters import escape_unsafe
+from rules.rule import RuleSet
 from rules.text_file import open_regular
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -155,9 +157,23 @@ def submit(
         fail(Exit.MISTAKE, f'inbox {target.name}: overrides = "none", so it takes no prompt')
     target.path.mkdir(parents=True, exist_ok=True)
     override = None if prompt is None else prompt_override(prompt)
+    rules = _load_rules(settings, target)
     for picture, name in named:
         with os.fdopen(open_regular(picture, follow=True), "rb") as content:
-            typer.echo(copy_in(content, name, target.path, override))
+            copied = copy_in(content, name, target.path, override)
+        typer.echo(copied)
+        for warning in rules.warn_unmatched(PurePosixPath(copied.name)) if rules else ():
+            typer.echo(f"warning: {escape_unsafe(copied.name)}: {warning}", err=True)
+
+
+def _load_rules(settings: Settings, inbox: Inbox) -> RuleSet | None:
+    """Return the rules of an inbox as their files are now; None if they have mistakes."""
+    from daemon.intake.intake import checker
+    from pipeline.request.presets import family_of
+    from rules.live import LiveRules
+
+    live = LiveRules(inbox.rules, checker(family_of(settings.model.name)))
+    return live.rules if live.reload(0.0).ok else None
 
 
 @app.command()

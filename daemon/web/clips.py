@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
+from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 from starlette.types import Receive, Scope, Send
 
 from daemon.jobs.job import Job
@@ -143,6 +144,23 @@ class _DescriptorResponse(FileResponse):
             content_disposition_type="inline",
         )
         self._descriptor = descriptor
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        """Return the ranges, as (begin, end); none, for the whole file, in an unknown unit.
+
+        Raises HTTPException 400, 416: Starlette would answer in plain text.
+        """
+        if http_range.partition("=")[0].strip().lower() != "bytes":
+            return []  # RFC 9110, 14.2: must be ignored
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader as error:
+            raise HTTPException(400, "the Range header is not valid") from error
+        except RangeNotSatisfiable as error:
+            headers = {"content-range": f"bytes */{file_size}"}
+            reason = f"the Range header asks for more than the {file_size:,} bytes there are"
+            raise HTTPException(416, reason, headers) from error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file or the requested ranges."""

@@ -1,5 +1,6 @@
 """Error responses of the API: problem details (RFC 9457)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -58,9 +59,7 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        details = "; ".join(
-            f"{_location(each['loc'])}: {_reason(each['msg'])}" for each in error.errors()
-        )
+        details = "; ".join(f"{_location(each['loc'])}: {_reason(each)}" for each in error.errors())
         return problem_response(HTTPException(422, details))
 
     @api.exception_handler(Refused)
@@ -76,11 +75,13 @@ def add_error_handlers(api: FastAPI) -> None:
         return problem_response(HTTPException(503, str(error)))
 
 
-def _reason(message: str) -> str:
-    """Return pydantic's message, or i2vd's own for a picture that is a text field of the form."""
-    if "Expected UploadFile" in message:
+def _reason(error: Mapping[str, Any]) -> str:
+    """Return pydantic's message, or i2vd's own for what a person may meet."""
+    if error["type"] == "extra_forbidden":
+        return "there is no such key"
+    if "Expected UploadFile" in error["msg"]:
         return "is not a file; send it with a file name, as curl -F picture=@cat.jpg does"
-    return message
+    return str(error["msg"])
 
 
 def _location(path: tuple[str | int, ...]) -> str:

@@ -3,13 +3,14 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.dispatch import control
 from daemon.jobs.job import Event, Job, State
 from daemon.jobs.queries import JobFilter
 from daemon.publish.picture_location import with_local_paths
 from daemon.services import Services
+from daemon.web.request_body import RequestBody
 
 _RETRY_BATCH = 200
 
@@ -19,11 +20,13 @@ JobNumber = Annotated[int, Path(alias="job", ge=1, le=2**63 - 1, description="Nu
 class JobPage(JobFilter):
     """Filter and page size of a list of jobs."""
 
+    model_config = ConfigDict(extra="forbid")
+
     limit: int = Field(default=50, ge=1, le=1000)
     before: int | None = Field(default=None, ge=1, le=2**63 - 1)
 
 
-class RetryFilter(BaseModel):
+class RetryFilter(RequestBody):
     """State of the jobs to retry; pictures that have left the failed folder are skipped."""
 
     state: Literal["failed", "cancelled"] = "failed"
@@ -36,7 +39,7 @@ class RetryResult(BaseModel):
     refused: list[str]
 
 
-class Priority(BaseModel):
+class Priority(RequestBody):
     """Priority of a job; higher runs first."""
 
     priority: int = Field(ge=-100, le=100)

@@ -14,6 +14,7 @@ from daemon.intake.intake import Overrides, Plan, checker, plan
 from daemon.intake.submit import make_override
 from daemon.services import Services
 from daemon.web.actions import Actions
+from daemon.web.request_body import RequestBody
 from daemon.web.submit import find_inbox
 from pipeline.checkpoint.text_limit import text_limit_of
 from pipeline.children.protocol import Inspected
@@ -44,7 +45,7 @@ class ActiveRules(BaseModel):
     warnings: list[str]
 
 
-class ExplainRequest(BaseModel):
+class ExplainRequest(RequestBody):
     """A hypothetical picture; `make` overrides the rule, as an override file would."""
 
     inbox: str | None = None
@@ -52,7 +53,7 @@ class ExplainRequest(BaseModel):
     width: Pixels = 1024
     height: Pixels = 1024
     caption: str = Field(default="", max_length=500)
-    make: dict[str, Any] = {}
+    make: dict[str, Any] = Field(default_factory=dict)
 
 
 class Presets(BaseModel):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, File, Form, Header, HTTPException, UploadFile
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, File, Form, Header, HTTPException, UploadFile
+from pydantic import BaseModel, Field
 
 from daemon.config.settings import Inbox
 from daemon.dispatch.control import Refused
@@ -31,6 +31,8 @@ from daemon.publish.picture_location import PictureMissing, open_below, open_ori
 from daemon.services import Services
 from daemon.web.actions import Actions
 from daemon.web.jobs import JobNumber, find_job
+from daemon.web.request_body import RequestBody
+from daemon.web.upload_form import check_fields
 from daemon.web.upload_gate import require_space
 from pipeline.children.picture_file import MAX_FILE_BYTES, picture_digest
 from rules.characters import quoted
@@ -44,10 +46,10 @@ class SubmitResult(BaseModel):
     warnings: list[str]
 
 
-class ResubmitRequest(BaseModel):
+class ResubmitRequest(RequestBody):
     """Settings of the clip, as in a rule's `[make]`; if empty, the rules decide."""
 
-    make: dict[str, Any] = {}
+    make: dict[str, Any] = Field(default_factory=dict)
 
 
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
@@ -91,7 +93,7 @@ class Uploads:
 
         sha256 = None if key is None else _sha256(content)
         copied_to = self._once(copy, (path, inbox, override, sha256), key)
-        return SubmitResult(inbox=inbox.name, path=copied_to, warnings=warnings)
+        return self._result(inbox, copied_to, warnings)
 
     def submit_existing(
         self, path: PurePosixPath, inbox: Inbox, make: dict[str, Any], key: str | None
@@ -106,8 +108,10 @@ class Uploads:
             with self._services.enqueue_lock, _open_picture(inbox, path) as file:
                 fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint
                 if not self._services.store.without_job(inbox.name, {str(path): fingerprint}):
-                    job = self._services.queries.by_path(inbox.name, str(path), limit=1)[0].id
-                    raise Refused(f"it is job {job} already; ask for it again by its number")
+                    jobs = self._services.queries.by_path(inbox.name, str(path), limit=1)
+                    if not jobs:
+                        raise Refused("it is a job already, whose row cannot be read")
+                    raise Refused(f"it is job {jobs[0].id} already; ask for it again by its number")
                 if override is not None:
                     with open_beneath(inbox.path, path.parent) as folder:
                         if not write_override(folder / path.name, override):
@@ -120,7 +124,12 @@ class Uploads:
         sha256 = None if key is None else self._content_sha256(inbox, path)
         self._once(override_existing, (path, inbox, override, sha256), key)
         self._wake_watchers()
-        return SubmitResult(inbox=inbox.name, path=str(path), warnings=warnings)
+        return self._result(inbox, str(path), warnings)
+
+    def _result(self, inbox: Inbox, path: str, warnings: list[str]) -> SubmitResult:
+        rules = self._services.rules[inbox.name].rules
+        unmatched = rules.warn_unmatched(PurePosixPath(path))
+        return SubmitResult(inbox=inbox.name, path=path, warnings=[*warnings, *unmatched])
 
     def _content_sha256(self, inbox: Inbox, path: PurePosixPath) -> str:
         """Return the SHA-256 of the picture at `path`, or of the last one submitted from there."""
@@ -178,7 +187,7 @@ def create_router(services: Services, actions: Actions) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["jobs"])
     uploads = Uploads(services, actions.wake_watchers)
 
-    @router.post("/jobs", status_code=202)
+    @router.post("/jobs", status_code=202, dependencies=[Depends(check_fields)])
     def submit_picture(
         picture: Annotated[UploadFile | None, File()] = None,
         path: Annotated[str | None, Form(description="of a picture in the inbox")] = None,

@@ -137,6 +137,26 @@ def test_a_rule_that_is_switched_off_takes_nothing():
     assert rules.choose(pic()) == Choice(rules.rules[1], (("10-off", "it is switched off"),))
 
 
+@given(rule_lists, pictures)
+def test_what_is_said_to_be_unmatched_by_its_path_is_never_taken(rules, picture):
+    if RuleSet(rules).warn_unmatched(picture.path):
+        assert RuleSet(rules).choose(picture).rule is None
+
+
+def test_a_path_that_no_rule_takes_is_told():
+    rules = RuleSet(
+        (
+            Rule("10-off", enabled=False),
+            Rule("20-cats", Match(names=("*cat*",), min_width=5000)),
+            Rule("30-trips", Match(folder="trips/**")),
+        )
+    )
+    (warning,) = rules.warn_unmatched(PurePosixPath("dog.png"))
+    assert warning.startswith("no rule matches its name and folder; it stays in the inbox")
+    for path in ("cat.png", "trips/dog.png"):
+        assert rules.warn_unmatched(PurePosixPath(path)) == []
+
+
 def test_no_rule_no_choice():
     assert RuleSet().choose(pic()) == Choice(None, ())
 

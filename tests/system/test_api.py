@@ -74,6 +74,7 @@ def test_a_clip_is_served_whole_and_in_parts(studio: Studio, done: dict[str, Any
     assert part.headers["content-range"] == f"bytes 10-19/{len(file)}"
     beyond = ask(studio, "GET", path, headers={"Range": "bytes=99999999-"})
     assert beyond.status_code == 416
+    assert beyond.headers["content-type"] == "application/problem+json"
     assert ask(studio, "GET", f"/api/jobs/{done['id']}/sidecar").json()["job"] == str(done["id"])
 
 

@@ -125,6 +125,7 @@ def test_submit_copies_a_picture_into_the_inbox(shared: Studio) -> None:
     shared.until_settled("submitted.png", "done")
     assert mine.read_bytes() == content
     assert shared.sidecar("submitted.mp4")["requested"]["prompt"] == "camera rotating slowly"
+    assert not ended.stderr
     missing = shared.command("submit", shared.root / "nowhere.png")
     assert missing.returncode == MISTAKE
     os.mkfifo(shared.root / "pipe.png")

@@ -103,6 +103,7 @@ def test_a_picture_in_the_inbox_is_taken_as_it_is_asked_by_its_path(quick_in: Op
         ("cat.png", {"make": '{"stops": 20}'}, "unknown key"),
         ("cat.png", {"make": '{"prompt": null}'}, "make"),
         ("cat.png", {"make": '{"prompt": "\\ud800"}'}, "make"),
+        ("cat.png", {"prompt": "zoom in"}, "there is no form field 'prompt'"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_is_dropped(

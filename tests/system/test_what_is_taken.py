@@ -46,7 +46,10 @@ def test_a_picture_that_no_rule_takes_stays_until_one_does(quick_in: Open) -> No
     studio = quick_in()
     studio.rule("90-default", '[match]\nnames = ["cat*"]\n\n' + DRAFT)
     studio.start().post("/api/pause")
-    studio.drop("dog.png", picture(3))
+    sent = studio.http.post("/api/jobs", files={"picture": ("dog.png", picture(3))})
+    assert sent.status_code == 202
+    (warning,) = sent.json()["warnings"]
+    assert warning.startswith("no rule matches its name and folder")
     studio.until(lambda: studio.metric("i2vd_inbox_unmatched") == 1, "dog.png is unmatched")
     assert studio.jobs() == []
     assert (studio.inbox / "dog.png").exists()

@@ -330,6 +330,13 @@ export default {
   "result: is empty": "result：是空的",
   "signal {}": "信号 {1}",
   // --- files that are not taken
+  "no rule matches its name and folder; it stays in the inbox until one does": "没有规则匹配它的名称和文件夹；在有匹配的规则之前，它会留在收件箱里",
+  "it is a job already, whose row cannot be read": "它已是一个任务，但其记录无法读取",
+  "there is no such key": "没有这个键",
+  "there is no form field {}; known: {}": "没有表单字段 {1}；已有：{2}",
+  "the form has {} fields {}; send one picture a request": "表单里有 {1#} 个字段 {2}；每个请求只发送一张图片",
+  "the Range header is not valid": "Range 标头无效",
+  "the Range header asks for more than the {} bytes there are": "Range 标头超出了 {1} 字节的文件",
   "no rule matches it": "没有规则匹配它",
   "cannot be decoded yet: {}": "暂时无法解码：{1}",
   "i2vd failed on it: {}: {}": "i2vd 处理它时出错：{1}：{2}",
