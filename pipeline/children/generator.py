@@ -143,15 +143,27 @@ class ClipGenerator:
             outcome = await self._generate(request, in_flight, report)
         finally:
             del self._in_flight[request.job]
-        return ENDED if in_flight.ended and isinstance(outcome, GenerationFailure) else outcome
+        if not isinstance(outcome, GenerationFailure):
+            return outcome
+        if in_flight.cancelled and outcome.kind == "ended":
+            return _CANCELLED
+        return ENDED if in_flight.ended else outcome
 
     async def cancel(self, job: str) -> None:
-        """Cancel a clip at its next step, or before it starts."""
+        """Cancel a clip at its next step, or before it starts.
+
+        Called again while the child that has the clip stands still, it ends the child.
+        """
         in_flight = self._in_flight.get(job)
-        if in_flight is not None and not in_flight.cancelled:
+        if in_flight is None:
+            return
+        session = self._supervisor.session
+        if not in_flight.cancelled:
             in_flight.cancelled = True
             if in_flight.session is not None:
                 await in_flight.session.cancel(job)
+        elif in_flight.started and session is not None and session.is_stopped:
+            await self._supervisor.kill()
 
     def withdraw(self, job: str) -> None:
         """End a clip that still waits for the device; `generate` then returns kind "ended"."""

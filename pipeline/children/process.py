@@ -113,6 +113,18 @@ class Child:
         return self._process.returncode is None
 
     @property
+    def is_stopped(self) -> bool:
+        """Return True if the child stands still by SIGSTOP, or in a debugger."""
+        try:
+            return self._stat()[0] in ("T", "t")
+        except OSError:  # it has exited
+            return False
+
+    def _stat(self) -> list[str]:
+        """Return the fields of proc_pid_stat(5) from the state on. Raises OSError."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+
+    @property
     def ended(self) -> bool:
         """Return True if the child exited, or closed its channel."""
         return not self.alive or self._reader.at_eof()
@@ -123,7 +135,7 @@ class Child:
         A timeout ends the child earlier. This ends one that is busy when the parent is gone.
         """
         with contextlib.suppress(OSError):  # it ended, or the container forbids it
-            stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            stat = self._stat()
             used = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
             most = math.ceil(used + seconds * (os.cpu_count() or 1)) + 1
             hard = resource.prlimit(self.pid, resource.RLIMIT_CPU)[1]

@@ -66,6 +66,11 @@ class WorkerSession:
         return self._child.pid
 
     @property
+    def is_stopped(self) -> bool:
+        """Return True if the child stands still by SIGSTOP, or in a debugger."""
+        return self._child.is_stopped
+
+    @property
     def ended(self) -> bool:
         """Return True after the child's last message."""
         return self._end is not None

@@ -102,7 +102,7 @@ def test_a_cancel_holds_though_the_daemon_is_killed_before_it_is_heeded(quick_in
     job = studio.job("slow-doomed.png")
     os.kill(worker, signal.SIGSTOP)  # it will not heed the cancel
     assert studio.post(f"/api/jobs/{job['id']}/cancel").is_success
-    studio.kill()
+    studio.kill()  # before it is repeated, which would end the worker
     os.kill(worker, signal.SIGKILL)
     studio.start()
     (job,) = studio.until_settled("slow-doomed.png", "cancelled")

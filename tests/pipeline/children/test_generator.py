@@ -343,6 +343,36 @@ async def test_cancel_ends_the_clip_and_keeps_the_child(bench: Bench) -> None:
     assert bench.losses == []
 
 
+async def test_a_cancel_that_is_repeated_ends_a_child_that_stands_still(bench: Bench) -> None:
+    making = asyncio.create_task(bench.make("wait"))
+    await bench.until_working()
+    assert bench.generator.pid is not None
+    os.kill(bench.generator.pid, signal.SIGSTOP)
+    for _ in range(2):
+        await bench.generator.cancel("1")
+    async with asyncio.timeout(10):
+        outcome = await making
+    assert isinstance(outcome, GenerationFailure)
+    assert outcome.kind == "cancelled"
+    assert bench.losses == []
+    assert isinstance(await bench.make("made"), Clip)
+
+
+async def test_a_cancel_that_is_repeated_spares_a_child_that_works() -> None:
+    bench = Bench(model="slow")
+    making = asyncio.create_task(bench.make("made"))
+    while not bench.news:
+        await asyncio.sleep(0.01)
+    pid = bench.generator.pid
+    for _ in range(3):
+        await bench.generator.cancel("1")
+    outcome = await making
+    assert isinstance(outcome, GenerationFailure)
+    assert outcome.kind == "cancelled"
+    assert bench.generator.pid == pid
+    await bench.generator.close()
+
+
 async def test_a_cancel_that_comes_while_the_model_loads_is_not_lost() -> None:
     bench = Bench(model="slow")
     making = asyncio.create_task(bench.make("made"))
