@@ -2,7 +2,8 @@
 
 A client that opens connections and says nothing costs a descriptor each, before any token. So at
 the bound the oldest connection without a request gives way to the new one. A connection with a
-request stays, and is closed only when its client stalls.
+request stays, and is closed only when its client stalls. Requests whose body is still to come may
+hold three quarters of the connections, so that slow uploads keep no short request out.
 """
 
 import asyncio
@@ -37,9 +38,11 @@ UNREAD_SECONDS = 60.0
 """Limit without progress of a response that the client does not read."""
 
 RESERVED_DESCRIPTORS = 160
-"""Kept free for files, children, the queue, and the connections of one accept loop."""
+"""Kept free for files, children, the queue, and connections that are being closed (server.py)."""
 
 _LEAST_CONNECTIONS = 8
+_MAX_SHARE_OF_BODIES = 0.75
+"""Share of the connections, all and by peer, that may wait for the rest of a body."""
 _LOG_INTERVAL_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -77,6 +80,16 @@ class Connections:
         oldest.abort()
         self._open.setdefault(new.peer, set()).add(new)
         self.count("closed_idle", new.peer)
+        return True
+
+    def may_await_body(self, connection: "Connection") -> bool:
+        """Return False if too many requests, all or of this peer, wait for the rest of a body."""
+        own = self._open.get(connection.peer, set())
+        for among, most in ((own, self.most_of_peer), (self._all(), self.most)):
+            waiting = sum(each.awaits_body for each in among)
+            if waiting > max(1, int(most * _MAX_SHARE_OF_BODIES)):
+                self.count("refused_bodies", connection.peer)
+                return False
         return True
 
     def remove(self, connection: "Connection") -> None:
@@ -138,6 +151,11 @@ class Connection(H11Protocol):
             return False
         return not (cycle.response_started and cycle.more_body)  # answered, but still being sent
 
+    @property
+    def awaits_body(self) -> bool:
+        """True while a request's body is still to come."""
+        return self.has_request and self.cycle.more_body
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it with 503."""
         super().connection_made(transport)
@@ -167,6 +185,11 @@ class Connection(H11Protocol):
             self._head_since = None
             self._request_since = time.monotonic()
             self._body_bytes = 0
+            if self.awaits_body and not self._bounds.may_await_body(self):
+                self._drop_request()
+                self._answer_and_close(
+                    HTTPException(503, "too many uploads at once; send it again later")
+                )
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
@@ -215,10 +238,14 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with 400, unless a response has begun, and close."""
         self._bounds.count("not_http", self.peer)
-        if self.has_request:  # its body is not HTTP: the application must not answer any more
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if self.has_request:  # its body is not HTTP
+            self._drop_request()
         self._answer_and_close(HTTPException(400, "this is not a valid HTTP request"))
+
+    def _drop_request(self) -> None:
+        """Keep the application from answering, as if the client had gone."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
 
     def _answer_and_close(self, error: HTTPException) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):

@@ -22,8 +22,9 @@ from daemon.web.actions import Actions
 from daemon.web.api import create_api
 from daemon.web.connections import IDLE_SECONDS, Connection, Connections
 
-_ACCEPTED_AT_ONCE = 64
-"""asyncio accepts so many before the first is counted."""
+_ACCEPTED_AT_ONCE = 8
+"""asyncio accepts so many of each socket in one turn of its loop. What gives way to them is closed
+three turns later, so at a flood three times as many descriptors are open beyond the bound."""
 
 _BACKLOG = 1024
 """Connections that wait in the kernel to be accepted."""

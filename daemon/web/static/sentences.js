@@ -332,6 +332,7 @@ export default {
   // --- files that are not taken
   "no rule matches its name and folder; it stays in the inbox until one does": "没有规则匹配它的名称和文件夹；在有匹配的规则之前，它会留在收件箱里",
   "it is a job already, whose row cannot be read": "它已是一个任务，但其记录无法读取",
+  "too many uploads at once; send it again later": "同时上传太多；请稍后再发送",
   "there is no such key": "没有这个键",
   "there is no form field {}; known: {}": "没有表单字段 {1}；已有：{2}",
   "the form has {} fields {}; send one picture a request": "表单里有 {1#} 个字段 {2}；每个请求只发送一张图片",

@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -21,7 +25,12 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers at once; POST after the whole body; /slow with more than a socket holds."""
+    """Answers at once; POST after the whole body; /slow with more than a socket holds.
+
+    /later after half a second.
+    """
+    if scope["path"] == "/later":
+        await asyncio.sleep(0.5)
     if scope["method"] == "POST":
         while (message := await receive())["type"] == "http.request" and message["more_body"]:
             pass
@@ -112,11 +121,10 @@ async def test_silent_connections_give_way_to_one_that_asks(lines: list[Any]) ->
 
 
 async def test_a_connection_with_a_request_stays_and_one_too_many_is_told() -> None:
-    begun = POST + b"Content-Length: 4\r\n\r\nwe"
     async with serving(max_connections=8) as (bounds, port), contextlib.AsyncExitStack() as stack:
         busy = await connect(stack, port, bounds.most_of_peer)
         for client in busy:
-            client.writer.write(begun)
+            client.writer.write(b"GET /later HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(0.1)
         async with Client(port) as late:
             async with asyncio.timeout(5):
@@ -124,7 +132,53 @@ async def test_a_connection_with_a_request_stays_and_one_too_many_is_told() -> N
         assert b"503" in told
         assert b"too many connections" in told
         for client in busy:
+            assert b"200 OK" in await client.ask(b"")
+
+
+async def test_unfinished_bodies_leave_room_for_short_requests() -> None:
+    begun = POST + b"Content-Length: 4\r\n\r\nwe"
+    async with serving(max_connections=16) as (bounds, port), contextlib.AsyncExitStack() as stack:
+        busy = await connect(stack, port, bounds.most_of_peer - 2)
+        for client in busy:
+            client.writer.write(begun)
+        await asyncio.sleep(0.1)
+        for _ in range(5):
+            async with Client(port) as late:
+                late.writer.write(begun)
+                async with asyncio.timeout(5):
+                    told = await late.reader.read()
+            assert told.startswith(b"HTTP/1.1 503")
+            assert b"application/problem+json" in told
+            assert b"too many uploads at once" in told
+        for _ in range(5):
+            async with Client(port) as short_request:
+                assert b"200 OK" in await short_request.ask(HEAD + b"\r\n")
+        for client in busy:
             assert b"200 OK" in await client.ask(b"ll")
+        async with Client(port) as later:
+            assert b"200 OK" in await later.ask(begun + b"ll")
+
+
+def test_a_flood_leaves_descriptors_for_the_work() -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.daemon.web.few_descriptors"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with server, contextlib.ExitStack() as stack:
+        port = int(server.stdout.readline())
+        server.send_signal(signal.SIGSTOP)  # the kernel takes them, all for one turn of the loop
+        for number in range(800):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.bind((f"127.0.0.{1 + number % 50}", 0))
+            sock.connect_ex(("127.0.0.1", port))
+        server.send_signal(signal.SIGCONT)
+        time.sleep(1.5)
+        server.stdin.close()
+        most = [int(line) for line in server.stdout if line.strip().isdigit()][-1]
+    assert 256 - RESERVED_DESCRIPTORS < most <= 256 - RESERVED_DESCRIPTORS // 2
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", HEAD, HEAD + b"X-Long: "])
