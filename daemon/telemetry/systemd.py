@@ -12,6 +12,8 @@ from rules.characters import escape_unsafe
 
 _SEND_SECONDS = 0.5
 _MAX_STATE_CHARACTERS = 500
+_FIRST_PASSED = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
 def notify(*states: str) -> None:
@@ -48,8 +50,9 @@ def watchdog_interval() -> float | None:
     return int(microseconds) / 2_000_000 if microseconds.isdecimal() else None
 
 
-def listening_socket() -> socket.socket | None:
-    """Return the socket that i2vd.socket passed; None without socket activation."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        return None
-    return socket.socket(fileno=3)
+def listening_sockets() -> list[socket.socket]:
+    """Return the sockets that i2vd.socket passed; none without socket activation."""
+    passed = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not passed.isdecimal():
+        return []
+    return [socket.socket(fileno=_FIRST_PASSED + number) for number in range(int(passed))]

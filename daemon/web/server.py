@@ -94,8 +94,7 @@ async def serving(status: Status, actions: Actions) -> AsyncIterator[None]:
     settings = status.services.settings
     http = settings.http
     token = read_token(http.token_file)
-    passed = systemd.listening_socket()
-    sockets = [passed] if passed else listen(http)
+    sockets = systemd.listening_sockets() or listen(http)
     for sock in sockets:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # asyncio sets it only on sockets with an explicit TCP protocol; unset, responses take

@@ -322,6 +322,19 @@ def test_the_daemon_tells_about_itself(studio: Studio, done: dict[str, Any]) -> 
     assert outbox["free"] > 0
 
 
+def test_a_file_that_is_no_picture_by_its_size_is_refused_unread(studio: Studio) -> None:
+    huge = studio.inbox / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(20 * 2**30)  # a hole alone
+    form = {"data": {"path": "huge.png"}, "headers": {"Idempotency-Key": "huge"}}
+    answer = ask(studio, "POST", "/api/jobs", **form)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413, "'huge.png' has over 536,870,912 bytes",
+    )  # fmt: skip
+    assert answer.elapsed.total_seconds() < 3
+    huge.unlink()
+
+
 def test_a_picture_made_again_goes_through_no_link(studio: Studio) -> None:
     studio.drop("linked/cat.png", picture(40))
     (job,) = studio.until_settled("linked/cat.png", "done")

@@ -261,6 +261,54 @@ def test_the_service_writes_to_its_folders_and_nowhere_else(machine, place, writ
         assert f"cannot touch '{place}': Read-only file system" in probed(machine)
 
 
+@pytest.mark.parametrize(
+    "folder", ["/var/lib/i2vd", "/srv/i2vd/outbox", "/tmp", "/var/tmp", "/dev/shm"]
+)
+def test_what_the_service_has_written_is_not_run(machine, folder):
+    """The kernel cache alone is left out: test_the_service_may_build_and_keep_kernels."""
+    machine.run("mkdir", "-p", folder)
+    with pytest.raises(subprocess.CalledProcessError):
+        sandboxed(machine, f"sh -c 'cp /bin/true {folder}/x && echo copied && exec {folder}/x'")
+    told = probed(machine)
+    assert "copied" in told
+    assert f"{folder}/x: Permission denied" in told
+
+
+def test_a_token_that_only_root_can_read_comes_as_a_credential(machine):
+    config, token = machine.path("/etc/i2vd/i2vd.toml"), machine.path("/etc/i2vd/token")
+    good = config.read_text()
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    given = "/run/credentials/i2vd.service/token"
+    config.write_text(good.replace("[http]\n", f'[http]\ntoken_file = "{given}"\n'))
+    url = "http://127.0.0.1:7860/api/status"
+    with drop_in(machine, (ROOT / "systemd/drop-ins/secrets.conf").read_text()):
+        machine.run("systemctl", "restart", "i2vd.service")
+        answer = machine.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url)
+        assert answer == "401"
+        bearer = "Authorization: Bearer 0123456789abcdef"
+        assert "queued" in machine.run("curl", "-s", "-H", bearer, url)
+        with pytest.raises(subprocess.CalledProcessError):
+            machine.run("runuser", "-u", "alice", "--", "cat", given)
+    config.write_text(good)
+    machine.run("systemctl", "restart", "i2vd.service")
+
+
+def test_http_comes_by_a_unix_socket_for_a_group(machine):
+    snippet = re.search(r"```ini\n(\[Socket\].*?)```", README, re.DOTALL)[1]
+    file = machine.path("/run/systemd/system/i2vd.socket.d/test.conf")
+    file.parent.mkdir(parents=True)
+    file.write_text(snippet.replace("ListenStream=\n", ""))  # beside the port
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "stop", "i2vd.service", "i2vd.socket")
+    machine.run("systemctl", "start", "i2vd.socket", "i2vd.service")
+    ask = ("curl", "-s", "--unix-socket", "/run/i2vd.sock", "http://localhost/readyz")
+    assert '"ready":true' in machine.run("runuser", "-u", "alice", "--", *ask)
+    assert '"ready":true' in machine.run("curl", "-s", "http://127.0.0.1:7860/readyz")
+    with pytest.raises(subprocess.CalledProcessError):
+        machine.run("runuser", "-u", "nobody", "--", *ask)
+
+
 def test_pictures_are_decoded_in_a_sandbox_within_the_services(machine):
     """The unit's list of system calls lets a process lock itself down further."""
     machine.run("systemctl", "restart", "i2vd.service")

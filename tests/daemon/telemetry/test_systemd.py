@@ -27,7 +27,7 @@ def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(variable, raising=False)
     systemd.notify("READY=1")
     assert systemd.watchdog_interval() is None
-    assert systemd.listening_socket() is None
+    assert systemd.listening_sockets() == []
 
 
 def test_the_watchdog_is_answered_twice_as_often_as_asked(
