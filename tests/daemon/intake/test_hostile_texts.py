@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from daemon.fs.atomic import CommitMethod
 from daemon.intake.intake import Plan, checker, plan
 from daemon.publish.publisher import CLIP, SIDECAR, publish
+from daemon.storage.folders import PRIVATE
 from pipeline.children.protocol import Inspected
 from pipeline.request.presets import MICRO_FAMILY
 from rules.characters import has_unsafe
@@ -106,11 +107,11 @@ def test_no_name_leads_out_of_the_outbox(
     tmp_path_factory: pytest.TempPathFactory, folders: list[str], name: str, caption: str
 ) -> None:
     base = tmp_path_factory.mktemp("names")
-    inbox, outbox, staging = (base / role for role in ("inbox", "outbox", "staging"))
+    inbox, outbox = base / "inbox", base / "outbox"
+    staging = outbox / PRIVATE / "1-1"
     path = PurePosixPath(*folders, f"{name}.png")
     (inbox / path).parent.mkdir(parents=True)
-    outbox.mkdir()
-    staging.mkdir()
+    staging.mkdir(parents=True)
     (staging / CLIP).write_text("clip")
     (staging / SIDECAR).write_text("{}")
     found = planned(inbox / path, str(path), caption)
@@ -121,7 +122,7 @@ def test_no_name_leads_out_of_the_outbox(
     assert clip.resolve().is_relative_to(outbox.resolve())
     assert clip.read_text() == "clip"
     assert clip.suffix == ".mp4"
-    assert sorted(each.name for each in base.iterdir()) == ["inbox", "outbox", "staging"]
+    assert sorted(each.name for each in base.iterdir()) == ["inbox", "outbox"]
 
 
 @pytest.mark.parametrize(
