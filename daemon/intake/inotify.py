@@ -5,7 +5,6 @@ watches, the inbox is found by polling only. The watcher's scan decides what is 
 """
 
 import asyncio
-import os
 import warnings
 from typing import Literal
 
@@ -17,7 +16,6 @@ from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGroupe
 
 from daemon.fs.mounts import NETWORK, file_system
 from daemon.intake.watcher import Watcher
-from daemon.storage.ownership import OWNER
 
 Mode = Literal["inotify", "polling"]
 
@@ -34,8 +32,6 @@ class _Waker(FileSystemEventHandler):
         self._wake = wake
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if os.fsdecode(event.src_path).endswith(f"/{OWNER}"):  # its time changes again and again
-            return
         if event.event_type in ("created", "moved", "closed", "deleted", "modified"):
             self._loop.call_soon_threadsafe(self._wake.set)
 

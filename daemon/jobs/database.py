@@ -61,13 +61,6 @@ def _postgresql_options(lease: float) -> dict[str, Any]:
     }
 
 
-_PRAGMAS = (
-    "busy_timeout=5000",
-    "auto_vacuum=INCREMENTAL",  # before anything is written to a new file
-    "journal_mode=WAL",
-    "synchronous=FULL",
-)
-
 _CORRUPTION_WORDS = ("malformed", "not a database", "file is encrypted")
 _ADVISORY_LOCK_SEED = 7319204
 """Keeps the keys of `advisory_lock` apart from other advisory locks in the database."""
@@ -364,8 +357,11 @@ def prepare_sqlite(engine: sa.Engine) -> None:
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         connection.text_factory = _decode
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA busy_timeout=5000")
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):  # else it would be written
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
 
     def _decode(text: bytes) -> str:
         return text.decode(errors="replace")  # a text that is damaged costs its own row only

@@ -192,7 +192,7 @@ def _describe_other(role: str, folder: Path, other: str) -> str:
     name = "inbox" if role == "path" else role
     return (
         f"{name} {folder}: used by another i2vd ({other}); stop that one, or give each its own "
-        f"folders; it is taken over once that one has been silent for {SILENT_SECONDS:.0f} s"
+        f"folders; {SILENT_SECONDS:.0f} s after its end this one takes over"
     )
 
 

@@ -193,3 +193,15 @@ def test_a_long_history_goes_in_small_steps_and_the_file_shrinks(
     assert max(steps) <= 50
     database.close()  # the write-ahead log goes into the file
     assert file.stat().st_size < 200_000
+
+
+def test_to_open_a_queue_writes_nothing(tmp_path: Path) -> None:
+    """A pragma that lets a new file shrink would be a write at each connection."""
+    file = tmp_path / "queue.sqlite"
+    Database(f"sqlite:///{file}").close()
+    before = file.read_bytes()
+    again = Database(f"sqlite:///{file}")
+    assert JobQueries(again).counts()["done"] == 0
+    again.close()
+    changed = [n for n, (a, b) in enumerate(zip(before, file.read_bytes(), strict=True)) if a != b]
+    assert not changed

@@ -7,7 +7,7 @@ const catalog = language === "zh" ? await import("./sentences.js") : null;
 const templates = catalog ? Object.entries(catalog.default).map(compile).sort((a, b) => b.template.weight - a.template.weight) : [];
 const MAX_LOOKUPS = 500;
 
-/** Lookups that are left for the message: names of strangers in it are made of parts without end. */
+/** What is left for this message: a stranger's name in it may have parts without end. */
 let lookups = 0;
 
 /** Templates with more fixed text are matched first; each {} takes what its translation names. */

@@ -19,7 +19,7 @@ export default {
   "{} {}: not there": "{1} {2}：不存在",
   "{} {}: something else than before; is its share mounted?": "{1} {2}：与之前不是同一个；共享是否已挂载？",
   "{} {}: no marker; {}": "{1} {2}：没有标记文件；{3}",
-  "{} {}: used by another i2vd ({}); stop that one, or give each its own folders; it is taken over once that one has been silent for {} s": "{1} {2}：另一个 i2vd（{3}）正在使用；请停止它，或给它们各自的文件夹；它停止 {4} 秒后由本机接管",
+  "{} {}: used by another i2vd ({}); stop that one, or give each its own folders; {} s after its end this one takes over": "{1} {2}：另一个 i2vd（{3}）在用；请停止它，或各用各的文件夹；它停止 {4} 秒后由本机接管",
   "{} {}: the marker of another storage; {}": "{1} {2}：标记属于另一个存储；{3}",
   "is the share of inbox {} mounted? If this is it: echo {} > {}": "收件箱 {1} 的共享是否已挂载？如果就是它：echo {2} > {3}",
   "empty, or no plain file; remove it": "是空的，或不是普通文件；请移除",

@@ -1,7 +1,5 @@
-// Templates: messages with {} in place of what is filled in, matched in time linear in the text.
-//
-// A {} takes as little text as possible, so each piece of fixed text is searched once, from left to
-// right. One regular expression for all of them would try every combination of places.
+// Templates: messages with {} for what is filled in, matched in time linear in the text: each piece
+// of fixed text is searched once. One regular expression would try every combination of places.
 
 const TYPED = { "#": "([\\d.]+)", "@": "(the (?:picture )?\\w+)" };
 
@@ -11,7 +9,7 @@ export class Template {
   #start;
   #end;
 
-  /** `kinds`: what each {} takes: "" any text, "#" a number, "@" a thing. */
+  /** `kinds` of each {}: "" any text, "#" a number, "@" a thing. */
   constructor(message, kinds) {
     const texts = message.split("{}");
     const blocks = [escaped(texts[0])];
