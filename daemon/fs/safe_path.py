@@ -146,15 +146,13 @@ class _Walk:
 def _usual_names(opened: Path, usual: Path) -> Iterator[None]:
     """Replace the path of an opened folder by the usual one in errors."""
 
-    def rename(name: object) -> object:
-        if isinstance(name, str) and (name == str(opened) or name.startswith(f"{opened}/")):
-            return str(usual) + name.removeprefix(str(opened))
-        return name
-
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = rename(error.filename), rename(error.filename2)
+        for key in ("filename", "filename2"):
+            name = getattr(error, key)
+            if isinstance(name, str) and (name == str(opened) or name.startswith(f"{opened}/")):
+                setattr(error, key, str(usual) + name.removeprefix(str(opened)))
         raise
 
 

@@ -354,3 +354,9 @@ def test_a_copy_to_another_file_system_follows_no_link(
         assert everything(elsewhere) == {"1-1/precious": "precious"}
     finally:
         shutil.rmtree(far)
+
+
+def test_an_error_without_a_file_keeps_its_words(tmp_path: Path) -> None:
+    """Such as the queue's, which is raised while a folder is open."""
+    with pytest.raises(OSError, match=r"^the queue is full$"), open_beneath(tmp_path, PurePath()):
+        raise OSError("the queue is full")
