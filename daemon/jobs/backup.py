@@ -30,6 +30,8 @@ def back_up(queue: Path, copy: Path) -> None:
     """
     if os.path.lexists(copy):
         raise BackupFailed(f"{copy} exists already; choose a new name")
+    if not copy.parent.is_dir():
+        raise BackupFailed(f"{copy.parent} is no folder")
     part = hidden_name(copy, "part")
     try:
         copy_database(queue, part)

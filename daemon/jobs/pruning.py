@@ -6,7 +6,6 @@ The row of a picture that lies in an inbox is all that is known of it: without t
 generated again. retention.py knows the folders, and decides.
 """
 
-import time
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -53,7 +52,7 @@ class Pruning:
     def now(self) -> float:
         """Return the database's time, in seconds since 1970."""
         with self._database.read() as db:
-            return float(db.scalar(sa.select(self._database.now)) or time.time())
+            return float(db.execute(sa.select(self._database.now)).scalar_one())
 
     def finished(self) -> int:
         """Count the finished jobs."""

@@ -168,3 +168,8 @@ def test_what_is_no_queue_replaces_none(queue: Queue, tmp_path: Path) -> None:
             restore(copy, queue.file)
     assert queue.paths() == ["a.jpg"]
     assert not other_files(tmp_path)
+
+
+def test_a_folder_that_is_missing_is_named(queue: Queue, tmp_path: Path) -> None:
+    with pytest.raises(BackupFailed, match="backups is no folder"):
+        back_up(queue.file, tmp_path / "backups" / "copy")
