@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from pydantic_settings import PydanticBaseSettingsSource
 
 from daemon.config.fields import CHILD_VARIABLES, CONFIG_VARIABLE
+from daemon.config.pipe import read_pipe
 from daemon.config.settings import ENV_PREFIX, Inbox, Settings, SettingsError, WebhookSettings
 from pipeline.request.presets import MICRO
 from rules.source import show
-from rules.text_file import Unreadable, decode, read_text
+from rules.text_file import Unreadable, read_text
 
 DEFAULT_CONFIGS = (Path("i2vd.toml"), Path("/etc/i2vd/i2vd.toml"))
 
@@ -90,9 +91,7 @@ class _Resolved(Settings):
 
 
 def _read_text(config: Path) -> str:
-    if config.is_fifo():  # such as --config <(command)
-        return decode(config.read_bytes())
-    return read_text(config)
+    return read_pipe(config) if config.is_fifo() else read_text(config)
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:

@@ -20,6 +20,7 @@ NOT_ON_THE_PAGE = {
     "daemon/cli/demo.py",
     "daemon/cli/explain.py",
     "daemon/config/fields.py",
+    "daemon/config/pipe.py",
     "daemon/telemetry/gpu_metrics.py",
     "daemon/intake/inotify.py",
     "daemon/fs/lock.py",
