@@ -407,6 +407,29 @@ def test_a_kept_picture_is_archived_once(finished: Make) -> None:
     assert there.store.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
 
 
+def test_a_reason_whose_name_is_a_folder_is_numbered(finished: Make) -> None:
+    there = finished(ended="failed")
+    folder = there.inbox.failed / "pets"
+    names = [folder / "cat.jpg.reason.json", folder / "cat.jpg-2.reason.json"]
+    for name in names:
+        name.mkdir(parents=True)
+    (names[1] / "theirs").touch()
+    there.archive().archive_pending()
+    assert "broke" in (folder / "cat.jpg-3.reason.json").read_text(encoding="utf-8")
+    assert Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
+    assert sorted(folder.iterdir()) == sorted(names)
+
+
+def test_a_reason_is_found_though_what_had_its_name_is_gone(tmp_path: Path) -> None:
+    picture = tmp_path / "cat.jpg"
+    (tmp_path / "cat.jpg.reason.json").mkdir()
+    write_reason(picture, [], {})
+    assert (tmp_path / "cat.jpg-2.reason.json").is_file()
+    (tmp_path / "cat.jpg.reason.json").rmdir()
+    remove_reason(picture)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_the_longest_name_has_a_reason_too(tmp_path: Path) -> None:
     picture = tmp_path / ("x" * 251 + ".jpg")
     write_reason(picture, [], {})
