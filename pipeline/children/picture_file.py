@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.children.protocol import Rejected, Unavailable
+from rules.read_error import advise
 from rules.text_file import NotRegular, open_regular
 
 MAX_FILE_BYTES = 512 * 2**20
@@ -31,10 +32,10 @@ _REJECTIONS = {
 """Errors that say something of the file. Every other one is of the place, and may pass."""
 
 
-def describe_read_error(error: OSError) -> str:
+def describe_read_error(error: OSError, path: Path | None = None) -> str:
     """Return a sentence for an error of the place, after which reading is tried again."""
     text = os.strerror(error.errno or errno.EIO).lower()
-    return f"the file cannot be read: {text}; it will be tried again"
+    return f"the file cannot be read: {text}; {advise(error, path)}; it will be tried again"
 
 
 def picture_digest(file: BinaryIO) -> str | None:
@@ -64,7 +65,7 @@ def open_picture(path: Path, within: Path | None = None) -> int | Rejected | Una
         reason = _REJECTIONS.get(error.errno or 0)
         if reason is not None:
             return Rejected(reason=reason, gone=reason == _GONE)
-        return Unavailable(reason=describe_read_error(error))
+        return Unavailable(reason=describe_read_error(error, path))
 
 
 def _open(path: Path, within: Path | None) -> int:

@@ -142,7 +142,9 @@ def test_an_entry_that_cannot_be_looked_at_hides_no_other(
     monkeypatch.setattr(os, "scandir", Listing)
     found = scan(tmp_path, recursive=True)
     assert sorted(found.pictures) == ["b.jpg", "sub/c.jpg"]
-    assert found.skipped["a.jpg"].detail == "cannot be read: Input/output error"
+    assert found.skipped["a.jpg"].detail == (
+        "cannot be read: input/output error; look at the disk or the share, and at `dmesg`"
+    )
 
 
 def test_empty_and_filled_folders_are_told_apart(tmp_path: Path) -> None:
