@@ -164,7 +164,9 @@ def pull(
     folder: Annotated[
         Path | None, typer.Option(help="Download to this folder instead of the hub cache.")
     ] = None,
-    revision: Annotated[str | None, typer.Option()] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit or branch; default: the commit that i2vd names.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept the licence without asking.")] = False,
 ) -> None:
     """Download the full model's weights (5.0 GB); resumes an interrupted download."""
@@ -177,6 +179,7 @@ def pull(
         target = hub.pull(repository, revision, folder)
     except hub.DownloadFailed as error:
         fail(Exit.FAILED, str(error))
-    name = str(folder.resolve()) if folder else repository
+    pulled = f"{repository}@{revision}" if revision else repository
+    name = str(folder.resolve()) if folder else pulled
     assignment = tomli_w.dumps({"name": name}).strip()
     typer.echo(f"fetched to {target}\nin the settings: [model] {assignment}")

@@ -1,9 +1,14 @@
 """Model download from the Hugging Face hub, limited to the files that the worker loads.
 
-Also holds the licence notice that must be shown first. Finding the files is layout.py's.
+What was fetched is compared with the digests that the hub has of it. Also holds the licence notice
+that must be shown first. Finding the files is layout.py's.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+
+from pipeline.checkpoint.layout import REVISIONS
 
 REPOSITORY = "ali-vilab/i2vgen-xl"
 
@@ -29,16 +34,21 @@ def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | Non
     """Download the configurations and fp16 safetensors of `repo` and return their folder.
 
     The default folder is the hub's cache, where the worker finds the model by its id. Existing
-    files are kept, an interrupted download resumes, and stderr shows a progress bar. The caller
-    must show LICENCE first. Raises DownloadFailed.
+    files are kept, an interrupted download resumes, and stderr shows a progress bar. Without a
+    revision, that of layout.REVISIONS is fetched. The caller must show LICENCE first. Raises
+    DownloadFailed.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     weights = [f"{part}/*.fp16*.safetensors*" for part in _PARTS]
+    chosen = revision or REVISIONS.get(repo)
     try:
         found = snapshot_download(
-            repo, revision=revision, local_dir=folder, allow_patterns=[*_SMALL, *weights]
+            repo, revision=chosen, local_dir=folder, allow_patterns=[*_SMALL, *weights]
+        )
+        published = (
+            HfApi().model_info(repo, revision=chosen or "main", files_metadata=True).siblings
         )
     except GatedRepoError as error:
         raise DownloadFailed(f"{repo} wants a login: hf auth login") from error
@@ -50,4 +60,21 @@ def pull(repo: str = REPOSITORY, revision: str | None = None, folder: Path | Non
         ) from error
     if missing := [p for p in _PARTS if not any(Path(found, p).glob("*.fp16*.safetensors"))]:
         raise DownloadFailed(f"{repo} has no fp16 safetensors for {', '.join(missing)}")
+    _check_content(Path(found), {s.rfilename: s.lfs.sha256 for s in published or [] if s.lfs})
     return Path(found)
+
+
+def _check_content(folder: Path, digests: Mapping[str, str]) -> None:
+    """Compare the files with their SHA-256. Removes a file that differs; raises DownloadFailed."""
+    for name, sha256 in digests.items():
+        file = folder / name
+        if not file.is_file():
+            continue
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != sha256:
+            for each in {file.resolve(), file}:  # in the hub's cache it is a link
+                each.unlink(missing_ok=True)
+            raise DownloadFailed(
+                f"{file} is damaged: its SHA-256 is not the hub's; it is removed, run it again"
+            )

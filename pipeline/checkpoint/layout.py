@@ -24,6 +24,9 @@ NETWORKS = {
 }
 """Class of each network, by folder."""
 
+REVISIONS = {"ali-vilab/i2vgen-xl": "39e1979ea27be737b0278c06755e321f2b4360d5"}
+"""Commit of a hub id that is pulled and loaded if none is named: "main" may change."""
+
 _CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
@@ -108,7 +111,8 @@ def _folder(model: str) -> Path:
 
     repo, _, revision = model.partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+        chosen = revision or REVISIONS.get(repo)
+        return Path(snapshot_download(repo, revision=chosen, local_files_only=True))
     # downloads are always partial; `find` checks the parts
     except IncompleteSnapshotError as error:
         return Path(error.snapshot_path)

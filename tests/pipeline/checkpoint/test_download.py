@@ -45,8 +45,15 @@ def hub(tmp_path: Path) -> Iterator[Any]:
         file.write_bytes(b"the large variant, which nobody wants")
     (folder / "unet" / "model.bin").write_bytes(b"a pickle")
 
+    published = {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
     class Hub(BaseHTTPRequestHandler):
         asked: list[str] = []  # noqa: RUF012 - one list for all requests is the point
+        revisions: list[str] = []  # noqa: RUF012 - the same
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -54,6 +61,7 @@ def hub(tmp_path: Path) -> Iterator[Any]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path.startswith("/api/models/someone/a-model/revision/"):
+                self.revisions.append(path.rpartition("/")[2])
                 self.reply(json.dumps(self.info()).encode())
             elif path.startswith("/api/models/someone/a-model/tree/"):
                 self.reply(json.dumps(self.tree()).encode())
@@ -69,7 +77,10 @@ def hub(tmp_path: Path) -> Iterator[Any]:
         do_HEAD = do_GET  # noqa: N815 - the base class's way of naming
 
         def info(self) -> Any:
-            files = [{"rfilename": entry["path"]} for entry in self.tree()]
+            files = [
+                {"rfilename": name, "lfs": {"size": 1, "sha256": digest, "pointerSize": 1}}
+                for name, digest in published.items()
+            ]
             return {"id": "someone/a-model", "sha": _COMMIT, "siblings": files}
 
         def tree(self) -> list[Any]:
@@ -94,6 +105,7 @@ def hub(tmp_path: Path) -> Iterator[Any]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     server.folder, server.asked = folder, Hub.asked  # type: ignore[attr-defined]
+    server.revisions = Hub.revisions  # type: ignore[attr-defined]
     yield server
     server.shutdown()
     thread.join()
@@ -154,3 +166,38 @@ def test_a_model_without_small_weights(hub: Any, tmp_path: Path) -> None:
     failed = pulled(hub, tmp_path / "home")
     assert failed.returncode == 1
     assert "no fp16 safetensors for vae" in failed.stderr
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(hub: Any, tmp_path: Path) -> None:
+    name = "unet/diffusion_pytorch_model.fp16.safetensors"
+    weights = hub.folder / name
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"!")
+    failed = pulled(hub, tmp_path / "home")
+    assert failed.returncode == 1
+    assert name in failed.stderr
+    assert "damaged" in failed.stderr
+    weights.write_bytes(whole)
+    hub.asked.clear()
+    again = pulled(hub, tmp_path / "home")
+    assert again.returncode == 0, again.stderr
+    assert hub.asked == [name], "the damaged one alone"
+
+
+def test_a_named_commit_is_fetched_and_found_without_its_branch(hub: Any, tmp_path: Path) -> None:
+    pin = (
+        f"from pipeline.checkpoint import layout; layout.REVISIONS['someone/a-model'] = {_COMMIT!r}"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    find = "\nprint(layout.find('someone/a-model', small=True).folder)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{pin}\n{_PULL}{find}"],
+        env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fetched, found = done.stdout.splitlines()
+    assert fetched == found
+    assert set(hub.revisions) == {_COMMIT}, "never a branch"
