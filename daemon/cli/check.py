@@ -101,8 +101,7 @@ def _webhooks(settings: Settings) -> Iterator[Finding]:
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    refusal = queue_refusal(settings.state) if settings.queue.url is None else None
-    if refusal:
+    if (queue := settings.queue_file) and (refusal := queue_refusal(queue.parent)):
         yield Finding("mistake", "queue", refusal)
     problem = _write_problem(settings.state)
     if problem:

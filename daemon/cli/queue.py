@@ -35,7 +35,7 @@ def backup(file: File, config: Config = None) -> None:
 @queue.command()
 def restore(file: File, config: Config = None) -> None:
     """Put the backup in FILE in the place of the queue; the daemon must not run."""
-    from daemon.fs.lock import AlreadyRunning, Lock
+    from daemon.fs.lock import AlreadyRunning, locked
     from daemon.jobs import backup as backups
 
     settings = load_settings(config)
@@ -44,7 +44,7 @@ def restore(file: File, config: Config = None) -> None:
         fail(Exit.FAILED, f"{shown(file)}: there is no such file")
     settings.state.mkdir(parents=True, exist_ok=True)
     try:
-        with Lock(settings.state):
+        with locked(settings.state, target):
             former = backups.restore(file, target)
     except AlreadyRunning as error:
         fail(Exit.BUSY, str(error))
@@ -57,10 +57,9 @@ def restore(file: File, config: Config = None) -> None:
 
 def _database(settings: "Settings") -> Path:
     """Return the SQLite file of the queue, or end the command."""
-    url = settings.queue_url
-    if url.get_backend_name() != "sqlite" or not url.database:
+    if settings.queue_file is None:
         fail(
             Exit.MISTAKE,
             "this queue is in PostgreSQL: use pg_dump and pg_restore (README.md, Several hosts)",
         )
-    return Path(url.database)
+    return settings.queue_file

@@ -31,7 +31,7 @@ def run(config: Config = None) -> None:
     """Watch the inboxes and make clips until stopped (SIGTERM, Ctrl-C; twice to stop now)."""
     from daemon.app import StopRequested, open_app
     from daemon.fs import descriptors
-    from daemon.fs.lock import AlreadyRunning, Lock
+    from daemon.fs.lock import AlreadyRunning, locked
     from daemon.jobs.database import DatabaseUnusable
     from daemon.web.server import CannotListen
 
@@ -42,7 +42,7 @@ def run(config: Config = None) -> None:
     if find_config(config) is None:
         log.info("settings file missing, using the defaults", folder=str(Path.cwd()))
     try:
-        if settings.queue.url is None and (refusal := queue_refusal(settings.state)):
+        if (queue := settings.queue_file) and (refusal := queue_refusal(queue.parent)):
             fail(Exit.MISTAKE, refusal)
         if settings.model.devices:
             _require_usable(settings.model.name)
@@ -50,7 +50,7 @@ def run(config: Config = None) -> None:
             log.info("path created", path=str(created))
         if loop := find_loop(settings):
             fail(Exit.MISTAKE, loop)
-        with Lock(settings.state):
+        with locked(settings.state, settings.queue_file):
             daemon = open_app(settings)
             asyncio.run(daemon.run())
     except StopRequested:

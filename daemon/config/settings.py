@@ -249,8 +249,13 @@ class Settings(BaseSettings):
 
     @property
     def queue_file(self) -> Path | None:
-        """SQLite file of the queue; None if `queue.url` says where it is."""
-        return self.state / "queue.sqlite" if self.queue.url is None else None
+        """SQLite file of the queue; None if it is in PostgreSQL."""
+        if self.queue.url is None:
+            return self.state / "queue.sqlite"
+        url = self.queue_url
+        if url.get_backend_name() != "sqlite" or not url.database:
+            return None
+        return Path(url.database)
 
     @property
     def queue_url(self) -> "URL":

@@ -1,8 +1,9 @@
-"""File lock: only one daemon uses a state folder."""
+"""File lock: only one daemon uses a state folder, or an SQLite queue elsewhere."""
 
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -25,9 +26,9 @@ def is_locked(state: Path) -> bool:
 class Lock:
     """Held from construction until the process ends, also if it is killed."""
 
-    def __init__(self, state: Path) -> None:
-        """Take the lock in the folder `state`. Raises AlreadyRunning."""
-        path = state / "i2vd.lock"
+    def __init__(self, folder: Path, name: str = "i2vd.lock") -> None:
+        """Take the lock of this name in a folder. Raises AlreadyRunning, and OSError."""
+        path = folder / name
         try:
             self._file = path.open("a+")
         except OSError:  # read-only disk: use the lock file of the last run
@@ -50,3 +51,16 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
         self._file.close()
+
+
+@contextlib.contextmanager
+def locked(state: Path, queue: Path | None) -> Iterator[None]:
+    """Hold the lock of a state folder, and that of an SQLite queue which is in another folder.
+
+    Raises AlreadyRunning, and OSError.
+    """
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(Lock(state))
+        if queue is not None and queue.parent != state and queue.parent.is_dir():
+            locks.enter_context(Lock(queue.parent, f"{queue.name}.lock"))
+        yield

@@ -149,7 +149,7 @@ class Database:
         An SQLite file that is lost or restored is the same queue. Raises OSError.
         """
         if self._file is not None:
-            return instance_id(self._file.parent)
+            return f"{instance_id(self._file.parent)} {self._file.name}"
         query = sa.select(meta.c.value).where(meta.c.key == "identity")
         with self.read() as db:
             known: str | None = db.scalar(query)

@@ -16,6 +16,18 @@ def share_folders(other: Studio, first: Studio) -> None:
     other.settings("\n".join([settings, *lines, ""]))
 
 
+def test_two_state_folders_do_not_share_a_queue_in_a_file(quick_in: Open) -> None:
+    """Both would be one host to it, and each would take back what the other makes."""
+    url = f"sqlite:///{quick_in('shared').root}/queue.sqlite"
+    first, second = (quick_in(name, I2VD_QUEUE__URL=url) for name in ("first", "second"))
+    first.start()
+    refused = second.command("run")
+    assert (refused.returncode, "another i2vd" in refused.stderr) == (4, True), refused.stderr
+    restored = second.command("queue", "restore", str(first.root / "i2vd.toml"))
+    assert restored.returncode == 4
+    assert first.is_ready()
+
+
 def test_the_second_queue_waits_and_says_whose_the_folders_are(quick_in: Open) -> None:
     first, second = quick_in(), quick_in("second")
     first.rule("10-slow", STEADY)
