@@ -8,7 +8,7 @@ import io
 import math
 from typing import Any, cast
 
-from PIL import Image, ImageCms, ImageFilter
+from PIL import Image, ImageChops, ImageCms, ImageFilter
 
 from pipeline.image.framing import Box, crop_box, fit_box
 from pipeline.request.spec import Framing
@@ -61,7 +61,10 @@ def apply_framing(
 def _to_scalable(image: Image.Image) -> Image.Image:
     """Convert to a mode that can be scaled, without transparency: L, RGB, CMYK or LAB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _to_eight_bit(image)
+        grey = _to_eight_bit(image)
+        if isinstance(key := image.info.get("transparency"), int):
+            grey.paste(_WHITE[0], mask=_mask_deep(image, key))
+        return grey
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -84,8 +87,30 @@ def _to_eight_bit(image: Image.Image) -> Image.Image:
         raise ValueError("values that are not numbers")
     limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     white = next((limit for limit in limits if most <= limit), most)
+    if image.mode == "F" and _has_highlights(image):
+        white = 1.0
     scale = 255.0 / white
     return deep.convert("F").point(lambda value: value * scale + 0.5).convert("L")
+
+
+def _has_highlights(image: Image.Image) -> bool:
+    """Return True if floating-point greys are meant from 0 to 1, though some are brighter.
+
+    Light sources are, and edges after sharpening. Most of what is not black is below 2 then.
+    """
+    pixels = image.width * image.height
+    black = image.point(lambda value: value * 255.0 + 0.0).convert("L").histogram()[0]
+    bright = pixels - sum(image.convert("L").histogram()[:2])
+    return 2 * bright < pixels - black
+
+
+def _mask_deep(image: Image.Image, key: int) -> Image.Image:
+    """Return where greys of 16 bits equal `key`, as a mask; the modes of Pillow compare bytes."""
+    data = image.convert("I;16").tobytes()
+    low, high = Image.frombytes("LA", image.size, data).split()
+    is_low = low.point([255 * (byte == key & 255) for byte in range(256)])
+    is_high = high.point([255 * (byte == key >> 8) for byte in range(256)])
+    return ImageChops.darker(is_low, is_high)
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

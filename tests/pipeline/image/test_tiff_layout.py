@@ -102,6 +102,41 @@ def test_planes_are_joined(drawing: Path, depth: int, options: str, packing: str
     assert is_as_imagemagick_shows_it(drawing)
 
 
+@pytest.mark.parametrize("most", [1.3, 40.0, 900.0])
+@pytest.mark.parametrize("frame", [0, 20])
+def test_highlights_over_one_do_not_darken_a_floating_point_picture(
+    drawing: Path, most: float, frame: int
+) -> None:
+    grey = Image.linear_gradient("L").resize((96, 64))
+    grey.paste(0, (0, 0, 96, frame))
+    deep = grey.convert("F").point(lambda value: value * (1 / 255) + 0.0)
+    deep.paste(most, (90, 50, 96, 60))
+    deep.save(drawing / "out.tif")
+    assert is_as_imagemagick_shows_it(drawing)
+
+
+@pytest.mark.parametrize("frame", [0, 40])
+def test_floating_point_from_0_to_255_is_taken_as_such(drawing: Path, frame: int) -> None:
+    grey = Image.linear_gradient("L").resize((96, 64))
+    grey.paste(0, (0, 0, 96, frame))
+    picture = decode(encoded(grey.convert("F"), "TIFF"), needed=1, lenient=True)
+    ours = apply_framing(picture.image, b"", 96, 64, "crop").convert("L")
+    assert max(ImageChops.difference(ours, grey).getextrema()) <= 1
+
+
+def test_a_transparent_grey_of_16_bits_is_white() -> None:
+    deep = Image.linear_gradient("L").resize((96, 64)).convert("I").point(lambda v: v * 250 + 7)
+    key = deep.getpixel((0, 20))
+    assert isinstance(key, int)
+    chunk = hostile.chunk(b"tRNS", key.to_bytes(2, "big"))
+    data = hostile.with_chunk(encoded(deep.convert("I;16"), "PNG"), chunk)
+    picture = decode(data, needed=1)
+    ours = apply_framing(picture.image, picture.profile, 96, 64, "crop")
+    assert ours.getpixel((50, 20)) == (255, 255, 255)
+    assert ours.getpixel((50, 21)) < (110, 110, 110)
+    assert ours.getpixel((50, 19)) < (110, 110, 110)
+
+
 def reason(data: bytes) -> str:
     with pytest.raises(ImageRejected) as caught:
         decode(data, needed=1, lenient=True)
