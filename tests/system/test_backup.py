@@ -16,10 +16,11 @@ def test_a_backup_taken_at_work_is_restored_and_no_clip_is_made_twice(quick_in: 
     studio.until_settled("done.png", "done")
     studio.drop("slow.png", picture(2))
     studio.until_state("slow.png", "running")
+    studio.post("/api/pause")
     studio.drop("waiting.png", picture(3))
     studio.until_state("waiting.png", "queued")
     assert studio.command("queue", "backup", "saved").returncode == 0
-    assert studio.job("slow.png")["state"] == "running"
+    studio.post("/api/resume")
     again = studio.command("queue", "backup", "saved")
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
     for name in ("slow.png", "waiting.png"):
@@ -32,9 +33,9 @@ def test_a_backup_taken_at_work_is_restored_and_no_clip_is_made_twice(quick_in: 
     restored = studio.command("queue", "restore", "saved")
     assert restored.returncode == 0, restored.stderr
     assert "queue.sqlite.before-restore-1" in restored.stdout
-    studio.start()
-    for name in ("slow.png", "waiting.png"):
-        studio.until_state(name, "cancelled")
+    studio.start().post("/api/resume")  # the copy is paused
+    studio.until_state("waiting.png", "cancelled")
+    studio.until_state("slow.png", "cancelled", "done")  # done: it was publishing then
     assert studio.job("done.png")["state"] == "done"
     studio.drop("new.png", picture(4))
     studio.until_settled("new.png", "done")
