@@ -149,6 +149,7 @@ def _usual_names(opened: Path, usual: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # set only where there is a name: with None as a name the message is lost
         for key in ("filename", "filename2"):
             name = getattr(error, key)
             if isinstance(name, str) and (name == str(opened) or name.startswith(f"{opened}/")):

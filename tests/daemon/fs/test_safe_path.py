@@ -78,6 +78,13 @@ def test_a_missing_folder_is_reported_by_its_own_name(root: Path) -> None:
     assert caught.value.filename == str(root / "a" / "cat.mp4")
 
 
+@pytest.mark.parametrize("inside", ["", "a", "missing"])
+def test_an_error_without_a_file_keeps_its_message(root: Path, inside: str) -> None:
+    (root / "a").mkdir()
+    with pytest.raises(OSError, match=r"^the queue is away$"), find_beneath(root, PurePath(inside)):
+        raise OSError("the queue is away")
+
+
 def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     with open_beneath(tmp_path / "link", PurePath("a")) as folder:
