@@ -27,6 +27,12 @@ _ADVICE = {
 }  # fmt: skip
 
 
+def describe(error: OSError, path: Path) -> str:
+    """Return the error and what a person can do about it, as the end of a sentence."""
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    return f"cannot be read: {reason}; {advise(error, path)}"
+
+
 def advise(error: OSError, path: Path | None = None) -> str:
     """Return what a person can do about the error, as the end of a sentence.
 

@@ -16,7 +16,7 @@ from daemon.intake.skipped import Skip, SkipReason
 from pipeline.image.formats import PICTURE_SUFFIXES, find_by_name
 from rules.names import nfc
 from rules.override import picture_of
-from rules.read_error import advise
+from rules.read_error import describe
 
 _MAX_PATH_BYTES = 2800
 """Limit for a subfolder's path in the inbox. Below each of i2vd's folders, with any name in it and
@@ -79,7 +79,7 @@ def scan(root: Path, recursive: bool) -> Scan:
         except OSError as error:
             if not folder:
                 raise InboxUnavailable(f"{root}: {error.strerror}") from error
-            found.skipped[folder] = Skip("unreadable", _describe(error, root / folder))
+            found.skipped[folder] = Skip("unreadable", describe(error, root / folder))
             continue
         listing.add_to(found)
         folders += listing.folders
@@ -100,7 +100,7 @@ def find_entry(root: Path, path: str, recursive: bool) -> Entry:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
-            return Entry(folder, "skipped", _describe(error, root / folder))
+            return Entry(folder, "skipped", describe(error, root / folder))
         entry = listing.find(name)
         if entry.kind in ("skipped", "system"):
             break
@@ -137,7 +137,7 @@ class _Listing:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    self._skip(entry.name, "unreadable", _describe(error, Path(entry.path)))
+                    self._skip(entry.name, "unreadable", describe(error, Path(entry.path)))
 
     def add_to(self, found: Scan) -> None:
         """Add the entries to a scan."""
@@ -220,11 +220,6 @@ class _Listing:
 
     def _skip(self, name: str, reason: SkipReason, detail: str) -> None:
         self._skipped[name] = Skip(reason, detail)
-
-
-def _describe(error: OSError, path: Path) -> str:
-    reason = os.strerror(error.errno or errno.EIO).lower()
-    return f"cannot be read: {reason}; {advise(error, path)}"
 
 
 def _is_text(name: str) -> bool:

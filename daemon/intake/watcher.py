@@ -25,7 +25,7 @@ from daemon.jobs.database import QueueUnavailable
 from daemon.storage.health import StorageHealth
 from daemon.storage.scope import find_folder_error
 from daemon.storage.volumes import VolumeMarkers, VolumeMissing
-from rules.read_error import advise
+from rules.read_error import describe
 
 _BATCH_FILES = 500
 """Files in one query to the queue."""
@@ -245,8 +245,11 @@ class Watcher:
             if trouble is not None:
                 self._health.report_error(self.inbox, trouble)
                 return RetryLater(0.0)
-            advice = await asyncio.to_thread(advise, error, self.inbox.path / path)
-            return RetryWithBackoff(Skip("unreadable", f"{describe_os_error(error)}; {advice}"))
+            # its override may be what cannot be read
+            named = error.filename if isinstance(error.filename, str) else path
+            file = self.inbox.path / named
+            reason = await asyncio.to_thread(describe, error, file)
+            return RetryWithBackoff(Skip("unreadable", f"{file} {reason}"))
         reason = f"i2vd failed on it: {type(error).__name__}: {error}"[:500]
         answer = RetryWithBackoff(Skip("internal_error", reason))
         if self._waiting.get(path) != answer.skip:

@@ -310,6 +310,9 @@ async def test_trouble_with_one_file_stops_no_other(
     assert sorted(basket.taken) == ["a.jpg", "c.jpg"]
     assert watcher._health.blocked == {}
     assert watcher._waiting["bad.jpg"].reason == reason
+    if reason == "unreadable":
+        said = f"{folders['path'] / 'bad.jpg'} cannot be read: {str(error.args[1]).lower()}; "
+        assert watcher._waiting["bad.jpg"].detail.startswith(said)
     assert basket.looks <= 1, "it is looked at again after a while"
 
 
