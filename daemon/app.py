@@ -1,6 +1,6 @@
 """Life cycle of the daemon: open in order, work, close in reverse order.
 
-Start: lock, folders, queue, rules, http, READY. Work: one task each for watching, dispatch, http
+Start: lock, queue, folders, rules, http, READY. Work: one task each for watching, dispatch, http
 and heartbeats, in one TaskGroup. A task that raises ends the process, and systemd restarts it;
 those of background.py are started again instead.
 Stop: after the first SIGTERM nothing more is claimed, and running attempts may finish within
@@ -9,10 +9,12 @@ Stop: after the first SIGTERM nothing more is claimed, and running attempts may 
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 
 import structlog
 
@@ -20,7 +22,7 @@ from daemon.background import keep_running
 from daemon.collectors import register_collectors
 from daemon.config.address import is_loopback
 from daemon.config.secret_file import OPEN_TO_OTHERS
-from daemon.config.settings import Inbox, Settings
+from daemon.config.settings import Inbox, Settings, SettingsError
 from daemon.devices import memory_limit, resolve_devices
 from daemon.dispatch import watchdog
 from daemon.dispatch.dispatcher import Dispatcher
@@ -43,6 +45,8 @@ from daemon.retention import Retention
 from daemon.services import Services
 from daemon.signals import SIGNALS
 from daemon.status import Status
+from daemon.storage.folder_threads import HANG_SECONDS, FolderHangs, FolderThreads
+from daemon.storage.folders import create_folders, find_loop, locate
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry import systemd
@@ -55,7 +59,7 @@ from pipeline.children.generator import ClipGenerator
 from pipeline.children.image_pool import ImagePool
 from pipeline.children.protocol import Hello
 from pipeline.request.presets import family_of
-from rules.live import LiveRules, Reloaded
+from rules.live import LiveRules
 
 _RULES_INTERVAL_SECONDS = 2.0
 _STORAGE_INTERVAL_SECONDS = 2.0
@@ -83,8 +87,11 @@ class App:
         family = family_of(settings.model.name)
         self.metrics.initialise_presets(family.presets)
         self.rules = {i.name: LiveRules(i.rules, checker(family)) for i in settings.inbox}
+        self.folder_threads = FolderThreads(settings.inbox)
         markers = VolumeMarkers(settings, self.database)
-        self.storage_health = StorageHealth(settings, markers, self.database.try_write)
+        self.storage_health = StorageHealth(
+            settings, markers, self.database.try_write, self.folder_threads
+        )
         self.archive = Archive(self.database, self.store, self.queries, settings, markers)
         self.image_pool = ImagePool(_forward_line("picture"), self._on_child_failure("picture"))
         self.services = Services(
@@ -103,6 +110,8 @@ class App:
             metrics=self.metrics,
             posters=Posters(),
             rules=self.rules,
+            folder_threads=self.folder_threads,
+            enqueue_locks={inbox.name: threading.Lock() for inbox in settings.inbox},
         )
         self.slots = [self._slot(device) for device in resolve_devices(settings.model.devices)]
         self.hosts = Hosts(self.database, self.services.owner, heartbeat_lease(self.services))
@@ -112,9 +121,14 @@ class App:
         self.webhooks = [
             Webhook(h, settings, self.database, self.metrics) for h in settings.webhook
         ]
-        self.retention = Retention(settings, self.database, markers, self._delivered_events)
+        self.retention = Retention(
+            settings, self.database, markers, self.folder_threads, self._delivered_events
+        )
         self.notifier = FileNotifier()
         self._stopping = self.dispatcher.stopping
+        self._reloads: set[asyncio.Task[object]] = set()
+        self._unread_rules: set[str] = set()
+        """Inboxes whose rules could not be read, because their folders hang."""
         self.status = Status(
             self.services,
             self.slots,
@@ -130,27 +144,31 @@ class App:
     async def run(self) -> None:
         """Start, work until a signal arrives, and stop.
 
-        1. Install the signal handlers, load the rules and check the storage.
+        1. Install the signal handlers, create the folders, check them and load the rules. An
+           inbox whose folders hang is left out until they answer.
         2. Join the fleet and recover the jobs that a crash left.
         3. Start the file notifier and the http server, then notify systemd.
         4. Work until no slot's loop runs any more.
         5. Close everything in reverse order.
+
+        Raises SettingsError, OSError if a folder cannot be created, and CannotListen.
         """
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.database.close)
+            stack.callback(self.folder_threads.close)
             self._loop = asyncio.get_running_loop()
-            SIGNALS.listen(self.stop, self.reload_rules)
+            SIGNALS.listen(self.stop, self._start_reload)
             stack.callback(SIGNALS.ignore)
-            for name in self.rules:
-                self._reload(name)
+            await self._create_folders()
+            await self.storage_health.check(patience=HANG_SECONDS)
+            await asyncio.gather(*map(self._reload, self.rules))
             register_collectors(self.status)
-            await asyncio.to_thread(self.storage_health.check)
             await self.membership.join()
             stack.push_async_callback(self.membership.leave)
             await self.dispatcher.begin()
-            await asyncio.to_thread(self._remove_old_posters)
+            await self._remove_old_posters()
             stack.push_async_callback(self.image_pool.close)
-            self.notifier.start(self.watchers)
+            await self.notifier.start(self.watchers, self.folder_threads)
             stack.callback(self.notifier.stop)
             actions = Actions(self.reload_rules, self.wake_watchers)
             await stack.enter_async_context(server.serving(self.status, actions))
@@ -161,8 +179,7 @@ class App:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for watcher in self.watchers:
-                tasks.create_task(watcher.run(self._stopping))
+            watching = [tasks.create_task(watcher.run(self._stopping)) for watcher in self.watchers]
             dispatch = [tasks.create_task(self.dispatcher.run(slot)) for slot in self.slots] or [
                 tasks.create_task(self.dispatcher.clean_up_only())
             ]
@@ -173,7 +190,7 @@ class App:
                 tasks.create_task(watchdog.feed(self.slots)),
                 *(tasks.create_task(task) for task in self._background_tasks()),
             ]
-            await asyncio.wait(dispatch)
+            await asyncio.wait([*dispatch, *watching])  # others notice when folders hang
             for task in others:
                 task.cancel()
 
@@ -181,7 +198,8 @@ class App:
         metrics = self.metrics
         for hook in self.webhooks:
             yield keep_running("webhooks", partial(hook.run, self._stopping), metrics)
-        yield keep_running("rules", self._watch_rules, metrics)
+        for name in self.rules:
+            yield keep_running("rules", partial(self._watch_rules, name), metrics)
         yield keep_running("retention", self.retention.run, metrics)
         yield keep_running("status", lambda: watchdog.send_status(self.status.line), metrics)
 
@@ -221,16 +239,27 @@ class App:
 
     # --- rules
 
-    def reload_rules(self) -> dict[str, Reloaded]:
+    async def reload_rules(self) -> None:
         """Reload the rules of all inboxes; with errors, an inbox keeps its last valid rules."""
         systemd.reloading()
-        results = {name: self._reload(name) for name in self.rules}
+        await asyncio.gather(*map(self._reload, self.rules))
         systemd.notify("READY=1")
-        return results
 
-    def _reload(self, name: str) -> Reloaded:
-        rules = self.rules[name]
-        result = rules.reload(time.time())
+    def _start_reload(self) -> None:
+        task = asyncio.ensure_future(self.reload_rules())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, name: str) -> None:
+        rules, inbox = self.rules[name], self.settings.inbox_named(name)
+        assert inbox is not None
+        try:
+            result = await self.folder_threads.run(inbox, rules.reload, time.time())
+        except FolderHangs as error:
+            log.error("rules not read", inbox=name, reason=str(error))
+            self._unread_rules.add(name)
+            return
+        self._unread_rules.discard(name)
         for mistake in result.mistakes:
             log.error("rule rejected", inbox=name, message=str(mistake))
         for warning in result.warnings:
@@ -244,21 +273,23 @@ class App:
                     watcher.rules_changed()
         else:
             log.error("rules rejected, last valid rules kept", inbox=name)
-        return result
 
-    async def _watch_rules(self) -> None:
+    async def _watch_rules(self, name: str) -> None:
+        inbox = self.settings.inbox_named(name)
+        assert inbox is not None
         while True:
             await asyncio.sleep(_RULES_INTERVAL_SECONDS)
-            for name, rules in self.rules.items():
-                if await asyncio.to_thread(rules.has_changed):
-                    self._reload(name)
+            with contextlib.suppress(FolderHangs):
+                has_changed = await self.folder_threads.run(inbox, self.rules[name].has_changed)
+                if has_changed or name in self._unread_rules:
+                    await self._reload(name)
 
     # --- storage, queue and fleet
 
     async def _watch_storage(self) -> None:
         while True:
             await asyncio.sleep(_STORAGE_INTERVAL_SECONDS)
-            if await asyncio.to_thread(self.storage_health.check):
+            if await self.storage_health.check():
                 self.dispatcher.request_cleanup()
                 for watcher in self.watchers:
                     watcher.wake.set()
@@ -296,12 +327,23 @@ class App:
         """Return the last event that every webhook has reported; None without webhooks."""
         return min((hook.last_delivered() for hook in self.webhooks), default=None)
 
-    def _remove_old_posters(self) -> None:
+    async def _create_folders(self) -> None:
+        """Create the missing folders. Raises SettingsError if pictures would go in a circle."""
+        created = await self.folder_threads.run_for_each(self.settings.inbox, create_folders)
+        for path in chain.from_iterable(created.values()):
+            log.info("path created", path=str(path))
+        inboxes = [inbox for inbox in self.settings.inbox if inbox.name in created]
+        located = await self.folder_threads.run_for_each(inboxes, locate)
+        if loop := find_loop(inboxes, located):
+            raise SettingsError(loop)
+
+    async def _remove_old_posters(self) -> None:
         with contextlib.suppress(QueueUnavailable):
-            newest = self.queries.newest(limit=1)
-            blocked = self.storage_health.blocked
-            for inbox in (i for i in self.services.settings.inbox if i.name not in blocked):
-                remove_old_posters(inbox.outbox, newest[0].id if newest else 0)
+            newest = await asyncio.to_thread(self.queries.newest, limit=1)
+            await self.folder_threads.run_for_each(
+                [i for i in self.settings.inbox if i.name not in self.storage_health.blocked],
+                lambda inbox: remove_old_posters(inbox.outbox, newest[0].id if newest else 0),
+            )
 
     # --- construction
 
@@ -321,7 +363,12 @@ class App:
     def _watcher(self, inbox: Inbox) -> Watcher:
         intake = Intake(self.services, self.dispatcher.wake)
         return Watcher(
-            inbox, self.settings.scan_interval, intake, self.storage_health, self.services.markers
+            inbox,
+            self.settings.scan_interval,
+            intake,
+            self.storage_health,
+            self.services.markers,
+            self.folder_threads,
         )
 
     def _on_child_failure(self, child: str) -> Callable[[ChildFailure], None]:

@@ -7,7 +7,7 @@ is made have no such protection: they end the process, so that systemd starts a 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -41,12 +41,10 @@ async def keep_running(task: str, run: Callable[[], Awaitable[object]], metrics:
         delay = min(2 * delay, _MAX_DELAY_SECONDS)
 
 
-async def try_once(
-    task: str, metrics: Metrics, call: Callable[..., T], *arguments: Any
-) -> T | None:
-    """Call a function in a thread, and return its result; None if it raised."""
+async def try_once(task: str, metrics: Metrics, work: Awaitable[T]) -> T | None:
+    """Return the result of a piece of work; None if it raised."""
     try:
-        return await asyncio.to_thread(call, *arguments)
+        return await work
     except Exception as error:
         _report(task, error, metrics)
         return None

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable
 
-from daemon.config.settings import Settings
 from daemon.fleet.hosts import HOST_STATES
 from daemon.status import Status
+from daemon.storage.health import StorageHealth
 from daemon.telemetry import logs
 from daemon.telemetry.gpu_metrics import GpuCollector
-from daemon.telemetry.metrics import free_bytes
 
 
 def register_collectors(status: Status) -> None:
@@ -107,14 +106,12 @@ def _register_inboxes(status: Status) -> None:
         "i2vd_free_bytes",
         "Free bytes on the file system of a folder.",
         ["inbox", "folder"],
-        lambda: _free_bytes(services.settings),
+        lambda: _free_bytes(services.storage_health),
     )
 
 
-def _free_bytes(settings: Settings) -> Iterable[tuple[list[str], float]]:
-    for inbox in settings.inbox:
-        for role in ("path", "outbox", "archive", "failed"):
-            if (free := free_bytes(getattr(inbox, role))) is not None:
-                yield [inbox.name, "inbox" if role == "path" else role], free
-    if (free := free_bytes(settings.state)) is not None:
-        yield ["", "state"], free
+def _free_bytes(health: StorageHealth) -> Iterable[tuple[list[str], float]]:
+    """Yield what the last look found: a scrape must not wait for a share that hangs."""
+    for (inbox, role), free in [*health.free.items()]:
+        if role != "rules":
+            yield [inbox, "inbox" if role == "path" else role], free

@@ -6,15 +6,17 @@ has reported it.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
 
 import structlog
 
-from daemon.config.settings import Settings
+from daemon.config.settings import Inbox, Settings
 from daemon.jobs.database import Database, QueueUnavailable
 from daemon.jobs.pruning import FinishedJob, Pruning
+from daemon.storage.folder_threads import FolderHangs, FolderThreads
 from daemon.storage.volumes import VolumeMarkers
 
 _INTERVAL_SECONDS = 3600.0
@@ -39,12 +41,14 @@ class Retention:
         settings: Settings,
         database: Database,
         markers: VolumeMarkers,
+        threads: FolderThreads,
         delivered: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Create it. `delivered` returns the last event that every webhook has reported."""
         self._settings = settings
         self._database = database
         self._markers = markers
+        self._threads = threads
         self._delivered = delivered
         self._pruning = Pruning(database)
 
@@ -76,7 +80,7 @@ class Retention:
         while batch := await asyncio.to_thread(self._pruning.batch, after):
             due = [job for job in batch.jobs if job.finished < oldest]
             due = [j for n, j in enumerate(due) if j.finished < expired or n < surplus - removed]
-            due = await asyncio.to_thread(self._without_kept, due)
+            due = await self._without_kept(due)
             for start in range(0, len(due), _STEP_JOBS):
                 step = [job.id for job in due[start : start + _STEP_JOBS]]
                 removed += await _take_step(self._remove, step)
@@ -101,15 +105,22 @@ class Retention:
         with self._database.advisory_lock("pruning") as acquired:
             return self._pruning.remove(step, self._delivered()) if acquired else 0
 
-    def _without_kept(self, due: list[FinishedJob]) -> list[FinishedJob]:
+    async def _without_kept(self, due: list[FinishedJob]) -> list[FinishedJob]:
         """Leave out the jobs whose picture may still be in its inbox. Asks the file system."""
-        return [job for job in due if job.picture_location != "kept" or self._has_left(job)]
+        kept = [job for job in due if job.picture_location == "kept"]
+        left: set[int] = set()
+        for inbox in self._settings.inbox:
+            own = [job for job in kept if job.inbox == inbox.name]
+            if own:
+                with contextlib.suppress(FolderHangs):
+                    left |= await self._threads.run(inbox, self._find_left, inbox, own)
+        return [job for job in due if job.picture_location != "kept" or job.id in left]
 
-    def _has_left(self, job: FinishedJob) -> bool:
+    def _find_left(self, inbox: Inbox, kept: list[FinishedJob]) -> set[int]:
+        return {job.id for job in kept if self._has_left(inbox, job)}
+
+    def _has_left(self, inbox: Inbox, job: FinishedJob) -> bool:
         """Return True if a picture that was kept is no longer in its inbox, which is there."""
-        inbox = self._settings.inbox_named(job.inbox)
-        if inbox is None:
-            return False
         try:
             self._markers.check(inbox, "path")
             try:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from daemon.config.settings import Settings
@@ -14,6 +14,7 @@ from daemon.jobs.queries import JobQueries
 from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
+from daemon.storage.folder_threads import FolderThreads
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
@@ -26,7 +27,8 @@ from rules.live import LiveRules
 class Services:
     """Shared objects of one daemon.
 
-    `owner` is the name under which this host claims jobs; `rules` is keyed by inbox name.
+    `owner` is the name under which this host claims jobs; `rules` is keyed by inbox name. Calls on
+    the folders of an inbox go through `folder_threads`.
     """
 
     settings: Settings
@@ -44,8 +46,9 @@ class Services:
     metrics: Metrics
     posters: Posters
     rules: Mapping[str, LiveRules]
-    enqueue_lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a picture and its override are read and their jobs are added to the queue."""
+    folder_threads: FolderThreads
+    enqueue_locks: Mapping[str, threading.Lock]
+    """By inbox; held while a picture and its override are read and their jobs are queued."""
 
     @cached_property
     def operator(self) -> Operator:

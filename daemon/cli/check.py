@@ -22,7 +22,8 @@ from daemon.fs.probe import check_takes_files, find_name_rules, write_probe
 from daemon.intake.intake import checker
 from daemon.jobs.database import Database, DatabaseUnusable, shown
 from daemon.jobs.queries import JobQueries
-from daemon.storage.folders import ROLES, find_loop, folder_of
+from daemon.storage.folder_threads import FolderThreads
+from daemon.storage.folders import ROLES, Locations, find_loop, folder_of, locate
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import free_bytes
 from daemon.telemetry.terminal import escape
@@ -60,12 +61,7 @@ def _run_checks(settings: Settings) -> Iterator[Finding]:
     yield _http(settings)
     yield from _webhooks(settings)
     yield from _state(settings)
-    yield from _storage(settings)
-    if loop := find_loop(settings):
-        yield Finding("mistake", "folders", loop)
-    for inbox in settings.inbox:
-        yield from _folders(inbox, settings.min_free)
-        yield from _rules(settings, inbox)
+    yield from _inboxes(settings)
     yield _picture_sandbox()
     yield from _device(settings)
     yield from _kernels(settings)
@@ -117,21 +113,44 @@ def _state(settings: Settings) -> Iterator[Finding]:
         yield Finding("mistake", "queue", str(error))
 
 
-def _storage(settings: Settings) -> Iterator[Finding]:
-    """Check the volume markers: a folder may be a mount point without its share."""
-    if settings.queue_file and not settings.queue_file.is_file():
-        return
+def _inboxes(settings: Settings) -> Iterator[Finding]:
+    """Check the folders of the inboxes, at once and with a time limit: a share may hang."""
+    database = _open_queue(settings)
+    markers = VolumeMarkers(settings, database) if database else None
+    threads = FolderThreads(settings.inbox)
+
+    def look(inbox: Inbox) -> tuple[Locations, list[Finding]]:
+        return locate(inbox), [*_inbox(settings, inbox, markers)]
+
     try:
-        database = Database(settings.queue_url)
-    except DatabaseUnusable:  # reported by _state
-        return
-    try:
-        storage = VolumeMarkers(settings, database)
-        for inbox in settings.inbox:
-            if reason := storage.problem(inbox):
-                yield Finding("mistake", f"{inbox.name}: storage", reason)
+        found = asyncio.run(threads.run_for_each(settings.inbox, look))
     finally:
-        database.close()
+        if database:
+            database.close()
+    if loop := find_loop(settings.inbox, {name: where for name, (where, _) in found.items()}):
+        yield Finding("mistake", "folders", loop)
+    for inbox in settings.inbox:
+        if hangs := threads.hangs(inbox):
+            yield Finding("mistake", f"{inbox.name}: folders", hangs)
+        else:
+            yield from found[inbox.name][1]
+
+
+def _inbox(settings: Settings, inbox: Inbox, markers: VolumeMarkers | None) -> Iterator[Finding]:
+    # a folder may be a mount point without its share
+    if markers and (reason := markers.problem(inbox)):
+        yield Finding("mistake", f"{inbox.name}: storage", reason)
+    yield from _folders(inbox, settings.min_free)
+    yield from _rules(settings, inbox)
+
+
+def _open_queue(settings: Settings) -> Database | None:
+    if settings.queue_file and not settings.queue_file.is_file():
+        return None
+    try:
+        return Database(settings.queue_url)
+    except DatabaseUnusable:  # reported by _state
+        return None
 
 
 def _folders(inbox: Inbox, min_free: int) -> Iterator[Finding]:

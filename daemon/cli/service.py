@@ -17,7 +17,6 @@ from daemon.config.loader import find_config
 from daemon.config.settings import Inbox, Settings, SettingsError
 from daemon.fs.mounts import queue_refusal
 from daemon.intake.submit import InvalidFileName, copy_in, picture_name, prompt_override, read_head
-from daemon.storage.folders import create_folders, find_loop
 from daemon.telemetry import logs
 from rules.characters import escape_unsafe
 from rules.rule import RuleSet
@@ -46,10 +45,9 @@ def run(config: Config = None) -> None:
             fail(Exit.MISTAKE, refusal)
         if settings.model.devices:
             _require_usable(settings.model.name)
-        for created in create_folders(settings):
-            log.info("path created", path=str(created))
-        if loop := find_loop(settings):
-            fail(Exit.MISTAKE, loop)
+        if not settings.state.is_dir():
+            settings.state.mkdir(parents=True)
+            log.info("path created", path=str(settings.state))
         with locked(settings.state, settings.queue_file):
             daemon = open_app(settings)
             asyncio.run(daemon.run())

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from daemon.dispatch.trial import judge
 from daemon.jobs.database import QueueUnavailable
 from daemon.publish.previews import store_preview
 from daemon.services import Services
+from daemon.storage.folder_threads import FolderHangs
 from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest, StepDown
 from pipeline.children.protocol import Loaded, Progress, QualityRejected, Rejected, Unavailable
 from pipeline.memory import ladder
@@ -33,6 +35,11 @@ _HEARTBEAT_SECONDS = 1.0
 """Interval of lease renewal; also the delay until a cancel is seen."""
 _EXCLUSIVE_POLL_SECONDS = 0.1
 """Interval at which an exclusive job checks that the slot runs no other."""
+
+_FOLDER_STAGES = ("condition", "encode_video")
+"""Stages in which the worker reads from staging, and writes to it."""
+_SILENT_SECONDS = 5.0
+"""Time without a message in such a stage after which the worker hangs with the folders."""
 
 _STOPPED = GenerationFailure("ended", "the daemon was stopped", retry=True)
 
@@ -58,6 +65,10 @@ class Attempt:
         self._rung = job.rung
         self._fallbacks = list(job.fallbacks)
         self._stored_preview_version = 0
+        self._heard = time.monotonic()
+        """Monotonic time of the worker's last message."""
+        self._preview: asyncio.Future[None] | None = None
+        """The storing of the last preview."""
 
     async def run(
         self, stopping: asyncio.Event, stop_now: asyncio.Event
@@ -65,24 +76,44 @@ class Attempt:
         """Generate the clip and return it, or return the reason for the failure.
 
         Once `stopping` is set, generation does not start any more. `stop_now` ends a running one by
-        killing the child; so does a lost lease.
+        killing the child; so does a lost lease. Raises FolderHangs, after the child was killed if
+        it waits for a folder, because it would keep the device from all other jobs.
         """
         generation = asyncio.create_task(self._generate(stopping))
         renewal = asyncio.create_task(self._renew_lease())
         stop = asyncio.create_task(stop_now.wait())
         withdrawal = asyncio.create_task(self._withdraw(stopping))
+        stuck = asyncio.create_task(self._until_stuck())
+        others = (renewal, stop, withdrawal, stuck)
         try:
-            await asyncio.wait({generation, renewal, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {generation, renewal, stop, stuck}, return_when=asyncio.FIRST_COMPLETED
+            )
             while not generation.done():
-                await self._slot.generator.kill(self._id)
+                if stuck.done():
+                    await self._slot.generator.kill_child()
+                else:
+                    await self._slot.generator.kill(self._id)
                 await asyncio.wait({generation}, timeout=_HEARTBEAT_SECONDS)
             if renewal.done():
                 renewal.result()
-            return generation.result()
+            outcome = generation.result()
+            if stuck.done() and not isinstance(outcome, Clip):
+                raise stuck.result()
+            return outcome
         finally:
-            renewal.cancel()
-            stop.cancel()
-            withdrawal.cancel()
+            for task in others:
+                task.cancel()
+
+    async def _until_stuck(self) -> FolderHangs:
+        """Wait until the worker hangs with the folders; return the error."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT_SECONDS)
+            progress = self._running_job.progress
+            hangs = self._services.folder_threads.hangs(self._inbox)
+            silent = time.monotonic() - self._heard > _SILENT_SECONDS
+            if hangs and silent and progress and progress.stage in _FOLDER_STAGES:
+                return FolderHangs(hangs)
 
     async def _withdraw(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -98,7 +129,12 @@ class Attempt:
         clean = self._staging / CLEAN
         picture = self._inbox.path / self._job.path
         prepared = await self._services.image_pool.prepare(
-            picture, self._job.sha256, self._spec, clean, within=self._inbox.path
+            picture,
+            self._job.sha256,
+            self._spec,
+            clean,
+            within=self._inbox.path,
+            in_thread=partial(self._services.folder_threads.run, self._inbox),
         )
         if isinstance(prepared, (Rejected, Unavailable)):
             return prepared
@@ -109,12 +145,14 @@ class Attempt:
         )
         outcome = await self._slot.generator.generate(request, self._on_progress)
         if isinstance(outcome, GenerationFailure) and self._slot.is_suspect(self._job.id, outcome):
-            return await judge(self._services, self._slot, self._id, self._staging, outcome)
+            return await judge(
+                self._services, self._slot, self._inbox, self._id, self._staging, outcome
+            )
         match outcome:
             case Clip():
                 self._slot.trust()
-                record, metrics = self._services.memory.record, self._services.metrics
-                ratio = await try_once("measurement", metrics, record, outcome, self._spec)
+                recording = asyncio.to_thread(self._services.memory.record, outcome, self._spec)
+                ratio = await try_once("measurement", self._services.metrics, recording)
                 if ratio is not None:
                     self._services.metrics.prediction_ratio.labels(outcome.rung.mode).set(ratio)
             case GenerationFailure(kind="memory", reason=reason, free=free):
@@ -135,6 +173,7 @@ class Attempt:
         return self._services.memory.needs(rung, self._spec, loaded)
 
     def _on_progress(self, message: Progress | Loaded | StepDown | QualityRejected) -> None:
+        self._heard = time.monotonic()
         match message:
             case Progress():
                 self._services.metrics.steps.inc(self._slot.update(self._running_job, message))
@@ -172,7 +211,7 @@ class Attempt:
         while True:
             await asyncio.sleep(_HEARTBEAT_SECONDS)
             self._slot.last_turn = time.monotonic()
-            progress = await self._progress_report()
+            progress = self._progress_report()
             try:
                 answer = await asyncio.to_thread(
                     self._services.store.renew, self._job, lease, progress
@@ -186,16 +225,26 @@ class Attempt:
             if answer == "cancel":
                 await self._slot.generator.cancel(self._id)
 
-    async def _progress_report(self) -> dict[str, Any] | None:
+    def _progress_report(self) -> dict[str, Any] | None:
         """Return the progress to store in the queue.
 
-        With a shared queue the preview is written to staging, where the other hosts read it.
+        With a shared queue the preview is written to staging, where the other hosts read it. The
+        lease does not wait for that.
         """
         report, running_job = self._running_job.progress_dict(), self._running_job
         if report and running_job.preview and self._services.database.shared:
-            if running_job.preview_version > self._stored_preview_version:
-                arguments = (self._inbox, self._job, running_job.preview)
-                await try_once("preview", self._services.metrics, store_preview, *arguments)
-                self._stored_preview_version = running_job.preview_version
+            version = running_job.preview_version
+            if version > self._stored_preview_version and (
+                self._preview is None or self._preview.done()
+            ):
+                storing = self._store_preview(running_job.preview, version)
+                task = try_once("preview", self._services.metrics, storing)
+                self._preview = asyncio.create_task(task)
             report["preview_version"] = self._stored_preview_version
         return report
+
+    async def _store_preview(self, content: bytes, version: int) -> None:
+        run = self._services.folder_threads.run
+        with contextlib.suppress(FolderHangs):
+            await run(self._inbox, store_preview, self._inbox, self._job, content)
+            self._stored_preview_version = version

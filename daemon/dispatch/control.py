@@ -1,5 +1,7 @@
 """Job control: cancel, retry and reprioritise a job on behalf of an operator."""
 
+import contextlib
+
 import structlog
 
 from daemon.fs.atomic import describe_os_error
@@ -7,6 +9,7 @@ from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import Job
 from daemon.publish import drop_files
 from daemon.services import Services
+from daemon.storage.folder_threads import FolderHangs
 
 log = structlog.get_logger()
 
@@ -28,7 +31,10 @@ def cancel(services: Services, job_id: int) -> Job:
         job=job_id,
         path=job.path,
     )
-    services.archive.archive_job(job)
+    inbox = services.settings.inbox_named(job.inbox)
+    if inbox is not None:
+        with contextlib.suppress(FolderHangs):  # done when its folders answer
+            services.folder_threads.call(inbox, services.archive.archive_job, job)
     return _job(services, job_id)
 
 
@@ -41,7 +47,9 @@ def retry(services: Services, job_id: int) -> Job:
 
     def restore(job: Job) -> str | None:
         inbox = services.settings.inbox_named(job.inbox)
-        return drop_files.restore(inbox, job) if inbox else None
+        if inbox is None:
+            return None
+        return services.folder_threads.call(inbox, drop_files.restore, inbox, job)
 
     if services.operator.hasten(job_id):
         job = _job(services, job_id)

@@ -10,7 +10,7 @@ private folder `OUTBOX/.i2vd/<job>-<attempt>/`, which is removed at its end.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -29,7 +29,8 @@ from daemon.jobs.recovery import Recovery
 from daemon.jobs.unreadable import fail_unreadable
 from daemon.publish.staging import create_staging, remove_staging, remove_stale_staging
 from daemon.services import Services
-from daemon.storage.scope import find_folder_error, output_folders
+from daemon.storage.folder_threads import FolderHangs
+from daemon.storage.scope import find_folder_error_in, output_folders
 from pipeline.children.generation import Clip, GenerationFailure
 from pipeline.children.protocol import Rejected, Unavailable
 
@@ -56,6 +57,7 @@ class Dispatcher:
         self._queries = services.queries
         self._recovery = Recovery(services.database)
         self._owner = services.owner
+        self._threads = services.folder_threads
         shared = services.database.shared
         self._shared_inboxes = [inbox.name for inbox in services.settings.inbox] if shared else None
         """With a shared queue: this host's inboxes; the queue may hold jobs of other inboxes."""
@@ -70,7 +72,7 @@ class Dispatcher:
         try:
             await self._recover()
         except QueueUnavailable as error:
-            self._services.storage_health.report_error(None, error)
+            self._on_queue_unavailable(error)
 
     def wake(self) -> None:
         """Wake all slots: there may be a job to claim, or the daemon stops."""
@@ -165,8 +167,10 @@ class Dispatcher:
         await self._recover_departed()
         if self._needs_cleanup:
             await self._recover()
-        elif self._services.archive.has_due():
-            await asyncio.to_thread(self._services.archive.archive_pending)
+        else:
+            archive, inboxes = self._services.archive, self._services.settings.inbox
+            due = [inbox for inbox in inboxes if archive.has_due(inbox)]
+            await self._run_for_each(due, archive.archive_pending)
         await self._resume_publications()
         await self._check_waiting()
 
@@ -220,10 +224,10 @@ class Dispatcher:
             if inbox is None:
                 await self._outcomes.fail(job, f"inbox {job.inbox!r} is not configured any more")
                 return
-            await asyncio.to_thread(self._services.markers.check, inbox)
-            await asyncio.to_thread(check_startable, inbox, job)
+            await self._threads.run(inbox, self._services.markers.check, inbox)
+            await self._threads.run(inbox, check_startable, inbox, job)
             log.info("job started", path=job.path, attempt=job.attempt, device=slot.device)
-            staging = await asyncio.to_thread(create_staging, inbox, job)
+            staging = await self._threads.run(inbox, create_staging, inbox, job)
             outcome = await Attempt(self._services, slot, inbox, running_job, staging).run(
                 self.stopping, self.stop_now
             )
@@ -261,7 +265,7 @@ class Dispatcher:
         The job has used no try.
         """
         trouble = (
-            error if inbox is None else await asyncio.to_thread(find_folder_error, inbox, error)
+            error if inbox is None else await find_folder_error_in(self._threads, inbox, error)
         )
         if trouble is None:
             with contextlib.suppress(QueueUnavailable):
@@ -304,9 +308,9 @@ class Dispatcher:
         for job in await asyncio.to_thread(self._queries.due_waiting, [*inboxes]):
             inbox = inboxes[job.inbox]
             try:
-                await asyncio.to_thread(check_startable, inbox, job)
+                await self._threads.run(inbox, check_startable, inbox, job)
             except OSError as error:
-                trouble = await asyncio.to_thread(find_folder_error, inbox, error)
+                trouble = await find_folder_error_in(self._threads, inbox, error)
                 if trouble is not None:
                     self._services.storage_health.report_error(inbox, trouble)
                     return
@@ -314,13 +318,14 @@ class Dispatcher:
 
     async def _recover(self) -> None:
         """Requeue orphaned jobs, archive pending pictures and remove stale staging folders."""
+        self._needs_cleanup = False  # a request that comes meanwhile counts
         await asyncio.to_thread(fail_unreadable, self._services.database, self._owner)
         running = self._running_ids()
         for job in await asyncio.to_thread(self._recovery.recover, self._owner, running):
             log.warning("job recovered", job=job)
-        await asyncio.to_thread(self._services.archive.archive_pending)
-        await asyncio.to_thread(self._sweep)
-        self._needs_cleanup = False
+        inboxes = self._services.settings.inbox
+        await self._run_for_each(inboxes, self._services.archive.archive_pending)
+        await self._run_for_each(inboxes, self._sweep)
 
     async def _discard(self, inbox: Inbox | None, job: Job) -> None:
         """Remove the staging folder, unless its clip still waits to be published."""
@@ -330,17 +335,30 @@ class Dispatcher:
             self._needs_cleanup = True
             return
         if inbox is not None and all(other.id != job.id for other in unpublished):
-            await asyncio.to_thread(remove_staging, inbox, job)
+            with contextlib.suppress(FolderHangs):
+                await self._threads.run(inbox, remove_staging, inbox, job)
 
-    def _sweep(self) -> None:
+    async def _run_for_each(
+        self, inboxes: Iterable[Inbox], call: Callable[[Inbox], object]
+    ) -> None:
+        """Call a function for each inbox at once; those whose folders hang are blocked."""
+
+        async def run(inbox: Inbox) -> None:
+            try:
+                await self._threads.run(inbox, call, inbox)
+            except FolderHangs as error:
+                self._services.storage_health.report_error(inbox, error)
+
+        await asyncio.gather(*map(run, inboxes))
+
+    def _sweep(self, inbox: Inbox) -> None:
         """Remove what a crash left: staging folders, unfinished copies, probes."""
         local = {(r.job.id, r.job.attempt) for slot in self._slots for r in slot.running}
-        inboxes = [i for i in self._services.settings.inbox if self._owns_outbox(i)]
-        for outbox in {inbox.outbox for inbox in inboxes}:
-            remove_stale_staging(outbox, lambda: self._queries.active_attempts() | local)
-        for inbox in inboxes:
-            for folder in output_folders(inbox).values():
-                sweep(folder)
+        if not self._owns_outbox(inbox):
+            return
+        remove_stale_staging(inbox.outbox, lambda: self._queries.active_attempts() | local)
+        for folder in output_folders(inbox).values():
+            sweep(folder)
 
     def _owns_outbox(self, inbox: Inbox) -> bool:
         """Return False if the outbox is away, or another queue's, which has its own staging."""

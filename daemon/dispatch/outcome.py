@@ -42,6 +42,7 @@ class Outcomes:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._store = services.store
+        self._run = services.folder_threads.run
         self._commit_methods: dict[Path, CommitMethod] = {}
 
     async def apply(
@@ -59,7 +60,7 @@ class Outcomes:
             case Clip():
                 await self._begin_publication(inbox, job, outcome)
             case Rejected():
-                await asyncio.to_thread(self._services.markers.check, inbox, "path")
+                await self._run(inbox, self._services.markers.check, inbox, "path")
                 if outcome.gone:
                     await self._picture_gone(job)
                 else:
@@ -71,7 +72,7 @@ class Outcomes:
                 await asyncio.to_thread(self._store.cancelled, job, CANCELLED)
                 await self.archive(job)
             case Unavailable():
-                await asyncio.to_thread(self._services.markers.check, inbox, "path")
+                await self._run(inbox, self._services.markers.check, inbox, "path")
                 await self.postpone(job, outcome.reason)
             case GenerationFailure(kind="load"):
                 slot.problem = outcome.reason
@@ -103,9 +104,8 @@ class Outcomes:
         assert inbox is not None
         assert job.result is not None
         try:
-            clip = await asyncio.to_thread(
-                publish, *await self._publication(inbox, job), first=first
-            )
+            publication = await self._publication(inbox, job)
+            clip = await self._run(inbox, publish, *publication, first=first)
         except ClipLost as error:
             await self._requeue_lost(inbox, job, str(error))
         except OSError:
@@ -118,13 +118,13 @@ class Outcomes:
         """Withdraw a publication: `publishing -> cancelled`, or `done` if its clip has a name."""
         inbox = self._services.settings.inbox_named(job.inbox)
         assert inbox is not None
-        await asyncio.to_thread(self._services.markers.check, inbox, "outbox")
-        clip = await asyncio.to_thread(withdraw, *await self._publication(inbox, job))
+        await self._run(inbox, self._services.markers.check, inbox, "outbox")
+        clip = await self._run(inbox, withdraw, *await self._publication(inbox, job))
         if clip is not None:
             await self._finish(inbox, job, clip)
         elif await asyncio.to_thread(self._store.withdrawn, job):
             log.info("publication withdrawn", job=job.id)
-            await asyncio.to_thread(remove_staging, inbox, job)
+            await self._run(inbox, remove_staging, inbox, job)
             await self.archive(job)
 
     async def postpone(self, job: Job, reason: str) -> None:
@@ -159,24 +159,24 @@ class Outcomes:
         On a share another host may just have moved it there, and this host sees that only after
         some time.
         """
-        await asyncio.to_thread(self._services.markers.check, inbox, "outbox")
+        await self._run(inbox, self._services.markers.check, inbox, "outbox")
         if self._services.database.shared and job.waits < _WAITS_UNTIL_LOST:
             await self.postpone(job, reason)
             return
-        clip = await asyncio.to_thread(withdraw, *await self._publication(inbox, job))
+        clip = await self._run(inbox, withdraw, *await self._publication(inbox, job))
         if clip is not None:
             await self._finish(inbox, job, clip)
         elif await asyncio.to_thread(
             self._store.requeue_publication, job, reason, _MIN_WAIT_SECONDS
         ):
             log.error("clip lost, job requeued", job=job.id, path=job.path, reason=reason)
-            await asyncio.to_thread(remove_staging, inbox, job)
+            await self._run(inbox, remove_staging, inbox, job)
 
     async def _finish(self, inbox: Inbox, job: Job, clip: Path) -> None:
         """Record a clip that has its name in the outbox: `publishing -> done`."""
         assert job.spec is not None
         assert job.result is not None
-        poster = await asyncio.to_thread(self._services.posters.store, inbox, job)
+        poster = await self._run(inbox, self._services.posters.store, inbox, job)
         result = {**job.result, "clip": str(clip.relative_to(inbox.outbox)), "poster": poster}
         await asyncio.to_thread(self._store.done, job, result)
         self._services.storage_health.report_success(inbox)
@@ -190,7 +190,7 @@ class Outcomes:
         self._services.metrics.clip_seconds.labels(job.spec.preset).observe(
             max(0.0, time.time() - job.created)
         )
-        await asyncio.to_thread(remove_staging, inbox, job)
+        await self._run(inbox, remove_staging, inbox, job)
         await self.archive(job)
 
     async def fail(self, job: Job, reason: str) -> None:
@@ -210,12 +210,14 @@ class Outcomes:
         """Fail the job, `running -> failed`, and keep the rejected clip for inspection."""
         log.error("job failed", job=job.id, reason=reason)
         if await asyncio.to_thread(self._store.fail, job, reason):
-            await asyncio.to_thread(keep_rejected_clip, inbox, job)
+            await self._run(inbox, keep_rejected_clip, inbox, job)
             await self.archive(job)
 
     async def archive(self, job: Job) -> None:
         """Move the picture to the archive or the failed folder once no job needs it."""
-        await asyncio.to_thread(self._services.archive.archive_job, job)
+        inbox = self._services.settings.inbox_named(job.inbox)
+        if inbox is not None:
+            await self._run(inbox, self._services.archive.archive_job, job)
 
     async def _begin_publication(self, inbox: Inbox, job: Job, clip: Clip) -> None:
         """Write the sidecar to staging, `running -> publishing`, and publish.
@@ -235,7 +237,7 @@ class Outcomes:
             earlier=job.fallbacks,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
-        await asyncio.to_thread(_write_sidecar, inbox, job, text)
+        await self._run(inbox, _write_sidecar, inbox, job, text)
         result = {
             "sidecar_sha256": hashlib.sha256(text.encode()).hexdigest(),
             **sidecar.applied.model_dump(mode="json"),
@@ -249,7 +251,7 @@ class Outcomes:
             await self.publish(job.model_copy(update={"result": result}), first=True)
 
     async def _is_blocked(self, inbox: Inbox) -> bool:
-        await asyncio.to_thread(self._services.storage_health.check)
+        await self._services.storage_health.check()
         return inbox.name in self._services.storage_health.blocked
 
     def _record_metrics(self, spec: Spec, clip: Clip, *, degraded: bool) -> None:
@@ -279,8 +281,8 @@ class Outcomes:
 
     async def _commit_method(self, inbox: Inbox) -> CommitMethod:
         if inbox.outbox not in self._commit_methods:
-            self._commit_methods[inbox.outbox] = await asyncio.to_thread(
-                probe_commit_method, inbox.outbox
+            self._commit_methods[inbox.outbox] = await self._run(
+                inbox, probe_commit_method, inbox.outbox
             )
         return self._commit_methods[inbox.outbox]
 

@@ -8,10 +8,12 @@ The failures are the jobs' own only if it succeeds.
 import asyncio
 import hashlib
 import random
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from daemon.config.settings import Inbox
 from daemon.dispatch.slot import Slot
 from daemon.services import Services
 from pipeline.children.generation import Clip, GenerationFailure, GenerationRequest
@@ -28,7 +30,12 @@ log = structlog.get_logger()
 
 
 async def judge(
-    services: Services, slot: Slot, job: str, staging: Path, outcome: GenerationFailure
+    services: Services,
+    slot: Slot,
+    inbox: Inbox,
+    job: str,
+    staging: Path,
+    outcome: GenerationFailure,
 ) -> GenerationFailure:
     """Return the outcome if the slot's worker is sound, else the failure of the slot.
 
@@ -38,7 +45,7 @@ async def judge(
     log.warning("worker suspected, sample clip started", device=slot.device, reason=outcome.reason)
     if len(slot.running) <= 1:
         await slot.generator.close()
-    match await _generate_sample(services, slot, job, staging / "trial"):
+    match await _generate_sample(services, slot, inbox, job, staging / "trial"):
         case None:
             log.info("sample clip generated, worker sound", device=slot.device)
             slot.trust()
@@ -53,10 +60,11 @@ async def judge(
 
 
 async def _generate_sample(
-    services: Services, slot: Slot, job: str, folder: Path
+    services: Services, slot: Slot, inbox: Inbox, job: str, folder: Path
 ) -> GenerationFailure | None:
     """Generate the sample clip in a new folder; return the failure, if any."""
-    await asyncio.to_thread(folder.mkdir)
+    run = services.folder_threads.run
+    await run(inbox, folder.mkdir)
     content = await asyncio.to_thread(_SAMPLE.read_bytes)
     sha256 = hashlib.sha256(content).hexdigest()
     spec = resolve(
@@ -68,7 +76,7 @@ async def _generate_sample(
     )
     clean = folder / "picture.png"
     prepared = await services.image_pool.prepare(
-        _SAMPLE, sha256, spec, clean, within=_SAMPLE.parent
+        _SAMPLE, sha256, spec, clean, within=_SAMPLE.parent, in_thread=partial(run, inbox)
     )
     if not isinstance(prepared, Prepared):
         return GenerationFailure("disk", prepared.reason, retry=True)

@@ -14,8 +14,10 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
+from daemon.config.settings import Inbox
 from daemon.fs.mounts import NETWORK, file_system
 from daemon.intake.watcher import Watcher
+from daemon.storage.folder_threads import FolderHangs, FolderThreads
 
 Mode = Literal["inotify", "polling"]
 
@@ -44,7 +46,7 @@ class FileNotifier:
         InotifyMoveEventGrouper.delay = _MOVE_PAIRING_SECONDS
         self._observer: BaseObserver = Observer()
 
-    def start(self, watchers: list[Watcher]) -> None:
+    async def start(self, watchers: list[Watcher], threads: FolderThreads) -> None:
         """Watch each inbox, by polling if inotify is not possible. Does not fail."""
         loop = asyncio.get_running_loop()
         # watchdog sees a new folder twice when many appear at once, and warns on stderr
@@ -56,20 +58,25 @@ class FileNotifier:
             return
         for watcher in watchers:
             inbox = watcher.inbox
-            kind = file_system(inbox.path)
-            if kind in NETWORK or kind.startswith("fuse"):
-                self._use_polling([inbox.name], f"{inbox.path} is on {kind}")
-                continue
             try:
-                self._observer.schedule(
-                    _Waker(loop, watcher.wake), str(inbox.path), recursive=inbox.recursive
-                )
-                self.modes[inbox.name] = "inotify"
-            except OSError as error:
-                self._use_polling(
-                    [inbox.name],
-                    f"{error.strerror}; raise fs.inotify.max_user_watches for faster reactions",
-                )
+                waker = _Waker(loop, watcher.wake)
+                if reason := await threads.run(inbox, self._watch, inbox, waker):
+                    self._use_polling([inbox.name], reason)
+                else:
+                    self.modes[inbox.name] = "inotify"
+            except FolderHangs as error:
+                self._use_polling([inbox.name], str(error))
+
+    def _watch(self, inbox: Inbox, waker: _Waker) -> str | None:
+        """Watch the folder of an inbox; return the reason if inotify is not possible."""
+        kind = file_system(inbox.path)
+        if kind in NETWORK or kind.startswith("fuse"):
+            return f"{inbox.path} is on {kind}"
+        try:
+            self._observer.schedule(waker, str(inbox.path), recursive=inbox.recursive)
+        except OSError as error:
+            return f"{error.strerror}; raise fs.inotify.max_user_watches for faster reactions"
+        return None
 
     def stop(self) -> None:
         """Stop the observer thread and join it."""

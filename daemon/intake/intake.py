@@ -127,6 +127,7 @@ class Intake:
     def __init__(self, services: Services, on_queued: Callable[[], None]) -> None:
         self._services = services
         self._store = services.store
+        self._run = services.folder_threads.run
         self._on_queued = on_queued
         self._rng = random.SystemRandom()
         self._first_looks: dict[tuple[str, str], _FirstLook] = {}
@@ -186,7 +187,7 @@ class Intake:
     async def _plan_and_enqueue(
         self, inbox: Inbox, drop: Drop, seen: FileState, picture: Inspected
     ) -> Answer:
-        planned, drop, jobs = await asyncio.to_thread(self._enqueue, inbox, drop, seen, picture)
+        planned, drop, jobs = await self._run(inbox, self._enqueue, inbox, drop, seen, picture)
         if planned.mistakes:
             reason = "; ".join(map(str, planned.mistakes))
             await self._reject(inbox, drop, f"its sidecar is wrong: {reason}", "sidecar")
@@ -215,7 +216,8 @@ class Intake:
         Returns the drop with its overrides. Raises OSError if they cannot be read now.
         """
         rules, family = self._services.rules[inbox.name].rules, self._services.family
-        with self._services.enqueue_lock, _folder_of(inbox, drop.path) as folder:
+        lock = self._services.enqueue_locks[inbox.name]
+        with lock, _folder_of(inbox, drop.path) as folder:
             overrides = self._find_overrides(inbox, drop.path, folder, seen)
             drop = drop.with_overrides(overrides)
             settings = read_sidecar(overrides, checker(family), inbox.overrides)
@@ -285,8 +287,8 @@ class Intake:
             log.info("picture not readable yet", inbox=inbox.name, path=path, reason=refusal.reason)
             skip = Skip("incomplete", f"cannot be decoded yet: {refusal.reason}")
             return RetryLater(float(inbox.unreadable_timeout), skip)
-        await asyncio.to_thread(self._services.markers.check, inbox, "path")
-        drop = await asyncio.to_thread(self._undecoded, inbox, path, seen)
+        await self._run(inbox, self._services.markers.check, inbox, "path")
+        drop = await self._run(inbox, self._undecoded, inbox, path, seen)
         await self._reject(inbox, drop, refusal.reason, "unreadable")
         self._first_looks.pop((inbox.name, path), None)
         return None
@@ -298,8 +300,8 @@ class Intake:
             return drop.with_overrides(self._find_overrides(inbox, path, folder, seen))
 
     async def _reject(self, inbox: Inbox, drop: Drop, reason: str, kind: str) -> None:
-        job = await asyncio.to_thread(
-            self._store.reject, drop, reason, lambda: self._is_there(inbox, drop)
+        job = await self._run(
+            inbox, self._store.reject, drop, reason, lambda: self._is_there(inbox, drop)
         )
         if job is None:
             return
@@ -307,4 +309,4 @@ class Intake:
         self._services.metrics.rejected.labels(kind).inc()
         rejected = await asyncio.to_thread(self._services.queries.job, job)
         assert rejected is not None
-        await asyncio.to_thread(self._services.archive.archive_job, rejected)
+        await self._run(inbox, self._services.archive.archive_job, rejected)

@@ -22,8 +22,9 @@ from daemon.intake.scanner import InboxUnavailable, Scan, scan
 from daemon.intake.skipped import Skip, SkippedFiles
 from daemon.intake.stability import StabilityTracker
 from daemon.jobs.database import QueueUnavailable
+from daemon.storage.folder_threads import FolderHangs, FolderThreads
 from daemon.storage.health import StorageHealth
-from daemon.storage.scope import find_folder_error
+from daemon.storage.scope import find_folder_error_in
 from daemon.storage.volumes import VolumeMarkers, VolumeMissing
 from rules.read_error import describe
 
@@ -103,6 +104,7 @@ class Watcher:
         handler: FileHandler,
         health: StorageHealth,
         markers: VolumeMarkers,
+        threads: FolderThreads,
     ) -> None:
         self.inbox = inbox
         self.wake = asyncio.Event()
@@ -114,6 +116,7 @@ class Watcher:
         self._handler = handler
         self._health = health
         self._markers = markers
+        self._threads = threads
         self._tracker = StabilityTracker(inbox.stability_delay)
         self._empty_folders = EmptyFolders(inbox.name, inbox.path)
         self._waiting: dict[str, Skip] = {}
@@ -135,15 +138,14 @@ class Watcher:
         while not stopping.is_set():
             self.wake.clear()
             try:
-                found = await asyncio.to_thread(self._scan)
-            except InboxUnavailable as error:
-                self._set_unavailable(str(error))
-            else:
+                found = await self._threads.run(self.inbox, self._scan)
                 self._set_unavailable(None)
                 if self.inbox.name not in self._health.blocked:
                     await self._offer(found.pictures, stopping)
                     await self._check_overrides(found)
-                await asyncio.to_thread(self._tidy_up, found)
+                await self._threads.run(self.inbox, self._tidy_up, found)
+            except (InboxUnavailable, FolderHangs) as error:
+                self._set_unavailable(str(error))
             await self._wait(stopping)
 
     def rules_changed(self) -> None:
@@ -241,7 +243,7 @@ class Watcher:
     async def _answer_fault(self, path: str, error: Exception) -> RetryLater | RetryWithBackoff:
         """Block the inbox if the error affects its folders or the queue; else the file waits."""
         if isinstance(error, OSError):
-            trouble = await asyncio.to_thread(find_folder_error, self.inbox, error)
+            trouble = await find_folder_error_in(self._threads, self.inbox, error)
             if trouble is not None:
                 self._health.report_error(self.inbox, trouble)
                 return RetryLater(0.0)

@@ -1,6 +1,5 @@
 """Statements about the drops of one path: the last one, and what a new one does to it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,12 +41,14 @@ def recognise(db: sa.Connection, last: Any, drop: Drop) -> bool:
     return True
 
 
-def has_left(last: Any, is_there: Callable[[], bool]) -> bool:
-    """Return True if the file was the last drop, which another host has finished and moved.
+def departure_of(last: Any) -> tuple[int, str] | None:
+    """Return what tells the departure of a drop from others; None if it is still in the inbox.
 
-    A move is stored after it was made: a file that is there now was dropped again.
+    A move is stored after it was made: a file that is there after that was dropped again.
     """
-    return last is not None and last.picture_location not in IN_INBOX and not is_there()
+    if last is None or last.picture_location in IN_INBOX:
+        return None
+    return last.id, last.picture_location
 
 
 def replace(database: Database, db: sa.Connection, last: Any) -> None:

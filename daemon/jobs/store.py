@@ -12,20 +12,22 @@ event loop calls them in a thread. All raise QueueUnavailable.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from daemon.jobs.claim_filter import ClaimFilter, pick
 from daemon.jobs.database import Database
-from daemon.jobs.drops import has_left, last_drop, recognise, replace
+from daemon.jobs.drops import departure_of, last_drop, recognise, replace
 from daemon.jobs.job import IN_INBOX, Drop, EventName, Job, Location, as_job
 from daemon.jobs.schema import is_drained, jobs, meta, same_drop
 from daemon.jobs.unreadable import fail_if_unreadable
 from pipeline.request.spec import Spec
 from pipeline.sidecar import Fallback
 from rules.names import nfc
+
+T = TypeVar("T")
 
 CANCELLED = "cancelled by the operator"
 _QUEUED: dict[str, Any] = {"state": "queued", "owner": None, "lease": None, "progress": None}
@@ -88,49 +90,67 @@ class JobStore:
         `required_memory`: of each in bytes (`MemoryEstimator.minimum`). `is_there` returns True if
         the picture is still unchanged in the inbox. Other content replaces queued jobs.
         """
-        with self._database.write() as db:
-            last = last_drop(db, drop.inbox, drop.path)
-            if has_left(last, is_there) or recognise(db, last, drop):
-                return []
+
+        def insert(db: sa.Connection, last: Any) -> list[int]:
             if last is not None and last.picture_location in IN_INBOX:
                 replace(self._database, db, last)
             ids = []
-            try:
-                pairs = zip_longest(specs, required_memory)
-                for variant, (spec, memory) in enumerate(pairs, start=1):
-                    values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
-                    values |= {
-                        "spec": spec.model_dump(mode="json"),
-                        "preset": spec.preset,
-                        "required_memory": memory,
-                        "rule": rule,
-                        "rules_digest": rules_digest,
-                        "priority": priority,
-                        "state": "queued",
-                    }
-                    ids.append(self._insert(db, values, "queued", f"rule {rule}"))
-            except IntegrityError:  # another host enqueued the same drop first
-                db.rollback()
-                return []
+            pairs = zip_longest(specs, required_memory)
+            for variant, (spec, memory) in enumerate(pairs, start=1):
+                values = self._row(drop, (last.drop if last else 0) + 1, variant, clip_name)
+                values |= {
+                    "spec": spec.model_dump(mode="json"),
+                    "preset": spec.preset,
+                    "required_memory": memory,
+                    "rule": rule,
+                    "rules_digest": rules_digest,
+                    "priority": priority,
+                    "state": "queued",
+                }
+                ids.append(self._insert(db, values, "queued", f"rule {rule}"))
             return ids
+
+        return self._enter(drop, is_there, insert) or []
 
     def reject(
         self, drop: Drop, reason: str, is_there: Callable[[], bool] = lambda: True
     ) -> int | None:
         """Record a failed job for an unusable picture; None if recorded. `is_there`: as above."""
-        with self._database.write() as db:
-            last = last_drop(db, drop.inbox, drop.path)
-            if has_left(last, is_there) or recognise(db, last, drop):
-                return None
+
+        def insert(db: sa.Connection, last: Any) -> int:
             values = self._row(drop, (last.drop if last else 0) + 1, 1, "")
             values |= {"state": "failed", "error": reason}
-            try:
-                job = self._insert(db, values, "rejected", reason)
-            except IntegrityError:  # another host recorded the same drop first
-                db.rollback()
-                return None
+            job = self._insert(db, values, "rejected", reason)
             db.execute(jobs.update().where(jobs.c.id == job).values(finished=self._now))
             return job
+
+        return self._enter(drop, is_there, insert)
+
+    def _enter(
+        self, drop: Drop, is_there: Callable[[], bool], insert: Callable[[sa.Connection, Any], T]
+    ) -> T | None:
+        """Call `insert` with the last drop of the path, if this one is new; else return None.
+
+        The file was perhaps the last drop, which another host has finished and moved: then it is
+        not there. That is asked outside of the transaction, which would last as long as a share
+        hangs.
+        """
+        seen_after: tuple[int, str] | None = None
+        while True:
+            with self._database.write() as db:
+                last = last_drop(db, drop.inbox, drop.path)
+                departure = departure_of(last)
+                if departure == seen_after:
+                    if recognise(db, last, drop):
+                        return None
+                    try:
+                        return insert(db, last)
+                    except IntegrityError:  # another host entered the same drop first
+                        db.rollback()
+                        return None
+            if departure is not None and not is_there():
+                return None
+            seen_after = departure
 
     def _row(self, drop: Drop, number: int, variant: int, clip_name: str) -> dict[str, Any]:
         row = {"drop": number, "variant": variant, "clip_name": clip_name}

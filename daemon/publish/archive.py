@@ -7,6 +7,7 @@ of a picture before the move, so that it is found there again.
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -45,7 +46,7 @@ class _Wait:
 
 
 class Archive:
-    """Moves finished pictures. `last_error`: why none can leave the inbox, or None.
+    """Moves finished pictures; its methods are called in a thread of the inbox.
 
     A picture that is refused alone waits, and stops no other.
     """
@@ -58,8 +59,10 @@ class Archive:
         settings: Settings,
         markers: VolumeMarkers,
     ) -> None:
-        self.last_error: str | None = None
-        self._failures = 0
+        self._errors: dict[str, str] = {}
+        """Why no picture can leave an inbox, by inbox."""
+        self._failures: Counter[str] = Counter()
+        """Errors of each inbox since the start."""
         self._waits: dict[tuple[str, str, int], _Wait] = {}
         """Pictures that wait alone, by drop."""
         self._database = database
@@ -75,27 +78,36 @@ class Archive:
         except OSError as error:
             self._record_error(job, error)
 
-    def archive_pending(self) -> None:
-        """Archive all pictures that a crash or an I/O error left; success clears `last_error`.
+    def archive_pending(self, inbox: Inbox) -> None:
+        """Archive all pictures of an inbox that a crash or an I/O error left.
 
-        Raises QueueUnavailable.
+        Success clears the inbox's error. Raises QueueUnavailable.
         """
-        before = self._failures
-        pending = self._queries.pending_archival()
-        for drop in self._waits.keys() - {_drop_of(job) for job in pending}:
-            self._waits.pop(drop, None)  # another host was first
+        before = self._failures[inbox.name]
+        pending = [job for job in self._queries.pending_archival() if job.inbox == inbox.name]
+        drops = {_drop_of(job) for job in pending}
+        for drop in [*self._waits]:
+            if drop[0] == inbox.name and drop not in drops:
+                self._waits.pop(drop, None)  # another host was first
         for job in pending:
             wait = self._waits.get(_drop_of(job))
             if wait is None or wait.retry_at <= time.monotonic():
                 self.archive_job(job)
-        if self._failures == before:  # and no error in another thread meanwhile
-            self.last_error = None
+        if self._failures[inbox.name] == before:  # and no error in another thread meanwhile
+            self._errors.pop(inbox.name, None)
 
-    def has_due(self) -> bool:
-        """Return True if `archive_pending` has something to try again."""
+    @property
+    def last_error(self) -> str | None:
+        """Why no picture can leave an inbox; None if all can."""
+        return next(iter([*self._errors.values()]), None)
+
+    def has_due(self, inbox: Inbox) -> bool:
+        """Return True if `archive_pending` has something to try again in an inbox."""
         now = time.monotonic()
-        waits = [*self._waits.values()]
-        return self.last_error is not None or any(wait.retry_at <= now for wait in waits)
+        waits = [*self._waits.items()]
+        return inbox.name in self._errors or any(
+            drop[0] == inbox.name and wait.retry_at <= now for drop, wait in waits
+        )
 
     def _record_error(self, job: Job, error: OSError) -> None:
         inbox = self._settings.inbox_named(job.inbox)
@@ -104,10 +116,10 @@ class Archive:
             self._let_wait(job, describe_os_error(error))
             return
         reason = describe_os_error(trouble)
-        if self.last_error is None:  # once, however many pictures it affects
+        if job.inbox not in self._errors:  # once, however many pictures it affects
             log.error("picture not archived, kept in the inbox", job=job.id, reason=reason)
-        self.last_error = f"pictures cannot leave the inbox: {reason}"
-        self._failures += 1
+        self._errors[job.inbox] = f"pictures cannot leave the inbox: {reason}"
+        self._failures[job.inbox] += 1
 
     def _let_wait(self, job: Job, reason: str) -> None:
         """Try this picture again later, with doubled delay; log a reason once."""

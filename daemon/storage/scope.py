@@ -15,6 +15,7 @@ from daemon.config.settings import Inbox
 from daemon.fs.probe import write_probe
 from daemon.fs.safe_path import open_beneath
 from daemon.jobs.database import QueueUnavailable
+from daemon.storage.folder_threads import FolderHangs, FolderThreads
 from daemon.storage.folders import PRIVATE
 from daemon.storage.volumes import VolumeMissing
 
@@ -39,7 +40,7 @@ def find_folder_error(
     `roles` are the folders that the failed operation has used. Writes to them; may block on a dead
     share.
     """
-    if isinstance(error, (QueueUnavailable, VolumeMissing, StorageFailure)):
+    if isinstance(error, (QueueUnavailable, VolumeMissing, StorageFailure, FolderHangs)):
         return error
     folders = {role: path for role, path in output_folders(inbox).items() if role in roles}
     if error.errno in _SHORTAGE_ERRNOS and not _is_on_own_disk(error, folders.values()):
@@ -50,6 +51,16 @@ def find_folder_error(
     except OSError as failed:
         return failed
     return None
+
+
+async def find_folder_error_in(
+    threads: FolderThreads, inbox: Inbox, error: OSError
+) -> OSError | None:
+    """Do as `find_folder_error`, in a thread of the inbox; FolderHangs counts as its error."""
+    try:
+        return await threads.run(inbox, find_folder_error, inbox, error)
+    except FolderHangs as hangs:
+        return hangs
 
 
 def output_folders(inbox: Inbox) -> dict[str, Path]:

@@ -52,7 +52,8 @@ class VolumeMarkers:
         self._ownership = Ownership(database.identity, f"{database.location} on {settings.host}")
         self._ids: dict[str, str | None] = {}
         """Ids by inbox and role; None for an inbox without write permission: it has no marker."""
-        self._first_mount = {inbox.path: mount_of(inbox.path) for inbox in settings.inbox}
+        self._first_mount: dict[Path, Mount | None] = {}
+        """The mounts of the inboxes without a marker, at their first check."""
         self._marked: dict[str, _Identity] = {}
         """The folders in which this daemon has seen their own marker, by inbox and role."""
 
@@ -65,7 +66,7 @@ class VolumeMarkers:
             folder = folder_of(inbox, role)
             known = self._id(inbox, role, folder)
             found = _read(folder)
-            if known is None and folder.is_dir() and mount_of(folder) == self._first_mount[folder]:
+            if known is None and folder.is_dir() and self._is_mounted_as_first(folder):
                 continue
             if known is not None and found is None and self._is_same_folder(inbox, role, folder):
                 found = _write_again(inbox, role, folder, known)
@@ -111,6 +112,10 @@ class VolumeMarkers:
         """Return True if this daemon has seen the marker in this very folder."""
         seen = self._marked.get(_key(inbox, role))
         return seen is not None and folder.is_dir() and _Identity.of(folder) == seen
+
+    def _is_mounted_as_first(self, folder: Path) -> bool:
+        mount = mount_of(folder)
+        return self._first_mount.setdefault(folder, mount) == mount
 
     def _known(self, key: str) -> str | None:
         with self._database.read() as db:

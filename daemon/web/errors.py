@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from daemon.dispatch.control import Refused
 from daemon.jobs.database import QueueUnavailable
 from daemon.jobs.job import UnreadableRow
+from daemon.storage.folder_threads import FolderHangs
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
@@ -70,8 +71,9 @@ def add_error_handlers(api: FastAPI) -> None:
     async def _unreadable(_: Request, error: UnreadableRow) -> JSONResponse:
         return problem_response(HTTPException(409, f"job {error.job}: {error}"))
 
+    @api.exception_handler(FolderHangs)
     @api.exception_handler(QueueUnavailable)
-    async def _unavailable(_: Request, error: QueueUnavailable) -> JSONResponse:
+    async def _unavailable(_: Request, error: OSError) -> JSONResponse:
         return problem_response(HTTPException(503, str(error)))
 
 

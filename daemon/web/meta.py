@@ -1,8 +1,7 @@
-"""About this daemon: version, model, devices, folders and their free space."""
+"""About this daemon: version, model, devices, folders and their free space at the last look."""
 
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -11,7 +10,10 @@ from daemon.config.settings import Inbox
 from daemon.dispatch.slot import Slot
 from daemon.intake.inotify import Mode
 from daemon.status import Status
-from daemon.telemetry.metrics import free_bytes
+from daemon.storage.folders import folder_of
+from daemon.storage.health import STATE, StorageHealth
+
+_SHOWN_ROLES = ("path", "outbox", "rules", "archive", "failed")
 
 
 class Worker(BaseModel):
@@ -26,7 +28,7 @@ class Worker(BaseModel):
 
 
 class Folder(BaseModel):
-    """A folder and the free bytes of its file system; None if they cannot be read."""
+    """A folder and the free bytes of its file system at the last look; None if not known."""
 
     role: str
     path: str
@@ -57,7 +59,7 @@ class About(BaseModel):
 
 def create_router(status: Status) -> APIRouter:
     """Create the router of the daemon's properties."""
-    settings = status.services.settings
+    settings, health = status.services.settings, status.services.storage_health
     router = APIRouter(prefix="/api", tags=["status"])
 
     @router.get("/about")
@@ -69,7 +71,9 @@ def create_router(status: Status) -> APIRouter:
             python=platform.python_version(),
             model=settings.model.name,
             max_upload=settings.http.max_upload,
-            state=_folder("state", settings.state),
+            state=Folder(
+                role="state", path=str(settings.state), free=health.free.get((STATE, "state"))
+            ),
             workers=[_worker(slot) for slot in status.slots],
             inboxes=[
                 InboxFolders(
@@ -77,7 +81,7 @@ def create_router(status: Status) -> APIRouter:
                     watch=status.notifier.modes.get(inbox.name),
                     unmatched=unmatched.get(inbox.name, 0),
                     on_success=inbox.on_success,
-                    folders=_folders(inbox),
+                    folders=[_folder(health, inbox, role) for role in _SHOWN_ROLES],
                 )
                 for inbox in settings.inbox
             ],
@@ -86,16 +90,12 @@ def create_router(status: Status) -> APIRouter:
     return router
 
 
-def _folders(inbox: Inbox) -> list[Folder]:
-    roles = ("outbox", "rules", "archive", "failed")
-    return [
-        _folder("inbox", inbox.path),
-        *(_folder(role, getattr(inbox, role)) for role in roles),
-    ]
-
-
-def _folder(role: str, path: Path) -> Folder:
-    return Folder(role=role, path=str(path), free=free_bytes(path))
+def _folder(health: StorageHealth, inbox: Inbox, role: str) -> Folder:
+    return Folder(
+        role="inbox" if role == "path" else role,
+        path=str(folder_of(inbox, role)),
+        free=health.free.get((inbox.name, role)),
+    )
 
 
 def _worker(slot: Slot) -> Worker:

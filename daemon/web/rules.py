@@ -82,7 +82,7 @@ def create_router(services: Services, actions: Actions) -> APIRouter:
     @router.post("/rules/reload")
     async def reload_rules() -> dict[str, ActiveRules]:
         """Reload the rule files; an inbox with errors keeps its last valid rules."""
-        actions.reload_rules()
+        await actions.reload_rules()
         return active()
 
     @router.get("/presets")

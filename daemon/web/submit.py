@@ -1,5 +1,6 @@
 """Submit pictures: an upload is written into an inbox, and the watcher takes it from there."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from daemon.intake.submit import (
     write_override,
 )
 from daemon.jobs.database import QueueUnavailable
+from daemon.jobs.job import Job
 from daemon.publish.picture_location import PictureMissing, open_below, open_original
 from daemon.services import Services
 from daemon.web.actions import Actions
@@ -56,7 +58,7 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
 class Uploads:
-    """Submissions of pictures into the inboxes."""
+    """Submissions of pictures into the inboxes; all are called in a thread of the inbox."""
 
     def __init__(self, services: Services, wake_watchers: Callable[[], None]) -> None:
         self._services = services
@@ -95,6 +97,17 @@ class Uploads:
         copied_to = self._once(copy, (path, inbox, override, sha256), key)
         return self._result(inbox, copied_to, warnings)
 
+    def resubmit(
+        self, job: Job, inbox: Inbox, make: dict[str, Any], key: str | None
+    ) -> SubmitResult:
+        """Copy a job's picture into its inbox again. Raises Refused if it is gone."""
+        try:
+            content = open_original(self._services.settings, job)
+        except PictureMissing as error:
+            raise Refused(str(error)) from error
+        with content:
+            return self.put(content, PurePosixPath(job.path), inbox, make, key)
+
     def submit_existing(
         self, path: PurePosixPath, inbox: Inbox, make: dict[str, Any], key: str | None
     ) -> SubmitResult:
@@ -105,7 +118,8 @@ class Uploads:
         override, warnings = self._override(make, inbox)
 
         def override_existing(announce: Announce) -> str:
-            with self._services.enqueue_lock, _open_picture(inbox, path) as file:
+            lock = self._services.enqueue_locks[inbox.name]
+            with lock, _open_picture(inbox, path) as file:
                 fingerprint = FileState.of(os.fstat(file.fileno())).fingerprint
                 if not self._services.store.without_job(inbox.name, {str(path): fingerprint}):
                     jobs = self._services.queries.by_path(inbox.name, str(path), limit=1)
@@ -187,8 +201,10 @@ def create_router(services: Services, actions: Actions) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["jobs"])
     uploads = Uploads(services, actions.wake_watchers)
 
+    run = services.folder_threads.run
+
     @router.post("/jobs", status_code=202, dependencies=[Depends(check_fields)])
-    def submit_picture(
+    async def submit_picture(
         picture: Annotated[UploadFile | None, File()] = None,
         path: Annotated[str | None, Form(description="of a picture in the inbox")] = None,
         inbox: Annotated[str | None, Form(description="default: the first")] = None,
@@ -201,31 +217,29 @@ def create_router(services: Services, actions: Actions) -> APIRouter:
         """
         target = find_inbox(services, inbox)
         if path is not None and picture is None:
-            return uploads.submit_existing(
-                _parse_path(path), target, _parse_settings(make), idempotency_key
+            place, settings = _parse_path(path), _parse_settings(make)
+            return await run(
+                target, uploads.submit_existing, place, target, settings, idempotency_key
             )
         if picture is None or path is not None:
             raise HTTPException(422, "say either picture or path")
-        name = _valid_name(picture.filename or "", read_head(picture.file))
+        head = await asyncio.to_thread(read_head, picture.file)
+        name = _valid_name(picture.filename or "", head)
         if (picture.size or 0) > services.settings.http.max_upload:
             raise HTTPException(413, f"{name} has over {services.settings.http.max_upload:,} bytes")
-        return uploads.put(
-            picture.file, PurePosixPath(name), target, _parse_settings(make), idempotency_key
+        settings, place = _parse_settings(make), PurePosixPath(name)
+        return await run(
+            target, uploads.put, picture.file, place, target, settings, idempotency_key
         )
 
     @router.post("/jobs/{job}/again", status_code=202)
-    def resubmit_picture(
+    async def resubmit_picture(
         number: JobNumber, body: ResubmitRequest, idempotency_key: IdempotencyKey = None
     ) -> SubmitResult:
         """Copy a job's picture into its inbox again; the original stays."""
-        job = find_job(services, number)
-        try:
-            content = open_original(services.settings, job)
-        except PictureMissing as error:
-            raise Refused(str(error)) from error
-        with content:
-            target = find_inbox(services, job.inbox)
-            return uploads.put(content, PurePosixPath(job.path), target, body.make, idempotency_key)
+        job = await asyncio.to_thread(find_job, services, number)
+        target = find_inbox(services, job.inbox)
+        return await run(target, uploads.resubmit, job, target, body.make, idempotency_key)
 
     return router
 

@@ -31,12 +31,16 @@ def pixel_memory(width: int, height: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def write_png(pixels: int, width: int, height: int, output: Path) -> None:
-    """Write the pixels behind the descriptor as a PNG to `output`, a new file. Raises OSError.
+def read_as_png(pixels: int, width: int, height: int) -> bytes:
+    """Return the pixels behind the descriptor as a PNG. Raises OSError."""
+    return encode_png(os.pread(pixels, width * height * _BYTES_PER_PIXEL, 0), width, height)
+
+
+def write_png(png: bytes, output: Path) -> None:
+    """Write a PNG to `output`, a new file. Raises OSError.
 
     Whoever gets the file gets it after this has returned, so it need not appear at once.
     """
-    png = encode_png(os.pread(pixels, width * height * _BYTES_PER_PIXEL, 0), width, height)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(output, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
         file.write(png)

@@ -182,6 +182,12 @@ class ClipGenerator:
         elif in_flight.started:
             await self._supervisor.kill()
 
+    async def kill_child(self) -> None:
+        """End the child now, and each clip that it has begun; `generate` returns "ended"."""
+        for in_flight in self._in_flight.values():
+            in_flight.ended |= in_flight.started
+        await self._supervisor.kill()
+
     async def close(self) -> None:
         """End an idle child."""
         await self._supervisor.close()

@@ -5,11 +5,11 @@ A lane holds one child; what it does with a picture is image/decode.py's.
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
-from pipeline.children.clean_picture import pixel_memory, write_png
+from pipeline.children.clean_picture import pixel_memory, read_as_png, write_png
 from pipeline.children.exit_reasons import ChildFailure
 from pipeline.children.image_lane import Answer, ImageLane
 from pipeline.children.picture_file import PictureOpener
@@ -28,6 +28,9 @@ _FAST_TIMEOUT_SECONDS = 5.0
 """Timeout of the fast lane, where a picture delays the others."""
 _SLOW_TIMEOUT_SECONDS = 60.0
 """Timeout of the slow lane, which only such pictures use."""
+
+InThread = Callable[[Callable[[], None]], Awaitable[None]]
+"""Calls a function in a thread."""
 
 
 class PoisonImage(Rejected):
@@ -86,14 +89,21 @@ class ImagePool:
             return await self._ask_slowly(Inspect(lenient=lenient), [picture], Inspected)
 
     async def prepare(
-        self, path: Path, sha256: str, spec: Spec, output: Path, within: Path | None = None
+        self,
+        path: Path,
+        sha256: str,
+        spec: Spec,
+        output: Path,
+        within: Path | None = None,
+        in_thread: InThread = asyncio.to_thread,
     ) -> Prepared | Rejected | Unavailable:
         """Write the picture, framed as in the Spec, as a clean PNG to `output`.
 
-        `within` as for `inspect`. Raises OSError if `output` cannot be written.
+        `within` as for `inspect`. `in_thread` calls what writes, because `output` may be on a share
+        that hangs. Raises OSError if `output` cannot be written.
         """
         request = Prepare(sha256=sha256, width=spec.width, height=spec.height, framing=spec.framing)
-        return await self._prepare(path, within, request, output)
+        return await self._prepare(path, within, request, output, in_thread)
 
     async def thumbnail(
         self, path: Path, sha256: str, size: tuple[int, int], output: Path, within: Path
@@ -103,7 +113,7 @@ class ImagePool:
         `within` as for `inspect`. Raises OSError if `output` cannot be written.
         """
         request = Prepare(sha256=sha256, width=size[0], height=size[1], framing="fit")
-        return await self._prepare(path, within, request, output)
+        return await self._prepare(path, within, request, output, asyncio.to_thread)
 
     async def close(self) -> None:
         """End the children."""
@@ -111,7 +121,12 @@ class ImagePool:
         await self._slow.close()
 
     async def _prepare(
-        self, path: Path, within: Path | None, request: Prepare, output: Path
+        self,
+        path: Path,
+        within: Path | None,
+        request: Prepare,
+        output: Path,
+        in_thread: InThread,
     ) -> Prepared | Rejected | Unavailable:
         size = request.width, request.height
         async with self._opened(path, within) as picture:
@@ -124,7 +139,8 @@ class ImagePool:
                 if isinstance(answer, ChildFailure):
                     answer = await self._ask_slowly(request, given, Prepared)
                 if isinstance(answer, Prepared):
-                    await asyncio.to_thread(write_png, pixels, *size, output)
+                    png = await asyncio.to_thread(read_as_png, pixels, *size)
+                    await in_thread(partial(write_png, png, output))
                 return answer
 
     async def _ask_slowly(
@@ -148,4 +164,4 @@ class ImagePool:
             yield picture
         finally:
             if isinstance(picture, int):
-                os.close(picture)
+                self._opener.close(picture)

@@ -124,6 +124,12 @@ class PictureOpener:
             self._abandon(opening, folder)
             raise
 
+    def close(self, picture: int) -> None:
+        """Close the descriptor of a picture in a thread: that may take as long as to open it."""
+        threading.Thread(
+            target=os.close, args=(picture,), name="close picture", daemon=True
+        ).start()
+
     def _abandon(
         self, opening: "concurrent.futures.Future[int | Rejected | Unavailable]", folder: Path
     ) -> None:

@@ -24,6 +24,7 @@ from daemon.jobs.database import Database
 from daemon.jobs.schema import events, jobs
 from daemon.jobs.store import JobStore
 from daemon.retention import Retention
+from daemon.storage.folder_threads import FolderThreads
 from daemon.storage.volumes import VolumeMarkers
 from tests.bench.head import head, p99
 from tests.bench.ledger import fill
@@ -111,7 +112,8 @@ def main() -> None:
         grow(database, options.days, options.a_day, 200)
         add("kept for ever", claims(database, options.claims))
         settings = Settings(queue=Queue(keep_days=options.keep_days))
-        retention = Retention(settings, database, VolumeMarkers(settings, database))
+        threads = FolderThreads(settings.inbox)
+        retention = Retention(settings, database, VolumeMarkers(settings, database), threads)
         began = time.perf_counter()
         work = threading.Thread(target=lambda: asyncio.run(retention.prune()))
         add(f"while it is pruned to {options.keep_days} days", claims_during(database, work))

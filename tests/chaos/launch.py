@@ -21,6 +21,7 @@ import daemon.dispatch.outcome
 import daemon.intake.empty_folders
 import daemon.intake.skipped
 import daemon.intake.watcher
+import daemon.storage.folder_threads
 import pipeline.children.image_pool
 from daemon.__main__ import main
 from daemon.fs.atomic import CommitMethod
@@ -30,7 +31,10 @@ if threads := os.environ.get("CHAOS_THREADS"):
 
     class Bounded(daemon.app.App):
         async def run(self) -> None:
-            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(int(threads)))
+            executor = ThreadPoolExecutor(int(threads))
+            asyncio.get_running_loop().set_default_executor(executor)
+            start = lambda _, work: executor.submit(work)  # noqa: E731
+            daemon.storage.folder_threads._start_thread = start
             await super().run()
 
     daemon.app.App = Bounded  # type: ignore[misc]

@@ -15,6 +15,7 @@ from daemon.jobs.queries import JobQueries
 from daemon.jobs.schema import events, jobs
 from daemon.jobs.store import JobStore
 from daemon.retention import Retention
+from daemon.storage.folder_threads import FolderThreads
 from daemon.storage.volumes import MARKER, ROLES, VolumeMarkers
 from tests.daemon.conftest import claim
 
@@ -51,8 +52,8 @@ def retention(
         folder.mkdir(parents=True, exist_ok=True)
     inbox = Inbox.model_validate({**folders, "on_success": "keep"})
     settings = Settings(inbox=(inbox,), queue=Queue.model_validate(limits))
-    markers = VolumeMarkers(settings, database)
-    return Retention(settings, database, markers, lambda: delivered)
+    markers, threads = VolumeMarkers(settings, database), FolderThreads(settings.inbox)
+    return Retention(settings, database, markers, threads, lambda: delivered)
 
 
 def prune(database: Database, root: Path, delivered: int | None = None, **limits: float) -> int:

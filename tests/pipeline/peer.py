@@ -104,7 +104,7 @@ def act(channel: Channel, word: str, order: Generate, number: int) -> None:
                 channel.send(Progress(job=order.job, stage="denoise", step=step, steps=10,
                                       preview=shown))  # fmt: skip
             try:
-                clip = film(channel, order)
+                clip = film(channel, order, tells_stage=word == "steady")
                 if word == "posed":
                     (Path(order.staging) / "poster.jpg").write_bytes(plain(48, 48, 230))
                 channel.send(FramesReady(job=order.job))
@@ -188,7 +188,7 @@ def made(order: Generate) -> ClipDone:
     )
 
 
-def film(channel: Channel, order: Generate) -> ClipDone:
+def film(channel: Channel, order: Generate, *, tells_stage: bool) -> ClipDone:
     """Leave the clip as the real worker would: a while of work, written, fsynced."""
     for step in range(int(order.job) % 4):
         select.select([], [], [], 0.05)
@@ -196,6 +196,8 @@ def film(channel: Channel, order: Generate) -> ClipDone:
     mark = os.urandom(16)
     content = Path(os.environ["PEER_FILM"]).read_bytes()
     content += (len(mark) + 8).to_bytes(4, "big") + b"free" + mark
+    if tells_stage:
+        channel.send(Progress(job=order.job, stage="encode_video", step=0, steps=1))
     clip = Path(order.staging) / "clip.mp4"
     with clip.open("xb") as file:
         file.write(content)

@@ -3,7 +3,9 @@
 import contextlib
 import fcntl
 import os
+import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -235,6 +237,39 @@ def odd_folder(
     )
     with _mounted(folder, mounting, reason="FUSE cannot mount here"):
         yield backing
+
+
+@contextlib.contextmanager
+def hanging(folder: Path) -> Iterator[None]:
+    """Let nothing at the mount point of `odd_folder` be answered meanwhile."""
+    (server,) = (
+        int(command.parent.name)
+        for command in Path("/proc").glob("[0-9]*/cmdline")
+        if {b"tests.field.oddfs", bytes(folder)} <= set(_read(command).split(b"\0"))
+    )
+    calls = Path(f"/proc/{server}/syscall")
+    samples = []
+    for _ in range(50):
+        samples.append(_read(calls).split()[0])
+        time.sleep(0.01)
+    while True:  # not in the middle of a call: the kernel would not even let its caller be killed
+        os.kill(server, signal.SIGSTOP)
+        time.sleep(0.05)
+        if _read(calls).split()[0] == statistics.mode(samples):
+            break
+        os.kill(server, signal.SIGCONT)
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # the process has ended
+        return b""
 
 
 @contextlib.contextmanager

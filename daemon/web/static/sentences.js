@@ -26,6 +26,8 @@ export default {
   "is the share of inbox {} mounted? If this is it: echo {} > {}": "收件箱 {1} 的共享是否已挂载？如果就是它：echo {2} > {3}",
   "empty, or no plain file; remove it": "是空的，或不是普通文件；请移除",
   "{} {}: its mount is gone": "{1} {2}：挂载已消失",
+  "{} {}: does not answer; is the server of its share away?": "{1} {2}：没有响应；共享的服务器是否不在？",
+  "the daemon stops": "守护进程正在停止",
   "{} {}: the file system is read-only": "{1} {2}：文件系统是只读的",
   "{} {}: {} MB free, min_free is {}; make room": "{1} {2}：剩余 {3#} MB，min_free 为 {4}；请腾出空间",
   "{} {}: no room for more files (inodes), remove some": "{1} {2}：无法再建文件（inode 用尽），请删除一些",

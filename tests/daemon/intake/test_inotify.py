@@ -11,6 +11,7 @@ from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGroupe
 from daemon.config.settings import Inbox
 from daemon.intake.inotify import FileNotifier
 from daemon.intake.watcher import Watcher
+from daemon.storage.folder_threads import FolderThreads
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ async def woken(inbox: Path, *happenings: str) -> bool:
     watcher = Mock(Watcher, inbox=Inbox(path=inbox), wake=asyncio.Event())
     (inbox / "old.jpg").write_bytes(b"old")
     notifier = FileNotifier()
-    notifier.start([watcher])
+    await notifier.start([watcher], FolderThreads([watcher.inbox]))
     assert notifier.modes == {watcher.inbox.name: "inotify"}
     try:
         for happening in happenings:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import threading
 import time
 import unicodedata
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ from daemon.jobs.store import JobStore
 from daemon.publish.archive import Archive
 from daemon.publish.posters import Posters
 from daemon.services import Services
+from daemon.storage.folder_threads import FolderThreads
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 from daemon.telemetry.metrics import Metrics
@@ -57,7 +59,10 @@ class Desk:
         self.database, self.store, self.queries = database, store, queries
         self.rules = LiveRules(self.inbox.rules, checker(MICRO_FAMILY))
         self.decoder = ImagePool(print, print)
-        storage = VolumeMarkers(self.settings, database)
+        storage, threads = (
+            VolumeMarkers(self.settings, database),
+            FolderThreads(self.settings.inbox),
+        )
         self.services = Services(
             settings=self.settings,
             owner="me",
@@ -68,12 +73,14 @@ class Desk:
             durations=DurationEstimator(),
             memory=MemoryEstimator(database, "micro"),
             archive=Archive(database, store, queries, self.settings, storage),
-            storage_health=StorageHealth(self.settings, storage, lambda: None),
+            storage_health=StorageHealth(self.settings, storage, lambda: None, threads),
             markers=storage,
             image_pool=self.decoder,
             metrics=Metrics(),
             posters=Posters(),
             rules={"inbox": self.rules},
+            folder_threads=threads,
+            enqueue_locks={"inbox": threading.Lock()},
         )
         self.woken = 0
         self.intake = Intake(self.services, self._wake)
@@ -356,11 +363,11 @@ async def test_the_last_error_is_shown_until_archival_succeeds(
     desk.services.operator.cancel(1)
     monkeypatch.setattr(desk.services.markers, "check", full)
     archive.archive_job(desk.job())
-    archive.archive_pending()
+    archive.archive_pending(desk.inbox)
     assert archive.last_error is not None
     assert told == [None, archive.last_error]
     monkeypatch.undo()
-    archive.archive_pending()
+    archive.archive_pending(desk.inbox)
     assert archive.last_error is None
     assert names(desk.inbox.path) == []
 

@@ -19,6 +19,7 @@ from daemon.intake.scanner import InboxUnavailable, is_picture, scan
 from daemon.intake.stability import StabilityTracker
 from daemon.intake.watcher import Answer, DeferToSlowLane, RetryLater, Watcher, scan_backoff
 from daemon.jobs.database import Database, QueueUnavailable
+from daemon.storage.folder_threads import FolderThreads
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
 
@@ -157,7 +158,9 @@ def _queue(tmp_path: Path) -> Iterator[None]:
 def watcher_of(inbox: Inbox, basket: Basket) -> Watcher:
     settings = Settings(inbox=(inbox,))
     storage = VolumeMarkers(settings, _opened[-1])
-    return Watcher(inbox, 0.02, basket, StorageHealth(settings, storage, lambda: None), storage)
+    threads = FolderThreads(settings.inbox)
+    health = StorageHealth(settings, storage, lambda: None, threads)
+    return Watcher(inbox, 0.02, basket, health, storage, threads)
 
 
 async def run_watcher(watcher: Watcher, until: Callable[[], bool]) -> None:

@@ -670,3 +670,27 @@ def test_any_order_of_events_loses_nothing(url: str, spec: Spec) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_the_queue_is_free_while_an_inbox_is_asked_for_a_picture(
+    database: Database, store: JobStore, spec: Spec, enqueue: Callable[..., list[int]],
+    make_drop: Callable[..., Drop],
+) -> None:  # fmt: skip
+    """A share that hangs then would stop all writers of an SQLite queue."""
+    enqueue()
+    job = claim(store)
+    store.fail(job, "broke")
+    store.moved(job, "failed", job.path)
+    asked = 0
+
+    def is_there() -> bool:
+        nonlocal asked
+        asked += 1
+        database.try_write()
+        return asked > 1
+
+    again = {"clip_name": "cat", "rule": None, "rules_digest": "d", "is_there": is_there}
+    assert store.enqueue(make_drop(), [spec], **again) == [], "it has left"
+    assert store.enqueue(make_drop(), [spec], **again) == [2], "it was dropped again"
+    assert store.reject(make_drop(), "broken", is_there) is None, "it has a job"
+    assert asked == 2

@@ -186,10 +186,10 @@ def test_a_crash_before_any_change_is_carried_on(
         with pytest.MonkeyPatch.context() as patched:
             crashing_at(number, patched, there.store)
             with contextlib.suppress(Crash):
-                there.archive().archive_pending()
+                there.archive().archive_pending(there.inbox)
                 break
         number += 1
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert there.files() == expected
     assert there.queries.pending_archival() == []
     if ended == "failed":
@@ -206,8 +206,8 @@ def test_one_crash_anywhere_leaves_nothing_behind(
     with pytest.MonkeyPatch.context() as patched:
         crashing_at(number, patched, there.store)
         with contextlib.suppress(Crash):
-            there.archive().archive_pending()
-    there.archive().archive_pending()
+            there.archive().archive_pending(there.inbox)
+    there.archive().archive_pending(there.inbox)
     job = there.job()
     assert job.picture_location == "failed"
     assert job.picture_path == "pets/cat.jpg"
@@ -241,7 +241,7 @@ def test_a_picture_dropped_in_the_last_moment_keeps_its_place(
         return really(source, target)
 
     monkeypatch.setattr(move, "_rename", raced)
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert there.files()["path/pets/cat.jpg"] == b"the dog"
     assert b"the dog" not in [v for k, v in there.files().items() if not k.startswith("path")]
 
@@ -272,7 +272,7 @@ def test_a_link_in_the_place_of_the_inboxs_folder_leads_nowhere(
     before = contents(elsewhere)
     there.picture.parent.rename(there.inbox.path / "was")
     there.picture.parent.symlink_to(elsewhere)
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert contents(elsewhere) == before
     assert there.job().picture_location == "gone"
     assert there.files() == {"path/was/cat.jpg": CAT, "path/was/cat.jpg.txt": b"zoom in"}
@@ -293,7 +293,7 @@ def test_a_link_swapped_in_after_the_look_at_the_picture_leads_nowhere(
     there = finished(ended=ended, on_success=on_success, away=far_folder if far else tmp_path)
     before = contents(elsewhere)
     with swapping_after_a_look(there.picture, elsewhere):
-        there.archive().archive_pending()
+        there.archive().archive_pending(there.inbox)
     assert contents(elsewhere) == before
     assert b"VICTIM!" not in there.files().values()
     assert there.picture.parent.is_symlink()
@@ -307,7 +307,7 @@ def test_a_link_in_the_failed_folder_gets_and_gives_nothing(
     there = finished(ended="failed")
     shutil.copy2(there.picture, elsewhere / "cat.jpg")
     if retried:
-        there.archive().archive_pending()
+        there.archive().archive_pending(there.inbox)
         (there.inbox.failed / "pets").rename(there.inbox.failed / "was")
     before = contents(elsewhere)
     (there.inbox.failed / "pets").symlink_to(elsewhere)
@@ -315,7 +315,7 @@ def test_a_link_in_the_failed_folder_gets_and_gives_nothing(
         assert not Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
         assert not there.picture.exists()
     else:
-        there.archive().archive_pending()
+        there.archive().archive_pending(there.inbox)
         assert there.picture.read_bytes() == CAT
     assert contents(elsewhere) == before
 
@@ -335,13 +335,13 @@ def test_a_link_swapped_into_the_failed_folder_gets_and_gives_nothing(
             write_reason(*args)
 
         monkeypatch.setattr("daemon.publish.archive.write_reason", swap_and_write)
-        there.archive().archive_pending()
+        there.archive().archive_pending(there.inbox)
     elif moment == "move":
         failed.parent.mkdir()
         with swapping_after_a_look(failed, elsewhere):
-            there.archive().archive_pending()
+            there.archive().archive_pending(there.inbox)
     else:
-        there.archive().archive_pending()
+        there.archive().archive_pending(there.inbox)
         with swapping_after_a_look(failed, elsewhere):
             Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
         assert there.picture.read_bytes() == CAT
@@ -358,7 +358,7 @@ def test_an_override_leaves_with_its_own_picture_alone(
     """It is for a picture that comes, or came, in the place of this one."""
     there = finished(ended=ended, on_success=on_success)
     (there.picture.parent / replaced).write_text("newer")
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     files = there.files()
     assert files[f"path/pets/{replaced}"] == b"newer"
     if replaced == "cat.jpg":
@@ -370,13 +370,13 @@ def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
     away = there.inbox.archive.rename(there.inbox.archive.with_name("away"))
     there.inbox.archive.write_text("in the way")
     archive = there.archive()
-    archive.archive_pending()
+    archive.archive_pending(there.inbox)
     assert archive.last_error
     assert str(there.inbox.archive) in archive.last_error
     assert there.picture.read_bytes() == CAT
     there.inbox.archive.unlink()
     away.rename(there.inbox.archive)
-    archive.archive_pending()
+    archive.archive_pending(there.inbox)
     assert archive.last_error is None
     assert there.job().picture_location == "archive"
 
@@ -384,7 +384,7 @@ def test_what_cannot_be_moved_now_is_moved_later(finished: Make) -> None:
 def test_a_picture_that_was_touched_meanwhile_is_the_same(finished: Make) -> None:
     there = finished()
     os.utime(there.picture, (1, 1))
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert there.job().picture_location == "archive"
 
 
@@ -393,7 +393,7 @@ def test_a_failed_picture_comes_back(
     finished: Make, far_folder: Path, tmp_path: Path, far: bool
 ) -> None:
     there = finished(ended="failed", away=far_folder if far else tmp_path)
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
     status = there.picture.stat()
     assert there.job().fingerprint == FileState.of(status).fingerprint
@@ -402,7 +402,7 @@ def test_a_failed_picture_comes_back(
 
 def test_a_kept_picture_is_archived_once(finished: Make) -> None:
     there = finished(on_success="keep")
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert there.job().picture_location == "kept"
     assert there.store.without_job("inbox", {"pets/cat.jpg": there.job().fingerprint}) == []
 

@@ -1,6 +1,7 @@
 """What a request may hold: form fields, keys and ranges; all errors are problem details."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +9,18 @@ import pytest
 from fastapi import Depends, FastAPI, File, Form, Query, UploadFile
 from fastapi.testclient import TestClient
 
-from daemon.web.clips import _DescriptorResponse
+from daemon.web.clips import _PublishedResponse
 from daemon.web.errors import PROBLEM_MEDIA_TYPE, add_error_handlers
 from daemon.web.jobs import JobPage, Priority
 from daemon.web.upload_form import check_fields
+
+calls: list[str] = []
+"""The names of the functions that read a clip, in threads of its inbox."""
+
+
+async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    calls.append(call.__name__)
+    return call(*arguments)
 
 
 @pytest.fixture
@@ -36,9 +45,12 @@ def client(tmp_path: Path) -> TestClient:
         return page.limit
 
     @api.get("/clip")
-    def clip() -> _DescriptorResponse:
-        descriptor = os.open(tmp_path / "clip.mp4", os.O_RDONLY)
-        return _DescriptorResponse(descriptor, filename="clip.mp4", media_type="video/mp4")
+    def clip() -> _PublishedResponse:
+        file = (tmp_path / "clip.mp4").open("rb")
+        status = os.fstat(file.fileno())
+        return _PublishedResponse(
+            file, in_thread, stat_result=status, filename="clip.mp4", media_type="video/mp4"
+        )
 
     return TestClient(api)
 
@@ -96,5 +108,7 @@ def test_a_range_that_cannot_be_had_is_a_problem(
 def test_a_range_is_served_and_an_unknown_unit_ignored(
     client: TestClient, asked: str, status: int, length: int
 ) -> None:
+    calls.clear()
     answer = client.get("/clip", headers={"range": asked})
     assert (answer.status_code, len(answer.content)) == (status, length)
+    assert "read" in calls, "a share that hangs must not hold the threads of others"

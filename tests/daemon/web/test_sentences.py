@@ -72,7 +72,8 @@ IGNORED_TEXTS = {
     "the picture child was asked to {}", "tuple[float, float]", "model name", "string conversion",
     "(at end of document)", "{} while another request is being served", "out of memory",
     "can't allocate memory", "CUDA driver error", "; nvenc is unavailable", "Value error, ",
-    "open picture", "spoke without being asked",
+    "open picture", "close picture", "close clip", "folder look", "folders of {}",
+    "spoke without being asked",
     # The advice about a lost child process is only logged.
     "a new worker gets a fresh context; if it comes again, look for Xid in `dmesg` and at the card "
     "in `nvidia-smi`",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.children.clean_picture import encode_png, pixel_memory, write_png
+from pipeline.children.clean_picture import encode_png, pixel_memory, read_as_png, write_png
 from tests.system.needs import needs
 
 
@@ -52,11 +52,11 @@ def test_memory_for_pixels_neither_grows_nor_shrinks() -> None:
 def test_the_file_is_new_and_private(tmp_path: Path) -> None:
     output = tmp_path / "picture.png"
     with pixel_memory(4, 4) as pixels:
-        write_png(pixels, 4, 4, output)
+        write_png(read_as_png(pixels, 4, 4), output)
         assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
         assert output.stat().st_mode & 0o777 == 0o600
         with pytest.raises(FileNotFoundError):
-            write_png(pixels, 4, 4, tmp_path / "nowhere" / "picture.png")
+            write_png(read_as_png(pixels, 4, 4), tmp_path / "nowhere" / "picture.png")
         for precious in (output, tmp_path / "elsewhere" / "picture.png"):
             precious.parent.mkdir(exist_ok=True)
             precious.write_text("precious")
@@ -64,5 +64,5 @@ def test_the_file_is_new_and_private(tmp_path: Path) -> None:
             (tmp_path / "link.png").symlink_to(precious)
             for taken in (precious, tmp_path / "link.png"):
                 with pytest.raises(FileExistsError):
-                    write_png(pixels, 4, 4, taken)
+                    write_png(read_as_png(pixels, 4, 4), taken)
             assert precious.read_text() == "precious"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.children.clean_picture import pixel_memory, write_png
+from pipeline.children.clean_picture import pixel_memory, read_as_png, write_png
 from pipeline.children.picture_file import open_picture
 from pipeline.children.protocol import (
     Inspect,
@@ -38,7 +38,7 @@ def prepare(request: Prepare, path: Path, output: Path) -> Prepared | Rejected |
         with pixel_memory(request.width, request.height) as pixels:
             reply = server.prepare(request, picture, pixels)
             if isinstance(reply, Prepared):
-                write_png(pixels, request.width, request.height, output)
+                write_png(read_as_png(pixels, request.width, request.height), output)
             return reply
     finally:
         os.close(picture)
