@@ -219,7 +219,9 @@ class Child:
         await self._stderr
 
     async def kill(self, grace: float = _TERM_GRACE_SECONDS) -> None:
-        """Send SIGTERM, and SIGKILL after `grace` seconds."""
+        """Send SIGTERM, and SIGKILL after `grace` seconds; at once if the child stands still."""
+        if self.is_stopped:  # it would heed SIGTERM once it goes on
+            grace = 0
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
