@@ -31,6 +31,7 @@ from daemon.publish.staging import create_staging, remove_staging, remove_stale_
 from daemon.services import Services
 from daemon.storage.folder_threads import FolderHangs
 from daemon.storage.scope import find_folder_error_in, output_folders
+from pipeline.checkpoint.layout import ModelUnusable, find
 from pipeline.children.generation import Clip, GenerationFailure
 from pipeline.children.protocol import Rejected, Unavailable
 
@@ -91,7 +92,7 @@ class Dispatcher:
     async def run(self, slot: Slot) -> None:
         """Claim and run jobs on a slot until `stopping` is set, and wait for those that run.
 
-        1. Wait out the restart delay after a lost worker.
+        1. Wait for the model's files, and out the restart delay after a lost worker.
         2. Wait while the device is busy with a job that is not nearly done.
         3. Claim a job, after recovery and pending publications, and run it as a task.
         4. Without a job, unload an idle worker and wait.
@@ -103,6 +104,9 @@ class Dispatcher:
                 slot.wakeup.clear()
                 if (early := slot.not_before - time.monotonic()) > 0:
                     await self._wait(slot, early)
+                elif slot.awaits_model and not await self._find_model(slot):
+                    await self._tend()
+                    await self._wait(slot, _PROBLEM_SECONDS)
                 elif not slot.wants_next():
                     await self._tend()
                     await self._wait(slot, _IDLE_SECONDS)
@@ -112,6 +116,20 @@ class Dispatcher:
                     await self._unload_idle(slot)
                     await self._wait(slot, _IDLE_SECONDS)
         await slot.generator.close()
+
+    async def _find_model(self, slot: Slot) -> bool:
+        """Return True if the model's files are there; a worker could only fail without them."""
+        try:
+            await asyncio.to_thread(find, self._services.settings.model.name, small=True)
+        except ModelUnusable as error:
+            if slot.problem is None:
+                log.error("model missing, waiting for it", device=slot.device, reason=str(error))
+            slot.problem = str(error)
+            return False
+        if slot.problem is not None:
+            log.info("model found", device=slot.device)
+        slot.problem, slot.awaits_model = None, False
+        return True
 
     async def clean_up_only(self) -> None:
         """Run the loop of a host without a slot: clean up until `stopping` is set."""

@@ -32,6 +32,8 @@ class Slot:
     """Set when the slot may have something to do."""
     problem: str | None = None
     """The reason why the slot cannot run any job; None if it can."""
+    awaits_model: bool = True
+    """True until the model's files were found; no job is claimed before."""
     last_turn: float = field(default_factory=time.monotonic)
     """Monotonic time of the last iteration of the slot's loop or of an attempt's heartbeat."""
     consecutive_failures: int = 0

@@ -57,7 +57,7 @@ def _shown_through(folder: Path, odd: Odd) -> contextlib.AbstractContextManager[
 def _play_step(step: Step, studio: Studio, what: str) -> None:
     match step.daemon:
         case "start":
-            studio.start()
+            studio.start(ready=step.ready is not False)
         case "stop":
             assert studio.stop() == 0, f"{what}: {studio.log_tail()}"
         case "kill":

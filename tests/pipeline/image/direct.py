@@ -38,6 +38,7 @@ def prepare(request: Prepare, path: Path, output: Path) -> Prepared | Rejected |
         with pixel_memory(request.width, request.height) as pixels:
             reply = server.prepare(request, picture, pixels)
             if isinstance(reply, Prepared):
+                output.unlink(missing_ok=True)
                 write_png(read_as_png(pixels, request.width, request.height), output)
             return reply
     finally:
