@@ -10,6 +10,7 @@ same.
 import contextlib
 import errno
 import shlex
+import threading
 import uuid
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,8 @@ class VolumeMarkers:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
         self._ownership = Ownership(database.identity, f"{database.location} on {settings.host}")
+        self._locks: dict[Path, threading.Lock] = {}
+        """By folder: inboxes are looked at at once, and two may have one folder."""
         self._ids: dict[str, str | None] = {}
         """Ids by inbox and role; None for an inbox without write permission: it has no marker."""
         self._first_mount: dict[Path, Mount | None] = {}
@@ -64,18 +67,22 @@ class VolumeMarkers:
         """
         for role in roles or ROLES:
             folder = folder_of(inbox, role)
-            known = self._id(inbox, role, folder)
-            found = _read(folder)
-            if known is None and folder.is_dir() and self._is_mounted_as_first(folder):
-                continue
-            if known is not None and found is None and self._is_same_folder(inbox, role, folder):
-                found = _write_again(inbox, role, folder, known)
-            if known is None or found != known:
-                self._marked.pop(_key(inbox, role), None)  # a new file system may look the same
-                raise VolumeMissing(_describe(inbox, role, folder, found, known))
-            self._note_marked(_key(inbox, role), folder)
-            if _is_owned(inbox, role) and (other := self._ownership.claim(folder)):
-                raise VolumeMissing(_describe_other(role, folder, other))
+            with self._locks.setdefault(folder, threading.Lock()):
+                self._check(inbox, role, folder)
+
+    def _check(self, inbox: Inbox, role: str, folder: Path) -> None:
+        known = self._id(inbox, role, folder)
+        found = _read(folder)
+        if known is None and folder.is_dir() and self._is_mounted_as_first(folder):
+            return
+        if known is not None and found is None and self._is_same_folder(inbox, role, folder):
+            found = _write_again(inbox, role, folder, known)
+        if known is None or found != known:
+            self._marked.pop(_key(inbox, role), None)  # a new file system may look the same
+            raise VolumeMissing(_describe(inbox, role, folder, found, known))
+        self._note_marked(_key(inbox, role), folder)
+        if _is_owned(inbox, role) and (other := self._ownership.claim(folder)):
+            raise VolumeMissing(_describe_other(role, folder, other))
 
     def problem(self, inbox: Inbox) -> str | None:
         """Return the first problem of all folders as a text; creates no marker."""

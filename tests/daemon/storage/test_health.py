@@ -213,6 +213,23 @@ async def test_an_inbox_whose_look_does_not_come_back_is_blocked_until_it_does(
     assert [each["event"] for each in logs] == ["intake paused", "intake resumed"]
 
 
+async def test_inboxes_that_have_the_same_folders_are_looked_at_at_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    for number in range(10):
+        root = tmp_path / f"{number}"
+        shared = {role: root / role for role in ("outbox", "archive", "failed")}
+        inboxes = [Inbox(name=f"{n}", path=root / f"{n}", **shared) for n in range(6)]  # type: ignore[arg-type]
+        for folder in (*shared.values(), *(inbox.path for inbox in inboxes)):
+            folder.mkdir(parents=True)
+        many = settings.model_copy(update={"inbox": tuple(inboxes), "state": root})
+        database = Database(f"sqlite:///{root}/queue.sqlite")
+        health = health_of(many, VolumeMarkers(many, database))
+        await health.check(patience=30)
+        database.close()
+        assert health.blocked == {}
+
+
 def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
     write_probe(tmp_path)
     assert list(tmp_path.iterdir()) == []
