@@ -181,6 +181,9 @@ def parse_rule(name: str, text: str, checker: Checker) -> tuple[Rule | None, lis
     found.sort(key=lambda m: (m.line or 0, not m.fatal))
     if any(m.fatal for m in found):
         return None, found
+    if "prompt" not in table["make"]:
+        message = "is missing; say what moves, which way, how fast"
+        found.append(source.mistake("make", "prompt", message, fatal=False))
     top = {k: table[k] for k in ("description", "enabled", "output") if k in table}
     match: dict[str, Any] = dict(table.get("match", {}))
     if "names" in match:

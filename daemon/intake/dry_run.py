@@ -10,7 +10,7 @@ from daemon.estimate.estimator import Estimate, Estimator
 from daemon.intake.intake import Plan
 from pipeline.checkpoint.text_limit import TextLimit
 from pipeline.image.framing import kept_fraction
-from pipeline.request.spec import SeedChoice, Spec
+from pipeline.request.spec import EMPTY_PROMPT, SeedChoice, Spec
 
 
 class DryRun(BaseModel):
@@ -53,6 +53,8 @@ def dry_run(
         spec = planned.specs[0]
         found.kept = kept_fraction(source, spec.width, spec.height, spec.framing)
         found.estimate = estimator.estimate(spec, durations)
+        if not spec.prompt:
+            found.warnings.append(f"prompt: {EMPTY_PROMPT}")
         if limit is not None:
             found.unread = limit.unread_of(spec)
             found.warnings += [

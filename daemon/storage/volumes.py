@@ -84,9 +84,9 @@ class VolumeMarkers:
         if _is_owned(inbox, role) and (other := self._ownership.claim(folder)):
             raise VolumeMissing(_describe_other(role, folder, other))
 
-    def problem(self, inbox: Inbox) -> str | None:
-        """Return the first problem of all folders as a text; creates no marker."""
-        for role in ROLES:
+    def problem(self, inbox: Inbox, *roles: str) -> str | None:
+        """Return the first problem of these folders, or of all, as a text; creates no marker."""
+        for role in roles or ROLES:
             known = self._known(_key(inbox, role))
             try:
                 found = _read(folder := folder_of(inbox, role))

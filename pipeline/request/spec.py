@@ -42,6 +42,8 @@ Steps = Annotated[int, Field(ge=10, le=100)]
 Guidance = Annotated[float, Field(ge=1.0, le=20.0, allow_inf_nan=False)]
 Rescale = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Quality = Annotated[int, Field(ge=0, le=51)]
+EMPTY_PROMPT = "is empty; say what moves, which way, how fast"
+
 SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
 SeedChoice = SeedNumber | Literal["random", "content"]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
@@ -312,7 +314,9 @@ def _format_value(value: object) -> str:
 def _warnings(settings: Mapping[str, Any], family: Family) -> list[Problem]:
     found = []
     prompt = settings.get("prompt")
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) and not prompt.strip():
+        found.append(Problem("prompt", EMPTY_PROMPT, fatal=False))
+    elif isinstance(prompt, str):
         vague = [w for w in _VAGUE_WORDS if re.search(rf"\b{w}\b", prompt, re.IGNORECASE)]
         if vague:
             message = f"{', '.join(map(repr, vague))} says nothing about motion; name what moves"

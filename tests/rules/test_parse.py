@@ -482,3 +482,20 @@ def test_an_override_that_cannot_be_read_now_is_no_mistake_of_its_own(tmp_path, 
         monkeypatch.undo()
     (tmp_path / "cat.jpg.txt").unlink()
     assert read_sidecar(overrides, CHECK) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ("steps = 20", "is missing; say what moves"),
+        ('prompt = ""', "is empty; say what moves"),
+        ('prompt = "  "', "is empty; say what moves"),
+        ('prompt = "it turns"', None),
+    ],
+)
+def test_a_rule_without_a_prompt_is_warned_of(make, message):
+    rule, found = parse_rule("a.toml", f"[make]\n{make}\n", CHECK)
+    assert rule is not None
+    assert [mistake.key for mistake in found] == ["make.prompt"] * (message is not None)
+    assert all(message in mistake.message and not mistake.fatal for mistake in found)
+    assert parse_sidecar("a.jpg.toml", "steps = 20", CHECK)[1] == []

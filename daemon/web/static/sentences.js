@@ -289,6 +289,8 @@ export default {
   "{} says nothing about motion; name what moves": "{1} 没有说明运动；请写出什么在动",
   "{}, which way, how fast": "{1}、朝哪个方向、多快",
   "the model reads English only": "模型只懂英文",
+  "is empty; say what moves, which way, how fast": "是空的；请写出什么在动、朝哪个方向、多快",
+  "is missing; say what moves, which way, how fast": "没有写；请写出什么在动、朝哪个方向、多快",
   "{} is under 7: weak motion": "{1} 小于 7：运动会很弱",
   "{} is over 12: burnt colours, jitter": "{1} 大于 12：颜色过曝、抖动",
 

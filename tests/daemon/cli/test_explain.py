@@ -147,6 +147,13 @@ def test_it_says_what_a_picture_waits_for(settings: Settings) -> None:
     assert explained(settings, picture).waits == []
 
 
+def test_a_clip_without_a_prompt_is_warned_of(settings: Settings) -> None:
+    picture = settings.inbox[0].path / "cat.png"
+    write_picture(picture)
+    picture.with_name("cat.png.toml").write_text('prompt = ""\n')
+    assert any("prompt: is empty" in warning for warning in explained(settings, picture).warnings)
+
+
 def test_a_mistake_gives_no_clip(settings: Settings) -> None:
     picture = settings.inbox[0].path / "cat.png"
     write_picture(picture)

@@ -108,10 +108,12 @@ def test_the_check_names_a_folder_that_is_not_the_queues(tmp_path: Path) -> None
 
 def test_a_new_queue_takes_the_markers_that_are_there(tmp_path: Path) -> None:
     settings = host(tmp_path)
-    lost = Database(f"sqlite:///{tmp_path}/lost.sqlite")
+    lost = Database(f"sqlite:///{tmp_path}/queue.sqlite")
     VolumeMarkers(settings, lost).check(settings.inbox[0])
     lost.close()
-    fresh = Database(f"sqlite:///{tmp_path}/fresh.sqlite")
+    for file in tmp_path.glob("queue.sqlite*"):
+        file.unlink()
+    fresh = Database(f"sqlite:///{tmp_path}/queue.sqlite")
     before = (tmp_path / "path" / MARKER).read_text()
     VolumeMarkers(settings, fresh).check(settings.inbox[0])
     fresh.close()

@@ -59,6 +59,7 @@ IGNORED_TEXTS = {
     "STATUS=stopping, the running attempt may finish", "STATUS=waiting: {}", "i2vd retry {}",
     "numbered_names() does not end", "ended by us",
     "no work",
+    "prompt: {}",  # messages.js knows keys of settings before a message
     "system volume information", "network trash folder", "temporary items",
     "{} may lead out of {}", "queue.url {}: {}", "log writer", "... {} more lines",
     "Log lines that could not be written, or that nobody took in time.",
