@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from daemon.config.settings import Inbox, Settings
 from daemon.fs.probe import write_probe
 from daemon.jobs.database import Database, QueueUnavailable
 from daemon.storage import health as health_module
+from daemon.storage import volumes
 from daemon.storage.folder_threads import FolderHangs, FolderThreads
 from daemon.storage.health import StorageHealth
 from daemon.storage.volumes import VolumeMarkers
@@ -214,20 +216,19 @@ async def test_an_inbox_whose_look_does_not_come_back_is_blocked_until_it_does(
 
 
 async def test_inboxes_that_have_the_same_folders_are_looked_at_at_once(
-    settings: Settings, tmp_path: Path
+    settings: Settings, storage: VolumeMarkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(10):
-        root = tmp_path / f"{number}"
-        shared = {role: root / role for role in ("outbox", "archive", "failed")}
-        inboxes = [Inbox(name=f"{n}", path=root / f"{n}", **shared) for n in range(6)]  # type: ignore[arg-type]
-        for folder in (*shared.values(), *(inbox.path for inbox in inboxes)):
-            folder.mkdir(parents=True)
-        many = settings.model_copy(update={"inbox": tuple(inboxes), "state": root})
-        database = Database(f"sqlite:///{root}/queue.sqlite")
-        health = health_of(many, VolumeMarkers(many, database))
-        await health.check(patience=30)
-        database.close()
-        assert health.blocked == {}
+    def write_slowly(marker: Path, content: str) -> None:
+        with marker.open("x", encoding="utf-8") as file:
+            time.sleep(0.1)
+            file.write(content)
+
+    monkeypatch.setattr(volumes, "_create", write_slowly)
+    one, two = settings.inbox
+    two = one.model_copy(update={"name": "two", "path": two.path})
+    health = health_of(settings.model_copy(update={"inbox": (one, two)}), storage)
+    await health.check(patience=30)
+    assert health.blocked == {}
 
 
 def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
