@@ -3,9 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
+
+from daemon.cli.commands import app
 
 pytestmark = pytest.mark.slow
 
@@ -45,27 +50,50 @@ def test_broken_settings_end_every_command_with_all_mistakes(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["i2vd.toml"]
 
 
-def test_without_a_daemon_the_remote_commands_say_so(tmp_path: Path) -> None:
+class Said(NamedTuple):
+    """The exit code and the messages of a command."""
+
+    code: int
+    stderr: str
+
+
+@pytest.fixture
+def say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """Run a command in this process: a process of its own takes a second to start."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Said:
+        ended = CliRunner().invoke(app, arguments)
+        assert isinstance(ended.exception, SystemExit)
+        return Said(ended.exit_code, capfd.readouterr().err + ended.stderr)
+
+    return run
+
+
+def test_without_a_daemon_the_remote_commands_say_so(
+    tmp_path: Path, say: Callable[..., Said]
+) -> None:
     (tmp_path / "i2vd.toml").write_text('[http]\nlisten = "127.0.0.1:9"\n')
     for command in (
         ["jobs"], ["pause"], ["resume"], ["retry", "1"], ["cancel", "1"], ["priority", "1", "-5"],
     ):  # fmt: skip
-        run = i2vd(*command, cwd=tmp_path)
-        assert run.returncode == 3
-        assert "no i2vd answers at http://127.0.0.1:9" in run.stderr
+        said = say(*command)
+        assert said.code == 3
+        assert "no i2vd answers at http://127.0.0.1:9" in said.stderr
 
 
-def test_wrong_arguments_are_mistakes(tmp_path: Path) -> None:
-    assert i2vd("submit", "nothing.jpg", cwd=tmp_path).returncode == 2
-    assert i2vd("explain", "nothing.jpg", cwd=tmp_path).returncode == 2
-    assert i2vd("replay", "nothing.json", cwd=tmp_path).returncode == 2
-    assert i2vd("nonsense", cwd=tmp_path).returncode == 2
+def test_wrong_arguments_are_mistakes(tmp_path: Path, say: Callable[..., Said]) -> None:
+    assert say("submit", "nothing.jpg").code == 2
+    assert say("explain", "nothing.jpg").code == 2
+    assert say("replay", "nothing.json").code == 2
+    assert say("nonsense").code == 2
     (tmp_path / "cat.jpg").write_bytes(b"")
-    run = i2vd("render", "cat.jpg", "--prompt", "x", "-o", "c.mp4", "--steps", "5", cwd=tmp_path)
-    assert run.returncode == 2
-    assert "--steps: 5; allowed: 10 to 100" in run.stderr
-    run = i2vd("render", "cat.jpg", "--prompt", "x", "-o", "c.avi", cwd=tmp_path)
-    assert "must end in .mp4" in run.stderr
+    said = say("render", "cat.jpg", "--prompt", "x", "-o", "c.mp4", "--steps", "5")
+    assert said.code == 2
+    assert "--steps: 5; allowed: 10 to 100" in said.stderr
+    assert "must end in .mp4" in say("render", "cat.jpg", "--prompt", "x", "-o", "c.avi").stderr
 
 
 @pytest.mark.parametrize("name", ["../missing", "damaged"])

@@ -8,7 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from daemon.cli.commands import app
 from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
@@ -102,13 +104,18 @@ def test_demo_says_what_is_wrong_with_its_folder(studio: Studio) -> None:
 
 @pytest.mark.parametrize("command", ["explain", "submit", "check --config", "replay"])
 @pytest.mark.parametrize("kind", ["folder", "device", "loop", "missing"])
-def test_what_is_no_file_is_refused(studio: Studio, command: str, kind: str) -> None:
+def test_what_is_no_file_is_refused(
+    studio: Studio, command: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = studio.root / f"{kind}.png"
     if kind == "folder":
         path.mkdir(exist_ok=True)
     elif kind in ("device", "loop") and not path.is_symlink():
         path.symlink_to("/dev/null" if kind == "device" else path)
-    assert run(studio, *command.split(), path).returncode == 2
+    monkeypatch.chdir(studio.root)
+    ended = CliRunner().invoke(app, [*command.split(), str(path)])
+    assert ended.exit_code == 2
+    assert isinstance(ended.exception, SystemExit)
 
 
 def test_a_full_standard_output_is_no_traceback(studio: Studio) -> None:
