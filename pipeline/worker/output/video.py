@@ -89,8 +89,8 @@ def _new_file(path: Path) -> Iterator[Path]:
     try:
         yield file
     except OSError as error:
-        if error.filename == str(file):
-            error.filename = str(path)
+        if error.filename == str(file):  # FFmpeg's errors are OSErrors that cannot be changed
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         os.close(descriptor)
