@@ -82,7 +82,7 @@ def test_an_essential_task_that_fails_ends_the_process_as_failed(
 def test_a_metric_that_cannot_be_read_costs_no_other(quick_in: Open) -> None:
     studio = sabotaged(
         quick_in,
-        "daemon.collectors:free_bytes=1000",
+        "daemon.collectors:_free_bytes=1000",
         "daemon.jobs.queries:JobQueries.outcomes=1000",
         "daemon.jobs.operator:Operator.paused=1000",
     )
