@@ -414,7 +414,7 @@ def test_a_reason_whose_name_is_a_folder_is_numbered(finished: Make) -> None:
     for name in names:
         name.mkdir(parents=True)
     (names[1] / "theirs").touch()
-    there.archive().archive_pending()
+    there.archive().archive_pending(there.inbox)
     assert "broke" in (folder / "cat.jpg-3.reason.json").read_text(encoding="utf-8")
     assert Operator(there.database).retry(1, lambda job: restore(there.inbox, job))
     assert sorted(folder.iterdir()) == sorted(names)
