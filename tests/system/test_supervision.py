@@ -16,7 +16,7 @@ from tests.system.studio import Studio, picture
 
 pytestmark = pytest.mark.slow
 
-LIMITS = dict.fromkeys(HEARTBEAT_TIMEOUTS, 5.0) | {"start": 20.0}
+LIMITS = dict.fromkeys(HEARTBEAT_TIMEOUTS, 8.0) | {"start": 40.0, "load": 15.0}
 """Seconds of silence; the import of torch alone takes several on a busy machine."""
 
 
