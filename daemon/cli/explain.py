@@ -214,7 +214,7 @@ def _as_spelled(picture: Path, root: Path = Path()) -> Path:
 
 
 def _exists(file: Path) -> bool:
-    """Return True if there is something of this name, or nobody can say."""
+    """Return True if there is something of this name, or it cannot be known."""
     try:
         file.lstat()
     except (FileNotFoundError, NotADirectoryError):

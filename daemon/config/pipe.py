@@ -35,14 +35,14 @@ def _read(descriptor: int, *, is_first: bool) -> bytes:
         try:
             part = os.read(descriptor, 1 << 16)
         except BlockingIOError:
-            limit, nobody = _SILENT_SECONDS, "is a pipe into which a program writes nothing"
+            limit, silence = _SILENT_SECONDS, "is a pipe into which a program writes nothing"
         else:
             # without a writer, a pipe looks as if it had ended
             if part or not is_first:
                 return part
-            limit, nobody = _NO_WRITER_SECONDS, "is a pipe into which no program writes"
+            limit, silence = _NO_WRITER_SECONDS, "is a pipe into which no program writes"
         events = poll.poll(limit * 1000)
         if not events:
-            raise Unreadable(f"{nobody}; waited {limit:g} s")
+            raise Unreadable(f"{silence}; waited {limit:g} s")
         if not events[0][1] & select.POLLIN:  # a writer came, wrote nothing, and closed it
             return b""

@@ -2,7 +2,7 @@
 
     done | failed | cancelled -> (none)
 
-The row of a picture that lies in an inbox is all that is known of it: without that row it would be
+The row of a picture that stays in an inbox is all that is known of it: without that row it would be
 generated again. retention.py knows the folders, and decides.
 """
 

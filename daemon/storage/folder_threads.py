@@ -177,7 +177,7 @@ class _Threads:
 
 
 def _settle(future: "Future[Any]", call: Callable[[], Any]) -> None:
-    """Call, and give the future the result; nobody may wait for it any more."""
+    """Call, and give the future the result; its caller may have given it up."""
     try:
         result = call()
     except BaseException as error:

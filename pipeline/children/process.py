@@ -220,7 +220,7 @@ class Child:
 
     async def kill(self, grace: float = _TERM_GRACE_SECONDS) -> None:
         """Send SIGTERM, and SIGKILL after `grace` seconds; at once if the child stands still."""
-        if self.is_stopped:  # it would heed SIGTERM once it goes on
+        if self.is_stopped:  # it would heed SIGTERM once it is resumed
             grace = 0
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
